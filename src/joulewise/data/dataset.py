@@ -1,0 +1,198 @@
+"""A split (inputs with their classes) and a data set (a training and a test split)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from joulewise.errors import DataError, refuse
+
+__all__ = ["Dataset", "Split"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Split:
+    """Inputs with their classes; raw images stay bytes until a batch is asked for.
+
+    A malformed split is refused with a ``DataError`` when it is made.
+
+    Args:
+        inputs: Either uint8 images [sample, channel, height, width], normalised batch by batch,
+            or floating numbers [sample, ...], used as they are.
+        targets: The class of each sample, int64 [sample].
+        mean: Mean of each channel on the scale [0, 1]; for uint8 images only.
+        std: Standard deviation of each channel on the same scale; empty with ``mean`` for none.
+
+    Example:
+        >>> pixels = torch.full((3, 1, 2, 2), 255, dtype=torch.uint8)
+        >>> split = Split(inputs=pixels, targets=torch.tensor([0, 1, 1]), mean=(0.5,), std=(0.25,))
+        >>> [(len(targets), inputs.max().item()) for inputs, targets in split.batches(2)]
+        [(2, 2.0), (1, 2.0)]
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        for field, value in (("inputs", self.inputs), ("targets", self.targets)):
+            if not isinstance(value, Tensor):
+                refuse(field, f"of type {type(value).__name__}", "a torch tensor", error=DataError)
+        _check_inputs(self.inputs)
+        _check_targets(self.targets, len(self.inputs))
+        _check_statistics(self)
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one sample, for instance ``(3, 32, 32)``."""
+        return tuple(self.inputs.shape[1:])
+
+    def normalise(self, inputs: Tensor) -> Tensor:
+        """Raw inputs of this split, perhaps augmented, as a model wants them.
+
+        Args:
+            inputs: uint8 images [..., channel, height, width], or floating numbers.
+
+        Returns:
+            ``(inputs / 255 - mean) / std`` in float32; floating numbers unchanged.
+        """
+        if inputs.dtype != torch.uint8:
+            return inputs
+        scaled = inputs.to(torch.float32).div_(255)
+        if not self.mean:
+            return scaled
+        mean = torch.tensor(self.mean, device=inputs.device).view(-1, 1, 1)
+        std = torch.tensor(self.std, device=inputs.device).view(-1, 1, 1)
+        return scaled.sub_(mean).div_(std)
+
+    def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Normalised inputs and targets, in order; the last batch may be short.
+
+        Args:
+            size: Samples in a batch, at least 1.
+
+        Returns:
+            An iterator over (inputs, targets).
+        """
+        if size < 1:
+            refuse("the batch size", size, "a whole number from 1", error=DataError)
+        spans = (slice(start, start + size) for start in range(0, len(self), size))
+        return ((self.normalise(self.inputs[span]), self.targets[span]) for span in spans)
+
+    def subset(self, count: int, *, seed: int | None = None) -> Split:
+        """Some of the samples.
+
+        Args:
+            count: How many, from 1 to the length of the split.
+            seed: Where to start a random choice; ``None`` takes the first ``count``. With one
+                seed, a smaller choice is the beginning of a larger one.
+
+        Returns:
+            A split with the same normalisation.
+        """
+        if not 1 <= count <= len(self):
+            refuse("count", count, f"a whole number from 1 to {len(self)}", error=DataError)
+        if seed is None:
+            return replace(self, inputs=self.inputs[:count], targets=self.targets[:count])
+        generator = torch.Generator().manual_seed(seed)
+        chosen = torch.randperm(len(self), generator=generator)[:count].to(self.inputs.device)
+        return replace(self, inputs=self.inputs[chosen], targets=self.targets[chosen])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Dataset:
+    """A test split, a training split where there is one, and what holds for both.
+
+    A malformed data set is refused with a ``DataError`` when it is made.
+
+    Args:
+        name: What reports call it.
+        train: The samples to fit to, or ``None`` for a data set to test on only.
+        test: The samples that accuracy is measured on.
+        classes: How many classes there are; every target is below it.
+        flips: Whether a mirrored image keeps its class (a ship does, a digit does not).
+
+    Example:
+        >>> test = Split(inputs=torch.zeros(2, 5), targets=torch.tensor([0, 1]))
+        >>> Dataset(name="zeros", train=None, test=test, classes=2, flips=False).input_shape
+        (5,)
+    """
+
+    name: str
+    train: Split | None
+    test: Split
+    classes: int
+    flips: bool
+
+    def __post_init__(self) -> None:
+        _check_is_split("test", self.test)
+        if self.train is not None:
+            _check_is_split("train", self.train)
+            self._check_split("train", self.train)
+        self._check_split("test", self.test)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one sample, for instance ``(3, 32, 32)``."""
+        return self.test.input_shape
+
+    def _check_split(self, field: str, split: Split) -> None:
+        largest = int(split.targets.max())
+        if largest >= self.classes:
+            allowed = f"0 to {self.classes - 1}, for {self.classes} classes"
+            refuse(f"the largest of the {field} targets", largest, allowed, error=DataError)
+        if split.input_shape != self.input_shape:
+            allowed = f"{self.input_shape}, as in the test split"
+            refuse(f"the {field} input shape", split.input_shape, allowed, error=DataError)
+
+
+def _check_is_split(field: str, value: object) -> None:
+    if not isinstance(value, Split):
+        refuse(field, f"of type {type(value).__name__}", "a Split", error=DataError)
+
+
+def _check_inputs(inputs: Tensor) -> None:
+    if inputs.ndim == 0 or len(inputs) == 0:
+        refuse("inputs", "empty", "at least one sample", error=DataError)
+    if inputs.dtype == torch.uint8:
+        if inputs.ndim != 4:
+            allowed = "[sample, channel, height, width] for uint8 images"
+            refuse("the shape of inputs", list(inputs.shape), allowed, error=DataError)
+    elif not inputs.is_floating_point():
+        allowed = "torch.uint8 for raw images, or a floating type"
+        refuse("the dtype of inputs", inputs.dtype, allowed, error=DataError)
+    elif not bool(torch.isfinite(inputs).all()):
+        refuse("inputs", "not finite everywhere", "numbers without nan and inf", error=DataError)
+
+
+def _check_targets(targets: Tensor, count: int) -> None:
+    if targets.dtype != torch.int64:
+        allowed = "torch.int64, one class number per sample"
+        refuse("the dtype of targets", targets.dtype, allowed, error=DataError)
+    if targets.shape != (count,):
+        allowed = f"[{count}], one class number per sample"
+        refuse("the shape of targets", list(targets.shape), allowed, error=DataError)
+    lowest = int(targets.min())
+    if lowest < 0:
+        refuse("the smallest of the targets", lowest, "class numbers from 0", error=DataError)
+
+
+def _check_statistics(split: Split) -> None:
+    if not split.mean and not split.std:
+        return
+    channels = split.inputs.shape[1] if split.inputs.dtype == torch.uint8 else 0
+    for field, values in (("mean", split.mean), ("std", split.std)):
+        if len(values) != channels:
+            allowed = f"{channels} numbers, one per channel of uint8 images"
+            refuse(field, f"{len(values)} numbers long", allowed, error=DataError)
+    if not bool(torch.isfinite(torch.tensor(split.mean)).all()):
+        refuse("mean", split.mean, "finite numbers", error=DataError)
+    if not all(0 < value < float("inf") for value in split.std):
+        refuse("std", split.std, "numbers above 0", error=DataError)

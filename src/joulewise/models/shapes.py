@@ -1,0 +1,57 @@
+"""Which input shapes and class counts the networks of this room accept."""
+
+from __future__ import annotations
+
+from joulewise.errors import ModelError, refuse
+
+__all__ = ["check_classes", "check_image", "check_shape"]
+
+_SMALLEST_SIDE = 8
+
+
+def check_classes(classes: int) -> None:
+    """Refuse a number of classes below one.
+
+    Args:
+        classes: How many outputs the network is to have.
+
+    Example:
+        >>> check_classes(10)
+    """
+    if classes < 1:
+        refuse("classes", classes, "a whole number of at least 1", ModelError)
+
+
+def check_shape(input_shape: tuple[int, ...]) -> None:
+    """Refuse a shape that is empty or has an axis without entries.
+
+    Args:
+        input_shape: Shape of one input, without the batch axis.
+
+    Example:
+        >>> check_shape((20,))
+    """
+    if not input_shape or min(input_shape) < 1:
+        refuse("input_shape", input_shape, "one or more sizes, each at least 1", ModelError)
+
+
+def check_image(input_shape: tuple[int, ...]) -> int:
+    """The channels of an image shape; anything that is not an image of 8x8 or more is refused.
+
+    Three halvings leave a map of 8x8 one wide, so no network of this room halves more often.
+
+    Args:
+        input_shape: Shape of one input, ``(channels, height, width)``.
+
+    Returns:
+        The number of channels.
+
+    Example:
+        >>> check_image((3, 32, 32))
+        3
+    """
+    check_shape(input_shape)
+    if len(input_shape) != 3 or min(input_shape[1:]) < _SMALLEST_SIDE:
+        allowed = "(channels, height, width) with height and width of at least 8; others: use 'mlp'"
+        refuse("input_shape", input_shape, allowed, ModelError)
+    return input_shape[0]

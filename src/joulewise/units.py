@@ -1,0 +1,46 @@
+"""SI inside, prefixes only at the edges: the one place that writes "3.2 fJ".
+
+Floats in joulewise are joule, volt, second, siemens; probabilities and accuracies lie in [0, 1].
+"""
+
+from __future__ import annotations
+
+import math
+
+__all__ = ["format_percent", "format_si"]
+
+_PREFIXES = {-18: "a", -15: "f", -12: "p", -9: "n", -6: "u", -3: "m", 0: "", 3: "k", 6: "M", 9: "G"}
+
+
+def format_si(value: float, unit: str, digits: int = 3) -> str:
+    """A quantity with its unit and the prefix that keeps one to three digits before the point.
+
+    Args:
+        value: The quantity, in ``unit`` without prefix.
+        unit: The SI unit, for instance ``"J"``.
+        digits: Significant digits.
+
+    Returns:
+        For instance ``"3.2 fJ"``.
+
+    Example:
+        >>> format_si(3.2e-15, "J"), format_si(0.0, "J"), format_si(1.25e-6, "J")
+        ('3.2 fJ', '0 J', '1.25 uJ')
+    """
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g} {unit}"
+    # Round first, so that 999.96 becomes 1 k rather than 1000.
+    rounded = float(f"{value:.{digits}g}")
+    exponent = 3 * math.floor(math.log10(abs(rounded)) / 3)
+    exponent = min(max(exponent, min(_PREFIXES)), max(_PREFIXES))
+    return f"{rounded / 10.0**exponent:.{digits}g} {_PREFIXES[exponent]}{unit}"
+
+
+def format_percent(share: float, digits: int = 2) -> str:
+    """A share in [0, 1] as a percentage.
+
+    Example:
+        >>> format_percent(0.98765)
+        '98.77 %'
+    """
+    return f"{100 * share:.{digits}f} %"

@@ -1,0 +1,89 @@
+import pytest
+import torch
+from torch import nn
+
+from joulewise.errors import ModelError
+from joulewise.models import ZOO, build, seeded
+
+SHAPES = [(1, 8, 8), (3, 32, 32), (1, 28, 28)]
+
+
+def test_the_names():
+    assert list(ZOO) == ["mlp", "cnn", "vgg", "resnet8", "resnet20", "mobilenetv2"]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("name", ZOO)
+def test_forward_and_backward(name, shape):
+    model = build(name, shape, 7, seed=0)
+    logits = model(torch.randn(2, *shape, generator=torch.Generator().manual_seed(0)))
+    assert logits.shape == (2, 7)
+    logits.square().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("name", ZOO)
+def test_a_batch_of_one_in_eval_mode(name, shape):
+    model = build(name, shape, 7, seed=0).eval()
+    inputs = torch.randn(3, *shape, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        one, all_three = model(inputs[:1]), model(inputs)
+    assert one.shape == (1, 7)
+    torch.testing.assert_close(one, all_three[:1])
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_no_activation_overwrites_its_input(name):
+    modules = build(name, (3, 32, 32), 10, seed=0).modules()
+    assert not any(m.inplace for m in modules if isinstance(m, nn.ReLU | nn.ReLU6))
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_the_seed_decides_the_weights(name):
+    first, again, other = (build(name, (1, 8, 8), 3, seed=s).state_dict() for s in (1, 1, 2))
+    assert all(torch.equal(first[key], again[key]) for key in first)
+    assert not torch.equal(first["head.weight"], other["head.weight"])
+
+
+def test_the_global_generator_is_left_as_it_was():
+    before = torch.get_rng_state()
+    build("cnn", (1, 8, 8), 3, seed=1)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_global_generator_is_put_back_after_a_failure():
+    before = torch.get_rng_state()
+    with pytest.raises(KeyError), seeded(3):
+        torch.rand(5)
+        raise KeyError
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_the_cuda_generators_are_put_back_too():
+    torch.zeros(1, device="cuda")
+    before = torch.cuda.get_rng_state()
+    with seeded(3):
+        first = torch.rand(5, device="cuda")
+    assert torch.equal(torch.cuda.get_rng_state(), before)
+    with seeded(3):
+        assert torch.equal(first, torch.rand(5, device="cuda"))
+
+
+def test_an_unknown_name_is_refused_with_the_names():
+    with pytest.raises(ModelError, match="model is 'alexnet'; allowed: one of mlp, cnn, vgg"):
+        build("alexnet", (3, 32, 32), 10, seed=0)
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_zero_classes_are_refused(name):
+    with pytest.raises(ModelError, match="classes is 0"):
+        build(name, (3, 32, 32), 0, seed=0)
+
+
+@pytest.mark.parametrize("name", [name for name in ZOO if name != "mlp"])
+def test_a_network_for_images_refuses_other_shapes(name):
+    with pytest.raises(ModelError, match="input_shape is"):
+        build(name, (20,), 10, seed=0)
