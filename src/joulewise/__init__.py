@@ -1,3 +1,132 @@
-"""joulewise: how much energy can a neural network save on unreliable memory?"""
+"""joulewise: how much energy can a neural network save on unreliable memory?
+
+    import joulewise as jw
+
+    placement = jw.place(model, weights=jw.SRAM(bits=8))
+    result = jw.simulate(placement, data, eta=0.5, chips=200)
+    result.mean_accuracy, result.accuracy_interval(), result.energy.normalised
+
+Names are imported when they are first used: the command line's ``--help`` must not wait for torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from joulewise.data import Dataset as Dataset
+    from joulewise.data import Split as Split
+    from joulewise.data import load_data as load_data
+    from joulewise.devices import SRAM as SRAM
+    from joulewise.devices import Chip as Chip
+    from joulewise.devices import Correlated as Correlated
+    from joulewise.devices import Device as Device
+    from joulewise.devices import ExponentialLaw as ExponentialLaw
+    from joulewise.devices import Flip as Flip
+    from joulewise.devices import Independent as Independent
+    from joulewise.devices import Mask as Mask
+    from joulewise.devices import Measured as Measured
+    from joulewise.devices import Stuck as Stuck
+    from joulewise.devices import VoltageTable as VoltageTable
+    from joulewise.models import load_model as load_model
+    from joulewise.models import load_weights as load_weights
+    from joulewise.models import save_weights as save_weights
+    from joulewise.placement import Placement as Placement
+    from joulewise.placement import energy as energy
+    from joulewise.placement import fold_batchnorm as fold_batchnorm
+    from joulewise.placement import loaded as loaded
+    from joulewise.placement import place as place
+    from joulewise.placement import with_accesses as with_accesses
+    from joulewise.report import write_report as write_report
+    from joulewise.simulation import Simulation as Simulation
+    from joulewise.simulation import simulate as simulate
+    from joulewise.simulation import sweep as sweep
+    from joulewise.study import Contender as Contender
+    from joulewise.study import compare as compare
+    from joulewise.training import TrainingSpec as TrainingSpec
+    from joulewise.training import train as train
+
+# Public name -> room. The imports above are the same table for type checkers; a test compares them.
+_ROOMS = {
+    "Chip": "devices",
+    "Contender": "study",
+    "Correlated": "devices",
+    "Dataset": "data",
+    "Device": "devices",
+    "ExponentialLaw": "devices",
+    "Flip": "devices",
+    "Independent": "devices",
+    "Mask": "devices",
+    "Measured": "devices",
+    "Placement": "placement",
+    "SRAM": "devices",
+    "Simulation": "simulation",
+    "Split": "data",
+    "Stuck": "devices",
+    "TrainingSpec": "training",
+    "VoltageTable": "devices",
+    "compare": "study",
+    "energy": "placement",
+    "fold_batchnorm": "placement",
+    "load_data": "data",
+    "load_model": "models",
+    "load_weights": "models",
+    "loaded": "placement",
+    "place": "placement",
+    "save_weights": "models",
+    "simulate": "simulation",
+    "sweep": "simulation",
+    "train": "training",
+    "with_accesses": "placement",
+    "write_report": "report",
+}
+
+__all__ = [
+    "SRAM",
+    "Chip",
+    "Contender",
+    "Correlated",
+    "Dataset",
+    "Device",
+    "ExponentialLaw",
+    "Flip",
+    "Independent",
+    "Mask",
+    "Measured",
+    "Placement",
+    "Simulation",
+    "Split",
+    "Stuck",
+    "TrainingSpec",
+    "VoltageTable",
+    "__version__",
+    "compare",
+    "energy",
+    "fold_batchnorm",
+    "load_data",
+    "load_model",
+    "load_weights",
+    "loaded",
+    "place",
+    "save_weights",
+    "simulate",
+    "sweep",
+    "train",
+    "with_accesses",
+    "write_report",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ROOMS:
+        raise AttributeError(f"module 'joulewise' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"joulewise.{_ROOMS[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

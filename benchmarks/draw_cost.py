@@ -1,0 +1,109 @@
+"""What one Monte-Carlo draw costs, in plain forward passes of the same process.
+
+    python benchmarks/draw_cost.py [--threads 1] [--repeats 30] [--json]
+
+A draw is a fresh chip for the whole network, read back, and one forward pass of a batch of 256.
+Plain passes and draws alternate; each figure is a ratio of medians of process CPU time (the machine
+may be shared), with the range of the middle half of the paired ratios. Both sides run with the same
+allocator settings, since page faults otherwise cost as much as the arithmetic.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from joulewise.cli.allocator import keep_freed_memory
+from joulewise.devices import SRAM, Chip
+from joulewise.models import MLP, build
+from joulewise.placement import Placement, loaded, place
+
+BATCH = 256
+BIT_ERROR_RATE = 1e-3
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=30)
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    keep_freed_memory()
+    torch.set_num_threads(arguments.threads)
+    rows = [
+        {"case": name, "limit": limit, **measure(placement, inputs, arguments.repeats)}
+        for name, limit, placement, inputs in cases()
+    ]
+    if arguments.json:
+        print(json.dumps({"torch": torch.__version__, **vars(arguments), "rows": rows}, indent=2))
+        return
+    print(f"torch {torch.__version__}, {arguments.threads} thread(s), batch {BATCH}")
+    for row in rows:
+        low, high = row["middle_half"]
+        print(
+            f"{row['case']:<44} plain {row['plain_ms']:7.2f} ms   draw {row['ratio']:.3f}x "
+            f"[{low:.3f}, {high:.3f}]   limit {row['limit']}x"
+        )
+
+
+def cases() -> list[tuple[str, float, Placement, torch.Tensor]]:
+    images = torch.randn(BATCH, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    flat = torch.randn(BATCH, 784, generator=torch.Generator().manual_seed(0))
+    resnet: nn.Module = build("resnet20", (3, 32, 32), 10, seed=0)
+    mlp = MLP((784,), 10, hidden=(512,))
+    memory = SRAM(bits=8)
+    return [
+        (
+            "ResNet-20, weights",
+            1.10,
+            place(resnet, weights=memory, inputs=images[:8]),
+            images,
+        ),
+        (
+            "ResNet-20, weights and activations",
+            1.5,
+            place(resnet, weights=memory, activations=memory, inputs=images),
+            images,
+        ),
+        ("MLP 784-512-10, weights", 1.5, place(mlp, weights=memory, inputs=flat[:8]), flat),
+    ]
+
+
+def measure(placement: Placement, inputs: torch.Tensor, repeats: int) -> dict[str, object]:
+    eta = -torch.log(torch.tensor(BIT_ERROR_RATE)).item() / 12.8
+    plan = placement.plan(eta=eta)
+    model = placement.model
+    plain, drawn = [], []
+    with loaded(placement) as memory:
+
+        def draw(seed: int) -> None:
+            memory.read(plan, Chip(seed=seed))
+            model(inputs)
+
+        for seed in range(repeats + 3):
+            memory.original()
+            plain.append(cpu_seconds(lambda: model(inputs)))
+            drawn.append(cpu_seconds(lambda seed=seed: draw(seed)))
+    plain, drawn = plain[3:], drawn[3:]
+    ratios = sorted(d / p for d, p in zip(drawn, plain, strict=True))
+    return {
+        "plain_ms": 1e3 * statistics.median(plain),
+        "ratio": statistics.median(drawn) / statistics.median(plain),
+        "middle_half": [ratios[len(ratios) // 4], ratios[3 * len(ratios) // 4]],
+    }
+
+
+def cpu_seconds(work: Callable[[], object]) -> float:
+    start = time.process_time()
+    work()
+    return time.process_time() - start
+
+
+if __name__ == "__main__":
+    main()

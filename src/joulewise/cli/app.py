@@ -1,0 +1,88 @@
+"""The command line itself: its commands, and how errors become one sentence and an exit code."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import wraps
+from typing import Annotated, Any
+
+import typer
+from pydantic import ValidationError
+
+from joulewise import __version__
+from joulewise.cli.compare import compare
+from joulewise.cli.demo import demo
+from joulewise.cli.simulate import simulate
+from joulewise.cli.train import train
+from joulewise.errors import JoulewiseError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="joulewise",
+    help="How much energy can a neural network save on unreliable memory before its accuracy "
+    "suffers?",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+
+def _interruptible(command: Callable[..., None]) -> Callable[..., None]:
+    """Say what Ctrl-C left behind; Typer would exit with the right code and no word."""
+
+    @wraps(command)
+    def run(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+        except KeyboardInterrupt as stop:
+            typer.echo("joulewise: interrupted; no file was left half-written", err=True)
+            raise typer.Exit(130) from stop
+
+    return run
+
+
+for command in (demo, train, simulate, compare):
+    app.command()(_interruptible(command))
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"joulewise {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="and exit")
+    ] = False,
+) -> None:
+    """Options of joulewise itself."""
+
+
+def main() -> None:
+    """Run the command line.
+
+    Exit codes: 0 done; 2 the input is not allowed, said in one sentence on standard error;
+    130 interrupted.
+    """
+    try:
+        app()
+    except JoulewiseError as error:
+        _refuse(str(error))
+    except ValidationError as error:
+        _refuse("; ".join(_sentence(detail) for detail in error.errors()))
+
+
+def _sentence(detail: object) -> str:
+    assert isinstance(detail, dict)
+    field = ".".join(str(part) for part in detail["loc"])
+    allowed = str(detail["msg"]).removeprefix("Input should be ")
+    return f"{field} is {detail['input']}; allowed: {allowed}"
+
+
+def _refuse(sentence: str) -> None:
+    typer.echo(f"joulewise: {sentence}", err=True)
+    sys.exit(2)

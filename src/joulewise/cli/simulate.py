@@ -1,0 +1,161 @@
+"""``joulewise simulate``: one network over many chips at given operating points."""
+
+from __future__ import annotations
+
+import json as json_module
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from joulewise.cli import console, options
+
+if TYPE_CHECKING:
+    from joulewise.simulation import Simulation
+
+__all__ = ["operating_points", "simulate"]
+
+
+def simulate(
+    model: options.Model,
+    weights: options.Weights = None,
+    data: options.Data = "digits",
+    eta: options.Eta = None,
+    v_dd: options.VDD = None,
+    chips: options.Chips = 200,
+    half_width: Annotated[
+        float | None,
+        typer.Option(help="stop when the 95 % interval reaches this far to either side, in points"),
+    ] = None,
+    target: Annotated[
+        float | None,
+        typer.Option(help="yield: share of chips at or above this accuracy, in percent"),
+    ] = None,
+    images: options.Images = None,
+    device: options.Device = "sram",
+    bits: options.Bits = 8,
+    profile: options.Profile = "exponential",
+    fault: options.Fault = "mask",
+    zero_to_one: options.ZeroToOne = 1.0,
+    one_to_zero: options.OneToZero = 1.0,
+    stuck_at_one: options.StuckAtOne = 0.5,
+    row: options.Row = 0.0,
+    column: options.Column = 0.0,
+    cluster: options.Cluster = 0.0,
+    fault_map: options.FaultMap = None,
+    map_rows: options.MapRows = 512,
+    map_columns: options.MapColumns = 256,
+    per_channel: options.PerChannel = False,
+    store: options.Store = "weights",
+    include: options.Include = None,
+    exclude: options.Exclude = None,
+    fold_batchnorm: options.Fold = False,
+    accesses: options.Accesses = None,
+    seed: options.Seed = 0,
+    threads: options.Threads = 0,
+    json: options.Json = False,
+) -> None:
+    """Accuracy of one network over many chips, at the operating points you name.
+
+    Example: joulewise simulate --model cnn --weights cnn.safetensors --eta 0.5 --eta 0.4
+    """
+    given = dict(locals())
+    console.start(threads)
+    from joulewise.data import load_data
+    from joulewise.errors import InputError
+    from joulewise.models import ZOO
+    from joulewise.simulation import sweep
+    from joulewise.study import Environment, NetworkSpec
+
+    spec = options.placement_spec(given)
+    knob, points = operating_points(eta, v_dd)
+    if weights is None and model in ZOO:
+        raise InputError(
+            f"weights of {model} are not given, and an untrained network says nothing; allowed: "
+            f"--weights FILE, made for instance by: joulewise train --model {model} --out FILE"
+        )
+    dataset = load_data(data)
+    contender = NetworkSpec(model=model, weights=weights, seed=seed).place(dataset, spec)
+    placement = contender.placement
+    test = dataset.test if images is None else dataset.test.subset(images, seed=0)
+    with console.bar(f"simulate {contender.name}") as update:
+        results = sweep(
+            placement,
+            test,
+            [placement.plan(**{knob: point}) for point in points],
+            chips=chips,
+            seed=seed,
+            half_width=None if half_width is None else half_width / 100,
+            progress=lambda done: update(done, chips * len(points), ""),
+        )
+    goal = None if target is None else target / 100
+    if json:
+        record = {
+            "command": " ".join(["joulewise", *sys.argv[1:]]),
+            "placement": spec.model_dump(mode="json"),
+            "environment": Environment.now().model_dump(),
+            "results": [
+                {knob: p, "summary": r.summary(goal), "simulation": r.model_dump(mode="json")}
+                for p, r in zip(points, results, strict=True)
+            ],
+        }
+        typer.echo(json_module.dumps(record, indent=2))
+    else:
+        _print(contender.name, knob, points, results, goal)
+
+
+def operating_points(eta: list[float] | None, v_dd: list[float] | None) -> tuple[str, list[float]]:
+    """The knob that was used on the command line, and its values.
+
+    Raises:
+        InputError: if none or both were used.
+    """
+    from joulewise.errors import InputError
+
+    if bool(eta) == bool(v_dd):
+        raise InputError("no operating point, or two kinds; allowed: --eta or --v-dd, repeated")
+    return ("eta", eta) if eta else ("v_dd", v_dd or [])
+
+
+def _print(
+    name: str,
+    knob: str,
+    points: Sequence[float],
+    results: Sequence[Simulation],
+    target: float | None,
+) -> None:
+    first = results[0]
+    known = first.ideal_accuracy is not None
+    columns = [knob, "memory energy", "of reliable", "chips"]
+    columns += ["accuracy, 95 % interval", "5 % quantile"] if known else []
+    columns += ["output MSE"] + ([f"yield at {100 * target:g} %"] if target is not None else [])
+    title = f"{name}, {first.images} images"
+    if first.float_accuracy is not None and first.ideal_accuracy is not None:
+        title += (
+            f": accuracy {100 * first.float_accuracy:.2f} % as given, "
+            f"{100 * first.ideal_accuracy:.2f} % with a perfect memory"
+        )
+    rows = [_row(p, r, target) for p, r in zip(points, results, strict=True)]
+    console.print_table(title, columns, rows)
+
+
+def _row(point: float, result: Simulation, target: float | None) -> list[str]:
+    from joulewise.units import format_percent, format_si
+
+    cells: list[Any] = [
+        f"{point:g}",
+        format_si(result.energy.memory_total_j, "J"),
+        format_percent(result.energy.normalised, 1),
+        str(result.chips),
+    ]
+    if result.accuracy:
+        low, high = result.accuracy_interval()
+        mean = 100 * result.mean_accuracy
+        cells += [f"{mean:.2f} % [{100 * low:.2f}, {100 * high:.2f}]"]
+        cells += [format_percent(result.accuracy_quantile(0.05))]
+    cells += [f"{result.mean_mse:.3g}"]
+    if target is not None:
+        share, interval = result.yield_at(target)
+        cells += [f"{100 * share:.1f} % [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"]
+    return cells

@@ -1,0 +1,50 @@
+"""Devices: a memory is a distribution over what is read back, and a price.
+
+device        the contract that every technology answers; chips, moments, traffic
+laws          supply -> bit error rate and energy: the exponential law, measured voltage tables
+fault_kinds   what a failing cell does to its word: mask, flip, stuck
+fault_maps    where failing cells are: independent, correlated, measured
+sram          the SRAM, put together from the three above
+arithmetic    the price of a multiply-accumulate
+profiles      named, cited reliability laws
+"""
+
+from joulewise.devices.arithmetic import HOROWITZ_INT8 as HOROWITZ_INT8
+from joulewise.devices.arithmetic import Arithmetic as Arithmetic
+from joulewise.devices.device import Chip as Chip
+from joulewise.devices.device import Device as Device
+from joulewise.devices.device import Moments as Moments
+from joulewise.devices.device import Point as Point
+from joulewise.devices.device import Traffic as Traffic
+from joulewise.devices.fault_kinds import Flip as Flip
+from joulewise.devices.fault_kinds import Mask as Mask
+from joulewise.devices.fault_kinds import Stuck as Stuck
+from joulewise.devices.fault_maps import Correlated as Correlated
+from joulewise.devices.fault_maps import Independent as Independent
+from joulewise.devices.fault_maps import Measured as Measured
+from joulewise.devices.laws import ExponentialLaw as ExponentialLaw
+from joulewise.devices.laws import VoltageTable as VoltageTable
+from joulewise.devices.profiles import PROFILES as PROFILES
+from joulewise.devices.profiles import law as law
+from joulewise.devices.sram import SRAM as SRAM
+
+__all__ = [
+    "HOROWITZ_INT8",
+    "PROFILES",
+    "SRAM",
+    "Arithmetic",
+    "Chip",
+    "Correlated",
+    "Device",
+    "ExponentialLaw",
+    "Flip",
+    "Independent",
+    "Mask",
+    "Measured",
+    "Moments",
+    "Point",
+    "Stuck",
+    "Traffic",
+    "VoltageTable",
+    "law",
+]

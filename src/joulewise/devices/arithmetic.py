@@ -1,0 +1,44 @@
+"""Arithmetic: the energy that does not scale with the memory's operating point."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from joulewise.errors import check_in_range
+
+__all__ = ["HOROWITZ_INT8", "Arithmetic"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arithmetic:
+    """The price of a multiply-accumulate.
+
+    Args:
+        mac_j: Joules for one multiply-accumulate, 0 or more.
+        source: Where the figure comes from.
+
+    Raises:
+        InputError: if ``mac_j`` is outside its range.
+    """
+
+    mac_j: float
+    source: str
+
+    def __post_init__(self) -> None:
+        """Check the field once."""
+        check_in_range("mac_j", self.mac_j, 0.0, 1.0)
+
+    def energy_j(self, macs: float) -> float:
+        """Joules for ``macs`` multiply-accumulates."""
+        return self.mac_j * macs
+
+    def describe(self) -> dict[str, Any]:
+        """Plain data for records."""
+        return {"mac_j": self.mac_j, "source": self.source}
+
+
+HOROWITZ_INT8 = Arithmetic(
+    mac_j=0.3e-12,
+    source="8-bit multiply 0.2 pJ + 32-bit add 0.1 pJ, 45 nm: Horowitz, ISSCC 2014, figure 1.1.9",
+)

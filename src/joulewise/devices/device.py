@@ -1,0 +1,160 @@
+"""The contract: a memory device is a distribution over what is read back, and a price.
+
+Both are functions of one operating point, a number on the device's own knob. A new technology is
+one file with one class that answers `store`, `read`, `moments` and `energy`; simulation,
+prediction, allocation and reports need nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+__all__ = ["Chip", "Device", "Moments", "Point", "Traffic", "as_point"]
+
+Point = float | Tensor
+"""An operating point: a number, or one number for each bit plane, on the device's own knob."""
+
+Stored = TypeVar("Stored")
+
+
+def as_point(point: Point) -> Tensor:
+    """An operating point as a float64 tensor, through which gradients flow back to the caller."""
+    return torch.as_tensor(point, dtype=torch.float64)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chip:
+    """One manufactured instance: everything that is drawn once and then stays.
+
+    Args:
+        seed: Names the chip, 0 or more. The same seed is the same chip, on any machine.
+        part: Names the region of the chip that holds one tensor; regions are independent.
+    """
+
+    seed: int
+    part: str = ""
+
+    def at(self, part: str) -> Chip:
+        """The region of this chip that holds the tensor ``part``."""
+        return replace(self, part=part)
+
+    def generator(self, purpose: str) -> np.random.Generator:
+        """A random stream that depends on the chip, the part and the purpose, and on nothing else.
+
+        NumPy draws it on the CPU, so that a chip is the same whatever computes on it.
+        """
+        return np.random.Generator(
+            np.random.SFC64(np.random.SeedSequence([self.seed, _digest(self.part, purpose)]))
+        )
+
+
+@lru_cache(maxsize=4096)
+def _digest(part: str, purpose: str) -> int:
+    text = f"{part}\0{purpose}".encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moments:
+    """Element-wise mean and variance of what is read back.
+
+    Args:
+        mean: The shape of the stored tensor, its unit.
+        var: The same shape, its unit squared, 0 or more.
+    """
+
+    mean: Tensor
+    var: Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Traffic:
+    """How often the words of one placed tensor are accessed in one inference.
+
+    Args:
+        words: Words stored.
+        reads: Words read per inference (all words once: ``reads == words``).
+        writes: Words written per inference; 0 for weights.
+    """
+
+    words: int
+    reads: float
+    writes: float
+
+
+class Device(ABC, Generic[Stored]):
+    """A memory technology; see the module's docstring. ``tests/contracts.py`` is its contract."""
+
+    @property
+    @abstractmethod
+    def knob(self) -> str:
+        """The name of the operating point, for instance ``"eta"``."""
+
+    @property
+    @abstractmethod
+    def most_reliable(self) -> float:
+        """The operating point at which what is read is (nearly) what was stored."""
+
+    @property
+    @abstractmethod
+    def least_reliable(self) -> float:
+        """The operating point at the other end of what the device allows."""
+
+    @abstractmethod
+    def point(self, **setting: Point) -> Point:
+        """An operating point from what a user gives, refused if out of range.
+
+        Args:
+            **setting: One name and value, for instance ``eta=0.5`` or ``v_dd=0.6``.
+        """
+
+    @abstractmethod
+    def store(self, tensor: Tensor, *, limit: float | None = None, name: str = "tensor") -> Stored:
+        """Write a tensor to the memory, free of faults.
+
+        Args:
+            tensor: Finite values of any shape.
+            limit: The largest magnitude to represent; None leaves it to the device.
+            name: What to call the tensor in an error message.
+        """
+
+    @abstractmethod
+    def read(self, stored: Stored, point: Point, chip: Chip) -> Tensor:
+        """What one chip reads back: the same chip at the same point gives the same tensor."""
+
+    @abstractmethod
+    def ideal(self, stored: Stored) -> Tensor:
+        """What a perfect device of this format reads back: rounded to words, free of faults."""
+
+    @abstractmethod
+    def moments(self, stored: Stored, point: Point) -> Moments:
+        """Mean and variance over chips of `read`, in closed form, differentiable in ``point``."""
+
+    @abstractmethod
+    def energy(self, traffic: Traffic, point: Point) -> Tensor:
+        """Joules that one inference spends on accesses; float64, differentiable in ``point``."""
+
+    @abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """What a record needs in order to say which device this was; plain data."""
+
+    def round_trip(
+        self, inputs: Tensor, point: Point, chip: Chip | None, limit: float | None
+    ) -> Tensor:
+        """Write a batch of activations and read it back, at once.
+
+        All samples pass through the same cells, one after the other, so a static fault meets every
+        one of them. The batch is the first axis. Without a chip, the memory is perfect.
+
+        Raises:
+            NotImplementedError: if this device does not hold activations.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not hold activations")

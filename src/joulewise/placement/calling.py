@@ -1,0 +1,86 @@
+"""Calling a model: one tensor, several, or named ones in; one tensor out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+from joulewise.errors import InputError, ModelError, refuse
+
+__all__ = ["batch_size", "call", "tensors_in", "to_device"]
+
+
+def call(model: nn.Module, inputs: Any) -> Tensor:
+    """Run a model on a batch.
+
+    Args:
+        model: Any module.
+        inputs: A tensor; a tuple or list, passed as positional arguments; or a mapping, passed as
+            keyword arguments.
+
+    Returns:
+        The output tensor: the output itself, its ``logits``, or the first of a tuple.
+
+    Raises:
+        ModelError: if the output holds no tensor where one is looked for.
+    """
+    if isinstance(inputs, Mapping):
+        output = model(**inputs)
+    elif isinstance(inputs, (tuple, list)) and not isinstance(inputs, PackedSequence):
+        output = model(*inputs)
+    else:
+        output = model(inputs)
+    output = getattr(output, "logits", output)
+    if isinstance(output, (tuple, list)) and output:
+        output = output[0]
+    if not isinstance(output, Tensor):
+        raise ModelError(
+            f"the model returned a {type(output).__name__}; allowed: a tensor, an object with "
+            "logits, or a tuple that begins with a tensor"
+        )
+    return output
+
+
+def tensors_in(nested: Any) -> Iterator[Tensor]:
+    """Every tensor in nested tuples, lists and mappings, in order."""
+    if isinstance(nested, Tensor):
+        yield nested
+    elif isinstance(nested, Mapping):
+        for value in nested.values():
+            yield from tensors_in(value)
+    elif isinstance(nested, (tuple, list)):
+        for value in nested:
+            yield from tensors_in(value)
+
+
+def batch_size(inputs: Any) -> int:
+    """How many samples a batch holds: the first axis of its first tensor that has axes.
+
+    Raises:
+        InputError: if there is no such tensor, or it holds no sample.
+    """
+    if isinstance(inputs, PackedSequence):
+        return int(inputs.batch_sizes[0])
+    first = next((tensor for tensor in tensors_in(inputs) if tensor.ndim), None)
+    if first is None:
+        raise InputError("inputs hold no tensor with a batch axis; allowed: a batch of samples")
+    if len(first) == 0:
+        refuse("the batch", "empty", "at least one sample")
+    return len(first)
+
+
+def to_device(nested: Any, device: torch.device) -> Any:
+    """The same nesting, with every tensor on ``device``."""
+    if isinstance(nested, Tensor):
+        return nested.to(device)
+    if isinstance(nested, PackedSequence):
+        return nested.to(device)  # type: ignore[arg-type]  # its stub knows dtypes only
+    if isinstance(nested, Mapping):
+        return {key: to_device(value, device) for key, value in nested.items()}
+    if isinstance(nested, (tuple, list)):
+        return tuple(to_device(value, device) for value in nested)
+    return nested

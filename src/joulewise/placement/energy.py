@@ -1,0 +1,140 @@
+"""Energy per inference: accesses times the price of an access, plus arithmetic."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from torch import Tensor
+
+from joulewise.devices import HOROWITZ_INT8, Arithmetic, Point, Traffic
+from joulewise.devices.laws import HOROWITZ_SRAM_BIT_J
+from joulewise.errors import InputError, TableError, check_in_range, refuse
+from joulewise.placement.placing import Placement, check_complete
+
+__all__ = ["Energy", "energy", "with_accesses"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Energy:
+    """Joules of one inference, by where they are spent.
+
+    Args:
+        memory_j: Accesses to each placed tensor, scalar tensors, differentiable in the points.
+        memory_reliable_j: The same accesses, all at each device's most reliable point.
+        unplaced_j: Reads of parameters left in reliable memory, once each.
+        arithmetic_j: Multiply-accumulates; does not depend on the points.
+    """
+
+    memory_j: Mapping[str, Tensor]
+    memory_reliable_j: float
+    unplaced_j: float
+    arithmetic_j: float
+
+    @property
+    def memory_total_j(self) -> float:
+        """All placed tensors together."""
+        return float(sum(float(joules) for joules in self.memory_j.values()))
+
+    @property
+    def total_j(self) -> float:
+        """Placed and unplaced memory, and arithmetic."""
+        return self.memory_total_j + self.unplaced_j + self.arithmetic_j
+
+    @property
+    def normalised(self) -> float:
+        """Energy of placed memory over that of the same memory at its most reliable point."""
+        return self.memory_total_j / self.memory_reliable_j
+
+
+def energy(
+    placement: Placement, plan: Mapping[str, Point], arithmetic: Arithmetic = HOROWITZ_INT8
+) -> Energy:
+    """Joules that one inference spends.
+
+    Activations that are not placed are not counted: name them in the placement to have them.
+
+    Args:
+        placement: A traced placement.
+        plan: One operating point for each placed tensor.
+        arithmetic: The price of a multiply-accumulate.
+
+    Returns:
+        The energy, by where it is spent.
+
+    Raises:
+        InputError: if the placement was not traced, or the plan leaves out a tensor.
+    """
+    if placement.macs is None:
+        raise InputError("energy needs access counts; give place(..., inputs=a batch)")
+    check_complete(plan, [tensor.name for tensor in placement.placed])
+    memory, reliable = {}, 0.0
+    for tensor in placement.placed:
+        assert tensor.traffic is not None
+        memory[tensor.name] = tensor.device.energy(tensor.traffic, plan[tensor.name])
+        reliable += float(tensor.device.energy(tensor.traffic, tensor.device.most_reliable))
+    return Energy(
+        memory_j=memory,
+        memory_reliable_j=reliable,
+        unplaced_j=HOROWITZ_SRAM_BIT_J * placement.reliable_bits,
+        arithmetic_j=arithmetic.energy_j(placement.macs),
+    )
+
+
+_COLUMNS = ["name", "reads", "writes"]
+
+
+def with_accesses(placement: Placement, path: str | Path) -> Placement:
+    """Take accesses per inference from a file, as a mapper such as Timeloop counts them.
+
+    Args:
+        placement: A traced placement.
+        path: A CSV file with the columns ``name,reads,writes``: a placed tensor's name, and how
+            many of its words one inference reads and writes. Tensors that are not named keep what
+            was traced. Lines that start with ``#`` are comments.
+
+    Returns:
+        The placement with those accesses.
+
+    Raises:
+        InputError: if the placement was not traced.
+        TableError: if the file is not there or a line is malformed; the message names the line.
+    """
+    if not placement.traced:
+        raise InputError("with_accesses needs a traced placement; give place(..., inputs=a batch)")
+    try:
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise TableError(f"access counts {path} cannot be read: {error}") from error
+    numbered = [
+        (n, line) for n, line in enumerate(lines, 1) if line.strip() and line.lstrip()[0] != "#"
+    ]
+    header = [cell.strip() for cell in numbered[0][1].split(",")] if numbered else []
+    if header != _COLUMNS:
+        where = f"{path}, line {numbered[0][0] if numbered else 1}: the header"
+        refuse(where, ",".join(header) or "empty", ",".join(_COLUMNS), TableError)
+    known = {tensor.name: tensor for tensor in placement.placed}
+    named: set[str] = set()
+    for number, line in numbered[1:]:
+        name, reads, writes = _parse(line, f"{path}, line {number}", list(known))
+        if name in named:
+            refuse(f"{path}, line {number}: name", f"{name} again", "one line a name", TableError)
+        named.add(name)
+        traffic = Traffic(words=known[name].words, reads=reads, writes=writes)
+        known[name] = replace(known[name], traffic=traffic)
+    return replace(placement, placed=tuple(known.values()))
+
+
+def _parse(line: str, where: str, known: list[str]) -> tuple[str, float, float]:
+    cells = [cell.strip() for cell in next(csv.reader([line]))]
+    try:
+        name, reads, writes = cells[0], *(float(cell) for cell in cells[1:])
+    except ValueError:
+        refuse(where, repr(line), "a name, reads and writes", TableError)
+    if name not in known:
+        refuse(f"{where}: name", name, f"a placed tensor, one of {', '.join(known)}", TableError)
+    check_in_range(f"{where}: reads", reads, 0.0, 1e30, error=TableError)
+    check_in_range(f"{where}: writes", writes, 0.0, 1e30, error=TableError)
+    return name, reads, writes

@@ -1,0 +1,198 @@
+"""The memory: stored tensors, read back into the model by one chip after another.
+
+Perturbing a model is written here and nowhere else: save, replace, run, restore bit for bit.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from joulewise.devices import Chip, Point
+from joulewise.errors import ModelError, refuse
+from joulewise.placement.calling import batch_size, tensors_in
+from joulewise.placement.placing import Placed, Placement, check_complete
+from joulewise.placement.restoring import plain_execution
+from joulewise.placement.tracing import float_inputs, input_name
+
+__all__ = ["Memory", "loaded"]
+
+
+class Memory:
+    """The tensors of a placement, stored; the model computes with what is read back.
+
+    Made by `loaded`. After `original`, `ideal` or `read` the model can be called as often as
+    needed, and computes with the tensors of that choice.
+    """
+
+    def __init__(self, placement: Placement) -> None:
+        self._placement = placement
+        self._weights = [p for p in placement.placed if p.role == "weight"]
+        modules = dict(placement.model.named_modules())
+        self._parameters = {p.name: _parameters(modules, p) for p in self._weights}
+        self._originals = {name: own[0].detach() for name, own in self._parameters.items()}
+        self._stored = {
+            p.name: p.device.store(self._originals[p.name], name=p.name) for p in self._weights
+        }
+        self._ideal = {p.name: p.device.ideal(self._stored[p.name]) for p in self._weights}
+        self._samples: int | None = None
+        self._chip: Chip | None = None
+        self._plan: Mapping[str, Point] | None = None
+
+    def original(self) -> None:
+        """Compute with the model's own tensors, not rounded to words."""
+        self._plan = None
+        self._install(self._originals)
+
+    def ideal(self) -> None:
+        """Compute with what a perfect memory of the same word format reads back."""
+        self._chip, self._plan = None, self._placement.plan_at_most_reliable()
+        # Copies: a forward pass may write in place (an embedding's max_norm).
+        self._install({name: tensor.clone() for name, tensor in self._ideal.items()})
+
+    def read(self, plan: Mapping[str, Point], chip: Chip) -> None:
+        """Compute with what ``chip`` reads back at the points of ``plan``."""
+        check_complete(plan, [p.name for p in self._placement.placed])
+        read = {
+            p.name: p.device.read(self._stored[p.name], plan[p.name], chip.at(p.name))
+            for p in self._weights
+        }
+        self._chip, self._plan = chip, plan
+        self._install(read)
+
+    def differs(self) -> bool:
+        """Whether any weight that the model computes with now differs from a perfect memory's."""
+        return any(
+            not torch.equal(self._parameters[name][0], ideal) for name, ideal in self._ideal.items()
+        )
+
+    def _install(self, tensors: Mapping[str, Tensor]) -> None:
+        # The data and not the object: modules may refer to a parameter elsewhere, in a list, say.
+        for name, parameters in self._parameters.items():
+            for parameter in parameters:
+                parameter.data = tensors[name]
+
+    def watch(self, model: nn.Module) -> Callable[[], None]:
+        """Look at how many samples the model is called with; the result stops that."""
+
+        def enter(module: nn.Module, args: Any, kwargs: Any) -> None:
+            self._samples = batch_size((args, kwargs))
+
+        def leave(module: nn.Module, args: Any, output: Any) -> None:
+            self._samples = None
+
+        first = model.register_forward_pre_hook(enter, with_kwargs=True)
+        last = model.register_forward_hook(leave, always_call=True)
+
+        def stop() -> None:
+            first.remove()
+            last.remove()
+
+        return stop
+
+    def hook(self, layer: str, by_name: Mapping[str, Placed]) -> Callable[..., Any]:
+        """A forward pre-hook that passes the placed inputs of ``layer`` through their memory."""
+
+        def pass_through(module: nn.Module, args: Any, kwargs: Any) -> Any:
+            if self._plan is None:
+                return None
+            read: dict[int, Tensor] = {}
+            for position, tensor in enumerate(float_inputs(args, kwargs)):
+                placed = by_name.get(input_name(layer, position))
+                if placed is not None:
+                    read[id(tensor)] = self._round_trip(placed, tensor)
+            return _swap(args, read), _swap(kwargs, read)
+
+        return pass_through
+
+    def _round_trip(self, placed: Placed, tensor: Tensor) -> Tensor:
+        assert self._plan is not None
+        chip = self._chip.at(placed.name) if self._chip is not None else None
+        point = self._plan[placed.name]
+        if not tensor.numel():
+            return tensor
+        samples = self._samples or _samples(placed, tensor)
+        rows, left = divmod(tensor.shape[0], samples)
+        if left:
+            allowed = f"a first axis that is a multiple of the batch, {samples}"
+            refuse(f"the shape of {placed.name}", tuple(tensor.shape), allowed, ModelError)
+        # Several rows may make up one sample (windows, say): cells are per sample.
+        together = tensor if rows == 1 else tensor.reshape(samples, rows, *tensor.shape[1:])
+        read: Tensor = placed.device.round_trip(together, point, chip, placed.limit)
+        return read.reshape(tensor.shape)
+
+
+def _parameters(modules: Mapping[str, nn.Module], placed: Placed) -> list[Tensor]:
+    owned = (modules[path]._parameters[name] for path, name in placed.owners)
+    return [parameter for parameter in owned if parameter is not None]
+
+
+def _samples(placed: Placed, tensor: Tensor) -> int:
+    """The samples in a layer's input, where the layer is called without the model around it."""
+    if tensor.ndim == len(placed.shape) + 1:
+        return len(tensor)
+    return max(tensor.numel() // placed.words, 1)
+
+
+def _swap(nested: Any, read: Mapping[int, Tensor]) -> Any:
+    """The same nesting with tensors replaced by identity; parts without any are left alone."""
+    if isinstance(nested, Tensor):
+        return read.get(id(nested), nested)
+    if not any(id(tensor) in read for tensor in tensors_in(nested)):
+        return nested
+    if isinstance(nested, Mapping):
+        swapped = {key: _swap(value, read) for key, value in nested.items()}
+        if not isinstance(nested, MutableMapping):
+            return swapped
+        same = copy.copy(nested)
+        same.update(swapped)
+        return same
+    values = [_swap(value, read) for value in nested]
+    return type(nested)(*values) if hasattr(nested, "_fields") else type(nested)(values)
+
+
+@contextmanager
+def loaded(placement: Placement) -> Iterator[Memory]:
+    """Store a placement's tensors, and let the model compute with what is read back.
+
+    Inside, the model is in evaluation mode without gradients. Whatever happens inside, an exception
+    or Ctrl-C included, afterwards the model has its own parameters (the same objects with the same
+    storage), buffers, attributes, hooks and modes again.
+
+    Args:
+        placement: What is stored where.
+
+    Yields:
+        The memory, set to `Memory.ideal`.
+
+    Example:
+        >>> import torch
+        >>> from joulewise.devices import SRAM
+        >>> from joulewise.placement import place
+        >>> layer = torch.nn.Linear(100, 10)
+        >>> before = layer.weight.clone()
+        >>> placement = place(layer, weights=SRAM(bits=4))
+        >>> with loaded(placement) as memory:
+        ...     memory.read(placement.plan(eta=0.1), Chip(seed=0))
+        ...     changed = bool((layer.weight != before).any())
+        >>> changed, torch.equal(layer.weight, before)
+        (True, True)
+    """
+    memory = Memory(placement)
+    by_name = {p.name: p for p in placement.placed if p.role == "activation"}
+    layers = {path for p in by_name.values() for path, _ in p.owners}
+    with ExitStack() as stack:
+        stack.enter_context(plain_execution(placement.model))
+        modules = dict(placement.model.named_modules())
+        if layers:
+            stack.callback(memory.watch(placement.model))
+        for layer in layers:
+            hook = memory.hook(layer, by_name)
+            stack.callback(modules[layer].register_forward_pre_hook(hook, with_kwargs=True).remove)
+        memory.ideal()
+        yield memory

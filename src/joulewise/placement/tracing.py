@@ -1,0 +1,293 @@
+"""Tracing: one forward pass that counts what it reads, writes and multiplies."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.utils.rnn import PackedSequence
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from joulewise.placement.calling import batch_size, call, tensors_in
+from joulewise.placement.restoring import plain_execution
+
+__all__ = ["ActivationTrace", "Trace", "extent", "float_inputs", "input_name", "trace"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ActivationTrace:
+    """What passed through one layer input.
+
+    Args:
+        shape: The shape of one sample; of the largest, where calls differ.
+        largest: The largest magnitude seen, over all samples.
+        words_per_inference: Words that one inference passes through, all calls together.
+        refusal: Why a memory cannot hold it, one sentence; None where one can.
+    """
+
+    shape: tuple[int, ...]
+    largest: float
+    words_per_inference: float
+    refusal: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trace:
+    """Counts of one inference.
+
+    Args:
+        weight_reads: Words of each parameter that operations consume.
+        activations: For each layer input, what passed through.
+        called: The layers that were called as modules.
+        macs: Multiply-accumulates, those without a weight (attention) included.
+    """
+
+    weight_reads: Mapping[str, float]
+    activations: Mapping[str, ActivationTrace]
+    called: frozenset[str]
+    macs: float
+
+
+def input_name(layer: str, position: int) -> str:
+    """The name of a layer's input: ``conv1:input``, then ``conv1:input1`` for a second tensor."""
+    return f"{layer}:input{position or ''}"
+
+
+def float_inputs(args: Any, kwargs: Any) -> list[Tensor]:
+    """The distinct floating tensors among a layer's arguments, in order.
+
+    Self-attention is called with one tensor as query, key and value: it is stored once.
+    """
+    distinct: dict[int, Tensor] = {}
+    for tensor in tensors_in((args, kwargs)):
+        if tensor.is_floating_point():
+            distinct.setdefault(id(tensor), tensor)
+    return list(distinct.values())
+
+
+def trace(
+    model: nn.Module, parameters: Mapping[str, Tensor], layers: Sequence[str], inputs: Any
+) -> Trace:
+    """Run one batch and count, per sample.
+
+    A weight is read once by each operation that consumes it, whatever the batch (one inference is a
+    batch of one), except that an embedding reads only the rows that are looked up. Work that does
+    not depend on the batch (a weight made from parameters, positions looked up once) is counted in
+    full; all else is divided by the samples.
+
+    Args:
+        model: The model; left as it was.
+        parameters: The parameters to watch, by name, each its own storage.
+        layers: The modules whose inputs to watch.
+        inputs: A batch, first axis the samples.
+
+    Returns:
+        The counts.
+    """
+    samples = batch_size(inputs)
+    counter = _Counter(parameters, samples)
+    counter.mark(inputs)
+    watched = _Watch(samples)
+    with ExitStack() as stack:
+        stack.enter_context(plain_execution(model))
+        stack.enter_context(_opened_up())
+        modules = dict(model.named_modules())
+        for layer in layers:
+            if isinstance(modules[layer], torch.jit.ScriptModule):
+                continue  # takes no hooks
+            handle = modules[layer].register_forward_pre_hook(watched.hook(layer), with_kwargs=True)
+            stack.callback(handle.remove)
+        stack.enter_context(counter)
+        call(model, inputs)
+    return Trace(
+        weight_reads=dict(counter.reads),
+        activations=watched.seen,
+        called=frozenset(watched.called),
+        macs=counter.macs,
+    )
+
+
+@contextmanager
+def _opened_up() -> Iterator[None]:
+    """Open up what is fused: a recurrent layer or attention as one operation hides its products."""
+    before = torch._C._get_mkldnn_enabled()
+    torch._C._set_mkldnn_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch._C._set_mkldnn_enabled(before)
+
+
+class _Watch:
+    """Pre-hooks that look at layer inputs and leave them as they are."""
+
+    def __init__(self, samples: int) -> None:
+        self.samples = samples
+        self.seen: dict[str, ActivationTrace] = {}
+        self.called: set[str] = set()
+
+    def hook(self, layer: str) -> Callable[[nn.Module, Any, Any], None]:
+        def look(module: nn.Module, args: Any, kwargs: Any) -> None:
+            self.called.add(layer)
+            packed = any(isinstance(arg, PackedSequence) for arg in (*args, *kwargs.values()))
+            for position, tensor in enumerate(float_inputs(args, kwargs)):
+                odd = "a packed sequence" if packed else _odd_layout(module, tensor, position)
+                self._look(input_name(layer, position), tensor, odd)
+
+        return look
+
+    def _look(self, name: str, tensor: Tensor, odd: str | None) -> None:
+        before = self.seen.get(name)
+        largest = float(tensor.abs().max()) if tensor.numel() else 0.0
+        refusal = self._refusal(name, tensor, largest, odd)
+        if refusal is not None:
+            shape = tuple(tensor.shape)
+        else:
+            rows = tensor.shape[0] // self.samples
+            shape = tuple(tensor.shape[1:]) if rows == 1 else (rows, *tensor.shape[1:])
+        now = ActivationTrace(
+            shape=shape,
+            largest=largest,
+            words_per_inference=tensor.numel() / self.samples,
+            refusal=refusal,
+        )
+        self.seen[name] = now if before is None else _together(before, now)
+
+    def _refusal(self, name: str, tensor: Tensor, largest: float, odd: str | None) -> str | None:
+        advice = f"exclude '{name}'"
+        if odd is not None:
+            return f"{name} is {odd}; allowed: a first axis that is the batch; {advice}"
+        if tensor.ndim == 0 or tensor.shape[0] % self.samples:
+            allowed = f"a first axis that is a multiple of the batch, {self.samples}; {advice}"
+            return f"the shape of {name} is {tuple(tensor.shape)}; allowed: {allowed}"
+        if not largest < float("inf"):
+            return f"{name} is NaN or infinite in the traced pass; allowed: finite ones; {advice}"
+        return None
+
+
+def _odd_layout(module: nn.Module, tensor: Tensor, position: int) -> str | None:
+    """What PyTorch's own layers say about where they have the batch."""
+    if isinstance(module, nn.RNNBase) and position:
+        return "a recurrent state, with the batch on its second axis"
+    if getattr(module, "batch_first", True) is False and tensor.ndim == 3:
+        return "laid out with the sequence first (batch_first=False)"
+    return None
+
+
+def _together(before: ActivationTrace, now: ActivationTrace) -> ActivationTrace:
+    """Several calls of one layer pass through the same memory: it has to hold the largest."""
+    return ActivationTrace(
+        shape=max(before.shape, now.shape, key=prod),
+        largest=max(before.largest, now.largest),
+        words_per_inference=before.words_per_inference + now.words_per_inference,
+        refusal=before.refusal or now.refusal,
+    )
+
+
+class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts consumption of watched storages and multiply-accumulates, operation by operation."""
+
+    def __init__(self, parameters: Mapping[str, Tensor], samples: int) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.parameters, self.samples = parameters, samples
+        self.reads: dict[str, float] = {}
+        self.macs = 0.0
+        self._spans = sorted((*extent(p), name) for name, p in parameters.items())
+        self._starts = [span[0] for span in self._spans]
+        self._of_batch = WeakTensorKeyDictionary()
+
+    def mark(self, nested: Any) -> None:
+        """Remember tensors as belonging to the batch."""
+        for tensor in tensors_in(nested):
+            self._of_batch[tensor] = True
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        with self:  # inference mode shows composite operations whole
+            parts = func.decompose(*args, **kwargs)
+        if parts is not NotImplemented:
+            return parts
+        consumed = list(tensors_in((args, kwargs)))
+        out = func(*args, **kwargs)
+        operation = func._overloadpacket
+        share = 1
+        if self._belongs_to_batch(operation, consumed, out):
+            self.mark(out)
+            share = self.samples
+        if not _is_view(func):
+            for tensor in consumed:
+                self._count_read(tensor, consumed if operation in _LOOK_UPS else None, share)
+        if operation in flop_registry:
+            self.macs += flop_registry[operation](*args, **kwargs, out_val=out) / 2 / share
+        elif operation in _MORE_MACS:
+            self.macs += _MORE_MACS[operation](*consumed, out) / share
+        return out
+
+    def _belongs_to_batch(self, operation: Any, consumed: Sequence[Tensor], out: Any) -> bool:
+        if any(tensor in self._of_batch for tensor in consumed):
+            return True
+        # Made for the batch without a look at it: a recurrent layer's first state, positions.
+        grown = not consumed or operation in (torch.ops.aten.expand, torch.ops.aten.repeat)
+        return grown and any(t.ndim > 1 and self.samples in t.shape[:2] for t in tensors_in(out))
+
+    def _count_read(self, tensor: Tensor, look_up: Sequence[Tensor] | None, share: int) -> None:
+        name = self._owner(tensor)
+        if name is None:
+            return
+        words: float = min(tensor.numel(), self.parameters[name].numel())
+        if look_up is not None:
+            words = look_up[1].numel() / share * tensor.shape[-1]
+        self.reads[name] = self.reads.get(name, 0.0) + words
+
+    def _owner(self, tensor: Tensor) -> str | None:
+        """The watched parameter of which this tensor is the whole, a view or a part."""
+        pointer = tensor.data_ptr()
+        index = bisect_right(self._starts, pointer) - 1
+        if index < 0 or pointer >= self._spans[index][1]:
+            return None
+        return self._spans[index][2]
+
+
+def extent(tensor: Tensor) -> tuple[int, int]:
+    """The addresses that a tensor's entries lie between, the end excluded."""
+    start = tensor.data_ptr()
+    if not tensor.numel():
+        return start, start
+    steps = zip(tensor.shape, tensor.stride(), strict=True)
+    last = sum((length - 1) * stride for length, stride in steps)
+    return start, start + (last + 1) * tensor.element_size()
+
+
+# A table and the indices of the rows that are read.
+_LOOK_UPS = (
+    torch.ops.aten.embedding,
+    torch.ops.aten.embedding_renorm_,
+    torch.ops.aten._embedding_bag,
+    torch.ops.aten._embedding_bag_forward_only,
+)
+
+# What torch's flop counter leaves out. A bilinear layer's products with its first input dominate.
+_MORE_MACS: Mapping[Any, Callable[..., float]] = {
+    torch.ops.aten.dot: lambda a, b, out: a.numel(),
+    torch.ops.aten.mv: lambda matrix, vector, out: matrix.numel(),
+    torch.ops.aten.addmv: lambda bias, matrix, vector, out: matrix.numel(),
+    torch.ops.aten._trilinear: lambda a, w, b, out: w.numel() // len(w) * out.numel(),
+}
+
+
+def _is_view(func: Any) -> bool:
+    returns = func._schema.returns
+    alias = returns[0].alias_info if returns else None
+    return alias is not None and not alias.is_write

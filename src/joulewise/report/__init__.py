@@ -1,0 +1,19 @@
+"""Report: a comparison in, one page out that opens from disk and needs nothing else.
+
+page         the HTML page: rendered, and written whole or not at all
+summary      the answer in a sentence, and the iso-accuracy table as rows of text
+knob         the setting that a point is, in words
+points       what is known at each simulated point, as numbers
+split        where a network's energy goes
+figures      the charts; the only file that plots
+provenance   what was run, in words: devices, networks, training, machine
+"""
+
+from joulewise.report.page import render as render
+from joulewise.report.page import write_report as write_report
+from joulewise.report.summary import Answer as Answer
+from joulewise.report.summary import IsoRow as IsoRow
+from joulewise.report.summary import answer as answer
+from joulewise.report.summary import iso_rows as iso_rows
+
+__all__ = ["Answer", "IsoRow", "answer", "iso_rows", "render", "write_report"]

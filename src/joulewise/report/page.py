@@ -1,0 +1,182 @@
+"""The HTML page: one file that opens from disk, without a network, on any screen."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from joulewise.errors import InputError, refuse
+from joulewise.files import write_atomically
+from joulewise.report.figures import accuracy_figure, split_figure
+from joulewise.report.knob import Knob
+from joulewise.report.points import PointFigures, point_figures, reliable_total_j
+from joulewise.report.provenance import (
+    Fact,
+    device_facts,
+    network_facts,
+    run_facts,
+    training_facts,
+)
+from joulewise.report.summary import answer, iso_rows
+from joulewise.study import Comparison, ContenderRecord
+from joulewise.units import format_percent, format_si
+
+__all__ = ["render", "write_report"]
+
+_MOST_NAMES = 4
+
+
+def render(comparison: Comparison) -> str:
+    """The page, as one HTML document with charts, tables and the record itself.
+
+    The record is the JSON text of the element with the id ``joulewise-record``.
+
+    Args:
+        comparison: The record.
+
+    Returns:
+        HTML of about 5 MB, nearly all of it plotly.js; it refers to nothing outside itself.
+
+    Raises:
+        InputError: if the record has no network, or no accuracies.
+    """
+    if not comparison.contenders:
+        raise InputError("the comparison has no network; allowed: at least one, to report on")
+    said = answer(comparison)
+    return _template().render(
+        title=_title(comparison),
+        answer=said,
+        comparison=comparison,
+        knob=Knob.of(comparison).title,
+        networks=[_network(comparison, contender) for contender in comparison.contenders],
+        notes=[row for row in iso_rows(comparison) if row.note],
+        run=run_facts(comparison),
+        devices=_devices(comparison),
+        training=training_facts(comparison),
+        one_image=f"{100 / comparison.images:.2g}",
+        test_error=_test_error(comparison),
+        plotly=Markup(get_plotlyjs()),  # noqa: S704
+        figures=_script_json(_figures(comparison)),
+        record=_script_json(comparison.model_dump_json()),
+    )
+
+
+def write_report(comparison: Comparison, path: str | Path) -> None:
+    """Write the page, whole or not at all; an older file of that name is replaced.
+
+    Args:
+        comparison: The record.
+        path: Where the page goes, for instance ``"report.html"``.
+
+    Raises:
+        InputError: if the folder is not there, or the file cannot be written.
+    """
+    path = Path(path)
+    if not path.parent.is_dir():
+        refuse(
+            f"the folder of {path.name}",
+            f"{path.parent}, which is not there",
+            "a folder that exists; create it first",
+        )
+    page = render(comparison)
+    try:
+        write_atomically(path, page)
+    except OSError as error:
+        raise InputError(f"the report {path} cannot be written: {error}") from error
+
+
+def _template() -> Template:
+    environment = Environment(
+        loader=PackageLoader("joulewise.report", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["typeset"] = _typeset
+    return environment.get_template("template.html.j2")
+
+
+def _typeset(text: str) -> str:
+    """As print has it: a Greek micro, and per cent signs that stay with their number."""
+    return re.sub(r"(?<=\d) u(?=J)", " µ", text).replace(" %", "\u00a0%")
+
+
+def _title(comparison: Comparison) -> str:
+    names = [contender.name for contender in comparison.contenders]
+    if len(names) > _MOST_NAMES:
+        return f"Energy against accuracy: {len(names)} networks on {comparison.data}"
+    *most, last = names
+    listed = f"{', '.join(most)} and {last}" if most else last
+    return f"Energy against accuracy: {listed} on {comparison.data}"
+
+
+def _script_json(text: str) -> Markup:
+    """JSON that may stand inside a script element: no ``<`` can end it or open a comment."""
+    return Markup(text.replace("<", "\\u003c"))  # noqa: S704
+
+
+def _figures(comparison: Comparison) -> str:
+    figures = {
+        "joules": accuracy_figure(comparison),
+        "share": accuracy_figure(comparison, normalised=True),
+        "split": split_figure(comparison),
+    }
+    return json.dumps({name: figure.to_plotly_json() for name, figure in figures.items()})
+
+
+def _network(comparison: Comparison, contender: ContenderRecord) -> dict[str, Any]:
+    reliable = contender.reliable
+    rows = [row for row in iso_rows(comparison) if row.name == contender.name]
+    return {
+        "name": contender.name,
+        "facts": network_facts(contender),
+        "ideal": format_percent(reliable.ideal_accuracy or 0.0),
+        "memory": format_si(reliable.energy.memory_reliable_j, "J"),
+        "total": format_si(reliable_total_j(contender), "J"),
+        "rows": rows,
+        "points": [_cells(point) for point in point_figures(comparison, contender)],
+    }
+
+
+def _cells(point: PointFigures) -> list[str]:
+    """One row of the full table: plain numbers in SI units, for copying."""
+    ends = ["" if end is None else f"{end:.5f}" for end in (point.low, point.high)]
+    return [
+        f"{point.point:g}",
+        "" if point.bit_error_rate is None else f"{point.bit_error_rate:.4g}",
+        f"{point.memory_j:.5g}",
+        f"{point.normalised:.5f}",
+        f"{point.total_j:.5g}",
+        f"{point.mean:.5f}",
+        *ends,
+        *(f"{quantile:.5f}" for quantile in point.quantiles),
+        f"{point.good:.4f}",
+    ]
+
+
+def _devices(comparison: Comparison) -> list[tuple[str, list[Fact]]]:
+    weights, activations = comparison.weights_device, comparison.activations_device
+    if weights is not None and weights == activations:
+        return [("Memory of weights and activations", device_facts(weights))]
+    named: Mapping[str, Any] = {"weights": weights, "activations": activations}
+    return [
+        (f"Memory of {role}", [Fact("Not placed", f"{role} are kept without faults")])
+        if device is None
+        else (f"Memory of {role}", device_facts(device))
+        for role, device in named.items()
+    ]
+
+
+def _test_error(comparison: Comparison) -> str:
+    """One binomial standard error of the lowest perfect-memory accuracy, in points."""
+    accuracy = min(contender.reliable.ideal_accuracy or 0.0 for contender in comparison.contenders)
+    return f"{100 * math.sqrt(accuracy * (1 - accuracy) / comparison.images):.2g}"

@@ -1,0 +1,202 @@
+"""What was run, in words: devices, networks, training, machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from joulewise.devices.laws import HOROWITZ_SRAM_BIT_J
+from joulewise.study import Comparison, ContenderRecord
+from joulewise.training import TrainingRecord
+from joulewise.units import format_percent, format_si
+
+__all__ = ["Fact", "NetworkFacts", "device_facts", "network_facts", "run_facts", "training_facts"]
+
+_FAULTS = {
+    "mask": "mask: it is detected; a failing sign bit makes the word read 0, any other failing bit "
+    "reads as the sign bit",
+    "flip": "flip: it is not detected and reads the opposite of what it holds",
+    "stuck": "stuck: it is not detected and always reads the same value, whatever was written",
+}
+_MAPS = {
+    "independent": "independent: each cell fails on its own",
+    "correlated": "correlated: weak rows, columns and neighbourhoods",
+    "measured": "measured on silicon",
+}
+_EXPONENTIAL = (
+    "exponential: bit error rate exp(-a eta), energy proportional to eta (Hacene et al., ISCAS "
+    "2019, arXiv 1911.10287)"
+)
+_CACHE = "20 pJ for 64 bits of a 32 kB cache, 45 nm: Horowitz, ISSCC 2014, figure 1.1.9"
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """A label and what is to be said."""
+
+    label: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkFacts:
+    """One row about a network, ready to print; an empty string where a figure is not known."""
+
+    name: str
+    parameters: str
+    weights: str
+    activations: str
+    macs: str
+    trained_accuracy: str
+    float_accuracy: str
+    ideal_accuracy: str
+
+
+def run_facts(comparison: Comparison) -> list[Fact]:
+    """Command, data, chips, versions and machine."""
+    environment = comparison.environment
+    first, last = comparison.seed, comparison.seed + comparison.chips - 1
+    seeds = f"seeds {first} to {last}" if last > first else f"seed {first}"
+    return [
+        Fact("Command", comparison.command or "not recorded"),
+        Fact("Data", f"{comparison.data}, {comparison.images:,} images"),
+        Fact("Chips", f"{comparison.chips:,}, {seeds}; the same at all points, for all networks"),
+        Fact("Multiply-accumulate", _arithmetic(comparison.arithmetic)),
+        Fact(
+            "Software",
+            f"joulewise {environment.joulewise}, Python {environment.python}, "
+            f"PyTorch {environment.torch}, NumPy {environment.numpy}",
+        ),
+        Fact("Machine", f"{environment.machine}; {_count(environment.threads, 'thread')}"),
+        Fact("Finished", f"{_time(environment.finished)}, after {duration(comparison.seconds)}"),
+    ]
+
+
+def duration(seconds: float) -> str:
+    """A time span that a person can read.
+
+    Args:
+        seconds: 0 or more.
+
+    Example:
+        >>> duration(51.2), duration(151), duration(7260)
+        ('51.2 s', '2 min 31 s', '2 h 1 min')
+    """
+    if seconds < 60:
+        return f"{seconds:.3g} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def device_facts(device: Mapping[str, Any]) -> list[Fact]:
+    """Every parameter of a device's description, those that are known in words."""
+    return [
+        Fact(_LABELS.get(key, key.replace("_", " ").capitalize()), _value(key, value))
+        for key, value in device.items()
+    ]
+
+
+def network_facts(contender: ContenderRecord) -> NetworkFacts:
+    """Size and accuracies of a network."""
+    reliable = contender.reliable
+    training = contender.training
+    return NetworkFacts(
+        name=contender.name,
+        parameters=f"{contender.parameters:,}",
+        weights=f"{contender.placed_words.get('weight', 0):,}",
+        activations=f"{contender.placed_words.get('activation', 0):,}",
+        macs=f"{contender.macs:,.0f}",
+        trained_accuracy="" if training is None else format_percent(training.test_accuracy),
+        float_accuracy=_accuracy(reliable.float_accuracy),
+        ideal_accuracy=_accuracy(reliable.ideal_accuracy),
+    )
+
+
+def training_facts(comparison: Comparison) -> list[Fact]:
+    """How the networks were trained, those that were trained alike together."""
+    names: dict[str, list[str]] = {}
+    for contender in comparison.contenders:
+        names.setdefault(_training(contender.training), []).append(contender.name)
+    return [Fact(", ".join(alike), sentence) for sentence, alike in names.items()]
+
+
+def _training(record: TrainingRecord | None) -> str:
+    if record is None:
+        return "not recorded"
+    spec = ", ".join(
+        f"{name.replace('_', ' ')} {_plain(value)}"
+        for name, value in record.spec.model_dump().items()
+    )
+    return f"{record.data}, {record.train_images:,} images to train on; {spec}"
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _accuracy(value: float | None) -> str:
+    return "" if value is None else format_percent(value)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _time(moment: str) -> str:
+    """An ISO 8601 moment as people write it."""
+    return moment.replace("T", " ").replace("+00:00", " UTC")
+
+
+def _arithmetic(arithmetic: Mapping[str, Any]) -> str:
+    energy = format_si(arithmetic["mac_j"], "J") if "mac_j" in arithmetic else "not recorded"
+    rest = "; ".join(str(value) for key, value in arithmetic.items() if key != "mac_j")
+    return f"{energy}; {rest}" if rest else energy
+
+
+def _value(key: str, value: Any) -> str:
+    if key in _VALUES:
+        return _VALUES[key](value)
+    return "none" if value is None else _plain(value)
+
+
+def _energy_per_bit(value: float) -> str:
+    source = f"; {_CACHE}" if value == HOROWITZ_SRAM_BIT_J else ""
+    return f"{format_si(value, 'J', 4)}{source}"
+
+
+def _rows(rows: list[tuple[float, float, float]]) -> str:
+    return "; ".join(
+        f"{supply:g}: {format_si(joules, 'J')}, {rate:.3g}" for supply, joules, rate in rows
+    )
+
+
+_LABELS = {
+    "device": "Memory",
+    "bits": "Words",
+    "channel_dim": "Scales",
+    "limit": "Largest magnitude",
+    "fault": "A failing cell",
+    "fault_map": "Which cells fail",
+    "a": "Decay constant a",
+    "nominal_energy_per_bit_j": "Access to one bit at eta 1",
+    "voltage_unit": "Unit of supply",
+    "rows": "Supply: access to one bit, bit error rate",
+}
+_VALUES: dict[str, Callable[[Any], str]] = {
+    "device": lambda value: {"sram": "SRAM"}.get(value, str(value)),
+    "bits": lambda value: f"{value} bits, two's complement",
+    "channel_dim": lambda value: (
+        "one for each tensor" if value is None else f"one for each index of axis {value}"
+    ),
+    "limit": lambda value: "the largest present" if value is None else f"{value:g}",
+    "fault": lambda value: _FAULTS.get(value, str(value)),
+    "fault_map": lambda value: _MAPS.get(value, str(value)),
+    "law": lambda value: _EXPONENTIAL if value == "exponential" else str(value),
+    "nominal_energy_per_bit_j": _energy_per_bit,
+    "rows": _rows,
+}

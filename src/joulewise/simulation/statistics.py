@@ -1,0 +1,82 @@
+"""Intervals: how sure a mean over chips is, and a share of chips."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from joulewise.errors import check_in_range, refuse
+
+__all__ = ["Interval", "mean_interval", "proportion_interval"]
+
+
+class Interval(NamedTuple):
+    """A two-sided interval: lower and upper end."""
+
+    low: float
+    high: float
+
+    @property
+    def half_width(self) -> float:
+        """Half of the distance between the ends."""
+        return (self.high - self.low) / 2
+
+
+def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
+    """Student's t interval of a mean.
+
+    Chips are independent draws, and the mean of some tens of them is close to normal even where
+    single chips are not; for fewer than about 20 chips of a skewed distribution it is optimistic.
+
+    Args:
+        values: One number per chip.
+        confidence: In (0, 1).
+
+    Returns:
+        The interval; infinitely wide for a single value.
+
+    Example:
+        >>> low, high = mean_interval([0.90, 0.92, 0.91, 0.93])
+        >>> round(low, 4), round(high, 4)
+        (0.8945, 0.9355)
+    """
+    check_in_range("confidence", confidence, 0.0, 1.0, open_low=True)
+    if not len(values):
+        refuse("values", "empty", "at least one")
+    mean = float(np.mean(values))
+    if len(values) == 1:
+        return Interval(-math.inf, math.inf)
+    error = float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    reach = float(stats.t.ppf(0.5 + confidence / 2, len(values) - 1)) * error
+    return Interval(mean - reach, mean + reach)
+
+
+def proportion_interval(successes: int, trials: int, confidence: float = 0.95) -> Interval:
+    """Clopper-Pearson interval of a proportion: covers at least as often as it says.
+
+    Args:
+        successes: How many, 0 to ``trials``.
+        trials: Out of how many, at least 1.
+        confidence: In (0, 1).
+
+    Returns:
+        The interval, within [0, 1].
+
+    Example:
+        >>> low, high = proportion_interval(200, 200)
+        >>> round(low, 4), high
+        (0.9817, 1.0)
+    """
+    check_in_range("confidence", confidence, 0.0, 1.0, open_low=True)
+    check_in_range("trials", trials, 1, math.inf)
+    check_in_range("successes", successes, 0, trials)
+    tail = (1 - confidence) / 2
+    low = stats.beta.ppf(tail, successes, trials - successes + 1) if successes else 0.0
+    high = (
+        stats.beta.ppf(1 - tail, successes + 1, trials - successes) if successes < trials else 1.0
+    )
+    return Interval(float(low), float(high))

@@ -1,0 +1,36 @@
+"""Study: a question in, stored evidence out.
+
+curve        accuracy against energy for one network, points placed where they matter
+iso_accuracy the lowest energy within a given accuracy drop, with an interval
+comparison   several networks on one device
+spec         choices as plain data, and the networks and memories that they build
+environment  versions and machine, for the record
+"""
+
+from joulewise.study.comparison import Comparison as Comparison
+from joulewise.study.comparison import Contender as Contender
+from joulewise.study.comparison import ContenderRecord as ContenderRecord
+from joulewise.study.comparison import compare as compare
+from joulewise.study.curve import Curve as Curve
+from joulewise.study.curve import energy_curve as energy_curve
+from joulewise.study.environment import Environment as Environment
+from joulewise.study.iso_accuracy import IsoAccuracy as IsoAccuracy
+from joulewise.study.iso_accuracy import iso_accuracy as iso_accuracy
+from joulewise.study.spec import MemorySpec as MemorySpec
+from joulewise.study.spec import NetworkSpec as NetworkSpec
+from joulewise.study.spec import PlacementSpec as PlacementSpec
+
+__all__ = [
+    "Comparison",
+    "Contender",
+    "ContenderRecord",
+    "Curve",
+    "Environment",
+    "IsoAccuracy",
+    "MemorySpec",
+    "NetworkSpec",
+    "PlacementSpec",
+    "compare",
+    "energy_curve",
+    "iso_accuracy",
+]

@@ -1,0 +1,235 @@
+"""Comparison: several networks on one device, each from reliable memory down to where it breaks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+from torch import nn
+
+from joulewise.data import Split
+from joulewise.devices import HOROWITZ_INT8
+from joulewise.errors import InputError
+from joulewise.placement import Placement, energy
+from joulewise.simulation import Simulation
+from joulewise.study.curve import Curve, energy_curve
+from joulewise.study.environment import Environment
+from joulewise.study.iso_accuracy import IsoAccuracy, iso_accuracy
+from joulewise.training import TrainingRecord
+
+__all__ = ["Comparison", "Contender", "ContenderRecord", "compare"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Contender:
+    """A network that takes part.
+
+    Args:
+        name: What reports call it.
+        placement: What of it is stored where, traced.
+        training: How it was trained, where that is known.
+    """
+
+    name: str
+    placement: Placement
+    training: TrainingRecord | None = None
+
+
+class Saving(BaseModel):
+    """What running at a crossing saves.
+
+    Args:
+        at: The crossing.
+        memory_j: Joules of placed memory per inference there; None without a crossing.
+        memory_saved: Share of the placed memory's energy saved against its most reliable point,
+            and the ends of its 95 % interval.
+        total_j: Joules per inference there, arithmetic included.
+        total_saved: Share of the total saved.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    at: IsoAccuracy
+    memory_j: float | None
+    memory_saved: float | None
+    memory_saved_low: float | None
+    memory_saved_high: float | None
+    total_j: float | None
+    total_saved: float | None
+
+
+class ContenderRecord(BaseModel):
+    """One network's part in a comparison."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    parameters: int
+    placed_words: dict[str, int]
+    macs: float
+    training: TrainingRecord | None
+    points: tuple[float, ...]
+    simulations: tuple[Simulation, ...]
+    savings: tuple[Saving, ...]
+
+    @property
+    def reliable(self) -> Simulation:
+        """The simulation at the most reliable point."""
+        return self.simulations[0]
+
+
+class Comparison(BaseModel):
+    """Several networks on one device, and how it was found out."""
+
+    model_config = ConfigDict(frozen=True)
+
+    command: str
+    data: str
+    knob: str
+    weights_device: dict[str, Any] | None
+    activations_device: dict[str, Any] | None
+    arithmetic: dict[str, Any]
+    chips: int
+    seed: int
+    images: int
+    contenders: tuple[ContenderRecord, ...]
+    environment: Environment
+    seconds: float
+
+
+def compare(
+    contenders: Sequence[Contender],
+    data: Split,
+    *,
+    data_name: str,
+    drops: Sequence[float] = (0.005, 0.01),
+    points: Sequence[float] | None = None,
+    knob: str = "eta",
+    chips: int = 200,
+    seed: int = 0,
+    command: str = "",
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Comparison:
+    """Simulate each network from reliable memory down to where it breaks.
+
+    Args:
+        contenders: Networks with the same devices, names all different.
+        data: The samples that accuracy is measured on, the same for all.
+        data_name: What reports call them.
+        drops: Accuracy drops to find the lowest energy for; 0.01 is one point.
+        points: Operating points; None to choose them for each network.
+        knob: The setting that a point is.
+        chips: Chips at each point, the same for all points and networks.
+        seed: Of the first chip.
+        command: The command line that asked, for the record.
+        progress: Called with a name, passes done and passes expected.
+
+    Returns:
+        The record.
+
+    Raises:
+        InputError: if there is no contender, or two share a name.
+    """
+    names = [contender.name for contender in contenders]
+    if not names or len(set(names)) < len(names):
+        raise InputError(f"the contenders are {names}; allowed: at least one, names all different")
+    began = time.perf_counter()
+    records = []
+    for contender in contenders:
+        note = None if progress is None else _named(progress, contender.name)
+        placement = contender.placement.trace(next(data.batches(1))[0])
+        curve = energy_curve(
+            placement,
+            data,
+            points=points,
+            knob=knob,
+            drops=drops,
+            chips=chips,
+            seed=seed,
+            progress=note,
+        )
+        savings = tuple(
+            _saving(placement, iso_accuracy(curve.points, curve.simulations, drop), knob)
+            for drop in drops
+        )
+        records.append(_record(contender, placement, curve, savings))
+    first = contenders[0].placement
+    return Comparison(
+        command=command,
+        data=data_name,
+        knob=knob,
+        weights_device=_device(first, "weight"),
+        activations_device=_device(first, "activation"),
+        arithmetic=HOROWITZ_INT8.describe(),
+        chips=chips,
+        seed=seed,
+        images=len(data),
+        contenders=tuple(records),
+        environment=Environment.now(),
+        seconds=time.perf_counter() - began,
+    )
+
+
+def _named(progress: Callable[[str, int, int], None], name: str) -> Callable[[int, int], None]:
+    return lambda done, total: progress(name, done, total)
+
+
+def _device(placement: Placement, role: str) -> dict[str, Any] | None:
+    devices = [tensor.device for tensor in placement.placed if tensor.role == role]
+    return devices[0].describe() if devices else None
+
+
+def _saving(placement: Placement, at: IsoAccuracy, knob: str) -> Saving:
+    if at.point is None:
+        return Saving(
+            at=at,
+            memory_j=None,
+            memory_saved=None,
+            memory_saved_low=None,
+            memory_saved_high=None,
+            total_j=None,
+            total_saved=None,
+        )
+    here = energy(placement, placement.plan(**{knob: at.point}))
+    fixed = here.unplaced_j + here.arithmetic_j
+    return Saving(
+        at=at,
+        memory_j=here.memory_total_j,
+        memory_saved=1 - here.normalised,
+        # A higher operating point saves less: the ends change places.
+        memory_saved_low=_saved(placement, knob, at.high),
+        memory_saved_high=_saved(placement, knob, at.low),
+        total_j=here.total_j,
+        total_saved=1 - here.total_j / (here.memory_reliable_j + fixed),
+    )
+
+
+def _saved(placement: Placement, knob: str, point: float | None) -> float | None:
+    if point is None:
+        return None
+    return 1 - energy(placement, placement.plan(**{knob: point})).normalised
+
+
+def _record(
+    contender: Contender, placement: Placement, curve: Curve, savings: tuple[Saving, ...]
+) -> ContenderRecord:
+    return ContenderRecord(
+        name=contender.name,
+        parameters=_count(placement.model),
+        placed_words={
+            role: sum(tensor.words for tensor in placement.placed if tensor.role == role)
+            for role in ("weight", "activation")
+        },
+        macs=placement.macs or 0.0,
+        training=contender.training,
+        points=curve.points,
+        simulations=curve.simulations,
+        savings=savings,
+    )
+
+
+def _count(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())

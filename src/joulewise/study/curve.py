@@ -1,0 +1,99 @@
+"""The energy curve: accuracy against the operating point, with points placed where they matter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from joulewise.data import Split
+from joulewise.placement import Placement
+from joulewise.simulation import Simulation, sweep
+
+__all__ = ["COARSE_ETAS", "Curve", "energy_curve"]
+
+COARSE_ETAS = (1.0, 0.8, 0.7, 0.6, 0.55, 0.5, 0.45, 0.4, 0.35, 0.3, 0.25, 0.2, 0.15, 0.1)
+_SCOUTS = 10
+_STEP, _MOST_FINE = 0.02, 12
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Curve:
+    """Simulations of one network over common operating points, all with the same chips.
+
+    Args:
+        points: Operating points, most reliable first.
+        simulations: One for each point.
+    """
+
+    points: tuple[float, ...]
+    simulations: tuple[Simulation, ...]
+
+
+def energy_curve(
+    placement: Placement,
+    data: Split,
+    *,
+    points: Sequence[float] | None = None,
+    knob: str = "eta",
+    drops: Sequence[float] = (0.005, 0.01),
+    chips: int = 200,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> Curve:
+    """Accuracy of a placement over a range of operating points, the same for all placed tensors.
+
+    Without ``points``, a few chips scout a coarse grid; then all chips run on points from reliable
+    operation down to well past the largest drop, close together around the drops.
+
+    Args:
+        placement: What is stored where.
+        data: The samples that accuracy is measured on.
+        points: Operating points; None to choose them.
+        knob: The setting that a point is, for instance ``"eta"`` or ``"v_dd"``.
+        drops: The accuracy drops that will be asked for.
+        chips: Chips at each point.
+        seed: Of the first chip.
+        progress: Called with passes done and passes expected.
+
+    Returns:
+        The curve.
+    """
+    scouted = 0
+    if points is None:
+        chosen, scouted = _scout(placement, data, knob, drops, min(chips, _SCOUTS), seed)
+    else:
+        chosen = sorted(set(points), reverse=True)
+    total = len(chosen) * chips + scouted
+    simulations = sweep(
+        placement,
+        data,
+        [placement.plan(**{knob: point}) for point in chosen],
+        chips=chips,
+        seed=seed,
+        progress=None if progress is None else lambda done: progress(done + scouted, total),
+    )
+    return Curve(points=tuple(chosen), simulations=simulations)
+
+
+def _scout(
+    placement: Placement, data: Split, knob: str, drops: Sequence[float], chips: int, seed: int
+) -> tuple[list[float], int]:
+    """Points worth simulating, most reliable first, and how many passes it took to find them."""
+    reliable = max(tensor.device.most_reliable for tensor in placement.placed)
+    floor = max(tensor.device.least_reliable for tensor in placement.placed)
+    coarse = [point for point in COARSE_ETAS if floor <= point <= reliable]
+    lost: list[float] = []
+    for point in coarse:
+        (result,) = sweep(
+            placement, data, [placement.plan(**{knob: point})], chips=chips, seed=seed
+        )
+        lost.append((result.ideal_accuracy or 0.0) - result.mean_accuracy)
+        if lost[-1] > max(8 * max(drops), 0.2):
+            break
+    seen = coarse[: len(lost)]
+    above = [p for p, d in zip(seen, lost, strict=True) if d < 0.4 * min(drops)]
+    below = [p for p, d in zip(seen, lost, strict=True) if d > 2 * max(drops)]
+    start, stop = min(above, default=seen[0]), max(below, default=seen[-1])
+    steps = min(_MOST_FINE, max(1, round((start - stop) / _STEP)))
+    fine = [round(stop + (start - stop) * k / steps, 4) for k in range(steps + 1)]
+    return sorted({*seen, *fine}, reverse=True), len(seen) * chips

@@ -1,0 +1,111 @@
+"""Iso-accuracy: the lowest operating point at which a network loses no more than a given share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+from joulewise.errors import InputError, check_in_range
+from joulewise.simulation import Simulation
+
+__all__ = ["IsoAccuracy", "iso_accuracy"]
+
+Floats = NDArray[np.float64]
+_RESAMPLES = 2000
+
+
+class IsoAccuracy(BaseModel):
+    """Where a network's mean accuracy has fallen by ``drop``.
+
+    Args:
+        drop: The accuracy given up, against a perfect memory of the same words; 0.01 is one point.
+        point: The lowest operating point whose mean accuracy is within the drop, interpolated
+            between simulated points; None if even the most reliable simulated point is not.
+        low: Lower end of the 95 % interval of ``point``.
+        high: Upper end.
+        at_edge: The lowest simulated point is still within the drop: the answer is "at most".
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    drop: float
+    point: float | None
+    low: float | None
+    high: float | None
+    at_edge: bool
+
+
+def iso_accuracy(
+    points: Sequence[float], simulations: Sequence[Simulation], drop: float, *, seed: int = 0
+) -> IsoAccuracy:
+    """The lowest operating point within an accuracy drop, and its interval over chips.
+
+    The drop is made monotone (the largest drop at this point or any more reliable one), and
+    interpolated linearly between points. The interval is a percentile bootstrap: chips are
+    resampled as wholes, each with its figures at every point, since they were the same chips.
+
+    Args:
+        points: Operating points, a larger one being more reliable; any order.
+        simulations: One result for each point, all of the same chips.
+        drop: In (0, 1].
+        seed: Of the bootstrap.
+
+    Returns:
+        The crossing and its interval.
+
+    Raises:
+        InputError: if the simulations are of different numbers of chips, or without targets.
+    """
+    check_in_range("drop", drop, 0.0, 1.0, open_low=True)
+    counts = {len(simulation.accuracy) for simulation in simulations}
+    if len(counts) != 1 or counts == {0} or len(points) != len(simulations):
+        raise InputError(
+            f"iso_accuracy was given {len(points)} points and chips {sorted(counts)}; allowed: one "
+            "simulation for each point, all with accuracies of the same chips"
+        )
+    order = np.argsort(points)[::-1]
+    knob = np.asarray(points, dtype=np.float64)[order]
+    lost = np.stack(
+        [
+            (simulations[i].ideal_accuracy or 0.0) - np.asarray(simulations[i].accuracy)
+            for i in order
+        ],
+        axis=1,
+    )
+    point = _crossing(knob, lost.mean(0)[None], drop)[0]
+    resampled = _resampled_means(lost, np.random.default_rng(seed))
+    low, high = np.quantile(_crossing(knob, resampled, drop), [0.025, 0.975])
+    known = bool(np.isfinite(point))
+    return IsoAccuracy(
+        drop=drop,
+        point=float(point) if known else None,
+        low=float(low) if np.isfinite(low) and known else None,
+        high=float(high) if np.isfinite(high) and known else None,
+        at_edge=bool(point == knob[-1]),
+    )
+
+
+def _resampled_means(lost: Floats, generator: np.random.Generator) -> Floats:
+    """Means over bootstrap samples of the chips: ``[resamples, points]``."""
+    chips = len(lost)
+    weights = generator.multinomial(chips, np.full(chips, 1 / chips), size=_RESAMPLES)
+    means: Floats = weights @ lost / chips
+    return means
+
+
+def _crossing(knob: Floats, drops: Floats, limit: float) -> Floats:
+    """Where each row of ``drops`` first exceeds ``limit``, going down ``knob``; inf if at once."""
+    worst = np.maximum.accumulate(drops, axis=1)
+    above = worst > limit
+    first = np.where(above.any(1), above.argmax(1), len(knob))
+    inside = np.clip(first, 1, len(knob) - 1)
+    rows = np.arange(len(drops))
+    upper, lower = worst[rows, inside - 1], worst[rows, inside]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        share = (limit - upper) / (lower - upper)
+    crossing = knob[inside - 1] + share * (knob[inside] - knob[inside - 1])
+    crossing = np.where(first == len(knob), knob[-1], crossing)
+    return np.where(first == 0, np.inf, crossing)

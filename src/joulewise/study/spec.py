@@ -1,0 +1,158 @@
+"""Specs: choices as plain data, as a command line or a file gives them, and what they build."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from joulewise.data import Dataset
+from joulewise.devices import (
+    PROFILES,
+    SRAM,
+    Correlated,
+    Flip,
+    Independent,
+    Mask,
+    Measured,
+    Stuck,
+    VoltageTable,
+)
+from joulewise.devices.fault_kinds import FaultKind
+from joulewise.devices.fault_maps import FaultMap
+from joulewise.devices.laws import ReliabilityLaw
+from joulewise.errors import TableError, refuse
+from joulewise.models import load_model, load_weights
+from joulewise.placement import Placement, fold_batchnorm, place, with_accesses
+from joulewise.study.comparison import Contender
+from joulewise.training import TrainingRecord
+
+__all__ = ["MemorySpec", "NetworkSpec", "PlacementSpec"]
+
+_CALIBRATION = 512
+
+
+class MemorySpec(BaseModel):
+    """A memory, by the words that the command line uses."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    device: Literal["sram"] = "sram"
+    bits: int = Field(default=8, ge=2, le=16)
+    profile: str = Field(default="exponential", description="a profile's name, or a CSV table")
+    fault: Literal["mask", "flip", "stuck"] = "mask"
+    zero_to_one: float = Field(default=1.0, ge=0, le=2)
+    one_to_zero: float = Field(default=1.0, ge=0, le=2)
+    stuck_at_one: float = Field(default=0.5, ge=0, le=1)
+    row: float = Field(default=0.0, ge=0, le=0.9)
+    column: float = Field(default=0.0, ge=0, le=0.9)
+    cluster: float = Field(default=0.0, ge=0, le=0.9)
+    fault_map: Path | None = None
+    map_rows: int = Field(default=512, ge=1)
+    map_columns: int = Field(default=256, ge=1)
+    per_channel: bool = False
+
+    def build(self, channel_dim: int | None = None) -> SRAM:
+        """The device.
+
+        Args:
+            channel_dim: The axis with a scale for each index; None for one scale.
+        """
+        return SRAM(
+            bits=self.bits,
+            law=self._law(),
+            fault=self._fault(),
+            fault_map=self._map(),
+            channel_dim=channel_dim,
+        )
+
+    def _law(self) -> ReliabilityLaw:
+        if self.profile in PROFILES:
+            return PROFILES[self.profile]
+        if not self.profile.endswith(".csv"):
+            allowed = f"{', '.join(PROFILES)}, or a table ending in .csv"
+            refuse("profile", repr(self.profile), allowed, TableError)
+        return VoltageTable.from_csv(self.profile)
+
+    def _fault(self) -> FaultKind:
+        if self.fault == "flip":
+            return Flip(zero_to_one=self.zero_to_one, one_to_zero=self.one_to_zero)
+        return Stuck(at_one=self.stuck_at_one) if self.fault == "stuck" else Mask()
+
+    def _map(self) -> FaultMap:
+        if self.fault_map is not None:
+            return Measured.from_csv(self.fault_map, rows=self.map_rows, columns=self.map_columns)
+        if self.row or self.column or self.cluster:
+            return Correlated(row=self.row, column=self.column, cluster=self.cluster)
+        return Independent()
+
+
+class PlacementSpec(BaseModel):
+    """What of a network goes to the memory."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    memory: MemorySpec = MemorySpec()
+    store: Literal["weights", "activations", "both"] = "weights"
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    fold_batchnorm: bool = False
+    accesses: Path | None = None
+
+
+class NetworkSpec(BaseModel):
+    """A network: how to make it, and the weights to give it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str
+    weights: Path | None = None
+    seed: int = Field(default=0, ge=0)
+
+    @property
+    def name(self) -> str:
+        """What reports call it: the weights file's name, or the model."""
+        return self.weights.stem if self.weights is not None else self.model
+
+    def place(self, data: Dataset, spec: PlacementSpec) -> Contender:
+        """Make the network, load its weights, and place it.
+
+        Activations get their range from the first 512 training samples, or test samples where there
+        is no training split.
+
+        Args:
+            data: The data set; decides input shape and classes.
+            spec: What goes where.
+
+        Returns:
+            The placed network, with its training record where the weights file holds one.
+        """
+        model = load_model(self.model, data.input_shape, data.classes, seed=self.seed)
+        metadata = {} if self.weights is None else load_weights(model, self.weights)
+        split = data.train or data.test
+        calibration = next(split.batches(_CALIBRATION))[0]
+        if spec.fold_batchnorm:
+            model = fold_batchnorm(model, calibration[:8])
+        placement = _place(model, calibration, spec)
+        training = metadata.get("training")
+        return Contender(
+            name=self.name,
+            placement=placement,
+            training=TrainingRecord.model_validate_json(training) if training else None,
+        )
+
+
+def _place(model: nn.Module, calibration: Tensor, spec: PlacementSpec) -> Placement:
+    memory = spec.memory
+    weights = memory.build(0 if memory.per_channel else None)
+    placement = place(
+        model,
+        weights=None if spec.store == "activations" else weights,
+        activations=None if spec.store == "weights" else memory.build(),
+        include=spec.include,
+        exclude=spec.exclude,
+        inputs=calibration,
+    )
+    return with_accesses(placement, spec.accesses) if spec.accesses else placement

@@ -1,0 +1,203 @@
+"""The training baseline: SGD with Nesterov momentum, warm-up, cosine, weight decay."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+from torch.nn import functional
+
+from joulewise.data import Dataset, Split
+from joulewise.errors import DataError, InputError
+from joulewise.models import seeded
+from joulewise.training.augment import augment
+
+__all__ = ["EpochRecord", "TrainingRecord", "TrainingSpec", "accuracy", "train"]
+
+
+class TrainingSpec(BaseModel):
+    """How to train. The defaults give honest CIFAR networks; see the README for figures."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    epochs: int = Field(default=30, ge=1, le=10_000)
+    batch_size: int = Field(default=128, ge=1, le=65_536)
+    lr: float = Field(default=0.2, gt=0, le=100, description="highest learning rate")
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    weight_decay: float = Field(default=5e-4, ge=0, le=1, description="on weights, not on biases")
+    warmup: float = Field(default=0.1, ge=0, lt=1, description="share of the steps")
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    augment: bool = True
+    precision: Literal["float32", "bfloat16"] = "float32"
+    seed: int = Field(default=0, ge=0)
+
+
+class EpochRecord(BaseModel):
+    """One pass over the training set."""
+
+    model_config = ConfigDict(frozen=True)
+
+    epoch: int
+    loss: float
+    seconds: float
+
+
+class TrainingRecord(BaseModel):
+    """What a training run was and what came of it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    spec: TrainingSpec
+    data: str
+    train_images: int
+    test_images: int
+    test_accuracy: float
+    seconds: float
+    history: tuple[EpochRecord, ...]
+
+
+def train(
+    model: nn.Module,
+    data: Dataset,
+    spec: TrainingSpec,
+    progress: Callable[[EpochRecord], None] | None = None,
+) -> TrainingRecord:
+    """Train a classifier in place.
+
+    The same model, data and spec give the same weights on a CPU with the same number of threads;
+    the global random state is left as it was.
+
+    Args:
+        model: Any module that maps a batch to ``[batch, classes]``; trained where it lies.
+        data: A data set with a training split.
+        spec: How to train.
+        progress: Called after each epoch.
+
+    Returns:
+        The record, with the accuracy on the test split.
+
+    Raises:
+        DataError: if the data set has no training split.
+        InputError: if the loss becomes NaN or infinite.
+    """
+    if data.train is None:
+        raise DataError(f"{data.name} has no training split; allowed: data with one, to train on")
+    began = time.perf_counter()
+    steps_per_epoch = math.ceil(len(data.train) / spec.batch_size)
+    optimizer = _optimizer(model, spec)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, _schedule(spec.epochs * steps_per_epoch, spec.warmup)
+    )
+    generator = torch.Generator().manual_seed(spec.seed)
+    history = []
+    model.train()
+    # Dropout and the like read only the global generator.
+    with seeded(spec.seed):
+        for epoch in range(1, spec.epochs + 1):
+            start = time.perf_counter()
+            losses = []
+            for inputs, targets in _batches(data, spec, generator):
+                losses.append(_step(model, inputs, targets, optimizer, spec))
+                schedule.step()
+            loss = float(torch.stack(losses).mean())
+            if not math.isfinite(loss):
+                raise InputError(
+                    f"the loss is {loss} in epoch {epoch} at lr {spec.lr:g}; try a lower lr"
+                )
+            history.append(EpochRecord(epoch=epoch, loss=loss, seconds=time.perf_counter() - start))
+            if progress is not None:
+                progress(history[-1])
+    return TrainingRecord(
+        spec=spec,
+        data=data.name,
+        train_images=len(data.train),
+        test_images=len(data.test),
+        test_accuracy=accuracy(model, data.test),
+        seconds=time.perf_counter() - began,
+        history=tuple(history),
+    )
+
+
+def accuracy(model: nn.Module, split: Split, batch_size: int = 256) -> float:
+    """Top-1 accuracy in [0, 1], in evaluation mode; the model's mode is put back."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    device = _device(model)
+    correct = 0
+    with torch.no_grad():
+        for inputs, targets in split.batches(batch_size):
+            correct += int((model(inputs.to(device)).argmax(1).cpu() == targets).sum())
+    for module, training in modes:
+        module.training = training
+    return correct / len(split)
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device
+
+
+def _optimizer(model: nn.Module, spec: TrainingSpec) -> torch.optim.SGD:
+    parameters = list(model.parameters())
+    groups = [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": spec.weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    return torch.optim.SGD(groups, lr=spec.lr, momentum=spec.momentum, nesterov=spec.momentum > 0)
+
+
+def _schedule(steps: int, warmup: float) -> Callable[[int], float]:
+    """Linear from 0 to 1 over the warm-up, then half a cosine down to 0."""
+    rise = max(1, round(warmup * steps))
+
+    def factor(step: int) -> float:
+        if step < rise:
+            return (step + 1) / rise
+        return 0.5 + 0.5 * math.cos(math.pi * (step - rise) / max(1, steps - rise))
+
+    return factor
+
+
+def _batches(
+    data: Dataset, spec: TrainingSpec, generator: torch.Generator
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The training split in random order, augmented; the last batch may be short."""
+    split = data.train
+    assert split is not None
+    order = torch.randperm(len(split), generator=generator)
+    images = split.inputs.ndim == 4
+    for chosen in torch.split(order, spec.batch_size):
+        if len(chosen) == 1 < len(order):
+            continue  # batch normalisation cannot train on one sample
+        inputs = split.inputs[chosen]
+        if spec.augment and images:
+            padding = inputs.shape[-1] // 8
+            inputs = augment(inputs, padding=padding, flips=data.flips, generator=generator)
+        yield split.normalise(inputs), split.targets[chosen]
+
+
+def _step(
+    model: nn.Module,
+    inputs: Tensor,
+    targets: Tensor,
+    optimizer: torch.optim.Optimizer,
+    spec: TrainingSpec,
+) -> Tensor:
+    device = _device(model)
+    if inputs.ndim == 4:
+        inputs = inputs.contiguous(memory_format=torch.channels_last)
+    optimizer.zero_grad(set_to_none=True)
+    half = spec.precision == "bfloat16"
+    with torch.autocast(device.type, torch.bfloat16, enabled=half):
+        outputs = model(inputs.to(device))
+    loss = functional.cross_entropy(
+        outputs.float(), targets.to(device), label_smoothing=spec.label_smoothing
+    )
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+    return loss.detach()
