@@ -77,7 +77,10 @@ def iso_accuracy(
     )
     point = _crossing(knob, lost.mean(0)[None], drop)[0]
     resampled = _resampled_means(lost, np.random.default_rng(seed))
-    low, high = np.quantile(_crossing(knob, resampled, drop), [0.025, 0.975])
+    crossings = _crossing(knob, resampled, drop)
+    # Outward to crossings that occurred: a resample without one counts as infinity.
+    low = np.quantile(crossings, 0.025, method="lower")
+    high = np.quantile(crossings, 0.975, method="higher")
     known = bool(np.isfinite(point))
     return IsoAccuracy(
         drop=drop,

@@ -1,0 +1,94 @@
+import pytest
+
+from joulewise.data import load_digits
+from joulewise.devices import SRAM
+from joulewise.errors import InputError
+from joulewise.models import build
+from joulewise.placement import place
+from joulewise.study import Comparison, Contender, compare, energy_curve
+from joulewise.training import TrainingSpec, train
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return load_digits()
+
+
+@pytest.fixture(scope="module")
+def contenders(digits):
+    made = []
+    for name in ("mlp", "cnn"):
+        model = build(name, digits.input_shape, digits.classes, seed=0)
+        record = train(model, digits, TrainingSpec(epochs=6, lr=0.1))
+        calibration = next(digits.train.batches(128))[0]
+        memory = SRAM(bits=8)
+        placement = place(model, weights=memory, activations=memory, inputs=calibration)
+        made.append(Contender(name=name, placement=placement, training=record))
+    return made
+
+
+@pytest.fixture(scope="module")
+def comparison(contenders, digits):
+    return compare(contenders, digits.test.subset(200), data_name="digits", chips=12)
+
+
+def test_every_network_has_a_curve_and_a_saving_for_each_drop(comparison):
+    assert [c.name for c in comparison.contenders] == ["mlp", "cnn"]
+    for contender in comparison.contenders:
+        assert len(contender.points) == len(contender.simulations)
+        assert list(contender.points) == sorted(contender.points, reverse=True)
+        assert [saving.at.drop for saving in contender.savings] == [0.005, 0.01]
+        assert all(simulation.chips == 12 for simulation in contender.simulations)
+
+
+def test_a_common_point_saves_what_it_leaves(comparison):
+    for contender in comparison.contenders:
+        for saving in contender.savings:
+            assert saving.memory_saved == pytest.approx(1 - saving.at.point)
+            assert saving.memory_saved_low <= saving.memory_saved <= saving.memory_saved_high
+            reliable = contender.reliable.energy
+            everything = reliable.memory_reliable_j + reliable.unplaced_j + reliable.arithmetic_j
+            spent = everything - reliable.memory_reliable_j + saving.memory_j
+            assert saving.total_saved == pytest.approx(1 - spent / everything)
+
+
+def test_a_larger_drop_never_needs_more_energy(comparison):
+    for contender in comparison.contenders:
+        small, large = contender.savings
+        assert large.at.point <= small.at.point
+
+
+def test_points_lie_on_both_sides_of_the_crossing(comparison):
+    for contender in comparison.contenders:
+        for saving in contender.savings:
+            assert min(contender.points) < saving.at.point < max(contender.points)
+
+
+def test_the_record_survives_json(comparison):
+    assert Comparison.model_validate_json(comparison.model_dump_json()) == comparison
+
+
+def test_given_points_are_used_and_chips_are_common(contenders, digits):
+    test = digits.test.subset(50)
+    curve = energy_curve(contenders[0].placement, test, points=[0.3, 0.5], chips=3)
+    assert curve.points == (0.5, 0.3)
+    assert curve.simulations[0].seed == curve.simulations[1].seed
+
+
+def test_progress_ends_at_its_total(contenders, digits):
+    seen = []
+    compare(
+        contenders[:1],
+        digits.test.subset(50),
+        data_name="digits",
+        chips=3,
+        progress=lambda name, done, total: seen.append((name, done, total)),
+    )
+    assert seen[-1][1] == seen[-1][2]
+    assert {name for name, _, _ in seen} == {"mlp"}
+
+
+def test_contenders_need_names_of_their_own(contenders, digits):
+    for wrong in ([], [contenders[0], contenders[0]]):
+        with pytest.raises(InputError, match="names all different"):
+            compare(wrong, digits.test, data_name="digits")
