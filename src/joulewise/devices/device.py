@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from joulewise.errors import check_in_range
+
 __all__ = ["Chip", "Device", "Moments", "Point", "Traffic", "as_point"]
 
 Point = float | Tensor
@@ -41,6 +43,10 @@ class Chip:
 
     seed: int
     part: str = ""
+
+    def __post_init__(self) -> None:
+        """Check the seed once."""
+        check_in_range("seed", self.seed, 0, 2**63)
 
     def at(self, part: str) -> Chip:
         """The region of this chip that holds the tensor ``part``."""

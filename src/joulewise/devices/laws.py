@@ -64,7 +64,7 @@ class ExponentialLaw:
         0.001662
 
     References:
-        Hacene, Leduc-Primeau, Amoussou, Gripon, Gagnon, "Training modern deep neural networks for
+        G. B. Hacene et al., "Training modern deep neural networks for
         memory-fault robustness", ISCAS 2019, arXiv 1911.10287 (the law). Horowitz, "Computing's
         energy problem (and what we can do about it)", ISSCC 2014, figure 1.1.9 (the joules).
     """

@@ -1,0 +1,5 @@
+"""One thread for each test process: tests run in parallel, and threads would wait for each other."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")

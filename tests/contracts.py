@@ -1,0 +1,159 @@
+"""What every public kind must do, whatever it is. Import with ``from contracts import ...``."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from joulewise.devices import Chip, Device, Point, Traffic
+from joulewise.errors import OperatingPointError, WeightsError
+
+CHIPS = 300
+SHAPE = (48, 16)
+TRAFFIC = Traffic(words=768, reads=768.0, writes=32.0)
+Z = 5.0  # two-sided 6e-7 for each of a few tens of comparisons, on fixed seeds
+
+
+def check_device(device: Device[Any], points: Sequence[Point]) -> None:
+    """The contract of `Device`.
+
+    Args:
+        device: Any device.
+        points: Operating points, numbers or one for each bit plane, ascending on the knob, away
+            from kinks of the device's law, and each with enough faults to be measured.
+    """
+    tensor = torch.randn(SHAPE, generator=torch.Generator().manual_seed(20), dtype=torch.float64)
+    stored = device.store(tensor, name="w")
+    check_description(device)
+    check_refusals(device)
+    check_store_and_ideal(device, tensor)
+    check_most_reliable(device, tensor)
+    check_energy(device, points)
+    for point in points:
+        check_same_chip(device, stored, point)
+        check_moments(device, stored, point)
+        check_gradient(lambda at: device.moments(stored, at).mean.sum(), point)
+        check_gradient(lambda at: device.moments(stored, at).var.sum(), point)
+
+
+def check_description(device: Device[Any]) -> None:
+    """Plain data, the same after a trip through JSON."""
+    described = device.describe()
+    assert json.loads(json.dumps(described, allow_nan=False)) == described
+    assert isinstance(device.knob, str)
+
+
+def check_refusals(device: Device[Any]) -> None:
+    """NaN is refused by the tensor's name, and a knob out of range by the knob's."""
+    with pytest.raises(WeightsError, match=r"fc\.weight"):
+        device.store(torch.tensor([1.0, math.nan]), name="fc.weight")
+    for bad in (math.nan, math.inf, -1.0):
+        with pytest.raises(OperatingPointError, match=device.knob):
+            device.point(**{device.knob: bad})
+    with pytest.raises(OperatingPointError, match="allowed"):
+        device.point(no_such_knob=0.5)
+    best = device.most_reliable
+    assert float(torch.as_tensor(device.point(**{device.knob: best}))) == best
+
+
+def check_store_and_ideal(device: Device[Any], tensor: Tensor) -> None:
+    """What a perfect memory reads has the shape and dtype that were stored, and is stored again."""
+    for dtype in (torch.float32, torch.float64, torch.bfloat16):
+        typed = tensor.to(dtype)
+        before = typed.clone()
+        stored = device.store(typed)
+        assert torch.equal(typed, before), "store changed its argument"
+        for out in (
+            device.ideal(stored),
+            device.read(stored, device.most_reliable, Chip(seed=0)),
+        ):
+            assert out.shape == typed.shape
+            assert out.dtype == dtype
+    ideal = device.ideal(device.store(tensor))
+    again = device.ideal(device.store(ideal))
+    assert torch.allclose(again, ideal, rtol=1e-12, atol=1e-12)
+
+
+def check_most_reliable(device: Device[Any], tensor: Tensor) -> None:
+    """At its most reliable point a device is within 1 % (root mean square) of a perfect one."""
+    stored = device.store(tensor)
+    ideal = device.ideal(stored)
+    moments = device.moments(stored, device.most_reliable)
+    error = ((moments.mean - ideal) ** 2 + moments.var).mean()
+    assert float(error) <= 1e-4 * float((ideal**2).mean())
+
+
+def check_energy(device: Device[Any], points: Sequence[Point]) -> None:
+    """One number of joules, strictly monotone in the knob, proportional to accesses, with slope."""
+    joules = [device.energy(TRAFFIC, point) for point in points]
+    assert all(j.shape == () and j.dtype == torch.float64 for j in joules)
+    values = [float(j) for j in joules]
+    rising = all(a < b for a, b in zip(values, values[1:], strict=False))
+    falling = all(a > b for a, b in zip(values, values[1:], strict=False))
+    assert rising or falling
+    assert min(values) > 0
+    twice = Traffic(words=768, reads=1536.0, writes=64.0)
+    assert float(device.energy(twice, points[0])) == pytest.approx(2 * values[0], rel=1e-12)
+    for point in points:
+        check_gradient(lambda at: device.energy(TRAFFIC, at), point)
+
+
+def check_same_chip(device: Device[Any], stored: Any, point: Point) -> None:
+    """A chip is what it is; another chip, and another part of the same chip, are not."""
+    read = device.read(stored, point, Chip(seed=3, part="a"))
+    assert torch.equal(read, device.read(stored, point, Chip(seed=3).at("a")))
+    for others in (
+        [Chip(seed=seed, part="a") for seed in range(4, 9)],
+        [Chip(seed=3, part=part) for part in "bcdef"],
+    ):
+        assert not all(torch.equal(read, device.read(stored, point, chip)) for chip in others)
+
+
+def check_moments(device: Device[Any], stored: Any, point: Point) -> None:
+    """Chips agree with `moments`: t statistics over chips, so words may depend on each other.
+
+    For the mean: a plain sum over the words and three with random signs. For the variance: the sum
+    of squared distances from the predicted mean.
+    """
+    moments = device.moments(stored, point)
+    assert moments.mean.shape == moments.var.shape == device.ideal(stored).shape
+    assert float(moments.var.min()) >= 0
+    reads = torch.stack([device.read(stored, point, Chip(seed=seed)) for seed in range(CHIPS)])
+    away = (reads - moments.mean).double().flatten(1)
+    signs = torch.randint(0, 2, (3, away.shape[1]), generator=torch.Generator().manual_seed(7))
+    weights = torch.cat([torch.ones(1, away.shape[1]), 2.0 * signs - 1]).double()
+    for column in (away @ weights.T).T:
+        assert abs(z_of(column)) < Z
+    assert abs(z_of((away**2 - moments.var.double().flatten()).sum(1))) < Z
+
+
+def z_of(samples: Tensor) -> float:
+    """The mean of independent samples in units of its standard error; 0 if they are all 0."""
+    spread = float(samples.std()) / math.sqrt(len(samples))
+    mean = float(samples.mean())
+    if spread == 0:
+        return 0.0 if abs(mean) < 1e-12 else math.inf
+    return mean / spread
+
+
+def check_gradient(function: Any, point: Point) -> None:
+    """Gradients flow to the operating point and equal a central difference."""
+    at = torch.as_tensor(point, dtype=torch.float64).clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(function(at), at)
+    step = 1e-6
+    with torch.no_grad():
+        flat = at.detach().reshape(-1)
+        for index in range(len(flat)):
+            shift = torch.zeros_like(flat)
+            shift[index] = step
+            up, down = (function((flat + s * shift).view_as(at)) for s in (1, -1))
+            numeric = float((up - down) / (2 * step))
+            got = float(gradient.reshape(-1)[index])
+            scale = float(gradient.abs().max())
+            assert got == pytest.approx(numeric, rel=1e-4, abs=1e-6 * scale + 1e-300)
