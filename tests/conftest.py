@@ -1,4 +1,4 @@
-"""One thread for each test process: tests run in parallel, and threads would wait for each other."""
+"""One thread for each test process: tests run in parallel, and threads wait for each other."""
 
 import os
 

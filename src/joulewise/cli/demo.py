@@ -24,13 +24,15 @@ def demo(
     chips: options.Chips = 50,
     epochs: Annotated[int, typer.Option(min=1, help="passes over the training set")] = 30,
     seed: options.Seed = 0,
-    threads: options.Threads = 0,
+    threads: options.Threads = 1,
     json: options.Json = False,
 ) -> None:
     """Train four networks on digits, put them on faulty SRAM, and report what each can save.
 
     Weights and activations are 8-bit words; faults are bit masking on the exponential law.
     """
+    # One thread by default: networks this small gain nothing from more, and on a busy machine
+    # threads that wait for each other cost ten times the work.
     console.start(threads)
     from joulewise.cli.compare import present, ready, run
     from joulewise.data import load_digits

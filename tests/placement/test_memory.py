@@ -1,0 +1,649 @@
+import warnings
+from collections import OrderedDict, namedtuple
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn.utils import parametrizations
+
+from joulewise.devices import SRAM, Chip, Flip, Stuck
+from joulewise.errors import InputError, ModelError, WeightsError
+from joulewise.models import build, seeded
+from joulewise.placement import call, loaded, place
+from joulewise.words import FixedPoint, decode, encode
+
+W, A = SRAM(bits=8), SRAM(bits=6)
+CHIP = Chip(seed=3)
+# A cell in four fails: every tensor of a few words is struck.
+ETA = 0.1
+
+
+def rand(*shape):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+
+
+def tokens(*shape):
+    return torch.randint(10, shape, generator=torch.Generator().manual_seed(0))
+
+
+class Function(nn.Module):
+    """A model from parts and a function of them and the inputs."""
+
+    def __init__(self, forward, **parts):
+        super().__init__()
+        for name, part in parts.items():
+            setattr(self, name, part)
+        self.function = forward
+
+    def forward(self, *inputs, **named):
+        return self.function(self, *inputs, **named)
+
+
+def parameter(*shape):
+    return nn.Parameter(rand(*shape))
+
+
+def tied():
+    model = nn.Sequential(nn.Embedding(10, 4), nn.Linear(4, 10, bias=False))
+    model[1].weight = model[0].weight
+    return model
+
+
+def shared_storage():
+    data = rand(4, 4)
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    model[0].weight, model[1].weight = nn.Parameter(data), nn.Parameter(data)
+    return model
+
+
+def aliased():
+    model = Function(lambda m, x: x @ m.held[0], w=parameter(6, 4))
+    model.held = [model.w]
+    return model
+
+
+def old_weight_norm():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return nn.utils.weight_norm(nn.Linear(6, 4))
+
+
+def containers():
+    return Function(
+        lambda m, x: F.linear(x, m.w) @ m.rest[0] @ m.named["k"],
+        w=parameter(4, 6),
+        rest=nn.ParameterList([parameter(4, 4)]),
+        named=nn.ParameterDict({"k": parameter(4, 4)}),
+    )
+
+
+def scripted():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.jit.script(nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 4)))
+
+
+MODELS = {
+    "linear": (lambda: nn.Linear(6, 4, bias=False), rand(3, 6)),
+    "one sample": (lambda: nn.Linear(6, 4), rand(1, 6)),
+    "1-d": (lambda: nn.Conv1d(4, 6, 3, dilation=2, groups=2), rand(2, 4, 12)),
+    "depthwise": (lambda: nn.Conv2d(4, 8, 3, stride=2, groups=4), rand(2, 4, 8, 8)),
+    "3-d": (lambda: nn.Conv3d(2, 3, 2), rand(2, 2, 4, 4, 4)),
+    "transposed": (lambda: nn.ConvTranspose2d(4, 6, 3, groups=2), rand(2, 4, 5, 5)),
+    "channels last": (
+        lambda: nn.Sequential(nn.Conv2d(4, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3)).to(
+            memory_format=torch.channels_last
+        ),
+        rand(2, 4, 8, 8).to(memory_format=torch.channels_last),
+    ),
+    "bfloat16": (
+        lambda: nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4)).bfloat16(),
+        rand(3, 8).bfloat16(),
+    ),
+    "float16": (lambda: nn.Linear(8, 8).half(), rand(3, 8).half()),
+    "float64": (
+        lambda: nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 4)).double(),
+        rand(3, 8).double(),
+    ),
+    "lstm": (
+        lambda: nn.LSTM(6, 5, batch_first=True, num_layers=2, bidirectional=True),
+        rand(3, 7, 6),
+    ),
+    "gru": (lambda: nn.GRU(6, 5, batch_first=True), rand(3, 7, 6)),
+    "gru cell": (lambda: nn.GRUCell(6, 5), (rand(3, 6), rand(3, 5))),
+    "attention": (
+        lambda: Function(
+            lambda m, x: m.attend(x, x, x, need_weights=False)[0],
+            attend=nn.MultiheadAttention(8, 2, batch_first=True),
+        ),
+        rand(3, 5, 8),
+    ),
+    "encoder": (
+        lambda: nn.TransformerEncoder(
+            nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 2, enable_nested_tensor=False
+        ),
+        rand(3, 5, 8),
+    ),
+    "decoder": (
+        lambda: nn.TransformerDecoderLayer(8, 2, 16, batch_first=True),
+        (rand(3, 5, 8), rand(3, 4, 8)),
+    ),
+    "embedding": (
+        lambda: nn.Sequential(nn.Embedding(10, 4), nn.Flatten(), nn.Linear(12, 3)),
+        tokens(2, 3),
+    ),
+    "embedding that writes": (lambda: nn.Embedding(10, 4, max_norm=0.5), tokens(2, 3)),
+    "tied": (tied, tokens(2, 3)),
+    "shared storage": (shared_storage, rand(3, 4)),
+    "called twice": (lambda: Function(lambda m, x: m.f(m.f(x)), f=nn.Linear(4, 4)), rand(3, 4)),
+    "keywords": (lambda: Function(lambda m, x: m.f(input=x), f=nn.Linear(4, 4)), rand(3, 4)),
+    "mapping": (
+        lambda: Function(lambda m, a, b: m.f(a) - m.f(b), f=nn.Linear(4, 4)),
+        {"b": rand(3, 4), "a": 2 * rand(3, 4)},
+    ),
+    "logits": (
+        lambda: Function(lambda m, x: SimpleNamespace(logits=m.f(x), loss=None), f=nn.Linear(4, 4)),
+        rand(3, 4),
+    ),
+    "bilinear": (lambda: nn.Bilinear(4, 5, 3), (rand(3, 4), rand(3, 5))),
+    "functional": (containers, rand(3, 6)),
+    "held in a list": (aliased, rand(3, 6)),
+    "weight norm": (lambda: parametrizations.weight_norm(nn.Linear(6, 4)), rand(3, 6)),
+    "spectral norm": (lambda: parametrizations.spectral_norm(nn.Linear(6, 4)), rand(3, 6)),
+    "orthogonal": (lambda: parametrizations.orthogonal(nn.Linear(6, 4)), rand(3, 6)),
+    "old weight norm": (old_weight_norm, rand(3, 6)),
+    "scripted": (scripted, rand(3, 6)),
+    "checkpointed": (
+        lambda: Function(
+            lambda m, x: torch.utils.checkpoint.checkpoint(m.f, x, use_reentrant=False),
+            f=nn.Linear(4, 4),
+        ),
+        rand(3, 4),
+    ),
+    "resnet8": (lambda: build("resnet8", (3, 8, 8), 4, seed=0), rand(2, 3, 8, 8)),
+    "mobilenetv2": (lambda: build("mobilenetv2", (3, 8, 8), 4, seed=0), rand(2, 3, 8, 8)),
+}
+
+
+def make(kind):
+    model, inputs = MODELS[kind]
+    with seeded(0):
+        return model(), inputs
+
+
+def placed(model, inputs, activations=False):
+    """A placement; refusals say what to leave out."""
+    both = {"weights": W, "inputs": inputs}
+    if not activations:
+        return place(model, **both)
+    patterns = []
+    while True:
+        try:
+            return place(model, **both, activations=A, exclude=patterns)
+        except ModelError as error:
+            assert "is not called on its own" in str(error)
+            patterns.append(str(error).split("exclude '")[1][:-1])
+
+
+def snapshot(model):
+    """Everything about a model that has to be there again, and a check that it is."""
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    buffers = {name: tensor.clone() for name, tensor in model.named_buffers()}
+    objects = [id(p) for p in model.parameters()]
+    storages = [p.data_ptr() for p in model.parameters()]
+    grads = [p.requires_grad for p in model.parameters()]
+    modes = [module.training for module in model.modules()]
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+
+    def check():
+        now = model.state_dict()
+        assert list(now) == list(state)
+        assert all(torch.equal(now[name], tensor) for name, tensor in state.items())
+        now = dict(model.named_buffers())
+        assert list(now) == list(buffers)
+        assert all(torch.equal(now[name], tensor) for name, tensor in buffers.items())
+        assert [id(p) for p in model.parameters()] == objects
+        assert [p.data_ptr() for p in model.parameters()] == storages
+        assert [p.requires_grad for p in model.parameters()] == grads
+        assert [module.training for module in model.modules()] == modes
+        for module in model.modules():
+            if not isinstance(module, torch.jit.ScriptModule):
+                assert not module._forward_pre_hooks_with_kwargs
+                assert not module._forward_hooks and not module._forward_hooks_always_called
+        assert torch.backends.mha.get_fastpath_enabled() is fast_path
+        assert torch.is_grad_enabled()
+
+    return check
+
+
+@pytest.fixture(autouse=True)
+def plain_attention():
+    """Outputs of the model on its own are those of its layers, not of a fused kernel."""
+    torch.backends.mha.set_fastpath_enabled(False)
+    yield
+    torch.backends.mha.set_fastpath_enabled(True)
+
+
+@pytest.mark.parametrize("activations", [False, True], ids=["weights", "and activations"])
+@pytest.mark.parametrize("kind", MODELS)
+def test_any_model(kind, activations):
+    model, inputs = make(kind)
+    model.eval()
+    with torch.no_grad():
+        untouched = call(model, inputs)
+    model.train()
+    check = snapshot(model)
+    placement = placed(model, inputs, activations)
+    check()
+    plan = placement.plan(eta=ETA)
+    with loaded(placement) as memory:
+        ideal = call(model, inputs)
+        memory.read(plan, CHIP)
+        assert memory.differs()
+        struck = call(model, inputs)
+        assert not torch.equal(struck, ideal)
+        for name in plan:
+            memory.read(placement.plan_at_most_reliable() | {name: 0.01}, CHIP)
+            assert not torch.equal(call(model, inputs), ideal), f"{name} is not read"
+        memory.original()
+        assert torch.equal(call(model, inputs), untouched)
+        memory.read(plan, CHIP)
+        assert torch.equal(call(model, inputs), struck)
+        memory.ideal()
+        assert not memory.differs()
+        assert torch.equal(call(model, inputs), ideal)
+    check()
+    model.eval()
+    with torch.no_grad():
+        assert torch.equal(call(model, inputs), untouched)
+    if not isinstance(model, torch.jit.ScriptModule):
+        parameters = list(model.parameters())
+        grads = torch.autograd.grad(
+            call(model, inputs).float().sum(), parameters, allow_unused=True
+        )
+        assert any(grad is not None for grad in grads)
+
+
+@pytest.mark.parametrize(
+    "kind", ["linear", "depthwise", "channels last", "lstm", "attention", "tied"]
+)
+@pytest.mark.parametrize(
+    "device",
+    [W, SRAM(bits=4, channel_dim=0), SRAM(bits=8, fault=Flip()), SRAM(bits=3, fault=Stuck())],
+    ids=["mask", "per channel", "flip", "stuck"],
+)
+def test_reading_is_replacing_each_weight_by_hand(kind, device):
+    model, inputs = make(kind)
+    model.eval()
+    placement = place(model, weights=device)
+
+    def replaced(tensors):
+        # As parameters: attention takes another kernel for weights that need no gradient.
+        tensors = {name: nn.Parameter(tensor) for name, tensor in tensors.items()}
+        with torch.no_grad():
+            parts = inputs if isinstance(inputs, tuple) else (inputs,)
+            out = torch.func.functional_call(model, tensors, parts)
+        return out[0] if isinstance(out, tuple) else out
+
+    own = dict(model.named_parameters())
+    for seed, eta in ((0, 0.1), (1, 0.1), (0, 0.3), (1, 1.0)):
+        by_hand = {
+            name: device.read(device.store(own[name].detach()), eta, Chip(seed=seed, part=name))
+            for name in placement.plan(eta=eta)
+        }
+        with loaded(placement) as memory:
+            memory.read(placement.plan(eta=eta), Chip(seed=seed))
+            actual = call(model, inputs)
+            now = dict(model.named_parameters())
+            assert all(torch.equal(now[name], tensor) for name, tensor in by_hand.items())
+        assert torch.equal(actual, replaced(by_hand))
+    rounded = {
+        name: decode(
+            encode(own[name].detach(), FixedPoint(bits=device.bits, channel_dim=device.channel_dim))
+        )
+        for name in placement.plan(eta=1.0)
+    }
+    with loaded(placement) as memory:
+        memory.ideal()
+        actual = call(model, inputs)
+    torch.testing.assert_close(actual, replaced(rounded))
+
+
+def test_both_owners_of_a_tied_weight_are_struck():
+    for kind in ("tied", "shared storage"):
+        model, inputs = make(kind)
+        before = model[0].weight.detach().clone()
+        with loaded(placed(model, inputs)) as memory:
+            memory.read({"0.weight": ETA}, CHIP)
+            assert not torch.equal(model[0].weight, before)
+            assert torch.equal(model[0].weight, model[1].weight)
+            assert model[0].weight.data_ptr() == model[1].weight.data_ptr()
+
+
+def test_activations_pass_through_the_memory_of_their_layer():
+    model = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 4)).eval()
+    inputs, later = rand(7, 6), 3 * rand(2, 6)
+    placement = place(model, activations=A, inputs=inputs)
+    limits = {tensor.name: tensor.limit for tensor in placement.placed}
+    assert limits["0:input"] == float(inputs.abs().max())
+
+    def by_hand(batch, chip):
+        def through(values, name):
+            part = None if chip is None else chip.at(name)
+            return A.round_trip(values, 0.2, part, limits[name])
+
+        with torch.no_grad():
+            hidden = model[1](model[0](through(batch, "0:input")))
+            return model[2](through(hidden, "2:input"))
+
+    expected = {
+        (batch, chip): by_hand(data, chip)
+        for batch, data in (("inputs", inputs), ("later", later))
+        for chip in (None, CHIP)
+    }
+    with loaded(placement) as memory:
+        for batch, data in (("inputs", inputs), ("later", later)):
+            memory.ideal()
+            assert torch.equal(call(model, data), expected[batch, None])
+            memory.read(placement.plan(eta=0.2), CHIP)
+            assert torch.equal(call(model, data), expected[batch, CHIP])
+            assert not memory.differs()
+
+
+def test_every_sample_meets_the_same_cells():
+    model = Function(
+        lambda m, x: m.f(x.flatten(0, 1)).unflatten(0, (len(x), -1)), f=nn.Linear(4, 4)
+    )
+    inputs = rand(1, 5, 4).expand(6, -1, -1)
+    placement = place(model, activations=A, inputs=inputs)
+    with loaded(placement) as memory:
+        memory.read(placement.plan(eta=ETA), CHIP)
+        out = call(model, inputs)
+        assert all(torch.equal(sample, out[0]) for sample in out)
+        assert not torch.equal(out[0, 0], out[0, 1])
+        assert torch.equal(call(model, inputs[:1]), out[:1])
+
+
+def test_other_sequence_lengths_than_the_traced_one():
+    model = Function(
+        lambda m, x: m.f(x.flatten(0, 1)).unflatten(0, (len(x), -1)) + m.f(x[:, 0])[:, None],
+        f=nn.Linear(4, 4),
+    )
+    placement = place(model, activations=A, inputs=rand(6, 5, 4))
+    with loaded(placement) as memory:
+        memory.read(placement.plan(eta=ETA), CHIP)
+        for length in (1, 3, 10):
+            inputs = rand(1, length, 4).expand(4, -1, -1)
+            out = call(model, inputs)
+            assert all(torch.equal(sample, out[0]) for sample in out)
+
+
+def test_a_first_axis_that_is_not_the_batch_is_refused_later_too():
+    model = Function(lambda m, x: m.f(x[:1] if m.short else x), f=nn.Linear(4, 4))
+    model.short = False
+    placement = place(model, activations=A, inputs=rand(3, 4))
+    model.short = True
+    with (
+        pytest.raises(ModelError, match=r"the shape of f:input is \(1, 4\); allowed: a first axis"),
+        loaded(placement),
+    ):
+        call(model, rand(3, 4))
+
+
+def test_a_layer_called_without_the_model_around_it():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    placement = place(model, activations=A, inputs=rand(3, 4))
+    with loaded(placement) as memory:
+        memory.read(placement.plan(eta=ETA), CHIP)
+        call(model, rand(3, 4))
+        with torch.no_grad():
+            stepwise = model[1](model[0](rand(5, 4)))
+        assert torch.equal(stepwise, call(model, rand(5, 4)))
+
+
+Pair = namedtuple("Pair", "left right")
+
+
+@pytest.mark.parametrize(
+    "pack",
+    [
+        lambda x: [x, x + 1],
+        lambda x: (x, (x + 1, "text")),
+        lambda x: Pair(x, x + 1),
+        lambda x: {"a": x, "b": [x + 1]},
+        lambda x: OrderedDict(a=x, b=x + 1),
+    ],
+    ids=["list", "nested", "named tuple", "dict", "ordered dict"],
+)
+def test_inputs_of_a_layer_in_any_nesting(pack):
+    class Layer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = parameter(4, 4)
+            self.kinds = set()
+
+        def forward(self, nested, *, other=None):
+            self.kinds.add(type(nested))
+            values = list(nested.values()) if isinstance(nested, dict) else list(nested)
+            second = values[1] if isinstance(values[1], torch.Tensor) else values[1][0]
+            return (values[0] - second) @ self.weight
+
+    kinds = set()
+    layer = Layer()
+    layer.kinds = kinds
+    model = Function(lambda m, x: m.layer(pack(x), other=None), layer=layer)
+    placement = place(model, activations=A, inputs=rand(3, 4))
+    assert [t.name for t in placement.placed] == ["layer:input", "layer:input1"]
+    with loaded(placement) as memory:
+        ideal = call(model, rand(3, 4))
+        for name in placement.plan(eta=1.0):
+            memory.read(placement.plan_at_most_reliable() | {name: 0.01}, CHIP)
+            assert not torch.equal(call(model, rand(3, 4)), ideal)
+    assert len(kinds) == 1
+
+
+def test_chips_back_and_forth():
+    model = build("cnn", (1, 8, 8), 4, seed=0)
+    inputs = rand(3, 1, 8, 8)
+    placement = place(model, weights=W, activations=A, inputs=inputs)
+    plans = [placement.plan(eta=0.2), placement.plan(eta=0.4)]
+    first = {}
+    with loaded(placement) as memory:
+        for chip in (0, 1, 0, 2, 1, 1, 0):
+            for index, plan in enumerate(plans):
+                memory.read(plan, Chip(seed=chip))
+                out = call(model, inputs)
+                assert torch.equal(first.setdefault((chip, index), out), out)
+    with loaded(placement) as memory:
+        for (chip, index), out in reversed(first.items()):
+            memory.read(plans[index], Chip(seed=chip))
+            assert torch.equal(call(model, inputs), out)
+    assert not torch.equal(first[0, 0], first[1, 0]) and not torch.equal(first[0, 0], first[0, 1])
+
+
+@pytest.mark.parametrize("where", ["forward", "hook", "between"])
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit, GeneratorExit])
+def test_restored_after_an_exception(where, error):
+    model = build("resnet8", (3, 8, 8), 4, seed=0)
+    model.stages.eval()
+    inputs = rand(2, 3, 8, 8)
+    placement = place(model, weights=W, activations=A, inputs=inputs)
+    check = snapshot(model)
+
+    def fail(*args):
+        raise error
+
+    block = model.stages[1][0].first[0]
+    with pytest.raises(error), loaded(placement) as memory:
+        memory.read(placement.plan(eta=ETA), CHIP)
+        if where == "between":
+            fail()
+        elif where == "forward":
+            block.forward = fail
+            call(model, inputs)
+        with_fault = block.register_forward_hook(fail)
+        try:
+            call(model, inputs)
+        finally:
+            with_fault.remove()
+    assert "forward" not in vars(block)
+    check()
+
+
+def test_weights_that_cannot_be_stored_are_refused_by_name():
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    with torch.no_grad():
+        model[1].weight[1, 1] = torch.nan
+    placement = place(model, weights=W)
+    kept = [parameter.data_ptr() for parameter in model.parameters()]
+    with (
+        pytest.raises(WeightsError, match=r"1\.weight is NaN or infinite in 1 of 9; allowed: fini"),
+        loaded(placement),
+    ):
+        pass
+    assert [parameter.data_ptr() for parameter in model.parameters()] == kept
+    assert all(module.training for module in model.modules())
+
+
+def test_a_plan_that_leaves_out_a_tensor_is_refused_and_changes_nothing():
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    placement = place(model, weights=W)
+    with loaded(placement) as memory:
+        before = model[0].weight.clone()
+        with pytest.raises(InputError, match=r"no operating point for 1\.weight"):
+            memory.read({"0.weight": 0.01}, CHIP)
+        assert torch.equal(model[0].weight, before) and not memory.differs()
+
+
+def test_requires_grad_and_gradients_stay():
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    model[0].weight.requires_grad_(False)
+    model(rand(2, 3)).sum().backward()
+    gradient = model[1].weight.grad
+    check = snapshot(model)
+    with loaded(place(model, weights=W)) as memory:
+        memory.read({"0.weight": ETA, "1.weight": ETA}, CHIP)
+        assert not model(rand(2, 3)).requires_grad
+    check()
+    assert model[1].weight.grad is gradient
+    model(rand(2, 3)).sum().backward()
+
+
+def test_a_graph_from_before_still_has_its_gradients():
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    expected = torch.autograd.grad(model(rand(2, 3)).sum(), list(model.parameters()))
+    out = model(rand(2, 3)).sum()
+    with loaded(place(model, weights=W)) as memory:
+        memory.read({"0.weight": ETA, "1.weight": ETA}, CHIP)
+        model(rand(2, 3))
+    actual = torch.autograd.grad(out, list(model.parameters()))
+    assert all(torch.equal(a, b) for a, b in zip(actual, expected, strict=True))
+
+
+@pytest.mark.parametrize("built", [False, True], ids=["called", "built and called"])
+def test_within_inference_mode(built):
+    def make_model():
+        return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(inplace=True))
+
+    if built:
+        with torch.inference_mode():
+            model = make_model()
+    else:
+        model = make_model()
+    inputs = rand(2, 3, 6, 6)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with torch.inference_mode():
+        placement = place(model, weights=W, activations=A, inputs=inputs)
+        with loaded(placement) as memory:
+            ideal = call(model, inputs)
+            memory.read(placement.plan(eta=ETA), CHIP)
+            assert not torch.equal(call(model, inputs), ideal)
+    assert all(torch.equal(before[name], now) for name, now in model.state_dict().items())
+    assert all(parameter.is_inference() is built for parameter in model.parameters())
+    if not built:
+        model(inputs).sum().backward()
+
+
+def test_a_forward_pass_that_writes_to_its_weight_spoils_nothing():
+    def forward(m, x):
+        out = x @ m.w
+        m.w.data.mul_(0)
+        return out
+
+    model = Function(forward, w=parameter(4, 4))
+    check = snapshot(model)
+    placement = place(model, weights=SRAM(bits=8), inputs=rand(3, 4))
+    check()
+    plan = placement.plan(eta=1.0)
+    with loaded(placement) as memory:
+        ideal = call(model, rand(3, 4))
+        for reset in (memory.ideal, lambda: memory.read(plan, CHIP), memory.ideal):
+            reset()
+            assert not memory.differs()
+            assert torch.equal(call(model, rand(3, 4)), ideal)
+    check()
+
+
+def test_loaded_within_loaded():
+    model = nn.Linear(6, 4)
+    check = snapshot(model)
+    placement = place(model, weights=W)
+    with loaded(placement) as outer:
+        outer.read({"weight": ETA}, CHIP)
+        struck = model.weight.clone()
+        with loaded(placement) as inner:
+            inner.read({"weight": 0.01}, Chip(seed=9))
+            assert not torch.equal(model.weight, struck)
+        assert torch.equal(model.weight, struck)
+    check()
+
+
+def test_the_words_are_those_of_the_moment_of_loading():
+    model = nn.Linear(6, 4)
+    placement = place(model, weights=W)
+    with torch.no_grad():
+        model.weight.fill_(2.0)
+    with loaded(placement):
+        assert torch.equal(model.weight, torch.full((4, 6), 2.0))
+
+
+STEPS = st.lists(
+    st.one_of(
+        st.just("original"),
+        st.just("ideal"),
+        st.tuples(st.integers(0, 3), st.sampled_from([0.01, 0.1, 0.3, 1.0])),
+    ),
+    max_size=6,
+)
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(steps=STEPS, fails=st.booleans(), training=st.booleans())
+def test_restored_after_any_sequence(steps, fails, training):
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(8, 3))
+    model.train(training)
+    model[1].train(not training)
+    check = snapshot(model)
+    inputs = rand(2, 1, 4, 4)
+    placement = place(model, weights=W, activations=A, inputs=inputs)
+    outputs = {}
+    try:
+        with loaded(placement) as memory:
+            for step in steps:
+                if step == "original":
+                    memory.original()
+                elif step == "ideal":
+                    memory.ideal()
+                else:
+                    memory.read(placement.plan(eta=step[1]), Chip(seed=step[0]))
+                out = call(model, inputs)
+                assert torch.equal(outputs.setdefault(step, out), out)
+            if fails:
+                raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        assert fails
+    check()
