@@ -294,6 +294,17 @@ def test_a_users_model_and_data(run, tmp_path, monkeypatch):
     assert "20 images" in out
 
 
+def test_a_users_model_that_fails(run, tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(
+        "import torch\ndef net():\n    return torch.nn.Linear(5, 3)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    simulated = run("simulate", "--model", "mine.py:net", "--eta", 0.4)
+    assert_refused(simulated, "the model fails on inputs of shape (512, 1, 8, 8)")
+    trained = run("train", "--model", "mine.py:net", "--out", "w.safetensors")
+    assert_refused(trained, "the model fails on inputs of shape (1, 1, 8, 8)")
+
+
 def test_ctrl_c_exits_130_and_leaves_no_file(tmp_path):
     out = tmp_path / "w.safetensors"
     process = subprocess.Popen(

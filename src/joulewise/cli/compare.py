@@ -163,8 +163,8 @@ def present(comparison: Comparison, folder: Path | None, json: bool) -> None:
             row.name,
             row.drop,
             row.ideal_accuracy,
-            f"{row.point} {row.point_interval}",
-            f"{row.memory_saved} {row.memory_saved_interval}",
+            _with_interval(row.point, row.point_interval),
+            _with_interval(row.memory_saved, row.memory_saved_interval),
             row.memory_energy,
             row.total_energy,
             row.total_saved,
@@ -177,3 +177,7 @@ def present(comparison: Comparison, folder: Path | None, json: bool) -> None:
     console.print_table(title, columns, rows)
     if folder is not None:
         typer.echo(f"The report, for a browser: {folder / 'report.html'}")
+
+
+def _with_interval(figure: str, interval: str) -> str:
+    return f"{figure} [{interval}]" if interval else figure

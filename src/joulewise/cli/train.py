@@ -37,10 +37,8 @@ def train(
     Example: joulewise train --model cnn --data digits --out cnn.safetensors
     """
     console.start(threads)
-    import torch
-
     from joulewise.data import load_data
-    from joulewise.models import load_model, save_weights
+    from joulewise.models import host, load_model, save_weights
     from joulewise.training import TrainingSpec
     from joulewise.training import train as fit
 
@@ -57,10 +55,7 @@ def train(
     _check_out(out)
     dataset = load_data(data)
     network = load_model(model, dataset.input_shape, dataset.classes, seed=seed)
-    if torch.cuda.is_available():
-        network = network.cuda()
-    if len(dataset.input_shape) == 3:
-        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = host(network, dataset.input_shape)
     with console.bar(f"train {model}") as update:
         record = fit(
             network, dataset, spec, lambda e: update(e.epoch, epochs, f"loss {e.loss:.3f}")

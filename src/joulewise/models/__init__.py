@@ -8,12 +8,14 @@ resnet.py       ResNet for small images
 mobilenet.py    MobileNetV2 for small images
 zoo.py          the table of names, and building one of them from a seed
 importing.py    a model from a zoo name, ``package.module:function`` or ``file.py:function``
+hosting.py      where a network computes: device and memory layout
 weights.py      weights to and from a file, all or nothing
 
 Nothing elsewhere in joulewise depends on these networks: a study takes any ``nn.Module``.
 """
 
 from joulewise.models.cnn import SmallCNN as SmallCNN
+from joulewise.models.hosting import host as host
 from joulewise.models.importing import load_model as load_model
 from joulewise.models.mlp import MLP as MLP
 from joulewise.models.mobilenet import MobileNetV2 as MobileNetV2
@@ -33,6 +35,7 @@ __all__ = [
     "ResNet",
     "SmallCNN",
     "build",
+    "host",
     "load_model",
     "load_weights",
     "save_weights",

@@ -17,8 +17,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from joulewise.errors import JoulewiseError, ModelError
 from joulewise.placement.calling import batch_size, call, tensors_in
 from joulewise.placement.restoring import plain_execution
+from joulewise.user_code import cause_of
 
 __all__ = ["ActivationTrace", "Trace", "extent", "float_inputs", "input_name", "trace"]
 
@@ -91,7 +93,7 @@ def trace(
         inputs: A batch, first axis the samples.
 
     Returns:
-        The counts.
+        The counts; a model that fails on these inputs is refused with a ``ModelError``.
     """
     samples = batch_size(inputs)
     counter = _Counter(parameters, samples)
@@ -107,13 +109,24 @@ def trace(
             handle = modules[layer].register_forward_pre_hook(watched.hook(layer), with_kwargs=True)
             stack.callback(handle.remove)
         stack.enter_context(counter)
-        call(model, inputs)
+        _first_pass(model, inputs)
     return Trace(
         weight_reads=dict(counter.reads),
         activations=watched.seen,
         called=frozenset(watched.called),
         macs=counter.macs,
     )
+
+
+def _first_pass(model: nn.Module, inputs: Any) -> None:
+    try:
+        call(model, inputs)
+    except JoulewiseError:
+        raise
+    except Exception as error:  # the user's code: anything may happen
+        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors_in(inputs))
+        cause = cause_of(error)
+        raise ModelError(f"the model fails on inputs of shape {shapes} with {cause}") from error
 
 
 @contextmanager

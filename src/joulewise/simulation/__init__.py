@@ -10,15 +10,19 @@ from joulewise.simulation.montecarlo import simulate as simulate
 from joulewise.simulation.montecarlo import sweep as sweep
 from joulewise.simulation.result import EnergyRecord as EnergyRecord
 from joulewise.simulation.result import Simulation as Simulation
+from joulewise.simulation.scoring import Batch as Batch
+from joulewise.simulation.scoring import prepare as prepare
 from joulewise.simulation.statistics import Interval as Interval
 from joulewise.simulation.statistics import mean_interval as mean_interval
 from joulewise.simulation.statistics import proportion_interval as proportion_interval
 
 __all__ = [
+    "Batch",
     "EnergyRecord",
     "Interval",
     "Simulation",
     "mean_interval",
+    "prepare",
     "proportion_interval",
     "simulate",
     "sweep",

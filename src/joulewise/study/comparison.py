@@ -14,7 +14,7 @@ from joulewise.data import Split
 from joulewise.devices import HOROWITZ_INT8
 from joulewise.errors import InputError
 from joulewise.placement import Placement, energy
-from joulewise.simulation import Simulation
+from joulewise.simulation import Simulation, prepare
 from joulewise.study.curve import Curve, energy_curve
 from joulewise.study.environment import Environment
 from joulewise.study.iso_accuracy import IsoAccuracy, iso_accuracy
@@ -140,7 +140,7 @@ def compare(
     records = []
     for contender in contenders:
         note = None if progress is None else _named(progress, contender.name)
-        placement = contender.placement.trace(next(data.batches(1))[0])
+        placement = _traced(contender.placement, data)
         curve = energy_curve(
             placement,
             data,
@@ -171,6 +171,11 @@ def compare(
         environment=Environment.now(),
         seconds=time.perf_counter() - began,
     )
+
+
+def _traced(placement: Placement, data: Split) -> Placement:
+    (sample,) = prepare(data.subset(1), placement.model)
+    return placement.trace(sample.inputs)
 
 
 def _named(progress: Callable[[str, int, int], None], name: str) -> Callable[[int, int], None]:

@@ -24,8 +24,9 @@ from joulewise.devices.fault_kinds import FaultKind
 from joulewise.devices.fault_maps import FaultMap
 from joulewise.devices.laws import ReliabilityLaw
 from joulewise.errors import TableError, refuse
-from joulewise.models import load_model, load_weights
+from joulewise.models import host, load_model, load_weights
 from joulewise.placement import Placement, fold_batchnorm, place, with_accesses
+from joulewise.simulation import prepare
 from joulewise.study.comparison import Contender
 from joulewise.training import TrainingRecord
 
@@ -131,8 +132,8 @@ class NetworkSpec(BaseModel):
         """
         model = load_model(self.model, data.input_shape, data.classes, seed=self.seed)
         metadata = {} if self.weights is None else load_weights(model, self.weights)
-        split = data.train or data.test
-        calibration = next(split.batches(_CALIBRATION))[0]
+        model = host(model, data.input_shape)
+        calibration = _calibration(data, model)
         if spec.fold_batchnorm:
             model = fold_batchnorm(model, calibration[:8])
         placement = _place(model, calibration, spec)
@@ -142,6 +143,13 @@ class NetworkSpec(BaseModel):
             placement=placement,
             training=TrainingRecord.model_validate_json(training) if training else None,
         )
+
+
+def _calibration(data: Dataset, model: nn.Module) -> Tensor:
+    split = data.train or data.test
+    (batch,) = prepare(split.subset(min(_CALIBRATION, len(split))), model, _CALIBRATION)
+    inputs: Tensor = batch.inputs
+    return inputs
 
 
 def _place(model: nn.Module, calibration: Tensor, spec: PlacementSpec) -> Placement:

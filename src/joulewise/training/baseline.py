@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from joulewise.data import Dataset, Split
-from joulewise.errors import DataError, InputError
+from joulewise.errors import DataError, InputError, ModelError, refuse
 from joulewise.models import seeded
 from joulewise.training.augment import augment
+from joulewise.user_code import cause_of
 
 __all__ = ["EpochRecord", "TrainingRecord", "TrainingSpec", "accuracy", "train"]
 
@@ -87,6 +88,7 @@ def train(
     """
     if data.train is None:
         raise DataError(f"{data.name} has no training split; allowed: data with one, to train on")
+    _check_fits(model, data)
     began = time.perf_counter()
     steps_per_epoch = math.ceil(len(data.train) / spec.batch_size)
     optimizer = _optimizer(model, spec)
@@ -121,6 +123,30 @@ def train(
         seconds=time.perf_counter() - began,
         history=tuple(history),
     )
+
+
+def _check_fits(model: nn.Module, data: Dataset) -> None:
+    """Refuse a model that fails on the data, before the first step.
+
+    Raises:
+        ModelError: if the model raises, or does not give one number for each class.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    sample = next(data.test.batches(1))[0].to(_device(model))
+    try:
+        with torch.no_grad():
+            output = model.eval()(sample)
+    except Exception as error:
+        raise ModelError(
+            f"the model fails on inputs of shape {tuple(sample.shape)} with {cause_of(error)}"
+        ) from error
+    finally:
+        for module, training in modes:
+            module.training = training
+    if not isinstance(output, Tensor) or output.shape != (1, data.classes):
+        got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        allowed = f"(1, {data.classes}) for one sample of {data.classes} classes"
+        refuse("the model's output", got, allowed, ModelError)
 
 
 def accuracy(model: nn.Module, split: Split, batch_size: int = 256) -> float:
