@@ -12,6 +12,7 @@ import typer
 from joulewise.cli import console, options
 
 if TYPE_CHECKING:
+    from joulewise.placement import Placed
     from joulewise.simulation import Simulation
 
 __all__ = ["operating_points", "simulate"]
@@ -95,6 +96,8 @@ def simulate(
             "command": " ".join(["joulewise", *sys.argv[1:]]),
             "placement": spec.model_dump(mode="json"),
             "environment": Environment.now().model_dump(),
+            "macs": placement.macs,
+            "tensors": [_accesses(tensor) for tensor in placement.placed],
             "results": [
                 {knob: p, "summary": r.summary(goal), "simulation": r.model_dump(mode="json")}
                 for p, r in zip(points, results, strict=True)
@@ -103,6 +106,14 @@ def simulate(
         typer.echo(json_module.dumps(record, indent=2))
     else:
         _print(contender.name, knob, points, results, goal)
+
+
+def _accesses(tensor: Placed) -> dict[str, str | float]:
+    """A placed tensor with what one inference does to it, under the names of ``--accesses``."""
+    traffic = tensor.traffic
+    assert traffic is not None
+    figures = {"words": tensor.words, "reads": traffic.reads, "writes": traffic.writes}
+    return {"name": tensor.name, "role": tensor.role, **figures}
 
 
 def operating_points(eta: list[float] | None, v_dd: list[float] | None) -> tuple[str, list[float]]:
