@@ -1,4 +1,5 @@
 import copy
+import math
 import warnings
 
 import numpy as np
@@ -91,10 +92,14 @@ def test_a_sweep_uses_the_same_chips_at_every_point(placement, test):
     assert both[0].energy.normalised == pytest.approx(0.5)
 
 
-def test_at_full_energy_nothing_is_lost(placement, test):
-    result = simulate(placement, test, eta=1.0, chips=3)
-    assert result.mean_mse == pytest.approx(result.ideal_mse, rel=0.5)
-    assert result.ideal_accuracy == pytest.approx(result.mean_accuracy, abs=0.02)
+def test_a_chip_without_a_fault_is_a_perfect_memory(placement, test):
+    """At eta = 1 a cell fails with 2.8e-6: most chips of this small network have no fault."""
+    result = simulate(placement, test, eta=1.0, chips=20)
+    clean = sum(error == result.ideal_mse for error in result.mse)
+    cells = 8 * sum(tensor.words for tensor in placement.placed)
+    expected = 20 * math.exp(-cells * math.exp(-12.8))
+    assert clean >= expected - 5 * math.sqrt(20 * 0.25)
+    assert clean > 0
 
 
 def test_bfloat16_and_float64_models(digits, test):
@@ -144,7 +149,7 @@ def test_a_sequential_run_stops_when_it_is_sure(placement, test):
     assert relative.mse_interval().half_width <= 0.5 * relative.mean_mse
 
 
-def test_stopping_when_sure_keeps_the_coverage_above_93_percent():
+def test_stopping_when_sure_keeps_the_coverage_above_92_percent():
     generator = np.random.default_rng(0)
     repeats, hits = 3000, 0
     for _ in range(repeats):
@@ -153,8 +158,13 @@ def test_stopping_when_sure_keeps_the_coverage_above_93_percent():
         count = next(n for n in range(1, 401) if n == 400 or sure_enough(values[:n], 0.004))
         low, high = mean_interval(values[:count])
         hits += low <= 1 - 1.5 * 0.02 <= high
-    # Three standard errors above the claim would still be the claim's side.
-    assert hits / repeats > 0.93
+    # The claim is 92 %; the standard error of this estimate is 0.5 points.
+    assert hits / repeats > 0.92 + 2 * 0.005
+
+
+def test_chips_that_are_all_alike_do_not_end_a_run():
+    assert not sure_enough([1.0] * 20, 0.1)
+    assert sure_enough([1.0, 0.999] * 10, 0.1)
 
 
 def test_data_may_be_batches_without_targets_or_mappings(test):
@@ -191,11 +201,15 @@ def test_a_plan_may_differ_between_tensors(placement, test):
 
 
 def test_bit_planes_may_have_points_of_their_own(placement, test):
-    protected = torch.tensor([0.3] * 4 + [0.9] * 4)
-    result = simulate(placement, test, eta=protected, chips=3)
-    common = simulate(placement, test, eta=0.3, chips=3)
-    assert result.mean_mse < common.mean_mse
+    protected = [0.25] * 4 + [0.75] * 4
+    result = simulate(placement, test, eta=protected, chips=20)
+    common = simulate(placement, test, eta=0.25, chips=20)
+    # The same chips, and the faults of one are a subset of the other's.
+    assert all(a < b for a, b in zip(result.mse, common.mse, strict=True))
     assert len(next(iter(result.plan.values()))) == 8
+    again = simulate(placement, test, plan=result.plan, chips=20)
+    assert again == result
+    assert simulate(placement, test, eta=torch.tensor(protected), chips=20) == result
 
 
 def test_faults_that_cannot_matter_are_warned_of(test):
@@ -265,6 +279,31 @@ def test_a_model_that_gives_nan_is_refused(test):
         simulate(place(Broken(), weights=SRAM(bits=8)), test, eta=0.5, chips=2)
 
 
+def test_batches_whose_first_axis_is_not_the_batch_are_refused(test):
+    class Recurrent(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.cell = nn.LSTM(6, 10)
+
+        def forward(self, x):
+            return self.cell(x)[0][-1]
+
+    batches = [(torch.randn(8, 64, 6), torch.arange(64) % 10)]
+    with pytest.raises(DataError, match="first axis is 8 and targets of shape .64,."):
+        simulate(place(Recurrent(), weights=SRAM(bits=8)), batches, eta=0.5, chips=2)
+
+
+def test_a_metric_gives_one_score_for_each_sample(placement, test):
+    with pytest.raises(DataError, match="one score for each of the 64 samples"):
+        simulate(placement, test, eta=0.5, chips=2, metric=lambda outputs, targets: torch.ones(()))
+
+
+def test_a_split_serves_models_of_other_dtypes(digits, test):
+    model = build("mlp", digits.input_shape, digits.classes, seed=0).to(torch.bfloat16)
+    result = simulate(place(model, weights=SRAM(bits=8)), test, eta=0.4, chips=2)
+    assert result.images == 64
+
+
 def test_top1_counts_nan_as_wrong():
     outputs = torch.tensor([[float("nan"), float("nan")], [0.0, 1.0], [float("nan"), 2.0]])
     assert top1(outputs, torch.tensor([0, 1, 1])).tolist() == [0, 1, 1]
@@ -292,4 +331,5 @@ def test_a_chip_is_the_same_on_a_gpu(digits, test):
     model = build("cnn", digits.input_shape, digits.classes, seed=0)
     on_cpu = simulate(place(model, weights=SRAM(bits=8)), test, eta=0.3, chips=3)
     on_gpu = simulate(place(model.cuda(), weights=SRAM(bits=8)), test, eta=0.3, chips=3)
-    assert on_gpu.mse == pytest.approx(on_cpu.mse, rel=1e-2)
+    # The same cells; what differs is the order of sums in float32.
+    assert on_gpu.mse == pytest.approx(on_cpu.mse, rel=1e-3)

@@ -1,7 +1,8 @@
 import pytest
 
 from joulewise.data import load_digits
-from joulewise.devices import SRAM
+from joulewise.devices import SRAM, VoltageTable
+from joulewise.devices.laws import VoltageRow
 from joulewise.errors import InputError
 from joulewise.models import build
 from joulewise.placement import place
@@ -86,6 +87,32 @@ def test_progress_ends_at_its_total(contenders, digits):
     )
     assert seen[-1][1] == seen[-1][2]
     assert {name for name, _, _ in seen} == {"mlp"}
+
+
+def test_a_table_of_a_narrow_range_is_scouted_to_its_end(contenders, digits):
+    rows = (VoltageRow(0.5, 0.83e-13, 0.3), VoltageRow(0.6, 1e-13, 1e-6))
+    memory = SRAM(bits=8, law=VoltageTable(rows=rows, source="made up"))
+    placement = place(
+        contenders[0].placement.model, weights=memory, inputs=next(digits.train.batches(8))[0]
+    )
+    curve = energy_curve(placement, digits.test.subset(50), chips=3)
+    assert max(curve.points) == 1.0
+    assert min(curve.points) < 0.95
+    with pytest.raises(InputError, match="points on v_dd cannot be chosen"):
+        energy_curve(placement, digits.test.subset(50), knob="v_dd", chips=3)
+
+
+def test_contenders_on_different_devices_are_refused(contenders, digits):
+    model = contenders[1].placement.model
+    inputs = next(digits.train.batches(8))[0]
+    other = Contender(name="four bits", placement=place(model, weights=SRAM(bits=4), inputs=inputs))
+    with pytest.raises(InputError, match="the weights lie on 2 different devices"):
+        compare([contenders[0], other], digits.test, data_name="digits")
+
+
+def test_drops_are_checked_before_anything_runs(contenders, digits):
+    with pytest.raises(InputError, match="drop is -1"):
+        compare(contenders, digits.test, data_name="digits", drops=[-1.0], chips=10**6)
 
 
 def test_contenders_need_names_of_their_own(contenders, digits):

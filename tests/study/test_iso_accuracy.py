@@ -14,7 +14,7 @@ def simulation(accuracies, ideal=0.9):
         plan={"a": 0.5},
         seed=0,
         images=10,
-        float_accuracy=ideal,
+        float_accuracy=ideal + 0.05,  # rounding is not what faults cost
         ideal_accuracy=ideal,
         accuracy=accuracies,
         mse=(0.0,) * len(accuracies),
@@ -46,6 +46,11 @@ def test_lowest_point_within_the_drop_is_an_edge():
     found = iso_accuracy([1.0, 0.5], curve([1.0, 0.5], [0.0, 0.001]), 0.01)
     assert found.point == 0.5
     assert found.at_edge
+
+
+def test_a_single_point():
+    assert iso_accuracy([1.0], curve([1.0], [0.0]), 0.01).point == 1.0
+    assert iso_accuracy([1.0], curve([1.0], [0.1]), 0.01).point is None
 
 
 def test_no_point_within_the_drop():

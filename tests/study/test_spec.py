@@ -3,7 +3,7 @@ from pydantic import ValidationError
 
 from joulewise.data import load_digits
 from joulewise.devices import Correlated, Flip, Independent, Mask, Measured, Stuck, VoltageTable
-from joulewise.errors import TableError
+from joulewise.errors import InputError, TableError
 from joulewise.models import build, save_weights
 from joulewise.study import MemorySpec, NetworkSpec, PlacementSpec
 
@@ -14,12 +14,46 @@ def test_words_become_devices(tmp_path):
     assert MemorySpec(fault="flip", zero_to_one=0.5).build().fault == Flip(zero_to_one=0.5)
     assert MemorySpec(fault="stuck", stuck_at_one=1.0).build().fault == Stuck(at_one=1.0)
     assert MemorySpec(row=0.2).build().fault_map == Correlated(row=0.2)
+    assert MemorySpec(row=0.2, bits=6).build().fault_map.columns == 192
     assert isinstance(MemorySpec(profile="stutz2021-14nm").build().law, VoltageTable)
     cells = tmp_path / "map.csv"
     cells.write_text("row,column,bit_error_rate\n1,2,0.01\n")
     measured = MemorySpec(fault_map=cells, map_rows=4, map_columns=8).build().fault_map
     assert isinstance(measured, Measured)
     assert MemorySpec(bits=4).build(0).channel_dim == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"zero_to_one": 0.5}, "zero_to_one is 0.5, and does nothing with fault mask"),
+        ({"fault": "flip", "stuck_at_one": 1.0}, "stuck_at_one is 1.0, and does nothing"),
+        ({"map_rows": 8}, "map_rows is 8, and does nothing with no fault_map"),
+        ({"fault_map": "m.csv", "row": 0.1}, "row is 0.1, and does nothing with a measured"),
+    ],
+)
+def test_settings_that_would_do_nothing_are_refused(settings, message):
+    with pytest.raises(InputError, match=message):
+        MemorySpec(**settings).build()
+
+
+def test_folding_channels_and_calibration_are_done_as_told():
+    digits = load_digits()
+    plain, folded, channels = (
+        NetworkSpec(model="cnn").place(digits, PlacementSpec(**settings)).placement
+        for settings in (
+            {"store": "both"},
+            {"store": "both", "fold_batchnorm": True},
+            {"memory": MemorySpec(per_channel=True)},
+        )
+    )
+    norms = [
+        sum("BatchNorm" in type(m).__name__ for m in p.model.modules()) for p in (plain, folded)
+    ]
+    assert norms[0] > norms[1] == 0
+    assert channels.placed[0].device.channel_dim == 0
+    first = next(p for p in plain.placed if p.role == "activation")
+    assert first.limit == float(digits.train.subset(512).inputs.abs().max())
 
 
 def test_unknown_words_are_refused():

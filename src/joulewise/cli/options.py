@@ -89,7 +89,10 @@ Column = Annotated[
     float, typer.Option("--column", help="the same in a column", rich_help_panel=_MEMORY)
 ]
 Cluster = Annotated[
-    float, typer.Option("--cluster", help="the same in a 16 x 16 block", rich_help_panel=_MEMORY)
+    float,
+    typer.Option(
+        "--cluster", help="the same in a block of 2 words by 16 rows", rich_help_panel=_MEMORY
+    ),
 ]
 FaultMap = Annotated[
     Path | None,

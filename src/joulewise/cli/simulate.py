@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_module
+import shlex
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
@@ -64,13 +65,15 @@ def simulate(
     given = dict(locals())
     console.start(threads)
     from joulewise.data import load_data
-    from joulewise.errors import InputError
+    from joulewise.errors import InputError, check_in_range
     from joulewise.models import ZOO
     from joulewise.simulation import sweep
     from joulewise.study import Environment, NetworkSpec
 
     spec = options.placement_spec(given)
     knob, points = operating_points(eta, v_dd)
+    if target is not None:
+        check_in_range("target", target, 0.0, 100.0)
     if weights is None and model in ZOO:
         raise InputError(
             f"weights of {model} are not given, and an untrained network says nothing; allowed: "
@@ -93,7 +96,7 @@ def simulate(
     goal = None if target is None else target / 100
     if json:
         record = {
-            "command": " ".join(["joulewise", *sys.argv[1:]]),
+            "command": shlex.join(["joulewise", *sys.argv[1:]]),
             "placement": spec.model_dump(mode="json"),
             "environment": Environment.now().model_dump(),
             "macs": placement.macs,

@@ -111,6 +111,11 @@ class Device(ABC, Generic[Stored]):
 
     @property
     @abstractmethod
+    def reliable_bit_j(self) -> float:
+        """Joules to read one bit from reliable memory beside this one: what is not placed costs."""
+
+    @property
+    @abstractmethod
     def least_reliable(self) -> float:
         """The operating point at the other end of what the device allows."""
 
@@ -153,7 +158,13 @@ class Device(ABC, Generic[Stored]):
         """What a record needs in order to say which device this was; plain data."""
 
     def round_trip(
-        self, inputs: Tensor, point: Point, chip: Chip | None, limit: float | None
+        self,
+        inputs: Tensor,
+        point: Point,
+        chip: Chip | None,
+        limit: float | None,
+        *,
+        words: int | None = None,
     ) -> Tensor:
         """Write a batch of activations and read it back, at once.
 

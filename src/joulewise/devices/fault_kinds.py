@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from joulewise.devices.device import Chip
-from joulewise.errors import check_in_range
+from joulewise.errors import check_in_range, refuse
 from joulewise.words import to_bit_planes
 
 __all__ = ["FaultKind", "Flip", "Mask", "Stuck", "all_codes"]
@@ -155,6 +155,8 @@ class Flip:
         """Check the fields once."""
         check_in_range("zero_to_one", self.zero_to_one, 0.0, 2.0)
         check_in_range("one_to_zero", self.one_to_zero, 0.0, 2.0)
+        if self.zero_to_one == self.one_to_zero == 0:
+            refuse("zero_to_one and one_to_zero", "both 0", "one above 0, or no cell ever fails")
 
     def rates(self, bit_error_rate: Tensor) -> Tensor:
         """Each polarity's multiple of the bit error rate, at most 1."""

@@ -294,7 +294,7 @@ class Measured:
         """
         path = Path(path)
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise TableError(f"fault map {path} cannot be read: {error}") from error
         thresholds = np.full((rows, columns), np.inf)
@@ -303,7 +303,12 @@ class Measured:
             refuse(str(path), "without its header", "row,column,bit_error_rate", TableError)
         for number, line in numbered[1:]:
             row, column, rate = _parse_cell(line, f"{path}, line {number}", rows, columns)
+            if np.isfinite(thresholds[row, column]):
+                where = f"{path}, line {number}: cell {row},{column}"
+                refuse(where, "named twice", "one line for each cell", TableError)
             thresholds[row, column] = rate
+        if not np.isfinite(thresholds).any():
+            refuse(str(path), "without any weak cell", "at least one, or no cell fails", TableError)
         return cls(columns=columns, thresholds=tuple(thresholds.reshape(-1).tolist()))
 
     def check(self, bits: int) -> None:

@@ -173,7 +173,7 @@ class VoltageTable:
         """
         path = Path(path)
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise TableError(f"voltage table {path} cannot be read: {error}") from error
         comments = [line.lstrip("# ").strip() for line in lines if line.startswith("#")]

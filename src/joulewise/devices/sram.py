@@ -45,6 +45,13 @@ class _Upsets:
     on_zero: Tensor
     on_one: Tensor
 
+    def first(self, words: int) -> _Upsets:
+        """Those among the first ``words`` words."""
+        count = int(torch.searchsorted(self.places, words))
+        if count == len(self.places):
+            return self
+        return _Upsets(self.places[:count], self.on_zero[:count], self.on_one[:count])
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SRAM(Device[StoredWords]):
@@ -101,6 +108,11 @@ class SRAM(Device[StoredWords]):
         return self.law.eta_range[1]
 
     @property
+    def reliable_bit_j(self) -> float:
+        """The law's energy at its most reliable point."""
+        return float(self.law.energy_per_bit_j(as_point(self.most_reliable)))
+
+    @property
     def least_reliable(self) -> float:
         """The lower end of the law's range."""
         return self.law.eta_range[0]
@@ -125,7 +137,8 @@ class SRAM(Device[StoredWords]):
             point = self.law.eta(point)
         for eta in point.detach().reshape(-1).tolist():
             check_in_range("eta", eta, *self.law.eta_range, error=OperatingPointError)
-        return value if name == "eta" else (point if point.ndim else float(point))
+        # A tensor keeps its graph; one number is plain, so that what follows from it can be kept.
+        return point if point.ndim or isinstance(value, Tensor) else float(point)
 
     def bit_error_rate(self, point: Point) -> Tensor:
         """The probability that a cell fails; float64, the shape of ``point``."""
@@ -157,7 +170,13 @@ class SRAM(Device[StoredWords]):
         return values.to(stored.dtype)
 
     def round_trip(
-        self, inputs: Tensor, point: Point, chip: Chip | None, limit: float | None
+        self,
+        inputs: Tensor,
+        point: Point,
+        chip: Chip | None,
+        limit: float | None,
+        *,
+        words: int | None = None,
     ) -> Tensor:
         """Write a batch of activations and read it back with this chip's failing cells.
 
@@ -166,7 +185,10 @@ class SRAM(Device[StoredWords]):
                 every other sample.
             point: ``eta``.
             chip: The chip, at the part that holds these activations; None for a perfect memory.
-            limit: The largest magnitude to represent; None takes the largest in the batch.
+            limit: The largest magnitude to represent, where the device was not given one; None
+                takes the largest in the batch.
+            words: Words of this part of the chip, of which a shorter sample uses the first; None
+                for as many as a sample has.
         """
         # One scale: ``channel_dim`` is an axis of weights, and would be the batch here.
         format = replace(self._format(limit), channel_dim=None)
@@ -177,7 +199,9 @@ class SRAM(Device[StoredWords]):
             steps = steps.contiguous()
         values = steps.clamp_(format.lowest, format.highest).mul_(scale)
         if chip is not None:
-            self._strike(values, scale, self._upsets(values[0].numel(), point, chip))
+            used = values[0].numel()
+            upsets = self._upsets(max(words or used, used), point, chip)
+            self._strike(values, scale, upsets.first(used))
         return values.to(inputs.dtype)
 
     def moments(self, stored: StoredWords, point: Point) -> Moments:
@@ -227,8 +251,9 @@ class SRAM(Device[StoredWords]):
         }
 
     def _format(self, limit: float | None) -> FixedPoint:
-        chosen = self.limit if limit is None else limit
-        channel_dim = self.channel_dim if limit is None else None
+        # A range that the device was given wins over one that was observed.
+        chosen = limit if self.limit is None else self.limit
+        channel_dim = self.channel_dim if chosen is None else None
         return FixedPoint(bits=self.bits, limit=chosen, channel_dim=channel_dim)
 
     def _rates(self, point: Point) -> NDArray[np.float64]:

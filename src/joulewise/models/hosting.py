@@ -27,6 +27,7 @@ def host(model: nn.Module, input_shape: tuple[int, ...]) -> nn.Module:
     """
     if torch.cuda.is_available():
         model = model.cuda()
-    if len(input_shape) == 3:
+    volumes = any(parameter.ndim == 5 for parameter in model.parameters())
+    if len(input_shape) == 3 and not volumes:  # the layout is one of tensors with four axes
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return model

@@ -10,7 +10,6 @@ from pathlib import Path
 from torch import Tensor
 
 from joulewise.devices import HOROWITZ_INT8, Arithmetic, Point, Traffic
-from joulewise.devices.laws import HOROWITZ_SRAM_BIT_J
 from joulewise.errors import InputError, TableError, check_in_range, refuse
 from joulewise.placement.placing import Placement, check_complete
 
@@ -55,6 +54,8 @@ def energy(
     """Joules that one inference spends.
 
     Activations that are not placed are not counted: name them in the placement to have them.
+    Parameters that are not placed are read once each, at the price of the first placed tensor's
+    device where it is reliable.
 
     Args:
         placement: A traced placement.
@@ -65,7 +66,8 @@ def energy(
         The energy, by where it is spent.
 
     Raises:
-        InputError: if the placement was not traced, or the plan leaves out a tensor.
+        InputError: if the placement was not traced, the plan leaves out a tensor, or no placed
+            tensor is ever accessed.
     """
     if placement.macs is None:
         raise InputError("energy needs access counts; give place(..., inputs=a batch)")
@@ -75,10 +77,12 @@ def energy(
         assert tensor.traffic is not None
         memory[tensor.name] = tensor.device.energy(tensor.traffic, plan[tensor.name])
         reliable += float(tensor.device.energy(tensor.traffic, tensor.device.most_reliable))
+    if reliable == 0:
+        raise InputError("no placed tensor is ever accessed; allowed: reads or writes above 0")
     return Energy(
         memory_j=memory,
         memory_reliable_j=reliable,
-        unplaced_j=HOROWITZ_SRAM_BIT_J * placement.reliable_bits,
+        unplaced_j=placement.placed[0].device.reliable_bit_j * placement.reliable_bits,
         arithmetic_j=arithmetic.energy_j(placement.macs),
     )
 

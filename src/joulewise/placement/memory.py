@@ -123,7 +123,9 @@ class Memory:
             refuse(f"the shape of {placed.name}", tuple(tensor.shape), allowed, ModelError)
         # Several rows may make up one sample (windows, say): cells are per sample.
         together = tensor if rows == 1 else tensor.reshape(samples, rows, *tensor.shape[1:])
-        read: Tensor = placed.device.round_trip(together, point, chip, placed.limit)
+        read: Tensor = placed.device.round_trip(
+            together, point, chip, placed.limit, words=placed.words
+        )
         return read.reshape(tensor.shape)
 
 

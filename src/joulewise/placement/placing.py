@@ -133,10 +133,10 @@ def place(
     """Say which tensors of a model live on which memory.
 
     Weights are parameters with two axes or more (convolutions, linear layers, embeddings,
-    attention); biases and normalisation parameters stay in reliable memory unless ``include`` names
-    them. Parameters that share storage are placed once. Activations are the floating tensors at the
-    input of each layer that owns a weight; the first axis is the batch, and the range of their
-    words is the largest magnitude in ``inputs``, so pass a representative batch.
+    attention); parameters of one axis, such as biases, stay in reliable memory unless ``include``
+    names them. Parameters that share storage are placed once. Activations are the floating tensors
+    at the input of each layer that owns a weight. The first axis is the batch, and the range of
+    their words is the largest magnitude in ``inputs``, so pass a representative batch.
 
     Args:
         model: Any module.

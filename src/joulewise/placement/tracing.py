@@ -132,13 +132,15 @@ def _first_pass(model: nn.Module, inputs: Any) -> None:
 @contextmanager
 def _opened_up() -> Iterator[None]:
     """Open up what is fused: a recurrent layer or attention as one operation hides its products."""
-    before = torch._C._get_mkldnn_enabled()
+    before = torch._C._get_mkldnn_enabled(), torch._C._get_cudnn_enabled()
     torch._C._set_mkldnn_enabled(False)
+    torch._C._set_cudnn_enabled(False)
     try:
         with sdpa_kernel(SDPBackend.MATH):
             yield
     finally:
-        torch._C._set_mkldnn_enabled(before)
+        torch._C._set_mkldnn_enabled(before[0])
+        torch._C._set_cudnn_enabled(before[1])
 
 
 class _Watch:

@@ -76,6 +76,7 @@ def prepare(data: Split | Iterable[Any], model: nn.Module, batch: int | None = N
         p.ndim == 4 and p.is_contiguous(memory_format=torch.channels_last) and not p.is_contiguous()
         for p in model.parameters()
     )
+    as_split = isinstance(data, Split)
     if isinstance(data, Split):
         data = data.batches(batch or min(max(800_000 // data.inputs[0].numel(), 32), 2048))
     batches: list[Batch] = []
@@ -85,10 +86,25 @@ def prepare(data: Split | Iterable[Any], model: nn.Module, batch: int | None = N
         inputs = to_device(inputs, parameter.device)
         if channels_last and isinstance(inputs, Tensor) and inputs.ndim == 4:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
-        batches.append(Batch(inputs, None if targets is None else targets.to(parameter.device)))
+        if isinstance(inputs, Tensor) and as_split and inputs.is_floating_point():
+            inputs = inputs.to(parameter.dtype)  # a split holds float32, whatever the model is
+        batches.append(Batch(inputs, _targets(targets, inputs, parameter.device)))
     if not batches:
         raise DataError("the data holds no batch; allowed: at least one batch of samples")
     return batches
+
+
+def _targets(targets: Any, inputs: Any, device: torch.device) -> Tensor | None:
+    if targets is None:
+        return None
+    tensor = torch.as_tensor(targets).to(device)
+    samples = batch_size(inputs)
+    if tensor.ndim == 0 or len(tensor) != samples:
+        raise DataError(
+            f"a batch has inputs whose first axis is {samples} and targets of shape "
+            f"{tuple(tensor.shape)}; allowed: the batch as the first axis of both"
+        )
+    return tensor
 
 
 def outputs_of(model: nn.Module, batches: Sequence[Batch]) -> list[Tensor]:
@@ -118,6 +134,16 @@ def score(
         outputs_seen += reference.numel()
         samples += batch_size(batch.inputs)
         if batch.targets is not None:
-            right += float(metric(output, batch.targets).sum())
+            right += float(_scores(metric, output, batch.targets).sum())
     has_targets = batches[0].targets is not None
     return Score(right / samples if has_targets else None, error / outputs_seen)
+
+
+def _scores(metric: Metric, output: Tensor, targets: Tensor) -> Tensor:
+    scores = metric(output, targets)
+    if scores.shape != targets.shape[:1]:
+        raise DataError(
+            f"the metric gave scores of shape {tuple(scores.shape)}; allowed: one score for each "
+            f"of the {len(targets)} samples"
+        )
+    return scores

@@ -12,7 +12,7 @@ from torch import nn
 
 from joulewise.data import Split
 from joulewise.devices import HOROWITZ_INT8
-from joulewise.errors import InputError
+from joulewise.errors import InputError, check_in_range
 from joulewise.placement import Placement, energy
 from joulewise.simulation import Simulation, prepare
 from joulewise.study.curve import Curve, energy_curve
@@ -131,11 +131,15 @@ def compare(
         The record.
 
     Raises:
-        InputError: if there is no contender, or two share a name.
+        InputError: if there is no contender, two share a name, their devices differ, or a drop is
+            outside (0, 1].
     """
     names = [contender.name for contender in contenders]
     if not names or len(set(names)) < len(names):
         raise InputError(f"the contenders are {names}; allowed: at least one, names all different")
+    for drop in drops:
+        check_in_range("drop", drop, 0.0, 1.0, open_low=True)
+    devices = {role: _common_device(contenders, role) for role in ("weight", "activation")}
     began = time.perf_counter()
     records = []
     for contender in contenders:
@@ -156,13 +160,12 @@ def compare(
             for drop in drops
         )
         records.append(_record(contender, placement, curve, savings))
-    first = contenders[0].placement
     return Comparison(
         command=command,
         data=data_name,
         knob=knob,
-        weights_device=_device(first, "weight"),
-        activations_device=_device(first, "activation"),
+        weights_device=devices["weight"],
+        activations_device=devices["activation"],
         arithmetic=HOROWITZ_INT8.describe(),
         chips=chips,
         seed=seed,
@@ -182,9 +185,16 @@ def _named(progress: Callable[[str, int, int], None], name: str) -> Callable[[in
     return lambda done, total: progress(name, done, total)
 
 
-def _device(placement: Placement, role: str) -> dict[str, Any] | None:
-    devices = [tensor.device for tensor in placement.placed if tensor.role == role]
-    return devices[0].describe() if devices else None
+def _common_device(contenders: Sequence[Contender], role: str) -> dict[str, Any] | None:
+    found: list[dict[str, Any]] = []
+    for contender in contenders:
+        for tensor in contender.placement.placed:
+            description = tensor.device.describe()
+            if tensor.role == role and description not in found:
+                found.append(description)
+    if len(found) > 1:
+        raise InputError(f"the {role}s lie on {len(found)} different devices; allowed: the same")
+    return found[0] if found else None
 
 
 def _saving(placement: Placement, at: IsoAccuracy, knob: str) -> Saving:

@@ -6,12 +6,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from joulewise.data import Split
+from joulewise.errors import InputError
 from joulewise.placement import Placement
 from joulewise.simulation import Simulation, sweep
 
-__all__ = ["COARSE_ETAS", "Curve", "energy_curve"]
+__all__ = ["Curve", "energy_curve"]
 
-COARSE_ETAS = (1.0, 0.8, 0.7, 0.6, 0.55, 0.5, 0.45, 0.4, 0.35, 0.3, 0.25, 0.2, 0.15, 0.1)
+# As shares of the device's range, from its most to its least reliable point.
+_COARSE = (1.0, 0.8, 0.7, 0.6, 0.55, 0.5, 0.45, 0.4, 0.35, 0.3, 0.25, 0.2, 0.15, 0.1, 0.0)
 _SCOUTS = 10
 _STEP, _MOST_FINE = 0.02, 12
 
@@ -57,8 +59,13 @@ def energy_curve(
 
     Returns:
         The curve.
+
+    Raises:
+        InputError: if points are to be chosen on a knob that is not the devices' own.
     """
     scouted = 0
+    if points is None and any(knob != tensor.device.knob for tensor in placement.placed):
+        raise InputError(f"points on {knob} cannot be chosen; give points=, or leave out the knob")
     if points is None:
         chosen, scouted = _scout(placement, data, knob, drops, min(chips, _SCOUTS), seed)
     else:
@@ -81,7 +88,8 @@ def _scout(
     """Points worth simulating, most reliable first, and how many passes it took to find them."""
     reliable = max(tensor.device.most_reliable for tensor in placement.placed)
     floor = max(tensor.device.least_reliable for tensor in placement.placed)
-    coarse = [point for point in COARSE_ETAS if floor <= point <= reliable]
+    coarse = [round(floor + (reliable - floor) * share, 4) for share in _COARSE]
+    coarse[0], coarse[-1] = reliable, floor
     lost: list[float] = []
     for point in coarse:
         (result,) = sweep(

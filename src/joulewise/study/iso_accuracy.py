@@ -104,11 +104,13 @@ def _crossing(knob: Floats, drops: Floats, limit: float) -> Floats:
     worst = np.maximum.accumulate(drops, axis=1)
     above = worst > limit
     first = np.where(above.any(1), above.argmax(1), len(knob))
+    if len(knob) == 1:
+        return np.where(first == 0, np.inf, knob[0])
     inside = np.clip(first, 1, len(knob) - 1)
     rows = np.arange(len(drops))
     upper, lower = worst[rows, inside - 1], worst[rows, inside]
     with np.errstate(divide="ignore", invalid="ignore"):
         share = (limit - upper) / (lower - upper)
-    crossing = knob[inside - 1] + share * (knob[inside] - knob[inside - 1])
+        crossing = knob[inside - 1] + share * (knob[inside] - knob[inside - 1])
     crossing = np.where(first == len(knob), knob[-1], crossing)
     return np.where(first == 0, np.inf, crossing)

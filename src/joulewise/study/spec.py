@@ -23,7 +23,7 @@ from joulewise.devices import (
 from joulewise.devices.fault_kinds import FaultKind
 from joulewise.devices.fault_maps import FaultMap
 from joulewise.devices.laws import ReliabilityLaw
-from joulewise.errors import TableError, refuse
+from joulewise.errors import InputError, TableError, refuse
 from joulewise.models import host, load_model, load_weights
 from joulewise.placement import Placement, fold_batchnorm, place, with_accesses
 from joulewise.simulation import prepare
@@ -61,6 +61,7 @@ class MemorySpec(BaseModel):
         Args:
             channel_dim: The axis with a scale for each index; None for one scale.
         """
+        self._check_used()
         return SRAM(
             bits=self.bits,
             law=self._law(),
@@ -68,6 +69,31 @@ class MemorySpec(BaseModel):
             fault_map=self._map(),
             channel_dim=channel_dim,
         )
+
+    def _check_used(self) -> None:
+        """Refuse settings that would do nothing.
+
+        Raises:
+            InputError: naming the setting and the one that it belongs to.
+        """
+        correlated = ("row", "column", "cluster")
+        owners = {
+            "zero_to_one": self.fault == "flip",
+            "one_to_zero": self.fault == "flip",
+            "stuck_at_one": self.fault == "stuck",
+            "map_rows": self.fault_map is not None,
+            "map_columns": self.fault_map is not None,
+            **dict.fromkeys(correlated, self.fault_map is None),
+        }
+        for field, used in owners.items():
+            value, default = getattr(self, field), type(self).model_fields[field].default
+            if not used and value != default:
+                with_what = f"fault {self.fault}"
+                if field.startswith("map"):
+                    with_what = "no fault_map"
+                elif field in correlated:
+                    with_what = "a measured fault_map"
+                raise InputError(f"{field} is {value}, and does nothing with {with_what}")
 
     def _law(self) -> ReliabilityLaw:
         if self.profile in PROFILES:
@@ -86,7 +112,14 @@ class MemorySpec(BaseModel):
         if self.fault_map is not None:
             return Measured.from_csv(self.fault_map, rows=self.map_rows, columns=self.map_columns)
         if self.row or self.column or self.cluster:
-            return Correlated(row=self.row, column=self.column, cluster=self.cluster)
+            # 32 words to a row and 2 to the width of a block, so that words of any width fit.
+            return Correlated(
+                row=self.row,
+                column=self.column,
+                cluster=self.cluster,
+                columns=32 * self.bits,
+                cluster_columns=2 * self.bits,
+            )
         return Independent()
 
 

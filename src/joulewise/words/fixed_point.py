@@ -50,6 +50,9 @@ class FixedPoint:
         check_in_range("bits", self.bits, MIN_BITS, MAX_BITS)
         if self.limit is not None:
             check_in_range("limit", self.limit, 0.0, 3e38, open_low=True)
+        if self.limit is not None and self.channel_dim is not None:
+            allowed = "one of the two: a common range, or a scale for each channel"
+            refuse("limit with channel_dim", f"{self.limit:g} with {self.channel_dim}", allowed)
 
     @property
     def lowest(self) -> int:
@@ -135,6 +138,10 @@ def encode(tensor: Tensor, format: FixedPoint, name: str = "tensor") -> Words:
         rounding of the tensor's dtype.
     """
     check_storable(tensor, name)
+    axis = format.channel_dim
+    if axis is not None and tensor.ndim >= 2 and not -tensor.ndim <= axis < tensor.ndim:
+        allowed = f"-{tensor.ndim} to {tensor.ndim - 1}, an axis of {name}"
+        refuse("channel_dim", axis, allowed, WeightsError)
     scale = format.scale(tensor)
     steps = torch.round(tensor.to(scale.dtype) / scale)
     codes = steps.clamp(format.lowest, format.highest).to(torch.int16)
