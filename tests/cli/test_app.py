@@ -79,6 +79,16 @@ def test_simulate_as_a_table_and_as_json(run, weights):
     assert record["results"][0]["summary"]["chips"] == 3
 
 
+def test_one_chip_has_no_interval_and_json_no_infinity(run, weights):
+    arguments = ["simulate", "--model", "mlp", "--weights", weights, "--eta", 0.5, "--chips", 1]
+    code, out, _ = run(*arguments, "--images", 5)
+    assert code == 0
+    assert "(one chip)" in out
+    code, out, _ = run(*arguments, "--images", 5, "--json")
+    assert "Infinity" not in out
+    assert json.loads(out)["results"][0]["summary"]["accuracy_interval_95"] is None
+
+
 def test_simulate_with_every_memory_option(run, weights, tmp_path):
     cells = tmp_path / "map.csv"
     cells.write_text("row,column,bit_error_rate\n0,3,0.0001\n5,8,0.01\n")
@@ -260,6 +270,7 @@ def test_an_untrained_zoo_network_is_refused(run, tmp_path):
     [
         (["--out", "w.pt"], ["out is w.pt", ".safetensors"]),
         (["--out", "/no/such/folder/w.safetensors"], ["/no/such/folder"]),
+        (["--out", "/proc/w.safetensors"], ["/proc/w.safetensors, where nothing can be written"]),
         (["--epochs", 0], ["epochs is 0"]),
         (["--lr", "nan"], ["lr is nan"]),
         (["--precision", "float8"], ["precision is float8"]),

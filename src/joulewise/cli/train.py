@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -79,6 +80,10 @@ def _check_out(out: Path) -> None:
         raise InputError(f"out is {out}; allowed: a file name that ends in .safetensors")
     if not out.parent.is_dir():
         raise InputError(f"the folder of out, {out.parent}, does not exist; create it first")
+    try:
+        tempfile.TemporaryFile(dir=out.parent).close()
+    except OSError as error:
+        raise InputError(f"out is {out}, where nothing can be written: {error}") from error
 
 
 def _print(record: TrainingRecord, out: Path) -> None:

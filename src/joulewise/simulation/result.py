@@ -116,7 +116,7 @@ class Simulation(BaseModel):
             "chips": self.chips,
             "images": self.images,
             "mean_mse": self.mean_mse,
-            "mse_interval_95": list(self.mse_interval()),
+            "mse_interval_95": self._ends(self.mse_interval()),
             "memory_energy_normalised": self.energy.normalised,
             "memory_energy_j": self.energy.memory_total_j,
             "total_energy_j": self.energy.total_j,
@@ -126,13 +126,17 @@ class Simulation(BaseModel):
                 "float_accuracy": self.float_accuracy,
                 "ideal_accuracy": self.ideal_accuracy,
                 "mean_accuracy": self.mean_accuracy,
-                "accuracy_interval_95": list(self.accuracy_interval()),
+                "accuracy_interval_95": self._ends(self.accuracy_interval()),
                 "accuracy_quantiles": {q: self.accuracy_quantile(q) for q in (0.05, 0.5, 0.95)},
             }
         if target is not None:
             share, interval = self.yield_at(target)
             figures |= {"target": target, "yield": share, "yield_interval_95": list(interval)}
         return figures
+
+    def _ends(self, interval: Interval) -> list[float] | None:
+        """The ends, or None for a single chip: JSON has no infinity."""
+        return list(interval) if self.chips > 1 else None
 
     def _accuracies(self) -> tuple[float, ...]:
         if not self.accuracy:
