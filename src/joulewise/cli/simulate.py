@@ -165,8 +165,8 @@ def _row(point: float, result: Simulation, target: float | None) -> list[str]:
     ]
     if result.accuracy:
         low, high = result.accuracy_interval()
-        interval = f"[{100 * low:.2f}, {100 * high:.2f}]" if result.chips > 1 else "(one chip)"
-        cells += [f"{100 * result.mean_accuracy:.2f} % {interval}"]
+        reach = f"[{100 * low:.2f}, {100 * high:.2f}]" if result.chips > 1 else "(one chip)"
+        cells += [f"{100 * result.mean_accuracy:.2f} % {reach}"]
         cells += [format_percent(result.accuracy_quantile(0.05))]
     cells += [f"{result.mean_mse:.3g}"]
     if target is not None:
