@@ -6,6 +6,9 @@
     result = jw.simulate(placement, data, eta=0.5, chips=200)
     result.mean_accuracy, result.accuracy_interval(), result.energy.normalised
 
+    forecast = jw.predict(placement, data, eta=0.5)  # the same without simulating chips
+    forecast.mse, forecast.shares, forecast.accuracy.mean
+
 Names are imported when they are first used: the command line's ``--help`` must not wait for torch.
 """
 
@@ -40,6 +43,11 @@ if TYPE_CHECKING:
     from joulewise.placement import loaded as loaded
     from joulewise.placement import place as place
     from joulewise.placement import with_accesses as with_accesses
+    from joulewise.prediction import Corrected as Corrected
+    from joulewise.prediction import FirstOrder as FirstOrder
+    from joulewise.prediction import Forecast as Forecast
+    from joulewise.prediction import Moments as Moments
+    from joulewise.prediction import predict as predict
     from joulewise.report import write_report as write_report
     from joulewise.simulation import Simulation as Simulation
     from joulewise.simulation import simulate as simulate
@@ -53,14 +61,18 @@ if TYPE_CHECKING:
 _ROOMS = {
     "Chip": "devices",
     "Contender": "study",
+    "Corrected": "prediction",
     "Correlated": "devices",
     "Dataset": "data",
     "Device": "devices",
     "ExponentialLaw": "devices",
+    "FirstOrder": "prediction",
     "Flip": "devices",
+    "Forecast": "prediction",
     "Independent": "devices",
     "Mask": "devices",
     "Measured": "devices",
+    "Moments": "prediction",
     "Placement": "placement",
     "SRAM": "devices",
     "Simulation": "simulation",
@@ -76,6 +88,7 @@ _ROOMS = {
     "load_weights": "models",
     "loaded": "placement",
     "place": "placement",
+    "predict": "prediction",
     "save_weights": "models",
     "simulate": "simulation",
     "sweep": "simulation",
@@ -88,14 +101,18 @@ __all__ = [
     "SRAM",
     "Chip",
     "Contender",
+    "Corrected",
     "Correlated",
     "Dataset",
     "Device",
     "ExponentialLaw",
+    "FirstOrder",
     "Flip",
+    "Forecast",
     "Independent",
     "Mask",
     "Measured",
+    "Moments",
     "Placement",
     "Simulation",
     "Split",
@@ -111,6 +128,7 @@ __all__ = [
     "load_weights",
     "loaded",
     "place",
+    "predict",
     "save_weights",
     "simulate",
     "sweep",

@@ -9,7 +9,7 @@ SHAPES = [(1, 8, 8), (3, 32, 32), (1, 28, 28)]
 
 
 def test_the_names():
-    assert list(ZOO) == ["mlp", "cnn", "vgg", "resnet8", "resnet20", "mobilenetv2"]
+    assert list(ZOO) == ["mlp", "cnn", "vgg", "resnet8", "resnet20", "mobilenetv2", "transformer"]
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)

@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from joulewise.study import PlacementSpec
+    from joulewise.study import NetworkSpec, PlacementSpec
 
-_MODELS = "mlp, cnn, vgg, resnet8, resnet20, mobilenetv2, package.module:function, or file.py:name"
+_MODELS = (
+    "mlp, cnn, vgg, resnet8, resnet20, mobilenetv2, transformer, package.module:function, "
+    "or file.py:name"
+)
 
 Model = Annotated[str, typer.Option("--model", help=_MODELS, show_default=False)]
 Models = Annotated[
@@ -162,3 +165,34 @@ def placement_spec(given: Mapping[str, Any]) -> PlacementSpec:
     memory = MemorySpec(**{field: given[field] for field in MemorySpec.model_fields})
     fields = [field for field in PlacementSpec.model_fields if field != "memory"]
     return PlacementSpec(memory=memory, **{f: given[f] for f in fields if given.get(f) is not None})
+
+
+def operating_points(eta: list[float] | None, v_dd: list[float] | None) -> tuple[str, list[float]]:
+    """The knob that was used on the command line, and its values.
+
+    Raises:
+        InputError: if none or both were used.
+    """
+    from joulewise.errors import InputError
+
+    if bool(eta) == bool(v_dd):
+        raise InputError("no operating point, or two kinds; allowed: --eta or --v-dd, repeated")
+    return ("eta", eta) if eta else ("v_dd", v_dd or [])
+
+
+def trained_network(model: str, weights: Path | None, seed: int) -> NetworkSpec:
+    """The network that a command was given.
+
+    Raises:
+        InputError: if it is one of joulewise's own, without weights.
+    """
+    from joulewise.errors import InputError
+    from joulewise.models import ZOO
+    from joulewise.study import NetworkSpec
+
+    if weights is None and model in ZOO:
+        raise InputError(
+            f"weights of {model} are not given, and an untrained network says nothing; allowed: "
+            f"--weights FILE, made for instance by: joulewise train --model {model} --out FILE"
+        )
+    return NetworkSpec(model=model, weights=weights, seed=seed)

@@ -15,6 +15,7 @@ from joulewise.models.cnn import SmallCNN
 from joulewise.models.mlp import MLP
 from joulewise.models.mobilenet import MobileNetV2
 from joulewise.models.resnet import ResNet
+from joulewise.models.transformer import Transformer
 from joulewise.models.vgg import VGG
 
 __all__ = ["ZOO", "build", "seeded"]
@@ -27,6 +28,7 @@ ZOO: Mapping[str, Callable[[tuple[int, ...], int], nn.Module]] = MappingProxyTyp
         "resnet8": partial(ResNet, depth=8),
         "resnet20": partial(ResNet, depth=20),
         "mobilenetv2": MobileNetV2,
+        "transformer": Transformer,
     }
 )
 

@@ -9,28 +9,42 @@ energy       joules per inference at given operating points
 folding      batch normalisation folded into the layer before it
 restoring    the model as it was, whatever a forward pass did to it
 calling      how a model is called, and which of its outputs counts
+batching     data as batches on the model's device
+finiteness   the first layer whose output is NaN or infinite
 """
 
+from joulewise.placement.batching import Batch as Batch
+from joulewise.placement.batching import outputs_of as outputs_of
+from joulewise.placement.batching import prepare as prepare
+from joulewise.placement.batching import take as take
 from joulewise.placement.calling import call as call
 from joulewise.placement.energy import Energy as Energy
 from joulewise.placement.energy import energy as energy
 from joulewise.placement.energy import with_accesses as with_accesses
+from joulewise.placement.finiteness import check_finite as check_finite
 from joulewise.placement.folding import fold_batchnorm as fold_batchnorm
 from joulewise.placement.memory import Memory as Memory
 from joulewise.placement.memory import loaded as loaded
 from joulewise.placement.placing import Placed as Placed
 from joulewise.placement.placing import Placement as Placement
 from joulewise.placement.placing import place as place
+from joulewise.placement.restoring import frozen as frozen
 
 __all__ = [
+    "Batch",
     "Energy",
     "Memory",
     "Placed",
     "Placement",
     "call",
+    "check_finite",
     "energy",
     "fold_batchnorm",
+    "frozen",
     "loaded",
+    "outputs_of",
     "place",
+    "prepare",
+    "take",
     "with_accesses",
 ]

@@ -13,14 +13,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from joulewise.devices import Chip, Point
+from joulewise.devices import Chip, Moments, Point
 from joulewise.errors import ModelError, refuse
 from joulewise.placement.calling import batch_size, tensors_in
 from joulewise.placement.placing import Placed, Placement, check_complete
 from joulewise.placement.restoring import plain_execution
 from joulewise.placement.tracing import float_inputs, input_name
 
-__all__ = ["Memory", "loaded"]
+__all__ = ["Memory", "Observer", "loaded"]
+
+Observer = Callable[[Placed, Tensor, Tensor, Tensor], Tensor]
+"""Told of a placed activation, its mean read and that read's variance, all ``[batch, ...]``.
+
+What it returns goes on in place of the mean read.
+"""
 
 
 class Memory:
@@ -33,8 +39,8 @@ class Memory:
     def __init__(self, placement: Placement) -> None:
         self._placement = placement
         self._weights = [p for p in placement.placed if p.role == "weight"]
-        modules = dict(placement.model.named_modules())
-        self._parameters = {p.name: _parameters(modules, p) for p in self._weights}
+        self._modules = dict(placement.model.named_modules())
+        self._parameters = {p.name: _parameters(self._modules, p) for p in self._weights}
         self._originals = {name: own[0].detach() for name, own in self._parameters.items()}
         self._stored = {
             p.name: p.device.store(self._originals[p.name], name=p.name) for p in self._weights
@@ -43,6 +49,8 @@ class Memory:
         self._samples: int | None = None
         self._chip: Chip | None = None
         self._plan: Mapping[str, Point] | None = None
+        self._observer: Observer | None = None
+        self._in_table = False
 
     def original(self) -> None:
         """Compute with the model's own tensors, not rounded to words."""
@@ -65,6 +73,58 @@ class Memory:
         self._chip, self._plan = chip, plan
         self._install(read)
 
+    def moments(self, plan: Mapping[str, Point]) -> dict[str, Moments]:
+        """Mean and variance over chips of what each placed weight reads at the points of ``plan``.
+
+        In the weight's own shape and layout, the mean in its dtype; differentiable in the points.
+        """
+        check_complete(plan, [p.name for p in self._placement.placed])
+        return {p.name: self._moments_of(p, plan[p.name]) for p in self._weights}
+
+    def _moments_of(self, placed: Placed, point: Point) -> Moments:
+        moments = placed.device.moments(self._stored[placed.name], point)
+        like = self._originals[placed.name]
+        # Both laid out as the weight is, so that one view fits all three.
+        mean = torch.empty_like(like).copy_(moments.mean)
+        var = torch.empty_like(like, dtype=moments.var.dtype).copy_(moments.var)
+        return Moments(mean=mean, var=var)
+
+    def weight(self, placed: Placed, point: Point, chip: Chip) -> Tensor:
+        """What one chip reads of one placed weight; the model goes on with what it has."""
+        return placed.device.read(self._stored[placed.name], point, chip.at(placed.name))
+
+    def expect(
+        self,
+        plan: Mapping[str, Point],
+        means: Mapping[str, Tensor],
+        observer: Observer | None = None,
+    ) -> None:
+        """Compute with the mean over chips of what is read; gradients flow into the means.
+
+        Args:
+            plan: An operating point for each placed tensor.
+            means: The mean of each placed weight, as from `moments`.
+            observer: Told of each placed activation as it passes through its memory.
+        """
+        check_complete(plan, [p.name for p in self._placement.placed])
+        self._install({name: mean.detach() for name, mean in means.items()})
+        self._chip, self._plan, self._observer = None, plan, observer or _pass_on
+        if any(mean.requires_grad for mean in means.values()):
+            for placed in self._weights:
+                for path, name in placed.owners:
+                    table: dict[str, Any] = self._modules[path]._parameters
+                    table[name] = means[placed.name]
+            self._in_table = True
+
+    def _put_parameters_back(self) -> None:
+        if self._in_table:
+            for placed in self._weights:
+                own = self._parameters[placed.name]
+                for (path, name), parameter in zip(placed.owners, own, strict=True):
+                    table: dict[str, Any] = self._modules[path]._parameters
+                    table[name] = parameter
+            self._in_table = False
+
     def differs(self) -> bool:
         """Whether any weight that the model computes with now differs from a perfect memory's."""
         return any(
@@ -72,6 +132,8 @@ class Memory:
         )
 
     def _install(self, tensors: Mapping[str, Tensor]) -> None:
+        self._put_parameters_back()
+        self._observer = None
         # The data and not the object: modules may refer to a parameter elsewhere, in a list, say.
         for name, parameters in self._parameters.items():
             for parameter in parameters:
@@ -123,10 +185,38 @@ class Memory:
             refuse(f"the shape of {placed.name}", tuple(tensor.shape), allowed, ModelError)
         # Several rows may make up one sample (windows, say): cells are per sample.
         together = tensor if rows == 1 else tensor.reshape(samples, rows, *tensor.shape[1:])
+        if self._observer is not None:
+            return self._mean_round_trip(placed, together, point).reshape(tensor.shape)
         read: Tensor = placed.device.round_trip(
             together, point, chip, placed.limit, words=placed.words
         )
         return read.reshape(tensor.shape)
+
+    def _mean_round_trip(self, placed: Placed, inputs: Tensor, point: Point) -> Tensor:
+        """The mean over chips of what is read, and to the observer its variance.
+
+        What arrives is rounded, so its gradient is that of the straight line through the mean read
+        as a function of the rounded values (exact for faults that are linear in the word).
+        """
+        assert self._observer is not None
+        device = placed.device
+        stored = device.store(inputs, limit=placed.limit, name=placed.name)
+        moments = device.moments(stored, point)
+        slope = _slope(device.ideal(stored).detach(), moments.mean.detach())
+        mean = moments.mean.to(inputs.dtype) + slope * (inputs - inputs.detach())
+        return self._observer(placed, inputs.detach(), mean, moments.var)
+
+
+def _pass_on(placed: Placed, inputs: Tensor, mean: Tensor, var: Tensor) -> Tensor:
+    """The observer of those who only want the mean."""
+    return mean
+
+
+def _slope(x: Tensor, y: Tensor) -> float:
+    """The least-squares slope of ``y`` over ``x``; 1 where ``x`` does not vary."""
+    x, y = x.double() - x.double().mean(), y.double()
+    spread = float(x.square().sum())
+    return float((x * y).sum()) / spread if spread > 0 else 1.0
 
 
 def _parameters(modules: Mapping[str, nn.Module], placed: Placed) -> list[Tensor]:

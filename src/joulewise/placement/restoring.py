@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from joulewise.errors import ModelError, refuse
 
-__all__ = ["check_initialised", "plain_execution"]
+__all__ = ["check_initialised", "frozen", "plain_execution"]
 
 
 @contextmanager
@@ -36,6 +36,26 @@ def plain_execution(model: nn.Module) -> Iterator[None]:
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
         restore()
+
+
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """No parameter asks for a gradient; afterwards those do that did before.
+
+    Args:
+        model: Any module.
+
+    Yields:
+        Nothing.
+    """
+    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    try:
+        for parameter in learning:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in learning:
+            parameter.requires_grad_(True)
 
 
 def check_initialised(model: nn.Module) -> None:

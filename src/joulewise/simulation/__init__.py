@@ -3,26 +3,22 @@
 montecarlo   runs a placement on chips at one operating point, or at many with the same chips
 result       what a simulation found: per chip, and as mean, interval, quantile and yield
 statistics   intervals for means and proportions
-scoring      batches of data, and how outputs are scored
+scoring      how outputs are scored
 """
 
 from joulewise.simulation.montecarlo import simulate as simulate
 from joulewise.simulation.montecarlo import sweep as sweep
 from joulewise.simulation.result import EnergyRecord as EnergyRecord
 from joulewise.simulation.result import Simulation as Simulation
-from joulewise.simulation.scoring import Batch as Batch
-from joulewise.simulation.scoring import prepare as prepare
 from joulewise.simulation.statistics import Interval as Interval
 from joulewise.simulation.statistics import mean_interval as mean_interval
 from joulewise.simulation.statistics import proportion_interval as proportion_interval
 
 __all__ = [
-    "Batch",
     "EnergyRecord",
     "Interval",
     "Simulation",
     "mean_interval",
-    "prepare",
     "proportion_interval",
     "simulate",
     "sweep",

@@ -11,11 +11,20 @@ from torch import Tensor
 
 from joulewise.data import Split
 from joulewise.devices import Chip, Point
-from joulewise.errors import InputError, check_in_range, refuse
-from joulewise.placement import Memory, Placement, energy, loaded
+from joulewise.errors import InputError, check_in_range
+from joulewise.placement import (
+    Batch,
+    Memory,
+    Placement,
+    check_finite,
+    energy,
+    loaded,
+    outputs_of,
+    prepare,
+)
 from joulewise.placement.calling import batch_size
 from joulewise.simulation.result import EnergyRecord, Simulation
-from joulewise.simulation.scoring import Batch, Metric, Score, outputs_of, prepare, score, top1
+from joulewise.simulation.scoring import Metric, Score, score, top1
 from joulewise.simulation.statistics import mean_interval
 
 __all__ = ["simulate", "sweep"]
@@ -189,8 +198,8 @@ def _baseline(
 ) -> _Baseline:
     memory.original()
     references = outputs_of(placement.model, batches)
-    if not all(bool(r.isfinite().all()) for r in references):
-        refuse("the model's output", "NaN or infinite without any fault", "a model that works")
+    for batch, reference in zip(batches, references, strict=True):
+        check_finite(placement.model, batch.inputs, reference, "without any fault")
     original = score(placement.model, batches, references, metric)
     memory.ideal()
     return _Baseline(references, original, score(placement.model, batches, references, metric))
@@ -210,12 +219,7 @@ def _result(
         accuracy=accuracies,
         mse=tuple(s.mse for s in run.scores),
         ideal_mse=baseline.ideal.mse,
-        energy=EnergyRecord(
-            memory_j={name: float(joules) for name, joules in spent.memory_j.items()},
-            memory_reliable_j=spent.memory_reliable_j,
-            unplaced_j=spent.unplaced_j,
-            arithmetic_j=spent.arithmetic_j,
-        ),
+        energy=EnergyRecord.of(spent),
     )
 
 

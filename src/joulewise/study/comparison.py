@@ -13,8 +13,8 @@ from torch import nn
 from joulewise.data import Split
 from joulewise.devices import HOROWITZ_INT8
 from joulewise.errors import InputError, check_in_range
-from joulewise.placement import Placement, energy
-from joulewise.simulation import Simulation, prepare
+from joulewise.placement import Placement, energy, prepare
+from joulewise.simulation import Simulation
 from joulewise.study.curve import Curve, energy_curve
 from joulewise.study.environment import Environment
 from joulewise.study.iso_accuracy import IsoAccuracy, iso_accuracy

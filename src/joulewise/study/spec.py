@@ -25,8 +25,7 @@ from joulewise.devices.fault_maps import FaultMap
 from joulewise.devices.laws import ReliabilityLaw
 from joulewise.errors import InputError, TableError, refuse
 from joulewise.models import host, load_model, load_weights
-from joulewise.placement import Placement, fold_batchnorm, place, with_accesses
-from joulewise.simulation import prepare
+from joulewise.placement import Placement, fold_batchnorm, place, prepare, with_accesses
 from joulewise.study.comparison import Contender
 from joulewise.training import TrainingRecord
 

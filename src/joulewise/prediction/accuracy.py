@@ -1,0 +1,134 @@
+"""Accuracy from logits: how often the target wins, over chips, when logits are Gaussian."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from joulewise.prediction.forecast import AccuracyForecast
+
+__all__ = ["Ballot", "probability_correct"]
+
+_POINTS = 256
+# A covariance of rank below the number of rivals still gets a factor.
+_RIDGE = 1e-12
+
+
+def probability_correct(mean: Tensor, cov: Tensor, targets: Tensor) -> Tensor:
+    """The probability that the target's logit is the largest.
+
+    ``P(X > 0)`` for the margins ``X`` of the target over every other class, which are Gaussian with
+    a mean and a covariance that follow from those of the logits. Integrated by conditioning on one
+    margin after the other (Genz), hardest rival first, with 256 points of a Sobol sequence that are
+    the same in every call: the error is about 1e-3 for a single sample and smooth in the arguments.
+
+    Args:
+        mean: Mean logits ``[batch, classes]``.
+        cov: Their covariance ``[batch, classes, classes]``.
+        targets: The class of each sample, as an index into ``classes``, int64 ``[batch]``.
+
+    Returns:
+        Probabilities ``[batch]``, float64; differentiable in mean and covariance.
+
+    Example:
+        >>> mean, cov = torch.tensor([[1.0, 0.0]]), 0.5 * torch.eye(2)[None]
+        >>> p = probability_correct(mean, cov, torch.tensor([0]))
+        >>> abs(float(p) - float(torch.special.ndtr(torch.tensor(1.0)))) < 1e-6
+        True
+
+    References:
+        A. Genz, "Numerical computation of multivariate normal probabilities", Journal of
+        Computational and Graphical Statistics 1(2), 1992, section 2.
+    """
+    centre, factor = _margins(mean.double(), cov.double(), targets)
+    rivals = centre.shape[1]
+    points = _sobol(max(rivals - 1, 1)).to(centre.device)
+    probability = torch.ones(len(centre), len(points), dtype=torch.float64, device=centre.device)
+    drawn: list[Tensor] = []
+    for k in range(rivals):
+        shifted = centre[:, k, None].expand(-1, len(points))
+        for j, z in enumerate(drawn):
+            shifted = shifted + factor[:, k, j, None] * z
+        holds = torch.special.ndtr(shifted / factor[:, k, k, None])
+        probability = probability * holds
+        if k + 1 < rivals:
+            tail = (points[None, :, k] * holds).clamp(1e-300, 1 - 1e-16)
+            drawn.append(-torch.special.ndtri(tail))
+    return probability.mean(1)
+
+
+def _margins(mean: Tensor, cov: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean margins over each rival, hardest first, and a factor of their covariance."""
+    classes = mean.shape[1]
+    rows = torch.arange(len(mean), device=mean.device)[:, None]
+    every = torch.arange(classes, device=mean.device).expand(len(mean), -1)
+    rivals = every[every != targets[:, None]].reshape(len(mean), classes - 1)
+    target = targets[:, None]
+    centre = mean.gather(1, target) - mean.gather(1, rivals)
+    own = cov[rows, target, target]
+    with_target = cov[rows, rivals, target]
+    spread = own[:, :, None] - with_target[:, :, None] - with_target[:, None, :]
+    spread = spread + cov[rows[:, :, None], rivals[:, :, None], rivals[:, None, :]]
+    scale = spread.diagonal(dim1=1, dim2=2)
+    order = (centre / (scale.clamp(min=0) + 1e-300).sqrt()).detach().argsort(1)
+    centre = centre.gather(1, order)
+    spread = spread[rows[:, :, None], order[:, :, None], order[:, None, :]]
+    ridge = _RIDGE * (scale.amax(1) + centre.square().amax(1)) + 1e-200
+    eye = torch.eye(classes - 1, dtype=mean.dtype, device=mean.device)
+    return centre, torch.linalg.cholesky(spread + ridge[:, None, None] * eye)
+
+
+def _sobol(dimension: int) -> Tensor:
+    sobol: Any = torch.quasirandom.SobolEngine
+    engine = sobol(dimension, scramble=True, seed=0)
+    points: Tensor = engine.draw(_POINTS, dtype=torch.float64).clamp(1e-12, 1 - 1e-12)
+    return points
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Ballot:
+    """Counts how often targets win, piece of data after piece of data.
+
+    Args:
+        right: Probability of each sample to be right, so far.
+        chips_right: Right samples of each linearised chip, so far; None for no chips.
+    """
+
+    right: list[Tensor] = field(default_factory=list)
+    chips_right: Tensor | None = None
+
+    def add(self, mean: Tensor, cov: Tensor, targets: Tensor, chips: Tensor | None) -> None:
+        """Add some samples.
+
+        Args:
+            mean: See `probability_correct`.
+            cov: See `probability_correct`.
+            targets: See `probability_correct`.
+            chips: Deviations from the mean on each linearised chip, ``[batch, classes, chips]``.
+        """
+        self.right.append(probability_correct(mean, cov, targets))
+        if chips is not None:
+            logits = mean.to(chips.dtype)[:, :, None] + chips
+            right = (logits.argmax(1) == targets[:, None]).sum(0)
+            self.chips_right = right if self.chips_right is None else self.chips_right + right
+
+    def result(self) -> AccuracyForecast | None:
+        """The forecast; None if nothing was added."""
+        if not self.right:
+            return None
+        right = torch.cat(self.right)
+        if self.chips_right is None:
+            return AccuracyForecast(mean=float(right.mean()))
+        accuracies = self.chips_right.double() / len(right)
+        low, middle, high = torch.quantile(
+            accuracies, torch.tensor([0.05, 0.5, 0.95], dtype=torch.float64)
+        ).tolist()
+        return AccuracyForecast(
+            mean=float(right.mean()),
+            chip_std=float(accuracies.std()) if len(accuracies) > 1 else None,
+            quantiles=(low, middle, high),
+            chips=len(accuracies),
+        )

@@ -1,0 +1,162 @@
+"""First order: the output error of any network for the price of about one training step.
+
+With ``wbar`` and ``v`` the mean and variance of what is read, and ``z`` the output of the model as
+given,
+
+    MSE = |f(wbar) - z|^2 + sum_i v_i (df/dw_i)^2 at wbar.
+
+The first part is exact at the mean. The second needs squared gradients of each sample with respect
+to every weight: one backward pass from a random +-1 probe of the outputs gives an unbiased estimate
+of their sum over outputs, for all tensors at once. One backward pass for each class gives the
+covariance of a sample's logits, without a random number, and with it a predicted accuracy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from joulewise.devices import Chip
+from joulewise.errors import check_in_range
+from joulewise.prediction.accuracy import Ballot
+from joulewise.prediction.forecast import Forecast
+from joulewise.prediction.linear.linearising import Linearisation, LinearLogits, Piece
+from joulewise.prediction.problem import Problem
+
+__all__ = ["FirstOrder", "Total"]
+
+# Far from the seeds that people simulate with: a check should not meet its own chips.
+_SEED_OF_CHIPS = 1 << 40
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FirstOrder:
+    """Linear in the noise, around the mean read; for any network of differentiable operations.
+
+    Placed activations are noise sources like weights, each word of each sample with faults of its
+    own. What is left out: terms of higher order in the noise (large single faults, strong noise),
+    and correlation between words.
+
+    Args:
+        probes: Random +-1 probes of the outputs, 1 or more; more samples are worth more than more
+            probes. Not used where every output is probed for the accuracy.
+        halved: With random probes, let a random half of the input channels of a convolution stand
+            for all of them, drawn for each sample: unbiased, and a third of the work less.
+        accuracy: Predict the accuracy too, where the data has targets: one backward pass for each
+            class instead of one for each probe.
+        classes: Outputs to probe for the accuracy, 2 or more: where there are more, the largest of
+            each sample and its target.
+        chips: Linearised chips to find the spread of the accuracy between chips with; 0 for none,
+            since one costs about as much as a simulated chip. A linearised chip is what the device
+            reads on a chip, followed through the linear network for all samples together.
+        seed: Of the probes and the first linearised chip.
+        memory_bytes: What one pass may hold beside the model, roughly; decides how many samples
+            run at a time, at least one.
+
+    Raises:
+        InputError: if a field is outside its range.
+
+    References:
+        M. Hutchinson, "A stochastic estimator of the trace of the influence matrix for Laplacian
+        smoothing splines", Communications in Statistics 18(3), 1989 (the +-1 probes).
+    """
+
+    probes: int = 1
+    halved: bool = True
+    accuracy: bool = True
+    classes: int = 16
+    chips: int = 0
+    seed: int = 0
+    memory_bytes: int = 1 << 30
+
+    def __post_init__(self) -> None:
+        """Check the fields once."""
+        check_in_range("probes", self.probes, 1, 10**6)
+        check_in_range("classes", self.classes, 2, 10**6)
+        check_in_range("chips", self.chips, 0, 10**6)
+        check_in_range("seed", self.seed, 0, 2**62)
+        check_in_range("memory_bytes", self.memory_bytes, 1, 1 << 60)
+
+    def forecast(self, problem: Problem) -> Forecast:
+        """See `joulewise.prediction.predict`."""
+        network = Linearisation(
+            problem,
+            memory_bytes=self.memory_bytes,
+            halved=self.halved,
+            generator=torch.Generator().manual_seed(self.seed),
+        )
+        wanted = self.accuracy and problem.has_classes
+        outputs = problem.references[0][0].numel()
+        scalars = min(outputs, self.classes) if wanted else 0
+        exact = scalars == outputs and not network.differentiable
+        total = Total()
+        chips = [Chip(seed=_SEED_OF_CHIPS + self.seed + k) for k in range(self.chips)]
+        with torch.set_grad_enabled(network.differentiable):
+            for piece in network.pieces(scalars):
+                if wanted:
+                    total.add_logits(piece, network.logits(piece, scalars, chips), exact)
+                if not exact:
+                    total.add_squares(piece, *network.squares(piece, self.probes))
+                problem.progress(total.samples, problem.images)
+            return total.forecast("first-order", problem)
+
+
+@dataclass(slots=True, eq=False)
+class Total:
+    """What the pieces of data add up to."""
+
+    samples: int = 0
+    shift: list[Tensor] = field(default_factory=list)
+    variance: dict[str, list[Tensor]] = field(default_factory=dict)
+    outputs: list[Tensor] = field(default_factory=list)
+    ballot: Ballot = field(default_factory=Ballot)
+
+    def add_squares(self, piece: Piece, output: Tensor, variance: Mapping[str, Tensor]) -> None:
+        """Shift and variance from random probes."""
+        error = output.double() - piece.reference.double()
+        self.shift.append(error.square().reshape(piece.samples, -1).mean(1))
+        for name, part in variance.items():
+            self.variance.setdefault(name, []).append(part)
+        self.samples += piece.samples
+
+    def add_logits(self, piece: Piece, logits: LinearLogits, exact: bool) -> None:
+        """Votes for the accuracy; shift and variance too, where every output was probed."""
+        cov = {name: part.double() for name, part in logits.cov.items()}
+        whole = torch.stack(list(cov.values())).sum(0)
+        if piece.targets is not None and logits.mean.shape[1] > 1:
+            # The target is the first of the chosen classes.
+            first = torch.zeros(piece.samples, dtype=torch.int64, device=whole.device)
+            self.ballot.add(logits.mean, whole, first, logits.chips)
+        if not exact:
+            return
+        ideal = piece.reference.reshape(piece.samples, -1).double().gather(1, logits.classes)
+        shift = (logits.mean.double() - ideal).square()
+        for name, part in cov.items():
+            self.variance.setdefault(name, []).append(part.diagonal(dim1=1, dim2=2).mean(1))
+        spread = shift + whole.diagonal(dim1=1, dim2=2)
+        self.outputs.append(torch.zeros_like(spread).scatter_(1, logits.classes, spread))
+        self.shift.append(shift.mean(1))
+        self.samples += piece.samples
+
+    def forecast(self, method: str, problem: Problem) -> Forecast:
+        """All of it together."""
+        shift = torch.cat(self.shift)
+        none = torch.zeros_like(shift)
+        found = {name: torch.cat(parts) for name, parts in self.variance.items()}
+        variance = {p.name: found.get(p.name, none) for p in problem.placement.placed}
+        per_sample = (shift + torch.stack(list(variance.values())).sum(0)).detach()
+        spread = float(per_sample.std()) if len(per_sample) > 1 else None
+        return Forecast(
+            method=method,
+            plan=problem.plan,
+            images=len(per_sample),
+            mean_shift=shift.mean(),
+            variance={name: part.mean() for name, part in variance.items()},
+            standard_error=None if spread is None else spread / len(per_sample) ** 0.5,
+            per_sample=per_sample,
+            per_output=torch.cat(self.outputs).mean(0) if self.outputs else None,
+            accuracy=self.ballot.result(),
+        )

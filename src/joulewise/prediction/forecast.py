@@ -1,0 +1,120 @@
+"""What a prediction says, as tensors to differentiate and as plain data to store."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+from joulewise.devices import Point
+
+__all__ = ["AccuracyForecast", "Forecast", "ForecastRecord"]
+
+
+class AccuracyForecast(BaseModel):
+    """Predicted accuracy of the chips at one plan, for the given samples.
+
+    Args:
+        mean: Expected accuracy over chips, in [0, 1].
+        chip_std: Predicted standard deviation of the accuracy between chips; None where the method
+            does not know how the errors of different samples go together.
+        quantiles: Accuracies that 5, 50 and 95 % of the predicted chips stay at or below; None as
+            above.
+        chips: Linearised chips that ``chip_std`` and ``quantiles`` rest on; 0 for none.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    mean: float
+    chip_std: float | None = None
+    quantiles: tuple[float, float, float] | None = None
+    chips: int = 0
+
+
+class ForecastRecord(BaseModel):
+    """A `Forecast` in plain data that can be stored as JSON and read again; same names."""
+
+    model_config = ConfigDict(frozen=True)
+
+    method: str
+    plan: dict[str, float | tuple[float, ...]]
+    images: int
+    mse: float
+    standard_error: float | None
+    mean_shift: float
+    variance: dict[str, float]
+    shares: dict[str, float]
+    accuracy: AccuracyForecast | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Forecast:
+    """The output error of a network at one plan, without simulating chips.
+
+    All errors are squared differences to the outputs of the model as given (not rounded to words),
+    mean over outputs and samples, as `joulewise.simulation.Simulation.mse` has them:
+    ``MSE = |E f - z|^2 + Var f``, expectation and variance over chips.
+
+    Args:
+        method: The method that was used.
+        plan: The operating point of each placed tensor.
+        images: Samples that the figures are a mean over.
+        mean_shift: ``|E f - z|^2``; a float64 scalar, differentiable in the points of the plan.
+        variance: The part of ``Var f`` that comes from each placed tensor; float64 scalars that sum
+            to the whole variance, differentiable in the points.
+        standard_error: Of ``mse``, over samples: covers random probes and the choice of samples;
+            None for a single sample.
+        per_sample: The error of each sample, float64 ``[images]``.
+        per_output: The error of each output, float64, the shape of one output; None where random
+            probes mix the outputs (probe each output to have it).
+        accuracy: Predicted accuracy; None without targets, or where it was not asked for.
+    """
+
+    method: str
+    plan: Mapping[str, Point]
+    images: int
+    mean_shift: Tensor
+    variance: Mapping[str, Tensor]
+    standard_error: float | None
+    per_sample: Tensor
+    per_output: Tensor | None
+    accuracy: AccuracyForecast | None
+
+    @property
+    def mse(self) -> Tensor:
+        """The whole error; a float64 scalar, differentiable in the points of the plan."""
+        return self.mean_shift + self.total_variance
+
+    @property
+    def total_variance(self) -> Tensor:
+        """``Var f``, all placed tensors together."""
+        return torch.stack(list(self.variance.values())).sum()
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """The share of each placed tensor in the error; the mean shift has the rest."""
+        mse = float(self.mse)
+        return {n: float(part) / mse if mse else 0.0 for n, part in self.variance.items()}
+
+    def record(self) -> ForecastRecord:
+        """The figures as plain data."""
+        return ForecastRecord(
+            method=self.method,
+            plan={name: _plain(point) for name, point in self.plan.items()},
+            images=self.images,
+            mse=float(self.mse),
+            standard_error=self.standard_error,
+            mean_shift=float(self.mean_shift),
+            variance={name: float(part) for name, part in self.variance.items()},
+            shares=self.shares,
+            accuracy=self.accuracy,
+        )
+
+
+def _plain(point: Point) -> float | tuple[float, ...]:
+    if isinstance(point, Tensor) and point.ndim:
+        return tuple(float(p) for p in point)
+    return float(point)

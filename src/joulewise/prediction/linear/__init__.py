@@ -1,0 +1,14 @@
+"""Linear: a network to first order in the noise of its memories.
+
+linearising    a network around the mean read: forward, probes, backward
+interception   the operations of a forward pass that consume placed weights
+coverage       which of them the interception gets right, by trying it out
+gradients      per-sample gradients of each kind of operation
+collectors     what is made of the gradients as they come by
+"""
+
+from joulewise.prediction.linear.linearising import Linearisation as Linearisation
+from joulewise.prediction.linear.linearising import LinearLogits as LinearLogits
+from joulewise.prediction.linear.linearising import Piece as Piece
+
+__all__ = ["LinearLogits", "Linearisation", "Piece"]

@@ -1,0 +1,174 @@
+"""Collectors: what is made of the gradients that the interception catches in one backward pass.
+
+`Squares` adds up ``v_i g_i^2`` for each sample and placed tensor as the gradients come by. `Logits`
+keeps them until those of every class are there, for the covariance of a sample's logits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from joulewise.placement import Placed
+from joulewise.prediction.linear.coverage import Coverage
+from joulewise.prediction.linear.gradients import Operation
+from joulewise.prediction.linear.interception import Use
+
+__all__ = ["Logits", "Squares"]
+
+Key = tuple[str, int]
+Stored = tuple[Placed, Tensor, Tensor, Tensor, list[Tensor]]
+"""A placed activation, what was stored, its mean read, the variance, and the gradients there."""
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Squares:
+    """Variance of a probed output, for each sample and placed tensor.
+
+    Args:
+        samples: Samples in the pass.
+        means: The mean of each placed weight.
+        variances: The variance of each.
+        coverage: What the interception can be trusted with.
+        generator: See `Operation.squared`.
+
+    Attributes:
+        totals: For each placed tensor, summed over outputs and probes, ``[samples]``.
+    """
+
+    samples: int
+    means: Mapping[str, Tensor]
+    variances: Mapping[str, Tensor]
+    coverage: Coverage
+    generator: torch.Generator | None
+    totals: dict[str, Tensor] = field(default_factory=dict)
+    sums: dict[str, Tensor] = field(default_factory=dict)
+
+    def receive(self, use: Use) -> Callable[[Tensor], None] | None:
+        """See `Interception`."""
+        if use.name in self.coverage.one_by_one:
+            return None
+        operation = _operation(use, self.coverage, self.samples)
+        if use.name in self.coverage.repeated:
+            return lambda g: self._add_gradient(use, operation.jacobians([g])[:, 0])
+        var = use.view(self.variances[use.name])
+        return lambda g: self.add(use.name, operation.squared(g, var, self.generator))
+
+    def observe(
+        self, placed: Placed, inputs: Tensor, mean: Tensor, var: Tensor
+    ) -> Callable[[Tensor], None]:
+        """A placed activation: each of its words has faults of its own."""
+
+        def caught(g: Tensor) -> None:
+            wide = g.to(var.dtype)
+            self.add(placed.name, (wide.square() * var).flatten(1).sum(1))
+
+        return caught
+
+    def end_probe(self) -> None:
+        """After each backward pass: a weight that is used several times is squared only now."""
+        for name, total in self.sums.items():
+            var = self.variances[name].to(total.dtype)
+            self.add(name, (total.square() * var).flatten(1).sum(1))
+        self.sums = {}
+
+    def _add_gradient(self, use: Use, gradients: Tensor) -> None:
+        spread = use.spread(gradients, self.means[use.name])
+        before = self.sums.get(use.name)
+        self.sums[use.name] = spread if before is None else before + spread
+
+    def add(self, name: str, part: Tensor) -> None:
+        """Add ``[samples]`` to what is known of a tensor."""
+        part = part.double()
+        before = self.totals.get(name)
+        self.totals[name] = part if before is None else before + part
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Logits:
+    """Gradients of several outputs of each sample, kept side by side.
+
+    Args:
+        samples: Samples in the pass.
+        means: The mean of each placed weight.
+        coverage: What the interception can be trusted with.
+    """
+
+    samples: int
+    means: Mapping[str, Tensor]
+    coverage: Coverage
+    uses: dict[Key, tuple[Use, Operation]] = field(default_factory=dict)
+    caught: dict[Key, list[Tensor]] = field(default_factory=dict)
+    activations: list[Stored] = field(default_factory=list)
+
+    def receive(self, use: Use) -> Callable[[Tensor], None] | None:
+        """See `Interception`."""
+        if use.name in self.coverage.one_by_one:
+            return None
+        key = (use.name, use.ordinal)
+        self.uses[key] = use, _operation(use, self.coverage, self.samples)
+        return self.caught.setdefault(key, []).append
+
+    def observe(
+        self, placed: Placed, inputs: Tensor, mean: Tensor, var: Tensor
+    ) -> Callable[[Tensor], None]:
+        """A placed activation."""
+        gradients: list[Tensor] = []
+        self.activations.append((placed, inputs, mean.detach(), var, gradients))
+        return gradients.append
+
+    def names(self) -> list[str]:
+        """The placed weights whose gradients were caught."""
+        caught = [name for (name, _), gs in self.caught.items() if gs]
+        return list(dict.fromkeys(caught))
+
+    def products(self, name: str, var: Tensor) -> Tensor:
+        """``J diag(var) J^T`` for each sample, ``[samples, outputs, outputs]``."""
+        uses = self._uses_of(name)
+        if len(uses) == 1:
+            (use, operation, gs), *_ = uses
+            return operation.products(gs, use.view(var))
+        return weighted_products(self._jacobian(name), var)
+
+    def response(self, name: str, noise: Tensor) -> Tensor:
+        """``J noise`` for each sample and draw, ``[samples, outputs, draws]``."""
+        found = [
+            operation.response(gs, torch.stack([use.view(one) for one in noise]))
+            for use, operation, gs in self._uses_of(name)
+        ]
+        return torch.stack(found).sum(0)
+
+    def _uses_of(self, name: str) -> list[tuple[Use, Operation, list[Tensor]]]:
+        return [(*self.uses[key], gs) for key, gs in self.caught.items() if key[0] == name and gs]
+
+    def _jacobian(self, name: str) -> Tensor:
+        whole = self.means[name]
+        found = []
+        for use, operation, gs in self._uses_of(name):
+            part = operation.jacobians(gs)
+            spread = use.spread(part.flatten(0, 1), whole)
+            found.append(spread.reshape(*part.shape[:2], *whole.shape))
+        return torch.stack(found).sum(0)
+
+
+def _operation(use: Use, coverage: Coverage, samples: int) -> Operation:
+    axis = coverage.batch_axes[use.name, use.ordinal]
+    return use.reading.operation(replace(axis, samples=samples))
+
+
+def weighted_products(jacobian: Tensor, var: Tensor) -> Tensor:
+    """``J diag(v) J^T`` for each sample.
+
+    Args:
+        jacobian: ``[samples, outputs, *tensor]``.
+        var: ``[*tensor]``, or ``[samples, *tensor]``.
+
+    Returns:
+        ``[samples, outputs, outputs]``.
+    """
+    flat = jacobian.flatten(2)
+    weights = var.to(flat.dtype).reshape(-1, 1, flat.shape[2])
+    return torch.matmul(flat * weights, flat.mT)

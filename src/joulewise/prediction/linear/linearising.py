@@ -1,0 +1,264 @@
+"""Linearising: a network around the mean of what its memories read.
+
+One forward pass at the mean, then backward passes from probes of the outputs. What comes back for
+each sample is how the noise of every placed tensor moves the probed outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from joulewise.devices import Chip
+from joulewise.placement import Placed, check_finite, take
+from joulewise.placement.calling import batch_size, call
+from joulewise.prediction.linear.collectors import Logits, Squares, weighted_products
+from joulewise.prediction.linear.coverage import cover
+from joulewise.prediction.linear.interception import Interception
+from joulewise.prediction.problem import Problem
+
+__all__ = ["LinearLogits", "Linearisation", "Piece"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Piece:
+    """Some samples, as many as run at a time."""
+
+    inputs: Any
+    reference: Tensor
+    targets: Tensor | None
+    samples: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LinearLogits:
+    """The probed outputs of some samples, to first order in the noise.
+
+    Args:
+        mean: At the mean read, ``[samples, classes]``.
+        classes: Which outputs they are, ``[samples, classes]``; the target first, if there is one.
+        cov: What each placed tensor adds to their covariance, ``[samples, classes, classes]``.
+        chips: How far each linearised chip is from the mean, ``[samples, classes, chips]``; None
+            for no chips.
+    """
+
+    mean: Tensor
+    classes: Tensor
+    cov: Mapping[str, Tensor]
+    chips: Tensor | None
+
+
+class Linearisation:
+    """A problem's network around the mean read.
+
+    Args:
+        problem: What is to be predicted.
+        memory_bytes: What one pass may hold, roughly.
+        halved: See `joulewise.prediction.FirstOrder`.
+        generator: Draws the probes.
+    """
+
+    def __init__(
+        self, problem: Problem, *, memory_bytes: int, halved: bool, generator: torch.Generator
+    ) -> None:
+        self._problem, self._memory_bytes = problem, memory_bytes
+        self._halved, self._generator = halved, generator
+        points = [p for p in problem.plan.values() if isinstance(p, Tensor)]
+        self.differentiable = any(point.requires_grad for point in points)
+        with torch.set_grad_enabled(self.differentiable):
+            moments = problem.memory.moments(problem.plan)
+        self._means = {name: m.mean for name, m in moments.items()}
+        self._variances = {name: m.var for name, m in moments.items()}
+        self._fixed = {name: mean.detach() for name, mean in self._means.items()}
+        self._placed = {p.name: p for p in problem.placement.placed}
+        self._coverage = cover(problem, self._fixed)
+
+    def pieces(self, scalars: int) -> Iterator[Piece]:
+        """The data, cut so that one piece's gradients fit in the memory allowed.
+
+        Args:
+            scalars: Probed outputs whose gradients are held side by side; 0 for none.
+        """
+        for batch, reference in zip(self._problem.batches, self._problem.references, strict=True):
+            size = batch_size(batch.inputs)
+            step = self._samples_at_a_time(size, scalars)
+            if not isinstance(batch.inputs, (Tensor, tuple, list, dict)):
+                step = size  # a packed sequence cannot be cut
+            for start in range(0, size, step):
+                stop = min(start + step, size)
+                rows = slice(start * len(reference) // size, stop * len(reference) // size)
+                yield Piece(
+                    take(batch.inputs, size, slice(start, stop)),
+                    reference[rows],
+                    None if batch.targets is None else batch.targets[start:stop],
+                    stop - start,
+                )
+
+    def _samples_at_a_time(self, size: int, scalars: int) -> int:
+        # Inputs of each use, what autograd keeps between them, and the gradients: five of a kind.
+        numbers = 5 * self._coverage.numbers
+        largest = max((mean.numel() for mean in self._fixed.values()), default=0)
+        numbers += scalars * (self._coverage.numbers + 2 * largest)
+        return max(1, min(size, self._memory_bytes // (4 * max(numbers, 1))))
+
+    def squares(self, piece: Piece, probes: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Variance from random +-1 probes of the outputs; differentiable where the points are.
+
+        Returns:
+            The output at the mean; and for each placed tensor the variance that it causes, mean
+            over outputs, float64 ``[samples]``.
+        """
+        collector = Squares(
+            samples=piece.samples,
+            means=self._means,
+            variances=self._variances,
+            coverage=self._coverage,
+            generator=self._generator if self._halved else None,
+        )
+        means = self._means if self.differentiable else self._fixed
+        output, roots, interception = self._forward(piece.inputs, means, collector)
+        for number in range(probes):
+            probe = self._signs(output)
+            last = number + 1 == probes and not self.differentiable
+            _backward(output, probe, roots, keep=not last, create=self.differentiable)
+            for name, rows in self._one_by_one(piece, means, [probe]).items():
+                var = self._variances[name].to(rows.dtype)
+                collector.add(name, (rows[:, 0].square() * var).flatten(1).sum(1))
+            collector.end_probe()
+        interception.release()
+        number_of = output.numel() // piece.samples * probes
+        output = output if self.differentiable else output.detach()
+        return output, {name: total / number_of for name, total in collector.totals.items()}
+
+    def _signs(self, output: Tensor) -> Tensor:
+        signs = torch.randint(0, 2, output.shape, generator=self._generator)
+        return (2 * signs - 1).to(output)
+
+    def logits(self, piece: Piece, classes: int, chips: Sequence[Chip]) -> LinearLogits:
+        """The largest outputs of each sample and its target, if any, from one probe for each.
+
+        Args:
+            piece: Some samples.
+            classes: How many outputs; all of them, where there are no more.
+            chips: Chips whose reads to follow through the linearised network.
+        """
+        collector = Logits(samples=piece.samples, means=self._fixed, coverage=self._coverage)
+        output, roots, interception = self._forward(piece.inputs, self._fixed, collector)
+        flat = output.detach().reshape(piece.samples, -1)
+        favoured = flat
+        if piece.targets is not None and piece.targets.ndim == 1 and output.ndim == 2:
+            favoured = flat.scatter(1, piece.targets[:, None], torch.inf)
+        chosen = favoured.topk(min(classes, flat.shape[1]), 1).indices
+        rows = [torch.zeros_like(flat).scatter_(1, c[:, None], 1) for c in chosen.unbind(1)]
+        probes = [row.reshape(output.shape) for row in rows]
+        for probe in probes:
+            _backward(output, probe, roots, keep=True, create=False)
+        interception.release()
+        with torch.no_grad():
+            cov, moved = self._spread(piece, collector, probes, chips)
+        return LinearLogits(mean=flat.gather(1, chosen), classes=chosen, cov=cov, chips=moved)
+
+    def _spread(
+        self, piece: Piece, collector: Logits, probes: list[Tensor], chips: Sequence[Chip]
+    ) -> tuple[dict[str, Tensor], Tensor | None]:
+        """Covariance by tensor, and the deviations of each linearised chip."""
+        cov: dict[str, Tensor] = {}
+        moved: list[Tensor] = []
+        for name in collector.names():
+            cov[name] = collector.products(name, self._variances[name].detach())
+            if chips:
+                moved.append(collector.response(name, self._noise(name, chips)))
+        alone = self._one_by_one(piece, self._fixed, probes)
+        for name, jacobian in alone.items():
+            cov[name] = weighted_products(jacobian, self._variances[name].detach())
+            if chips:
+                noise = self._noise(name, chips).flatten(1).mT.to(jacobian.dtype)
+                moved.append(jacobian.flatten(2) @ noise)
+        for placed, inputs, mean, var, gradients in collector.activations:
+            jacobian = torch.stack(gradients, 1).flatten(2).to(var.dtype)
+            part = weighted_products(jacobian, var.flatten(1))
+            cov[placed.name] = cov[placed.name] + part if placed.name in cov else part
+            if chips:
+                moved.append(self._activation_response(placed, inputs, mean, jacobian, chips))
+        return cov, torch.stack(moved).sum(0) if moved else None
+
+    def _noise(self, name: str, chips: Sequence[Chip]) -> Tensor:
+        """What each chip reads of a weight, less the mean: ``[chips, *weight]``."""
+        mean, placed = self._fixed[name], self._placed[name]
+        reads = [self._problem.memory.weight(placed, self._problem.plan[name], c) for c in chips]
+        return torch.stack([torch.empty_like(mean).copy_(read).sub_(mean) for read in reads])
+
+    def _activation_response(
+        self, placed: Placed, inputs: Tensor, mean: Tensor, jacobian: Tensor, chips: Sequence[Chip]
+    ) -> Tensor:
+        point, moved = self._problem.plan[placed.name], []
+        for chip in chips:
+            read = placed.device.round_trip(
+                inputs, point, chip.at(placed.name), placed.limit, words=placed.words
+            )
+            deviation = (read - mean).flatten(1).to(jacobian.dtype)
+            moved.append((jacobian @ deviation[:, :, None])[:, :, 0])
+        return torch.stack(moved, 2)
+
+    def _forward(
+        self, inputs: Any, means: Mapping[str, Tensor], collector: Squares | Logits
+    ) -> tuple[Tensor, list[Tensor], Interception]:
+        """The output at the mean, and what to ask gradients for so that every use is passed by."""
+        interception = Interception(means, collector.receive)
+
+        def observe(placed: Placed, given: Tensor, mean: Tensor, var: Tensor) -> Tensor:
+            mean = interception.rooted(mean)
+            interception.catch(mean, collector.observe(placed, given, mean, var))
+            return mean
+
+        model = self._problem.placement.model
+        self._problem.memory.expect(self._problem.plan, means, observe)
+        with torch.enable_grad(), interception:
+            output = call(model, inputs)
+        check_finite(model, inputs, output, "at the mean that is read")
+        leaves = [mean for mean in means.values() if mean.requires_grad]
+        return output, [interception.root, *leaves], interception
+
+    def _one_by_one(
+        self, piece: Piece, means: Mapping[str, Tensor], probes: Sequence[Tensor]
+    ) -> dict[str, Tensor]:
+        """Gradients ``[samples, probes, *weight]`` of what interception does not get right."""
+        names = sorted(self._coverage.one_by_one)
+        if not names:
+            return {}
+        leaves = {n: m if m.requires_grad else m.clone().requires_grad_() for n, m in means.items()}
+        self._problem.memory.expect(self._problem.plan, leaves)
+        wanted = [leaves[name] for name in names]
+        rows: dict[str, list[Tensor]] = {name: [] for name in names}
+        for sample in range(piece.samples):
+            one = take(piece.inputs, piece.samples, slice(sample, sample + 1))
+            found = []
+            with torch.enable_grad():
+                output = call(self._problem.placement.model, one)
+                for probe in probes:
+                    own = probe.reshape(piece.samples, -1)[sample].reshape(output.shape)
+                    found.append(_gradients(output, wanted, own, self.differentiable))
+            for name, gradients in zip(names, zip(*found, strict=True), strict=True):
+                rows[name].append(torch.stack(gradients))
+        return {name: torch.stack(parts).float() for name, parts in rows.items()}
+
+
+def _gradients(
+    output: Tensor, wanted: list[Tensor], probe: Tensor, create: bool
+) -> tuple[Tensor, ...]:
+    return torch.autograd.grad(
+        output, wanted, probe, retain_graph=True, create_graph=create, materialize_grads=True
+    )
+
+
+def _backward(
+    output: Tensor, probe: Tensor, roots: list[Tensor], *, keep: bool, create: bool
+) -> None:
+    if output.requires_grad:  # else nothing was intercepted
+        torch.autograd.grad(
+            output, roots, probe, retain_graph=keep, create_graph=create, allow_unused=True
+        )

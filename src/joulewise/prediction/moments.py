@@ -1,0 +1,182 @@
+"""Moments: mean and full covariance of a network's output, operation by operation.
+
+Where `first-order` is linear in the noise, this follows the whole distribution's first two moments
+through each operation: strong noise, saturating activations and rectifiers that noise switches on
+and off included. The price is a covariance between all numbers of a layer, for each sample.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from joulewise.errors import ModelError, check_in_range, refuse
+from joulewise.placement import take
+from joulewise.placement.calling import batch_size
+from joulewise.prediction.accuracy import Ballot
+from joulewise.prediction.covariance.budget import budget
+from joulewise.prediction.covariance.network import Network, trace_network
+from joulewise.prediction.covariance.operation import Rule
+from joulewise.prediction.covariance.propagation import OutputMoments, arguments_of, propagate
+from joulewise.prediction.covariance.rules import RULES
+from joulewise.prediction.forecast import Forecast
+from joulewise.prediction.problem import Problem
+
+__all__ = ["Moments"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moments:
+    """Mean and covariance by a table of rules; for networks that the table covers.
+
+    Exact for networks of linear operations, whatever the noise, as long as weights are independent.
+    Otherwise exact for each operation's mean and variance if what arrives there is Gaussian, with
+    covariances cut off at a stated order. A placed tensor's share of the variance is what its noise
+    adds where it enters, carried to the output by the mean gains of what follows; shares are scaled
+    so that they sum to the variance (for a linear network they do by themselves).
+
+    Args:
+        rules: The table: ``RULES | {MyLayer: my_rule}``.
+        dtype: What is computed in, float32 or float64.
+        order: Terms of the series for covariances behind an activation, 1 to 12; 1 is linear.
+        memory_bytes: What covariances may take, roughly; decides how many samples run at a time.
+            With gradients a pass keeps all that it made.
+
+    Raises:
+        InputError: if a field is outside its range.
+
+    References:
+        M. Kern et al., "MemSE: Fast MSE Prediction for Noisy Memristor-Based DNN Accelerators",
+        AICAS 2022, arXiv 2205.01707: the idea, and the rules of linear layers and ReLU's diagonal.
+    """
+
+    rules: Mapping[Any, Rule] = field(default_factory=lambda: RULES)
+    dtype: torch.dtype = torch.float32
+    order: int = 4
+    memory_bytes: int = 4 << 30
+
+    def __post_init__(self) -> None:
+        """Check the fields once."""
+        if self.dtype not in (torch.float32, torch.float64):
+            refuse("dtype", self.dtype, "torch.float32 or torch.float64")
+        check_in_range("order", self.order, 1, 12)
+        check_in_range("memory_bytes", self.memory_bytes, 1, 1 << 60)
+
+    def forecast(self, problem: Problem) -> Forecast:
+        """See `joulewise.prediction.predict`."""
+        points = [p for p in problem.plan.values() if isinstance(p, Tensor)]
+        total = _Total([p.name for p in problem.placement.placed])
+        with torch.set_grad_enabled(any(point.requires_grad for point in points)):
+            for piece in self.pieces(problem):
+                total.add(piece)
+                problem.progress(total.images, problem.images)
+            return total.forecast(problem)
+
+    def pieces(self, problem: Problem) -> Iterator[Piece]:
+        """The moments of the output, some samples at a time, in the order of the data."""
+        problem.memory.original()
+        network = trace_network(problem.placement, self.rules, self.dtype)
+        weights = problem.memory.moments(problem.plan)
+        for batch, reference in zip(problem.batches, problem.references, strict=True):
+            size = batch_size(batch.inputs)
+            if len(reference) != size:
+                allowed = f'the batch, {size}, as its first axis; or use method="first-order"'
+                refuse("the shape of the output", tuple(reference.shape), allowed, ModelError)
+            step = self._samples_at_a_time(network, take(batch.inputs, size, slice(0, 1)))
+            for start in range(0, size, step):
+                chosen = slice(start, start + step)
+                output = propagate(
+                    network,
+                    take(batch.inputs, size, chosen),
+                    weights=weights,
+                    plan=problem.plan,
+                    rules=self.rules,
+                    order=self.order,
+                )
+                targets = None if batch.targets is None else batch.targets[chosen]
+                yield Piece(output=output, reference=reference[chosen].double(), targets=targets)
+
+    def _samples_at_a_time(self, network: Network, sample: Any) -> int:
+        with torch.no_grad():
+            need = budget(network, arguments_of(network, sample))
+        numbers = need.total if torch.is_grad_enabled() else need.peak
+        taken = max(numbers, 1) * self.dtype.itemsize
+        if taken > self.memory_bytes:
+            raise ModelError(
+                f"the covariances of one sample at {need.at}, {need.size} numbers, take "
+                f"{taken / 1e9:.3g} GB; allowed: memory_bytes, {self.memory_bytes / 1e9:.3g} GB; "
+                'give more, or use method="first-order"'
+            )
+        return int(self.memory_bytes // taken)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Piece:
+    """Some samples.
+
+    Args:
+        output: The moments of their outputs.
+        reference: The outputs of the model as given, float64.
+        targets: Their targets, if there are any.
+    """
+
+    output: OutputMoments
+    reference: Tensor
+    targets: Tensor | None
+
+    def logits(self) -> tuple[Tensor, Tensor]:
+        """Mean ``[batch, size]`` and covariance ``[batch, size, size]`` of the outputs, float64."""
+        mean = self.output.mean.double().flatten(1)
+        if self.output.cov is None:
+            return mean, mean.new_zeros(*mean.shape, mean.shape[1])
+        return mean, self.output.cov.double()
+
+
+class _Total:
+    """Sums over pieces."""
+
+    def __init__(self, names: list[str]) -> None:
+        self.shift: list[Tensor] = []
+        self.per_output: list[Tensor] = []
+        self.variance: dict[str, list[Tensor]] = {name: [] for name in names}
+        self.images = 0
+        self.ballot = Ballot()
+
+    def add(self, piece: Piece) -> None:
+        """Take in some samples."""
+        mean, cov = piece.logits()
+        shift = (mean - piece.reference.flatten(1)).square()
+        var = cov.diagonal(dim1=1, dim2=2).clamp_min(0.0)
+        self.shift.append(shift.mean(1))
+        self.per_output.append((shift + var).detach().view(piece.reference.shape))
+        # Nonlinear terms belong to no tensor alone; they are spread in proportion.
+        parts = {name: part.double() for name, part in piece.output.parts.items()}
+        total = sum(parts.values(), torch.zeros_like(self.shift[-1]))
+        scale = torch.where(total > 0, var.mean(1) / torch.where(total > 0, total, 1.0), 0.0)
+        for name, variances in self.variance.items():
+            variances.append(parts.get(name, torch.zeros_like(scale)) * scale)
+        self.images += len(mean)
+        if piece.targets is not None and piece.reference.ndim == 2 and mean.shape[1] > 1:
+            self.ballot.add(mean.detach(), cov.detach(), piece.targets, None)
+
+    def forecast(self, problem: Problem) -> Forecast:
+        """The means over samples."""
+        shift = torch.cat(self.shift)
+        variance = {name: torch.cat(parts) for name, parts in self.variance.items()}
+        per_sample = shift + sum(variance.values(), torch.zeros_like(shift))
+        spread = float(per_sample.detach().std()) if self.images > 1 else None
+        return Forecast(
+            method="moments",
+            plan=problem.plan,
+            images=self.images,
+            mean_shift=shift.mean(),
+            variance={name: part.mean() for name, part in variance.items()},
+            standard_error=None if spread is None else spread / self.images**0.5,
+            per_sample=per_sample.detach(),
+            per_output=torch.cat(self.per_output).mean(0),
+            accuracy=self.ballot.result(),
+        )

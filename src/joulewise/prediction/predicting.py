@@ -1,0 +1,89 @@
+"""Predicting: one call for every method, from a placement and data to a forecast."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+from joulewise.data import Split
+from joulewise.devices import Point
+from joulewise.errors import InputError, refuse
+from joulewise.placement import Placement, check_finite, frozen, loaded, outputs_of, prepare
+from joulewise.prediction.corrected import Corrected
+from joulewise.prediction.first_order import FirstOrder
+from joulewise.prediction.forecast import Forecast
+from joulewise.prediction.moments import Moments
+from joulewise.prediction.problem import Method, Problem
+
+__all__ = ["METHODS", "predict"]
+
+METHODS: Mapping[str, Callable[[], Method]] = MappingProxyType(
+    {"first-order": FirstOrder, "corrected": Corrected, "moments": Moments}
+)
+"""The methods by name, each with its default options."""
+
+
+def predict(
+    placement: Placement,
+    data: Split | Iterable[Any],
+    plan: Mapping[str, Point] | None = None,
+    *,
+    method: str | Method = "first-order",
+    batch_size: int | None = None,
+    progress: Callable[[float, float], None] | None = None,
+    **setting: Point,
+) -> Forecast:
+    """Output error and accuracy of a placement at one plan, without simulating chips.
+
+    Args:
+        placement: What is stored where; its model is left as it was, whatever happens.
+        data: A split, or an iterable of ``(inputs, targets)`` batches, read once and kept.
+        plan: An operating point for each placed tensor; or give one ``setting`` for all. Points
+            that are tensors with ``requires_grad`` get gradients from the forecast's errors.
+        method: A name of `METHODS`, or a method with options, such as ``FirstOrder(probes=4)``.
+        batch_size: Samples in a forward pass; None chooses by the size of a sample.
+        progress: Called with samples done and samples expected.
+        **setting: One operating point for every placed tensor, for instance ``eta=0.5``.
+
+    Returns:
+        The forecast.
+
+    Raises:
+        InputError: if both or neither of ``plan`` and a setting are given, the method is not known,
+            or the data holds no sample.
+
+    Example:
+        >>> from joulewise.data import load_digits
+        >>> from joulewise.devices import SRAM
+        >>> from joulewise.models import build
+        >>> from joulewise.placement import place
+        >>> digits = load_digits()
+        >>> model = build("mlp", digits.input_shape, digits.classes, seed=0)
+        >>> forecast = predict(place(model, weights=SRAM(bits=8)), digits.test, eta=0.5)
+        >>> parts = float(forecast.mean_shift + forecast.total_variance)
+        >>> abs(float(forecast.mse) - parts) <= 1e-12, list(forecast.variance)[0]
+        (True, 'features.1.weight')
+    """
+    if (plan is None) == (not setting):
+        raise InputError("predict needs a plan or one setting such as eta=0.5, and not both")
+    if isinstance(method, str):
+        if method not in METHODS:
+            refuse("method", repr(method), f"one of {', '.join(METHODS)}")
+        method = METHODS[method]()
+    chosen = placement.plan(**setting) if plan is None else placement.check_plan(plan)
+    batches = prepare(data, placement.model, batch_size)
+    with frozen(placement.model), loaded(placement) as memory:
+        memory.original()
+        references = outputs_of(placement.model, batches)
+        for batch, reference in zip(batches, references, strict=True):
+            check_finite(placement.model, batch.inputs, reference, "without any fault")
+        problem = Problem(
+            placement=placement,
+            memory=memory,
+            plan=chosen,
+            batches=batches,
+            references=references,
+            progress=progress or (lambda done, expected: None),
+        )
+        return method.forecast(problem)

@@ -1,0 +1,55 @@
+"""The problem that every method of prediction is given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from joulewise.devices import Point
+from joulewise.placement import Batch, Memory, Placement
+from joulewise.placement.calling import batch_size
+from joulewise.prediction.forecast import Forecast
+
+__all__ = ["Method", "Problem"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Problem:
+    """What is to be predicted.
+
+    Args:
+        placement: What is stored where.
+        memory: The placement's memory, loaded: the model computes with what it is told to read.
+        plan: An operating point for each placed tensor.
+        batches: The samples, on the model's device.
+        references: The outputs of the model as given for each batch, float32 or float64.
+        progress: To be called with samples done and samples expected.
+    """
+
+    placement: Placement
+    memory: Memory
+    plan: Mapping[str, Point]
+    batches: Sequence[Batch]
+    references: Sequence[Tensor]
+    progress: Callable[[float, float], None]
+
+    @property
+    def images(self) -> int:
+        """Samples in all batches."""
+        return sum(batch_size(batch.inputs) for batch in self.batches)
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether there are targets, and outputs that are scores of two classes or more."""
+        reference, targets = self.references[0], self.batches[0].targets
+        return targets is not None and reference.ndim == 2 and reference.shape[1] >= 2
+
+
+class Method(Protocol):
+    """A way to predict: a frozen value that holds its own options."""
+
+    def forecast(self, problem: Problem) -> Forecast:
+        """Predict; the model's memory may be told to read anything, and is put back later."""

@@ -1,0 +1,109 @@
+"""A memory whose reads are Gaussian, and one call to predict with it. For tests of moments."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from joulewise.devices import Chip, Device, Moments, Point, Traffic
+from joulewise.errors import OperatingPointError, check_in_range
+from joulewise.placement import Placement, frozen, loaded, outputs_of, prepare
+from joulewise.prediction.moments import Moments as MomentsMethod
+from joulewise.prediction.problem import Problem
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GaussianMemory(Device[Tensor]):
+    """Adds independent Gaussian noise of standard deviation ``std``, and takes 10 % off the value.
+
+    The bias makes sure that the mean that is read is not taken for what was stored.
+    """
+
+    keep: float = 0.9
+
+    @property
+    def knob(self) -> str:
+        return "std"
+
+    @property
+    def most_reliable(self) -> float:
+        return 0.0
+
+    @property
+    def least_reliable(self) -> float:
+        return 10.0
+
+    @property
+    def reliable_bit_j(self) -> float:
+        return 1e-12
+
+    def point(self, **setting: Point) -> Point:
+        (value,) = setting.values()
+        check_in_range("std", float(value), 0.0, 10.0, error=OperatingPointError)
+        return value
+
+    def store(self, tensor: Tensor, *, limit: float | None = None, name: str = "") -> Tensor:
+        return tensor.detach().clone()
+
+    def ideal(self, stored: Tensor) -> Tensor:
+        return stored.clone()
+
+    def read(self, stored: Tensor, point: Point, chip: Chip) -> Tensor:
+        noise = torch.from_numpy(chip.generator("noise").normal(size=tuple(stored.shape)))
+        return self.keep * stored + float(point) * noise.to(stored.dtype)
+
+    def moments(self, stored: Tensor, point: Point) -> Moments:
+        var = torch.as_tensor(point, dtype=torch.float64) ** 2
+        return Moments(mean=self.keep * stored, var=var.to(stored.dtype).expand(stored.shape))
+
+    def round_trip(
+        self,
+        inputs: Tensor,
+        point: Point,
+        chip: Chip | None,
+        limit: float | None,
+        *,
+        words: int | None = None,
+    ) -> Tensor:
+        if chip is None:
+            return inputs
+        return self.keep * inputs + self.read(torch.zeros_like(inputs[0]), point, chip)
+
+    def energy(self, traffic: Traffic, point: Point) -> Tensor:
+        return torch.as_tensor(traffic.reads, dtype=torch.float64)
+
+    def describe(self) -> dict[str, Any]:
+        return {"device": "gaussian"}
+
+
+@contextmanager
+def problem_of(placement: Placement, inputs: Any, plan: Mapping[str, Point]) -> Iterator[Problem]:
+    """A loaded problem of one batch."""
+    model: nn.Module = placement.model
+    with frozen(model), loaded(placement) as memory:
+        batches = prepare([inputs], model)
+        memory.original()
+        yield Problem(
+            placement=placement,
+            memory=memory,
+            plan=plan,
+            batches=batches,
+            references=outputs_of(model, batches),
+            progress=lambda done, expected: None,
+        )
+
+
+def output_moments(
+    placement: Placement, inputs: Any, plan: Mapping[str, Point], **options: Any
+) -> tuple[Tensor, Tensor]:
+    """Mean ``[batch, size]`` and covariance ``[batch, size, size]`` of the output, in float64."""
+    method = MomentsMethod(dtype=torch.float64, **options)
+    with problem_of(placement, inputs, plan) as problem:
+        pieces = [piece.logits() for piece in method.pieces(problem)]
+    means, covs = zip(*pieces, strict=True)
+    return torch.cat(means), torch.cat(covs)

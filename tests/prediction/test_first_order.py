@@ -1,0 +1,371 @@
+"""First order: exact where it can be, unbiased where it draws, differentiable, never incomplete."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from joulewise.devices import SRAM, Chip, ExponentialLaw, Flip
+from joulewise.errors import InputError, ModelError
+from joulewise.models import build, seeded
+from joulewise.placement import place
+from joulewise.prediction import FirstOrder, predict
+from joulewise.prediction.linear import linearising as linearising_room
+from joulewise.prediction.linear.interception import Interception
+from joulewise.simulation import simulate
+
+PLAIN = FirstOrder(accuracy=False, halved=False)
+Z = 5.0  # two-sided 6e-7 for each of some tens of comparisons, on fixed seeds
+
+
+def network(*layers, seed=0):
+    with seeded(seed):
+        return nn.Sequential(*[make() for make in layers]).double().eval()
+
+
+def small_convolutional():
+    return network(
+        lambda: nn.Conv2d(2, 4, 3, padding=1),
+        lambda: nn.BatchNorm2d(4),
+        lambda: nn.Softplus(),
+        lambda: nn.AvgPool2d(2),
+        lambda: nn.Flatten(),
+        lambda: nn.Linear(16, 3),
+    )
+
+
+@pytest.mark.parametrize("fault", ["mask", "flip"])
+def test_one_layer_is_exact(cases, fault):
+    """``MSE = |E w x - z|^2 + sum v x^2``, whatever the strength of the noise."""
+    layer, x = network(lambda: nn.Linear(6, 4)), cases.normal(5, 6)
+    memory = SRAM(bits=5) if fault == "mask" else SRAM(bits=5, fault=Flip())
+    forecast = predict(place(layer, weights=memory), [(x, None)], eta=0.1, method=PLAIN)
+    moments = memory.moments(memory.store(layer[0].weight), 0.1)
+    shift = ((moments.mean - layer[0].weight.detach()) @ x.T).square().mean()
+    var = (moments.var @ x.T.square()).mean()
+    torch.testing.assert_close(forecast.mean_shift, shift)
+    torch.testing.assert_close(forecast.variance["0.weight"], var)
+    torch.testing.assert_close(forecast.per_sample.mean(), shift + var)
+
+
+def test_one_layer_with_a_convolution_is_exact(cases):
+    layer = network(lambda: nn.Conv2d(2, 3, 3, stride=2, padding=1), lambda: nn.Flatten())
+    x, memory = cases.normal(4, 2, 5, 5), SRAM(bits=5)
+    forecast = predict(
+        place(layer, weights=memory),
+        [(x, torch.zeros(4, dtype=torch.int64))],
+        eta=0.2,
+        method=FirstOrder(classes=100),
+    )
+    moments = memory.moments(memory.store(layer[0].weight), 0.2)
+    var = nn.functional.conv2d(x.square(), moments.var, stride=2, padding=1)
+    mean = nn.functional.conv2d(x, moments.mean - layer[0].weight.detach(), stride=2, padding=1)
+    exact = mean.square().flatten(1) + var.flatten(1)
+    torch.testing.assert_close(forecast.per_output, exact.mean(0))
+    torch.testing.assert_close(forecast.per_sample, exact.mean(1))
+
+
+def test_no_noise_is_rounding_alone(cases):
+    model, x = small_convolutional(), cases.normal(3, 2, 4, 4)
+    memory = SRAM(bits=6, law=ExponentialLaw(a=1000.0))
+    placement = place(model, weights=memory, activations=memory, inputs=x)
+    forecast = predict(placement, [(x, None)], eta=1.0, method=PLAIN)
+    sim = simulate(placement, [(x, None)], eta=1.0, chips=1)
+    assert float(forecast.total_variance) == 0
+    assert float(forecast.mean_shift) == pytest.approx(sim.ideal_mse, rel=1e-9)
+    assert sim.ideal_mse > 0
+
+
+def enumerated(model, x, memory, eta):
+    """The exact error: over every combination of read words, with its probability."""
+    layers = [m for m in model if isinstance(m, nn.Linear)]
+    choices = []
+    for layer in layers:
+        stored = memory.store(layer.weight)
+        rate = float(memory.bit_error_rate(eta))
+        codes = torch.round(stored.values / stored.scale).to(torch.int32).reshape(-1)
+        for code in codes:
+            found = {}
+            for faults in itertools.product((0, 1), repeat=memory.bits):
+                pattern = torch.tensor(sum(bit << k for k, bit in enumerate(faults)))
+                pattern = pattern.to(torch.int32)
+                read = float(memory.fault.read(code, pattern, pattern, memory.bits))
+                chance = math.prod(rate if bit else 1 - rate for bit in faults)
+                found[read] = found.get(read, 0.0) + chance
+            choices.append([(v * float(stored.scale), p) for v, p in found.items()])
+    with torch.no_grad():
+        ideal = model(x)
+    reads = torch.tensor(list(itertools.product(*[[v for v, _ in c] for c in choices])))
+    chances = torch.tensor(list(itertools.product(*[[p for _, p in c] for c in choices]))).prod(1)
+    total, start = torch.zeros(()), 0
+    tensors = {}
+    for name, module in model.named_children():
+        if isinstance(module, nn.Linear):
+            n = module.weight.numel()
+            part = reads[:, start : start + n].reshape(-1, *module.weight.shape)
+            tensors[f"{name}.weight"] = part.double()
+            start += n
+    outputs = torch.func.vmap(lambda w: torch.func.functional_call(model, w, (x,)))(tensors)
+    errors = (outputs - ideal).square().mean((1, 2))
+    total = (errors * chances.double()).sum()
+    assert float(chances.sum()) == pytest.approx(1.0, abs=1e-5)
+    return float(total)
+
+
+def toy(activation=None):
+    with seeded(3):
+        first, second = nn.Linear(2, 2, bias=False), nn.Linear(2, 1, bias=False)
+    middle = [] if activation is None else [activation]
+    return nn.Sequential(first, *middle, second).double().eval()
+
+
+@pytest.mark.parametrize("fault", ["mask", "flip"])
+def test_the_error_of_first_order_vanishes_with_the_fault_rate(cases, fault):
+    """Two linear layers of 3-bit words, against every combination of faults."""
+    model, x = toy(), cases.normal(3, 2)
+    memory = SRAM(bits=3) if fault == "mask" else SRAM(bits=3, fault=Flip())
+    for eta in (0.5, 0.7, 0.9):
+        forecast = predict(place(model, weights=memory), [(x, None)], eta=eta, method=PLAIN)
+        exact = enumerated(model, x, memory, eta)
+        rate = math.exp(-12.8 * eta)
+        # What is left out is a product of the noise of both layers: second order in the rate.
+        assert float(forecast.mse) == pytest.approx(exact, rel=20 * rate, abs=1e-9)
+
+
+def test_one_noisy_weight_of_a_deep_linear_network_is_exact(cases):
+    """The output is linear in any one weight; the others are so finely rounded as to be still."""
+    model, x = network(*[lambda: nn.Linear(3, 3)] * 3), cases.normal(4, 3)
+    model[1].weight.data = torch.diag(torch.tensor([0.8, 0.0, 0.0], dtype=torch.float64))
+    memory = SRAM(bits=4)  # a stored zero reads zero under bit masking: one weight is noisy
+    placement = place(model, weights=memory, include=["1.weight"])
+    forecast = predict(placement, [(x, torch.zeros(4, dtype=torch.int64))], eta=0.2)
+    moments = memory.moments(memory.store(model[1].weight), 0.2)
+    with torch.no_grad():
+        hidden = model[0](x)[:, :1]
+        moved = hidden * model[2].weight[:, 0]
+    shift = float(moments.mean[0, 0] - 0.8)
+    exact = (moved.square() * (shift**2 + moments.var[0, 0])).mean()
+    torch.testing.assert_close(forecast.mse, exact)
+
+
+def test_random_probes_and_halved_channels_are_unbiased(cases):
+    model, x = small_convolutional(), cases.normal(6, 2, 4, 4)
+    placement = place(model, weights=SRAM(bits=5), inputs=x)
+    targets = torch.zeros(6, dtype=torch.int64)
+    exact = predict(placement, [(x, targets)], eta=0.4)
+    runs = [
+        predict(
+            placement, [(x, None)], eta=0.4, method=FirstOrder(accuracy=False, seed=k, probes=2)
+        )
+        for k in range(200)
+    ]
+    for name, part in exact.variance.items():
+        values = torch.stack([run.variance[name] for run in runs])
+        error = float(values.std()) / math.sqrt(len(runs))
+        assert abs(float(values.mean() - part)) <= Z * error, name
+        assert error < 0.05 * float(part)
+
+
+def test_the_parts_add_up(cases):
+    model, x = small_convolutional(), cases.normal(6, 2, 4, 4)
+    placement = place(model, weights=SRAM(bits=5), activations=SRAM(bits=5), inputs=x)
+    forecast = predict(placement, [(x, torch.tensor([0, 1, 2, 0, 1, 2]))], eta=0.4)
+    assert list(forecast.variance) == [tensor.name for tensor in placement.placed]
+    assert all(float(part) > 0 for part in forecast.variance.values())
+    parts = forecast.mean_shift + sum(forecast.variance.values())
+    torch.testing.assert_close(forecast.mse, parts)
+    torch.testing.assert_close(forecast.per_sample.mean(), parts)
+    torch.testing.assert_close(forecast.per_output.mean(), parts)
+    rest = 1 - float(forecast.mean_shift / forecast.mse)
+    assert sum(forecast.shares.values()) == pytest.approx(rest)
+
+
+def test_weights_against_simulation(cases):
+    """A wide layer behind a smooth one: far from exact in theory, close in fact."""
+    model = network(lambda: nn.Linear(20, 60), lambda: nn.Tanh(), lambda: nn.Linear(60, 5))
+    x = cases.normal(50, 20)
+    placement = place(model, weights=SRAM(bits=6, fault=Flip()), inputs=x)
+    forecast = predict(placement, [(x, None)], eta=0.6, method=FirstOrder(accuracy=False, probes=8))
+    sim = simulate(placement, [(x, None)], eta=0.6, chips=1500)
+    error = sim.mse_interval().half_width / 1.96
+    assert abs(float(forecast.mse) - sim.mean_mse) <= 3 * error + 0.02 * sim.mean_mse
+
+
+def test_activations_of_one_layer_are_exact(cases):
+    layer, x = network(lambda: nn.Linear(8, 3)), cases.normal(20, 8)
+    placement = place(layer, activations=SRAM(bits=5, fault=Flip()), inputs=x)
+    targets = torch.zeros(20, dtype=torch.int64)
+    forecast = predict(placement, [(x, targets)], eta=0.25)
+    sim = simulate(placement, [(x, None)], eta=0.25, chips=4000)
+    error = sim.mse_interval().half_width / 1.96
+    assert error < 0.03 * sim.mean_mse
+    assert abs(float(forecast.mse) - sim.mean_mse) <= Z * error
+
+
+def test_activations_behind_activations(cases):
+    """Faults of an earlier feature map pass through the rounding of the next one."""
+    model = network(lambda: nn.Linear(10, 40), lambda: nn.Sigmoid(), lambda: nn.Linear(40, 4))
+    x = cases.normal(40, 10)
+    placement = place(model, activations=SRAM(bits=8), inputs=x)
+    forecast = predict(placement, [(x, torch.zeros(40, dtype=torch.int64))], eta=0.45)
+    sim = simulate(placement, [(x, None)], eta=0.45, chips=1500)
+    error = sim.mse_interval().half_width / 1.96
+    assert abs(float(forecast.mse) - sim.mean_mse) <= 3 * error + 0.03 * sim.mean_mse
+    assert float(forecast.variance["0:input"]) > 0
+
+
+def test_gradients_in_the_points(cases):
+    model, x = small_convolutional(), cases.normal(4, 2, 4, 4)
+    placement = place(model, weights=SRAM(bits=4), inputs=x)
+    names = [tensor.name for tensor in placement.placed]
+
+    def figures(*etas):
+        plan = dict(zip(names, etas, strict=True))
+        forecast = predict(placement, [(x, None)], plan, method=FirstOrder(accuracy=False))
+        return forecast.mse, forecast.mean_shift, *forecast.variance.values()
+
+    etas = [
+        torch.tensor(0.3 + 0.1 * k, dtype=torch.float64, requires_grad=True)
+        for k in range(len(names))
+    ]
+    assert torch.autograd.gradcheck(figures, etas)
+
+
+def test_gradients_per_bit_plane(cases):
+    layer, x = network(lambda: nn.Linear(5, 3)), cases.normal(4, 5)
+    placement = place(layer, weights=SRAM(bits=4), inputs=x)
+
+    def mse(eta):
+        return predict(placement, [(x, None)], {"0.weight": eta}, method=PLAIN).mse
+
+    eta = torch.linspace(0.3, 0.6, 4, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(mse, [eta])
+
+
+def test_gradients_against_simulation_with_common_chips(cases):
+    """Faults are nested over eta, so differences on the same chips are quiet."""
+    model = network(lambda: nn.Linear(20, 60), lambda: nn.Tanh(), lambda: nn.Linear(60, 5))
+    x, step = cases.normal(30, 20), 0.02
+    placement = place(model, weights=SRAM(bits=6, fault=Flip()), inputs=x)
+    names = [tensor.name for tensor in placement.placed]
+    plain = dict.fromkeys(names, 0.6)
+    for name in names:
+        plan = {n: torch.tensor(0.6, dtype=torch.float64, requires_grad=True) for n in names}
+        forecast = predict(placement, [(x, None)], plan, method=FirstOrder(probes=8))
+        (slope,) = torch.autograd.grad(forecast.mse, plan[name])
+        ends = [
+            simulate(placement, [(x, None)], plan={**plain, name: eta}, chips=800)
+            for eta in (0.6 - step, 0.6 + step)
+        ]
+        slopes = [(b - a) / (2 * step) for a, b in zip(ends[0].mse, ends[1].mse, strict=True)]
+        mean = sum(slopes) / len(slopes)
+        spread = (sum((s - mean) ** 2 for s in slopes) / len(slopes)) ** 0.5 / len(slopes) ** 0.5
+        # A central difference of exp(-12.8 eta) over this step is 1.1 % too steep.
+        assert abs(float(slope) - mean) <= 4 * spread + 0.03 * abs(mean)
+
+
+def test_without_interception_the_answer_is_the_same(cases, monkeypatch):
+    model, x = small_convolutional(), cases.normal(5, 2, 4, 4)
+    targets = torch.tensor([0, 1, 2, 0, 1])
+    placement = place(model, weights=SRAM(bits=5), inputs=x)
+    method = FirstOrder(halved=False, chips=3)
+    with_it = predict(placement, [(x, targets)], eta=0.4, method=method)
+    probed = predict(placement, [(x, None)], eta=0.4, method=method)
+    monkeypatch.setattr(Interception, "_use", lambda self, reading: None)
+    without = predict(placement, [(x, targets)], eta=0.4, method=method)
+    probed_without = predict(placement, [(x, None)], eta=0.4, method=method)
+    for name, part in with_it.variance.items():
+        torch.testing.assert_close(without.variance[name].float(), part.float())
+        again = probed_without.variance[name]
+        torch.testing.assert_close(again.float(), probed.variance[name].float())
+    assert without.accuracy.mean == pytest.approx(with_it.accuracy.mean, abs=1e-6)
+    assert without.accuracy.chip_std == with_it.accuracy.chip_std
+
+
+def test_small_pieces_give_the_same_answer(cases):
+    model, x = small_convolutional(), cases.normal(9, 2, 4, 4)
+    targets = torch.arange(9) % 3
+    placement = place(model, weights=SRAM(bits=5), inputs=x)
+    whole = predict(placement, [(x, targets)], eta=0.4, method=FirstOrder(chips=4))
+    pieces = predict(
+        placement, [(x, targets)], eta=0.4, method=FirstOrder(memory_bytes=20_000, chips=4)
+    )
+    batches = predict(placement, [(x[:4], targets[:4]), (x[4:], targets[4:])], eta=0.4)
+    torch.testing.assert_close(whole.per_sample, pieces.per_sample)
+    torch.testing.assert_close(whole.per_sample, batches.per_sample)
+    assert whole.accuracy.quantiles == pieces.accuracy.quantiles
+
+
+def test_more_classes_than_are_probed(cases):
+    model, x = network(lambda: nn.Linear(6, 30)), cases.normal(40, 6)
+    with torch.no_grad():
+        targets = model(x).argmax(1)
+    placement = place(model, weights=SRAM(bits=6), inputs=x)
+    few = predict(placement, [(x, targets)], eta=0.4, method=FirstOrder(classes=8, probes=500))
+    every = predict(placement, [(x, targets)], eta=0.4, method=FirstOrder(classes=30))
+    assert few.accuracy.mean == pytest.approx(every.accuracy.mean, abs=0.01)
+    assert few.per_output is None
+    assert float(few.mse) == pytest.approx(float(every.mse), rel=0.1)
+
+
+def test_a_batch_of_one_and_a_model_in_half_precision():
+    model = build("cnn", (1, 8, 8), 4, seed=0).bfloat16()
+    x = torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(0)).bfloat16()
+    placement = place(model, weights=SRAM(bits=6), inputs=x)
+    forecast = predict(placement, [(x, torch.tensor([1]))], eta=0.5)
+    wide = build("cnn", (1, 8, 8), 4, seed=0)
+    exact = predict(place(wide, weights=SRAM(bits=6)), [(x.float(), torch.tensor([1]))], eta=0.5)
+    assert forecast.standard_error is None
+    assert forecast.images == 1
+    assert float(forecast.total_variance) == pytest.approx(float(exact.total_variance), rel=0.1)
+
+
+def test_a_static_spread_between_chips(cases):
+    """Linearised chips of one layer are chips: same reads, same accuracies on average."""
+    model, x = network(lambda: nn.Linear(8, 4)), cases.normal(200, 8)
+    with torch.no_grad():
+        targets = model(x).argmax(1)
+    placement = place(model, weights=SRAM(bits=5, fault=Flip()), inputs=x)
+    forecast = predict(placement, [(x, targets)], eta=0.35, method=FirstOrder(chips=400))
+    sim = simulate(placement, [(x, targets)], eta=0.35, chips=400)
+    assert sim.mean_accuracy < 0.97
+    spread = torch.tensor(sim.accuracy).std()
+    assert forecast.accuracy.chips == 400
+    # The standard deviation of 400 draws is known to about 1 / sqrt(800) for light tails.
+    assert forecast.accuracy.chip_std == pytest.approx(float(spread), rel=0.25)
+    assert forecast.accuracy.quantiles[0] == pytest.approx(sim.accuracy_quantile(0.05), abs=0.05)
+
+
+def test_nan_is_blamed_on_the_first_layer(cases):
+    class Root(nn.Module):
+        def forward(self, inputs):
+            return inputs.sqrt()
+
+    model = nn.Sequential(nn.Linear(4, 4), Root(), nn.Linear(4, 2)).double().eval()
+    placement = place(model, weights=SRAM(bits=5))
+    with pytest.raises(ModelError, match=r"the output of 1 is NaN or infinite without any fault"):
+        predict(placement, [(cases.normal(5, 4), None)], eta=0.5)
+
+
+def test_options_are_checked():
+    for field in ("probes", "classes", "memory_bytes"):
+        with pytest.raises(InputError, match=field):
+            FirstOrder(**{field: 0})
+    with pytest.raises(InputError, match="chips"):
+        FirstOrder(chips=-1)
+
+
+def test_the_noise_of_a_chip_is_what_the_device_reads(cases):
+    layer, x = network(lambda: nn.Linear(5, 3)), cases.normal(4, 5)
+    with cases.problem(layer, x, bits=5) as problem:
+        network_ = linearising_room.Linearisation(
+            problem, memory_bytes=1 << 20, halved=False, generator=torch.Generator()
+        )
+        (piece,) = network_.pieces(3)
+        logits = network_.logits(piece, 3, [Chip(seed=7)])
+        problem.memory.read(problem.plan, Chip(seed=7))
+        with torch.no_grad():
+            read = layer(x).gather(1, logits.classes)
+    torch.testing.assert_close(logits.mean + logits.chips[:, :, 0], read)
