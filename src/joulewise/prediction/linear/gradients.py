@@ -95,36 +95,46 @@ def _wide(tensor: Tensor) -> Tensor:
 
 
 class _InParts(ABC):
-    """An operation whose gradients are made for some samples at a time, used, and forgotten."""
+    """An operation whose gradients are made for some samples at a time, used, and forgotten.
+
+    They are made in whatever order of the weight's entries comes naturally: to put millions of
+    numbers in order costs as much as to make them.
+    """
 
     @abstractmethod
     def parts(self, gs: Sequence[Tensor]) -> Iterator[Tensor]:
-        """Jacobians ``[some samples, scalars, *weight]``, the samples in order."""
+        """Jacobians ``[some samples, scalars, entries]``, the samples in order."""
+
+    @abstractmethod
+    def natural(self, weights: Tensor) -> Tensor:
+        """``[several, *weight]`` as ``[several, entries]`` in the natural order."""
+
+    @abstractmethod
+    def ordered(self, jacobians: Tensor) -> Tensor:
+        """``[batch, scalars, entries]`` as ``[batch, scalars, *weight]``."""
 
     def jacobians(self, gs: Sequence[Tensor]) -> Tensor:
         """See `Operation`."""
-        return torch.cat(list(self.parts(gs)))
+        return self.ordered(torch.cat(list(self.parts(gs))))
 
     def squared(self, g: Tensor, var: Tensor, generator: torch.Generator | None) -> Tensor:
         """See `Operation`."""
-        found = []
-        for part in self.parts([g]):
-            flat = part.flatten(1)
-            found.append(flat.square() @ var.reshape(-1).to(flat.dtype))
-        return torch.cat(found)
+        weights = self.natural(var[None])[0]
+        return torch.cat([p[:, 0].square() @ weights.to(p.dtype) for p in self.parts([g])])
 
     def products(self, gs: Sequence[Tensor], var: Tensor) -> Tensor:
         """See `Operation`."""
+        root = self.natural(var[None])[0].sqrt()
         found = []
         for part in self.parts(gs):
-            flat = part.flatten(2)
-            found.append(torch.matmul(flat * var.reshape(-1).to(flat.dtype), flat.mT))
+            scaled = part * root.to(part.dtype)
+            found.append(torch.matmul(scaled, scaled.mT))
         return torch.cat(found)
 
     def response(self, gs: Sequence[Tensor], noise: Tensor) -> Tensor:
         """See `Operation`."""
-        columns = noise.flatten(1).mT
-        return torch.cat([p.flatten(2) @ columns.to(p.dtype) for p in self.parts(gs)])
+        columns = self.natural(noise).mT
+        return torch.cat([part @ columns.to(part.dtype) for part in self.parts(gs)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +236,15 @@ class ManyRows(_InParts):
         x, rows = self._rows(self.inputs), [self._rows(g) for g in gs]
         each = len(gs) * x.shape[2] * rows[0].shape[2]
         for block in blocks(len(x), each):
-            yield torch.stack([torch.bmm(g[block].mT, x[block]) for g in rows], 1)
+            yield torch.stack([torch.bmm(g[block].mT, x[block]).flatten(1) for g in rows], 1)
+
+    def natural(self, weights: Tensor) -> Tensor:
+        """See `_InParts`: the order of the weight itself."""
+        return weights.flatten(1)
+
+    def ordered(self, jacobians: Tensor) -> Tensor:
+        """See `_InParts`."""
+        return jacobians.reshape(*jacobians.shape[:2], -1, self.inputs.shape[-1])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -308,23 +326,29 @@ class Convolution(_InParts):
         return functional.pad(x, [0, 0, *ahead_behind]) if any(ahead_behind) else x.contiguous()
 
     def _jacobians(self, x: Tensor, gs: list[Tensor]) -> Tensor:
-        """``[batch, scalars, *weight]`` from padded inputs and gradients, by sample."""
-        batch, taps = len(x), self.kernel[2:]
+        """``[batch, scalars, entries]`` from padded inputs and gradients, by sample."""
+        batch = len(x)
         # As many times the output channels: what each weight meets is laid out once for all.
         together = torch.stack(gs, -2) if len(gs) > 1 else gs[0][..., None, :]
         g = together.reshape(batch, -1, len(gs), self.groups, self.kernel[0] // self.groups)
         columns = self._columns(x).reshape(batch, g.shape[1], -1, self.groups, self.kernel[1])
         if g.shape[2] * g.shape[4] == 1:  # a channel of its own: too small for a matrix product
             found = torch.einsum("nlsgo,nltgc->nsgotc", g, columns)
-        else:
-            rows = g.permute(0, 3, 2, 4, 1).reshape(batch, self.groups, -1, g.shape[1])
-            taps_and_channels = columns.permute(0, 3, 1, 2, 4).reshape(
-                *rows.shape[:2], g.shape[1], -1
-            )
-            found = torch.matmul(rows, taps_and_channels)
-        shape = (batch, self.groups, len(gs), g.shape[4], *taps, self.kernel[1])
-        apart = found.reshape(shape).transpose(1, 2).movedim(-1, 4)
-        return apart.reshape(batch, len(gs), *self.kernel)
+            return found.reshape(batch, len(gs), -1)
+        rows = g.permute(0, 3, 2, 4, 1).reshape(batch, self.groups, -1, g.shape[1])
+        met = columns.permute(0, 3, 1, 2, 4).reshape(batch, self.groups, g.shape[1], -1)
+        found = torch.matmul(rows, met).reshape(batch, self.groups, len(gs), -1)
+        return found.transpose(1, 2).reshape(batch, len(gs), -1)
+
+    def natural(self, weights: Tensor) -> Tensor:
+        """See `_InParts`: the channels last, as they are met."""
+        return weights.movedim(2, -1).flatten(1)
+
+    def ordered(self, jacobians: Tensor) -> Tensor:
+        """See `_InParts`."""
+        outputs, channels, *taps = self.kernel
+        shape = (*jacobians.shape[:2], outputs, *taps, channels)
+        return jacobians.reshape(shape).movedim(-1, 3)
 
     def _columns(self, x: Tensor) -> Tensor:
         """What each weight meets where: ``[batch, rows * positions, taps * channels]``."""
@@ -368,7 +392,15 @@ class Lookup(_InParts):
         several = [self.batch.first(_wide(g)).flatten(1, -2) for g in gs]
         for block in blocks(len(found), len(gs) * self.rows * features):
             where = found[block][..., None]
-            yield torch.stack([self._rows_of(g[block], where) for g in several], 1)
+            yield torch.stack([self._rows_of(g[block], where).flatten(1) for g in several], 1)
+
+    def natural(self, weights: Tensor) -> Tensor:
+        """See `_InParts`: the order of the weight itself."""
+        return weights.flatten(1)
+
+    def ordered(self, jacobians: Tensor) -> Tensor:
+        """See `_InParts`."""
+        return jacobians.reshape(*jacobians.shape[:2], self.rows, -1)
 
     def _rows_of(self, g: Tensor, where: Tensor) -> Tensor:
         if self.padding >= 0:
@@ -400,6 +432,14 @@ class Elementwise(_InParts):
         """See `_InParts`."""
         yield torch.stack([self._one(g) for g in gs], 1)
 
+    def natural(self, weights: Tensor) -> Tensor:
+        """See `_InParts`: the order of the weight itself."""
+        return weights.flatten(1)
+
+    def ordered(self, jacobians: Tensor) -> Tensor:
+        """See `_InParts`."""
+        return jacobians.reshape(*jacobians.shape[:2], *self.weight)
+
     def _one(self, g: Tensor) -> Tensor:
         if self.part is not None:
             g = g.narrow(*self.part)
@@ -408,4 +448,4 @@ class Elementwise(_InParts):
         aligned = (1,) * (product.ndim - len(self.shape)) + self.shape
         rest = aligned[: self.batch.axis] + aligned[self.batch.axis + 1 :]
         rows = self.batch.first(product).sum(1)
-        return rows.sum_to_size(len(rows), *rest).reshape(len(rows), *self.weight)
+        return rows.sum_to_size(len(rows), *rest).reshape(len(rows), -1)
