@@ -3,8 +3,8 @@
     python benchmarks/prediction_error.py --out results/prediction-error/digits.json
     python benchmarks/prediction_error.py --networks resnet20=WEIGHTS --data CIFAR10 --images 256 ...
 
-For each network and fault kind, operating points are chosen where first order predicts given drops
-of accuracy. At each, chips are simulated until the 95 % interval of the mean squared output error
+For each network and fault kind, operating points are chosen where first order predicts given
+drops of accuracy. At each, chips are simulated until the 95 % interval of the mean squared output error
 is within 2 % of it, or time is up; every method predicts the same figures on the same images.
 Networks without weights are trained on the digits (seed 0), as `joulewise train` would.
 """
@@ -30,7 +30,7 @@ from joulewise.devices import SRAM, Flip, Mask
 from joulewise.files import write_atomically
 from joulewise.models import build, host, load_weights
 from joulewise.placement import Placement, place, prepare
-from joulewise.prediction import METHODS, predict
+from joulewise.prediction import Corrected, FirstOrder, Moments, predict
 from joulewise.simulation import Simulation, simulate
 from joulewise.study import Environment
 from joulewise.training import TrainingSpec, train
@@ -38,6 +38,12 @@ from joulewise.training import TrainingSpec, train
 NETWORKS = ["mlp", "cnn", "vgg", "resnet8", "resnet20", "mobilenetv2", "transformer"]
 FAULTS = {"mask": Mask(), "flip": Flip()}
 DROPS = (0.0002, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
+METHODS = {
+    "first-order": FirstOrder(),
+    "secants": FirstOrder(secants=100),
+    "corrected": Corrected(),
+    "moments": Moments(),
+}
 HALF_WIDTH, ROUND = 0.02, 50
 
 
@@ -47,7 +53,9 @@ def main() -> None:
     parser.add_argument("--data", default="digits")
     parser.add_argument("--faults", nargs="+", default=list(FAULTS), choices=FAULTS)
     parser.add_argument("--store", default="weights", choices=["weights", "both"])
-    parser.add_argument("--methods", nargs="+", default=["first-order", "corrected"])
+    parser.add_argument(
+        "--methods", nargs="+", default=["first-order", "secants", "corrected"], choices=METHODS
+    )
     parser.add_argument("--drops", nargs="+", type=float, default=list(DROPS))
     parser.add_argument("--images", type=int, default=200)
     parser.add_argument("--seconds", type=float, default=20.0, help="of simulation, each point")
@@ -56,8 +64,6 @@ def main() -> None:
     arguments = parser.parse_args()
     keep_freed_memory()
     torch.set_num_threads(arguments.threads)
-    for method in arguments.methods:
-        METHODS[method]  # a wrong name fails now, not in an hour
     dataset = load_data(arguments.data)
     rows: list[dict[str, Any]] = []
     for network in arguments.networks:
@@ -139,7 +145,7 @@ def compared(
     found: dict[str, Any] = {}
     for method in arguments.methods:
         began = time.process_time()
-        forecast = predict(placement, data, eta=eta, method=method)
+        forecast = predict(placement, data, eta=eta, method=METHODS[method])
         spent = time.process_time() - began
         mse, accuracy = float(forecast.mse), forecast.accuracy
         assert accuracy is not None

@@ -369,3 +369,21 @@ def test_the_noise_of_a_chip_is_what_the_device_reads(cases):
         with torch.no_grad():
             read = layer(x).gather(1, logits.classes)
     torch.testing.assert_close(logits.mean + logits.chips[:, :, 0], read)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_predicts_the_same():
+    x = torch.randn(20, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    targets = torch.arange(20) % 4
+    memory = SRAM(bits=6)
+    records = []
+    for device in ("cpu", "cuda"):
+        model = build("cnn", (1, 8, 8), 4, seed=0).to(device)
+        placement = place(model, weights=memory, activations=memory, inputs=x.to(device))
+        data = [(x.to(device), targets.to(device))]
+        method = FirstOrder(chips=5)
+        records.append(predict(placement, data, eta=0.4, method=method).record())
+    here, there = records
+    assert there.mse == pytest.approx(here.mse, rel=1e-3)
+    assert there.accuracy.mean == pytest.approx(here.accuracy.mean, abs=1e-3)

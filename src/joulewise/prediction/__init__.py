@@ -5,6 +5,7 @@ problem        what every method is given
 forecast       what a prediction says
 first_order    linear in the noise: any network, for the price of about a training step
 corrected      first order, and what it gets wrong on a few simulated chips
+secants        what single large faults do beyond the first order
 moments        mean and full covariance, by a table of rules: small networks, strong noise
 accuracy       from Gaussian logits to how often the target wins
 

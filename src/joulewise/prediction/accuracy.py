@@ -122,7 +122,7 @@ class Ballot:
         right = torch.cat(self.right)
         if self.chips_right is None:
             return AccuracyForecast(mean=float(right.mean()))
-        accuracies = self.chips_right.double() / len(right)
+        accuracies = self.chips_right.double().cpu() / len(right)
         low, middle, high = torch.quantile(
             accuracies, torch.tensor([0.05, 0.5, 0.95], dtype=torch.float64)
         ).tolist()

@@ -25,11 +25,12 @@ from joulewise.prediction.accuracy import Ballot
 from joulewise.prediction.forecast import Forecast
 from joulewise.prediction.linear.linearising import Linearisation, LinearLogits, Piece
 from joulewise.prediction.problem import Problem
+from joulewise.prediction.secants import Ratio, secant_ratios
 
 __all__ = ["FirstOrder", "Total"]
 
 # Far from the seeds that people simulate with: a check should not meet its own chips.
-_SEED_OF_CHIPS = 1 << 40
+_SEED_OF_CHIPS, _SEED_OF_FAULTS = 1 << 40, 1 << 42
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +39,8 @@ class FirstOrder:
 
     Placed activations are noise sources like weights, each word of each sample with faults of its
     own. What is left out: terms of higher order in the noise (large single faults, strong noise),
-    and correlation between words.
+    and that faults of different words go together (correlated fault maps; words that pass through
+    the same cells in two calls of one layer).
 
     Args:
         probes: Random +-1 probes of the outputs, 1 or more; more samples are worth more than more
@@ -52,7 +54,10 @@ class FirstOrder:
         chips: Linearised chips to find the spread of the accuracy between chips with; 0 for none,
             since one costs about as much as a simulated chip. A linearised chip is what the device
             reads on a chip, followed through the linear network for all samples together.
-        seed: Of the probes and the first linearised chip.
+        secants: Single faults to try, a forward pass each, to correct the variance of each weight
+            for faults so large that the tangent does not tell what they do; 0 for none. About 100
+            bring the error of that to some per cent.
+        seed: Of the probes, the first linearised chip and the single faults.
         memory_bytes: What one pass may hold beside the model, roughly; decides how many samples
             run at a time, at least one.
 
@@ -69,6 +74,7 @@ class FirstOrder:
     accuracy: bool = True
     classes: int = 16
     chips: int = 0
+    secants: int = 0
     seed: int = 0
     memory_bytes: int = 1 << 30
 
@@ -77,6 +83,7 @@ class FirstOrder:
         check_in_range("probes", self.probes, 1, 10**6)
         check_in_range("classes", self.classes, 2, 10**6)
         check_in_range("chips", self.chips, 0, 10**6)
+        check_in_range("secants", self.secants, 0, 10**6)
         check_in_range("seed", self.seed, 0, 2**62)
         check_in_range("memory_bytes", self.memory_bytes, 1, 1 << 60)
 
@@ -93,6 +100,9 @@ class FirstOrder:
         scalars = min(outputs, self.classes) if wanted else 0
         exact = scalars == outputs and not network.differentiable
         total = Total()
+        if self.secants:
+            first = next(network.pieces(scalars))
+            total.ratios = secant_ratios(network, first, self.secants, _SEED_OF_FAULTS + self.seed)
         chips = [Chip(seed=_SEED_OF_CHIPS + self.seed + k) for k in range(self.chips)]
         with torch.set_grad_enabled(network.differentiable):
             for piece in network.pieces(scalars):
@@ -112,6 +122,7 @@ class Total:
     shift: list[Tensor] = field(default_factory=list)
     variance: dict[str, list[Tensor]] = field(default_factory=dict)
     outputs: list[Tensor] = field(default_factory=list)
+    ratios: Mapping[str, Ratio] = field(default_factory=dict)
     ballot: Ballot = field(default_factory=Ballot)
 
     def add_squares(self, piece: Piece, output: Tensor, variance: Mapping[str, Tensor]) -> None:
@@ -119,12 +130,12 @@ class Total:
         error = output.double() - piece.reference.double()
         self.shift.append(error.square().reshape(piece.samples, -1).mean(1))
         for name, part in variance.items():
-            self.variance.setdefault(name, []).append(part)
+            self.variance.setdefault(name, []).append(part * self._ratio(name))
         self.samples += piece.samples
 
     def add_logits(self, piece: Piece, logits: LinearLogits, exact: bool) -> None:
         """Votes for the accuracy; shift and variance too, where every output was probed."""
-        cov = {name: part.double() for name, part in logits.cov.items()}
+        cov = {name: part.double() * self._ratio(name) for name, part in logits.cov.items()}
         whole = torch.stack(list(cov.values())).sum(0)
         if piece.targets is not None and logits.mean.shape[1] > 1:
             # The target is the first of the chosen classes.
@@ -141,6 +152,19 @@ class Total:
         self.shift.append(shift.mean(1))
         self.samples += piece.samples
 
+    def _ratio(self, name: str) -> float:
+        return self.ratios[name].mean if name in self.ratios else 1.0
+
+    def _error(self, per_sample: Tensor, variance: Mapping[str, Tensor]) -> float | None:
+        """Standard error: over samples and, where single faults were tried, over those."""
+        if len(per_sample) < 2:
+            return None
+        squared = float(per_sample.var()) / len(per_sample)
+        for name, ratio in self.ratios.items():
+            part = float(variance[name].detach().mean())
+            squared += (part * ratio.standard_error / max(ratio.mean, 1e-12)) ** 2
+        return float(squared**0.5)
+
     def forecast(self, method: str, problem: Problem) -> Forecast:
         """All of it together."""
         shift = torch.cat(self.shift)
@@ -148,14 +172,13 @@ class Total:
         found = {name: torch.cat(parts) for name, parts in self.variance.items()}
         variance = {p.name: found.get(p.name, none) for p in problem.placement.placed}
         per_sample = (shift + torch.stack(list(variance.values())).sum(0)).detach()
-        spread = float(per_sample.std()) if len(per_sample) > 1 else None
         return Forecast(
             method=method,
             plan=problem.plan,
             images=len(per_sample),
             mean_shift=shift.mean(),
             variance={name: part.mean() for name, part in variance.items()},
-            standard_error=None if spread is None else spread / len(per_sample) ** 0.5,
+            standard_error=self._error(per_sample, variance),
             per_sample=per_sample,
             per_output=torch.cat(self.outputs).mean(0) if self.outputs else None,
             accuracy=self.ballot.result(),

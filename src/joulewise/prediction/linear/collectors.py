@@ -17,7 +17,7 @@ from joulewise.prediction.linear.coverage import Coverage
 from joulewise.prediction.linear.gradients import Operation
 from joulewise.prediction.linear.interception import Use
 
-__all__ = ["Logits", "Squares"]
+__all__ = ["Logits", "Sensitivities", "Squares"]
 
 Key = tuple[str, int]
 Stored = tuple[Placed, Tensor, Tensor, Tensor, list[Tensor]]
@@ -85,6 +85,44 @@ class Squares:
         part = part.double()
         before = self.totals.get(name)
         self.totals[name] = part if before is None else before + part
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Sensitivities:
+    """Squared gradients of a probed output for each weight, summed over samples.
+
+    Args:
+        samples: Samples in the pass.
+        means: The mean of each placed weight.
+        coverage: What the interception can be trusted with.
+
+    Attributes:
+        totals: For each placed weight, in its shape.
+    """
+
+    samples: int
+    means: Mapping[str, Tensor]
+    coverage: Coverage
+    totals: dict[str, Tensor] = field(default_factory=dict)
+
+    def receive(self, use: Use) -> Callable[[Tensor], None] | None:
+        """See `Interception`; what is used several times or one by one is left out."""
+        if use.name in self.coverage.one_by_one | self.coverage.repeated:
+            return None
+        operation = _operation(use, self.coverage, self.samples)
+
+        def caught(g: Tensor) -> None:
+            part = use.spread(operation.summed(g)[None], self.means[use.name])[0]
+            before = self.totals.get(use.name)
+            self.totals[use.name] = part if before is None else before + part
+
+        return caught
+
+    def observe(
+        self, placed: Placed, inputs: Tensor, mean: Tensor, var: Tensor
+    ) -> Callable[[Tensor], None]:
+        """A placed activation: left out."""
+        return lambda g: None
 
 
 @dataclass(slots=True, kw_only=True, eq=False)

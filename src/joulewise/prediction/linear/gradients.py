@@ -8,10 +8,11 @@ gradient at the operation's output. It answers
     squared(g, var)      sum_i var_i (dz/dw_i)^2
     products(gs, var)    J diag(var) J^T
     response(gs, noise)  J noise
+    summed(g)            (dz/dw_i)^2 for each weight, summed over samples
 
-for each sample, the last three without keeping the gradients. They are formed per sample and then
-squared: squaring gradients that were summed over the batch would be unbiased too, but so noisy that
-it needs tens of probes.
+for each sample but the last, and all but the first without keeping the gradients. They are formed
+per sample and then squared: squaring gradients that were summed over the batch would be unbiased
+too, but so noisy that it needs tens of probes.
 """
 
 from __future__ import annotations
@@ -69,6 +70,9 @@ class Operation(Protocol):
 
     def products(self, gs: Sequence[Tensor], var: Tensor) -> Tensor:
         """``J diag(var) J^T``, shape ``[batch, scalars, scalars]``."""
+
+    def summed(self, g: Tensor) -> Tensor:
+        """``(dz/dw_i)^2`` summed over samples, the shape of the weight."""
 
     def response(self, gs: Sequence[Tensor], noise: Tensor) -> Tensor:
         """``J noise``.
@@ -130,6 +134,11 @@ class _InParts(ABC):
             scaled = part * root.to(part.dtype)
             found.append(torch.matmul(scaled, scaled.mT))
         return torch.cat(found)
+
+    def summed(self, g: Tensor) -> Tensor:
+        """See `Operation`."""
+        total = torch.stack([part[:, 0].square().sum(0) for part in self.parts([g])]).sum(0)
+        return self.ordered(total[None, None])[0, 0]
 
     def response(self, gs: Sequence[Tensor], noise: Tensor) -> Tensor:
         """See `Operation`."""
@@ -207,6 +216,10 @@ class OneRow:
         """``sum_o g_ko g_lo sum_i var_oi x_i^2``."""
         rows, x2 = self._rows(gs), self._x().square()
         return torch.matmul(rows * (x2 @ var.mT.to(x2.dtype))[:, None, :], rows.mT)
+
+    def summed(self, g: Tensor) -> Tensor:
+        """``sum_n g_no^2 x_ni^2``."""
+        return self._rows([g])[:, 0].square().mT @ self._x().square()
 
     def response(self, gs: Sequence[Tensor], noise: Tensor) -> Tensor:
         """``sum_o g_ko sum_i noise_moi x_i``."""

@@ -16,7 +16,12 @@ from torch import Tensor
 from joulewise.devices import Chip
 from joulewise.placement import Placed, check_finite, take
 from joulewise.placement.calling import batch_size, call
-from joulewise.prediction.linear.collectors import Logits, Squares, weighted_products
+from joulewise.prediction.linear.collectors import (
+    Logits,
+    Sensitivities,
+    Squares,
+    weighted_products,
+)
 from joulewise.prediction.linear.coverage import cover
 from joulewise.prediction.linear.interception import Interception
 from joulewise.prediction.problem import Problem
@@ -134,6 +139,46 @@ class Linearisation:
         output = output if self.differentiable else output.detach()
         return output, {name: total / number_of for name, total in collector.totals.items()}
 
+    def sensitivities(self, piece: Piece) -> tuple[Tensor, dict[str, Tensor]]:
+        """Squared gradients from one +-1 probe, for each weight that interception gets right.
+
+        Returns:
+            The output at the mean; and for each placed weight, in its shape, an unbiased estimate
+            of the squared gradients summed over outputs and samples.
+        """
+        collector = Sensitivities(samples=piece.samples, means=self._fixed, coverage=self._coverage)
+        output, roots, interception = self._forward(piece.inputs, self._fixed, collector)
+        _backward(output, self._signs(output), roots, keep=False, create=False)
+        interception.release()
+        return output.detach(), collector.totals
+
+    def variance(self, name: str) -> Tensor:
+        """The variance of what is read of a placed weight, in its shape."""
+        return self._variances[name].detach()
+
+    def noise(self, name: str, chip: Chip) -> Tensor:
+        """What a chip reads of a placed weight, less the mean."""
+        return self._noise(name, [chip])[0]
+
+    def moved(self, piece: Piece, name: str, entry: int, by: float) -> Tensor:
+        """The output with one entry of one weight moved from the mean that is read.
+
+        Args:
+            piece: Some samples.
+            name: A placed weight.
+            entry: The entry, counted in the weight's logical order.
+            by: How far to move it.
+        """
+        self._problem.memory.expect(self._problem.plan, self._fixed)
+        place = torch.unravel_index(torch.tensor(entry), self._fixed[name].shape)
+        before = self._fixed[name][place].clone()
+        with torch.no_grad():
+            try:
+                self._fixed[name][place] += by
+                return call(self._problem.placement.model, piece.inputs)
+            finally:
+                self._fixed[name][place] = before
+
     def _signs(self, output: Tensor) -> Tensor:
         signs = torch.randint(0, 2, output.shape, generator=self._generator)
         return (2 * signs - 1).to(output)
@@ -205,7 +250,10 @@ class Linearisation:
         return torch.stack(moved, 2)
 
     def _forward(
-        self, inputs: Any, means: Mapping[str, Tensor], collector: Squares | Logits
+        self,
+        inputs: Any,
+        means: Mapping[str, Tensor],
+        collector: Squares | Logits | Sensitivities,
     ) -> tuple[Tensor, list[Tensor], Interception]:
         """The output at the mean, and what to ask gradients for so that every use is passed by."""
         interception = Interception(means, collector.receive)
