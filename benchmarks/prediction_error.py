@@ -1,12 +1,13 @@
 """Predicted against simulated error and accuracy, from tiny noise to ten points of accuracy lost.
 
     python benchmarks/prediction_error.py --out results/prediction-error/digits.json
-    python benchmarks/prediction_error.py --networks resnet20=WEIGHTS --data CIFAR10 --images 256 ...
+    python benchmarks/prediction_error.py --networks resnet20=WEIGHTS --data CIFAR10 --images 64
+    python benchmarks/prediction_error.py --table results/prediction-error/*.json
 
 For each network and fault kind, operating points are chosen where first order predicts given
-drops of accuracy. At each, chips are simulated until the 95 % interval of the mean squared output error
-is within 2 % of it, or time is up; every method predicts the same figures on the same images.
-Networks without weights are trained on the digits (seed 0), as `joulewise train` would.
+drops of accuracy. At each, chips are simulated until the 95 % interval of the mean squared output
+error is within 2 % of it, or time is up; every method predicts the same figures on the same
+images. Networks without weights are trained on the digits (seed 0), as `joulewise train` would.
 """
 
 from __future__ import annotations
@@ -61,7 +62,11 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20.0, help="of simulation, each point")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--table", type=Path, nargs="+", help="print records as Markdown instead")
     arguments = parser.parse_args()
+    if arguments.table:
+        print(table([json.loads(path.read_text()) for path in arguments.table]))
+        return
     keep_freed_memory()
     torch.set_num_threads(arguments.threads)
     dataset = load_data(arguments.data)
@@ -188,6 +193,30 @@ def together(one: Simulation, more: Simulation) -> Simulation:
     return one.model_copy(
         update={"accuracy": one.accuracy + more.accuracy, "mse": one.mse + more.mse}
     )
+
+
+def table(records: list[dict[str, Any]]) -> str:
+    """Markdown: a row for each network, fault kind and point; accuracies in points."""
+    lines = []
+    for record in records:
+        rows = record["rows"]
+        methods = list(rows[0]["predicted"])
+        heads = ["network", "fault", "eta", "points lost", "chips", "simulated MSE", "interval"]
+        heads += [f"{method}: ratio" for method in methods]
+        heads += [f"{method}: accuracy off" for method in methods]
+        lines += [f"`{record['command']}`: {rows[0]['data']}, {rows[0]['images']} images", ""]
+        lines += ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+        for row in rows:
+            low, high = row["mse_interval"]
+            cells = [row["network"], row["fault"], f"{row['eta']:.2f}"]
+            cells += [f"{100 * (row['ideal_accuracy'] - row['accuracy']):.2f}", str(row["chips"])]
+            cells += [f"{row['mse']:.3g}", f"±{50 * (high - low) / row['mse']:.1f} %"]
+            found = [row["predicted"][method] for method in methods]
+            cells += [f"{one['ratio']:.3f}" for one in found]
+            cells += [f"{100 * (one['accuracy'] - row['accuracy']):+.2f}" for one in found]
+            lines.append("| " + " | ".join(cells) + " |")
+        lines.append("")
+    return "\n".join(lines)
 
 
 def line(row: dict[str, Any]) -> str:

@@ -15,7 +15,7 @@ BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 
 def test_the_python_of_the_readme_runs(capsys):
     namespace = {}
-    assert len(BLOCKS) == 2
+    assert len(BLOCKS) == 3
     for block in BLOCKS:
         # Fewer chips: this shows that the text runs, not what it finds.
         exec(re.sub(r"chips=\d+", "chips=20", block), namespace)
@@ -23,7 +23,7 @@ def test_the_python_of_the_readme_runs(capsys):
     assert namespace["result"].chips == 20
 
 
-@pytest.mark.parametrize("command", ["demo", "train", "simulate", "compare"])
+@pytest.mark.parametrize("command", ["demo", "train", "simulate", "predict", "compare"])
 def test_options_in_the_readme_exist(command, monkeypatch, capsys):
     lines = [line for line in README.splitlines() if f"joulewise {command} " in line]
     used = {option for line in lines for option in re.findall(r"--[a-z-]+", line)}
@@ -40,5 +40,5 @@ def test_every_command_and_room_is_in_the_documents():
     for room in (ROOT / "src/joulewise").iterdir():
         if (room / "__init__.py").exists():
             assert re.search(rf"\b{room.name}\b", architecture), room.name
-    for command in ("demo", "train", "simulate", "compare"):
+    for command in ("demo", "train", "simulate", "predict", "compare"):
         assert f"joulewise {command}" in README

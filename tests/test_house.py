@@ -12,8 +12,8 @@ import pytest
 import joulewise
 
 SOURCE = Path(joulewise.__file__).parent
-ROOMS = ["cli", "data", "devices", "models", "placement", "report", "simulation", "study"]
-ROOMS += ["training", "words"]
+ROOMS = ["cli", "data", "devices", "models", "placement", "prediction", "report", "simulation"]
+ROOMS += ["study", "training", "words"]
 
 
 def test_every_lazy_name_loads_and_is_listed_once_for_type_checkers():

@@ -10,30 +10,7 @@ import time
 import pytest
 import torch
 
-from joulewise.cli import main
 from joulewise.models import build, save_weights
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["joulewise", *map(str, arguments)])
-        try:
-            main()
-            code = 0
-        except SystemExit as stop:
-            code = stop.code or 0
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    path = tmp_path_factory.mktemp("weights") / "mlp.safetensors"
-    save_weights(build("mlp", (1, 8, 8), 10, seed=0), path, {})
-    return path
 
 
 def assert_refused(result, *parts):
@@ -54,7 +31,7 @@ def test_help_is_quick_and_does_not_wait_for_torch():
 
 
 def test_every_command_has_help(run):
-    for command in ("demo", "train", "simulate", "compare"):
+    for command in ("demo", "train", "simulate", "predict", "compare"):
         code, out, _ = run(command, "--help")
         assert code == 0
         assert "Usage" in out

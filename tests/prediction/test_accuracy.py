@@ -85,3 +85,13 @@ def test_a_ballot_counts_chips_over_pieces():
     assert result.chips == 2
     assert result.quantiles[1] == pytest.approx(0.75)  # 4 of 4 right, and 2 of 4
     assert result.chip_std == pytest.approx(0.5 / math.sqrt(2))
+
+
+def test_a_covariance_of_low_rank_in_single_precision():
+    """What float32 gradients give: a rank below the number of rivals, and rounding around it."""
+    generator = torch.Generator().manual_seed(0)
+    for rank in (1, 2, 5):
+        factor = torch.randn(30, 10, rank, generator=generator)
+        mean = torch.randn(30, 10, generator=generator)
+        found = probability_correct(mean, factor @ factor.mT, torch.arange(30) % 10)
+        assert bool(((found >= 0) & (found <= 1)).all())

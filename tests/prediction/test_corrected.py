@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from joulewise.data import load_digits
-from joulewise.devices import SRAM, Flip
+from joulewise.devices import SRAM, Correlated, Flip
 from joulewise.errors import InputError
 from joulewise.models import build, seeded
 from joulewise.placement import place
@@ -31,18 +31,34 @@ def test_control_is_unbiased_and_knows_its_error():
     for _ in range(400):
         beside = torch.randn(20, generator=generator, dtype=torch.float64)
         noise = torch.randn(20, generator=generator, dtype=torch.float64)
-        mean, error = control(3 + 2 * beside + 0.3 * noise, beside, 0.0)
+        mean, error = control(3 + beside + 0.3 * noise, beside, 0.0)
         means.append(mean)
         errors.append(error)
     spread = torch.tensor(means).std()
     assert abs(sum(means) / 400 - 3) <= 5 * float(spread) / 20
     assert sum(errors) / 400 == pytest.approx(float(spread), rel=0.2)
-    assert float(spread) < 0.1  # a plain mean of 20 would have 2 / sqrt(20) = 0.45
+    assert float(spread) < 0.1  # a plain mean of 20 would have 1 / sqrt(20) = 0.22
 
 
-def test_control_of_a_constant():
-    same = torch.ones(5, dtype=torch.float64)
-    assert control(same, same, 1.0) == (1.0, 0.0)
+def test_a_linear_network_needs_no_correction_at_any_point():
+    """Where no chip drawn has a fault, too."""
+    with seeded(0):
+        model = nn.Linear(8, 4).double()
+    x = torch.randn(9, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    placement = place(model, weights=SRAM(bits=8), inputs=x)
+    targets = torch.zeros(9, dtype=torch.int64)
+    for eta in (1.0, 0.9, 0.7, 0.3):
+        linear = predict(placement, [(x, targets)], eta=eta)
+        corrected = predict(placement, [(x, None)], eta=eta, method="corrected")
+        assert float(corrected.mse) == pytest.approx(float(linear.mse), rel=1e-6)
+        assert corrected.standard_error < 1e-6 * float(linear.mse)
+
+
+def test_words_that_fail_together_are_refused():
+    model, x = nn.Linear(8, 4), torch.ones(2, 8)
+    memory = SRAM(bits=8, fault_map=Correlated(row=0.3))
+    with pytest.raises(InputError, match="the words of weight do not fail independently"):
+        predict(place(model, weights=memory), [(x, None)], eta=0.5, method="corrected")
 
 
 def test_strong_noise_is_right_where_first_order_is_not(mlp):
@@ -74,7 +90,7 @@ def test_gradients_are_those_of_first_order_scaled(mlp):
     eta = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
     forecast = predict(placement, data, eta=eta, method=Corrected(chips=4))
     (slope,) = torch.autograd.grad(forecast.mse, eta)
-    linear = predict(placement, data, eta=eta, method=FirstOrder(accuracy=False, halved=False))
+    linear = predict(placement, data, eta=eta, method=FirstOrder(accuracy=False, thinned=False))
     (other,) = torch.autograd.grad(linear.mse, eta)
     assert float(slope) == pytest.approx(float(other), rel=0.3)
 

@@ -16,7 +16,7 @@ from joulewise.prediction.linear import linearising as linearising_room
 from joulewise.prediction.linear.interception import Interception
 from joulewise.simulation import simulate
 
-PLAIN = FirstOrder(accuracy=False, halved=False)
+PLAIN = FirstOrder(accuracy=False, thinned=False)
 Z = 5.0  # two-sided 6e-7 for each of some tens of comparisons, on fixed seeds
 
 
@@ -150,7 +150,7 @@ def test_one_noisy_weight_of_a_deep_linear_network_is_exact(cases):
     torch.testing.assert_close(forecast.mse, exact)
 
 
-def test_random_probes_and_halved_channels_are_unbiased(cases):
+def test_random_probes_and_thinned_channels_are_unbiased(cases):
     model, x = small_convolutional(), cases.normal(6, 2, 4, 4)
     placement = place(model, weights=SRAM(bits=5), inputs=x)
     targets = torch.zeros(6, dtype=torch.int64)
@@ -270,7 +270,7 @@ def test_without_interception_the_answer_is_the_same(cases, monkeypatch):
     model, x = small_convolutional(), cases.normal(5, 2, 4, 4)
     targets = torch.tensor([0, 1, 2, 0, 1])
     placement = place(model, weights=SRAM(bits=5), inputs=x)
-    method = FirstOrder(halved=False, chips=3)
+    method = FirstOrder(thinned=False, chips=3)
     with_it = predict(placement, [(x, targets)], eta=0.4, method=method)
     probed = predict(placement, [(x, None)], eta=0.4, method=method)
     monkeypatch.setattr(Interception, "_use", lambda self, reading: None)
@@ -361,7 +361,7 @@ def test_the_noise_of_a_chip_is_what_the_device_reads(cases):
     layer, x = network(lambda: nn.Linear(5, 3)), cases.normal(4, 5)
     with cases.problem(layer, x, bits=5) as problem:
         network_ = linearising_room.Linearisation(
-            problem, memory_bytes=1 << 20, halved=False, generator=torch.Generator()
+            problem, memory_bytes=1 << 20, thinned=False, generator=torch.Generator()
         )
         (piece,) = network_.pieces(3)
         logits = network_.logits(piece, 3, [Chip(seed=7)])
@@ -369,6 +369,87 @@ def test_the_noise_of_a_chip_is_what_the_device_reads(cases):
         with torch.no_grad():
             read = layer(x).gather(1, logits.classes)
     torch.testing.assert_close(logits.mean + logits.chips[:, :, 0], read)
+
+
+class Steps(nn.Module):
+    """As many steps as the batch is long: a use that the samples tried first did not have."""
+
+    def __init__(self):
+        super().__init__()
+        self.cell, self.head = nn.Linear(3, 3), nn.Linear(3, 2)
+
+    def forward(self, inputs):
+        hidden = inputs[:, 0]
+        for step in range(inputs.shape[1]):
+            hidden = torch.tanh(self.cell(hidden) + inputs[:, step])
+        return self.head(hidden)
+
+
+def test_a_use_that_comes_later_is_not_lost(cases):
+    with seeded(0):
+        model = Steps().double().eval()
+    short, long = cases.normal(4, 1, 3), cases.normal(4, 5, 3)
+    placement = place(model, weights=SRAM(bits=5), inputs=short)
+    both = predict(placement, [(short, None), (long, None)], eta=0.4, method=PLAIN)
+    alone = [predict(placement, [(x, None)], eta=0.4, method=PLAIN) for x in (short, long)]
+    for name, part in both.variance.items():
+        mean = (alone[0].variance[name] + alone[1].variance[name]) / 2
+        assert float(part) == pytest.approx(float(mean), rel=0.5)  # other random probes
+        assert float(part) > 0
+
+
+def test_a_model_that_works_in_place_on_its_input(cases):
+    class Greedy(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(4, 3)
+
+        def forward(self, inputs):
+            inputs -= 1.0
+            return self.linear(inputs)
+
+    with seeded(0):
+        model = Greedy().double().eval()
+    x = cases.normal(5, 4)
+    forecast = predict(place(model, weights=SRAM(bits=6)), [(x.clone(), None)], eta=0.5)
+    plain = nn.Sequential(model.linear)
+    other = predict(place(plain, weights=SRAM(bits=6)), [(x - 2.0, None)], eta=0.5, method=PLAIN)
+    assert forecast.images == other.images
+
+
+def test_faults_that_no_gradient_sees_are_told_of(cases):
+    class Cut(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.head = nn.Linear(4, 4), nn.Linear(4, 3)
+
+        def forward(self, inputs):
+            with torch.no_grad():
+                hidden = torch.tanh(self.body(inputs))
+            return self.head(hidden)
+
+    with seeded(0):
+        model = Cut().double().eval()
+    placement = place(model, weights=SRAM(bits=5))
+    with pytest.warns(UserWarning, match=r"faults in body\.weight move no output"):
+        predict(placement, [(cases.normal(5, 4), None)], eta=0.4, method=PLAIN)
+
+
+def test_gradients_in_the_points_of_activations(cases):
+    """Their slope is a function of their point too: it scales what comes from before."""
+    model = network(lambda: nn.Linear(5, 4), lambda: nn.Tanh(), lambda: nn.Linear(4, 3))
+    x = cases.normal(6, 5)
+    placement = place(
+        model, weights=SRAM(bits=4), activations=SRAM(bits=4), include=["0.weight", "2:input"],
+        inputs=x,
+    )  # fmt: skip
+
+    def variance(eta):
+        plan = {"0.weight": 0.4, "2:input": eta}
+        return predict(placement, [(x, None)], plan, method=PLAIN).variance["0.weight"]
+
+    eta = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(variance, [eta])
 
 
 @pytest.mark.gpu

@@ -90,3 +90,33 @@ def test_the_same_twice_and_the_model_as_before(placement):
     assert model.training
     assert all(p.requires_grad for p in model.parameters())
     assert all(torch.equal(p, before[name]) for name, p in model.state_dict().items())
+
+
+def test_targets_that_are_not_classes(placement):
+    inputs = DIGITS.test.inputs[:6].float()
+    for targets in (torch.zeros(6, 10), torch.zeros(6, 1), torch.zeros(6)):
+        assert predict(placement, [(inputs, targets)], eta=0.5).accuracy is None
+    with pytest.raises(DataError, match="a target is 10; allowed: a class from 0 to 9"):
+        predict(placement, [(inputs, torch.full((6,), 10))], eta=0.5)
+    small = predict(placement, [(inputs, torch.zeros(6, dtype=torch.uint8))], eta=0.5)
+    assert small.accuracy is not None
+
+
+def test_a_method_that_is_a_class_is_refused(placement):
+    with pytest.raises(InputError, match=r"method is .*allowed: a name, or a value"):
+        predict(placement, DIGITS.test, eta=0.5, method=FirstOrder)
+
+
+def test_a_packed_sequence_is_refused():
+    class Sequences(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lstm, self.head = nn.LSTM(3, 4), nn.Linear(4, 2)
+
+        def forward(self, inputs):
+            return self.head(self.lstm(inputs)[1][0][-1])
+
+    packed = nn.utils.rnn.pack_sequence([torch.ones(4, 3), torch.ones(2, 3)])
+    placed = place(Sequences().eval(), weights=SRAM(bits=4))
+    with pytest.raises(InputError, match="a packed sequence; allowed: a padded one"):
+        predict(placed, [(packed, None)], eta=0.5)

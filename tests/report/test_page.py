@@ -1,3 +1,4 @@
+import json
 from html.parser import HTMLParser
 
 import pytest
@@ -5,6 +6,8 @@ from plotly.offline import get_plotlyjs
 
 from joulewise.errors import InputError
 from joulewise.report import iso_rows, render, write_report
+from joulewise.report.forecasts import pair_cells, pairs
+from joulewise.report.knob import Knob
 from joulewise.study import Comparison
 from joulewise.units import format_percent, format_si
 
@@ -146,6 +149,53 @@ def test_table_of_points_holds_the_record(cases, page):
         ]
         assert row[0] == contender.name
         assert [float(cell) for cell in row[1:]] == pytest.approx(figures, rel=1e-3, abs=6e-6)
+
+
+def test_predictions_stand_beside_simulations(cases, page):
+    _, *rows = Page(page).tables["predictions"]
+    expected = []
+    for contender in cases.comparison().contenders:
+        ideal = contender.reliable.ideal_accuracy
+        expected.append([f"{contender.name} {format_percent(ideal)}"])
+        for pair in pairs(contender):
+            cells = pair_cells(pair, Knob(name="eta"))
+            expected.append([text + (f"[{ends}]" if ends else "") for text, ends in cells])
+    assert rows == expected
+
+
+def test_layers_are_on_the_page_and_each_network_has_its_chart(cases, page):
+    parsed = Page(page)
+    _, *rows = parsed.tables["layer-shares"]
+    assert [row[:3] for row in rows[:2]] == [
+        ["mlp", "0.400", "head:input"],
+        ["mlp", "0.400", "head.weight"],
+    ]
+    figures = json.loads(parsed.script("joulewise-figures"))
+    drawn = {attributes.get("data-figure") for _, attributes in parsed.tags} - {None}
+    offered = {attributes.get("data-shows") for _, attributes in parsed.tags} - {None}
+    assert drawn | offered == set(figures)
+    slots = {attributes.get("id") for tag, attributes in parsed.tags if tag == "div"}
+    assert {attributes.get("data-slot") for _, attributes in parsed.tags} - {None} <= slots
+    assert "mlp at eta 0.400, 0.80 points lost: head.weight hurts most" in parsed.text
+    assert "They leave out what faults do together" in parsed.text
+
+
+def test_records_without_forecasts_have_no_such_sections(cases):
+    old = {"forecasts": (), "placed": ()}
+    contenders = [cases.contender(name).model_copy(update=old) for name in ("mlp", "cnn")]
+    parsed = Page(render(cases.comparison(*contenders)))
+    assert {"predictions", "layer-shares"}.isdisjoint(parsed.tables)
+    assert "Prediction against simulation" not in parsed.text
+    assert "Who hurts most" not in parsed.text
+
+
+def test_says_why_a_network_was_not_predicted(cases):
+    refused = cases.contender("odd").model_copy(
+        update={"forecasts": (None,) * 4, "forecast_refused": "the output does not depend"}
+    )
+    parsed = Page(render(cases.comparison(cases.contender("mlp"), refused)))
+    assert "odd was not predicted: the output does not depend." in parsed.text
+    assert all(row[0] == "mlp" for row in parsed.tables["layer-shares"][1:])
 
 
 def test_says_what_was_run(page):

@@ -30,7 +30,7 @@ def contenders(digits):
 
 @pytest.fixture(scope="module")
 def comparison(contenders, digits):
-    return compare(contenders, digits.test.subset(200), data_name="digits", chips=12)
+    return compare(contenders, digits.test.subset(120), data_name="digits", chips=12)
 
 
 def test_every_network_has_a_curve_and_a_saving_for_each_drop(comparison):
@@ -67,6 +67,39 @@ def test_points_lie_on_both_sides_of_the_crossing(comparison):
 
 def test_the_record_survives_json(comparison):
     assert Comparison.model_validate_json(comparison.model_dump_json()) == comparison
+
+
+def test_forecasts_beside_the_simulations(comparison):
+    for contender in comparison.contenders:
+        assert len(contender.forecasts) == len(contender.points)
+        made = [k for k, forecast in enumerate(contender.forecasts) if forecast is not None]
+        assert 2 <= len(made) <= 6
+        assert contender.forecast_refused == ""
+        names = {placed.name for placed in contender.placed}
+        for k in made:
+            forecast, simulation = contender.forecasts[k], contender.simulations[k]
+            assert forecast.plan == simulation.plan
+            assert forecast.images == simulation.images
+            assert set(forecast.variance) == names == set(simulation.energy.memory_j)
+            # Twelve chips, and accuracy within 11 points: a sanity check, not a test of prediction.
+            assert forecast.accuracy.mean == pytest.approx(simulation.mean_accuracy, abs=0.05)
+
+
+def test_placed_tensors_add_up(comparison):
+    for contender in comparison.contenders:
+        for role, words in contender.placed_words.items():
+            assert sum(p.words for p in contender.placed if p.role == role) == words
+        reliable = sum(placed.reliable_j for placed in contender.placed)
+        assert reliable == pytest.approx(contender.reliable.energy.memory_reliable_j)
+
+
+def test_records_of_older_versions_still_load(comparison):
+    record = comparison.model_dump(mode="json")
+    for contender in record["contenders"]:
+        for field in ("placed", "forecasts", "forecast_refused"):
+            del contender[field]
+    for contender in Comparison.model_validate(record).contenders:
+        assert (contender.placed, contender.forecasts) == ((), ())
 
 
 def test_given_points_are_used_and_chips_are_common(contenders, digits):

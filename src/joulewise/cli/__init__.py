@@ -4,7 +4,7 @@ app        the commands, and how errors become one sentence and an exit code
 options    options that several commands share
 console    tables, progress bars and figures in the terminal
 allocator  memory allocator settings that a CPU run needs
-train, simulate, compare, demo   one command each
+train, simulate, predict, compare, demo   one command each
 """
 
 from joulewise.cli.app import main as main

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from joulewise import __version__
 from joulewise.cli.compare import compare
 from joulewise.cli.demo import demo
+from joulewise.cli.predict import predict
 from joulewise.cli.simulate import simulate
 from joulewise.cli.train import train
 from joulewise.errors import JoulewiseError
@@ -43,7 +44,7 @@ def _interruptible(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-for command in (demo, train, simulate, compare):
+for command in (demo, train, simulate, predict, compare):
     app.command()(_interruptible(command))
 
 

@@ -62,11 +62,10 @@ def compare(
     """
     given = dict(locals())
     console.start(threads)
-    from joulewise.cli.simulate import operating_points
     from joulewise.data import load_data
 
     spec = options.placement_spec(given)
-    knob, points = operating_points(eta, v_dd) if eta or v_dd else ("eta", None)
+    knob, points = options.operating_points(eta, v_dd) if eta or v_dd else ("eta", None)
     networks = [_network(text) for text in model]
     folder = ready(out)
     dataset = load_data(data)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from joulewise.placement import Placed
     from joulewise.simulation import Simulation
 
-__all__ = ["operating_points", "simulate"]
+__all__ = ["simulate"]
 
 
 def simulate(
@@ -65,22 +65,17 @@ def simulate(
     given = dict(locals())
     console.start(threads)
     from joulewise.data import load_data
-    from joulewise.errors import InputError, check_in_range
-    from joulewise.models import ZOO
+    from joulewise.errors import check_in_range
     from joulewise.simulation import sweep
-    from joulewise.study import Environment, NetworkSpec
+    from joulewise.study import Environment
 
     spec = options.placement_spec(given)
-    knob, points = operating_points(eta, v_dd)
+    knob, points = options.operating_points(eta, v_dd)
     if target is not None:
         check_in_range("target", target, 0.0, 100.0)
-    if weights is None and model in ZOO:
-        raise InputError(
-            f"weights of {model} are not given, and an untrained network says nothing; allowed: "
-            f"--weights FILE, made for instance by: joulewise train --model {model} --out FILE"
-        )
+    network = options.trained_network(model, weights, seed)
     dataset = load_data(data)
-    contender = NetworkSpec(model=model, weights=weights, seed=seed).place(dataset, spec)
+    contender = network.place(dataset, spec)
     placement = contender.placement
     test = dataset.test if images is None else dataset.test.subset(images, seed=0)
     with console.bar(f"simulate {contender.name}") as update:
@@ -117,19 +112,6 @@ def _accesses(tensor: Placed) -> dict[str, str | float]:
     assert traffic is not None
     figures = {"words": tensor.words, "reads": traffic.reads, "writes": traffic.writes}
     return {"name": tensor.name, "role": tensor.role, **figures}
-
-
-def operating_points(eta: list[float] | None, v_dd: list[float] | None) -> tuple[str, list[float]]:
-    """The knob that was used on the command line, and its values.
-
-    Raises:
-        InputError: if none or both were used.
-    """
-    from joulewise.errors import InputError
-
-    if bool(eta) == bool(v_dd):
-        raise InputError("no operating point, or two kinds; allowed: --eta or --v-dd, repeated")
-    return ("eta", eta) if eta else ("v_dd", v_dd or [])
 
 
 def _print(

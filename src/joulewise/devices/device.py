@@ -110,6 +110,11 @@ class Device(ABC, Generic[Stored]):
         """The operating point at which what is read is (nearly) what was stored."""
 
     @property
+    def independent_words(self) -> bool:
+        """Whether the faults of one word say nothing of those of any other."""
+        return True
+
+    @property
     @abstractmethod
     def reliable_bit_j(self) -> float:
         """Joules to read one bit from reliable memory beside this one: what is not placed costs."""

@@ -108,6 +108,11 @@ class SRAM(Device[StoredWords]):
         return self.law.eta_range[1]
 
     @property
+    def independent_words(self) -> bool:
+        """Whether the fault map is `Independent`: others have weak rows, columns or places."""
+        return isinstance(self.fault_map, Independent)
+
+    @property
     def reliable_bit_j(self) -> float:
         """The law's energy at its most reliable point."""
         return float(self.law.energy_per_bit_j(as_point(self.most_reliable)))

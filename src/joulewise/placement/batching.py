@@ -82,7 +82,7 @@ def outputs_of(model: nn.Module, batches: Sequence[Batch]) -> list[Tensor]:
 
 
 def take(nested: Any, of: int, chosen: Any) -> Any:
-    """Some samples of a batch, without gradients.
+    """Some samples of a batch, copied and without gradients.
 
     Args:
         nested: A batch.
@@ -91,7 +91,8 @@ def take(nested: Any, of: int, chosen: Any) -> Any:
     """
     if isinstance(nested, Tensor):
         nested = nested.detach()
-        return nested[chosen] if nested.ndim and len(nested) == of else nested
+        # Copies: a model may work in place on its input.
+        return (nested[chosen] if nested.ndim and len(nested) == of else nested).clone()
     if isinstance(nested, Mapping):
         return {key: take(value, of, chosen) for key, value in nested.items()}
     if type(nested) in (tuple, list):

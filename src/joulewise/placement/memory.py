@@ -202,7 +202,7 @@ class Memory:
         device = placed.device
         stored = device.store(inputs, limit=placed.limit, name=placed.name)
         moments = device.moments(stored, point)
-        slope = _slope(device.ideal(stored).detach(), moments.mean.detach())
+        slope = _slope(device.ideal(stored).detach(), moments.mean).to(inputs.dtype)
         mean = moments.mean.to(inputs.dtype) + slope * (inputs - inputs.detach())
         return self._observer(placed, inputs.detach(), mean, moments.var)
 
@@ -212,11 +212,11 @@ def _pass_on(placed: Placed, inputs: Tensor, mean: Tensor, var: Tensor) -> Tenso
     return mean
 
 
-def _slope(x: Tensor, y: Tensor) -> float:
+def _slope(x: Tensor, y: Tensor) -> Tensor:
     """The least-squares slope of ``y`` over ``x``; 1 where ``x`` does not vary."""
     x, y = x.double() - x.double().mean(), y.double()
-    spread = float(x.square().sum())
-    return float((x * y).sum()) / spread if spread > 0 else 1.0
+    spread = x.square().sum()
+    return torch.where(spread > 0, (x * y).sum() / spread.clamp_min(1e-300), 1.0)
 
 
 def _parameters(modules: Mapping[str, nn.Module], placed: Placed) -> list[Tensor]:

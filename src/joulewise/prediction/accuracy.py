@@ -13,8 +13,9 @@ from joulewise.prediction.forecast import AccuracyForecast
 __all__ = ["Ballot", "probability_correct"]
 
 _POINTS = 256
-# A covariance of rank below the number of rivals still gets a factor.
-_RIDGE = 1e-12
+# A covariance of rank below the number of rivals still gets a factor: the first of these that is
+# enough for the precision that it was made with, relative to its largest entry.
+_RIDGES = (1e-12, 1e-9, 1e-7, 1e-5, 1e-3)
 
 
 def probability_correct(mean: Tensor, cov: Tensor, targets: Tensor) -> Tensor:
@@ -23,7 +24,8 @@ def probability_correct(mean: Tensor, cov: Tensor, targets: Tensor) -> Tensor:
     ``P(X > 0)`` for the margins ``X`` of the target over every other class, which are Gaussian with
     a mean and a covariance that follow from those of the logits. Integrated by conditioning on one
     margin after the other (Genz), hardest rival first, with 256 points of a Sobol sequence that are
-    the same in every call: the error is about 1e-3 for a single sample and smooth in the arguments.
+    the same in every call: the error for a single sample is about 1e-3, 2e-3 for ten classes, and
+    smooth in the arguments.
 
     Args:
         mean: Mean logits ``[batch, classes]``.
@@ -76,9 +78,14 @@ def _margins(mean: Tensor, cov: Tensor, targets: Tensor) -> tuple[Tensor, Tensor
     order = (centre / (scale.clamp(min=0) + 1e-300).sqrt()).detach().argsort(1)
     centre = centre.gather(1, order)
     spread = spread[rows[:, :, None], order[:, :, None], order[:, None, :]]
-    ridge = _RIDGE * (scale.amax(1) + centre.square().amax(1)) + 1e-200
+    size = scale.amax(1) + centre.square().amax(1)
     eye = torch.eye(classes - 1, dtype=mean.dtype, device=mean.device)
-    return centre, torch.linalg.cholesky(spread + ridge[:, None, None] * eye)
+    for ridge in _RIDGES:
+        raised = spread + (ridge * size + 1e-200)[:, None, None] * eye
+        factor, failed = torch.linalg.cholesky_ex(raised)
+        if not bool(failed.any()):
+            break
+    return centre, factor
 
 
 def _sobol(dimension: int) -> Tensor:

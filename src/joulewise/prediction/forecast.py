@@ -65,8 +65,8 @@ class Forecast:
         mean_shift: ``|E f - z|^2``; a float64 scalar, differentiable in the points of the plan.
         variance: The part of ``Var f`` that comes from each placed tensor; float64 scalars that sum
             to the whole variance, differentiable in the points.
-        standard_error: Of ``mse``, over samples: covers random probes and the choice of samples (with
-            ``corrected``, over chips); None for a single sample.
+        standard_error: Of ``mse``, over samples: covers random probes and the choice of samples
+            (with ``corrected``, over chips); None for a single sample.
         per_sample: The error of each sample, float64 ``[images]``.
         per_output: The error of each output, float64, the shape of one output; None where random
             probes mix the outputs (probe each output to have it).

@@ -80,7 +80,7 @@ class Moments:
         """The moments of the output, some samples at a time, in the order of the data."""
         problem.memory.original()
         network = trace_network(problem.placement, self.rules, self.dtype)
-        weights = problem.memory.moments(problem.plan)
+        weights, has_classes = problem.memory.moments(problem.plan), problem.has_classes
         for batch, reference in zip(problem.batches, problem.references, strict=True):
             size = batch_size(batch.inputs)
             if len(reference) != size:
@@ -97,7 +97,9 @@ class Moments:
                     rules=self.rules,
                     order=self.order,
                 )
-                targets = None if batch.targets is None else batch.targets[chosen]
+                targets = (
+                    batch.targets[chosen] if has_classes and batch.targets is not None else None
+                )
                 yield Piece(output=output, reference=reference[chosen].double(), targets=targets)
 
     def _samples_at_a_time(self, network: Network, sample: Any) -> int:
@@ -121,7 +123,7 @@ class Piece:
     Args:
         output: The moments of their outputs.
         reference: The outputs of the model as given, float64.
-        targets: Their targets, if there are any.
+        targets: Their targets, if those are classes.
     """
 
     output: OutputMoments
@@ -160,8 +162,8 @@ class _Total:
         for name, variances in self.variance.items():
             variances.append(parts.get(name, torch.zeros_like(scale)) * scale)
         self.images += len(mean)
-        if piece.targets is not None and piece.reference.ndim == 2 and mean.shape[1] > 1:
-            self.ballot.add(mean.detach(), cov.detach(), piece.targets, None)
+        if piece.targets is not None:
+            self.ballot.add(mean.detach(), cov.detach(), piece.targets.long(), None)
 
     def forecast(self, problem: Problem) -> Forecast:
         """The means over samples."""

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
+
 from joulewise.data import Split
 from joulewise.devices import Point
-from joulewise.errors import InputError, refuse
-from joulewise.placement import Placement, check_finite, frozen, loaded, outputs_of, prepare
+from joulewise.errors import DataError, InputError, refuse
+from joulewise.placement import Batch, Placement, check_finite, frozen, loaded, outputs_of, prepare
 from joulewise.prediction.corrected import Corrected
 from joulewise.prediction.first_order import FirstOrder
 from joulewise.prediction.forecast import Forecast
 from joulewise.prediction.moments import Moments
-from joulewise.prediction.problem import Method, Problem
+from joulewise.prediction.problem import Method, Problem, is_class
 
 __all__ = ["METHODS", "predict"]
 
@@ -67,6 +70,8 @@ def predict(
     """
     if (plan is None) == (not setting):
         raise InputError("predict needs a plan or one setting such as eta=0.5, and not both")
+    if isinstance(method, type) or not (isinstance(method, str) or hasattr(method, "forecast")):
+        refuse("method", method, "a name, or a value such as FirstOrder(probes=4)")
     if isinstance(method, str):
         if method not in METHODS:
             refuse("method", repr(method), f"one of {', '.join(METHODS)}")
@@ -78,6 +83,7 @@ def predict(
         references = outputs_of(placement.model, batches)
         for batch, reference in zip(batches, references, strict=True):
             check_finite(placement.model, batch.inputs, reference, "without any fault")
+        _check_targets(batches, references)
         problem = Problem(
             placement=placement,
             memory=memory,
@@ -87,3 +93,17 @@ def predict(
             progress=progress or (lambda done, expected: None),
         )
         return method.forecast(problem)
+
+
+def _check_targets(batches: Sequence[Batch], references: Sequence[Tensor]) -> None:
+    """Refuse classes that the model has no output for, and data that cannot be cut into samples."""
+    for batch, reference in zip(batches, references, strict=True):
+        if isinstance(batch.inputs, PackedSequence):
+            refuse("inputs", "a packed sequence", "a padded one, whose first axis is the batch")
+        if not is_class(batch.targets) or reference.ndim != 2:
+            continue
+        assert batch.targets is not None
+        low, high = int(batch.targets.min()), int(batch.targets.max())
+        if low < 0 or high >= reference.shape[1]:
+            wrong = low if low < 0 else high
+            refuse("a target", wrong, f"a class from 0 to {reference.shape[1] - 1}", DataError)

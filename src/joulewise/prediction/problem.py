@@ -42,10 +42,22 @@ class Problem:
         return sum(batch_size(batch.inputs) for batch in self.batches)
 
     @property
+    def outputs(self) -> int:
+        """Outputs of one sample."""
+        return self.references[0].numel() // batch_size(self.batches[0].inputs)
+
+    @property
     def has_classes(self) -> bool:
-        """Whether there are targets, and outputs that are scores of two classes or more."""
-        reference, targets = self.references[0], self.batches[0].targets
-        return targets is not None and reference.ndim == 2 and reference.shape[1] >= 2
+        """Whether every sample has scores of two classes or more, and a class as its target."""
+        return all(
+            is_class(batch.targets) and reference.ndim == 2 and reference.shape[1] >= 2
+            for batch, reference in zip(self.batches, self.references, strict=True)
+        )
+
+
+def is_class(targets: Tensor | None) -> bool:
+    """Whether targets are one whole number for each sample."""
+    return targets is not None and targets.ndim == 1 and not targets.is_floating_point()
 
 
 class Method(Protocol):

@@ -35,8 +35,8 @@ def secant_ratios(network: Linearisation, piece: Piece, draws: int, seed: int) -
 
     With ``d`` the deviation of one word on a chip and ``S_i`` its squared gradient, faults are
     drawn with a probability proportional to ``S_i d^2`` from all words of 256 chips. The mean of
-    ``|f(mean + d) - f(mean)|^2 / (S_i d^2)`` over such draws is the ratio of the sums: where ``S_i``
-    is estimated too high a fault is tried more often, and counts less.
+    ``|f(mean + d) - f(mean)|^2 / (S_i d^2)`` over such draws is the ratio of the sums: a fault
+    whose ``S_i`` is estimated too high is tried more often, and counts less.
 
     Args:
         network: Around the mean read.

@@ -5,7 +5,10 @@ summary      the answer in a sentence, and the iso-accuracy table as rows of tex
 knob         the setting that a point is, in words
 points       what is known at each simulated point, as numbers
 split        where a network's energy goes
-figures      the charts; the only file that plots
+forecasts    predictions beside simulations, and who hurts most in a network
+figures      the charts of what was simulated
+forecast_figures   the charts of what was predicted
+style        what the charts have in common
 provenance   what was run, in words: devices, networks, training, machine
 """
 

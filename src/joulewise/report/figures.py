@@ -1,13 +1,7 @@
-"""The charts, as plotly figures.
-
-They leave out the colours of text, grid and background, which the page's light or dark theme sets.
-Data colours are those of Okabe and Ito, told apart by readers of all colour visions; symbols differ
-too.
-"""
+"""The charts of what was simulated, as plotly figures."""
 
 from __future__ import annotations
 
-import html
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -17,18 +11,16 @@ import plotly.graph_objects as go
 from joulewise.report.knob import Knob
 from joulewise.report.points import PointFigures, point_figures
 from joulewise.report.split import COMPONENTS, Split, splits
+from joulewise.report.style import ACTIVATIONS, WEIGHTS, Style, empty_figure, plain, si, style_of
 from joulewise.report.summary import drop_in_words
 from joulewise.study import Comparison, ContenderRecord
 from joulewise.study.comparison import Saving
-from joulewise.units import format_percent, format_si
+from joulewise.units import format_percent
 
 __all__ = ["accuracy_figure", "split_figure"]
 
-# Blue, vermillion, bluish green, reddish purple, orange, sky blue.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-_SYMBOLS = ("circle", "square", "triangle-up", "diamond-wide", "pentagon", "x")
 # What the operating point scales in colours, the rest in greys.
-_COMPONENT_COLOURS = ("#56B4E9", "#E69F00", "#B4B4B4", "#808080")
+_COMPONENT_COLOURS = (WEIGHTS, ACTIVATIONS, "#B4B4B4", "#808080")
 # Accuracy below the lowest perfect-memory accuracy that the chart still shows.
 _WINDOW = 0.11
 # Networks further apart than this share a logarithmic axis.
@@ -53,16 +45,6 @@ class _Axis:
         return self.factor * (joules / reliable if self.normalised else joules)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Style:
-    """How one network is drawn, and its name with ``<`` and ``&`` made harmless."""
-
-    name: str
-    colour: str
-    symbol: str
-    group: str
-
-
 def accuracy_figure(comparison: Comparison, *, normalised: bool = False) -> go.Figure:
     """Mean accuracy against memory energy, one line for each network.
 
@@ -78,14 +60,14 @@ def accuracy_figure(comparison: Comparison, *, normalised: bool = False) -> go.F
     visible: list[float] = []
     top = 0.0
     for index, contender in enumerate(comparison.contenders):
-        style = _style(index, contender.name)
+        style = style_of(index, contender.name)
         points = point_figures(comparison, contender)
         visible += _visible(points, axis)
         top = max([top, *(point.quantiles[2] for point in points)])
         bands.append(_band(points, axis, style))
         lines.append(_line(points, axis, style, knob))
         crossings.append(_crossings(contender, axis, style, knob))
-    figure = _empty()
+    figure = empty_figure()
     # In this order no band lies over another network's line.
     figure.add_traces([*bands, *lines, *crossings])
     figure.update_layout(
@@ -108,7 +90,7 @@ def split_figure(comparison: Comparison) -> go.Figure:
     """
     bars = [split for contender in comparison.contenders for split in splits(contender)]
     places = _places(bars)
-    figure = _empty()
+    figure = empty_figure()
     for component, colour in zip(COMPONENTS, _COMPONENT_COLOURS, strict=True):
         if any(bar.parts_j[component] for bar in bars):
             figure.add_trace(_component(component, colour, bars, places))
@@ -132,41 +114,6 @@ def split_figure(comparison: Comparison) -> go.Figure:
         },
     )
     return figure
-
-
-def _empty() -> go.Figure:
-    return go.Figure(
-        layout={
-            "template": go.layout.Template(),
-            "paper_bgcolor": "rgba(0,0,0,0)",
-            "plot_bgcolor": "rgba(0,0,0,0)",
-            "font": {"size": 13},
-            "margin": {"l": 8, "r": 12, "t": 8, "b": 8},
-            "legend": {
-                "orientation": "h",
-                "x": 0,
-                "xanchor": "left",
-                "y": 1.02,
-                "yanchor": "bottom",
-            },
-            "xaxis": {"automargin": True, "zeroline": False},
-            "yaxis": {"automargin": True, "zeroline": False},
-        }
-    )
-
-
-def _plain(text: str) -> str:
-    """Text for plotly, which reads a few tags and entities wherever text goes."""
-    return html.escape(text, quote=False)
-
-
-def _style(index: int, name: str) -> _Style:
-    return _Style(
-        name=_plain(name),
-        colour=_COLOURS[index % len(_COLOURS)],
-        symbol=_SYMBOLS[index % len(_SYMBOLS)],
-        group=str(index),
-    )
 
 
 def _axis(comparison: Comparison, normalised: bool) -> _Axis:
@@ -226,7 +173,7 @@ def _faint(colour: str, alpha: float) -> str:
     return f"rgba({red},{green},{blue},{alpha})"
 
 
-def _band(points: list[PointFigures], axis: _Axis, style: _Style) -> go.Scatter:
+def _band(points: list[PointFigures], axis: _Axis, style: Style) -> go.Scatter:
     """The range of the chips, as one closed shape."""
     x = [axis.x(point) for point in points]
     low = [100 * point.quantiles[0] for point in points]
@@ -244,7 +191,7 @@ def _band(points: list[PointFigures], axis: _Axis, style: _Style) -> go.Scatter:
     )
 
 
-def _line(points: list[PointFigures], axis: _Axis, style: _Style, knob: Knob) -> go.Scatter:
+def _line(points: list[PointFigures], axis: _Axis, style: Style, knob: Knob) -> go.Scatter:
     reach = [0.0 if point.high is None else 100 * (point.high - point.mean) for point in points]
     return go.Scatter(
         x=[axis.x(point) for point in points],
@@ -260,11 +207,11 @@ def _line(points: list[PointFigures], axis: _Axis, style: _Style, knob: Knob) ->
     )
 
 
-def _hover(point: PointFigures, style: _Style, knob: Knob) -> str:
-    lines = [f"<b>{style.name}</b>, {_plain(knob.named(point.point))}"]
+def _hover(point: PointFigures, style: Style, knob: Knob) -> str:
+    lines = [f"<b>{style.name}</b>, {plain(knob.named(point.point))}"]
     if point.bit_error_rate is not None:
         lines.append(f"Bit error rate {point.bit_error_rate:.2g}")
-    energy = format_si(point.memory_j, "J").replace(" u", " µ")
+    energy = si(point.memory_j)
     lines.append(f"Memory {energy}, {format_percent(point.normalised, 1)} of reliable")
     lines.append(f"Mean accuracy {format_percent(point.mean)}")
     if point.low is not None and point.high is not None:
@@ -275,7 +222,7 @@ def _hover(point: PointFigures, style: _Style, knob: Knob) -> str:
     return "<br>".join(lines)
 
 
-def _crossings(contender: ContenderRecord, axis: _Axis, style: _Style, knob: Knob) -> go.Scatter:
+def _crossings(contender: ContenderRecord, axis: _Axis, style: Style, knob: Knob) -> go.Scatter:
     """Where the mean has fallen by each drop, with the interval of that place."""
     found = [saving for saving in contender.savings if saving.memory_j is not None]
     x, below, above, text = [], [], [], []
@@ -314,9 +261,9 @@ def _crossings(contender: ContenderRecord, axis: _Axis, style: _Style, knob: Kno
     )
 
 
-def _crossing_hover(saving: Saving, style: _Style, knob: Knob) -> str:
+def _crossing_hover(saving: Saving, style: Style, knob: Knob) -> str:
     at_most = "At most " if saving.at.at_edge else ""
-    place = _plain(knob.named(saving.at.point or 0.0))
+    place = plain(knob.named(saving.at.point or 0.0))
     saved = format_percent(saving.memory_saved or 0.0, 1)
     return (
         f"<b>{style.name}</b>, {drop_in_words(saving.at.drop)} below perfect memory<br>"
@@ -334,7 +281,7 @@ def _places(bars: list[Split]) -> list[float]:
 
 
 def _bar_label(bar: Split) -> str:
-    return f"<b>{_plain(bar.name)}</b>  {bar.where} " if bar.is_reliable else f"{bar.where} "
+    return f"<b>{plain(bar.name)}</b>  {bar.where} " if bar.is_reliable else f"{bar.where} "
 
 
 def _component(component: str, colour: str, bars: list[Split], places: list[float]) -> go.Bar:
@@ -354,8 +301,8 @@ def _component(component: str, colour: str, bars: list[Split], places: list[floa
 def _bar_hover(component: str, bar: Split) -> str:
     joules = bar.parts_j[component]
     return (
-        f"<b>{_plain(bar.name)}</b>, {bar.where}<br>{component}: "
-        f"{format_si(joules, 'J').replace(' u', ' µ')}, "
+        f"<b>{plain(bar.name)}</b>, {bar.where}<br>{component}: "
+        f"{si(joules)}, "
         f"{format_percent(joules / bar.total_j, 1)} of this bar"
     )
 
@@ -365,7 +312,7 @@ def _totals(bars: list[Split], places: list[float]) -> go.Scatter:
         x=[100 * bar.total_j / bar.reliable_j for bar in bars],
         y=places,
         mode="text",
-        text=[f" {format_si(bar.total_j, 'J').replace(' u', ' µ')}" for bar in bars],
+        text=[f" {si(bar.total_j)}" for bar in bars],
         textposition="middle right",
         showlegend=False,
         hoverinfo="skip",

@@ -16,6 +16,15 @@ from plotly.offline import get_plotlyjs
 from joulewise.errors import InputError, refuse
 from joulewise.files import write_atomically
 from joulewise.report.figures import accuracy_figure, split_figure
+from joulewise.report.forecast_figures import MOST_LAYERS, agreement_figure, layers_figure
+from joulewise.report.forecasts import (
+    agreement_in_words,
+    layer_cells,
+    layer_shares,
+    pair_cells,
+    pairs,
+    shares_in_words,
+)
 from joulewise.report.knob import Knob
 from joulewise.report.points import PointFigures, point_figures, reliable_total_j
 from joulewise.report.provenance import (
@@ -26,7 +35,7 @@ from joulewise.report.provenance import (
     training_facts,
 )
 from joulewise.report.summary import answer, iso_rows
-from joulewise.study import Comparison, ContenderRecord
+from joulewise.study import Comparison
 from joulewise.units import format_percent, format_si
 
 __all__ = ["render", "write_report"]
@@ -56,7 +65,9 @@ def render(comparison: Comparison) -> str:
         answer=said,
         comparison=comparison,
         knob=Knob.of(comparison).title,
-        networks=[_network(comparison, contender) for contender in comparison.contenders],
+        networks=[_network(comparison, index) for index in range(len(comparison.contenders))],
+        agreement=agreement_in_words(comparison),
+        most_layers=MOST_LAYERS,
         notes=[row for row in iso_rows(comparison) if row.note],
         run=run_facts(comparison),
         devices=_devices(comparison),
@@ -130,13 +141,21 @@ def _figures(comparison: Comparison) -> str:
         "share": accuracy_figure(comparison, normalised=True),
         "split": split_figure(comparison),
     }
+    if any(pairs(contender) for contender in comparison.contenders):
+        figures["agreement"] = agreement_figure(comparison)
+    for number, contender in enumerate(comparison.contenders):
+        shares = layer_shares(contender)
+        if shares is not None:
+            figures[f"layers-{number}"] = layers_figure(shares)
     return json.dumps({name: figure.to_plotly_json() for name, figure in figures.items()})
 
 
-def _network(comparison: Comparison, contender: ContenderRecord) -> dict[str, Any]:
-    reliable = contender.reliable
+def _network(comparison: Comparison, index: int) -> dict[str, Any]:
+    contender = comparison.contenders[index]
+    reliable, knob, shares = contender.reliable, Knob.of(comparison), layer_shares(contender)
     rows = [row for row in iso_rows(comparison) if row.name == contender.name]
     return {
+        "index": index,
         "name": contender.name,
         "facts": network_facts(contender),
         "ideal": format_percent(reliable.ideal_accuracy or 0.0),
@@ -144,6 +163,10 @@ def _network(comparison: Comparison, contender: ContenderRecord) -> dict[str, An
         "total": format_si(reliable_total_j(contender), "J"),
         "rows": rows,
         "points": [_cells(point) for point in point_figures(comparison, contender)],
+        "pairs": [pair_cells(pair, knob) for pair in pairs(contender)],
+        "refused": contender.forecast_refused,
+        "hurts": "" if shares is None else shares_in_words(shares, knob),
+        "layers": [] if shares is None else layer_cells(shares, knob),
     }
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from joulewise.errors import InputError, check_in_range
+from joulewise.placement import Energy
 from joulewise.simulation.statistics import Interval, mean_interval, proportion_interval
 
 __all__ = ["EnergyRecord", "Simulation"]
@@ -22,6 +23,16 @@ class EnergyRecord(BaseModel):
     memory_reliable_j: float
     unplaced_j: float
     arithmetic_j: float
+
+    @classmethod
+    def of(cls, spent: Energy) -> EnergyRecord:
+        """The same figures as plain data."""
+        return cls(
+            memory_j={name: float(joules) for name, joules in spent.memory_j.items()},
+            memory_reliable_j=spent.memory_reliable_j,
+            unplaced_j=spent.unplaced_j,
+            arithmetic_j=spent.arithmetic_j,
+        )
 
     @property
     def memory_total_j(self) -> float:

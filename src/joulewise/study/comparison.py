@@ -14,13 +14,19 @@ from joulewise.data import Split
 from joulewise.devices import HOROWITZ_INT8
 from joulewise.errors import InputError, check_in_range
 from joulewise.placement import Placement, energy, prepare
+from joulewise.prediction import ForecastRecord
 from joulewise.simulation import Simulation
 from joulewise.study.curve import Curve, energy_curve
 from joulewise.study.environment import Environment
+from joulewise.study.forecasting import MOST_FORECASTS, Forecasts, forecast_curve
 from joulewise.study.iso_accuracy import IsoAccuracy, iso_accuracy
+from joulewise.study.placed import PlacedRecord, placed_records
 from joulewise.training import TrainingRecord
 
 __all__ = ["Comparison", "Contender", "ContenderRecord", "compare"]
+
+# With ten classes a forecast takes about as long as this many chips: for progress alone.
+_FORECASTS_IN_PASSES = 40 * MOST_FORECASTS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -62,7 +68,21 @@ class Saving(BaseModel):
 
 
 class ContenderRecord(BaseModel):
-    """One network's part in a comparison."""
+    """One network's part in a comparison.
+
+    Args:
+        name: What reports call it.
+        parameters: Numbers in the model.
+        placed_words: Words placed, by role.
+        macs: Multiply-accumulates of one inference.
+        training: How it was trained, where that is known.
+        points: Operating points, most reliable first.
+        simulations: One for each point.
+        savings: One for each accuracy drop.
+        placed: The placed tensors from input to output; empty in records of older versions.
+        forecasts: For each point what was predicted, or None; empty in older records.
+        forecast_refused: Why nothing could be predicted; empty if something was.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -74,6 +94,9 @@ class ContenderRecord(BaseModel):
     points: tuple[float, ...]
     simulations: tuple[Simulation, ...]
     savings: tuple[Saving, ...]
+    placed: tuple[PlacedRecord, ...] = ()
+    forecasts: tuple[ForecastRecord | None, ...] = ()
+    forecast_refused: str = ""
 
     @property
     def reliable(self) -> Simulation:
@@ -113,7 +136,7 @@ def compare(
     command: str = "",
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Comparison:
-    """Simulate each network from reliable memory down to where it breaks.
+    """Simulate each network from reliable memory down to where it breaks, and predict beside it.
 
     Args:
         contenders: Networks with the same devices, names all different.
@@ -141,25 +164,19 @@ def compare(
         check_in_range("drop", drop, 0.0, 1.0, open_low=True)
     devices = {role: _common_device(contenders, role) for role in ("weight", "activation")}
     began = time.perf_counter()
-    records = []
-    for contender in contenders:
-        note = None if progress is None else _named(progress, contender.name)
-        placement = _traced(contender.placement, data)
-        curve = energy_curve(
-            placement,
+    records = [
+        _contend(
+            contender,
             data,
-            points=points,
             knob=knob,
             drops=drops,
+            points=points,
             chips=chips,
             seed=seed,
-            progress=note,
+            progress=_named(progress, contender.name),
         )
-        savings = tuple(
-            _saving(placement, iso_accuracy(curve.points, curve.simulations, drop), knob)
-            for drop in drops
-        )
-        records.append(_record(contender, placement, curve, savings))
+        for contender in contenders
+    ]
     return Comparison(
         command=command,
         data=data_name,
@@ -176,13 +193,57 @@ def compare(
     )
 
 
+def _contend(
+    contender: Contender,
+    data: Split,
+    *,
+    knob: str,
+    drops: Sequence[float],
+    points: Sequence[float] | None,
+    chips: int,
+    seed: int,
+    progress: Callable[[int, int], None],
+) -> ContenderRecord:
+    """One network's part: simulate, predict, and find what it saves."""
+    placement = _traced(contender.placement, data)
+    passes = 0
+
+    def simulated(done: int, total: int) -> None:
+        nonlocal passes
+        passes = total
+        progress(done, total + _FORECASTS_IN_PASSES)
+
+    def predicted(share: float) -> None:
+        progress(passes + round(share * _FORECASTS_IN_PASSES), passes + _FORECASTS_IN_PASSES)
+
+    curve = energy_curve(
+        placement,
+        data,
+        points=points,
+        knob=knob,
+        drops=drops,
+        chips=chips,
+        seed=seed,
+        progress=simulated,
+    )
+    forecasts = forecast_curve(placement, data, curve, knob=knob, drops=drops, progress=predicted)
+    predicted(1.0)
+    savings = tuple(
+        _saving(placement, iso_accuracy(curve.points, curve.simulations, drop), knob)
+        for drop in drops
+    )
+    return _record(contender, placement, curve, forecasts, savings)
+
+
 def _traced(placement: Placement, data: Split) -> Placement:
     (sample,) = prepare(data.subset(1), placement.model)
     return placement.trace(sample.inputs)
 
 
-def _named(progress: Callable[[str, int, int], None], name: str) -> Callable[[int, int], None]:
-    return lambda done, total: progress(name, done, total)
+def _named(
+    progress: Callable[[str, int, int], None] | None, name: str
+) -> Callable[[int, int], None]:
+    return lambda done, total: None if progress is None else progress(name, done, total)
 
 
 def _common_device(contenders: Sequence[Contender], role: str) -> dict[str, Any] | None:
@@ -229,7 +290,11 @@ def _saved(placement: Placement, knob: str, point: float | None) -> float | None
 
 
 def _record(
-    contender: Contender, placement: Placement, curve: Curve, savings: tuple[Saving, ...]
+    contender: Contender,
+    placement: Placement,
+    curve: Curve,
+    forecasts: Forecasts,
+    savings: tuple[Saving, ...],
 ) -> ContenderRecord:
     return ContenderRecord(
         name=contender.name,
@@ -243,6 +308,9 @@ def _record(
         points=curve.points,
         simulations=curve.simulations,
         savings=savings,
+        placed=placed_records(placement),
+        forecasts=forecasts.records,
+        forecast_refused=forecasts.refused,
     )
 
 

@@ -89,6 +89,11 @@ class Recurrent(nn.Module):
         return self.head(self.lstm(inputs)[0][:, -1])
 
 
+def _added_in_place(hidden, weight):
+    hidden.add_(weight)
+    return torch.tanh(hidden)
+
+
 def image(net):
     return nn.Sequential(net, nn.Tanh(), nn.Flatten())
 
@@ -183,8 +188,8 @@ UNKNOWN = {
         rand(5),
         {"weights.0"},
     ),
-    "mixed with other samples": (
-        lambda: Functional(lambda x, w: functional.linear(x, w) + x.mean(0) @ w.T, (3, 5)),
+    "added in place": (
+        lambda: Functional(lambda x, w: _added_in_place(torch.tanh(x), w), (1, 5)),
         rand(5),
         {"weights.0"},
     ),
@@ -278,6 +283,31 @@ def test_an_output_that_cannot_be_differentiated_is_refused(cases):
         means = {n: m.mean for n, m in problem.memory.moments(problem.plan).items()}
         with pytest.raises(ModelError, match=r"shape \(3, 1\).*does not depend differentiably"):
             cover(problem, means)
+
+
+def check_refused(cases, model, inputs, match):
+    with cases.problem(model.double().eval(), inputs) as problem:
+        means = {n: m.mean for n, m in problem.memory.moments(problem.plan).items()}
+        with pytest.raises(ModelError, match=match):
+            cover(problem, means)
+
+
+def test_samples_that_depend_on_each_other_are_refused(cases):
+    mixed = Functional(lambda x, w: functional.linear(x, w) + x.mean(0) @ w.T, (3, 5))
+    check_refused(cases, mixed, cases.normal(4, 5), "changes with the samples beside it")
+    drawn = Functional(lambda x, w: functional.dropout(x @ w.T, 0.5, True), (3, 5))
+    with seeded(0):
+        check_refused(cases, drawn, cases.normal(4, 5), "draws nothing at random")
+
+
+def test_an_output_with_tokens_first_is_refused(cases):
+    last = Functional(lambda x, w: (x @ w.T).transpose(0, 1), (3, 5))
+    check_refused(cases, last, cases.normal(4, 6, 5), "the shape of the output is")
+
+
+def test_an_embedding_that_rescales_itself_is_refused(cases):
+    model = nn.Sequential(nn.Embedding(7, 4, max_norm=0.5), nn.Flatten())
+    check_refused(cases, model, integers(7, 5, 2), "max_norm")
 
 
 def test_take_cuts_what_belongs_to_the_batch():

@@ -187,6 +187,9 @@ def _is_input_of(tensor: Placed, node: fx.Node) -> bool:
     return called and tensor.owners[0][0] == node.target
 
 
+_IN_PLACE_OPERATORS = frozenset({"iadd", "isub", "imul", "itruediv", "imatmul", "ipow"})
+
+
 def _check_in_place(step: Step) -> None:
     """What an operation overwrites must not be used again: the graph would give the old values.
 
@@ -195,7 +198,9 @@ def _check_in_place(step: Step) -> None:
     """
     node = step.node
     inplace = getattr(step.module, "inplace", False) or node.kwargs.get("inplace", False)
-    inplace = inplace or (node.op == "call_method" and str(node.target).endswith("_"))
+    called = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    if node.op in ("call_method", "call_function"):
+        inplace = inplace or called.endswith("_") or called in _IN_PLACE_OPERATORS
     if inplace and node.args and node.args[0] not in step.last_use_of:
         raise ModelError(
             f"{step.name} works in place on a value that is used again later; allowed: in-place "

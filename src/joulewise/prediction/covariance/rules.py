@@ -69,6 +69,8 @@ def affine(op: Operation) -> Outcome:
     value = _one(op)
     mean = op.evaluate()
     zero = op.evaluate({value: torch.zeros_like(value.mean[:1])})
+    if len(zero) != 1:  # samples and another axis change places
+        op.refuse("does not keep the samples on the first axis")
     shifted = bool((zero != 0).any())
 
     def function(images: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from joulewise.prediction.linear.coverage import Coverage
 from joulewise.prediction.linear.gradients import Operation
 from joulewise.prediction.linear.interception import Use
 
-__all__ = ["Logits", "Sensitivities", "Squares"]
+__all__ = ["Logits", "Sensitivities", "Squares", "Unforeseen"]
 
 Key = tuple[str, int]
 Stored = tuple[Placed, Tensor, Tensor, Tensor, list[Tensor]]
@@ -133,11 +133,13 @@ class Logits:
         samples: Samples in the pass.
         means: The mean of each placed weight.
         coverage: What the interception can be trusted with.
+        generator: See `Operation.products`.
     """
 
     samples: int
     means: Mapping[str, Tensor]
     coverage: Coverage
+    generator: torch.Generator | None = None
     uses: dict[Key, tuple[Use, Operation]] = field(default_factory=dict)
     caught: dict[Key, list[Tensor]] = field(default_factory=dict)
     activations: list[Stored] = field(default_factory=list)
@@ -168,7 +170,7 @@ class Logits:
         uses = self._uses_of(name)
         if len(uses) == 1:
             (use, operation, gs), *_ = uses
-            return operation.products(gs, use.view(var))
+            return operation.products(gs, use.view(var), self.generator)
         return weighted_products(self._jacobian(name), var)
 
     def response(self, name: str, noise: Tensor) -> Tensor:
@@ -192,9 +194,23 @@ class Logits:
         return torch.stack(found).sum(0)
 
 
+class Unforeseen(Exception):  # noqa: N818
+    """A use that the samples which were tried did not have; its weight goes sample by sample."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+
 def _operation(use: Use, coverage: Coverage, samples: int) -> Operation:
-    axis = coverage.batch_axes[use.name, use.ordinal]
-    return use.reading.operation(replace(axis, samples=samples))
+    key = (use.name, use.ordinal)
+    if key not in coverage.batch_axes or (use.ordinal and use.name not in coverage.repeated):
+        raise Unforeseen(use.name)
+    axis = replace(coverage.batch_axes[key], samples=samples)
+    length = use.reading.batched.shape[axis.axis] if use.reading.batched.ndim > axis.axis else 0
+    if length == 0 or length % samples:
+        raise Unforeseen(use.name)
+    return use.reading.operation(axis)
 
 
 def weighted_products(jacobian: Tensor, var: Tensor) -> Tensor:

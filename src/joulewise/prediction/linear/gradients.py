@@ -68,7 +68,9 @@ class Operation(Protocol):
             Shape ``[batch]``.
         """
 
-    def products(self, gs: Sequence[Tensor], var: Tensor) -> Tensor:
+    def products(
+        self, gs: Sequence[Tensor], var: Tensor, generator: torch.Generator | None
+    ) -> Tensor:
         """``J diag(var) J^T``, shape ``[batch, scalars, scalars]``."""
 
     def summed(self, g: Tensor) -> Tensor:
@@ -86,11 +88,17 @@ class Operation(Protocol):
         """
 
 
-def blocks(samples: int, numbers_each: int) -> Iterator[slice]:
-    """Samples in pieces whose numbers stay in the processor's cache."""
-    step = max(1, _CACHED // max(numbers_each, 1))
+def blocks(samples: int, numbers_each: int, least: int = 1) -> Iterator[slice]:
+    """Samples in pieces whose numbers stay in the processor's cache; at least so many pieces."""
+    step = max(1, min(_CACHED // max(numbers_each, 1), -(-samples // least)))
     for start in range(0, samples, step):
         yield slice(start, min(start + step, samples))
+
+
+def _turns(channels: int, samples: int) -> int:
+    """Into how many parts to cut input channels: 8 or more in each, twice over in the batch."""
+    fits = [n for n in (8, 4, 2) if channels % n == 0 and channels // n >= 8 and samples >= 2 * n]
+    return max(fits, default=1)
 
 
 def _wide(tensor: Tensor) -> Tensor:
@@ -126,7 +134,9 @@ class _InParts(ABC):
         weights = self.natural(var[None])[0]
         return torch.cat([p[:, 0].square() @ weights.to(p.dtype) for p in self.parts([g])])
 
-    def products(self, gs: Sequence[Tensor], var: Tensor) -> Tensor:
+    def products(
+        self, gs: Sequence[Tensor], var: Tensor, generator: torch.Generator | None
+    ) -> Tensor:
         """See `Operation`."""
         root = self.natural(var[None])[0].sqrt()
         found = []
@@ -212,7 +222,9 @@ class OneRow:
         x2 = self._x().square()
         return ((x2 @ var.mT.to(x2.dtype)) * self._rows([g])[:, 0].square()).sum(1)
 
-    def products(self, gs: Sequence[Tensor], var: Tensor) -> Tensor:
+    def products(
+        self, gs: Sequence[Tensor], var: Tensor, generator: torch.Generator | None
+    ) -> Tensor:
         """``sum_o g_ko g_lo sum_i var_oi x_i^2``."""
         rows, x2 = self._rows(gs), self._x().square()
         return torch.matmul(rows * (x2 @ var.mT.to(x2.dtype))[:, None, :], rows.mT)
@@ -297,32 +309,50 @@ class Convolution(_InParts):
             yield self._jacobians(self._padded(x[block]), [g[block] for g in rows])
 
     def squared(self, g: Tensor, var: Tensor, generator: torch.Generator | None) -> Tensor:
-        """See `Operation`; half of the input channels may stand for all of them.
-
-        Blocks of samples take turns with the two halves, and a coin says which one begins. So each
-        block is unbiased, and what the halves differ by cancels over the batch: the spread that
-        this adds is far below that of the choice of samples and of a random probe.
-        """
-        channels = self.kernel[1]
-        if generator is None or self.transposed or self.groups > 1 or channels % 2:
+        """See `Operation`; some of the input channels may stand for all of them (`_thinned`)."""
+        if generator is None or self.transposed or self.groups > 1:
             return _InParts.squared(self, g, var, None)
-        x, g = self._by_sample(self.inputs), self._by_sample(g)
-        halves = var.movedim(1, -1).flatten(1, -2).to(g.dtype).chunk(2, -1)
-        weights = [half.reshape(-1) for half in halves]
-        turn = int(torch.randint(0, 2, (), generator=generator))
+        parts = self._thinned([g], var, generator)
+        return torch.cat([turns * (p[:, 0].square() @ weights) for p, weights, turns in parts])
+
+    def products(
+        self, gs: Sequence[Tensor], var: Tensor, generator: torch.Generator | None
+    ) -> Tensor:
+        """See `Operation`; some of the input channels may stand for all of them (`_thinned`)."""
+        if generator is None or self.transposed or self.groups > 1:
+            return _InParts.products(self, gs, var, None)
         found = []
-        for block in self._blocks(g, channels // 2, 1):
-            some = self._padded(x[block].chunk(2, -1)[turn])
-            gradients = torch.matmul(g[block].flatten(1, -2).mT, self._columns(some))
-            found.append(2 * (gradients.flatten(1).square() @ weights[turn]))
-            turn = 1 - turn
+        for part, weights, turns in self._thinned(gs, var, generator):
+            scaled = part * weights.sqrt()
+            found.append(turns * torch.matmul(scaled, scaled.mT))
         return torch.cat(found)
 
-    def _blocks(self, g: Tensor, channels: int, scalars: int) -> Iterator[slice]:
+    def _thinned(
+        self, gs: Sequence[Tensor], var: Tensor, generator: torch.Generator
+    ) -> Iterator[tuple[Tensor, Tensor, int]]:
+        """Jacobians of some of the input channels, their variances, and how many such parts exist.
+
+        Blocks of samples take turns with the parts, and a draw says which one begins. So each block
+        is unbiased, what the parts differ by cancels over the batch, and what is left is far below
+        the spread between samples.
+        """
+        x, rows = self._by_sample(self.inputs), [self._by_sample(g) for g in gs]
+        outputs, channels, *taps = self.kernel
+        turns = _turns(channels, self.samples)
+        apart = var.movedim(1, -1).flatten(1, -2).to(x.dtype).chunk(turns, -1)
+        weights = [part.reshape(-1) for part in apart]
+        thin = replace(self, kernel=(outputs, channels // turns, *taps))
+        turn = int(torch.randint(0, turns, (), generator=generator, device="cpu"))
+        for block in thin._blocks(rows[0], channels // turns, len(gs), 2 * turns):
+            some = self._padded(x[block].chunk(turns, -1)[turn])
+            yield thin._jacobians(some, [g[block] for g in rows]), weights[turn], turns
+            turn = (turn + 1) % turns
+
+    def _blocks(self, g: Tensor, channels: int, scalars: int, least: int = 1) -> Iterator[slice]:
         positions = prod(g.shape[1:-1])
         taps = prod(self.kernel[2:])
         each = channels * taps * positions + scalars * self.kernel[0] * taps * channels
-        return blocks(self.samples, each)
+        return blocks(self.samples, each, least)
 
     def _swapped(self, g: Tensor) -> Iterator[Tensor]:
         """The gradient of a transposed convolution is that of a convolution of ``g``."""

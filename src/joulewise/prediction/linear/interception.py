@@ -22,6 +22,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
+from joulewise.errors import ModelError
 from joulewise.placement.tracing import extent
 from joulewise.prediction.linear.gradients import (
     BatchAxis,
@@ -128,9 +129,14 @@ class Interception(TorchFunctionMode):
             with self:
                 return body(*args, **kwargs)
         output = func(*args, **kwargs)
+        if func is torch.embedding_renorm_:
+            raise ModelError(
+                "an embedding with max_norm rescales its weight as it is read, which no gradient "
+                "tells of; allowed: an embedding without max_norm, or simulate"
+            )
         if func not in READERS:
             return output
-        uses = [u for r in READERS[func](*args, **kwargs) if (u := self._use(r)) is not None]
+        uses = self._uses_of(func, args, kwargs)
         if not uses or not isinstance(output, Tensor):
             return output
         output = self.rooted(output)
@@ -155,6 +161,13 @@ class Interception(TorchFunctionMode):
         if output.requires_grad or not torch.is_grad_enabled():
             return output
         return output + self.root.to(output.dtype)
+
+    def _uses_of(self, func: Any, args: tuple[Any, ...], kwargs: Any) -> list[Use]:
+        try:
+            readings = READERS[func](*args, **kwargs)
+            return [use for reading in readings if (use := self._use(reading)) is not None]
+        except (TypeError, IndexError, RuntimeError):
+            return []  # a call that its reader does not know: `cover` finds out
 
     def _use(self, reading: Reading) -> Use | None:
         pointer = reading.weight.data_ptr()
@@ -426,7 +439,6 @@ READERS: Mapping[Any, Callable[..., list[Reading]]] = MappingProxyType(
         torch.embedding: _embedding,
         torch.add: _add,
         torch.Tensor.add: _add,
-        torch.Tensor.add_: _add,
         torch.sub: _sub,
         torch.Tensor.sub: _sub,
         torch.cat: _cat,

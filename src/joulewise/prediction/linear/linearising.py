@@ -6,9 +6,10 @@ each sample is how the noise of every placed tensor moves the probed outputs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import wraps
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ from joulewise.prediction.linear.collectors import (
     Logits,
     Sensitivities,
     Squares,
+    Unforeseen,
     weighted_products,
 )
 from joulewise.prediction.linear.coverage import cover
@@ -45,7 +47,8 @@ class LinearLogits:
 
     Args:
         mean: At the mean read, ``[samples, classes]``.
-        classes: Which outputs they are, ``[samples, classes]``; the target first, if there is one.
+        classes: Which outputs they are, ``[samples, classes]``.
+        has_target: Whether the first of them is the sample's target.
         cov: What each placed tensor adds to their covariance, ``[samples, classes, classes]``.
         chips: How far each linearised chip is from the mean, ``[samples, classes, chips]``; None
             for no chips.
@@ -53,8 +56,26 @@ class LinearLogits:
 
     mean: Tensor
     classes: Tensor
+    has_target: bool
     cov: Mapping[str, Tensor]
     chips: Tensor | None
+
+
+Made = TypeVar("Made")
+
+
+def _foresighted(pass_over: Callable[..., Made]) -> Callable[..., Made]:
+    """Do a pass again where it met a use of a weight that nothing was known of."""
+
+    @wraps(pass_over)
+    def again(self: Linearisation, *args: Any, **named: Any) -> Made:
+        while True:
+            try:
+                return pass_over(self, *args, **named)
+            except Unforeseen as use:
+                self.differentiate_alone(use.name)
+
+    return again
 
 
 class Linearisation:
@@ -63,15 +84,15 @@ class Linearisation:
     Args:
         problem: What is to be predicted.
         memory_bytes: What one pass may hold, roughly.
-        halved: See `joulewise.prediction.FirstOrder`.
+        thinned: See `joulewise.prediction.FirstOrder`.
         generator: Draws the probes.
     """
 
     def __init__(
-        self, problem: Problem, *, memory_bytes: int, halved: bool, generator: torch.Generator
+        self, problem: Problem, *, memory_bytes: int, thinned: bool, generator: torch.Generator
     ) -> None:
         self._problem, self._memory_bytes = problem, memory_bytes
-        self._halved, self._generator = halved, generator
+        self._thinned, self._generator = thinned, generator
         points = [p for p in problem.plan.values() if isinstance(p, Tensor)]
         self.differentiable = any(point.requires_grad for point in points)
         with torch.set_grad_enabled(self.differentiable):
@@ -82,6 +103,11 @@ class Linearisation:
         self._placed = {p.name: p for p in problem.placement.placed}
         self._coverage = cover(problem, self._fixed)
 
+    def differentiate_alone(self, name: str) -> None:
+        """From now on, differentiate a weight sample by sample."""
+        alone = self._coverage.one_by_one | {name}
+        self._coverage = replace(self._coverage, one_by_one=alone)
+
     def pieces(self, scalars: int) -> Iterator[Piece]:
         """The data, cut so that one piece's gradients fit in the memory allowed.
 
@@ -91,8 +117,6 @@ class Linearisation:
         for batch, reference in zip(self._problem.batches, self._problem.references, strict=True):
             size = batch_size(batch.inputs)
             step = self._samples_at_a_time(size, scalars)
-            if not isinstance(batch.inputs, (Tensor, tuple, list, dict)):
-                step = size  # a packed sequence cannot be cut
             for start in range(0, size, step):
                 stop = min(start + step, size)
                 rows = slice(start * len(reference) // size, stop * len(reference) // size)
@@ -108,8 +132,12 @@ class Linearisation:
         numbers = 5 * self._coverage.numbers
         largest = max((mean.numel() for mean in self._fixed.values()), default=0)
         numbers += scalars * (self._coverage.numbers + 2 * largest)
+        # Gradients that are kept whole: of what is used several times, or goes sample by sample.
+        whole = self._coverage.repeated | self._coverage.one_by_one
+        numbers += 2 * max(scalars, 1) * sum(self._fixed[name].numel() for name in whole)
         return max(1, min(size, self._memory_bytes // (4 * max(numbers, 1))))
 
+    @_foresighted
     def squares(self, piece: Piece, probes: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Variance from random +-1 probes of the outputs; differentiable where the points are.
 
@@ -122,7 +150,7 @@ class Linearisation:
             means=self._means,
             variances=self._variances,
             coverage=self._coverage,
-            generator=self._generator if self._halved else None,
+            generator=self._generator if self._thinned else None,
         )
         means = self._means if self.differentiable else self._fixed
         output, roots, interception = self._forward(piece.inputs, means, collector)
@@ -139,6 +167,7 @@ class Linearisation:
         output = output if self.differentiable else output.detach()
         return output, {name: total / number_of for name, total in collector.totals.items()}
 
+    @_foresighted
     def sensitivities(self, piece: Piece) -> tuple[Tensor, dict[str, Tensor]]:
         """Squared gradients from one +-1 probe, for each weight that interception gets right.
 
@@ -180,9 +209,10 @@ class Linearisation:
                 self._fixed[name][place] = before
 
     def _signs(self, output: Tensor) -> Tensor:
-        signs = torch.randint(0, 2, output.shape, generator=self._generator)
+        signs = torch.randint(0, 2, output.shape, generator=self._generator, device="cpu")
         return (2 * signs - 1).to(output)
 
+    @_foresighted
     def logits(self, piece: Piece, classes: int, chips: Sequence[Chip]) -> LinearLogits:
         """The largest outputs of each sample and its target, if any, from one probe for each.
 
@@ -191,12 +221,18 @@ class Linearisation:
             classes: How many outputs; all of them, where there are no more.
             chips: Chips whose reads to follow through the linearised network.
         """
-        collector = Logits(samples=piece.samples, means=self._fixed, coverage=self._coverage)
+        collector = Logits(
+            samples=piece.samples,
+            means=self._fixed,
+            coverage=self._coverage,
+            generator=self._generator if self._thinned else None,
+        )
         output, roots, interception = self._forward(piece.inputs, self._fixed, collector)
         flat = output.detach().reshape(piece.samples, -1)
-        favoured = flat
-        if piece.targets is not None and piece.targets.ndim == 1 and output.ndim == 2:
-            favoured = flat.scatter(1, piece.targets[:, None], torch.inf)
+        favoured, has_target = flat, piece.targets is not None and self._problem.has_classes
+        if has_target:
+            assert piece.targets is not None
+            favoured = flat.scatter(1, piece.targets.long()[:, None], torch.inf)
         chosen = favoured.topk(min(classes, flat.shape[1]), 1).indices
         rows = [torch.zeros_like(flat).scatter_(1, c[:, None], 1) for c in chosen.unbind(1)]
         probes = [row.reshape(output.shape) for row in rows]
@@ -205,7 +241,13 @@ class Linearisation:
         interception.release()
         with torch.no_grad():
             cov, moved = self._spread(piece, collector, probes, chips)
-        return LinearLogits(mean=flat.gather(1, chosen), classes=chosen, cov=cov, chips=moved)
+        return LinearLogits(
+            mean=flat.gather(1, chosen),
+            classes=chosen,
+            has_target=has_target,
+            cov=cov,
+            chips=moved,
+        )
 
     def _spread(
         self, piece: Piece, collector: Logits, probes: list[Tensor], chips: Sequence[Chip]
@@ -224,6 +266,8 @@ class Linearisation:
                 noise = self._noise(name, chips).flatten(1).mT.to(jacobian.dtype)
                 moved.append(jacobian.flatten(2) @ noise)
         for placed, inputs, mean, var, gradients in collector.activations:
+            if not gradients:  # it does not reach the output
+                continue
             jacobian = torch.stack(gradients, 1).flatten(2).to(var.dtype)
             part = weighted_products(jacobian, var.flatten(1))
             cov[placed.name] = cov[placed.name] + part if placed.name in cov else part

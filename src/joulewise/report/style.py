@@ -1,0 +1,74 @@
+"""What the charts have in common, so that they look like one report.
+
+They leave out the colours of text, grid and background, which the page's light or dark theme sets.
+Data colours are those of Okabe and Ito, told apart by readers of all colour visions; symbols differ
+too.
+"""
+
+from __future__ import annotations
+
+import html
+from dataclasses import dataclass
+
+import plotly.graph_objects as go
+
+from joulewise.units import format_si
+
+__all__ = ["ACTIVATIONS", "WEIGHTS", "Style", "empty_figure", "plain", "si", "style_of"]
+
+# Blue, vermillion, bluish green, reddish purple, orange, sky blue.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+SYMBOLS = ("circle", "square", "triangle-up", "diamond-wide", "pentagon", "x")
+WEIGHTS, ACTIVATIONS = "#56B4E9", "#E69F00"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Style:
+    """How one network is drawn, and its name with ``<`` and ``&`` made harmless."""
+
+    name: str
+    colour: str
+    symbol: str
+    group: str
+
+
+def empty_figure() -> go.Figure:
+    """A figure to add traces to, legend on top."""
+    return go.Figure(
+        layout={
+            "template": go.layout.Template(),
+            "paper_bgcolor": "rgba(0,0,0,0)",
+            "plot_bgcolor": "rgba(0,0,0,0)",
+            "font": {"size": 13},
+            "margin": {"l": 8, "r": 12, "t": 8, "b": 8},
+            "legend": {
+                "orientation": "h",
+                "x": 0,
+                "xanchor": "left",
+                "y": 1.02,
+                "yanchor": "bottom",
+            },
+            "xaxis": {"automargin": True, "zeroline": False},
+            "yaxis": {"automargin": True, "zeroline": False},
+        }
+    )
+
+
+def plain(text: str) -> str:
+    """Text for plotly, which reads a few tags and entities wherever text goes."""
+    return html.escape(text, quote=False)
+
+
+def style_of(index: int, name: str) -> Style:
+    """The style of the network at a place in the comparison; a network keeps it in every chart."""
+    return Style(
+        name=plain(name),
+        colour=COLOURS[index % len(COLOURS)],
+        symbol=SYMBOLS[index % len(SYMBOLS)],
+        group=str(index),
+    )
+
+
+def si(joules: float) -> str:
+    """Joules as print has them, with a Greek micro."""
+    return format_si(joules, "J").replace(" u", " µ")
