@@ -4,7 +4,7 @@
     python benchmarks/prediction_error.py --networks resnet20=WEIGHTS --data CIFAR10 --images 64
     python benchmarks/prediction_error.py --table results/prediction-error/*.json
 
-For each network and fault kind, operating points are chosen where first order predicts given
+For each network and fault kind, operating points are chosen where second order predicts given
 drops of accuracy. At each, chips are simulated until the 95 % interval of the mean squared output
 error is within 2 % of it, or time is up; every method predicts the same figures on the same
 images. Networks without weights are trained on the digits (seed 0), as `joulewise train` would.
@@ -41,7 +41,8 @@ FAULTS = {"mask": Mask(), "flip": Flip()}
 DROPS = (0.0002, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
 METHODS = {
     "first-order": FirstOrder(),
-    "secants": FirstOrder(secants=100),
+    "second-order": FirstOrder(pairs=8),
+    "with secants": FirstOrder(pairs=8, secants=100),
     "corrected": Corrected(),
     "moments": Moments(),
 }
@@ -55,7 +56,10 @@ def main() -> None:
     parser.add_argument("--faults", nargs="+", default=list(FAULTS), choices=FAULTS)
     parser.add_argument("--store", default="weights", choices=["weights", "both"])
     parser.add_argument(
-        "--methods", nargs="+", default=["first-order", "secants", "corrected"], choices=METHODS
+        "--methods",
+        nargs="+",
+        default=["first-order", "second-order", "with secants", "corrected"],
+        choices=METHODS,
     )
     parser.add_argument("--drops", nargs="+", type=float, default=list(DROPS))
     parser.add_argument("--images", type=int, default=200)
@@ -109,7 +113,7 @@ def case(network: str, fault: str, dataset: Dataset, arguments: argparse.Namespa
 
     @cache
     def expected(eta: float) -> float:
-        accuracy = predict(placement, data, eta=eta).accuracy
+        accuracy = predict(placement, data, eta=eta, method="second-order").accuracy
         assert accuracy is not None
         return accuracy.mean
 
@@ -128,7 +132,7 @@ def case(network: str, fault: str, dataset: Dataset, arguments: argparse.Namespa
 
 
 def where(expected: Callable[[float], float], drop: float) -> float:
-    """The point on a grid of 0.01 where first order predicts a drop, by bisection."""
+    """The point on a grid of 0.01 where second order predicts a drop, by bisection."""
     low, high = 5, 100
     while high - low > 1:
         middle = (low + high) // 2

@@ -42,6 +42,16 @@ def predict(
     probes: Annotated[
         int, typer.Option(help="first-order: random probes, where not every output is probed")
     ] = _PROBES,
+    secants: Annotated[
+        int, typer.Option(help="first-order: single faults to try, for faults that are large")
+    ] = 0,
+    chips: Annotated[
+        int,
+        typer.Option(
+            help="first-order: linearised chips, for the spread of the accuracy; corrected: "
+            "simulated chips  [default: 30]"
+        ),
+    ] = 0,
     check: Annotated[
         int | None, typer.Option(help="simulate this many chips beside the prediction, 2 or more")
     ] = None,
@@ -85,7 +95,9 @@ def predict(
     knob, points = options.operating_points(eta, v_dd)
     if check is not None:
         check_in_range("check", check, 2, 10**7)
-    chosen = _method(method, {"accuracy": accuracy, "probes": probes}, seed)
+    chosen = _method(
+        method, {"accuracy": accuracy, "probes": probes, "secants": secants, "chips": chips}, seed
+    )
     network = options.trained_network(model, weights, seed)
     dataset = load_data(data)
     contender = network.place(dataset, spec)
@@ -198,12 +210,12 @@ def _method(name: str, given: dict[str, Any], seed: int) -> str | Method:
         return name
     method: Any = METHODS[name]()
     known = {field.name: field.default for field in fields(method)}
-    defaults = {"accuracy": True, "probes": _PROBES}
+    defaults = {"accuracy": True, "probes": _PROBES, "secants": 0, "chips": 0}
     for option, value in given.items():
         if option not in known and value != defaults[option]:
             raise InputError(f"{option} is {value}, and does nothing with method {name}")
-    used = {option: value for option, value in {**given, "seed": seed}.items() if option in known}
-    chosen: Method = replace(method, **used)
+    used = {option: value for option, value in given.items() if value != defaults[option]}
+    chosen: Method = replace(method, **used, **({"seed": seed} if "seed" in known else {}))
     return chosen
 
 
@@ -271,6 +283,9 @@ def _print_points(name: str, results: Sequence[_Result]) -> None:
         title += f": accuracy {100 * first.ideal_accuracy:.2f} % with a perfect memory"
     columns = [first.knob, "memory energy", "of reliable", "output MSE ± error", "of it mean shift"]
     columns += [] if first.accuracy_loss is None else ["accuracy", "loss in points"]
+    predicted = first.forecast.accuracy
+    if predicted is not None and predicted.quantiles is not None:
+        columns += ["5 % to 95 % of chips"]
     console.print_table(title, columns, [_row(result) for result in results])
     if first.simulation is not None:
         title = f"beside {first.simulation.chips} simulated chips, with 95 % intervals"
@@ -294,6 +309,9 @@ def _row(result: _Result) -> list[str]:
     ]
     if forecast.accuracy is not None and result.accuracy_loss is not None:
         cells += [format_percent(forecast.accuracy.mean), f"{100 * result.accuracy_loss:.2f}"]
+        if forecast.accuracy.quantiles is not None:
+            low, _, high = forecast.accuracy.quantiles
+            cells += [f"{100 * low:.2f} to {format_percent(high)}"]
     return cells
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -22,7 +23,12 @@ from joulewise.prediction.problem import Method, Problem, is_class
 __all__ = ["METHODS", "predict"]
 
 METHODS: Mapping[str, Callable[[], Method]] = MappingProxyType(
-    {"first-order": FirstOrder, "corrected": Corrected, "moments": Moments}
+    {
+        "first-order": FirstOrder,
+        "second-order": partial(FirstOrder, pairs=8),
+        "corrected": Corrected,
+        "moments": Moments,
+    }
 )
 """The methods by name, each with its default options."""
 

@@ -7,8 +7,9 @@ gradients      per-sample gradients of each kind of operation
 collectors     what is made of the gradients as they come by
 """
 
+from joulewise.prediction.linear.linearising import Bend as Bend
 from joulewise.prediction.linear.linearising import Linearisation as Linearisation
 from joulewise.prediction.linear.linearising import LinearLogits as LinearLogits
 from joulewise.prediction.linear.linearising import Piece as Piece
 
-__all__ = ["LinearLogits", "Linearisation", "Piece"]
+__all__ = ["Bend", "LinearLogits", "Linearisation", "Piece"]

@@ -28,7 +28,7 @@ from joulewise.prediction.linear.coverage import cover
 from joulewise.prediction.linear.interception import Interception
 from joulewise.prediction.problem import Problem
 
-__all__ = ["LinearLogits", "Linearisation", "Piece"]
+__all__ = ["Bend", "LinearLogits", "Linearisation", "Piece"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -76,6 +76,23 @@ def _foresighted(pass_over: Callable[..., Made]) -> Callable[..., Made]:
                 self.differentiate_alone(use.name)
 
     return again
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Bend:
+    """How far the mean output is from the output at the mean read.
+
+    Args:
+        mean: ``[samples, outputs]``, float64.
+        too_much: By how much the square of ``mean`` is too large, being an estimate.
+    """
+
+    mean: Tensor
+    too_much: Tensor
+
+    def among(self, classes: Tensor) -> Bend:
+        """The chosen outputs of each sample, ``[samples, classes]``."""
+        return Bend(mean=self.mean.gather(1, classes), too_much=self.too_much.gather(1, classes))
 
 
 class Linearisation:
@@ -207,6 +224,45 @@ class Linearisation:
                 return call(self._problem.placement.model, piece.inputs)
             finally:
                 self._fixed[name][place] = before
+
+    def bend(self, piece: Piece, pairs: int, seed: int) -> Bend:
+        """How far the mean output is from the output at the mean read, by pairs of passes.
+
+        With Gaussian noise ``d`` of the weights' variances, ``(f(mean + d) + f(mean - d)) / 2`` is
+        ``f(mean)`` and the curvature, ``sum v f'' / 2`` on average. It holds nothing of first
+        order, so that few pairs are enough. Differentiable where the points are.
+
+        Args:
+            piece: Some samples.
+            pairs: Pairs of passes, 2 or more.
+            seed: Of the noise; the same for every piece.
+        """
+        means = self._means if self.differentiable else self._fixed
+        generator = torch.Generator().manual_seed(seed)
+        with torch.set_grad_enabled(self.differentiable):
+            centre = self._at(piece, means)
+            found = []
+            for _ in range(pairs):
+                noise = {name: self._gaussian(name, generator) for name in means}
+                ends = [
+                    self._at(piece, {n: m + sign * noise[n] for n, m in means.items()})
+                    for sign in (1, -1)
+                ]
+                found.append((ends[0] + ends[1]) / 2 - centre)
+            bends = torch.stack(found).reshape(pairs, piece.samples, -1)
+            return Bend(mean=bends.mean(0), too_much=bends.var(0) / pairs)
+
+    def _at(self, piece: Piece, means: Mapping[str, Tensor]) -> Tensor:
+        self._problem.memory.expect(self._problem.plan, means)
+        return call(self._problem.placement.model, piece.inputs).double()
+
+    def _gaussian(self, name: str, generator: torch.Generator) -> Tensor:
+        mean, var = self._means[name], self._variances[name]
+        normal = torch.randn(mean.shape, generator=generator, device="cpu").to(var)
+        # The slope of a root at 0 is infinite: what has no noise stays out of it.
+        std = torch.where(var > 0, var, 1.0).sqrt().where(var > 0, torch.zeros_like(var))
+        noise = std * normal
+        return (noise if self.differentiable else noise.detach()).to(mean.dtype)
 
     def _signs(self, output: Tensor) -> Tensor:
         signs = torch.randint(0, 2, output.shape, generator=self._generator, device="cpu")

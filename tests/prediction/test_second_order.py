@@ -1,0 +1,89 @@
+"""The curvature of the mean: exact for quadratics, and what strong noise needs."""
+
+import pytest
+import torch
+from torch import nn
+
+from joulewise.data import load_digits
+from joulewise.devices import SRAM, Flip
+from joulewise.errors import InputError
+from joulewise.models import build, seeded
+from joulewise.placement import place
+from joulewise.prediction import FirstOrder, predict
+from joulewise.simulation import simulate
+from joulewise.training import TrainingSpec, train
+
+
+class Square(nn.Module):
+    def forward(self, inputs):
+        return inputs.square()
+
+
+def test_the_mean_of_a_square(cases):
+    """``E (w x)^2 = (E w x)^2 + sum v x^2``, for any law of the noise."""
+    with seeded(0):
+        model = nn.Sequential(nn.Linear(12, 5), Square()).double().eval()
+    x, memory = cases.normal(300, 12), SRAM(bits=5, fault=Flip())
+    placement = place(model, weights=memory)
+    forecast = predict(
+        placement, [(x, None)], eta=0.3, method=FirstOrder(accuracy=False, pairs=200)
+    )
+    moments = memory.moments(memory.store(model[0].weight), 0.3)
+    with torch.no_grad():
+        centre = nn.functional.linear(x, moments.mean, model[0].bias)
+        exact = (centre.square() + x.square() @ moments.var.T - model(x)).square().mean()
+    # Noise is shared by the samples: 60 weights of 200 pairs, each known to sqrt(2 / 200).
+    assert float(forecast.mean_shift) == pytest.approx(float(exact), rel=0.1)
+    assert forecast.method == "second-order"
+
+
+def test_a_linear_network_does_not_bend(cases):
+    with seeded(0):
+        model = nn.Linear(6, 4).double().eval()
+    x = cases.normal(7, 6)
+    placement = place(model, weights=SRAM(bits=5))
+    targets = torch.zeros(7, dtype=torch.int64)
+    first, second = (
+        predict(placement, [(x, targets)], eta=0.2, method=name)
+        for name in ("first-order", "second-order")
+    )
+    assert float(second.mse) == pytest.approx(float(first.mse), rel=1e-9)
+    assert second.accuracy.mean == pytest.approx(first.accuracy.mean, abs=1e-9)
+
+
+def test_gradients_in_the_points(cases):
+    with seeded(0):
+        model = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).double().eval()
+    x = cases.normal(4, 4)
+    placement = place(model, weights=SRAM(bits=4))
+    names = [tensor.name for tensor in placement.placed]
+
+    def shift(*etas):
+        plan = dict(zip(names, etas, strict=True))
+        method = FirstOrder(accuracy=False, pairs=2)
+        return predict(placement, [(x, None)], plan, method=method).mean_shift
+
+    etas = [torch.tensor(e, dtype=torch.float64, requires_grad=True) for e in (0.3, 0.4)]
+    assert torch.autograd.gradcheck(shift, etas)
+
+
+def test_strong_noise_is_right_where_first_order_is_not():
+    digits = load_digits()
+    model = build("mlp", digits.input_shape, digits.classes, seed=0)
+    train(model, digits, TrainingSpec(epochs=3, lr=0.1))
+    inputs, targets = next(digits.test.batches(100))
+    placement, data = place(model, weights=SRAM(bits=8)), [(inputs, targets)]
+    sim = simulate(placement, data, eta=0.22, chips=400)
+    first, second = (
+        predict(placement, data, eta=0.22, method=name) for name in ("first-order", "second-order")
+    )
+    error = sim.mse_interval().half_width / 1.96
+    assert abs(float(second.mse) - sim.mean_mse) <= 3 * error + 0.03 * sim.mean_mse
+    assert abs(float(first.mse) - sim.mean_mse) > 3 * error + 0.03 * sim.mean_mse
+    off = [abs(f.accuracy.mean - sim.mean_accuracy) for f in (first, second)]
+    assert off[1] < off[0]
+
+
+def test_one_pair_is_refused():
+    with pytest.raises(InputError, match="pairs is 1"):
+        FirstOrder(pairs=1)
