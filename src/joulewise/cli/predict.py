@@ -34,7 +34,11 @@ def predict(
     eta: options.Eta = None,
     v_dd: options.VDD = None,
     method: Annotated[
-        str, typer.Option(help="first-order, corrected (by some chips) or moments (small networks)")
+        str,
+        typer.Option(
+            help="first-order, second-order (strong noise), corrected (by some chips) or moments "
+            "(small networks)"
+        ),
     ] = "first-order",
     accuracy: Annotated[
         bool, typer.Option(help="first-order: predict it, one pass back for each class")
