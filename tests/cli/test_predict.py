@@ -110,7 +110,7 @@ def test_points_of_a_voltage_table(predict):
 @pytest.mark.parametrize(
     ("extra", "parts"),
     [
-        (["--eta", 0.4, "--method", "guess"], ["method is 'guess'", "first-order, corrected"]),
+        (["--eta", 0.4, "--method", "guess"], ["method is 'guess'", "first-order, second-order"]),
         (["--eta", 0.4, "--check", 1], ["check is 1; allowed: 2 to"]),
         (["--eta", 0.4, "--probes", 0], ["probes is 0"]),
         (["--eta", 0.4, "--method", "corrected", "--probes", 2], ["does nothing", "corrected"]),
