@@ -177,7 +177,7 @@ def test_layers_are_on_the_page_and_each_network_has_its_chart(cases, page):
     slots = {attributes.get("id") for tag, attributes in parsed.tags if tag == "div"}
     assert {attributes.get("data-slot") for _, attributes in parsed.tags} - {None} <= slots
     assert "mlp at eta 0.400, 0.80 points lost: head.weight hurts most" in parsed.text
-    assert "They leave out what faults do together" in parsed.text
+    assert "They leave out how the spread bends" in parsed.text
 
 
 def test_records_without_forecasts_have_no_such_sections(cases):

@@ -24,6 +24,7 @@ from joulewise.placement.energy import with_accesses as with_accesses
 from joulewise.placement.finiteness import check_finite as check_finite
 from joulewise.placement.folding import fold_batchnorm as fold_batchnorm
 from joulewise.placement.memory import Memory as Memory
+from joulewise.placement.memory import Observer as Observer
 from joulewise.placement.memory import loaded as loaded
 from joulewise.placement.placing import Placed as Placed
 from joulewise.placement.placing import Placement as Placement
@@ -34,6 +35,7 @@ __all__ = [
     "Batch",
     "Energy",
     "Memory",
+    "Observer",
     "Placed",
     "Placement",
     "call",

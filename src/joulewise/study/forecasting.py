@@ -27,7 +27,7 @@ __all__ = [
 MOST_FORECASTS = 6
 """A curve gets at most this many forecasts."""
 
-# Past this loss nobody runs a network, and first order is not made for it.
+# Past this loss nobody runs a network, and no expansion is made for it.
 _WINDOW = 0.11
 
 
@@ -88,7 +88,7 @@ def forecast_curve(
     drops: Sequence[float],
     progress: Callable[[float], None] = lambda share: None,
 ) -> Forecasts:
-    """First-order forecasts at a few points of a curve, well spread over the accuracy lost.
+    """Second-order forecasts at a few points of a curve, well spread over the accuracy lost.
 
     The points nearest to the drops are among them. A network that cannot be predicted is no
     mistake in a comparison: its forecasts say why.
@@ -106,7 +106,13 @@ def forecast_curve(
     for number, index in enumerate(chosen):
         plan = placement.plan(**{knob: curve.points[index]})
         try:
-            forecast = predict(placement, data, plan, progress=_part(progress, number, len(chosen)))
+            forecast = predict(
+                placement,
+                data,
+                plan,
+                method="second-order",
+                progress=_part(progress, number, len(chosen)),
+            )
         except JoulewiseError as error:
             return Forecasts(records=(None,) * len(curve.points), refused=str(error))
         found[index] = forecast.record()

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from joulewise.devices import Chip
-from joulewise.placement import Placed, check_finite, take
+from joulewise.placement import Observer, Placed, check_finite, take
 from joulewise.placement.calling import batch_size, call
 from joulewise.prediction.linear.collectors import (
     Logits,
@@ -93,6 +93,23 @@ class Bend:
     def among(self, classes: Tensor) -> Bend:
         """The chosen outputs of each sample, ``[samples, classes]``."""
         return Bend(mean=self.mean.gather(1, classes), too_much=self.too_much.gather(1, classes))
+
+
+def _root(var: Tensor) -> Tensor:
+    """The standard deviation; its slope at 0 is infinite, and what has no noise stays out of it."""
+    return torch.where(var > 0, var, 1.0).sqrt().where(var > 0, torch.zeros_like(var))
+
+
+def _disturbed(sign: int, drawn: dict[str, Tensor], generator: torch.Generator) -> Observer:
+    """Adds Gaussian noise to placed activations, the same for all samples, as cells are."""
+
+    def observe(placed: Placed, inputs: Tensor, mean: Tensor, var: Tensor) -> Tensor:
+        if placed.name not in drawn or drawn[placed.name].shape != var.shape[1:]:
+            normal = torch.randn(var.shape[1:], generator=generator, device="cpu")
+            drawn[placed.name] = normal.to(var)
+        return mean + (sign * _root(var) * drawn[placed.name]).to(mean.dtype)
+
+    return observe
 
 
 class Linearisation:
@@ -226,11 +243,11 @@ class Linearisation:
                 self._fixed[name][place] = before
 
     def bend(self, piece: Piece, pairs: int, seed: int) -> Bend:
-        """How far the mean output is from the output at the mean read, by pairs of passes.
+        """How far the mean output is from the output at the mean read.
 
-        With Gaussian noise ``d`` of the weights' variances, ``(f(mean + d) + f(mean - d)) / 2`` is
-        ``f(mean)`` and the curvature, ``sum v f'' / 2`` on average. It holds nothing of first
-        order, so that few pairs are enough. Differentiable where the points are.
+        With Gaussian noise ``d`` of the variances of what is read, the mean of ``f(mean + d)`` and
+        ``f(mean - d)`` is ``f(mean)`` and the curvature, ``sum v f'' / 2`` on average. It holds
+        nothing of first order, so that few pairs are enough. Differentiable where the points are.
 
         Args:
             piece: Some samples.
@@ -244,24 +261,29 @@ class Linearisation:
             found = []
             for _ in range(pairs):
                 noise = {name: self._gaussian(name, generator) for name in means}
+                drawn: dict[str, Tensor] = {}
                 ends = [
-                    self._at(piece, {n: m + sign * noise[n] for n, m in means.items()})
+                    self._at(
+                        piece,
+                        {n: m + sign * noise[n] for n, m in means.items()},
+                        _disturbed(sign, drawn, generator),
+                    )
                     for sign in (1, -1)
                 ]
                 found.append((ends[0] + ends[1]) / 2 - centre)
             bends = torch.stack(found).reshape(pairs, piece.samples, -1)
             return Bend(mean=bends.mean(0), too_much=bends.var(0) / pairs)
 
-    def _at(self, piece: Piece, means: Mapping[str, Tensor]) -> Tensor:
-        self._problem.memory.expect(self._problem.plan, means)
+    def _at(
+        self, piece: Piece, means: Mapping[str, Tensor], observer: Observer | None = None
+    ) -> Tensor:
+        self._problem.memory.expect(self._problem.plan, means, observer)
         return call(self._problem.placement.model, piece.inputs).double()
 
     def _gaussian(self, name: str, generator: torch.Generator) -> Tensor:
         mean, var = self._means[name], self._variances[name]
         normal = torch.randn(mean.shape, generator=generator, device="cpu").to(var)
-        # The slope of a root at 0 is infinite: what has no noise stays out of it.
-        std = torch.where(var > 0, var, 1.0).sqrt().where(var > 0, torch.zeros_like(var))
-        noise = std * normal
+        noise = _root(var) * normal
         return (noise if self.differentiable else noise.detach()).to(mean.dtype)
 
     def _signs(self, output: Tensor) -> Tensor:
