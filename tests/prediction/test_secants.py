@@ -7,6 +7,7 @@ from torch import nn
 from joulewise.devices import SRAM, ExponentialLaw, Flip
 from joulewise.placement import place
 from joulewise.prediction import FirstOrder, predict
+from joulewise.prediction.secants import _drawn
 from joulewise.simulation import simulate
 
 FAR = 0.75  # one fault at a time: a rate of 7e-5
@@ -42,6 +43,14 @@ def test_a_fault_that_crosses_a_kink_is_seen(cases):
     assert float(plain.mse) > sim.mean_mse + 5 * error
     assert abs(float(tried.mse) - sim.mean_mse) <= 4 * (error + tried.standard_error)
     assert tried.standard_error < 0.5 * (float(plain.mse) - sim.mean_mse)
+
+
+def test_entries_are_drawn_in_proportion():
+    weights = torch.tensor([0.0, 1.0, 0.0, 3.0, 0.0], dtype=torch.float64)
+    generator = torch.Generator().manual_seed(0)
+    drawn = [_drawn(weights, generator) for _ in range(4000)]
+    assert set(drawn) == {1, 3}
+    assert abs(drawn.count(3) / 4000 - 0.75) <= 5 * (0.75 * 0.25 / 4000) ** 0.5
 
 
 def test_no_fault_no_ratio(cases):

@@ -89,8 +89,15 @@ def _ratios(
     ratios = []
     for index in torch.multinomial(totals, number, replacement=True, generator=generator):
         noise, weights = linear(chips[int(index)])
-        entry = int(torch.multinomial(weights, 1, generator=generator))
+        entry = _drawn(weights, generator)
         moved = network.moved(piece, name, entry, float(noise[entry]))
         true = (moved.double() - output.double()).square().sum()
         ratios.append(float(true) / float(weights[entry]))
     return torch.tensor(ratios, dtype=torch.float64)
+
+
+def _drawn(weights: Tensor, generator: torch.Generator) -> int:
+    """An index drawn in proportion to the weights; `torch.multinomial` stops at 2^24 of them."""
+    sums = weights.cumsum(0)
+    at = torch.rand((), generator=generator, dtype=torch.float64, device="cpu") * sums[-1]
+    return min(int(torch.searchsorted(sums, at, right=True)), len(sums) - 1)
