@@ -24,7 +24,7 @@ __all__ = [
     "spread",
 ]
 
-MOST_FORECASTS = 6
+MOST_FORECASTS = 4
 """A curve gets at most this many forecasts."""
 
 # Past this loss nobody runs a network, and no expansion is made for it.
@@ -143,7 +143,7 @@ def spread(lost: Sequence[float], drops: Sequence[float]) -> list[int]:
 
     Example:
         >>> spread([0.0, 0.0, 0.001, 0.004, 0.006, 0.009, 0.02, 0.1, 0.5], drops=[0.005, 0.01])
-        [1, 2, 3, 5, 6, 7]
+        [1, 3, 5, 7]
     """
     able = [index for index, loss in enumerate(lost) if loss <= _WINDOW]
     chosen: list[int] = []
