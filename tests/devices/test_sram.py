@@ -516,3 +516,8 @@ def test_description():
         "a": 12.8,
         "nominal_energy_per_bit_j": 20e-12 / 64,
     }
+
+
+def test_words_are_independent_unless_the_fault_map_ties_them():
+    assert SRAM(bits=8).independent_words
+    assert not SRAM(bits=8, fault_map=Correlated(row=0.3)).independent_words
