@@ -44,7 +44,9 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--chips", type=int, default=200, help="to learn the spread from")
+    parser.add_argument(
+        "--chips", type=int, default=200, help="to learn the spread from; 0 for none"
+    )
     parser.add_argument("--layer-chips", type=int, default=40, help="the same, for each layer")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
@@ -58,8 +60,9 @@ def main() -> None:
         "cost": costs(model, images, targets, arguments.repeats),
         "memory_mb": {job: peak(job, arguments) for job in ("training step", "first order")},
     }
-    found["simulation"] = simulation(model, images, arguments)
-    conclude(found)
+    if arguments.chips:
+        found["simulation"] = simulation(model, images, arguments)
+        conclude(found)
     print(json.dumps(found, indent=2) if arguments.json else text(found))
 
 
@@ -237,10 +240,10 @@ def text(found: dict[str, Any]) -> str:
         )
     for name, megabytes in found["memory_mb"].items():
         lines.append(f"peak memory, {name:<29} {megabytes:8.0f} MB")
-    for name, chips in found["simulation"].items():
+    for name, chips in found.get("simulation", {}).items():
         if isinstance(chips, float):
             lines.append(f"{name:<42} {chips:8.0f} for +-2 % at 98 %")
-    lines += [f"{name:<42} {value:8.3g}" for name, value in found["ratios"].items()]
+    lines += [f"{name:<42} {value:8.3g}" for name, value in found.get("ratios", {}).items()]
     return "\n".join(lines)
 
 
