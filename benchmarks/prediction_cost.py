@@ -28,8 +28,9 @@ from joulewise.cli.allocator import keep_freed_memory
 from joulewise.data import load_data
 from joulewise.devices import SRAM
 from joulewise.models import build, host, load_weights
-from joulewise.placement import Placement, frozen, loaded, outputs_of, place, prepare
-from joulewise.prediction import FirstOrder, Problem, predict
+from joulewise.placement import Placement, place, prepare
+from joulewise.prediction import FirstOrder, predict
+from joulewise.prediction.problem import posed
 from joulewise.simulation import simulate
 
 WEIGHTS = Path(__file__).parents[1] / "results/cifar10-resnet20-mask/resnet20-cifar10.safetensors"
@@ -99,28 +100,6 @@ def costs(model: nn.Module, images: Tensor, targets: Tensor, repeats: int) -> di
         model.zero_grad()
         model.eval()
 
-    def known() -> Callable[[], None]:
-        """Prediction at one more plan, the outputs of the model as given being known."""
-        stack = frozen(model), loaded(placement)
-        stack[0].__enter__()
-        memory = stack[1].__enter__()
-        memory.original()
-        batches = prepare([(images, targets)], model)
-        problem = Problem(
-            placement=placement,
-            memory=memory,
-            plan=placement.plan(eta=ETA),
-            batches=batches,
-            references=outputs_of(model, batches),
-            progress=lambda done, expected: None,
-        )
-
-        def run() -> None:
-            SHARES.forecast(problem)
-
-        run.close = lambda: [context.__exit__(None, None, None) for context in reversed(stack)]  # type: ignore[attr-defined]
-        return run
-
     def whole() -> None:
         predict(placement, [(images, targets)], eta=ETA, method=SHARES)
 
@@ -140,9 +119,11 @@ def costs(model: nn.Module, images: Tensor, targets: Tensor, repeats: int) -> di
         "predict() with accuracy, ten probes": ratio(accuracy, forward, max(3, repeats // 3)),
         "predict() with accuracy, one image": ratio(one_image, one_forward, repeats),
     }
-    run = known()
-    jobs["error and all shares, outputs known"] = ratio(run, forward, repeats)
-    run.close()  # type: ignore[attr-defined]
+    # One more plan, where the outputs of the model as given are known.
+    with posed(placement, [(images, targets)], placement.plan(eta=ETA)) as problem:
+        jobs["error and all shares, outputs known"] = ratio(
+            lambda: SHARES.forecast(problem), forward, repeats
+        )
     return jobs
 
 

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from joulewise.devices import SRAM
-from joulewise.placement import frozen, loaded, outputs_of, place, prepare
+from joulewise.placement import place
 from joulewise.prediction import Problem
+from joulewise.prediction.problem import posed
 
 
 @contextmanager
@@ -16,17 +17,8 @@ def problem(model, inputs, targets=None, eta=0.4, bits=4, **choice) -> Iterator[
     """A problem on SRAM words of few bits: a lot of noise, so that mistakes show."""
     weights = choice.pop("weights", SRAM(bits=bits))
     placement = place(model, weights=weights, inputs=inputs, **choice)
-    batches = prepare([(inputs, targets)], model)
-    with frozen(model), loaded(placement) as memory:
-        memory.original()
-        yield Problem(
-            placement=placement,
-            memory=memory,
-            plan=placement.plan(eta=eta),
-            batches=batches,
-            references=outputs_of(model, batches),
-            progress=lambda done, expected: None,
-        )
+    with posed(placement, [(inputs, targets)], placement.plan(eta=eta)) as found:
+        yield found
 
 
 class Cases:

@@ -16,6 +16,7 @@ from joulewise.devices.device import Device as Device
 from joulewise.devices.device import Moments as Moments
 from joulewise.devices.device import Point as Point
 from joulewise.devices.device import Traffic as Traffic
+from joulewise.devices.device import plain_point as plain_point
 from joulewise.devices.fault_kinds import Flip as Flip
 from joulewise.devices.fault_kinds import Mask as Mask
 from joulewise.devices.fault_kinds import Stuck as Stuck
@@ -47,4 +48,5 @@ __all__ = [
     "Traffic",
     "VoltageTable",
     "law",
+    "plain_point",
 ]

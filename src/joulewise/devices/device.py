@@ -19,7 +19,7 @@ from torch import Tensor
 
 from joulewise.errors import check_in_range
 
-__all__ = ["Chip", "Device", "Moments", "Point", "Traffic", "as_point"]
+__all__ = ["Chip", "Device", "Moments", "Point", "Traffic", "as_point", "plain_point"]
 
 Point = float | Tensor
 """An operating point: a number, or one number for each bit plane, on the device's own knob."""
@@ -30,6 +30,13 @@ Stored = TypeVar("Stored")
 def as_point(point: Point) -> Tensor:
     """An operating point as a float64 tensor, through which gradients flow back to the caller."""
     return torch.as_tensor(point, dtype=torch.float64)
+
+
+def plain_point(point: Point) -> float | tuple[float, ...]:
+    """An operating point as plain data, for records."""
+    if isinstance(point, Tensor) and point.ndim:
+        return tuple(float(p) for p in point)
+    return float(point)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

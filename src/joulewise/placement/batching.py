@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from joulewise.data import Split
 from joulewise.errors import DataError
 from joulewise.placement.calling import batch_size, call, to_device
+from joulewise.placement.finiteness import check_finite
 
 __all__ = ["Batch", "outputs_of", "prepare", "take"]
 
@@ -76,8 +77,13 @@ def _targets(targets: Any, inputs: Any, device: torch.device) -> Tensor | None:
 
 
 def outputs_of(model: nn.Module, batches: Sequence[Batch]) -> list[Tensor]:
-    """The outputs for every batch, in float32 or float64."""
+    """The outputs of a model as given for every batch, in float32 or float64.
+
+    One that is NaN or infinite is refused with a ``ModelError`` that names the first layer.
+    """
     outputs = [call(model, batch.inputs) for batch in batches]
+    for batch, output in zip(batches, outputs, strict=True):
+        check_finite(model, batch.inputs, output, "without any fault")
     return [o if o.dtype == torch.float64 else o.float() for o in outputs]
 
 

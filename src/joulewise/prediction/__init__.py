@@ -2,6 +2,7 @@
 
 predicting     one call for every method
 problem        what every method is given
+total          what pieces of the data add up to
 forecast       what a prediction says
 first_order    linear in the noise: any network, for the price of about a training step
 corrected      first order, and what it gets wrong on a few simulated chips

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from joulewise.prediction.forecast import AccuracyForecast
 
-__all__ = ["Ballot", "probability_correct"]
+__all__ = ["Ballot", "over_chips", "probability_correct"]
 
 _POINTS = 256
 # A covariance of rank below the number of rivals still gets a factor: the first of these that is
@@ -95,6 +95,23 @@ def _sobol(dimension: int) -> Tensor:
     return points
 
 
+def over_chips(mean: float, accuracies: Tensor) -> AccuracyForecast:
+    """A forecast with the spread between chips.
+
+    Args:
+        mean: Expected accuracy.
+        accuracies: Of each chip, float64 ``[chips]``.
+    """
+    shares = torch.tensor([0.05, 0.5, 0.95], dtype=torch.float64)
+    low, middle, high = torch.quantile(accuracies, shares).tolist()
+    return AccuracyForecast(
+        mean=mean,
+        chip_std=float(accuracies.std()) if len(accuracies) > 1 else None,
+        quantiles=(low, middle, high),
+        chips=len(accuracies),
+    )
+
+
 @dataclass(slots=True, kw_only=True, eq=False)
 class Ballot:
     """Counts how often targets win, piece of data after piece of data.
@@ -129,13 +146,9 @@ class Ballot:
         right = torch.cat(self.right)
         if self.chips_right is None:
             return AccuracyForecast(mean=float(right.mean()))
-        accuracies = self.chips_right.double().cpu() / len(right)
-        low, middle, high = torch.quantile(
-            accuracies, torch.tensor([0.05, 0.5, 0.95], dtype=torch.float64)
-        ).tolist()
-        return AccuracyForecast(
-            mean=float(right.mean()),
-            chip_std=float(accuracies.std()) if len(accuracies) > 1 else None,
-            quantiles=(low, middle, high),
-            chips=len(accuracies),
-        )
+        return over_chips(float(right.mean()), self.chip_accuracies())
+
+    def chip_accuracies(self) -> Tensor:
+        """The accuracy of each linearised chip so far, float64 ``[chips]``."""
+        assert self.chips_right is not None
+        return self.chips_right.double().cpu() / sum(len(part) for part in self.right)

@@ -21,11 +21,11 @@ from joulewise.devices import Chip
 from joulewise.errors import InputError, check_in_range
 from joulewise.placement import Placement
 from joulewise.placement.calling import call
-from joulewise.prediction.accuracy import probability_correct
-from joulewise.prediction.first_order import Total
+from joulewise.prediction.accuracy import Ballot, over_chips
 from joulewise.prediction.forecast import AccuracyForecast, Forecast
-from joulewise.prediction.linear.linearising import Linearisation, LinearLogits, Piece
+from joulewise.prediction.linear import Linearisation, LinearLogits, Piece
 from joulewise.prediction.problem import Problem
+from joulewise.prediction.total import Total
 
 __all__ = ["Corrected"]
 
@@ -100,7 +100,9 @@ class Corrected:
                 with torch.no_grad():
                     trial.add(piece, logits, _simulated(problem, piece, logits, chips))
                 problem.progress(total.samples, problem.images)
-            return trial.correct(total.forecast("corrected", problem))
+            linear = total.forecast("corrected", problem)
+            network.warn_of_no_effect(linear.variance)
+            return trial.correct(linear, total.ballot)
 
 
 def _simulated(
@@ -135,9 +137,8 @@ class _Trial:
     def __init__(self, chips: int) -> None:
         self._simulated = torch.zeros(chips, dtype=torch.float64)
         self._linear = torch.zeros(chips, dtype=torch.float64)
-        self._right = torch.zeros(2, chips, dtype=torch.float64)
-        self._predicted_right, self._known, self._has_classes = 0.0, 0.0, False
-        self._shift, self._numbers, self._samples = 0.0, 0, 0
+        self._right = torch.zeros(chips, dtype=torch.float64)
+        self._shift, self._known, self._numbers = 0.0, 0.0, 0
         self._per_sample: list[Tensor] = []
 
     def add(self, piece: Piece, logits: LinearLogits, simulated: Tensor) -> None:
@@ -159,16 +160,16 @@ class _Trial:
         bias = (logits.mean.double() - ideal).square().sum()
         self._known += float(bias + whole.diagonal(dim1=1, dim2=2).sum())
         self._numbers += ideal.numel()
-        self._samples += piece.samples
         if logits.has_target:
-            self._has_classes = True
-            for row, found in enumerate((simulated, linear)):
-                self._right[row] += (found.argmax(1) == 0).sum(0).cpu()
-            first = torch.zeros(piece.samples, dtype=torch.int64, device=whole.device)
-            self._predicted_right += float(probability_correct(logits.mean, whole, first).sum())
+            self._right += (simulated.argmax(1) == 0).sum(0).cpu()
 
-    def correct(self, linear: Forecast) -> Forecast:
-        """The forecast of the linear network, corrected."""
+    def correct(self, linear: Forecast, ballot: Ballot) -> Forecast:
+        """The forecast of the linear network, corrected.
+
+        Args:
+            linear: The forecast.
+            ballot: How the linearised chips voted.
+        """
         mse, error = control(
             self._simulated / self._numbers,
             self._linear / self._numbers,
@@ -187,23 +188,14 @@ class _Trial:
             standard_error=error,
             per_sample=linear.per_sample + torch.cat(self._per_sample),
             per_output=None,
-            accuracy=self._accuracy(),
+            accuracy=None if linear.accuracy is None else self._accuracy(linear, ballot),
         )
 
-    def _accuracy(self) -> AccuracyForecast | None:
-        if not self._has_classes:
-            return None
-        simulated, linear = self._right / self._samples
-        mean, _ = control(simulated, linear, self._predicted_right / self._samples)
-        low, middle, high = torch.quantile(
-            simulated, torch.tensor([0.05, 0.5, 0.95], dtype=torch.float64)
-        ).tolist()
-        return AccuracyForecast(
-            mean=min(max(mean, 0.0), 1.0),
-            chip_std=float(simulated.std()),
-            quantiles=(low, middle, high),
-            chips=len(simulated),
-        )
+    def _accuracy(self, linear: Forecast, ballot: Ballot) -> AccuracyForecast:
+        assert linear.accuracy is not None
+        simulated = self._right / linear.images
+        mean, _ = control(simulated, ballot.chip_accuracies(), linear.accuracy.mean)
+        return over_chips(min(max(mean, 0.0), 1.0), simulated)
 
 
 def control(found: Tensor, beside: Tensor, known: float) -> tuple[float, float]:

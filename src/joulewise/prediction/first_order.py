@@ -13,22 +13,19 @@ covariance of a sample's logits, without a random number, and with it a predicte
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from joulewise.devices import Chip
 from joulewise.errors import check_in_range, refuse
-from joulewise.prediction.accuracy import Ballot
 from joulewise.prediction.forecast import Forecast
-from joulewise.prediction.linear.linearising import Bend, Linearisation, LinearLogits, Piece
+from joulewise.prediction.linear import Linearisation
 from joulewise.prediction.problem import Problem
-from joulewise.prediction.secants import Ratio, secant_ratios
+from joulewise.prediction.secants import secant_ratios
+from joulewise.prediction.total import Total
 
-__all__ = ["FirstOrder", "Total"]
+__all__ = ["FirstOrder"]
 
 # Far from the seeds that people simulate with: a check should not meet its own chips.
 _SEED_OF_CHIPS, _SEED_OF_FAULTS, _SEED_OF_BENDS = 1 << 40, 1 << 42, 1 << 43
@@ -123,106 +120,6 @@ class FirstOrder:
                 if not exact:
                     total.add_squares(piece, *network.squares(piece, self.probes), bend)
                 problem.progress(total.samples, problem.images)
-            return total.forecast("second-order" if self.pairs else "first-order", problem)
-
-
-@dataclass(slots=True, eq=False)
-class Total:
-    """What the pieces of data add up to."""
-
-    samples: int = 0
-    shift: list[Tensor] = field(default_factory=list)
-    variance: dict[str, list[Tensor]] = field(default_factory=dict)
-    outputs: list[Tensor] = field(default_factory=list)
-    ratios: Mapping[str, Ratio] = field(default_factory=dict)
-    ballot: Ballot = field(default_factory=Ballot)
-
-    def add_squares(
-        self,
-        piece: Piece,
-        output: Tensor,
-        variance: Mapping[str, Tensor],
-        bend: Bend | None = None,
-    ) -> None:
-        """Shift and variance from random probes."""
-        error = (output.double() - piece.reference.double()).reshape(piece.samples, -1)
-        self.shift.append(_squared(error, bend).mean(1))
-        for name, part in variance.items():
-            self.variance.setdefault(name, []).append(part * self._ratio(name))
-        self.samples += piece.samples
-
-    def add_logits(
-        self, piece: Piece, logits: LinearLogits, exact: bool, bend: Bend | None = None
-    ) -> None:
-        """Votes for the accuracy; shift and variance too, where every output was probed."""
-        cov = {name: part.double() * self._ratio(name) for name, part in logits.cov.items()}
-        whole = torch.stack(list(cov.values())).sum(0)
-        if bend is not None:
-            bend = bend.among(logits.classes)
-        if logits.has_target:
-            # The target is the first of the chosen classes.
-            first = torch.zeros(piece.samples, dtype=torch.int64, device=whole.device)
-            mean = logits.mean if bend is None else logits.mean.double() + bend.mean.detach()
-            self.ballot.add(mean, whole, first, logits.chips)
-        if not exact:
-            return
-        ideal = piece.reference.reshape(piece.samples, -1).double().gather(1, logits.classes)
-        shift = _squared(logits.mean.double() - ideal, bend)
-        for name, part in cov.items():
-            self.variance.setdefault(name, []).append(part.diagonal(dim1=1, dim2=2).mean(1))
-        spread = shift + whole.diagonal(dim1=1, dim2=2)
-        self.outputs.append(torch.zeros_like(spread).scatter_(1, logits.classes, spread))
-        self.shift.append(shift.mean(1))
-        self.samples += piece.samples
-
-    def _ratio(self, name: str) -> float:
-        return self.ratios[name].mean if name in self.ratios else 1.0
-
-    def _error(self, per_sample: Tensor, variance: Mapping[str, Tensor]) -> float | None:
-        """Standard error: over samples and, where single faults were tried, over those."""
-        if len(per_sample) < 2:
-            return None
-        squared = float(per_sample.var()) / len(per_sample)
-        for name, ratio in self.ratios.items():
-            part = float(variance[name].detach().mean())
-            squared += (part * ratio.standard_error / max(ratio.mean, 1e-12)) ** 2
-        return float(squared**0.5)
-
-    def forecast(self, method: str, problem: Problem) -> Forecast:
-        """All of it together."""
-        shift = torch.cat(self.shift)
-        none = torch.zeros_like(shift)
-        found = {name: torch.cat(parts) for name, parts in self.variance.items()}
-        variance = {p.name: found.get(p.name, none) for p in problem.placement.placed}
-        _warn_of_no_effect(problem, variance)
-        per_sample = (shift + torch.stack(list(variance.values())).sum(0)).detach()
-        return Forecast(
-            method=method,
-            plan=problem.plan,
-            images=len(per_sample),
-            mean_shift=shift.mean(),
-            variance={name: part.mean() for name, part in variance.items()},
-            standard_error=self._error(per_sample, variance),
-            per_sample=per_sample,
-            per_output=torch.cat(self.outputs).mean(0) if self.outputs else None,
-            accuracy=self.ballot.result(),
-        )
-
-
-def _squared(error: Tensor, bend: Bend | None) -> Tensor:
-    """``|E f - z|^2`` for each output; an estimate's square is too large by its own variance."""
-    if bend is None:
-        return error.square()
-    return (error + bend.mean).square() - bend.too_much
-
-
-def _warn_of_no_effect(problem: Problem, variance: Mapping[str, Tensor]) -> None:
-    """A noise source that contributes nothing at all is a mistake somewhere."""
-    moments = problem.memory.moments(problem.plan)
-    still = [n for n, m in moments.items() if bool(m.var.any()) and not bool(variance[n].any())]
-    if still:
-        warnings.warn(
-            f"faults in {', '.join(still)} move no output by first order: does the output depend "
-            "differentiably on it? If it does not, simulate",
-            stacklevel=4,
-        )
+            forecast = total.forecast("second-order" if self.pairs else "first-order", problem)
+            network.warn_of_no_effect(forecast.variance)
+            return forecast

@@ -9,7 +9,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from joulewise.devices import Point
+from joulewise.devices import Point, plain_point
 
 __all__ = ["AccuracyForecast", "Forecast", "ForecastRecord"]
 
@@ -103,7 +103,7 @@ class Forecast:
         """The figures as plain data."""
         return ForecastRecord(
             method=self.method,
-            plan={name: _plain(point) for name, point in self.plan.items()},
+            plan={name: plain_point(point) for name, point in self.plan.items()},
             images=self.images,
             mse=float(self.mse),
             standard_error=self.standard_error,
@@ -112,9 +112,3 @@ class Forecast:
             shares=self.shares,
             accuracy=self.accuracy,
         )
-
-
-def _plain(point: Point) -> float | tuple[float, ...]:
-    if isinstance(point, Tensor) and point.ndim:
-        return tuple(float(p) for p in point)
-    return float(point)

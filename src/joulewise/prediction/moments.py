@@ -17,7 +17,6 @@ from torch import Tensor
 from joulewise.errors import ModelError, check_in_range, refuse
 from joulewise.placement import take
 from joulewise.placement.calling import batch_size
-from joulewise.prediction.accuracy import Ballot
 from joulewise.prediction.covariance.budget import budget
 from joulewise.prediction.covariance.network import Network, trace_network
 from joulewise.prediction.covariance.operation import Rule
@@ -25,6 +24,7 @@ from joulewise.prediction.covariance.propagation import OutputMoments, arguments
 from joulewise.prediction.covariance.rules import RULES
 from joulewise.prediction.forecast import Forecast
 from joulewise.prediction.problem import Problem
+from joulewise.prediction.total import Total
 
 __all__ = ["Moments"]
 
@@ -68,13 +68,12 @@ class Moments:
 
     def forecast(self, problem: Problem) -> Forecast:
         """See `joulewise.prediction.predict`."""
-        points = [p for p in problem.plan.values() if isinstance(p, Tensor)]
-        total = _Total([p.name for p in problem.placement.placed])
-        with torch.set_grad_enabled(any(point.requires_grad for point in points)):
+        total = Total()
+        with torch.set_grad_enabled(problem.differentiable):
             for piece in self.pieces(problem):
-                total.add(piece)
-                problem.progress(total.images, problem.images)
-            return total.forecast(problem)
+                _add(total, piece)
+                problem.progress(total.samples, problem.images)
+            return total.forecast("moments", problem)
 
     def pieces(self, problem: Problem) -> Iterator[Piece]:
         """The moments of the output, some samples at a time, in the order of the data."""
@@ -138,47 +137,18 @@ class Piece:
         return mean, self.output.cov.double()
 
 
-class _Total:
-    """Sums over pieces."""
-
-    def __init__(self, names: list[str]) -> None:
-        self.shift: list[Tensor] = []
-        self.per_output: list[Tensor] = []
-        self.variance: dict[str, list[Tensor]] = {name: [] for name in names}
-        self.images = 0
-        self.ballot = Ballot()
-
-    def add(self, piece: Piece) -> None:
-        """Take in some samples."""
-        mean, cov = piece.logits()
-        shift = (mean - piece.reference.flatten(1)).square()
-        var = cov.diagonal(dim1=1, dim2=2).clamp_min(0.0)
-        self.shift.append(shift.mean(1))
-        self.per_output.append((shift + var).detach().view(piece.reference.shape))
-        # Nonlinear terms belong to no tensor alone; they are spread in proportion.
-        parts = {name: part.double() for name, part in piece.output.parts.items()}
-        total = sum(parts.values(), torch.zeros_like(self.shift[-1]))
-        scale = torch.where(total > 0, var.mean(1) / torch.where(total > 0, total, 1.0), 0.0)
-        for name, variances in self.variance.items():
-            variances.append(parts.get(name, torch.zeros_like(scale)) * scale)
-        self.images += len(mean)
-        if piece.targets is not None:
-            self.ballot.add(mean.detach(), cov.detach(), piece.targets.long(), None)
-
-    def forecast(self, problem: Problem) -> Forecast:
-        """The means over samples."""
-        shift = torch.cat(self.shift)
-        variance = {name: torch.cat(parts) for name, parts in self.variance.items()}
-        per_sample = shift + sum(variance.values(), torch.zeros_like(shift))
-        spread = float(per_sample.detach().std()) if self.images > 1 else None
-        return Forecast(
-            method="moments",
-            plan=problem.plan,
-            images=self.images,
-            mean_shift=shift.mean(),
-            variance={name: part.mean() for name, part in variance.items()},
-            standard_error=None if spread is None else spread / self.images**0.5,
-            per_sample=per_sample.detach(),
-            per_output=torch.cat(self.per_output).mean(0),
-            accuracy=self.ballot.result(),
-        )
+def _add(total: Total, piece: Piece) -> None:
+    mean, cov = piece.logits()
+    shift = (mean - piece.reference.flatten(1)).square()
+    var = cov.diagonal(dim1=1, dim2=2).clamp_min(0.0)
+    # Nonlinear terms belong to no tensor alone; they are spread in proportion.
+    parts = {name: part.double() for name, part in piece.output.parts.items()}
+    whole = sum(parts.values(), torch.zeros_like(shift.mean(1)))
+    scale = torch.where(whole > 0, var.mean(1) / torch.where(whole > 0, whole, 1.0), 0.0)
+    total.add(
+        shift.mean(1),
+        {name: part * scale for name, part in parts.items()},
+        (shift + var).detach().view(piece.reference.shape),
+    )
+    if piece.targets is not None:
+        total.ballot.add(mean.detach(), cov.detach(), piece.targets.long(), None)

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from types import MappingProxyType
 from typing import Any
 
-from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from joulewise.data import Split
 from joulewise.devices import Point
 from joulewise.errors import DataError, InputError, refuse
-from joulewise.placement import Batch, Placement, check_finite, frozen, loaded, outputs_of, prepare
+from joulewise.placement import Placement
 from joulewise.prediction.corrected import Corrected
 from joulewise.prediction.first_order import FirstOrder
 from joulewise.prediction.forecast import Forecast
 from joulewise.prediction.moments import Moments
-from joulewise.prediction.problem import Method, Problem, is_class
+from joulewise.prediction.problem import Method, Problem, is_class, posed
 
 __all__ = ["METHODS", "predict"]
 
@@ -83,27 +82,14 @@ def predict(
             refuse("method", repr(method), f"one of {', '.join(METHODS)}")
         method = METHODS[method]()
     chosen = placement.plan(**setting) if plan is None else placement.check_plan(plan)
-    batches = prepare(data, placement.model, batch_size)
-    with frozen(placement.model), loaded(placement) as memory:
-        memory.original()
-        references = outputs_of(placement.model, batches)
-        for batch, reference in zip(batches, references, strict=True):
-            check_finite(placement.model, batch.inputs, reference, "without any fault")
-        _check_targets(batches, references)
-        problem = Problem(
-            placement=placement,
-            memory=memory,
-            plan=chosen,
-            batches=batches,
-            references=references,
-            progress=progress or (lambda done, expected: None),
-        )
+    with posed(placement, data, chosen, batch_size=batch_size, progress=progress) as problem:
+        _check_data(problem)
         return method.forecast(problem)
 
 
-def _check_targets(batches: Sequence[Batch], references: Sequence[Tensor]) -> None:
+def _check_data(problem: Problem) -> None:
     """Refuse classes that the model has no output for, and data that cannot be cut into samples."""
-    for batch, reference in zip(batches, references, strict=True):
+    for batch, reference in zip(problem.batches, problem.references, strict=True):
         if isinstance(batch.inputs, PackedSequence):
             refuse("inputs", "a packed sequence", "a padded one, whose first axis is the batch")
         if not is_class(batch.targets) or reference.ndim != 2:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
+from joulewise.data import Split
 from joulewise.devices import Point
-from joulewise.placement import Batch, Memory, Placement
+from joulewise.placement import Batch, Memory, Placement, frozen, loaded, outputs_of, prepare
 from joulewise.placement.calling import batch_size
 from joulewise.prediction.forecast import Forecast
 
-__all__ = ["Method", "Problem"]
+__all__ = ["Method", "Problem", "is_class", "posed"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -47,6 +49,12 @@ class Problem:
         return self.references[0].numel() // batch_size(self.batches[0].inputs)
 
     @property
+    def differentiable(self) -> bool:
+        """Whether a point of the plan asks for gradients."""
+        points = [p for p in self.plan.values() if isinstance(p, Tensor)]
+        return any(point.requires_grad for point in points)
+
+    @property
     def has_classes(self) -> bool:
         """Whether every sample has scores of two classes or more, and a class as its target."""
         return all(
@@ -58,6 +66,40 @@ class Problem:
 def is_class(targets: Tensor | None) -> bool:
     """Whether targets are one whole number for each sample."""
     return targets is not None and targets.ndim == 1 and not targets.is_floating_point()
+
+
+@contextmanager
+def posed(
+    placement: Placement,
+    data: Split | Iterable[Any],
+    plan: Mapping[str, Point],
+    *,
+    batch_size: int | None = None,
+    progress: Callable[[float, float], None] | None = None,
+) -> Iterator[Problem]:
+    """A problem with its memory loaded and its model frozen; afterwards the model is as it was.
+
+    Args:
+        placement: What is stored where.
+        data: As for `joulewise.prediction.predict`.
+        plan: An operating point for each placed tensor.
+        batch_size: As for `joulewise.prediction.predict`.
+        progress: As for `joulewise.prediction.predict`.
+
+    Yields:
+        The problem.
+    """
+    batches = prepare(data, placement.model, batch_size)
+    with frozen(placement.model), loaded(placement) as memory:
+        memory.original()
+        yield Problem(
+            placement=placement,
+            memory=memory,
+            plan=plan,
+            batches=batches,
+            references=outputs_of(placement.model, batches),
+            progress=progress or (lambda done, expected: None),
+        )
 
 
 class Method(Protocol):

@@ -10,13 +10,12 @@ from typing import Any
 from torch import Tensor
 
 from joulewise.data import Split
-from joulewise.devices import Chip, Point
+from joulewise.devices import Chip, Point, plain_point
 from joulewise.errors import InputError, check_in_range
 from joulewise.placement import (
     Batch,
     Memory,
     Placement,
-    check_finite,
     energy,
     loaded,
     outputs_of,
@@ -198,8 +197,6 @@ def _baseline(
 ) -> _Baseline:
     memory.original()
     references = outputs_of(placement.model, batches)
-    for batch, reference in zip(batches, references, strict=True):
-        check_finite(placement.model, batch.inputs, reference, "without any fault")
     original = score(placement.model, batches, references, metric)
     memory.ideal()
     return _Baseline(references, original, score(placement.model, batches, references, metric))
@@ -211,7 +208,7 @@ def _result(
     spent = energy(placement, run.plan)
     accuracies = tuple(s.accuracy for s in run.scores if s.accuracy is not None)
     return Simulation(
-        plan={name: _plain(point) for name, point in run.plan.items()},
+        plan={name: plain_point(point) for name, point in run.plan.items()},
         seed=seed,
         images=sum(batch_size(batch.inputs) for batch in batches),
         float_accuracy=baseline.original.accuracy,
@@ -221,12 +218,6 @@ def _result(
         ideal_mse=baseline.ideal.mse,
         energy=EnergyRecord.of(spent),
     )
-
-
-def _plain(point: Point) -> float | tuple[float, ...]:
-    if isinstance(point, Tensor) and point.ndim:
-        return tuple(float(p) for p in point)
-    return float(point)
 
 
 def _warn_if_nothing_happened(memory: Memory, run: _Run, seed: int, ideal: Score) -> None:

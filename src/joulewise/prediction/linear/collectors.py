@@ -13,13 +13,12 @@ import torch
 from torch import Tensor
 
 from joulewise.placement import Placed
-from joulewise.prediction.linear.coverage import Coverage
+from joulewise.prediction.linear.coverage import Coverage, Key
 from joulewise.prediction.linear.gradients import Operation
 from joulewise.prediction.linear.interception import Use
 
 __all__ = ["Logits", "Sensitivities", "Squares", "Unforeseen"]
 
-Key = tuple[str, int]
 Stored = tuple[Placed, Tensor, Tensor, Tensor, list[Tensor]]
 """A placed activation, what was stored, its mean read, the variance, and the gradients there."""
 

@@ -6,6 +6,7 @@ each sample is how the noise of every placed tensor moves the probed outputs.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import wraps
@@ -127,8 +128,7 @@ class Linearisation:
     ) -> None:
         self._problem, self._memory_bytes = problem, memory_bytes
         self._thinned, self._generator = thinned, generator
-        points = [p for p in problem.plan.values() if isinstance(p, Tensor)]
-        self.differentiable = any(point.requires_grad for point in points)
+        self.differentiable = problem.differentiable
         with torch.set_grad_enabled(self.differentiable):
             moments = problem.memory.moments(problem.plan)
         self._means = {name: m.mean for name, m in moments.items()}
@@ -136,6 +136,21 @@ class Linearisation:
         self._fixed = {name: mean.detach() for name, mean in self._means.items()}
         self._placed = {p.name: p for p in problem.placement.placed}
         self._coverage = cover(problem, self._fixed)
+
+    def warn_of_no_effect(self, variance: Mapping[str, Tensor]) -> None:
+        """A noise source that contributes nothing at all is a mistake somewhere.
+
+        Args:
+            variance: What the noise of each placed tensor adds to the outputs.
+        """
+        noisy = [name for name, var in self._variances.items() if bool(var.any())]
+        still = [name for name in noisy if not bool(variance[name].any())]
+        if still:
+            warnings.warn(
+                f"faults in {', '.join(still)} move no output by first order: does the output "
+                "depend differentiably on it? If it does not, simulate",
+                stacklevel=4,
+            )
 
     def differentiate_alone(self, name: str) -> None:
         """From now on, differentiate a weight sample by sample."""
@@ -221,7 +236,9 @@ class Linearisation:
 
     def noise(self, name: str, chip: Chip) -> Tensor:
         """What a chip reads of a placed weight, less the mean."""
-        return self._noise(name, [chip])[0]
+        mean, placed = self._fixed[name], self._placed[name]
+        read = self._problem.memory.weight(placed, self._problem.plan[name], chip)
+        return torch.empty_like(mean).copy_(read).sub_(mean)
 
     def moved(self, piece: Piece, name: str, entry: int, by: float) -> Tensor:
         """The output with one entry of one weight moved from the mean that is read.
@@ -354,10 +371,8 @@ class Linearisation:
         return cov, torch.stack(moved).sum(0) if moved else None
 
     def _noise(self, name: str, chips: Sequence[Chip]) -> Tensor:
-        """What each chip reads of a weight, less the mean: ``[chips, *weight]``."""
-        mean, placed = self._fixed[name], self._placed[name]
-        reads = [self._problem.memory.weight(placed, self._problem.plan[name], c) for c in chips]
-        return torch.stack([torch.empty_like(mean).copy_(read).sub_(mean) for read in reads])
+        """`noise` of several chips: ``[chips, *weight]``."""
+        return torch.stack([self.noise(name, chip) for chip in chips])
 
     def _activation_response(
         self, placed: Placed, inputs: Tensor, mean: Tensor, jacobian: Tensor, chips: Sequence[Chip]
