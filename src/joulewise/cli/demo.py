@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 __all__ = ["demo"]
 
 _NETWORKS = ("mlp", "cnn", "vgg", "resnet8")
+# Half of the test images: chips differ more than halves of the images do.
+_IMAGES = 300
 
 
 def demo(
@@ -50,7 +52,7 @@ def demo(
     comparison = run(
         contenders,
         digits,
-        images=None,
+        images=_IMAGES,
         drops=[0.005, 0.01],
         points=None,
         knob="eta",

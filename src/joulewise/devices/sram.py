@@ -216,12 +216,11 @@ class SRAM(Device[StoredWords]):
         error that the class states. Differentiable in ``point``.
         """
         mean, var = self.code_moments(point)
-        device = stored.values.device
-        index = torch.round(stored.values / stored.scale).long() - self._format(None).lowest
         scale = stored.scale
+        index = torch.round(stored.values / scale).long() - self._format(None).lowest
+        # Half precision only after the scale: squares would underflow in it.
         return Moments(
-            mean=mean.to(device)[index].to(scale.dtype) * scale,
-            var=var.to(device)[index].to(scale.dtype) * scale**2,
+            mean=mean.to(scale).take(index) * scale, var=var.to(scale).take(index) * scale**2
         )
 
     def code_moments(self, point: Point) -> tuple[Tensor, Tensor]:

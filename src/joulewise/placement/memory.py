@@ -202,8 +202,10 @@ class Memory:
         device = placed.device
         stored = device.store(inputs, limit=placed.limit, name=placed.name)
         moments = device.moments(stored, point)
-        slope = _slope(device.ideal(stored).detach(), moments.mean).to(inputs.dtype)
-        mean = moments.mean.to(inputs.dtype) + slope * (inputs - inputs.detach())
+        mean = moments.mean.to(inputs.dtype)
+        if torch.is_grad_enabled():
+            slope = _slope(device.ideal(stored).detach(), moments.mean).to(inputs.dtype)
+            mean = mean + slope * (inputs - inputs.detach())
         return self._observer(placed, inputs.detach(), mean, moments.var)
 
 

@@ -13,6 +13,7 @@ covariance of a sample's logits, without a random number, and with it a predicte
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -20,7 +21,7 @@ import torch
 from joulewise.devices import Chip
 from joulewise.errors import check_in_range, refuse
 from joulewise.prediction.forecast import Forecast
-from joulewise.prediction.linear import Linearisation
+from joulewise.prediction.linear import Bend, Linearisation, Piece
 from joulewise.prediction.problem import Problem
 from joulewise.prediction.secants import secant_ratios
 from joulewise.prediction.total import Total
@@ -110,10 +111,7 @@ class FirstOrder:
             total.ratios = secant_ratios(network, first, self.secants, _SEED_OF_FAULTS + self.seed)
         chips = [Chip(seed=_SEED_OF_CHIPS + self.seed + k) for k in range(self.chips)]
         with torch.set_grad_enabled(network.differentiable):
-            for piece in network.pieces(scalars):
-                bend = None
-                if self.pairs:
-                    bend = network.bend(piece, self.pairs, _SEED_OF_BENDS + self.seed)
+            for piece, bend in self._pieces(network, scalars):
                 if wanted:
                     logits = network.logits(piece, scalars, chips)
                     total.add_logits(piece, logits, exact, bend)
@@ -123,3 +121,14 @@ class FirstOrder:
             forecast = total.forecast("second-order" if self.pairs else "first-order", problem)
             network.warn_of_no_effect(forecast.variance)
             return forecast
+
+    def _pieces(self, network: Linearisation, scalars: int) -> Iterator[tuple[Piece, Bend | None]]:
+        """The data in pieces, each with the curvature of its mean output where that is wanted."""
+        if not self.pairs:
+            yield from ((piece, None) for piece in network.pieces(scalars))
+            return
+        # Noise takes long to draw, and noisy passes take little memory: in large pieces.
+        for wide in network.pieces(0):
+            bend = network.bend(wide, self.pairs, _SEED_OF_BENDS + self.seed)
+            for piece, samples in network.cut(wide, scalars):
+                yield piece, bend.of(samples)

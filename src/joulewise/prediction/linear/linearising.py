@@ -95,9 +95,15 @@ class Bend:
         """The chosen outputs of each sample, ``[samples, classes]``."""
         return Bend(mean=self.mean.gather(1, classes), too_much=self.too_much.gather(1, classes))
 
+    def of(self, samples: slice) -> Bend:
+        """The chosen samples."""
+        return Bend(mean=self.mean[samples], too_much=self.too_much[samples])
+
 
 def _root(var: Tensor) -> Tensor:
     """The standard deviation; its slope at 0 is infinite, and what has no noise stays out of it."""
+    if not var.requires_grad:
+        return var.sqrt()
     return torch.where(var > 0, var, 1.0).sqrt().where(var > 0, torch.zeros_like(var))
 
 
@@ -164,17 +170,24 @@ class Linearisation:
             scalars: Probed outputs whose gradients are held side by side; 0 for none.
         """
         for batch, reference in zip(self._problem.batches, self._problem.references, strict=True):
-            size = batch_size(batch.inputs)
-            step = self._samples_at_a_time(size, scalars)
-            for start in range(0, size, step):
-                stop = min(start + step, size)
-                rows = slice(start * len(reference) // size, stop * len(reference) // size)
-                yield Piece(
-                    take(batch.inputs, size, slice(start, stop)),
-                    reference[rows],
-                    None if batch.targets is None else batch.targets[start:stop],
-                    stop - start,
-                )
+            whole = Piece(batch.inputs, reference, batch.targets, batch_size(batch.inputs))
+            for piece, _ in self.cut(whole, scalars):
+                yield piece
+
+    def cut(self, whole: Piece, scalars: int) -> Iterator[tuple[Piece, slice]]:
+        """See `pieces`: one piece in smaller ones, and which samples each of them has."""
+        size = whole.samples
+        step = self._samples_at_a_time(size, scalars)
+        for start in range(0, size, step):
+            some = slice(start, min(start + step, size))
+            rows = slice(*(n * len(whole.reference) // size for n in (some.start, some.stop)))
+            piece = Piece(
+                take(whole.inputs, size, some),
+                whole.reference[rows],
+                None if whole.targets is None else whole.targets[some],
+                some.stop - some.start,
+            )
+            yield piece, some
 
     def _samples_at_a_time(self, size: int, scalars: int) -> int:
         # Inputs of each use, what autograd keeps between them, and the gradients: five of a kind.
