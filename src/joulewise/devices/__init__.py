@@ -5,14 +5,20 @@ laws          supply -> bit error rate and energy: the exponential law, measured
 fault_kinds   what a failing cell does to its word: mask, flip, stuck
 fault_maps    where failing cells are: independent, correlated, measured
 sram          the SRAM, put together from the three above
+rectified     Gaussian noise on a conductance that cannot be negative
+pairs         weights as differential pairs of conductances
+readout       what it costs to compute with a crossbar
+crossbar      memristors: additive, multiplicative and read noise
 arithmetic    the price of a multiply-accumulate
 profiles      named, cited reliability laws
 """
 
 from joulewise.devices.arithmetic import HOROWITZ_INT8 as HOROWITZ_INT8
 from joulewise.devices.arithmetic import Arithmetic as Arithmetic
+from joulewise.devices.crossbar import Crossbar as Crossbar
 from joulewise.devices.device import Chip as Chip
 from joulewise.devices.device import Device as Device
+from joulewise.devices.device import Load as Load
 from joulewise.devices.device import Moments as Moments
 from joulewise.devices.device import Point as Point
 from joulewise.devices.device import Traffic as Traffic
@@ -27,23 +33,29 @@ from joulewise.devices.laws import ExponentialLaw as ExponentialLaw
 from joulewise.devices.laws import VoltageTable as VoltageTable
 from joulewise.devices.profiles import PROFILES as PROFILES
 from joulewise.devices.profiles import law as law
+from joulewise.devices.readout import ISAAC as ISAAC
+from joulewise.devices.readout import ReadOut as ReadOut
 from joulewise.devices.sram import SRAM as SRAM
 
 __all__ = [
     "HOROWITZ_INT8",
+    "ISAAC",
     "PROFILES",
     "SRAM",
     "Arithmetic",
     "Chip",
     "Correlated",
+    "Crossbar",
     "Device",
     "ExponentialLaw",
     "Flip",
     "Independent",
+    "Load",
     "Mask",
     "Measured",
     "Moments",
     "Point",
+    "ReadOut",
     "Stuck",
     "Traffic",
     "VoltageTable",

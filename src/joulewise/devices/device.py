@@ -19,7 +19,7 @@ from torch import Tensor
 
 from joulewise.errors import check_in_range
 
-__all__ = ["Chip", "Device", "Moments", "Point", "Traffic", "as_point", "plain_point"]
+__all__ = ["Chip", "Device", "Load", "Moments", "Point", "Traffic", "as_point", "plain_point"]
 
 Point = float | Tensor
 """An operating point: a number, or one number for each bit plane, on the device's own knob."""
@@ -46,10 +46,12 @@ class Chip:
     Args:
         seed: Names the chip, 0 or more. The same seed is the same chip, on any machine.
         part: Names the region of the chip that holds one tensor; regions are independent.
+        use: Counts forward passes on the chip: noise that is fresh at each read differs by it.
     """
 
     seed: int
     part: str = ""
+    use: int = 0
 
     def __post_init__(self) -> None:
         """Check the seed once."""
@@ -59,14 +61,24 @@ class Chip:
         """The region of this chip that holds the tensor ``part``."""
         return replace(self, part=part)
 
+    def again(self) -> Chip:
+        """This chip in its next use."""
+        return replace(self, use=self.use + 1)
+
     def generator(self, purpose: str) -> np.random.Generator:
         """A random stream that depends on the chip, the part and the purpose, and on nothing else.
 
         NumPy draws it on the CPU, so that a chip is the same whatever computes on it.
         """
-        return np.random.Generator(
-            np.random.SFC64(np.random.SeedSequence([self.seed, _digest(self.part, purpose)]))
-        )
+        return _stream(self.seed, _digest(self.part, purpose))
+
+    def fresh(self, purpose: str) -> np.random.Generator:
+        """A random stream as from `generator`, another one in every use of the chip."""
+        return _stream(self.seed, _digest(self.part, purpose), self.use)
+
+
+def _stream(*entropy: int) -> np.random.Generator:
+    return np.random.Generator(np.random.SFC64(np.random.SeedSequence(entropy)))
 
 
 @lru_cache(maxsize=4096)
@@ -88,6 +100,31 @@ class Moments:
     var: Tensor
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Load:
+    """One use of a weight as a matrix, as a memory that computes has to know it.
+
+    Args:
+        inputs: Some of the vectors that the matrix meets, evenly from all of them, over the largest
+            magnitude among all: ``[vectors, groups, rows]``, within +-1.
+        uses: Vectors that it meets per inference.
+        weight: The weight, ``[groups * columns, *rows]``.
+        rows_first: Whether its first axis runs over the rows instead.
+    """
+
+    inputs: Tensor
+    uses: float
+    weight: Tensor
+    rows_first: bool = False
+
+    def matrix(self, tensor: Tensor) -> Tensor:
+        """A tensor in the weight's shape as ``[groups, columns, rows]``."""
+        groups, rows = self.inputs.shape[1:]
+        if self.rows_first:
+            return tensor.reshape(groups, rows, -1).mT
+        return tensor.reshape(groups, -1, rows)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Traffic:
     """How often the words of one placed tensor are accessed in one inference.
@@ -96,11 +133,13 @@ class Traffic:
         words: Words stored.
         reads: Words read per inference (all words once: ``reads == words``).
         writes: Words written per inference; 0 for weights.
+        loads: What a memory that computes is used for; empty for others.
     """
 
     words: int
     reads: float
     writes: float
+    loads: tuple[Load, ...] = ()
 
 
 class Device(ABC, Generic[Stored]):
@@ -120,6 +159,16 @@ class Device(ABC, Generic[Stored]):
     def independent_words(self) -> bool:
         """Whether the faults of one word say nothing of those of any other."""
         return True
+
+    @property
+    def computes(self) -> bool:
+        """Whether products are computed where the weights are: `energy` then needs the loads."""
+        return False
+
+    @property
+    def fresh(self) -> bool:
+        """Whether a chip reads differently in every use: noise on top of what stays."""
+        return False
 
     @property
     @abstractmethod

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from joulewise.devices import HOROWITZ_INT8, Arithmetic, Point, Traffic
+from joulewise.devices import HOROWITZ_INT8, Arithmetic, Point
 from joulewise.errors import InputError, TableError, check_in_range, refuse
 from joulewise.placement.placing import Placement, check_complete
 
@@ -126,7 +126,9 @@ def with_accesses(placement: Placement, path: str | Path) -> Placement:
         if name in named:
             refuse(f"{path}, line {number}: name", f"{name} again", "one line a name", TableError)
         named.add(name)
-        traffic = Traffic(words=known[name].words, reads=reads, writes=writes)
+        before = known[name].traffic
+        assert before is not None
+        traffic = replace(before, reads=reads, writes=writes)
         known[name] = replace(known[name], traffic=traffic)
     return replace(placement, placed=tuple(known.values()))
 

@@ -46,15 +46,17 @@ class Memory:
             p.name: p.device.store(self._originals[p.name], name=p.name) for p in self._weights
         }
         self._ideal = {p.name: p.device.ideal(self._stored[p.name]) for p in self._weights}
+        self._fresh = [p for p in self._weights if p.device.fresh]
         self._samples: int | None = None
         self._chip: Chip | None = None
         self._plan: Mapping[str, Point] | None = None
         self._observer: Observer | None = None
         self._in_table = False
+        self._used = False
 
     def original(self) -> None:
         """Compute with the model's own tensors, not rounded to words."""
-        self._plan = None
+        self._chip, self._plan = None, None
         self._install(self._originals)
 
     def ideal(self) -> None:
@@ -64,14 +66,25 @@ class Memory:
         self._install({name: tensor.clone() for name, tensor in self._ideal.items()})
 
     def read(self, plan: Mapping[str, Point], chip: Chip) -> None:
-        """Compute with what ``chip`` reads back at the points of ``plan``."""
+        """Compute with what ``chip`` reads back at the points of ``plan``.
+
+        Every forward pass of the model after the first is the chip's next use: what is fresh at
+        each read is read again then.
+        """
         check_complete(plan, [p.name for p in self._placement.placed])
-        read = {
-            p.name: p.device.read(self._stored[p.name], plan[p.name], chip.at(p.name))
-            for p in self._weights
-        }
         self._chip, self._plan = chip, plan
-        self._install(read)
+        self._install({p.name: self.weight(p, plan[p.name], chip) for p in self._weights})
+        self._used = False
+
+    def _read_again(self) -> None:
+        """Before a forward pass."""
+        if self._chip is None or self._plan is None or not self._fresh:
+            return
+        if self._used:
+            self._chip = self._chip.again()
+            read = {p.name: self.weight(p, self._plan[p.name], self._chip) for p in self._fresh}
+            self._install(read)
+        self._used = True
 
     def moments(self, plan: Mapping[str, Point]) -> dict[str, Moments]:
         """Mean and variance over chips of what each placed weight reads at the points of ``plan``.
@@ -135,15 +148,16 @@ class Memory:
         self._put_parameters_back()
         self._observer = None
         # The data and not the object: modules may refer to a parameter elsewhere, in a list, say.
-        for name, parameters in self._parameters.items():
-            for parameter in parameters:
-                parameter.data = tensors[name]
+        for name, tensor in tensors.items():
+            for parameter in self._parameters[name]:
+                parameter.data = tensor
 
     def watch(self, model: nn.Module) -> Callable[[], None]:
-        """Look at how many samples the model is called with; the result stops that."""
+        """Look at when and with how many samples the model is called; the result stops that."""
 
         def enter(module: nn.Module, args: Any, kwargs: Any) -> None:
             self._samples = batch_size((args, kwargs))
+            self._read_again()
 
         def leave(module: nn.Module, args: Any, output: Any) -> None:
             self._samples = None
@@ -283,7 +297,7 @@ def loaded(placement: Placement) -> Iterator[Memory]:
     with ExitStack() as stack:
         stack.enter_context(plain_execution(placement.model))
         modules = dict(placement.model.named_modules())
-        if layers:
+        if layers or any(p.device.fresh for p in placement.placed):
             stack.callback(memory.watch(placement.model))
         for layer in layers:
             hook = memory.hook(layer, by_name)

@@ -61,7 +61,8 @@ class Placement:
         model: The model. It is never copied, and changed only while a `Memory` is loaded.
         placed: The placed tensors: weights in the model's order, then activations.
         reliable_bits: Bits of the parameters left in reliable memory, at their own dtype.
-        macs: Multiply-accumulates per inference; None until a forward pass was traced.
+        macs: Multiply-accumulates per inference outside of memories that compute; None until a
+            forward pass was traced.
     """
 
     model: nn.Module
@@ -79,7 +80,7 @@ class Placement:
         if self.traced:
             return self
         parameters = {name: group.tensor for name, group in _groups(self.model).items()}
-        return _count(self, trace(self.model, parameters, [], inputs))
+        return _count(self, trace(self.model, parameters, [], inputs, _computing(self.placed)))
 
     def plan(self, **setting: Point) -> dict[str, Point]:
         """The plan that gives every placed tensor the same operating point.
@@ -176,7 +177,7 @@ def place(
     if inputs is not None:
         parameters = {name: group.tensor for name, group in groups.items()}
         layers = _layers(model) if activations is not None else []
-        counts = trace(model, parameters, layers, inputs)
+        counts = trace(model, parameters, layers, inputs, _computing(stored))
         if activations is not None:
             extra = _place_activations(counts, activations, choice, layers)
             placement = replace(placement, placed=stored + extra)
@@ -327,12 +328,18 @@ def _place_activations(
     )
 
 
+def _computing(placed: Sequence[Placed]) -> list[str]:
+    """The tensors on memories that compute."""
+    return [tensor.name for tensor in placed if tensor.device.computes]
+
+
 def _count(placement: Placement, counts: Trace) -> Placement:
-    """The placement with the traffic of a trace."""
+    """The placement with the traffic of a trace; what memories compute is no arithmetic."""
+    computed = sum(counts.macs_of.get(name, 0.0) for name in _computing(placement.placed))
     return replace(
         placement,
         placed=tuple(replace(p, traffic=_traffic(p, counts)) for p in placement.placed),
-        macs=counts.macs,
+        macs=counts.macs - computed,
     )
 
 
@@ -346,4 +353,10 @@ def _traffic(tensor: Placed, counts: Trace) -> Traffic:
             f"{tensor.name} is never read in the traced forward pass, so faults in it would do "
             f"nothing; exclude '{tensor.name}'"
         )
-    return Traffic(words=tensor.words, reads=reads, writes=0.0)
+    loads = counts.loads.get(tensor.name, ())
+    if tensor.device.computes and not loads:
+        raise ModelError(
+            f"{tensor.name} is never multiplied with a vector in the traced forward pass, so a "
+            f"memory that computes cannot hold it; exclude '{tensor.name}'"
+        )
+    return Traffic(words=tensor.words, reads=reads, writes=0.0, loads=loads)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from math import prod
@@ -17,8 +17,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from joulewise.devices import Load
 from joulewise.errors import JoulewiseError, ModelError
 from joulewise.placement.calling import batch_size, call, tensors_in
+from joulewise.placement.loads import load_of
 from joulewise.placement.restoring import plain_execution
 from joulewise.user_code import cause_of
 
@@ -51,12 +53,16 @@ class Trace:
         activations: For each layer input, what passed through.
         called: The layers that were called as modules.
         macs: Multiply-accumulates, those without a weight (attention) included.
+        macs_of: Those of each parameter.
+        loads: How each parameter that was asked for is used as a matrix.
     """
 
     weight_reads: Mapping[str, float]
     activations: Mapping[str, ActivationTrace]
     called: frozenset[str]
     macs: float
+    macs_of: Mapping[str, float]
+    loads: Mapping[str, tuple[Load, ...]]
 
 
 def input_name(layer: str, position: int) -> str:
@@ -77,7 +83,11 @@ def float_inputs(args: Any, kwargs: Any) -> list[Tensor]:
 
 
 def trace(
-    model: nn.Module, parameters: Mapping[str, Tensor], layers: Sequence[str], inputs: Any
+    model: nn.Module,
+    parameters: Mapping[str, Tensor],
+    layers: Sequence[str],
+    inputs: Any,
+    loaded: Collection[str] = (),
 ) -> Trace:
     """Run one batch and count, per sample.
 
@@ -91,12 +101,13 @@ def trace(
         parameters: The parameters to watch, by name, each its own storage.
         layers: The modules whose inputs to watch.
         inputs: A batch, first axis the samples.
+        loaded: The parameters whose loads to take.
 
     Returns:
         The counts; a model that fails on these inputs is refused with a ``ModelError``.
     """
     samples = batch_size(inputs)
-    counter = _Counter(parameters, samples)
+    counter = _Counter(parameters, samples, loaded)
     counter.mark(inputs)
     watched = _Watch(samples)
     with ExitStack() as stack:
@@ -115,6 +126,8 @@ def trace(
         activations=watched.seen,
         called=frozenset(watched.called),
         macs=counter.macs,
+        macs_of=dict(counter.macs_of),
+        loads={name: tuple(found) for name, found in counter.loads.items()},
     )
 
 
@@ -212,11 +225,14 @@ def _together(before: ActivationTrace, now: ActivationTrace) -> ActivationTrace:
 class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts consumption of watched storages and multiply-accumulates, operation by operation."""
 
-    def __init__(self, parameters: Mapping[str, Tensor], samples: int) -> None:
+    def __init__(
+        self, parameters: Mapping[str, Tensor], samples: int, loaded: Collection[str]
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.parameters, self.samples = parameters, samples
+        self.parameters, self.samples, self.loaded = parameters, samples, loaded
         self.reads: dict[str, float] = {}
-        self.macs = 0.0
+        self.macs, self.macs_of = 0.0, dict[str, float]()
+        self.loads: dict[str, list[Load]] = {}
         self._spans = sorted((*extent(p), name) for name, p in parameters.items())
         self._starts = [span[0] for span in self._spans]
         self._of_batch = WeakTensorKeyDictionary()
@@ -241,13 +257,16 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if self._belongs_to_batch(operation, consumed, out):
             self.mark(out)
             share = self.samples
+        macs = 0.0
+        if operation in flop_registry:
+            macs = flop_registry[operation](*args, **kwargs, out_val=out) / 2 / share
+        elif operation in _MORE_MACS:
+            macs = _MORE_MACS[operation](*consumed, out) / share
+        self.macs += macs
         if not _is_view(func):
             for tensor in consumed:
                 self._count_read(tensor, consumed if operation in _LOOK_UPS else None, share)
-        if operation in flop_registry:
-            self.macs += flop_registry[operation](*args, **kwargs, out_val=out) / 2 / share
-        elif operation in _MORE_MACS:
-            self.macs += _MORE_MACS[operation](*consumed, out) / share
+                self._count_use(tensor, operation, args, macs, share)
         return out
 
     def _belongs_to_batch(self, operation: Any, consumed: Sequence[Tensor], out: Any) -> bool:
@@ -265,6 +284,19 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if look_up is not None:
             words = look_up[1].numel() / share * tensor.shape[-1]
         self.reads[name] = self.reads.get(name, 0.0) + words
+
+    def _count_use(
+        self, tensor: Tensor, operation: Any, args: tuple[Any, ...], macs: float, share: int
+    ) -> None:
+        name = self._owner(tensor)
+        if name is None:
+            return
+        if macs:
+            self.macs_of[name] = self.macs_of.get(name, 0.0) + macs
+        if name in self.loaded:
+            load = load_of(operation, args, self.parameters[name], share)
+            if load is not None:
+                self.loads.setdefault(name, []).append(load)
 
     def _owner(self, tensor: Tensor) -> str | None:
         """The watched parameter of which this tensor is the whole, a view or a part."""

@@ -8,7 +8,16 @@ from joulewise.words.bit_planes import from_bit_planes as from_bit_planes
 from joulewise.words.bit_planes import to_bit_planes as to_bit_planes
 from joulewise.words.fixed_point import FixedPoint as FixedPoint
 from joulewise.words.fixed_point import Words as Words
+from joulewise.words.fixed_point import check_storable as check_storable
 from joulewise.words.fixed_point import decode as decode
 from joulewise.words.fixed_point import encode as encode
 
-__all__ = ["FixedPoint", "Words", "decode", "encode", "from_bit_planes", "to_bit_planes"]
+__all__ = [
+    "FixedPoint",
+    "Words",
+    "check_storable",
+    "decode",
+    "encode",
+    "from_bit_planes",
+    "to_bit_planes",
+]

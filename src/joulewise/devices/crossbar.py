@@ -1,0 +1,230 @@
+"""Memristor crossbars: weights as pairs of noisy conductances.
+
+A weight ``w`` becomes two conductances, ``c w`` on the device of its sign and 0 on the other, with
+``c = g_max / limit``. What is read back is their difference over ``c``. The more conductance, the
+smaller the noise beside it, and the more power: ``g_max`` is the knob.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from joulewise.devices.device import Chip, Device, Moments, Point, Traffic, as_point
+from joulewise.devices.laws import HOROWITZ_SRAM_BIT_J
+from joulewise.devices.pairs import PairFormat, Pairs, Rounding, point_of
+from joulewise.devices.readout import ISAAC, ReadOut, check_loads
+from joulewise.devices.rectified import rectified_moments
+from joulewise.errors import check_in_range, refuse
+
+__all__ = ["Crossbar"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Crossbar(Device[Pairs]):
+    """A crossbar of differential pairs of memristors.
+
+    Each device, the one at 0 included, reads ``max(0, target (1 + variability n) + sigma n')``, and
+    each read adds ``read_noise n''``; all ``n`` are independent standard normal numbers, the first
+    two drawn once for a chip.
+
+    Two families of noise rank training methods differently, so say which a result used. With
+    ``sigma``, additive in conductance, a smaller range of weights is less noisy, and so is a larger
+    ``g_max``. With ``variability``, proportional to the conductance, neither matters.
+
+    Args:
+        sigma: Standard deviation of a programmed conductance, siemens, 0 or more.
+        variability: Standard deviation of a programmed conductance over its target, 0 to 1.
+        read_noise: Standard deviation of the noise that each read adds to a device, siemens, 0 or
+            more. A read is one forward pass over one batch.
+        clip: Whether programmed conductances stop at 0, as physical ones do; False lets them be
+            negative, as the published closed forms do.
+        levels: Steps from 0 to ``g_max``; see `PairFormat`.
+        rounding: See `PairFormat`.
+        limit: See `PairFormat`: give the largest weight of a network for a range common to it.
+        channel_dim: See `PairFormat`.
+        g_range: Lowest and highest ``g_max``, siemens.
+        readout: The circuits around it, for its energy.
+
+    Raises:
+        InputError: if a field is outside its range.
+
+    References:
+        J. Kern et al., "MemSE: Fast MSE prediction for noisy memristor-based DNN accelerators",
+        AICAS 2022, arXiv 2205.01707 (``sigma``, ``levels``, without clipping); G. Mordido et al.,
+        SAMSON, and the deck, "Noisy conductance values" (``variability``).
+
+    Example:
+        >>> crossbar = Crossbar(sigma=1e-6)
+        >>> stored = crossbar.store(torch.tensor([1.0, -0.5, 0.25]))
+        >>> moments = crossbar.moments(stored, 25e-6)
+        >>> [round(float(v) ** 0.5, 4) for v in moments.var]  # devices at 0 are clipped
+        [0.0463, 0.0463, 0.0463]
+    """
+
+    sigma: float = 0.0
+    variability: float = 0.0
+    read_noise: float = 0.0
+    clip: bool = True
+    levels: int | None = None
+    rounding: Rounding = "nearest"
+    limit: float | None = None
+    channel_dim: int | None = None
+    g_range: tuple[float, float] = (1e-7, 1e-3)
+    readout: ReadOut = ISAAC
+
+    def __post_init__(self) -> None:
+        """Check the fields once."""
+        check_in_range("sigma", self.sigma, 0.0, 1.0)
+        check_in_range("variability", self.variability, 0.0, 1.0)
+        check_in_range("read_noise", self.read_noise, 0.0, 1.0)
+        low, high = self.g_range
+        check_in_range("g_range", low, 0.0, 1.0, open_low=True)
+        if not low < high <= 1.0:
+            refuse("g_range", self.g_range, "two numbers of siemens, ascending, at most 1")
+        self._format()
+
+    @property
+    def knob(self) -> str:
+        """``g_max``."""
+        return "g_max"
+
+    @property
+    def most_reliable(self) -> float:
+        """The upper end of ``g_range``."""
+        return self.g_range[1]
+
+    @property
+    def least_reliable(self) -> float:
+        """The lower end of ``g_range``."""
+        return self.g_range[0]
+
+    @property
+    def reliable_bit_j(self) -> float:
+        """A bit of an SRAM beside the crossbar."""
+        return HOROWITZ_SRAM_BIT_J
+
+    @property
+    def computes(self) -> bool:
+        """Currents add up in the columns."""
+        return True
+
+    @property
+    def fresh(self) -> bool:
+        """Whether there is read noise."""
+        return self.read_noise > 0
+
+    def point(self, **setting: Point) -> Point:
+        """An operating point from ``g_max=``: siemens, or siemens for each output column.
+
+        Raises:
+            OperatingPointError: if the setting is another, or out of ``g_range``.
+        """
+        return point_of("g_max", *self.g_range, setting)
+
+    def store(self, tensor: Tensor, *, limit: float | None = None, name: str = "tensor") -> Pairs:
+        """Choose targets for a tensor."""
+        return self._format().store(tensor, limit=limit, name=name)
+
+    def ideal(self, stored: Pairs) -> Tensor:
+        """The weights, rounded to levels."""
+        return stored.weights.to(stored.dtype)
+
+    def read(self, stored: Pairs, point: Point, chip: Chip) -> Tensor:
+        """The differences of this chip's conductances, in the unit of the tensor."""
+        unit = self._unit(stored, point)
+        weights = stored.weights
+        if self.clip and (self.sigma or self.variability):
+            active, idle = _normal(chip, "programming", (2, *weights.shape))
+            target = weights.abs()
+            held = target + self._std(target, unit) * active.to(weights)
+            pair = held.clamp(min=0)
+            pair -= (self._std(target * 0, unit) * idle.to(weights)).clamp(min=0)
+            read = torch.where(weights < 0, -pair, pair)
+        elif self.sigma or self.variability:
+            # Both devices of a pair add Gaussians: one with the variance of both will do.
+            (noise,) = _normal(chip, "programming", (1, *weights.shape))
+            read = weights + self._std(weights.abs(), unit, devices=2) * noise.to(weights)
+        else:
+            read = weights.clone()
+        if self.read_noise:
+            (fresh,) = _normal(chip, "read", (1, *weights.shape), fresh=True)
+            read += 2**0.5 * self.read_noise * unit.to(weights) * fresh.to(weights)
+        return read.to(stored.dtype)
+
+    def moments(self, stored: Pairs, point: Point) -> Moments:
+        """Mean and variance over chips and reads, exact for every choice; differentiable."""
+        unit, wide = self._unit(stored, point), stored.weights.dtype
+        plus, minus = self._devices(stored, unit)
+        return Moments(mean=(plus.mean - minus.mean).to(wide), var=(plus.var + minus.var).to(wide))
+
+    def _devices(self, stored: Pairs, unit: Tensor) -> tuple[Moments, Moments]:
+        """The positive and the negative device of each pair, in the unit of the tensor, float64."""
+        weights = stored.weights.double()
+        found = []
+        for target in (weights.clamp(min=0), (-weights).clamp(min=0)):
+            std = self._std(target, unit)
+            mean, var = rectified_moments(target, std) if self.clip else (target, std.square())
+            found.append(Moments(mean=mean, var=var + (self.read_noise * unit).square()))
+        return found[0], found[1]
+
+    def energy(self, traffic: Traffic, point: Point) -> Tensor:
+        """Joules per inference: devices, amplifiers and converters; see `ReadOut`.
+
+        Raises:
+            InputError: if it is not known how the tensor is used.
+        """
+        check_loads(traffic.loads)
+        stored = self.store(traffic.loads[0].weight)
+        unit = self._unit(stored, point)
+        plus, minus = (
+            Moments(mean=m.mean / unit, var=m.var / unit.square())
+            for m in self._devices(stored, unit)
+        )
+        return self.readout.energy_j(traffic.loads, plus, minus)
+
+    def describe(self) -> dict[str, Any]:
+        """Plain data for records."""
+        return {
+            "device": "crossbar",
+            "sigma": self.sigma,
+            "variability": self.variability,
+            "read_noise": self.read_noise,
+            "clip": self.clip,
+            "levels": self.levels,
+            "rounding": self.rounding,
+            "limit": self.limit,
+            "channel_dim": self.channel_dim,
+            "g_range": list(self.g_range),
+            **self.readout.describe(),
+        }
+
+    def _format(self) -> PairFormat:
+        return PairFormat(
+            levels=self.levels,
+            rounding=self.rounding,
+            limit=self.limit,
+            channel_dim=self.channel_dim,
+        )
+
+    def _unit(self, stored: Pairs, point: Point) -> Tensor:
+        """The weight of one siemens, ``1 / c``, float64."""
+        return stored.limit.double() / stored.along_columns(as_point(point))
+
+    def _std(self, target: Tensor, unit: Tensor, devices: int = 1) -> Tensor:
+        """Of a programmed device, or of the difference of two, in the unit of the tensor."""
+        own = self.variability * target
+        if not self.sigma:  # at 0 and 0 the hypotenuse has no slope
+            return own
+        added = (devices**0.5 * self.sigma * unit).to(target.dtype)
+        return torch.hypot(added, own) if self.variability else added.expand(target.shape)
+
+
+def _normal(chip: Chip, purpose: str, shape: tuple[int, ...], *, fresh: bool = False) -> Tensor:
+    """Standard normal numbers of a chip, float32; new ones at every read where they are fresh."""
+    generator = chip.fresh(purpose) if fresh else chip.generator(purpose)
+    return torch.from_numpy(generator.standard_normal(shape, dtype=np.float32))

@@ -1,0 +1,142 @@
+"""Differential pairs: weights as differences of two conductances."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from joulewise.devices.device import Point, as_point
+from joulewise.errors import OperatingPointError, WeightsError, check_in_range, refuse
+from joulewise.words import check_storable
+
+__all__ = ["PairFormat", "Pairs", "Rounding", "point_of"]
+
+Rounding = Literal["nearest", "floor"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Pairs:
+    """A tensor as the targets of differential pairs, all in the tensor's unit.
+
+    One device of a pair has the target ``|weights|``, the other 0; a conductance is ``c`` times as
+    much, ``c = g_max / limit``.
+
+    Args:
+        weights: Rounded to levels, within ``limit``; float32 or float64.
+        limit: The weight whose conductance is ``g_max``, above 0; one number, or one for each index
+            of a column axis, broadcastable against ``weights``.
+        dtype: Of the tensor that was stored.
+    """
+
+    weights: Tensor
+    limit: Tensor
+    dtype: torch.dtype
+
+    @property
+    def targets(self) -> Tensor:
+        """The active device of each pair as a share of ``g_max``, float64, 0 to 1."""
+        return self.weights.double().abs() / self.limit
+
+    def along_columns(self, point: Tensor, name: str = "g_max") -> Tensor:
+        """An operating point, or one for each output column, to broadcast against ``weights``.
+
+        Raises:
+            WeightsError: if there are not as many points as columns.
+        """
+        if point.ndim == 0:
+            return point.to(self.weights.device)
+        if self.weights.ndim < 2 or len(point) != len(self.weights):
+            columns = len(self.weights) if self.weights.ndim > 1 else 1
+            refuse(name, f"{len(point)} numbers", f"one, or {columns}, one a column", WeightsError)
+        return point.reshape(-1, *(1,) * (self.weights.ndim - 1)).to(self.weights.device)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairFormat:
+    """How weights become targets.
+
+    Args:
+        levels: Steps from 0 to ``g_max``, 1 or more; None for a continuous range.
+        rounding: To the ``"nearest"`` level; or ``"floor"``, down on the signed weight, as in the
+            public code of MemSE, which shifts all weights by half a step on average.
+        limit: The weight whose conductance is ``g_max``; larger ones saturate. None takes the
+            largest magnitude of each tensor.
+        channel_dim: The axis along which each index (each output column) has a limit of its own;
+            None gives the tensor one limit. Tensors with fewer than two axes always get one.
+
+    Raises:
+        InputError: if a field is outside its range.
+    """
+
+    levels: int | None = None
+    rounding: Rounding = "nearest"
+    limit: float | None = None
+    channel_dim: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check the fields once."""
+        if self.levels is not None:
+            check_in_range("levels", self.levels, 1, 2**31)
+        if self.rounding not in ("nearest", "floor"):
+            refuse("rounding", repr(self.rounding), "'nearest' or 'floor'")
+        if self.limit is not None:
+            check_in_range("limit", self.limit, 0.0, 1e30, open_low=True)
+            if self.channel_dim is not None:
+                refuse("limit", "given beside channel_dim", "one of the two")
+
+    def store(self, tensor: Tensor, *, limit: float | None, name: str) -> Pairs:
+        """Round a tensor to levels.
+
+        Raises:
+            WeightsError: if there are no entries, or one is not finite.
+        """
+        check_storable(tensor, name)
+        wide = tensor.detach()
+        wide = wide if wide.dtype == torch.float64 else wide.float()
+        largest = replace(self, limit=self.limit or limit)._largest(wide)
+        weights = torch.minimum(torch.maximum(wide, -largest), largest)
+        if self.levels is not None:
+            steps = weights.double() * (self.levels / largest.double())
+            # A level that was stored before must not fall to the one below by a rounding error.
+            steps = steps.round() if self.rounding == "nearest" else (steps + 1e-6).floor()
+            weights = (steps * (largest.double() / self.levels)).to(wide.dtype)
+        return Pairs(weights=weights, limit=largest, dtype=tensor.dtype)
+
+    def _largest(self, tensor: Tensor) -> Tensor:
+        if self.limit is not None:
+            return tensor.new_tensor(self.limit)
+        if self.channel_dim is None or tensor.ndim < 2:
+            largest = tensor.abs().max()
+        else:
+            others = [d for d in range(tensor.ndim) if d != self.channel_dim % tensor.ndim]
+            largest = tensor.abs().amax(others, keepdim=True)
+        return torch.where(largest > 0, largest, 1.0)
+
+
+def point_of(knob: str, low: float, high: float, setting: Mapping[str, Point]) -> Point:
+    """A point on the one knob that a device has, refused if out of range.
+
+    Args:
+        knob: The knob's name.
+        low: Lower end of its range.
+        high: Upper end, included.
+        setting: What a user gave: one number, or one for each output column.
+
+    Raises:
+        OperatingPointError: if the setting is of another knob, or out of range.
+    """
+    if list(setting) != [knob]:
+        got = ", ".join(setting) or "no setting"
+        raise OperatingPointError(f"the device was given {got}; allowed: {knob}")
+    value = setting[knob]
+    point = as_point(value)
+    if point.ndim > 1:
+        allowed = "one number, or one for each output column"
+        refuse(knob, f"of shape {tuple(point.shape)}", allowed, OperatingPointError)
+    for number in point.detach().reshape(-1).tolist():
+        check_in_range(knob, number, low, high, error=OperatingPointError)
+    return point if point.ndim or isinstance(value, Tensor) else float(point)

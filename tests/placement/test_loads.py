@@ -1,0 +1,139 @@
+"""The vectors of a load, times the matrix of a load, are the outputs of the layer."""
+
+import pytest
+import torch
+from torch import nn
+
+from joulewise.devices import Crossbar
+from joulewise.errors import ModelError
+from joulewise.placement import energy, place
+from joulewise.simulation import simulate
+
+
+def rand(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def loads(model, inputs, **choice):
+    placement = place(model, weights=Crossbar(), inputs=inputs, **choice)
+    return {tensor.name: tensor.traffic.loads for tensor in placement.placed}
+
+
+def outputs(load, largest):
+    return torch.einsum("sgk,gnk->sgn", load.inputs, load.matrix(load.weight)) * largest
+
+
+LAYERS = {
+    "linear": (nn.Linear(6, 4, bias=False), (3, 6)),
+    "linear with a bias": (nn.Linear(6, 4), (3, 6)),
+    "square": (nn.Linear(5, 5, bias=False), (3, 5)),
+    "tokens": (nn.Linear(6, 4, bias=False), (3, 7, 6)),
+    "1-d": (nn.Conv1d(3, 4, 3, padding=1), (2, 3, 9)),
+    "2-d": (nn.Conv2d(3, 4, 3, stride=2, padding=1), (2, 3, 8, 6)),
+    "groups": (nn.Conv2d(4, 6, 3, groups=2, dilation=2), (2, 4, 9, 8)),
+    "by channel": (nn.Conv2d(4, 4, (3, 2), groups=4, padding=(0, 1)), (2, 4, 6, 7)),
+    "3-d": (nn.Conv3d(2, 3, 2), (2, 2, 4, 3, 5)),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_vectors_times_matrix_are_the_outputs(name):
+    layer, shape = LAYERS[name]
+    x = rand(*shape)
+    ((load,),) = loads(layer, x).values()
+    out = layer(x).detach()
+    if layer.bias is not None:
+        bias = layer.bias.detach()
+        out = out - (bias if isinstance(layer, nn.Linear) else bias.view(-1, *(1,) * (x.ndim - 2)))
+    last = out if isinstance(layer, nn.Linear) else out.movedim(1, -1)
+    wanted = last.reshape(-1, last.shape[-1])
+    got = outputs(load, x.abs().max()).flatten(1)
+    some = torch.linspace(0, len(wanted) - 1, len(got), dtype=torch.float64).round().long()
+    torch.testing.assert_close(got, wanted[some], atol=1e-5, rtol=1e-5)
+    assert load.uses == len(wanted) / len(x)
+    assert float(load.inputs.abs().max()) <= 1
+
+
+def test_a_transposed_convolution():
+    layer = nn.ConvTranspose1d(4, 6, 3, stride=3, groups=2, bias=False)
+    x = rand(2, 4, 5)
+    ((load,),) = loads(layer, x).values()
+    found = outputs(load, x.abs().max())  # [positions, groups, outputs * taps]
+    apart = found.reshape(2, 5, 6, 3)  # the taps of one position touch no other's
+    torch.testing.assert_close(apart.permute(0, 2, 1, 3).reshape(2, 6, 15), layer(x).detach())
+    assert load.rows_first
+
+
+def test_a_square_weight_on_either_side():
+    class Turned(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(rand(5, 5))
+
+        def forward(self, x):
+            return x @ self.weight
+
+    x = rand(3, 5, seed=1)
+    model = Turned()
+    ((load,),) = loads(model, x).values()
+    assert load.rows_first
+    torch.testing.assert_close(outputs(load, x.abs().max())[:, 0], model(x).detach())
+
+
+def test_many_vectors_are_sampled_evenly():
+    layer = nn.Conv2d(1, 2, 1, bias=False)
+    x = torch.arange(10_000.0).reshape(4, 1, 50, 50)
+    ((load,),) = loads(layer, x).values()
+    assert len(load.inputs) == 256
+    assert load.uses == 2500
+    assert float(load.inputs.max()) == 1
+    steps = load.inputs[:, 0, 0].diff()
+    assert float(steps.max() / steps.min()) < 1.06
+
+
+def test_parts_of_a_weight_and_several_uses():
+    attention = nn.MultiheadAttention(8, 2, batch_first=True)
+
+    class Crossed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention = attention
+
+        def forward(self, x):
+            return self.attention(x, x.flip(1), x.flip(1))[0]
+
+    found = loads(Crossed(), rand(2, 5, 8))
+    uses = sum(load.uses for load in found["attention.in_proj_weight"])
+    assert uses == pytest.approx(5)  # a third of it for each of queries, keys and values
+    shared = nn.Linear(4, 4)
+    twice = loads(nn.Sequential(shared, nn.ReLU(), shared), rand(3, 4))
+    assert [load.uses for load in twice["0.weight"]] == [1, 1]
+
+
+def test_what_is_computed_in_memory_is_no_arithmetic():
+    model = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3))
+    placement = place(model, weights=Crossbar(), inputs=rand(2, 6), exclude=["2.weight"])
+    assert placement.macs == 12
+    spent = energy(placement, placement.plan(g_max=25e-6))
+    assert spent.arithmetic_j == pytest.approx(12 * 0.3e-12)
+
+
+def test_an_embedding_is_refused_by_name():
+    model = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 2))
+    with pytest.raises(ModelError, match=r"0\.weight is never multiplied .* exclude '0\.weight'"):
+        place(model, weights=Crossbar(), inputs=torch.tensor([[1, 2]]))
+
+
+def test_fresh_noise_differs_between_passes_and_a_chip_repeats():
+    model = nn.Linear(6, 4)
+    data = [(rand(3, 6), None), (rand(3, 6), None)]  # the same inputs in both batches
+    placement = place(model, weights=Crossbar(read_noise=1e-6), inputs=data[0][0])
+    both = simulate(placement, data, g_max=25e-6, chips=3, seed=5)
+    first = simulate(placement, data[:1], g_max=25e-6, chips=3, seed=5)
+    again = simulate(placement, data, g_max=25e-6, chips=3, seed=5)
+    assert both.mse == again.mse
+    assert all(a != b for a, b in zip(both.mse, first.mse, strict=True))
+    still = place(model, weights=Crossbar(sigma=1e-6), inputs=data[0][0])
+    both = simulate(still, data, g_max=25e-6, chips=3, seed=5)
+    first = simulate(still, data[:1], g_max=25e-6, chips=3, seed=5)
+    assert both.mse == pytest.approx(first.mse)
