@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 
-__all__ = ["format_percent", "format_si"]
+__all__ = ["format_percent", "format_point", "format_si"]
 
 _PREFIXES = {-18: "a", -15: "f", -12: "p", -9: "n", -6: "u", -3: "m", 0: "", 3: "k", 6: "M", 9: "G"}
 
@@ -34,6 +34,16 @@ def format_si(value: float, unit: str, digits: int = 3) -> str:
     exponent = 3 * math.floor(math.log10(abs(rounded)) / 3)
     exponent = min(max(exponent, min(_PREFIXES)), max(_PREFIXES))
     return f"{rounded / 10.0**exponent:.{digits}g} {_PREFIXES[exponent]}{unit}"
+
+
+def format_point(knob: str, value: float) -> str:
+    """A setting of a knob, with the unit of those that have one.
+
+    Example:
+        >>> format_point("eta", 0.5), format_point("g_max", 2.5e-5)
+        ('0.5', '25 uS')
+    """
+    return format_si(value, "S") if knob == "g_max" else f"{value:g}"
 
 
 def format_percent(share: float, digits: int = 2) -> str:

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import time
@@ -77,6 +78,20 @@ def test_simulate_with_every_memory_option(run, weights, tmp_path):
         ["--eta", 0.5, "--fault-map", cells, "--map-rows", 16, "--map-columns", 16],
         ["--v-dd", 0.85, "--profile", "stutz2021-14nm", "--per-channel", "--bits", 4],
         ["--eta", 0.5, "--exclude", "features.1*", "--store", "weights"],
+        ["--eta", 0.5, "--common-range"],
+        [
+            "--g-max",
+            25e-6,
+            "--device",
+            "crossbar",
+            "--sigma",
+            1e-6,
+            "--levels",
+            64,
+            "--per-channel",
+        ],
+        ["--g-max", 25e-6, "--device", "crossbar", "--variability", 0.1, "--no-clip"],
+        ["--g-max", 25e-6, "--device", "crossbar", "--read-noise", 1e-6, "--common-range"],
     ):
         code, _, err = run(*common, *extra)
         assert code == 0, (extra, err)
@@ -193,11 +208,16 @@ def test_nan_weights(run, tmp_path):
         (["--store", "biases"], ["store is biases", "'both'"]),
         (["--profile", "nowhere"], ["profile is 'nowhere'", "stutz2021-14nm"]),
         (["--profile", "nowhere.csv"], ["nowhere.csv cannot be read"]),
-        (["--v-dd", 0.5], ["two kinds"]),
+        (["--v-dd", 0.5], ["several kinds"]),
         (["--include", "nothing*"], ["'nothing*', which matches no tensor"]),
         (["--images", 10_000], ["count is 10000"]),
         (["--accesses", "missing.csv"], ["missing.csv cannot be read"]),
         (["--row", 0.9, "--column", 0.9], ["row + column + cluster is 1.8"]),
+        (["--sigma", 1e-6], ["sigma is 1e-06, and does nothing with device sram"]),
+        (["--device", "crossbar", "--bits", 4], ["bits is 4, and does nothing with device cros"]),
+        (["--device", "crossbar", "--store", "both"], ["store is 'both'", "no activations"]),
+        (["--device", "crossbar"], ["given eta; allowed: g_max"]),
+        (["--per-channel", "--common-range"], ["common_range is given beside per_channel"]),
     ],
 )
 def test_refusals_of_simulate(run, weights, extra, parts):
@@ -299,6 +319,8 @@ def test_ctrl_c_exits_130_and_leaves_no_file(tmp_path):
         [sys.executable, "-m", "joulewise", "train", "--model", "mlp", "--out", str(out),
          "--epochs", "10000"],
         stderr=subprocess.PIPE, text=True,
+        # A suite that runs in the background hands on that Ctrl-C is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     # Long enough to be inside the training loop on a slow machine, and any earlier moment is fair.
     time.sleep(6)

@@ -8,7 +8,8 @@ from joulewise.report.knob import Knob
     [
         ({}, "eta", "eta 0.500"),
         ({"knob": "v_dd"}, "supply voltage", "0.500 V"),
-        ({"knob": "g_max", "weights_device": None}, "g_max", "g_max 0.500"),
+        ({"knob": "g_max"}, "g_max", "500 mS"),
+        ({"knob": "other", "weights_device": None}, "other", "other 0.500"),
         (
             {"knob": "v_dd", "weights_device": {"voltage_unit": "Vmin"}},
             "supply voltage",

@@ -2,6 +2,7 @@
 
 app        the commands, and how errors become one sentence and an exit code
 options    options that several commands share
+placing    the options of the Memory and Placement panels
 console    tables, progress bars and figures in the terminal
 allocator  memory allocator settings that a CPU run needs
 train, simulate, predict, compare, demo   one command each

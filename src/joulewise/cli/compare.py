@@ -5,11 +5,11 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from joulewise.cli import console, options
+from joulewise.cli import console, options, placing
 
 if TYPE_CHECKING:
     from joulewise.data import Dataset
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["compare", "present", "ready", "run"]
 
 
+@placing.places(store="both", without=("accesses",))
 def compare(
     model: options.Models,
     data: options.Data = "digits",
@@ -30,46 +31,32 @@ def compare(
     ] = None,
     eta: options.Eta = None,
     v_dd: options.VDD = None,
+    g_max: options.GMax = None,
     chips: options.Chips = 200,
     images: options.Images = None,
-    device: options.Device = "sram",
-    bits: options.Bits = 8,
-    profile: options.Profile = "exponential",
-    fault: options.Fault = "mask",
-    zero_to_one: options.ZeroToOne = 1.0,
-    one_to_zero: options.OneToZero = 1.0,
-    stuck_at_one: options.StuckAtOne = 0.5,
-    row: options.Row = 0.0,
-    column: options.Column = 0.0,
-    cluster: options.Cluster = 0.0,
-    fault_map: options.FaultMap = None,
-    map_rows: options.MapRows = 512,
-    map_columns: options.MapColumns = 256,
-    per_channel: options.PerChannel = False,
-    store: options.Store = "both",
-    include: options.Include = None,
-    exclude: options.Exclude = None,
-    fold_batchnorm: options.Fold = False,
     seed: options.Seed = 0,
     threads: options.Threads = 0,
     json: options.Json = False,
+    *,
+    placed: dict[str, Any],
 ) -> None:
     """Several networks on one device: the lowest energy of each within an accuracy drop.
 
-    Without --eta or --v-dd, operating points are chosen where accuracy begins to fall.
+    Without --eta, --v-dd or --g-max, operating points are chosen where accuracy begins to fall.
 
     Example: joulewise compare --model cnn=cnn.safetensors --model mlp=mlp.safetensors --out cmp
     """
-    given = dict(locals())
     console.start(threads)
     from joulewise.data import load_data
 
-    spec = options.placement_spec(given)
-    knob, points = options.operating_points(eta, v_dd) if eta or v_dd else ("eta", None)
+    spec = placing.placement_spec(placed)
+    chosen = eta or v_dd or g_max
+    given = options.operating_points(eta=eta, v_dd=v_dd, g_max=g_max) if chosen else None
     networks = [_network(text) for text in model]
     folder = ready(out)
     dataset = load_data(data)
     contenders = [network.place(dataset, spec) for network in networks]
+    knob, points = given or (contenders[0].placement.placed[0].device.knob, None)
     comparison = run(
         contenders,
         dataset,

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
-    from joulewise.study import NetworkSpec, PlacementSpec
+    from joulewise.study import NetworkSpec
 
 _MODELS = (
     "mlp, cnn, vgg, resnet8, resnet20, mobilenetv2, transformer, package.module:function, "
@@ -54,130 +53,31 @@ VDD = Annotated[
     list[float] | None,
     typer.Option("--v-dd", help="supply voltage, with a profile that has one; repeat it"),
 ]
-
-_MEMORY = "Memory"
-Device = Annotated[str, typer.Option("--device", help="sram", rich_help_panel=_MEMORY)]
-Bits = Annotated[
-    int, typer.Option("--bits", help="bits in a word, 2 to 16", rich_help_panel=_MEMORY)
-]
-Profile = Annotated[
-    str,
-    typer.Option(
-        "--profile",
-        help="exponential, stutz2021-14nm, or a CSV table v_dd,energy_per_bit_j,bit_error_rate",
-        rich_help_panel=_MEMORY,
-    ),
-]
-Fault = Annotated[str, typer.Option("--fault", help="mask, flip or stuck", rich_help_panel=_MEMORY)]
-ZeroToOne = Annotated[
-    float,
-    typer.Option(
-        "--zero-to-one", help="flip: rate of a stored 0, relative", rich_help_panel=_MEMORY
-    ),
-]
-OneToZero = Annotated[
-    float,
-    typer.Option(
-        "--one-to-zero", help="flip: rate of a stored 1, relative", rich_help_panel=_MEMORY
-    ),
-]
-StuckAtOne = Annotated[
-    float,
-    typer.Option("--stuck-at-one", help="stuck: share stuck at 1", rich_help_panel=_MEMORY),
-]
-Row = Annotated[
-    float, typer.Option("--row", help="correlation of faults in a row", rich_help_panel=_MEMORY)
-]
-Column = Annotated[
-    float, typer.Option("--column", help="the same in a column", rich_help_panel=_MEMORY)
-]
-Cluster = Annotated[
-    float,
-    typer.Option(
-        "--cluster", help="the same in a block of 2 words by 16 rows", rich_help_panel=_MEMORY
-    ),
-]
-FaultMap = Annotated[
-    Path | None,
-    typer.Option(
-        "--fault-map",
-        help="measured map: CSV row,column,bit_error_rate",
-        rich_help_panel=_MEMORY,
-    ),
-]
-MapRows = Annotated[
-    int, typer.Option("--map-rows", help="rows of the measured array", rich_help_panel=_MEMORY)
-]
-MapColumns = Annotated[
-    int, typer.Option("--map-columns", help="columns of it", rich_help_panel=_MEMORY)
-]
-PerChannel = Annotated[
-    bool,
-    typer.Option(
-        "--per-channel", help="weights: one scale per output channel", rich_help_panel=_MEMORY
-    ),
-]
-
-_PLACEMENT = "Placement"
-Store = Annotated[
-    str,
-    typer.Option("--store", help="weights, activations or both", rich_help_panel=_PLACEMENT),
-]
-Include = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--include",
-        help="only tensors that match, such as 'conv*.weight'; repeat it",
-        rich_help_panel=_PLACEMENT,
-    ),
-]
-Exclude = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--exclude", help="leave these in reliable memory; repeat it", rich_help_panel=_PLACEMENT
-    ),
-]
-Fold = Annotated[
-    bool,
-    typer.Option(
-        "--fold-batchnorm", help="fold batch normalisation first", rich_help_panel=_PLACEMENT
-    ),
-]
-Accesses = Annotated[
-    Path | None,
-    typer.Option(
-        "--accesses",
-        help="CSV name,reads,writes per inference, as a mapper counts them",
-        rich_help_panel=_PLACEMENT,
-    ),
+GMax = Annotated[
+    list[float] | None,
+    typer.Option("--g-max", help="crossbar: the largest conductance, siemens; repeat it"),
 ]
 
 
-def placement_spec(given: Mapping[str, Any]) -> PlacementSpec:
-    """The placement that a command was given.
-
-    Args:
-        given: The command's arguments by name; those of the Memory and Placement panels are named
-            as the fields of the specs.
-    """
-    from joulewise.study import MemorySpec, PlacementSpec
-
-    memory = MemorySpec(**{field: given[field] for field in MemorySpec.model_fields})
-    fields = [field for field in PlacementSpec.model_fields if field != "memory"]
-    return PlacementSpec(memory=memory, **{f: given[f] for f in fields if given.get(f) is not None})
-
-
-def operating_points(eta: list[float] | None, v_dd: list[float] | None) -> tuple[str, list[float]]:
+def operating_points(**knobs: list[float] | None) -> tuple[str, list[float]]:
     """The knob that was used on the command line, and its values.
 
+    Args:
+        **knobs: What each knob's option was given.
+
     Raises:
-        InputError: if none or both were used.
+        InputError: if none was used, or several.
     """
     from joulewise.errors import InputError
 
-    if bool(eta) == bool(v_dd):
-        raise InputError("no operating point, or two kinds; allowed: --eta or --v-dd, repeated")
-    return ("eta", eta) if eta else ("v_dd", v_dd or [])
+    used = {name: values for name, values in knobs.items() if values}
+    if len(used) != 1:
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in knobs)
+        raise InputError(
+            f"no operating point, or several kinds; allowed: one of {options}, repeated"
+        )
+    ((name, values),) = used.items()
+    return name, values
 
 
 def trained_network(model: str, weights: Path | None, seed: int) -> NetworkSpec:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from joulewise.cli import console, options
+from joulewise.cli import console, options, placing
+from joulewise.units import format_percent, format_point, format_si
 
 if TYPE_CHECKING:
     from joulewise.data import Split
@@ -27,12 +28,14 @@ _MOST_LAYERS, _MOST_SHARES = 20, 4
 _PROBES = 1
 
 
+@placing.places()
 def predict(
     model: options.Model,
     weights: options.Weights = None,
     data: options.Data = "digits",
     eta: options.Eta = None,
     v_dd: options.VDD = None,
+    g_max: options.GMax = None,
     method: Annotated[
         str,
         typer.Option(
@@ -60,28 +63,11 @@ def predict(
         int | None, typer.Option(help="simulate this many chips beside the prediction, 2 or more")
     ] = None,
     images: options.Images = None,
-    device: options.Device = "sram",
-    bits: options.Bits = 8,
-    profile: options.Profile = "exponential",
-    fault: options.Fault = "mask",
-    zero_to_one: options.ZeroToOne = 1.0,
-    one_to_zero: options.OneToZero = 1.0,
-    stuck_at_one: options.StuckAtOne = 0.5,
-    row: options.Row = 0.0,
-    column: options.Column = 0.0,
-    cluster: options.Cluster = 0.0,
-    fault_map: options.FaultMap = None,
-    map_rows: options.MapRows = 512,
-    map_columns: options.MapColumns = 256,
-    per_channel: options.PerChannel = False,
-    store: options.Store = "weights",
-    include: options.Include = None,
-    exclude: options.Exclude = None,
-    fold_batchnorm: options.Fold = False,
-    accesses: options.Accesses = None,
     seed: options.Seed = 0,
     threads: options.Threads = 0,
     json: options.Json = False,
+    *,
+    placed: dict[str, Any],
 ) -> None:
     """Output error, accuracy and the share of each layer at the operating points you name.
 
@@ -89,14 +75,13 @@ def predict(
 
     Example: joulewise predict --model cnn --weights cnn.safetensors --eta 0.5 --check 100
     """
-    given = dict(locals())
     console.start(threads)
     from joulewise.data import load_data
     from joulewise.errors import check_in_range
     from joulewise.study import Environment, placed_records
 
-    spec = options.placement_spec(given)
-    knob, points = options.operating_points(eta, v_dd)
+    spec = placing.placement_spec(placed)
+    knob, points = options.operating_points(eta=eta, v_dd=v_dd, g_max=g_max)
     if check is not None:
         check_in_range("check", check, 2, 10**7)
     chosen = _method(
@@ -300,12 +285,10 @@ def _print_points(name: str, results: Sequence[_Result]) -> None:
 
 
 def _row(result: _Result) -> list[str]:
-    from joulewise.units import format_percent
-
     forecast = result.forecast
     error = "" if forecast.standard_error is None else f" ± {forecast.standard_error:.2g}"
     cells = [
-        f"{result.point:g}",
+        format_point(result.knob, result.point),
         _joules(result.energy.memory_total_j),
         format_percent(result.energy.normalised, 1),
         f"{forecast.mse:.3g}{error}",
@@ -321,7 +304,6 @@ def _row(result: _Result) -> list[str]:
 
 def _check_row(result: _Result) -> list[str]:
     from joulewise.study import agreement
-    from joulewise.units import format_percent
 
     forecast, simulation = result.forecast, result.simulation
     assert simulation is not None
@@ -329,7 +311,7 @@ def _check_row(result: _Result) -> list[str]:
     ratio = agreement(forecast, simulation)
     ends = f"[{_number(ratio.low)}, {_number(ratio.high)}]"
     cells = [
-        f"{result.point:g}",
+        format_point(result.knob, result.point),
         f"{forecast.mse:.3g}",
         f"{simulation.mean_mse:.3g} [{low:.3g}, {high:.3g}]",
         "" if ratio.ratio is None else f"{ratio.ratio:.3f} {ends}",
@@ -348,8 +330,6 @@ def _number(value: float | None) -> str:
 
 
 def _share(part: float, whole: float) -> str:
-    from joulewise.units import format_percent
-
     return format_percent(part / whole, 1) if whole else ""
 
 
@@ -381,10 +361,13 @@ def _print_layers(name: str, results: Sequence[_Result], tensors: Sequence[Place
         rows.append([f"{len(rest)} others, each less", "", f"{words:,}", "", energy, *summed])
     shift = [_share(result.forecast.mean_shift, result.forecast.mse) for result in shown]
     rows.append(["mean shift, of all together", "", "", "", "", "", *shift])
-    title = f"{name}, tensor by tensor: memory energy at {last.knob} {last.point:g}, "
+    point = format_point(last.knob, last.point)
+    title = f"{name}, tensor by tensor: memory energy at {last.knob} {point}, "
     title += "and shares of the predicted output MSE; * the largest"
     columns = ["tensor", "role", "words", "bits", "memory energy", "share of it"]
-    columns += [f"MSE at {result.knob} {result.point:g}" for result in shown]
+    columns += [
+        f"MSE at {result.knob} {format_point(result.knob, result.point)}" for result in shown
+    ]
     console.print_table(title, columns, rows)
 
 
@@ -404,6 +387,4 @@ class _Shares:
 
 
 def _joules(value: float) -> str:
-    from joulewise.units import format_si
-
     return format_si(value, "J")

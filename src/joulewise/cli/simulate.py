@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from joulewise.cli import console, options
+from joulewise.cli import console, options, placing
+from joulewise.units import format_percent, format_point, format_si
 
 if TYPE_CHECKING:
     from joulewise.placement import Placed
@@ -19,12 +20,14 @@ if TYPE_CHECKING:
 __all__ = ["simulate"]
 
 
+@placing.places()
 def simulate(
     model: options.Model,
     weights: options.Weights = None,
     data: options.Data = "digits",
     eta: options.Eta = None,
     v_dd: options.VDD = None,
+    g_max: options.GMax = None,
     chips: options.Chips = 200,
     half_width: Annotated[
         float | None,
@@ -35,42 +38,24 @@ def simulate(
         typer.Option(help="yield: share of chips at or above this accuracy, in percent"),
     ] = None,
     images: options.Images = None,
-    device: options.Device = "sram",
-    bits: options.Bits = 8,
-    profile: options.Profile = "exponential",
-    fault: options.Fault = "mask",
-    zero_to_one: options.ZeroToOne = 1.0,
-    one_to_zero: options.OneToZero = 1.0,
-    stuck_at_one: options.StuckAtOne = 0.5,
-    row: options.Row = 0.0,
-    column: options.Column = 0.0,
-    cluster: options.Cluster = 0.0,
-    fault_map: options.FaultMap = None,
-    map_rows: options.MapRows = 512,
-    map_columns: options.MapColumns = 256,
-    per_channel: options.PerChannel = False,
-    store: options.Store = "weights",
-    include: options.Include = None,
-    exclude: options.Exclude = None,
-    fold_batchnorm: options.Fold = False,
-    accesses: options.Accesses = None,
     seed: options.Seed = 0,
     threads: options.Threads = 0,
     json: options.Json = False,
+    *,
+    placed: dict[str, Any],
 ) -> None:
     """Accuracy of one network over many chips, at the operating points you name.
 
     Example: joulewise simulate --model cnn --weights cnn.safetensors --eta 0.5 --eta 0.4
     """
-    given = dict(locals())
     console.start(threads)
     from joulewise.data import load_data
     from joulewise.errors import check_in_range
     from joulewise.simulation import sweep
     from joulewise.study import Environment
 
-    spec = options.placement_spec(given)
-    knob, points = options.operating_points(eta, v_dd)
+    spec = placing.placement_spec(placed)
+    knob, points = options.operating_points(eta=eta, v_dd=v_dd, g_max=g_max)
     if target is not None:
         check_in_range("target", target, 0.0, 100.0)
     network = options.trained_network(model, weights, seed)
@@ -132,15 +117,13 @@ def _print(
             f": accuracy {100 * first.float_accuracy:.2f} % as given, "
             f"{100 * first.ideal_accuracy:.2f} % with a perfect memory"
         )
-    rows = [_row(p, r, target) for p, r in zip(points, results, strict=True)]
+    rows = [_row(format_point(knob, p), r, target) for p, r in zip(points, results, strict=True)]
     console.print_table(title, columns, rows)
 
 
-def _row(point: float, result: Simulation, target: float | None) -> list[str]:
-    from joulewise.units import format_percent, format_si
-
+def _row(point: str, result: Simulation, target: float | None) -> list[str]:
     cells: list[Any] = [
-        f"{point:g}",
+        point,
         format_si(result.energy.memory_total_j, "J"),
         format_percent(result.energy.normalised, 1),
         str(result.chips),

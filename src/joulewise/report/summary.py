@@ -143,7 +143,7 @@ def _point_interval(at: IsoAccuracy, knob: Knob) -> str:
         return f"{knob.text(at.low)} or more"
     if at.at_edge:
         return f"up to {knob.text(at.high)}" if at.high > at.point else ""
-    return f"{at.low:.3f} to {knob.text(at.high)}"
+    return f"{knob.low_end(at.low)} to {knob.text(at.high)}"
 
 
 def _saved_interval(saving: Saving) -> str:

@@ -12,10 +12,11 @@ from joulewise.simulation import Simulation, sweep
 
 __all__ = ["Curve", "energy_curve"]
 
-# As shares of the device's range, from its most to its least reliable point.
+# As shares of the device's range, from its least to its most reliable point.
 _COARSE = (1.0, 0.8, 0.7, 0.6, 0.55, 0.5, 0.45, 0.4, 0.35, 0.3, 0.25, 0.2, 0.15, 0.1, 0.0)
 _SCOUTS = 10
 _STEP, _MOST_FINE = 0.02, 12
+_DECADES = 100.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,20 +89,35 @@ def _scout(
     """Points worth simulating, most reliable first, and how many passes it took to find them."""
     reliable = max(tensor.device.most_reliable for tensor in placement.placed)
     floor = max(tensor.device.least_reliable for tensor in placement.placed)
-    coarse = [round(floor + (reliable - floor) * share, 4) for share in _COARSE]
-    coarse[0], coarse[-1] = reliable, floor
+    scale = _Scale(floor, reliable)
     lost: list[float] = []
-    for point in coarse:
-        (result,) = sweep(
-            placement, data, [placement.plan(**{knob: point})], chips=chips, seed=seed
-        )
+    for share in _COARSE:
+        plan = placement.plan(**{knob: scale.point(share)})
+        (result,) = sweep(placement, data, [plan], chips=chips, seed=seed)
         lost.append((result.ideal_accuracy or 0.0) - result.mean_accuracy)
         if lost[-1] > max(8 * max(drops), 0.2):
             break
-    seen = coarse[: len(lost)]
+    seen = _COARSE[: len(lost)]
     above = [p for p, d in zip(seen, lost, strict=True) if d < 0.4 * min(drops)]
     below = [p for p, d in zip(seen, lost, strict=True) if d > 2 * max(drops)]
     start, stop = min(above, default=seen[0]), max(below, default=seen[-1])
     steps = min(_MOST_FINE, max(1, round((start - stop) / _STEP)))
-    fine = [round(stop + (start - stop) * k / steps, 4) for k in range(steps + 1)]
-    return sorted({*seen, *fine}, reverse=True), len(seen) * chips
+    fine = [stop + (start - stop) * k / steps for k in range(steps + 1)]
+    chosen = {scale.point(share) for share in (*seen, *fine)}
+    return sorted(chosen, reverse=True), len(seen) * chips
+
+
+@dataclass(frozen=True, slots=True)
+class _Scale:
+    """A range of points; one of several decades is divided by ratios, and not by differences."""
+
+    low: float
+    high: float
+
+    def point(self, share: float) -> float:
+        """The point at a share of the way from the low end, to four digits; the ends are exact."""
+        if share in (0.0, 1.0):
+            return self.high if share else self.low
+        if self.low > 0 and self.high / self.low > _DECADES:
+            return float(f"{self.low * (self.high / self.low) ** share:.4g}")
+        return round(self.low + (self.high - self.low) * share, 4)

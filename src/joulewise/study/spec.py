@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
@@ -13,6 +13,8 @@ from joulewise.devices import (
     PROFILES,
     SRAM,
     Correlated,
+    Crossbar,
+    Device,
     Flip,
     Independent,
     Mask,
@@ -32,6 +34,11 @@ from joulewise.training import TrainingRecord
 __all__ = ["MemorySpec", "NetworkSpec", "PlacementSpec"]
 
 _CALIBRATION = 512
+_OF_CROSSBAR = ("sigma", "variability", "read_noise", "levels", "rounding", "clip")
+_OF_SRAM = (
+    *("bits", "profile", "fault", "zero_to_one", "one_to_zero", "stuck_at_one"),
+    *("row", "column", "cluster", "fault_map", "map_rows", "map_columns"),
+)
 
 
 class MemorySpec(BaseModel):
@@ -39,7 +46,9 @@ class MemorySpec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    device: Literal["sram"] = "sram"
+    device: Literal["sram", "crossbar"] = "sram"
+    per_channel: bool = False
+    common_range: bool = False
     bits: int = Field(default=8, ge=2, le=16)
     profile: str = Field(default="exponential", description="a profile's name, or a CSV table")
     fault: Literal["mask", "flip", "stuck"] = "mask"
@@ -52,21 +61,39 @@ class MemorySpec(BaseModel):
     fault_map: Path | None = None
     map_rows: int = Field(default=512, ge=1)
     map_columns: int = Field(default=256, ge=1)
-    per_channel: bool = False
+    sigma: float = 0.0
+    variability: float = 0.0
+    read_noise: float = 0.0
+    levels: int | None = None
+    rounding: Literal["nearest", "floor"] = "nearest"
+    clip: bool = True
 
-    def build(self, channel_dim: int | None = None) -> SRAM:
+    def build(self, channel_dim: int | None = None, limit: float | None = None) -> Device[Any]:
         """The device.
 
         Args:
             channel_dim: The axis with a scale for each index; None for one scale.
+            limit: The largest magnitude to represent; None takes that of each tensor.
         """
         self._check_used()
+        if self.device == "crossbar":
+            return Crossbar(
+                sigma=self.sigma,
+                variability=self.variability,
+                read_noise=self.read_noise,
+                clip=self.clip,
+                levels=self.levels,
+                rounding=self.rounding,
+                channel_dim=channel_dim,
+                limit=limit,
+            )
         return SRAM(
             bits=self.bits,
             law=self._law(),
             fault=self._fault(),
             fault_map=self._map(),
             channel_dim=channel_dim,
+            limit=limit,
         )
 
     def _check_used(self) -> None:
@@ -75,24 +102,25 @@ class MemorySpec(BaseModel):
         Raises:
             InputError: naming the setting and the one that it belongs to.
         """
-        correlated = ("row", "column", "cluster")
-        owners = {
-            "zero_to_one": self.fault == "flip",
-            "one_to_zero": self.fault == "flip",
-            "stuck_at_one": self.fault == "stuck",
-            "map_rows": self.fault_map is not None,
-            "map_columns": self.fault_map is not None,
-            **dict.fromkeys(correlated, self.fault_map is None),
-        }
-        for field, used in owners.items():
+        for field, with_what in self._without_use().items():
             value, default = getattr(self, field), type(self).model_fields[field].default
-            if not used and value != default:
-                with_what = f"fault {self.fault}"
-                if field.startswith("map"):
-                    with_what = "no fault_map"
-                elif field in correlated:
-                    with_what = "a measured fault_map"
+            if value != default:
                 raise InputError(f"{field} is {value}, and does nothing with {with_what}")
+
+    def _without_use(self) -> dict[str, str]:
+        """The settings that do nothing here, and beside what they do nothing."""
+        if self.device == "crossbar":
+            return dict.fromkeys(_OF_SRAM, "device crossbar")
+        idle = dict.fromkeys(_OF_CROSSBAR, f"device {self.device}")
+        if self.fault != "flip":
+            idle |= dict.fromkeys(("zero_to_one", "one_to_zero"), f"fault {self.fault}")
+        if self.fault != "stuck":
+            idle["stuck_at_one"] = f"fault {self.fault}"
+        if self.fault_map is None:
+            idle |= dict.fromkeys(("map_rows", "map_columns"), "no fault_map")
+        else:
+            idle |= dict.fromkeys(("row", "column", "cluster"), "a measured fault_map")
+        return idle
 
     def _law(self) -> ReliabilityLaw:
         if self.profile in PROFILES:
@@ -177,6 +205,12 @@ class NetworkSpec(BaseModel):
         )
 
 
+def _largest(model: nn.Module) -> float | None:
+    """The largest magnitude among the weights that are placed by default."""
+    weights = [p.detach() for p in model.parameters() if p.ndim >= 2 and p.numel()]
+    return max((float(weight.abs().max()) for weight in weights), default=0.0) or None
+
+
 def _calibration(data: Dataset, model: nn.Module) -> Tensor:
     split = data.train or data.test
     (batch,) = prepare(split.subset(min(_CALIBRATION, len(split))), model, _CALIBRATION)
@@ -186,7 +220,12 @@ def _calibration(data: Dataset, model: nn.Module) -> Tensor:
 
 def _place(model: nn.Module, calibration: Tensor, spec: PlacementSpec) -> Placement:
     memory = spec.memory
-    weights = memory.build(0 if memory.per_channel else None)
+    if memory.per_channel and memory.common_range:
+        refuse("common_range", "given beside per_channel", "one of the two")
+    if memory.device == "crossbar" and spec.store != "weights":
+        refuse("store", repr(spec.store), "'weights': a crossbar holds no activations")
+    limit = _largest(model) if memory.common_range else None
+    weights = memory.build(0 if memory.per_channel else None, limit)
     placement = place(
         model,
         weights=None if spec.store == "activations" else weights,
