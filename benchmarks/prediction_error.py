@@ -2,12 +2,16 @@
 
     python benchmarks/prediction_error.py --out results/prediction-error/digits.json
     python benchmarks/prediction_error.py --networks resnet20=WEIGHTS --data CIFAR10 --images 64
+    python benchmarks/prediction_error.py --noises clipped variability --networks resnet20=WEIGHTS
     python benchmarks/prediction_error.py --table results/prediction-error/*.json
 
-For each network and fault kind, operating points are chosen where second order predicts given
-drops of accuracy. At each, chips are simulated until the 95 % interval of the mean squared output
-error is within 2 % of it, or time is up; every method predicts the same figures on the same
-images. Networks without weights are trained on the digits (seed 0), as `joulewise train` would.
+Noises: bit masking (mask) and bit flips (flip) of 8-bit words; memristor pairs with programming
+noise of 1 uS, clipped at 0 (clipped) or not (additive); multiplicative variability.
+
+For each network and noise, operating points are chosen where second order predicts given drops of
+accuracy. At each, chips are simulated until the 95 % interval of the mean squared output error is
+within 2 % of it, or time is up; every method predicts the same figures on the same images. Networks
+without weights are trained on the digits (seed 0), as `joulewise train` would.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -27,7 +32,8 @@ from torch import Tensor
 
 from joulewise.cli.allocator import keep_freed_memory
 from joulewise.data import Dataset, load_data
-from joulewise.devices import SRAM, Flip, Mask
+from joulewise.devices import SRAM, Crossbar, Device, Flip, Mask
+from joulewise.devices.fault_kinds import FaultKind
 from joulewise.files import write_atomically
 from joulewise.models import build, host, load_weights
 from joulewise.placement import Placement, place, prepare
@@ -35,9 +41,61 @@ from joulewise.prediction import Corrected, FirstOrder, Moments, predict
 from joulewise.simulation import Simulation, simulate
 from joulewise.study import Environment
 from joulewise.training import TrainingSpec, train
+from joulewise.units import format_si
 
 NETWORKS = ["mlp", "cnn", "vgg", "resnet8", "resnet20", "mobilenetv2", "transformer"]
-FAULTS = {"mask": Mask(), "flip": Flip()}
+
+
+@dataclass(frozen=True, slots=True)
+class Noise:
+    """A memory at each level, 1 to 100: the higher, the more reliable.
+
+    Args:
+        device: The memory at a level.
+        setting: Its operating point at a level.
+        level: What is varied, for the table.
+    """
+
+    device: Callable[[int], Device[Any]]
+    setting: Callable[[int], dict[str, float]]
+    level: Callable[[int], str]
+
+
+def sram(fault: FaultKind) -> Noise:
+    return Noise(
+        lambda level: SRAM(bits=8, fault=fault),
+        lambda level: {"eta": level / 100},
+        lambda level: f"eta {level / 100:.2f}",
+    )
+
+
+def crossbar(clip: bool) -> Noise:
+    return Noise(
+        lambda level: Crossbar(sigma=1e-6, clip=clip, g_range=(1e-6, 1e-2)),
+        lambda level: {"g_max": g_max(level)},
+        lambda level: f"g_max {format_si(g_max(level), 'S')}",
+    )
+
+
+def g_max(level: int) -> float:
+    return float(f"{1e-6 * 10 ** (level / 25):.3g}")
+
+
+def sigma_c(level: int) -> float:
+    return float(f"{10 ** (-level / 40):.3g}")
+
+
+NOISES = {
+    "mask": sram(Mask()),
+    "flip": sram(Flip()),
+    "additive": crossbar(clip=False),
+    "clipped": crossbar(clip=True),
+    "variability": Noise(
+        lambda level: Crossbar(variability=sigma_c(level)),
+        lambda level: {"g_max": 25e-6},
+        lambda level: f"sigma_c {sigma_c(level):g}",
+    ),
+}
 DROPS = (0.0002, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
 METHODS = {
     "first-order": FirstOrder(),
@@ -53,7 +111,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--networks", nargs="+", default=NETWORKS, help="NAME or NAME=WEIGHTS")
     parser.add_argument("--data", default="digits")
-    parser.add_argument("--faults", nargs="+", default=list(FAULTS), choices=FAULTS)
+    parser.add_argument("--noises", nargs="+", default=["mask", "flip"], choices=NOISES)
     parser.add_argument("--store", default="weights", choices=["weights", "both"])
     parser.add_argument(
         "--methods",
@@ -76,8 +134,8 @@ def main() -> None:
     dataset = load_data(arguments.data)
     rows: list[dict[str, Any]] = []
     for network in arguments.networks:
-        for fault in arguments.faults:
-            for row in case(network, fault, dataset, arguments):
+        for noise in arguments.noises:
+            for row in case(network, noise, dataset, arguments):
                 rows.append(row)
                 print(line(row), flush=True)
                 if arguments.out is not None:
@@ -94,7 +152,7 @@ def save(rows: list[dict[str, Any]], arguments: argparse.Namespace) -> None:
     write_atomically(arguments.out, json.dumps(record, indent=1))
 
 
-def case(network: str, fault: str, dataset: Dataset, arguments: argparse.Namespace) -> Any:
+def case(network: str, noise: str, dataset: Dataset, arguments: argparse.Namespace) -> Any:
     name, _, weights = network.partition("=")
     model = build(name, dataset.input_shape, dataset.classes, seed=0)
     if weights:
@@ -106,55 +164,61 @@ def case(network: str, fault: str, dataset: Dataset, arguments: argparse.Namespa
     split = dataset.test.subset(arguments.images, seed=0)
     (batch,) = prepare(split, model, len(split))
     (calibration,) = prepare((dataset.train or split).subset(256, seed=0), model, 256)
-    memory = SRAM(bits=8, fault=FAULTS[fault])
-    activations = memory if arguments.store == "both" else None
-    placement = place(model, weights=memory, activations=activations, inputs=calibration.inputs)
     data = [(batch.inputs, batch.targets)]
 
+    def placed(level: int) -> tuple[Placement, dict[str, float]]:
+        memory = NOISES[noise].device(level)
+        activations = memory if arguments.store == "both" else None
+        placement = place(model, weights=memory, activations=activations, inputs=calibration.inputs)
+        return placement, NOISES[noise].setting(level)
+
     @cache
-    def expected(eta: float) -> float:
-        accuracy = predict(placement, data, eta=eta, method="second-order").accuracy
+    def expected(level: int) -> float:
+        placement, setting = placed(level)
+        accuracy = predict(placement, data, method="second-order", **setting).accuracy
         assert accuracy is not None
         return accuracy.mean
 
     for drop in arguments.drops:
-        eta = where(expected, drop)
+        level = where(expected, drop)
+        placement, setting = placed(level)
         yield {
             "network": name,
             "data": dataset.name,
             "images": len(split),
             "store": arguments.store,
-            "fault": fault,
+            "noise": noise,
             "aimed_drop": drop,
-            "eta": eta,
-            **compared(placement, data, eta, arguments),
+            "setting": setting,
+            "point": NOISES[noise].level(level),
+            **compared(placement, data, setting, arguments),
         }
 
 
-def where(expected: Callable[[float], float], drop: float) -> float:
-    """The point on a grid of 0.01 where second order predicts a drop, by bisection."""
+def where(expected: Callable[[int], float], drop: float) -> int:
+    """The lowest level within a drop that second order predicts, by bisection."""
     low, high = 5, 100
     while high - low > 1:
         middle = (low + high) // 2
-        if expected(1.0) - expected(middle / 100) > drop:
+        if expected(100) - expected(middle) > drop:
             low = middle
         else:
             high = middle
-    return high / 100
+    return high
 
 
 def compared(
     placement: Placement,
     data: list[tuple[Tensor, Tensor]],
-    eta: float,
+    setting: dict[str, float],
     arguments: argparse.Namespace,
 ) -> dict[str, Any]:
-    sim, seconds = simulated(placement, data, eta, arguments.seconds)
+    sim, seconds = simulated(placement, data, setting, arguments.seconds)
     low, high = sim.mse_interval()
     found: dict[str, Any] = {}
     for method in arguments.methods:
         began = time.process_time()
-        forecast = predict(placement, data, eta=eta, method=METHODS[method])
+        forecast = predict(placement, data, method=METHODS[method], **setting)
         spent = time.process_time() - began
         mse, accuracy = float(forecast.mse), forecast.accuracy
         assert accuracy is not None
@@ -180,12 +244,16 @@ def compared(
 
 
 def simulated(
-    placement: Placement, data: list[tuple[Tensor, Tensor]], eta: float, seconds: float
+    placement: Placement,
+    data: list[tuple[Tensor, Tensor]],
+    setting: dict[str, float],
+    seconds: float,
 ) -> tuple[Simulation, float]:
     """Chips, round after round, until the error is known to 2 % or time is up."""
     began, sim = time.process_time(), None
     while True:
-        more = simulate(placement, data, eta=eta, chips=ROUND, seed=0 if sim is None else sim.chips)
+        seed = 0 if sim is None else sim.chips
+        more = simulate(placement, data, chips=ROUND, seed=seed, **setting)
         sim = more if sim is None else together(sim, more)
         spent = time.process_time() - began
         sure = sim.mse_interval().half_width <= HALF_WIDTH * sim.mean_mse
@@ -205,14 +273,14 @@ def table(records: list[dict[str, Any]]) -> str:
     for record in records:
         rows = record["rows"]
         methods = list(rows[0]["predicted"])
-        heads = ["network", "fault", "eta", "points lost", "chips", "simulated MSE", "interval"]
+        heads = ["network", "noise", "point", "points lost", "chips", "simulated MSE", "interval"]
         heads += [f"{method}: ratio" for method in methods]
         heads += [f"{method}: accuracy off" for method in methods]
         lines += [f"`{record['command']}`: {rows[0]['data']}, {rows[0]['images']} images", ""]
         lines += ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
         for row in rows:
             low, high = row["mse_interval"]
-            cells = [row["network"], row["fault"], f"{row['eta']:.2f}"]
+            cells = [row["network"], row["noise"], row["point"]]
             cells += [f"{100 * (row['ideal_accuracy'] - row['accuracy']):.2f}", str(row["chips"])]
             cells += [f"{row['mse']:.3g}", f"±{50 * (high - low) / row['mse']:.1f} %"]
             found = [row["predicted"][method] for method in methods]
@@ -227,7 +295,7 @@ def line(row: dict[str, Any]) -> str:
     drop = 100 * (row["ideal_accuracy"] - row["accuracy"])
     reach = (row["mse_interval"][1] - row["mse_interval"][0]) / 2 / row["mse"]
     cells = [
-        f"{row['network']:<12} {row['fault']:<5} eta {row['eta']:.3f} {row['chips']:>6} chips",
+        f"{row['network']:<12} {row['noise']:<11} {row['point']} {row['chips']:>6} chips",
         f"drop {drop:6.2f} points  mse {row['mse']:.3g} +-{100 * reach:.1f} %",
     ]
     for method, found in row["predicted"].items():
