@@ -107,7 +107,7 @@ class FirstOrder:
         exact = scalars == outputs and not network.differentiable
         total = Total()
         if self.secants:
-            first = next(network.pieces(scalars))
+            first = next(network.pieces(0))  # as many samples as a forward pass may have
             total.ratios = secant_ratios(network, first, self.secants, _SEED_OF_FAULTS + self.seed)
         chips = [Chip(seed=_SEED_OF_CHIPS + self.seed + k) for k in range(self.chips)]
         with torch.set_grad_enabled(network.differentiable):
