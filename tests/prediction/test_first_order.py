@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from joulewise.devices import SRAM, Chip, ExponentialLaw, Flip
 from joulewise.errors import InputError, ModelError
@@ -336,6 +337,21 @@ def test_a_static_spread_between_chips(cases):
     # The standard deviation of 400 draws is known to about 1 / sqrt(800) for light tails.
     assert forecast.accuracy.chip_std == pytest.approx(float(spread), rel=0.25)
     assert forecast.accuracy.quantiles[0] == pytest.approx(sim.accuracy_quantile(0.05), abs=0.05)
+
+
+def test_a_model_that_computes_twice_is_told_of(cases):
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Linear(4, 8), nn.Linear(8, 3)
+
+        def forward(self, x):
+            hidden = checkpoint(lambda v: self.first(v).relu(), x, use_reentrant=False)
+            return self.second(hidden)
+
+    placement = place(Twice(), weights=SRAM(bits=8))
+    with pytest.raises(ModelError, match=r"torch\.utils\.checkpoint.* checkpoints off"):
+        predict(placement, [(torch.ones(2, 4), None)], eta=0.4)
 
 
 def test_nan_is_blamed_on_the_first_layer(cases):

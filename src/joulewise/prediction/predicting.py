@@ -8,10 +8,11 @@ from types import MappingProxyType
 from typing import Any
 
 from torch.nn.utils.rnn import PackedSequence
+from torch.utils.checkpoint import CheckpointError
 
 from joulewise.data import Split
 from joulewise.devices import Point
-from joulewise.errors import DataError, InputError, refuse
+from joulewise.errors import DataError, InputError, ModelError, refuse
 from joulewise.placement import Placement
 from joulewise.prediction.corrected import Corrected
 from joulewise.prediction.first_order import FirstOrder
@@ -60,6 +61,7 @@ def predict(
     Raises:
         InputError: if both or neither of ``plan`` and a setting are given, the method is not known,
             or the data holds no sample.
+        ModelError: if the model cannot be followed by the method.
 
     Example:
         >>> from joulewise.data import load_digits
@@ -84,7 +86,14 @@ def predict(
     chosen = placement.plan(**setting) if plan is None else placement.check_plan(plan)
     with posed(placement, data, chosen, batch_size=batch_size, progress=progress) as problem:
         _check_data(problem)
-        return method.forecast(problem)
+        try:
+            return method.forecast(problem)
+        except CheckpointError as error:
+            raise ModelError(
+                "the model computes parts of a forward pass twice (torch.utils.checkpoint), and "
+                "what passes through them cannot be followed; allowed: checkpoints off in "
+                "evaluation mode, or simulate"
+            ) from error
 
 
 def _check_data(problem: Problem) -> None:
