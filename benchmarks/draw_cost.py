@@ -12,15 +12,17 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
 
 from joulewise.cli.allocator import keep_freed_memory
-from joulewise.devices import SRAM, Chip
+from joulewise.devices import SRAM, Chip, Crossbar, Device
 from joulewise.models import MLP, build
 from joulewise.placement import Placement, loaded, place
 
@@ -32,6 +34,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=30)
+    parser.add_argument("--only", default="", help="cases whose name has this in it")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     keep_freed_memory()
@@ -39,6 +42,7 @@ def main() -> None:
     rows = [
         {"case": name, "limit": limit, **measure(placement, inputs, arguments.repeats)}
         for name, limit, placement, inputs in cases()
+        if arguments.only in name
     ]
     if arguments.json:
         print(json.dumps({"torch": torch.__version__, **vars(arguments), "rows": rows}, indent=2))
@@ -72,12 +76,27 @@ def cases() -> list[tuple[str, float, Placement, torch.Tensor]]:
             images,
         ),
         ("MLP 784-512-10, weights", 1.5, place(mlp, weights=memory, inputs=flat[:8]), flat),
+        (
+            "ResNet-20, crossbar, unclipped",
+            1.15,
+            place(resnet, weights=Crossbar(sigma=1e-6, clip=False), inputs=images[:8]),
+            images,
+        ),
+        (
+            "ResNet-20, crossbar, clipped",
+            1.15,
+            place(resnet, weights=Crossbar(sigma=1e-6), inputs=images[:8]),
+            images,
+        ),
     ]
 
 
+def point(device: Device[Any]) -> float:
+    return 25e-6 if device.knob == "g_max" else -math.log(BIT_ERROR_RATE) / 12.8
+
+
 def measure(placement: Placement, inputs: torch.Tensor, repeats: int) -> dict[str, object]:
-    eta = -torch.log(torch.tensor(BIT_ERROR_RATE)).item() / 12.8
-    plan = placement.plan(eta=eta)
+    plan = {p.name: point(p.device) for p in placement.placed}
     model = placement.model
     plain, drawn = [], []
     with loaded(placement) as memory:
