@@ -15,7 +15,7 @@ BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 
 def test_the_python_of_the_readme_runs(capsys):
     namespace = {}
-    assert len(BLOCKS) == 3
+    assert len(BLOCKS) == 4
     for block in BLOCKS:
         # Fewer chips: this shows that the text runs, not what it finds.
         exec(re.sub(r"chips=\d+", "chips=20", block), namespace)

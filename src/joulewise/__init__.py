@@ -26,12 +26,14 @@ if TYPE_CHECKING:
     from joulewise.devices import SRAM as SRAM
     from joulewise.devices import Chip as Chip
     from joulewise.devices import Correlated as Correlated
+    from joulewise.devices import Crossbar as Crossbar
     from joulewise.devices import Device as Device
     from joulewise.devices import ExponentialLaw as ExponentialLaw
     from joulewise.devices import Flip as Flip
     from joulewise.devices import Independent as Independent
     from joulewise.devices import Mask as Mask
     from joulewise.devices import Measured as Measured
+    from joulewise.devices import ReadOut as ReadOut
     from joulewise.devices import Stuck as Stuck
     from joulewise.devices import VoltageTable as VoltageTable
     from joulewise.models import load_model as load_model
@@ -63,6 +65,7 @@ _ROOMS = {
     "Contender": "study",
     "Corrected": "prediction",
     "Correlated": "devices",
+    "Crossbar": "devices",
     "Dataset": "data",
     "Device": "devices",
     "ExponentialLaw": "devices",
@@ -74,6 +77,7 @@ _ROOMS = {
     "Measured": "devices",
     "Moments": "prediction",
     "Placement": "placement",
+    "ReadOut": "devices",
     "SRAM": "devices",
     "Simulation": "simulation",
     "Split": "data",
@@ -103,6 +107,7 @@ __all__ = [
     "Contender",
     "Corrected",
     "Correlated",
+    "Crossbar",
     "Dataset",
     "Device",
     "ExponentialLaw",
@@ -114,6 +119,7 @@ __all__ = [
     "Measured",
     "Moments",
     "Placement",
+    "ReadOut",
     "Simulation",
     "Split",
     "Stuck",
