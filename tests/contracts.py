@@ -27,7 +27,7 @@ def traffic(times: float) -> Traffic:
         words=768,
         reads=768.0 * times,
         writes=32.0 * times,
-        loads=(Load(inputs=inputs, uses=3.0 * times, weight=weight),),
+        loads=(Load(inputs=inputs, largest=1.0, uses=3.0 * times, weight=weight),),
     )
 
 

@@ -91,6 +91,7 @@ def test_simulate_with_every_memory_option(run, weights, tmp_path):
             "--per-channel",
         ],
         ["--g-max", 25e-6, "--device", "crossbar", "--variability", 0.1, "--no-clip"],
+        ["--g-max", 25e-6, "--device", "crossbar", "--array-rows", 32, "--output-bits", 8],
         ["--g-max", 25e-6, "--device", "crossbar", "--read-noise", 1e-6, "--common-range"],
     ):
         code, _, err = run(*common, *extra)

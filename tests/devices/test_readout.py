@@ -20,7 +20,7 @@ def layer(seed=0):
 
 
 def traffic(weight, inputs, uses=7.0):
-    load = Load(inputs=inputs, uses=uses, weight=weight)
+    load = Load(inputs=inputs, largest=1.0, uses=uses, weight=weight)
     return Traffic(words=weight.numel(), reads=weight.numel(), writes=0, loads=(load,))
 
 
@@ -106,10 +106,14 @@ def test_groups_and_rows_first_are_the_same_matrix():
     weight, inputs = layer()
     device = Crossbar(sigma=1e-6)
     straight = float(device.energy(traffic(weight, inputs), G))
-    turned = Load(inputs=inputs, uses=7.0, weight=weight.T.contiguous(), rows_first=True)
+    turned = Load(
+        inputs=inputs, largest=1.0, uses=7.0, weight=weight.T.contiguous(), rows_first=True
+    )
     flipped = Traffic(words=960, reads=960, writes=0, loads=(turned,))
     assert float(device.energy(flipped, G)) == pytest.approx(straight)
-    halves = Load(inputs=inputs.expand(-1, 2, -1), uses=7.0, weight=torch.cat([weight, weight]))
+    halves = Load(
+        inputs=inputs.expand(-1, 2, -1), largest=1.0, uses=7.0, weight=torch.cat([weight, weight])
+    )
     doubled = Traffic(words=1920, reads=1920, writes=0, loads=(halves,))
     assert float(device.energy(doubled, G)) == pytest.approx(2 * straight)
 

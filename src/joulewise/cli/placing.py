@@ -62,6 +62,11 @@ def _panels(
     levels: Annotated[int | None, _analog("levels of conductance above 0")] = None,
     rounding: Annotated[str, _analog("to levels: nearest or floor")] = "nearest",
     clip: Annotated[bool, _analog("conductances stop at 0")] = True,
+    array_rows: Annotated[
+        int | None, _analog("rows of an array; the sums of several add up")
+    ] = None,
+    input_bits: Annotated[int | None, _analog("bits of the input converters")] = None,
+    output_bits: Annotated[int | None, _analog("bits of the output converters")] = None,
     store: Annotated[str, _placement("weights, activations or both")] = "weights",
     include: Annotated[
         list[str] | None,

@@ -7,6 +7,7 @@ fault_maps    where failing cells are: independent, correlated, measured
 sram          the SRAM, put together from the three above
 rectified     Gaussian noise on a conductance that cannot be negative
 pairs         weights as differential pairs of conductances
+arrays        matrices cut into pieces, with converters at their ends
 readout       what it costs to compute with a crossbar
 crossbar      memristors: additive, multiplicative and read noise
 arithmetic    the price of a multiply-accumulate
@@ -15,6 +16,7 @@ profiles      named, cited reliability laws
 
 from joulewise.devices.arithmetic import HOROWITZ_INT8 as HOROWITZ_INT8
 from joulewise.devices.arithmetic import Arithmetic as Arithmetic
+from joulewise.devices.arrays import Array as Array
 from joulewise.devices.crossbar import Crossbar as Crossbar
 from joulewise.devices.device import Chip as Chip
 from joulewise.devices.device import Device as Device
@@ -43,6 +45,7 @@ __all__ = [
     "PROFILES",
     "SRAM",
     "Arithmetic",
+    "Array",
     "Chip",
     "Correlated",
     "Crossbar",

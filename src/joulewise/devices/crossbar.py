@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from joulewise.devices.arrays import WHOLE, Array
 from joulewise.devices.device import Chip, Device, Moments, Point, Traffic, as_point
 from joulewise.devices.laws import HOROWITZ_SRAM_BIT_J
 from joulewise.devices.pairs import PairFormat, Pairs, Rounding, point_of
@@ -48,6 +49,7 @@ class Crossbar(Device[Pairs]):
         limit: See `PairFormat`: give the largest weight of a network for a range common to it.
         channel_dim: See `PairFormat`.
         g_range: Lowest and highest ``g_max``, siemens.
+        array: The arrays that a matrix is cut into, and their converters.
         readout: The circuits around it, for its energy.
 
     Raises:
@@ -75,6 +77,7 @@ class Crossbar(Device[Pairs]):
     limit: float | None = None
     channel_dim: int | None = None
     g_range: tuple[float, float] = (1e-7, 1e-3)
+    array: Array = WHOLE
     readout: ReadOut = ISAAC
 
     def __post_init__(self) -> None:
@@ -185,7 +188,7 @@ class Crossbar(Device[Pairs]):
             Moments(mean=m.mean / unit, var=m.var / unit.square())
             for m in self._devices(stored, unit)
         )
-        return self.readout.energy_j(traffic.loads, plus, minus)
+        return self.readout.energy_j(traffic.loads, plus, minus, self.array)
 
     def describe(self) -> dict[str, Any]:
         """Plain data for records."""
@@ -200,6 +203,7 @@ class Crossbar(Device[Pairs]):
             "limit": self.limit,
             "channel_dim": self.channel_dim,
             "g_range": list(self.g_range),
+            **self.array.describe(),
             **self.readout.describe(),
         }
 

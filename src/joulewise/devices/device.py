@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from joulewise.devices.arrays import Array
 from joulewise.errors import check_in_range
 
 __all__ = ["Chip", "Device", "Load", "Moments", "Point", "Traffic", "as_point", "plain_point"]
@@ -105,14 +106,16 @@ class Load:
     """One use of a weight as a matrix, as a memory that computes has to know it.
 
     Args:
-        inputs: Some of the vectors that the matrix meets, evenly from all of them, over the largest
-            magnitude among all: ``[vectors, groups, rows]``, within +-1.
+        inputs: Some of the vectors that the matrix meets, evenly from all of them, over
+            ``largest``: ``[vectors, groups, rows]``, within +-1.
+        largest: The largest magnitude among all inputs.
         uses: Vectors that it meets per inference.
         weight: The weight, ``[groups * columns, *rows]``.
         rows_first: Whether its first axis runs over the rows instead.
     """
 
     inputs: Tensor
+    largest: float
     uses: float
     weight: Tensor
     rows_first: bool = False
@@ -164,6 +167,11 @@ class Device(ABC, Generic[Stored]):
     def computes(self) -> bool:
         """Whether products are computed where the weights are: `energy` then needs the loads."""
         return False
+
+    @property
+    def array(self) -> Array | None:
+        """The arrays of a memory that computes; None for one of any size with exact converters."""
+        return None
 
     @property
     def fresh(self) -> bool:

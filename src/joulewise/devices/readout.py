@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from joulewise.devices.arrays import WHOLE, Array
 from joulewise.devices.device import Load, Moments
 from joulewise.errors import InputError, check_in_range
 
@@ -33,6 +34,10 @@ def check_loads(loads: Sequence[Load]) -> None:
         )
 
 
+# Converters whose bits are not said cost as much as the profile's own.
+_BITS = 8
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReadOut:
     """The circuits around a crossbar.
@@ -41,8 +46,8 @@ class ReadOut:
         v_read: The voltage of the largest input, volts, above 0.
         t_read: How long a voltage is applied, seconds, above 0.
         r_amplifier: Of the transimpedance amplifiers, ohms, 0 or more.
-        input_j: Joules to convert one input, 0 or more.
-        output_j: Joules to convert one output, 0 or more.
+        input_j: Joules to convert one input to 8 bits, 0 or more; taken to grow with the bits.
+        output_j: Joules to convert one sum to 8 bits, 0 or more; taken to double with each bit.
         source: Where the figures come from.
 
     Raises:
@@ -64,7 +69,9 @@ class ReadOut:
         check_in_range("input_j", self.input_j, 0.0, 1.0)
         check_in_range("output_j", self.output_j, 0.0, 1.0)
 
-    def energy_j(self, loads: Sequence[Load], plus: Moments, minus: Moments) -> Tensor:
+    def energy_j(
+        self, loads: Sequence[Load], plus: Moments, minus: Moments, array: Array = WHOLE
+    ) -> Tensor:
         """Joules per inference of one tensor's products.
 
         Args:
@@ -72,25 +79,29 @@ class ReadOut:
             plus: Mean and variance of the positive conductances, siemens, float64, in the weight's
                 shape.
             minus: The same of the negative ones.
+            array: What the matrix is cut into.
 
         Returns:
             One number, float64; differentiable.
         """
-        return torch.stack([self._of_use(load, plus, minus) for load in loads]).sum()
+        return torch.stack([self._of_use(load, plus, minus, array) for load in loads]).sum()
 
-    def _of_use(self, load: Load, plus: Moments, minus: Moments) -> Tensor:
+    def _of_use(self, load: Load, plus: Moments, minus: Moments, array: Array) -> Tensor:
         volts = self.v_read * load.inputs.double()
         watts = torch.zeros((), dtype=torch.float64, device=volts.device)
-        for array in (plus, minus):
-            mean, var = load.matrix(array.mean), load.matrix(array.var)
+        for side in (plus, minus):
+            mean, var = load.matrix(side.mean), load.matrix(side.var)
             squares = volts.square().mean(0)
-            devices = torch.einsum("gnk,gk->", mean, squares)
-            currents = torch.einsum("sgk,gnk->sgn", volts, mean).square().mean(0).sum()
-            noise = torch.einsum("gnk,gk->", var, squares)
-            watts = watts + devices + self.r_amplifier * (currents + noise)
-        groups, columns, rows = mean.shape
-        converted = groups * (rows * self.input_j + columns * self.output_j)
-        return load.uses * (self.t_read * watts + converted)
+            watts = watts + torch.einsum("gnk,gk->", mean, squares)
+            for rows in array.pieces(mean.shape[2]):
+                currents = torch.einsum("sgk,gnk->sgn", volts[..., rows], mean[..., rows])
+                noise = torch.einsum("gnk,gk->", var[..., rows], squares[..., rows])
+                watts = watts + self.r_amplifier * (currents.square().mean(0).sum() + noise)
+        groups, columns, inputs = mean.shape
+        converted = inputs * self.input_j * (array.input_bits or _BITS) / _BITS
+        conversions = columns * array.count(inputs)
+        converted += conversions * self.output_j * 2.0 ** ((array.output_bits or _BITS) - _BITS)
+        return load.uses * (self.t_read * watts + groups * converted)
 
     def describe(self) -> dict[str, Any]:
         """Plain data for records."""

@@ -5,6 +5,8 @@ The only room that walks modules.
 placing      names what is stored: weights, and activations at each layer's input
 tracing      counts reads, writes and multiply-accumulates in one forward pass
 loads        the vectors that a weight meets, for memories that compute
+conversion   products as arrays and their converters make them
+opening      functions of PyTorch that would hide what they call
 memory       reads the stored tensors back into the model, and restores it bit for bit
 energy       joules per inference at given operating points
 folding      batch normalisation folded into the layer before it

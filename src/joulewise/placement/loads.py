@@ -41,11 +41,17 @@ def load_of(operation: Any, args: Sequence[Any], weight: Tensor, share: float) -
     if found is None:
         return None
     inputs, vectors, uses, rows_first = found
-    largest = inputs.abs().max().float()
-    scaled = vectors.float() / torch.where(largest > 0, largest, 1.0)
+    largest = float(inputs.abs().max())
+    scaled = vectors.float() / (largest or 1.0)
     # A part of a weight (the keys of an attention, say) counts as a part of a use.
     part = args[place].numel() / weight.numel()
-    return Load(inputs=scaled, uses=uses * part / share, weight=weight, rows_first=rows_first)
+    return Load(
+        inputs=scaled,
+        largest=largest,
+        uses=uses * part / share,
+        weight=weight,
+        rows_first=rows_first,
+    )
 
 
 def _place_of(args: Sequence[Any], weight: Tensor) -> int | None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from joulewise.devices import Chip, Moments, Point
 from joulewise.errors import ModelError, refuse
 from joulewise.placement.calling import batch_size, tensors_in
+from joulewise.placement.conversion import Conversion, Converters
 from joulewise.placement.placing import Placed, Placement, check_complete
 from joulewise.placement.restoring import plain_execution
 from joulewise.placement.tracing import float_inputs, input_name
@@ -46,6 +47,9 @@ class Memory:
             p.name: p.device.store(self._originals[p.name], name=p.name) for p in self._weights
         }
         self._ideal = {p.name: p.device.ideal(self._stored[p.name]) for p in self._weights}
+        found = {p.name: Converters.of(p, self._ideal[p.name]) for p in self._weights}
+        self._conversion = Conversion({n: c for n, c in found.items() if c is not None})
+        self._current: dict[str, Tensor] = {}
         self._fresh = [p for p in self._weights if p.device.fresh]
         self._samples: int | None = None
         self._chip: Chip | None = None
@@ -151,6 +155,7 @@ class Memory:
         for name, tensor in tensors.items():
             for parameter in self._parameters[name]:
                 parameter.data = tensor
+        self._current.update(tensors)
 
     def watch(self, model: nn.Module) -> Callable[[], None]:
         """Look at when and with how many samples the model is called; the result stops that."""
@@ -158,9 +163,14 @@ class Memory:
         def enter(module: nn.Module, args: Any, kwargs: Any) -> None:
             self._samples = batch_size((args, kwargs))
             self._read_again()
+            if self._plan is not None and self._conversion:
+                # Above whatever watches the model: it sees the products that the arrays make.
+                self._conversion.begin(self._current)
 
         def leave(module: nn.Module, args: Any, output: Any) -> None:
             self._samples = None
+            if self._conversion:
+                self._conversion.end(done=output is not None)
 
         first = model.register_forward_pre_hook(enter, with_kwargs=True)
         last = model.register_forward_hook(leave, always_call=True)
@@ -297,7 +307,7 @@ def loaded(placement: Placement) -> Iterator[Memory]:
     with ExitStack() as stack:
         stack.enter_context(plain_execution(placement.model))
         modules = dict(placement.model.named_modules())
-        if layers or any(p.device.fresh for p in placement.placed):
+        if layers or any(p.device.fresh or p.device.array for p in placement.placed):
             stack.callback(memory.watch(placement.model))
         for layer in layers:
             hook = memory.hook(layer, by_name)

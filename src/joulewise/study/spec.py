@@ -12,6 +12,7 @@ from joulewise.data import Dataset
 from joulewise.devices import (
     PROFILES,
     SRAM,
+    Array,
     Correlated,
     Crossbar,
     Device,
@@ -34,7 +35,10 @@ from joulewise.training import TrainingRecord
 __all__ = ["MemorySpec", "NetworkSpec", "PlacementSpec"]
 
 _CALIBRATION = 512
-_OF_CROSSBAR = ("sigma", "variability", "read_noise", "levels", "rounding", "clip")
+_OF_CROSSBAR = (
+    *("sigma", "variability", "read_noise", "levels", "rounding", "clip"),
+    *("array_rows", "input_bits", "output_bits"),
+)
 _OF_SRAM = (
     *("bits", "profile", "fault", "zero_to_one", "one_to_zero", "stuck_at_one"),
     *("row", "column", "cluster", "fault_map", "map_rows", "map_columns"),
@@ -67,6 +71,9 @@ class MemorySpec(BaseModel):
     levels: int | None = None
     rounding: Literal["nearest", "floor"] = "nearest"
     clip: bool = True
+    array_rows: int | None = None
+    input_bits: int | None = None
+    output_bits: int | None = None
 
     def build(self, channel_dim: int | None = None, limit: float | None = None) -> Device[Any]:
         """The device.
@@ -86,6 +93,9 @@ class MemorySpec(BaseModel):
                 rounding=self.rounding,
                 channel_dim=channel_dim,
                 limit=limit,
+                array=Array(
+                    rows=self.array_rows, input_bits=self.input_bits, output_bits=self.output_bits
+                ),
             )
         return SRAM(
             bits=self.bits,

@@ -8,11 +8,9 @@ back.
 
 from __future__ import annotations
 
-import types
 from bisect import bisect_right
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
 
@@ -23,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
 from joulewise.errors import ModelError
+from joulewise.placement.opening import opened
 from joulewise.placement.tracing import extent
 from joulewise.prediction.linear.gradients import (
     BatchAxis,
@@ -125,7 +124,7 @@ class Interception(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        if (body := _opened(func)) is not None:
+        if (body := opened(func)) is not None:
             with self:
                 return body(*args, **kwargs)
         output = func(*args, **kwargs)
@@ -179,34 +178,6 @@ class Interception(TorchFunctionMode):
         self._uses[name] = ordinal + 1
         offset = (pointer - start) // reading.weight.element_size()
         return Use(name=name, ordinal=ordinal, reading=reading, offset=offset)
-
-
-def _never(*tensors: Any) -> bool:
-    return False
-
-
-@lru_cache(maxsize=1024)
-def _opened(func: Any) -> Callable[..., Any] | None:
-    """The body of a function of `torch.nn.functional` that would hide what it calls.
-
-    Such functions hand themselves over whole before they call anything. A copy that does not can be
-    watched from inside.
-    """
-    if not isinstance(func, types.FunctionType) or func.__globals__ is not vars(functional):
-        return None
-    if "handle_torch_function" not in func.__code__.co_names:
-        return None
-    open_globals = {
-        **func.__globals__,
-        "has_torch_function": _never,
-        "has_torch_function_unary": _never,
-        "has_torch_function_variadic": _never,
-    }
-    body = types.FunctionType(
-        func.__code__, open_globals, func.__name__, func.__defaults__, func.__closure__
-    )
-    body.__kwdefaults__ = func.__kwdefaults__
-    return body
 
 
 def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> list[Reading]:
