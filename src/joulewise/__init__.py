@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from joulewise.data import Dataset as Dataset
     from joulewise.data import Split as Split
     from joulewise.data import load_data as load_data
+    from joulewise.devices import PCM as PCM
     from joulewise.devices import SRAM as SRAM
+    from joulewise.devices import Array as Array
     from joulewise.devices import Chip as Chip
     from joulewise.devices import Correlated as Correlated
     from joulewise.devices import Crossbar as Crossbar
@@ -61,6 +63,7 @@ if TYPE_CHECKING:
 
 # Public name -> room. The imports above are the same table for type checkers; a test compares them.
 _ROOMS = {
+    "Array": "devices",
     "Chip": "devices",
     "Contender": "study",
     "Corrected": "prediction",
@@ -76,6 +79,7 @@ _ROOMS = {
     "Mask": "devices",
     "Measured": "devices",
     "Moments": "prediction",
+    "PCM": "devices",
     "Placement": "placement",
     "ReadOut": "devices",
     "SRAM": "devices",
@@ -102,7 +106,9 @@ _ROOMS = {
 }
 
 __all__ = [
+    "PCM",
     "SRAM",
+    "Array",
     "Chip",
     "Contender",
     "Corrected",

@@ -92,6 +92,7 @@ def test_simulate_with_every_memory_option(run, weights, tmp_path):
         ],
         ["--g-max", 25e-6, "--device", "crossbar", "--variability", 0.1, "--no-clip"],
         ["--g-max", 25e-6, "--device", "crossbar", "--array-rows", 32, "--output-bits", 8],
+        ["--seconds", 86400, "--device", "pcm", "--devices", 2, "--no-compensate"],
         ["--g-max", 25e-6, "--device", "crossbar", "--read-noise", 1e-6, "--common-range"],
     ):
         code, _, err = run(*common, *extra)
@@ -218,6 +219,9 @@ def test_nan_weights(run, tmp_path):
         (["--device", "crossbar", "--bits", 4], ["bits is 4, and does nothing with device cros"]),
         (["--device", "crossbar", "--store", "both"], ["store is 'both'", "no activations"]),
         (["--device", "crossbar"], ["given eta; allowed: g_max"]),
+        (["--device", "pcm"], ["given eta; allowed: seconds"]),
+        (["--device", "pcm", "--sigma", 1e-6], ["sigma is 1e-06, and does nothing with device pc"]),
+        (["--device", "crossbar", "--devices", 2], ["devices is 2, and does nothing"]),
         (["--per-channel", "--common-range"], ["common_range is given beside per_channel"]),
     ],
 )

@@ -57,6 +57,10 @@ GMax = Annotated[
     list[float] | None,
     typer.Option("--g-max", help="crossbar: the largest conductance, siemens; repeat it"),
 ]
+Seconds = Annotated[
+    list[float] | None,
+    typer.Option("--seconds", help="pcm: time after programming, seconds; repeat it"),
+]
 
 
 def operating_points(**knobs: list[float] | None) -> tuple[str, list[float]]:

@@ -26,7 +26,7 @@ def _sram(text: str, *names: str) -> Any:
 
 
 def _analog(text: str, *names: str) -> Any:
-    return typer.Option(*names, help=text, rich_help_panel="Memory: crossbar")
+    return typer.Option(*names, help=text, rich_help_panel="Memory: crossbar and pcm")
 
 
 def _placement(text: str, *names: str) -> Any:
@@ -37,7 +37,7 @@ _PROFILES = "exponential, stutz2021-14nm, or a CSV table v_dd,energy_per_bit_j,b
 
 
 def _panels(
-    device: Annotated[str, _memory("sram or crossbar")] = "sram",
+    device: Annotated[str, _memory("sram, crossbar or pcm")] = "sram",
     per_channel: Annotated[
         bool, _memory("weights: one range per output channel", "--per-channel")
     ] = False,
@@ -56,17 +56,23 @@ def _panels(
     fault_map: Annotated[Path | None, _sram("measured map: CSV row,column,bit_error_rate")] = None,
     map_rows: Annotated[int, _sram("rows of the measured array")] = 512,
     map_columns: Annotated[int, _sram("columns of it")] = 256,
-    sigma: Annotated[float, _analog("programming noise of a device, siemens")] = 0.0,
-    variability: Annotated[float, _analog("programming noise over the conductance")] = 0.0,
-    read_noise: Annotated[float, _analog("noise of a device at each read, siemens")] = 0.0,
+    sigma: Annotated[float, _analog("crossbar: programming noise of a device, siemens")] = 0.0,
+    variability: Annotated[
+        float, _analog("crossbar: programming noise over the conductance")
+    ] = 0.0,
+    read_noise: Annotated[
+        float, _analog("crossbar: noise of a device at each read, siemens")
+    ] = 0.0,
     levels: Annotated[int | None, _analog("levels of conductance above 0")] = None,
     rounding: Annotated[str, _analog("to levels: nearest or floor")] = "nearest",
-    clip: Annotated[bool, _analog("conductances stop at 0")] = True,
+    clip: Annotated[bool, _analog("crossbar: conductances stop at 0")] = True,
     array_rows: Annotated[
-        int | None, _analog("rows of an array; the sums of several add up")
+        int | None, _analog("crossbar: rows of an array; sums of several add up")
     ] = None,
-    input_bits: Annotated[int | None, _analog("bits of the input converters")] = None,
-    output_bits: Annotated[int | None, _analog("bits of the output converters")] = None,
+    input_bits: Annotated[int | None, _analog("crossbar: bits of the input converters")] = None,
+    output_bits: Annotated[int | None, _analog("crossbar: bits of the output converters")] = None,
+    devices: Annotated[int, _analog("pcm: devices in parallel on each side of a pair")] = 1,
+    compensate: Annotated[bool, _analog("pcm: drift by one factor for each tensor")] = True,
     store: Annotated[str, _placement("weights, activations or both")] = "weights",
     include: Annotated[
         list[str] | None,

@@ -36,6 +36,7 @@ def predict(
     eta: options.Eta = None,
     v_dd: options.VDD = None,
     g_max: options.GMax = None,
+    seconds: options.Seconds = None,
     method: Annotated[
         str,
         typer.Option(
@@ -81,7 +82,7 @@ def predict(
     from joulewise.study import Environment, placed_records
 
     spec = placing.placement_spec(placed)
-    knob, points = options.operating_points(eta=eta, v_dd=v_dd, g_max=g_max)
+    knob, points = options.operating_points(eta=eta, v_dd=v_dd, g_max=g_max, seconds=seconds)
     if check is not None:
         check_in_range("check", check, 2, 10**7)
     chosen = _method(

@@ -28,6 +28,7 @@ def simulate(
     eta: options.Eta = None,
     v_dd: options.VDD = None,
     g_max: options.GMax = None,
+    seconds: options.Seconds = None,
     chips: options.Chips = 200,
     half_width: Annotated[
         float | None,
@@ -55,7 +56,7 @@ def simulate(
     from joulewise.study import Environment
 
     spec = placing.placement_spec(placed)
-    knob, points = options.operating_points(eta=eta, v_dd=v_dd, g_max=g_max)
+    knob, points = options.operating_points(eta=eta, v_dd=v_dd, g_max=g_max, seconds=seconds)
     if target is not None:
         check_in_range("target", target, 0.0, 100.0)
     network = options.trained_network(model, weights, seed)

@@ -10,6 +10,7 @@ pairs         weights as differential pairs of conductances
 arrays        matrices cut into pieces, with converters at their ends
 readout       what it costs to compute with a crossbar
 crossbar      memristors: additive, multiplicative and read noise
+pcm           phase-change memory: programming noise, drift, read noise
 arithmetic    the price of a multiply-accumulate
 profiles      named, cited reliability laws
 """
@@ -33,6 +34,7 @@ from joulewise.devices.fault_maps import Independent as Independent
 from joulewise.devices.fault_maps import Measured as Measured
 from joulewise.devices.laws import ExponentialLaw as ExponentialLaw
 from joulewise.devices.laws import VoltageTable as VoltageTable
+from joulewise.devices.pcm import PCM as PCM
 from joulewise.devices.profiles import PROFILES as PROFILES
 from joulewise.devices.profiles import law as law
 from joulewise.devices.readout import ISAAC as ISAAC
@@ -42,6 +44,7 @@ from joulewise.devices.sram import SRAM as SRAM
 __all__ = [
     "HOROWITZ_INT8",
     "ISAAC",
+    "PCM",
     "PROFILES",
     "SRAM",
     "Arithmetic",

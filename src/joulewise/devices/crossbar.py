@@ -10,14 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from joulewise.devices.arrays import WHOLE, Array
 from joulewise.devices.device import Chip, Device, Moments, Point, Traffic, as_point
 from joulewise.devices.laws import HOROWITZ_SRAM_BIT_J
-from joulewise.devices.pairs import PairFormat, Pairs, Rounding, point_of
+from joulewise.devices.pairs import PairFormat, Pairs, Rounding, normals, point_of
 from joulewise.devices.readout import ISAAC, ReadOut, check_loads
 from joulewise.devices.rectified import rectified_moments
 from joulewise.errors import check_in_range, refuse
@@ -142,7 +141,7 @@ class Crossbar(Device[Pairs]):
         unit = self._unit(stored, point)
         weights = stored.weights
         if self.clip and (self.sigma or self.variability):
-            active, idle = _normal(chip, "programming", (2, *weights.shape))
+            active, idle = normals(chip, "programming", (2, *weights.shape))
             target = weights.abs()
             held = target + self._std(target, unit) * active.to(weights)
             pair = held.clamp(min=0)
@@ -150,12 +149,12 @@ class Crossbar(Device[Pairs]):
             read = torch.where(weights < 0, -pair, pair)
         elif self.sigma or self.variability:
             # Both devices of a pair add Gaussians: one with the variance of both will do.
-            (noise,) = _normal(chip, "programming", (1, *weights.shape))
+            (noise,) = normals(chip, "programming", (1, *weights.shape))
             read = weights + self._std(weights.abs(), unit, devices=2) * noise.to(weights)
         else:
             read = weights.clone()
         if self.read_noise:
-            (fresh,) = _normal(chip, "read", (1, *weights.shape), fresh=True)
+            (fresh,) = normals(chip, "read", (1, *weights.shape), fresh=True)
             read += 2**0.5 * self.read_noise * unit.to(weights) * fresh.to(weights)
         return read.to(stored.dtype)
 
@@ -226,9 +225,3 @@ class Crossbar(Device[Pairs]):
             return own
         added = (devices**0.5 * self.sigma * unit).to(target.dtype)
         return torch.hypot(added, own) if self.variability else added.expand(target.shape)
-
-
-def _normal(chip: Chip, purpose: str, shape: tuple[int, ...], *, fresh: bool = False) -> Tensor:
-    """Standard normal numbers of a chip, float32; new ones at every read where they are fresh."""
-    generator = chip.fresh(purpose) if fresh else chip.generator(purpose)
-    return torch.from_numpy(generator.standard_normal(shape, dtype=np.float32))

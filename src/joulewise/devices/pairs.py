@@ -6,14 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from joulewise.devices.device import Point, as_point
+from joulewise.devices.device import Chip, Point, as_point
 from joulewise.errors import OperatingPointError, WeightsError, check_in_range, refuse
 from joulewise.words import check_storable
 
-__all__ = ["PairFormat", "Pairs", "Rounding", "point_of"]
+__all__ = ["PairFormat", "Pairs", "Rounding", "normals", "point_of"]
 
 Rounding = Literal["nearest", "floor"]
 
@@ -140,3 +141,19 @@ def point_of(knob: str, low: float, high: float, setting: Mapping[str, Point]) -
     for number in point.detach().reshape(-1).tolist():
         check_in_range(knob, number, low, high, error=OperatingPointError)
     return point if point.ndim or isinstance(value, Tensor) else float(point)
+
+
+def normals(chip: Chip, purpose: str, shape: tuple[int, ...], *, fresh: bool = False) -> Tensor:
+    """Standard normal numbers of a chip.
+
+    Args:
+        chip: The chip, at the part that holds a tensor.
+        purpose: What they are for: another purpose, other numbers.
+        shape: Of the result.
+        fresh: Whether every use of the chip has new ones.
+
+    Returns:
+        float32, on the CPU.
+    """
+    generator = chip.fresh(purpose) if fresh else chip.generator(purpose)
+    return torch.from_numpy(generator.standard_normal(shape, dtype=np.float32))

@@ -62,8 +62,15 @@ def energy_curve(
         The curve.
 
     Raises:
-        InputError: if points are to be chosen on a knob that is not the devices' own.
+        InputError: if points are to be chosen on a knob that is not the devices' own, or a device
+            is more reliable the lower its knob is.
     """
+    for tensor in placement.placed:
+        if tensor.device.most_reliable < tensor.device.least_reliable:
+            raise InputError(
+                f"{tensor.name} lies on a memory that is more reliable the lower its "
+                f"{tensor.device.knob} is, which no curve is made for; simulate single points"
+            )
     scouted = 0
     if points is None and any(knob != tensor.device.knob for tensor in placement.placed):
         raise InputError(f"points on {knob} cannot be chosen; give points=, or leave out the knob")

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from joulewise.data import Dataset
 from joulewise.devices import (
+    PCM,
     PROFILES,
     SRAM,
     Array,
@@ -36,9 +37,11 @@ __all__ = ["MemorySpec", "NetworkSpec", "PlacementSpec"]
 
 _CALIBRATION = 512
 _OF_CROSSBAR = (
-    *("sigma", "variability", "read_noise", "levels", "rounding", "clip"),
+    *("sigma", "variability", "read_noise", "clip"),
     *("array_rows", "input_bits", "output_bits"),
 )
+_OF_PCM = ("devices", "compensate")
+_OF_PAIRS = ("levels", "rounding")
 _OF_SRAM = (
     *("bits", "profile", "fault", "zero_to_one", "one_to_zero", "stuck_at_one"),
     *("row", "column", "cluster", "fault_map", "map_rows", "map_columns"),
@@ -50,7 +53,7 @@ class MemorySpec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    device: Literal["sram", "crossbar"] = "sram"
+    device: Literal["sram", "crossbar", "pcm"] = "sram"
     per_channel: bool = False
     common_range: bool = False
     bits: int = Field(default=8, ge=2, le=16)
@@ -74,6 +77,8 @@ class MemorySpec(BaseModel):
     array_rows: int | None = None
     input_bits: int | None = None
     output_bits: int | None = None
+    devices: int = 1
+    compensate: bool = True
 
     def build(self, channel_dim: int | None = None, limit: float | None = None) -> Device[Any]:
         """The device.
@@ -97,6 +102,15 @@ class MemorySpec(BaseModel):
                     rows=self.array_rows, input_bits=self.input_bits, output_bits=self.output_bits
                 ),
             )
+        if self.device == "pcm":
+            return PCM(
+                devices=self.devices,
+                compensate=self.compensate,
+                levels=self.levels,
+                rounding=self.rounding,
+                channel_dim=channel_dim,
+                limit=limit,
+            )
         return SRAM(
             bits=self.bits,
             law=self._law(),
@@ -119,9 +133,10 @@ class MemorySpec(BaseModel):
 
     def _without_use(self) -> dict[str, str]:
         """The settings that do nothing here, and beside what they do nothing."""
-        if self.device == "crossbar":
-            return dict.fromkeys(_OF_SRAM, "device crossbar")
-        idle = dict.fromkeys(_OF_CROSSBAR, f"device {self.device}")
+        if self.device != "sram":
+            others = _OF_PCM if self.device == "crossbar" else _OF_CROSSBAR
+            return dict.fromkeys((*_OF_SRAM, *others), f"device {self.device}")
+        idle = dict.fromkeys((*_OF_CROSSBAR, *_OF_PCM, *_OF_PAIRS), "device sram")
         if self.fault != "flip":
             idle |= dict.fromkeys(("zero_to_one", "one_to_zero"), f"fault {self.fault}")
         if self.fault != "stuck":
@@ -232,8 +247,8 @@ def _place(model: nn.Module, calibration: Tensor, spec: PlacementSpec) -> Placem
     memory = spec.memory
     if memory.per_channel and memory.common_range:
         refuse("common_range", "given beside per_channel", "one of the two")
-    if memory.device == "crossbar" and spec.store != "weights":
-        refuse("store", repr(spec.store), "'weights': a crossbar holds no activations")
+    if memory.device != "sram" and spec.store != "weights":
+        refuse("store", repr(spec.store), f"'weights': device {memory.device} holds no activations")
     limit = _largest(model) if memory.common_range else None
     weights = memory.build(0 if memory.per_channel else None, limit)
     placement = place(
