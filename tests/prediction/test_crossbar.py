@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from joulewise.devices import Crossbar
+from joulewise.devices import PCM, Chip, Crossbar
 from joulewise.placement import place
-from joulewise.prediction import Moments, predict
+from joulewise.prediction import FirstOrder, Moments, predict
 from joulewise.simulation import simulate
 
 DEVICES = {
@@ -57,3 +57,52 @@ def test_gradients_in_g_max(clip):
     placement = place(placement.model, weights=Crossbar(sigma=1e-6, clip=clip))
     points = [torch.tensor(s, dtype=torch.float64, requires_grad=True) for s in (2.0, 5.0)]
     assert torch.autograd.gradcheck(mse, points, eps=1e-5, rtol=1e-3)
+
+
+class Shared(nn.Module):
+    """One weight used twice: its gradients are added before they are squared."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(10, 10), nn.Linear(10, 3)
+
+    def forward(self, x):
+        return self.last(self.first(self.first(x).relu()).relu())
+
+
+@pytest.mark.parametrize("make", [network, Shared])
+@pytest.mark.parametrize("accuracy", [True, False])
+def test_a_factor_that_all_words_share(make, accuracy):
+    """Drift compensation: most of the error is the factor's, which independent words do not see."""
+    model = make().eval()
+    for parameter in model.parameters():
+        generator = torch.Generator().manual_seed(parameter.numel())
+        parameter.data.normal_(0, 0.3, generator=generator)
+    memory = PCM(programming=False, devices=20)
+    placement = place(model, weights=memory, inputs=data()[0][0])
+    sim = simulate(placement, data(), seconds=1e6, chips=1000, seed=0)
+    low, high = sim.mse_interval()
+    method = FirstOrder(accuracy=accuracy, probes=50)
+    forecast = predict(placement, data(), seconds=1e6, method=method)
+    slack = 2.6 * (high - low) / 2 / 1.96
+    # Second-order terms of the factor, which varies by 2 %, are left out.
+    assert float(forecast.mse) == pytest.approx(sim.mean_mse, abs=slack + 0.05 * sim.mean_mse)
+
+
+def test_pairs_of_words_vary_as_the_factor_says():
+    """The variance of weighted sums over chips: of independent words, it would be far smaller."""
+    memory = PCM()
+    weight = torch.randn(16, 30, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    stored = memory.store(weight)
+    moments = memory.moments(stored, 86400.0)
+    reads = torch.stack([memory.read(stored, 86400.0, Chip(seed=k)) for k in range(1500)])
+    own = moments.common.own(moments.mean, moments.var)
+    for along in (weight, weight.sign(), torch.ones_like(weight)):
+        sums = (reads * along).flatten(1).sum(1)
+        mean, tied = ((along * t).sum() for t in (moments.mean, moments.common.coupling))
+        wanted = (own * along.square()).sum() + moments.common.variance(mean, tied)
+        # Of a sample variance of 1500 numbers, 5 standard deviations.
+        assert float(wanted) == pytest.approx(float(sums.var()), rel=5 * (2 / 1500) ** 0.5)
+    assert float((moments.var * weight.square()).sum()) < 0.3 * float(
+        (reads * weight).flatten(1).sum(1).var()
+    )

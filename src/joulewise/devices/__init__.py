@@ -10,6 +10,7 @@ pairs         weights as differential pairs of conductances
 arrays        matrices cut into pieces, with converters at their ends
 readout       what it costs to compute with a crossbar
 crossbar      memristors: additive, multiplicative and read noise
+compensation  one factor for a tensor, taken from the chip, that undoes drift
 pcm           phase-change memory: programming noise, drift, read noise
 arithmetic    the price of a multiply-accumulate
 profiles      named, cited reliability laws
@@ -20,6 +21,7 @@ from joulewise.devices.arithmetic import Arithmetic as Arithmetic
 from joulewise.devices.arrays import Array as Array
 from joulewise.devices.crossbar import Crossbar as Crossbar
 from joulewise.devices.device import Chip as Chip
+from joulewise.devices.device import Common as Common
 from joulewise.devices.device import Device as Device
 from joulewise.devices.device import Load as Load
 from joulewise.devices.device import Moments as Moments
@@ -50,6 +52,7 @@ __all__ = [
     "Arithmetic",
     "Array",
     "Chip",
+    "Common",
     "Correlated",
     "Crossbar",
     "Device",

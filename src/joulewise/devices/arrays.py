@@ -47,6 +47,11 @@ class Array:
                 check_in_range(field, bits, 2, 16)
         check_in_range("headroom", self.headroom, 0.0, 1e6, open_low=True)
 
+    @property
+    def exact(self) -> bool:
+        """Whether nothing is rounded: then it does not matter how a matrix is cut."""
+        return self.input_bits is None and self.output_bits is None
+
     def pieces(self, rows: int) -> Iterator[slice]:
         """The rows of a matrix that share an array."""
         step = self.rows or rows

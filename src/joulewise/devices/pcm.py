@@ -17,7 +17,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from joulewise.devices.device import Chip, Device, Moments, Point, Traffic, as_point
+from joulewise.devices.compensation import (
+    PairMoments,
+    believable,
+    columns,
+    compensating_factor,
+)
+from joulewise.devices.device import Chip, Common, Device, Moments, Point, Traffic, as_point
 from joulewise.devices.laws import HOROWITZ_SRAM_BIT_J
 from joulewise.devices.pairs import PairFormat, Pairs, Rounding, normals, point_of
 from joulewise.devices.readout import ISAAC, ReadOut, check_loads
@@ -194,8 +200,8 @@ class PCM(Device[Pairs]):
         sign = stored.weights.sign() + (stored.weights == 0)
         programmed, now = (sign * (g[0] - g[1]) for g in self._conductances(stored, times, chip))
         if self._compensated:
-            sums = [_columns(pair.double()).sum(1).abs().sum() for pair in (programmed, now)]
-            now = now * _believable(sums[0], sums[1], times)
+            sums = [columns(pair.double()).sum(1).abs().sum() for pair in (programmed, now)]
+            now = now * believable(sums[0], sums[1], times**_FASTEST)
         read: Tensor = now * stored.limit
         return read.to(stored.dtype)
 
@@ -225,28 +231,30 @@ class PCM(Device[Pairs]):
         Without compensation, the mean and the variance of a device are within 2e-5 of themselves;
         without programming noise, variances of targets below 0.01 within 2e-9 of ``g_max^2``.
 
-        With it, the factor is taken to be independent of each weight, with mean and variance as in
-        ``_factor``. Measured up to a year, with Gaussian weights: the mean is within 0.3 %; the
-        variance within 1 % for 16 columns or more of 128 weights, and too large by up to 4 % for 4
-        columns, by 9 % for 4 columns of 8 weights, by more for fewer (a lone weight is restored to
-        what was programmed). One column of weights that nearly cancel has a mean and a variance
-        that are wrong by tens of per cent.
+        With it, see `compensating_factor`. Measured up to a year, with Gaussian weights: the mean
+        is within 0.3 %; the variance within 1 % for 16 columns or more of 128 weights, and off by
+        up to 9 % for 4 columns. A lone weight is restored to what was programmed, and columns of
+        weights that nearly cancel have moments that are wrong by tens of per cent.
         """
         times = _times(point, stored)
         pair, unit = self._pairs(stored, times), stored.limit.double()
-        mean, var = pair.mean, pair.var
+        mean, var, common = pair.mean, pair.var, None
         if self._compensated:
-            factor, spread = _factor(pair, times)
-            var = factor.square() * var + spread * (var + mean.square())
-            mean = factor * mean
+            factor, spread, coupling = compensating_factor(pair, times**_FASTEST)
+            var, mean = factor.square() * var, factor * mean
+            var = var + spread * mean.square() + 2 * mean * coupling
+            mean = mean + coupling
+            common = Common(var=spread, coupling=unit * coupling)
         wide = stored.weights.dtype
-        return Moments(mean=(unit * mean).to(wide), var=(unit.square() * var).to(wide))
+        return Moments(
+            mean=(unit * mean).to(wide), var=(unit.square() * var).to(wide), common=common
+        )
 
-    def _pairs(self, stored: Pairs, times: Tensor) -> _State:
+    def _pairs(self, stored: Pairs, times: Tensor) -> PairMoments:
         """Differences of conductances, in the shape of the tensor."""
         active, idle = self._devices(stored, times)
         sign = stored.weights.double().sign()
-        return _State(
+        return PairMoments(
             mean=sign * (active.mean - idle.mean),
             programmed=sign * (active.programmed - idle.programmed),
             var=active.var + idle.var,
@@ -254,7 +262,7 @@ class PCM(Device[Pairs]):
             covariance=active.covariance + idle.covariance,
         )
 
-    def _devices(self, stored: Pairs, times: Tensor) -> tuple[_State, _State]:
+    def _devices(self, stored: Pairs, times: Tensor) -> tuple[PairMoments, PairMoments]:
         """The active devices of a tensor, in its shape, and the idle ones, which are all alike."""
         target = stored.targets.contiguous()  # else a search is slow, and says so
         grid = torch.from_numpy(_quadrature().targets).to(target.device)
@@ -262,9 +270,9 @@ class PCM(Device[Pairs]):
         row = torch.bucketize(target, grid[1:-1], right=True)
         part = ((target - grid[row]) / (grid[row + 1] - grid[row]))[..., None]
         below, above = (torch.nn.functional.embedding(row + k, table) for k in range(2))
-        return _State(*torch.lerp(below, above, part).unbind(-1)), _State(*table[0])
+        return PairMoments(*torch.lerp(below, above, part).unbind(-1)), PairMoments(*table[0])
 
-    def _state(self, target: Tensor, times: Tensor) -> _State:
+    def _state(self, target: Tensor, times: Tensor) -> PairMoments:
         """What is known of devices with the targets of the grid; `devices` of them averaged."""
         programmed, programmed_var = target, torch.zeros_like(target)
         if self.programming:
@@ -280,7 +288,7 @@ class PCM(Device[Pairs]):
             flicker = flicker * (decay.square() + decay_var) + decay_var * (var + mean.square())
             mean, var, covariance = decay * mean, decay.square() * var, decay * covariance
         noise = (part / self.devices for part in (var + flicker, programmed_var, covariance))
-        return _State(mean, programmed, *noise)
+        return PairMoments(mean, programmed, *noise)
 
     def energy(self, traffic: Traffic, point: Point) -> Tensor:
         """Joules per inference: read-out (see `ReadOut`), and a share of programming.
@@ -339,16 +347,6 @@ class PCM(Device[Pairs]):
             limit=self.limit,
             channel_dim=self.channel_dim,
         )
-
-
-class _State(NamedTuple):
-    """Moments of conductances in shares of ``g_max``, as read and as programmed; float64."""
-
-    mean: Tensor
-    programmed: Tensor
-    var: Tensor
-    programmed_var: Tensor
-    covariance: Tensor
 
 
 def _times(point: Point, stored: Pairs) -> Tensor:
@@ -451,41 +449,3 @@ def _averages(programmed: Tensor, times: Tensor) -> tuple[Tensor, ...]:
     mean, square, flicker, product = sums.unbind(1)
     # Variances are at least 1.7e-3 of squared means: differences that lose three digits.
     return mean, square - mean.square(), flicker, product - programmed * mean
-
-
-def _columns(tensor: Tensor) -> Tensor:
-    """``[columns, rows]``."""
-    return tensor.flatten(1) if tensor.ndim > 1 else tensor.reshape(1, -1)
-
-
-def _folded(mean: Tensor, var: Tensor) -> Tensor:
-    """Mean of ``|X|``, ``X`` normal: twice that of ``max(0, X)``, less that of ``X``."""
-    positive, _ = rectified_moments(mean.abs(), torch.where(var > 0, var, 1.0).sqrt() * (var > 0))
-    return 2 * positive - mean.abs()
-
-
-def _factor(pair: _State, times: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance of the compensating factor ``A / B``.
-
-    ``A`` and ``B`` are the sums over columns of ``|S|``, as programmed and as read; ``S``, a
-    column's current, is taken as Gaussian, ``E A`` and ``E B`` follow from folded Gaussians. To
-    second order in ``a = A / E A - 1`` and ``b``, the mean is ``E A / E B (1 + E b (b - a))`` and
-    the variance ``(E A / E B)^2 E (b - a)^2``, where columns are taken not to change their sign.
-    """
-    column = _State(*(_columns(part).sum(1) for part in pair))
-    before = _folded(column.programmed, column.programmed_var).sum()
-    after = _folded(column.mean, column.var).sum()
-    kept = after / torch.where(before > 0, before, 1.0)
-    own = (column.var - kept * column.covariance).sum()
-    rest = own + kept * (kept * column.programmed_var - column.covariance).sum()
-    square = torch.where(after > 0, after, 1.0).square()
-    factor = _believable(before * (1 + own / square), after, times)
-    # No number that stays within these ends varies more.
-    widest = (times**_FASTEST - 1).square() / 4
-    return factor, torch.minimum(factor.square() * rest / square, widest)
-
-
-def _believable(before: Tensor, after: Tensor, times: Tensor) -> Tensor:
-    """The ratio of two sums of currents, within what drift can do on average."""
-    ratio = torch.where(after > 0, before / torch.where(after > 0, after, 1.0), 1.0)
-    return torch.minimum(ratio.clamp(min=1), times**_FASTEST)

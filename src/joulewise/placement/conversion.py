@@ -41,7 +41,7 @@ class Converters:
 
     @classmethod
     def of(cls, placed: Placed, ideal: Tensor) -> Converters | None:
-        """Calibrated with the vectors that were traced; None for a device without arrays.
+        """Calibrated with the vectors that were traced; None where all is exact.
 
         Args:
             placed: A weight.
@@ -51,7 +51,7 @@ class Converters:
             InputError: if nothing was traced.
         """
         array = placed.device.array
-        if array is None:
+        if array is None or array.exact:
             return None
         loads = placed.traffic.loads if placed.traffic is not None else ()
         if not loads:

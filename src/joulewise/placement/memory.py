@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from joulewise.devices import Chip, Moments, Point
+from joulewise.devices import Chip, Common, Moments, Point
 from joulewise.errors import ModelError, refuse
 from joulewise.placement.calling import batch_size, tensors_in
 from joulewise.placement.conversion import Conversion, Converters
@@ -57,6 +57,11 @@ class Memory:
         self._observer: Observer | None = None
         self._in_table = False
         self._used = False
+
+    @property
+    def watches(self) -> bool:
+        """Whether something happens at each forward pass."""
+        return bool(self._fresh or self._conversion)
 
     def original(self) -> None:
         """Compute with the model's own tensors, not rounded to words."""
@@ -104,7 +109,10 @@ class Memory:
         # Both laid out as the weight is, so that one view fits all three.
         mean = torch.empty_like(like).copy_(moments.mean)
         var = torch.empty_like(like, dtype=moments.var.dtype).copy_(moments.var)
-        return Moments(mean=mean, var=var)
+        common = moments.common
+        if common is not None:
+            common = Common(var=common.var, coupling=torch.empty_like(like).copy_(common.coupling))
+        return Moments(mean=mean, var=var, common=common)
 
     def weight(self, placed: Placed, point: Point, chip: Chip) -> Tensor:
         """What one chip reads of one placed weight; the model goes on with what it has."""
@@ -307,7 +315,7 @@ def loaded(placement: Placement) -> Iterator[Memory]:
     with ExitStack() as stack:
         stack.enter_context(plain_execution(placement.model))
         modules = dict(placement.model.named_modules())
-        if layers or any(p.device.fresh or p.device.array for p in placement.placed):
+        if layers or memory.watches:
             stack.callback(memory.watch(placement.model))
         for layer in layers:
             hook = memory.hook(layer, by_name)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from joulewise.devices import Common
 from joulewise.placement import Placed
 from joulewise.prediction.linear.coverage import Coverage, Key
 from joulewise.prediction.linear.gradients import Operation
@@ -31,6 +32,7 @@ class Squares:
         samples: Samples in the pass.
         means: The mean of each placed weight.
         variances: The variance of each.
+        commons: What couples the words of a weight, for those whose words are.
         coverage: What the interception can be trusted with.
         generator: See `Operation.squared`.
 
@@ -41,6 +43,7 @@ class Squares:
     samples: int
     means: Mapping[str, Tensor]
     variances: Mapping[str, Tensor]
+    commons: Mapping[str, Common]
     coverage: Coverage
     generator: torch.Generator | None
     totals: dict[str, Tensor] = field(default_factory=dict)
@@ -54,7 +57,17 @@ class Squares:
         if use.name in self.coverage.repeated:
             return lambda g: self._add_gradient(use, operation.jacobians([g])[:, 0])
         var = use.view(self.variances[use.name])
-        return lambda g: self.add(use.name, operation.squared(g, var, self.generator))
+        if use.name not in self.commons:
+            return lambda g: self.add(use.name, operation.squared(g, var, self.generator))
+        common = self.commons[use.name]
+        along = torch.stack([use.view(t) for t in (self.means[use.name], common.coupling)])
+
+        def caught(g: Tensor) -> None:
+            sums = operation.response([g], along)[:, 0]
+            self.add(use.name, operation.squared(g, var, self.generator))
+            self.add(use.name, common.variance(sums[:, 0], sums[:, 1]))
+
+        return caught
 
     def observe(
         self, placed: Placed, inputs: Tensor, mean: Tensor, var: Tensor
@@ -70,9 +83,17 @@ class Squares:
     def end_probe(self) -> None:
         """After each backward pass: a weight that is used several times is squared only now."""
         for name, total in self.sums.items():
-            var = self.variances[name].to(total.dtype)
-            self.add(name, (total.square() * var).flatten(1).sum(1))
+            self.add_whole(name, total)
         self.sums = {}
+
+    def add_whole(self, name: str, gradients: Tensor) -> None:
+        """Add what gradients ``[samples, *weight]`` of one probe amount to."""
+        var = self.variances[name].to(gradients.dtype)
+        self.add(name, (gradients.square() * var).flatten(1).sum(1))
+        if name in self.commons:
+            common = self.commons[name]
+            sums = ((gradients * t).flatten(1).sum(1) for t in (self.means[name], common.coupling))
+            self.add(name, common.variance(*sums))
 
     def _add_gradient(self, use: Use, gradients: Tensor) -> None:
         spread = use.spread(gradients, self.means[use.name])

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from joulewise.devices import Chip
+from joulewise.devices import Chip, Common, Moments
 from joulewise.placement import Observer, Placed, check_finite, take
 from joulewise.placement.calling import batch_size, call
 from joulewise.prediction.linear.collectors import (
@@ -107,6 +107,19 @@ def _root(var: Tensor) -> Tensor:
     return torch.where(var > 0, var, 1.0).sqrt().where(var > 0, torch.zeros_like(var))
 
 
+def _own_variance(moments: Moments) -> Tensor:
+    """What is left of the variance of each word without the factor that all share."""
+    if moments.common is None:
+        return moments.var
+    return moments.common.own(moments.mean, moments.var)
+
+
+def _of_factor(common: Common, mean: Tensor, coupling: Tensor) -> Tensor:
+    """Covariance of outputs from a shared factor, of their weighted sums ``[..., outputs, 1]``."""
+    mixed = mean * coupling.mT
+    return common.var.detach().to(mean.dtype) * mean * mean.mT + mixed + mixed.mT
+
+
 def _disturbed(sign: int, drawn: dict[str, Tensor], generator: torch.Generator) -> Observer:
     """Adds Gaussian noise to placed activations, the same for all samples, as cells are."""
 
@@ -138,7 +151,8 @@ class Linearisation:
         with torch.set_grad_enabled(self.differentiable):
             moments = problem.memory.moments(problem.plan)
         self._means = {name: m.mean for name, m in moments.items()}
-        self._variances = {name: m.var for name, m in moments.items()}
+        self._commons = {n: m.common for n, m in moments.items() if m.common is not None}
+        self._variances = {name: _own_variance(m) for name, m in moments.items()}
         self._fixed = {name: mean.detach() for name, mean in self._means.items()}
         self._placed = {p.name: p for p in problem.placement.placed}
         self._coverage = cover(problem, self._fixed)
@@ -211,6 +225,7 @@ class Linearisation:
             samples=piece.samples,
             means=self._means,
             variances=self._variances,
+            commons=self._commons,
             coverage=self._coverage,
             generator=self._generator if self._thinned else None,
         )
@@ -221,8 +236,7 @@ class Linearisation:
             last = number + 1 == probes and not self.differentiable
             _backward(output, probe, roots, keep=not last, create=self.differentiable)
             for name, rows in self._one_by_one(piece, means, [probe]).items():
-                var = self._variances[name].to(rows.dtype)
-                collector.add(name, (rows[:, 0].square() * var).flatten(1).sum(1))
+                collector.add_whole(name, rows[:, 0])
             collector.end_probe()
         interception.release()
         number_of = output.numel() // piece.samples * probes
@@ -244,7 +258,7 @@ class Linearisation:
         return output.detach(), collector.totals
 
     def variance(self, name: str) -> Tensor:
-        """The variance of what is read of a placed weight, in its shape."""
+        """The variance of what is read of a placed weight, in its shape; see `_own_variance`."""
         return self._variances[name].detach()
 
     def noise(self, name: str, chip: Chip) -> Tensor:
@@ -314,7 +328,17 @@ class Linearisation:
         mean, var = self._means[name], self._variances[name]
         normal = torch.randn(mean.shape, generator=generator, device="cpu").to(var)
         noise = _root(var) * normal
+        if name in self._commons:
+            rest = torch.randn((), generator=generator, device="cpu").to(var)
+            noise = noise + self._factor(name, noise, rest) * mean
         return (noise if self.differentiable else noise.detach()).to(mean.dtype)
+
+    def _factor(self, name: str, own: Tensor, rest: Tensor) -> Tensor:
+        """The factor that all words share, given the noise of each and a normal number."""
+        common, var = self._commons[name], self._variances[name]
+        tied = common.coupling.to(var) / torch.where(var > 0, var, 1.0) * (var > 0)
+        free = (common.var.to(var) - (tied * common.coupling).sum()).clamp(min=0)
+        return (tied * own).sum() + _root(free) * rest
 
     def _signs(self, output: Tensor) -> Tensor:
         signs = torch.randint(0, 2, output.shape, generator=self._generator, device="cpu")
@@ -365,11 +389,23 @@ class Linearisation:
         moved: list[Tensor] = []
         for name in collector.names():
             cov[name] = collector.products(name, self._variances[name].detach())
+            if name in self._commons:
+                common = self._commons[name]
+                along = torch.stack([self._fixed[name], common.coupling.detach()])
+                sums = collector.response(name, along)
+                cov[name] = cov[name] + _of_factor(common, sums[..., :1], sums[..., 1:])
             if chips:
                 moved.append(collector.response(name, self._noise(name, chips)))
         alone = self._one_by_one(piece, self._fixed, probes)
         for name, jacobian in alone.items():
             cov[name] = weighted_products(jacobian, self._variances[name].detach())
+            if name in self._commons:
+                common = self._commons[name]
+                mean, tied = (
+                    (jacobian * along.detach()).flatten(2).sum(2, keepdim=True)
+                    for along in (self._fixed[name], common.coupling)
+                )
+                cov[name] = cov[name] + _of_factor(common, mean, tied)
             if chips:
                 noise = self._noise(name, chips).flatten(1).mT.to(jacobian.dtype)
                 moved.append(jacobian.flatten(2) @ noise)
