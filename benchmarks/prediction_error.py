@@ -3,10 +3,12 @@
     python benchmarks/prediction_error.py --out results/prediction-error/digits.json
     python benchmarks/prediction_error.py --networks resnet20=WEIGHTS --data CIFAR10 --images 64
     python benchmarks/prediction_error.py --noises clipped variability --networks resnet20=WEIGHTS
+    python benchmarks/prediction_error.py --noises pcm --levels 50 --networks resnet20=WEIGHTS
     python benchmarks/prediction_error.py --table results/prediction-error/*.json
 
 Noises: bit masking (mask) and bit flips (flip) of 8-bit words; memristor pairs with programming
-noise of 1 uS, clipped at 0 (clipped) or not (additive); multiplicative variability.
+noise of 1 uS, clipped at 0 (clipped) or not (additive); multiplicative variability; phase-change
+memory (pcm) after some time, a day at level 50.
 
 For each network and noise, operating points are chosen where second order predicts given drops of
 accuracy. At each, chips are simulated until the 95 % interval of the mean squared output error is
@@ -32,7 +34,7 @@ from torch import Tensor
 
 from joulewise.cli.allocator import keep_freed_memory
 from joulewise.data import Dataset, load_data
-from joulewise.devices import SRAM, Crossbar, Device, Flip, Mask
+from joulewise.devices import PCM, SRAM, Crossbar, Device, Flip, Mask
 from joulewise.devices.fault_kinds import FaultKind
 from joulewise.files import write_atomically
 from joulewise.models import build, host, load_weights
@@ -85,6 +87,11 @@ def sigma_c(level: int) -> float:
     return float(f"{10 ** (-level / 40):.3g}")
 
 
+def seconds(level: int) -> float:
+    """A day at level 50, ten times as long for 10 levels less."""
+    return min(86400 * 10 ** ((50 - level) / 10), 3.2e8)
+
+
 NOISES = {
     "mask": sram(Mask()),
     "flip": sram(Flip()),
@@ -94,6 +101,11 @@ NOISES = {
         lambda level: Crossbar(variability=sigma_c(level)),
         lambda level: {"g_max": 25e-6},
         lambda level: f"sigma_c {sigma_c(level):g}",
+    ),
+    "pcm": Noise(
+        lambda level: PCM(),
+        lambda level: {"seconds": seconds(level)},
+        lambda level: f"{seconds(level) / 86400:.3g} days",
     ),
 }
 DROPS = (0.0002, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
@@ -120,6 +132,7 @@ def main() -> None:
         choices=METHODS,
     )
     parser.add_argument("--drops", nargs="+", type=float, default=list(DROPS))
+    parser.add_argument("--levels", nargs="+", type=int, help="levels of noise, instead of drops")
     parser.add_argument("--images", type=int, default=200)
     parser.add_argument("--seconds", type=float, default=20.0, help="of simulation, each point")
     parser.add_argument("--threads", type=int, default=1)
@@ -179,8 +192,8 @@ def case(network: str, noise: str, dataset: Dataset, arguments: argparse.Namespa
         assert accuracy is not None
         return accuracy.mean
 
-    for drop in arguments.drops:
-        level = where(expected, drop)
+    for drop in arguments.levels or arguments.drops:
+        level = drop if arguments.levels else where(expected, drop)
         placement, setting = placed(level)
         yield {
             "network": name,
@@ -188,7 +201,7 @@ def case(network: str, noise: str, dataset: Dataset, arguments: argparse.Namespa
             "images": len(split),
             "store": arguments.store,
             "noise": noise,
-            "aimed_drop": drop,
+            "aimed_drop": None if arguments.levels else drop,
             "setting": setting,
             "point": NOISES[noise].level(level),
             **compared(placement, data, setting, arguments),
