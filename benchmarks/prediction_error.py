@@ -136,6 +136,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=200)
     parser.add_argument("--seconds", type=float, default=20.0, help="of simulation, each point")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--keep", type=Path, help="a record whose simulations to keep")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--table", type=Path, nargs="+", help="print records as Markdown instead")
     arguments = parser.parse_args()
@@ -145,6 +146,9 @@ def main() -> None:
     keep_freed_memory()
     torch.set_num_threads(arguments.threads)
     dataset = load_data(arguments.data)
+    if arguments.keep:
+        again(json.loads(arguments.keep.read_text()), dataset, arguments)
+        return
     rows: list[dict[str, Any]] = []
     for network in arguments.networks:
         for noise in arguments.noises:
@@ -155,9 +159,32 @@ def main() -> None:
                     save(rows, arguments)
 
 
-def save(rows: list[dict[str, Any]], arguments: argparse.Namespace) -> None:
+def again(record: dict[str, Any], dataset: Dataset, arguments: argparse.Namespace) -> None:
+    """Predict the rows of a record anew, beside the simulations that are in it."""
+    given = dict(network.partition("=")[::2] for network in arguments.networks)
+    models: dict[str, nn.Module] = {}
+    rows = record["rows"]
+    for row in rows:
+        name = row["network"]
+        if name not in models:
+            models[name] = network_of(name, given.get(name, ""), dataset)
+        memory = NOISES[row["noise"]].device(level_of(row))
+        placement, data = placed(models[name], memory, row["store"], dataset, row["images"])
+        simulated = row["mse"], row["mse_interval"]
+        row["predicted"] = predictions(placement, data, row["setting"], arguments, *simulated)
+        print(line(row), flush=True)
+        save(rows, arguments, record["command"])
+
+
+def level_of(row: dict[str, Any]) -> int:
+    noise = NOISES[row["noise"]]
+    return next(n for n in range(1, 101) if noise.level(n) == row["point"])
+
+
+def save(rows: list[dict[str, Any]], arguments: argparse.Namespace, simulated_by: str = "") -> None:
     record = {
         "command": shlex.join(["python", *sys.argv]),
+        "simulated_by": simulated_by or shlex.join(["python", *sys.argv]),
         "environment": Environment.now().model_dump(),
         "options": {key: str(value) for key, value in vars(arguments).items()},
         "rows": rows,
@@ -165,40 +192,50 @@ def save(rows: list[dict[str, Any]], arguments: argparse.Namespace) -> None:
     write_atomically(arguments.out, json.dumps(record, indent=1))
 
 
-def case(network: str, noise: str, dataset: Dataset, arguments: argparse.Namespace) -> Any:
-    name, _, weights = network.partition("=")
+def network_of(name: str, weights: str, dataset: Dataset) -> nn.Module:
     model = build(name, dataset.input_shape, dataset.classes, seed=0)
     if weights:
         load_weights(model, Path(weights))
     else:
         slow = name == "transformer"
         train(model, dataset, TrainingSpec(epochs=100 if slow else 30, lr=0.03 if slow else 0.1))
-    model = host(model, dataset.input_shape).eval()
-    split = dataset.test.subset(arguments.images, seed=0)
+    return host(model, dataset.input_shape).eval()
+
+
+def placed(
+    model: nn.Module, memory: Device[Any], store: str, dataset: Dataset, images: int
+) -> tuple[Placement, list[tuple[Tensor, Tensor]]]:
+    split = dataset.test.subset(images, seed=0)
     (batch,) = prepare(split, model, len(split))
     (calibration,) = prepare((dataset.train or split).subset(256, seed=0), model, 256)
-    data = [(batch.inputs, batch.targets)]
+    activations = memory if store == "both" else None
+    placement = place(model, weights=memory, activations=activations, inputs=calibration.inputs)
+    return placement, [(batch.inputs, batch.targets)]
 
-    def placed(level: int) -> tuple[Placement, dict[str, float]]:
+
+def case(network: str, noise: str, dataset: Dataset, arguments: argparse.Namespace) -> Any:
+    name, _, weights = network.partition("=")
+    model = network_of(name, weights, dataset)
+
+    def at(level: int) -> tuple[Placement, list[tuple[Tensor, Tensor]], dict[str, float]]:
         memory = NOISES[noise].device(level)
-        activations = memory if arguments.store == "both" else None
-        placement = place(model, weights=memory, activations=activations, inputs=calibration.inputs)
-        return placement, NOISES[noise].setting(level)
+        placement, data = placed(model, memory, arguments.store, dataset, arguments.images)
+        return placement, data, NOISES[noise].setting(level)
 
     @cache
     def expected(level: int) -> float:
-        placement, setting = placed(level)
+        placement, data, setting = at(level)
         accuracy = predict(placement, data, method="second-order", **setting).accuracy
         assert accuracy is not None
         return accuracy.mean
 
     for drop in arguments.levels or arguments.drops:
         level = drop if arguments.levels else where(expected, drop)
-        placement, setting = placed(level)
+        placement, data, setting = at(level)
         yield {
             "network": name,
             "data": dataset.name,
-            "images": len(split),
+            "images": arguments.images,
             "store": arguments.store,
             "noise": noise,
             "aimed_drop": None if arguments.levels else drop,
@@ -227,7 +264,27 @@ def compared(
     arguments: argparse.Namespace,
 ) -> dict[str, Any]:
     sim, seconds = simulated(placement, data, setting, arguments.seconds)
-    low, high = sim.mse_interval()
+    interval = list(sim.mse_interval())
+    return {
+        "chips": sim.chips,
+        "cpu_seconds": seconds,
+        "ideal_accuracy": sim.ideal_accuracy,
+        "accuracy": sim.mean_accuracy,
+        "accuracy_interval": list(sim.accuracy_interval()),
+        "mse": sim.mean_mse,
+        "mse_interval": interval,
+        "predicted": predictions(placement, data, setting, arguments, sim.mean_mse, interval),
+    }
+
+
+def predictions(
+    placement: Placement,
+    data: list[tuple[Tensor, Tensor]],
+    setting: dict[str, float],
+    arguments: argparse.Namespace,
+    simulated_mse: float,
+    interval: list[float],
+) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for method in arguments.methods:
         began = time.process_time()
@@ -239,21 +296,12 @@ def compared(
             "mse": mse,
             "standard_error": forecast.standard_error,
             "mean_shift": float(forecast.mean_shift),
-            "ratio": mse / sim.mean_mse,
-            "ratio_interval": [mse / high, mse / low],
+            "ratio": mse / simulated_mse,
+            "ratio_interval": [mse / interval[1], mse / interval[0]],
             "accuracy": accuracy.mean,
             "cpu_seconds": spent,
         }
-    return {
-        "chips": sim.chips,
-        "cpu_seconds": seconds,
-        "ideal_accuracy": sim.ideal_accuracy,
-        "accuracy": sim.mean_accuracy,
-        "accuracy_interval": list(sim.accuracy_interval()),
-        "mse": sim.mean_mse,
-        "mse_interval": [low, high],
-        "predicted": found,
-    }
+    return found
 
 
 def simulated(

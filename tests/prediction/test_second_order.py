@@ -1,15 +1,17 @@
-"""The curvature of the mean: exact for quadratics, and what strong noise needs."""
+"""Beyond the tangent: exact for squares and cubes, and what strong noise needs."""
 
 import pytest
 import torch
 from torch import nn
 
 from joulewise.data import load_digits
-from joulewise.devices import SRAM, Flip
+from joulewise.devices import SRAM, Crossbar, Flip
 from joulewise.errors import InputError
 from joulewise.models import build, seeded
 from joulewise.placement import place
 from joulewise.prediction import FirstOrder, predict
+from joulewise.prediction.linear import Linearisation, bend
+from joulewise.prediction.problem import posed
 from joulewise.simulation import simulate
 from joulewise.training import TrainingSpec, train
 
@@ -35,6 +37,51 @@ def test_the_mean_of_a_square(cases):
     # Noise is shared by the samples: 60 weights of 200 pairs, each known to sqrt(2 / 200).
     assert float(forecast.mean_shift) == pytest.approx(float(exact), rel=0.1)
     assert forecast.method == "second-order"
+
+
+class Cube(nn.Module):
+    def forward(self, inputs):
+        return inputs**3
+
+
+@pytest.mark.parametrize("bent", [Square, Cube])
+def test_the_variance_of_a_power(cases, bent):
+    """``4 c^2 s^2 + 2 s^4`` for ``(c + s n)^2``; ``9 c^4 s^2 + 36 c^2 s^4 + 15 s^6`` for the cube.
+
+    The tangent has the first term; of a square the rest is even in ``n``, of a cube half of the
+    second term is, and the remainder is odd.
+    """
+    with seeded(0):
+        model = nn.Sequential(nn.Linear(12, 5), bent()).double().eval()
+    x = cases.normal(300, 12)
+    memory = Crossbar(sigma=8e-6, clip=False)
+    placement = place(model, weights=memory)
+    method = FirstOrder(accuracy=False, probes=100, pairs=1500)
+    forecast = predict(placement, [(x, None)], g_max=25e-6, method=method)
+    with torch.no_grad():
+        c = model[0](x)
+        var = memory.moments(memory.store(model[0].weight), 25e-6).var
+        s = x.square() @ var.T
+    terms = {
+        Square: [4 * c**2 * s, 2 * s**2],
+        Cube: [9 * c**4 * s, 36 * c**2 * s**2, 15 * s**3],
+    }[bent]
+    linear, exact = float(terms[0].mean()), float(sum(terms).mean())
+    assert exact > 1.25 * linear
+    # Noise is shared by the samples: 60 weights of 1500 pairs; fourth and sixth moments of it.
+    assert float(forecast.total_variance) == pytest.approx(exact, rel=0.1)
+
+
+def test_half_precision_has_no_digits_for_a_nudge(cases):
+    with seeded(0):
+        model = nn.Sequential(nn.Linear(12, 5), Square()).eval().bfloat16()
+    x = cases.normal(20, 12).bfloat16()
+    placement = place(model, weights=Crossbar(sigma=1e-6))
+    with posed(placement, [(x, None)], placement.plan(g_max=25e-6)) as problem:
+        network = Linearisation(
+            problem, memory_bytes=1 << 30, thinned=True, generator=torch.Generator().manual_seed(0)
+        )
+        assert float(bend(network, next(network.pieces(0)), 2, seed=0).gain) == 1.0
 
 
 def test_a_linear_network_does_not_bend(cases):

@@ -21,7 +21,7 @@ import torch
 from joulewise.devices import Chip
 from joulewise.errors import check_in_range, refuse
 from joulewise.prediction.forecast import Forecast
-from joulewise.prediction.linear import Bend, Linearisation, Piece
+from joulewise.prediction.linear import Bend, Linearisation, Piece, bend
 from joulewise.prediction.problem import Problem
 from joulewise.prediction.secants import secant_ratios
 from joulewise.prediction.total import Total
@@ -54,8 +54,9 @@ class FirstOrder:
         chips: Linearised chips to find the spread of the accuracy between chips with; 0 for none,
             since one costs about as much as a simulated chip. A linearised chip is what the device
             reads on a chip, followed through the linear network for all samples together.
-        pairs: Pairs of noisy passes, 2 or more, to correct the mean output for curvature: 8 are the
-            method ``second-order``, for 17 forward passes; 0 for none.
+        pairs: Pairs of noisy passes, 2 or more, to correct the mean output for curvature, and the
+            variance for what is shorter or longer than the tangent: 8 are the method
+            ``second-order``, for 25 forward passes; 0 for none.
         secants: Single faults to try, a forward pass each, to correct the variance of each weight
             for faults so large that the tangent does not tell what they do; 0 for none. About 100
             bring the error of that to some per cent.
@@ -111,12 +112,12 @@ class FirstOrder:
             total.ratios = secant_ratios(network, first, self.secants, _SEED_OF_FAULTS + self.seed)
         chips = [Chip(seed=_SEED_OF_CHIPS + self.seed + k) for k in range(self.chips)]
         with torch.set_grad_enabled(network.differentiable):
-            for piece, bend in self._pieces(network, scalars):
+            for piece, bent in self._pieces(network, scalars):
                 if wanted:
                     logits = network.logits(piece, scalars, chips)
-                    total.add_logits(piece, logits, exact, bend)
+                    total.add_logits(piece, logits, exact, bent)
                 if not exact:
-                    total.add_squares(piece, *network.squares(piece, self.probes), bend)
+                    total.add_squares(piece, *network.squares(piece, self.probes), bent)
                 problem.progress(total.samples, problem.images)
             forecast = total.forecast("second-order" if self.pairs else "first-order", problem)
             network.warn_of_no_effect(forecast.variance)
@@ -129,6 +130,6 @@ class FirstOrder:
             return
         # Noise takes long to draw, and noisy passes take little memory: in large pieces.
         for wide in network.pieces(0):
-            bend = network.bend(wide, self.pairs, _SEED_OF_BENDS + self.seed)
+            bent = bend(network, wide, self.pairs, _SEED_OF_BENDS + self.seed)
             for piece, samples in network.cut(wide, scalars):
-                yield piece, bend.of(samples)
+                yield piece, bent.of(samples)

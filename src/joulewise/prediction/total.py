@@ -55,6 +55,9 @@ class Total:
         """Shift and variance from random probes."""
         error = (output.double() - piece.reference.double()).reshape(piece.samples, -1)
         scaled = {name: part * self._ratio(name) for name, part in variance.items()}
+        if bend is not None and scaled:
+            stretch = bend.stretch(torch.stack(list(scaled.values())).sum(0))
+            scaled = {name: part * stretch for name, part in scaled.items()}
         self.add(_squared(error, bend).mean(1), scaled)
 
     def add_logits(
@@ -65,6 +68,10 @@ class Total:
         whole = torch.stack(list(cov.values())).sum(0)
         if bend is not None:
             bend = bend.among(logits.classes)
+            spread = whole.diagonal(dim1=1, dim2=2).mean(1)
+            stretch = bend.stretch(spread).detach()[:, None, None]
+            cov = {name: part * stretch for name, part in cov.items()}
+            whole = whole * stretch
         if logits.has_target:
             # The target is the first of the chosen classes.
             first = torch.zeros(piece.samples, dtype=torch.int64, device=whole.device)

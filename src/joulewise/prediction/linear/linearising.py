@@ -29,7 +29,7 @@ from joulewise.prediction.linear.coverage import cover
 from joulewise.prediction.linear.interception import Interception
 from joulewise.prediction.problem import Problem
 
-__all__ = ["Bend", "LinearLogits", "Linearisation", "Piece"]
+__all__ = ["LinearLogits", "Linearisation", "Piece"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -79,27 +79,6 @@ def _foresighted(pass_over: Callable[..., Made]) -> Callable[..., Made]:
     return again
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Bend:
-    """How far the mean output is from the output at the mean read.
-
-    Args:
-        mean: ``[samples, outputs]``, float64.
-        too_much: By how much the square of ``mean`` is too large, being an estimate.
-    """
-
-    mean: Tensor
-    too_much: Tensor
-
-    def among(self, classes: Tensor) -> Bend:
-        """The chosen outputs of each sample, ``[samples, classes]``."""
-        return Bend(mean=self.mean.gather(1, classes), too_much=self.too_much.gather(1, classes))
-
-    def of(self, samples: slice) -> Bend:
-        """The chosen samples."""
-        return Bend(mean=self.mean[samples], too_much=self.too_much[samples])
-
-
 def _root(var: Tensor) -> Tensor:
     """The standard deviation; its slope at 0 is infinite, and what has no noise stays out of it."""
     if not var.requires_grad:
@@ -120,14 +99,14 @@ def _of_factor(common: Common, mean: Tensor, coupling: Tensor) -> Tensor:
     return common.var.detach().to(mean.dtype) * mean * mean.mT + mixed + mixed.mT
 
 
-def _disturbed(sign: int, drawn: dict[str, Tensor], generator: torch.Generator) -> Observer:
+def _disturbed(length: float, drawn: dict[str, Tensor], generator: torch.Generator) -> Observer:
     """Adds Gaussian noise to placed activations, the same for all samples, as cells are."""
 
     def observe(placed: Placed, inputs: Tensor, mean: Tensor, var: Tensor) -> Tensor:
         if placed.name not in drawn or drawn[placed.name].shape != var.shape[1:]:
             normal = torch.randn(var.shape[1:], generator=generator, device="cpu")
             drawn[placed.name] = normal.to(var)
-        return mean + (sign * _root(var) * drawn[placed.name]).to(mean.dtype)
+        return mean + (length * _root(var) * drawn[placed.name]).to(mean.dtype)
 
     return observe
 
@@ -286,37 +265,37 @@ class Linearisation:
             finally:
                 self._fixed[name][place] = before
 
-    def bend(self, piece: Piece, pairs: int, seed: int) -> Bend:
-        """How far the mean output is from the output at the mean read.
-
-        With Gaussian noise ``d`` of the variances of what is read, the mean of ``f(mean + d)`` and
-        ``f(mean - d)`` is ``f(mean)`` and the curvature, ``sum v f'' / 2`` on average. It holds
-        nothing of first order, so that few pairs are enough. Differentiable where the points are.
+    def disturbed(
+        self,
+        piece: Piece,
+        noise: Mapping[str, Tensor],
+        length: float,
+        drawn: dict[str, Tensor],
+        generator: torch.Generator,
+    ) -> Tensor:
+        """The output with noise on every weight and placed activation, float64.
 
         Args:
             piece: Some samples.
-            pairs: Pairs of passes, 2 or more.
-            seed: Of the noise; the same for every piece.
+            noise: Of each placed weight, in its shape.
+            length: What all noise is multiplied by; 0 for the output at the mean read.
+            drawn: The normal numbers of activations, kept here from one call to the next.
+            generator: Draws them.
         """
         means = self._means if self.differentiable else self._fixed
-        generator = torch.Generator().manual_seed(seed)
-        with torch.set_grad_enabled(self.differentiable):
-            centre = self._at(piece, means)
-            found = []
-            for _ in range(pairs):
-                noise = {name: self._gaussian(name, generator) for name in means}
-                drawn: dict[str, Tensor] = {}
-                ends = [
-                    self._at(
-                        piece,
-                        {n: m + sign * noise[n] for n, m in means.items()},
-                        _disturbed(sign, drawn, generator),
-                    )
-                    for sign in (1, -1)
-                ]
-                found.append((ends[0] + ends[1]) / 2 - centre)
-            bends = torch.stack(found).reshape(pairs, piece.samples, -1)
-            return Bend(mean=bends.mean(0), too_much=bends.var(0) / pairs)
+        if not length:
+            return self._at(piece, means)
+        moved = {name: mean + length * noise[name] for name, mean in means.items()}
+        return self._at(piece, moved, _disturbed(length, drawn, generator))
+
+    @property
+    def has_digits(self) -> bool:
+        """Whether the network computes with enough digits for small differences."""
+        return all(m.dtype in (torch.float32, torch.float64) for m in self._fixed.values())
+
+    def gaussian(self, generator: torch.Generator) -> dict[str, Tensor]:
+        """Gaussian noise of the moments of what is read, for each placed weight in its shape."""
+        return {name: self._gaussian(name, generator) for name in self._fixed}
 
     def _at(
         self, piece: Piece, means: Mapping[str, Tensor], observer: Observer | None = None
