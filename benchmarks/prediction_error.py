@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from joulewise.cli.allocator import keep_freed_memory
 from joulewise.data import Dataset, load_data
