@@ -171,7 +171,8 @@ def again(record: dict[str, Any], dataset: Dataset, arguments: argparse.Namespac
         memory = NOISES[row["noise"]].device(level_of(row))
         placement, data = placed(models[name], memory, row["store"], dataset, row["images"])
         simulated = row["mse"], row["mse_interval"]
-        row["predicted"] = predictions(placement, data, row["setting"], arguments, *simulated)
+        found = predictions(placement, data, row["setting"], arguments, *simulated)
+        row["predicted"] |= found  # methods that were not asked for stay as they are
         print(line(row), flush=True)
         save(rows, arguments, record["command"])
 

@@ -25,6 +25,7 @@ __all__ = [
     "TableError",
     "WeightsError",
     "check_in_range",
+    "check_whole",
     "refuse",
 ]
 
@@ -111,3 +112,17 @@ def check_in_range(
     if math.isnan(value) or not above or value > high:
         ends = f"{'above ' if open_low else ''}{low:g} to {high:g}"
         refuse(field, f"{value:g}", ends, error)
+
+
+def check_whole(field: str, value: float) -> None:
+    """Refuse a number with a fraction.
+
+    Args:
+        field: The name of the field, as the user wrote it.
+        value: What arrived, finite.
+
+    Raises:
+        InputError: if there is one.
+    """
+    if value % 1:
+        refuse(field, value, "a whole number")

@@ -327,8 +327,13 @@ def test_ctrl_c_exits_130_and_leaves_no_file(tmp_path):
         # A suite that runs in the background hands on that Ctrl-C is ignored.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
-    # Long enough to be inside the training loop on a slow machine, and any earlier moment is fair.
-    time.sleep(6)
+    # Inside the training loop, or on the way there: not while Python itself starts.
+    maps = Path(f"/proc/{process.pid}/maps")
+    for _ in range(120):
+        if not maps.exists() or "libtorch" in maps.read_text():
+            break
+        time.sleep(0.5)
+    time.sleep(5)
     process.send_signal(2)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err

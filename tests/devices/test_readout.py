@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from joulewise.devices import ISAAC, Chip, Crossbar, Load, Moments, ReadOut, Traffic
+from joulewise.devices import ISAAC, Crossbar, Load, ReadOut, Traffic
 from joulewise.errors import InputError
 
 ROWS, COLUMNS, G = 40, 24, 25e-6
@@ -121,15 +121,6 @@ def test_groups_and_rows_first_are_the_same_matrix():
 def test_a_tensor_of_unknown_use_is_refused():
     with pytest.raises(InputError, match="depends on what it is given"):
         Crossbar().energy(Traffic(words=1, reads=1, writes=0), G)
-
-
-def test_moments_of_devices_are_those_of_chips():
-    weight, _ = layer()
-    device = Crossbar(sigma=3e-6)
-    plus, minus = device._devices(device.store(weight), torch.tensor(1.0).double())
-    assert isinstance(plus, Moments)
-    assert float((plus.mean * minus.mean).min()) >= 0
-    assert device.read(device.store(weight), G, Chip(seed=0)).shape == weight.shape
 
 
 @pytest.mark.parametrize("field", ["v_read", "t_read", "r_amplifier", "input_j", "output_j"])

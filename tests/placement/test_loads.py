@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from joulewise.devices import Crossbar
-from joulewise.errors import ModelError
-from joulewise.placement import energy, place
+from joulewise.errors import InputError, ModelError, TableError
+from joulewise.placement import energy, place, with_accesses
 from joulewise.simulation import simulate
 
 
@@ -76,19 +76,138 @@ def test_a_square_weight_on_either_side():
     x = rand(3, 5, seed=1)
     model = Turned()
     ((load,),) = loads(model, x).values()
-    assert load.rows_first
+    assert torch.equal(load.matrix(model.weight.detach())[0], model.weight.detach().T)
     torch.testing.assert_close(outputs(load, x.abs().max())[:, 0], model(x).detach())
 
 
-def test_many_vectors_are_sampled_evenly():
+def test_many_vectors_are_sampled_all_over():
     layer = nn.Conv2d(1, 2, 1, bias=False)
     x = torch.arange(10_000.0).reshape(4, 1, 50, 50)
     ((load,),) = loads(layer, x).values()
     assert len(load.inputs) == 256
     assert load.uses == 2500
-    assert float(load.inputs.max()) == 1
-    steps = load.inputs[:, 0, 0].diff()
-    assert float(steps.max() / steps.min()) < 1.06
+    places = (load.inputs[:, 0, 0].double() * load.largest).round()
+    parts = (places + 0.5) / (10_000 / 256)  # a place on the border of two parts is in either
+    assert float((parts - torch.arange(256) - 0.5).abs().max()) < 0.52
+
+
+@pytest.mark.parametrize("batch", [85, 255, 256, 510])
+def test_a_sample_is_not_in_step_with_the_picture(batch):
+    """Of 255 pictures, evenly spaced positions would be the corners and no more."""
+    layer = nn.Conv2d(1, 2, 3, padding=1, bias=False)
+    x = torch.zeros(batch, 1, 8, 8)
+    x[:, :, 2:6, 2:6] = rand(batch, 1, 4, 4)
+    ((load,),) = loads(layer, x).values()
+    windows = nn.functional.unfold(x, 3, padding=1).square().mean() / load.largest**2
+    # 256 vectors of nine: a mean square of Gaussians, most of them not there.
+    assert float(load.inputs.square().mean()) == pytest.approx(float(windows), rel=0.35)
+
+
+def test_a_slice_of_a_weight_is_the_slice():
+    class Sliced(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(rand(5, 6))
+
+        def forward(self, x):
+            left = nn.functional.linear(x[:, :4], self.weight[:, :4])
+            return left + nn.functional.linear(x[:, 4:], self.weight[:, 4:])
+
+    x, model = rand(3, 6), Sliced()
+    found = loads(model, x)["weight"]
+    weight = model.weight.detach()
+    assert all(
+        torch.equal(f.matrix(weight)[0], w) for f, w in zip(found, weight.split(4, 1), strict=True)
+    )
+    total = sum(outputs(f, f.largest)[:, 0] for f in found)
+    torch.testing.assert_close(total, model(x).detach())
+
+
+def test_parameters_in_one_buffer():
+    flat = rand(28)
+    model = nn.Linear(6, 4)
+    model.bias.data, model.weight.data = flat[:4], flat[4:].view(4, 6)
+    ((load,),) = loads(model, rand(3, 6)).values()
+    assert torch.equal(load.matrix(model.weight.detach())[0], model.weight.detach())
+
+
+def test_a_frozen_layer_on_turned_tokens():
+    model = nn.Linear(6, 4).requires_grad_(requires_grad=False)
+
+    class Turned(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = model
+
+        def forward(self, x):
+            return self.layer(x.transpose(1, 2))
+
+    x = rand(3, 6, 5)
+    ((load,),) = loads(Turned(), x).values()
+    assert load.uses == 5
+    assert torch.equal(load.matrix(model.weight)[0], model.weight)
+
+
+def test_two_weights_multiplied_with_each_other_are_counted_once():
+    class LowRank(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Parameter(rand(2, 6)), nn.Parameter(rand(4, 2))
+
+        def forward(self, x):
+            return nn.functional.linear(x, self.b @ self.a)
+
+    placement = place(LowRank(), weights=Crossbar(), inputs=rand(3, 6))
+    assert placement.macs == 24  # the product with the inputs; a product of weights has none
+
+
+def test_uses_with_small_inputs_cost_less():
+    class Twice(nn.Module):
+        def __init__(self, scale):
+            super().__init__()
+            self.layer, self.scale = nn.Linear(6, 6, bias=False), scale
+
+        def forward(self, x):
+            return self.layer(x), self.layer(x * self.scale)
+
+    def joules(scale):
+        model = Twice(scale)
+        model.layer.weight.data = rand(6, 6)
+        placement = place(model, weights=Crossbar(), inputs=rand(3, 6))
+        return float(energy(placement, placement.plan(g_max=1e-3)).memory_total_j)
+
+    quiet = place(nn.Linear(6, 6), weights=Crossbar(), inputs=torch.zeros(3, 6))
+    converters = float(energy(quiet, quiet.plan(g_max=1e-3)).memory_total_j)
+    once = joules(1e-6) - 2 * converters
+    assert joules(1.0) - 2 * converters == pytest.approx(2 * once)
+
+
+def test_inputs_that_are_empty_or_not_finite():
+    class Some(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
+
+        def forward(self, x):
+            return self.b(x), self.a(x[:0])
+
+    with pytest.raises(ModelError, match=r"a\.weight is in no product"):
+        place(Some(), weights=Crossbar(), inputs=rand(3, 4))
+    with pytest.raises(ModelError, match="multiplied with is NaN or infinite"):
+        place(nn.Linear(4, 4), weights=Crossbar(), inputs=torch.full((3, 4), float("nan")))
+
+
+def test_activations_are_not_for_memories_that_compute():
+    with pytest.raises(InputError, match="activations is Crossbar"):
+        place(nn.Linear(4, 4), activations=Crossbar(), inputs=rand(3, 4))
+
+
+def test_accesses_of_a_memory_that_computes_are_refused(tmp_path):
+    path = tmp_path / "accesses.csv"
+    path.write_text("name,reads,writes\nweight,100,0\n")
+    placement = place(nn.Linear(4, 4), weights=Crossbar(), inputs=rand(3, 4))
+    with pytest.raises(TableError, match="line 2: name is weight"):
+        with_accesses(placement, path)
 
 
 def test_parts_of_a_weight_and_several_uses():
@@ -103,8 +222,11 @@ def test_parts_of_a_weight_and_several_uses():
             return self.attention(x, x.flip(1), x.flip(1))[0]
 
     found = loads(Crossed(), rand(2, 5, 8))
-    uses = sum(load.uses for load in found["attention.in_proj_weight"])
-    assert uses == pytest.approx(5)  # a third of it for each of queries, keys and values
+    parts = found["attention.in_proj_weight"]  # one for each of queries, keys and values
+    assert [load.uses for load in parts] == [5, 5, 5]
+    weight = attention.in_proj_weight.detach()
+    for load, part in zip(parts, weight.chunk(3), strict=True):
+        assert torch.equal(load.matrix(weight)[0], part)
     shared = nn.Linear(4, 4)
     twice = loads(nn.Sequential(shared, nn.ReLU(), shared), rand(3, 4))
     assert [load.uses for load in twice["0.weight"]] == [1, 1]
@@ -120,7 +242,7 @@ def test_what_is_computed_in_memory_is_no_arithmetic():
 
 def test_an_embedding_is_refused_by_name():
     model = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 2))
-    with pytest.raises(ModelError, match=r"0\.weight is never multiplied .* exclude '0\.weight'"):
+    with pytest.raises(ModelError, match=r"0\.weight is in no product .* exclude '0\.weight'"):
         place(model, weights=Crossbar(), inputs=torch.tensor([[1, 2]]))
 
 

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from joulewise.devices import PCM, Chip, Crossbar
+from joulewise.errors import InputError
 from joulewise.placement import place
 from joulewise.prediction import FirstOrder, Moments, predict
 from joulewise.simulation import simulate
@@ -87,6 +88,25 @@ def test_a_factor_that_all_words_share(make, accuracy):
     slack = 2.6 * (high - low) / 2 / 1.96
     # Second-order terms of the factor, which varies by 2 %, are left out.
     assert float(forecast.mse) == pytest.approx(sim.mean_mse, abs=slack + 0.05 * sim.mean_mse)
+
+
+@pytest.mark.parametrize("pairs", [0, 2])
+def test_gradients_in_the_time_with_a_shared_factor(pairs):
+    placement = place(network().double(), weights=PCM())
+    x = data()[0][0][:4].double()
+    method = FirstOrder(accuracy=False, thinned=False, pairs=pairs)
+
+    def mse(log):
+        return predict(placement, [(x, None)], seconds=log.exp(), method=method).mse
+
+    at = torch.tensor(11.0, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(mse, at, eps=1e-4, rtol=1e-3)
+
+
+def test_moments_have_no_rule_for_a_shared_factor():
+    placement = place(network(), weights=PCM())
+    with pytest.raises(InputError, match=r"0\.weight has words that share a random factor"):
+        predict(placement, data(), seconds=1e4, method="moments")
 
 
 def test_pairs_of_words_vary_as_the_factor_says():

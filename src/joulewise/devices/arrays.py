@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from joulewise.errors import check_in_range
+from joulewise.errors import check_in_range, check_whole
 
 __all__ = ["WHOLE", "Array", "rounded"]
 
@@ -39,12 +39,11 @@ class Array:
 
     def __post_init__(self) -> None:
         """Check the fields once."""
-        if self.rows is not None:
-            check_in_range("rows", self.rows, 1, 2**31)
-        for field in ("input_bits", "output_bits"):
-            bits = getattr(self, field)
-            if bits is not None:
-                check_in_range(field, bits, 2, 16)
+        for field, low, high in (("rows", 1, 2**31), ("input_bits", 2, 16), ("output_bits", 2, 16)):
+            number = getattr(self, field)
+            if number is not None:
+                check_in_range(field, number, low, high)
+                check_whole(field, number)
         check_in_range("headroom", self.headroom, 0.0, 1e6, open_low=True)
 
     @property

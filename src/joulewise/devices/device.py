@@ -85,7 +85,8 @@ class Chip:
 
     def fresh(self, purpose: str) -> np.random.Generator:
         """A random stream as from `generator`, another one in every use of the chip."""
-        return _stream(self.seed, _digest(self.part, purpose), self.use)
+        # The first use is 1: a stream with a 0 at its end is the same as without.
+        return _stream(self.seed, _digest(self.part, purpose), self.use + 1)
 
 
 def _stream(*entropy: int) -> np.random.Generator:
@@ -126,7 +127,7 @@ class Common:
             mean: The weighted sum of the means, any shape.
             coupling: That of the couplings.
         """
-        return self.var.detach().to(mean) * mean.square() + 2 * mean * coupling
+        return self.var.to(mean) * mean.square() + 2 * mean * coupling
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,6 +156,8 @@ class Load:
         uses: Vectors that it meets per inference.
         weight: The weight, ``[groups * columns, *rows]``.
         rows_first: Whether its first axis runs over the rows instead.
+        view: Shape, strides and offset, in entries, of the matrix ``[columns, rows]`` within the
+            weight as it is laid out, where it is a part of it or turned; None for all of it.
     """
 
     inputs: Tensor
@@ -162,10 +165,15 @@ class Load:
     uses: float
     weight: Tensor
     rows_first: bool = False
+    view: tuple[tuple[int, ...], tuple[int, ...], int] | None = None
 
     def matrix(self, tensor: Tensor) -> Tensor:
         """A tensor in the weight's shape as ``[groups, columns, rows]``."""
         groups, rows = self.inputs.shape[1:]
+        if self.view is not None:
+            shape, strides, offset = self.view
+            laid_out = torch.empty_like(self.weight, dtype=tensor.dtype).copy_(tensor)
+            return laid_out.as_strided(shape, strides, offset)[None]
         if self.rows_first:
             return tensor.reshape(groups, rows, -1).mT
         return tensor.reshape(groups, -1, rows)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from joulewise.devices.device import Chip, Point, as_point
-from joulewise.errors import OperatingPointError, WeightsError, check_in_range, refuse
+from joulewise.errors import OperatingPointError, WeightsError, check_in_range, check_whole, refuse
 from joulewise.words import check_storable
 
 __all__ = ["PairFormat", "Pairs", "Rounding", "normals", "point_of"]
@@ -43,16 +43,17 @@ class Pairs:
         return self.weights.double().abs() / self.limit
 
     def along_columns(self, point: Tensor, name: str = "g_max") -> Tensor:
-        """An operating point, or one for each output column, to broadcast against ``weights``.
+        """An operating point, or one for each index of the first axis, to broadcast to ``weights``.
 
         Raises:
-            WeightsError: if there are not as many points as columns.
+            WeightsError: if there are not as many points.
         """
         if point.ndim == 0:
             return point.to(self.weights.device)
         if self.weights.ndim < 2 or len(point) != len(self.weights):
-            columns = len(self.weights) if self.weights.ndim > 1 else 1
-            refuse(name, f"{len(point)} numbers", f"one, or {columns}, one a column", WeightsError)
+            axis = len(self.weights) if self.weights.ndim > 1 else 1
+            allowed = f"one, or {axis}, one for each index of the first axis"
+            refuse(name, f"{len(point)} numbers", allowed, WeightsError)
         return point.reshape(-1, *(1,) * (self.weights.ndim - 1)).to(self.weights.device)
 
 
@@ -82,6 +83,7 @@ class PairFormat:
         """Check the fields once."""
         if self.levels is not None:
             check_in_range("levels", self.levels, 1, 2**31)
+            check_whole("levels", self.levels)
         if self.rounding not in ("nearest", "floor"):
             refuse("rounding", repr(self.rounding), "'nearest' or 'floor'")
         if self.limit is not None:
@@ -96,6 +98,10 @@ class PairFormat:
             WeightsError: if there are no entries, or one is not finite.
         """
         check_storable(tensor, name)
+        axis = self.channel_dim
+        if axis is not None and tensor.ndim >= 2 and not -tensor.ndim <= axis < tensor.ndim:
+            allowed = f"-{tensor.ndim} to {tensor.ndim - 1}, an axis of {name}"
+            refuse("channel_dim", axis, allowed, WeightsError)
         wide = tensor.detach()
         wide = wide if wide.dtype == torch.float64 else wide.float()
         largest = replace(self, limit=self.limit or limit)._largest(wide)

@@ -181,8 +181,8 @@ class PCM(Device[Pairs]):
             OperatingPointError: if the setting is another, or out of ``time_range``.
         """
         value = setting.get("seconds")
-        if isinstance(value, Tensor) and value.ndim:
-            got = f"of shape {tuple(value.shape)}"
+        if value is not None and (shape := as_point(value).shape):
+            got = f"of shape {tuple(shape)}"
             refuse("seconds", got, "one number: a tensor is read at one time", OperatingPointError)
         return point_of("seconds", *self.time_range, setting)
 

@@ -43,7 +43,7 @@ class ReadOut:
     """The circuits around a crossbar.
 
     Args:
-        v_read: The voltage of the largest input, volts, above 0.
+        v_read: The voltage of the largest input that a weight meets, volts, above 0.
         t_read: How long a voltage is applied, seconds, above 0.
         r_amplifier: Of the transimpedance amplifiers, ohms, 0 or more.
         input_j: Joules to convert one input to 8 bits, 0 or more; taken to grow with the bits.
@@ -84,10 +84,14 @@ class ReadOut:
         Returns:
             One number, float64; differentiable.
         """
-        return torch.stack([self._of_use(load, plus, minus, array) for load in loads]).sum()
+        largest = max(load.largest for load in loads) or 1.0
+        parts = [self._of_use(load, load.largest / largest, plus, minus, array) for load in loads]
+        return torch.stack(parts).sum()
 
-    def _of_use(self, load: Load, plus: Moments, minus: Moments, array: Array) -> Tensor:
-        volts = self.v_read * load.inputs.double()
+    def _of_use(
+        self, load: Load, level: float, plus: Moments, minus: Moments, array: Array
+    ) -> Tensor:
+        volts = self.v_read * level * load.inputs.double()
         watts = torch.zeros((), dtype=torch.float64, device=volts.device)
         for side in (plus, minus):
             mean, var = load.matrix(side.mean), load.matrix(side.var)

@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from joulewise.devices.arrays import Array, rounded
 from joulewise.errors import InputError, ModelError
+from joulewise.placement.calling import tensors_in
 from joulewise.placement.opening import opened
 from joulewise.placement.placing import Placed
 from joulewise.placement.tracing import extent
@@ -21,6 +22,13 @@ from joulewise.placement.tracing import extent
 __all__ = ["Conversion", "Converters"]
 
 _CONVOLUTIONS = (torch.conv1d, torch.conv2d, torch.conv3d)
+_OTHER_PRODUCTS = (
+    *(torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d, torch.convolution),
+    *(torch.matmul, torch.mm, torch.bmm, torch.mv, torch.addmm, torch.addmv, torch.baddbmm),
+    *(torch.einsum, torch.tensordot, torch.bilinear, functional.bilinear, torch.inner, torch.dot),
+    *(Tensor.matmul, Tensor.mm, Tensor.bmm, Tensor.mv, Tensor.addmm, Tensor.addmv, Tensor.baddbmm),
+    *(Tensor.__matmul__, Tensor.__rmatmul__, Tensor.inner, Tensor.dot),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,13 +39,11 @@ class Converters:
         array: The arrays.
         input_limit: The largest input.
         output_limit: The largest partial sum, headroom included.
-        uses: Products with the weight in a forward pass.
     """
 
     array: Array
     input_limit: float
     output_limit: float
-    uses: int
 
     @classmethod
     def of(cls, placed: Placed, ideal: Tensor) -> Converters | None:
@@ -69,7 +75,6 @@ class Converters:
             array=array,
             input_limit=max(load.largest for load in loads) or 1.0,
             output_limit=largest * array.headroom or 1.0,
-            uses=len(loads),
         )
 
 
@@ -84,8 +89,7 @@ class Conversion(TorchFunctionMode):
         super().__init__()
         self._converters = converters
         self._spans: list[tuple[int, int, str]] = []
-        self._used: dict[str, int] = {}
-        self._inside = False
+        self._depth = 0
 
     def __bool__(self) -> bool:
         """Whether there is anything to convert."""
@@ -93,30 +97,19 @@ class Conversion(TorchFunctionMode):
 
     def begin(self, weights: Mapping[str, Tensor]) -> None:
         """Before a forward pass, in which the model computes with these tensors."""
-        self._spans = sorted((*extent(weights[name]), name) for name in self._converters)
-        self._used = dict.fromkeys(self._converters, 0)
-        self.__enter__()  # type: ignore[no-untyped-call]
-        self._inside = True
-
-    def end(self, *, done: bool) -> None:
-        """After a forward pass.
-
-        Args:
-            done: Whether it came to an end.
-
-        Raises:
-            ModelError: naming a weight with a product that went by unseen.
-        """
-        if not self._inside:
+        self._depth += 1
+        if self._depth > 1:  # a model that calls itself
             return
-        self.__exit__(None, None, None)  # type: ignore[no-untyped-call]
-        self._inside = False
-        for name, used in self._used.items():
-            if done and used < self._converters[name].uses:
-                raise ModelError(
-                    f"{name} is used in a product that is no linear layer or convolution, which "
-                    f"arrays are not simulated for; exclude '{name}'"
-                )
+        self._spans = sorted((*extent(weights[name]), name) for name in self._converters)
+        self.__enter__()  # type: ignore[no-untyped-call]
+
+    def end(self, *, at_all: bool = False) -> None:
+        """After a forward pass; or after all, whatever became of them."""
+        if not self._depth:
+            return
+        self._depth = 0 if at_all else self._depth - 1
+        if not self._depth:
+            self.__exit__(None, None, None)  # type: ignore[no-untyped-call]
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -129,7 +122,24 @@ class Conversion(TorchFunctionMode):
             return self._product(_linear, func, *args, **kwargs)
         if func in _CONVOLUTIONS:
             return self._product(_convolution, func, *args, **kwargs)
+        if func in _OTHER_PRODUCTS:
+            self._refuse(args, kwargs)
         return func(*args, **kwargs)
+
+    def _refuse(self, args: tuple[Any, ...], kwargs: Any) -> None:
+        """A product that is not simulated must not go by with exact converters.
+
+        Raises:
+            ModelError: naming the weight.
+        """
+        for tensor in tensors_in((args, kwargs)):
+            name = self._owner(tensor)
+            if name is not None:
+                raise ModelError(
+                    f"{name} is used in a product that is no linear layer and no convolution (but "
+                    f"a transposed one, or a plain product of matrices), which arrays are not "
+                    f"simulated for; exclude '{name}'"
+                )
 
     def _product(
         self,
@@ -144,15 +154,13 @@ class Conversion(TorchFunctionMode):
         name = self._owner(weight)
         if name is None:
             return func(input, weight, bias, *rest, **named)
-        self._used[name] += 1
         converters = self._converters[name]
         array = converters.array
         given = rounded(input, converters.input_limit, array.input_bits)
-        whole = None
-        if array.output_bits is None or torch.is_grad_enabled():
-            whole = func(given, weight, None, *rest, **named)
+        # Always made, so that whoever watches the model sees one product and not its pieces.
+        whole = func(given, weight, None, *rest, **named)
         if array.output_bits is not None:
-            with torch.no_grad():
+            with torch.no_grad(), torch._C.DisableTorchFunction():
                 rows = weight[0].numel()
                 parts = [
                     rounded(
@@ -164,8 +172,7 @@ class Conversion(TorchFunctionMode):
                 ]
                 total = torch.stack(parts).sum(0) if len(parts) > 1 else parts[0]
             # Straight through: the gradient is that of the exact product.
-            whole = total if whole is None else whole + (total - whole.detach())
-        assert whole is not None
+            whole = whole + (total - whole.detach()) if torch.is_grad_enabled() else total
         if bias is None:
             return whole
         along = bias if func is functional.linear else bias.view(-1, *(1,) * (weight.ndim - 2))

@@ -128,6 +128,10 @@ def with_accesses(placement: Placement, path: str | Path) -> Placement:
         named.add(name)
         before = known[name].traffic
         assert before is not None
+        if before.loads:
+            where = f"{path}, line {number}: name"
+            allowed = "a tensor that is read word by word; this one lies on a memory that computes"
+            refuse(where, name, allowed, TableError)
         traffic = replace(before, reads=reads, writes=writes)
         known[name] = replace(known[name], traffic=traffic)
     return replace(placement, placed=tuple(known.values()))

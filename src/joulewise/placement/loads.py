@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from math import prod
 from typing import Any
 
@@ -17,76 +18,103 @@ __all__ = ["load_of"]
 # The mean over so many vectors is within a few per cent of that over all.
 _VECTORS = 256
 
-Vectors = tuple[Tensor, Tensor, int, bool]
-"""All inputs, some vectors of them ``[vectors, groups, rows]``, how many there are in all, and
-whether the weight's first axis runs over the rows."""
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Vectors:
+    """What a matrix meets.
+
+    Args:
+        inputs: All inputs, in whatever shape.
+        some: Some vectors of them, ``[vectors, groups, rows]``.
+        total: How many vectors there are.
+        matrix: The matrix ``[columns, rows]`` as a view of the weight; None for the whole weight,
+            ``[groups * columns, *rows]``.
+        rows_first: Whether the first axis of the whole weight runs over the rows instead.
+    """
+
+    inputs: Tensor
+    some: Tensor
+    total: int
+    matrix: Tensor | None = None
+    rows_first: bool = False
 
 
-def load_of(operation: Any, args: Sequence[Any], weight: Tensor, share: float) -> Load | None:
+def load_of(
+    operation: Any, args: Sequence[Any], used: Tensor, weight: Tensor, share: float
+) -> Load | None:
     """How an operation uses a weight as a matrix.
 
     Args:
         operation: An operation of ATen, without its overload.
-        args: What it was called with; one of them is the weight, a view of it or a part.
+        args: What it was called with.
+        used: One of them: the weight, a view of it or a part.
         weight: The whole weight.
         share: Uses are divided by this: the samples in the batch.
 
     Returns:
         The load; None if the operation is no product of the weight and vectors.
     """
-    place = _place_of(args, weight)
+    place = next((n for n, arg in enumerate(args) if arg is used), None)
     if operation not in _PRODUCTS or place is None:
         return None
-    found = _PRODUCTS[operation](args, place, weight)
-    if found is None:
+    found = _PRODUCTS[operation](args, place)
+    if found is None or not found.some.numel():
         return None
-    inputs, vectors, uses, rows_first = found
-    largest = float(inputs.abs().max())
-    scaled = vectors.float() / (largest or 1.0)
-    # A part of a weight (the keys of an attention, say) counts as a part of a use.
-    part = args[place].numel() / weight.numel()
+    largest = float(found.inputs.abs().max())
+    view = None
+    if found.matrix is not None:
+        offset = (found.matrix.data_ptr() - weight.data_ptr()) // weight.element_size()
+        view = tuple(found.matrix.shape), tuple(found.matrix.stride()), offset
     return Load(
-        inputs=scaled,
+        inputs=found.some.float() / (largest or 1.0),
         largest=largest,
-        uses=uses * part / share,
+        uses=found.total / share,
         weight=weight,
-        rows_first=rows_first,
+        rows_first=found.rows_first,
+        view=view,
     )
 
 
-def _place_of(args: Sequence[Any], weight: Tensor) -> int | None:
-    storage = weight.untyped_storage().data_ptr()
-    for place, arg in enumerate(args):
-        if isinstance(arg, Tensor) and arg.untyped_storage().data_ptr() == storage:
-            return place
-    return None
-
-
 def _some(total: int) -> Tensor:
-    """Evenly spaced indices."""
-    return torch.linspace(0, total - 1, min(total, _VECTORS), dtype=torch.float64).round().long()
+    """Indices all over the range, one at a random place in each of equal parts.
+
+    Evenly spaced ones can be in step with the picture, and meet nothing but its corners.
+    """
+    if total <= _VECTORS:
+        return torch.arange(total)
+    generator = torch.Generator().manual_seed(0)
+    places = torch.arange(_VECTORS) + torch.rand(_VECTORS, generator=generator, dtype=torch.float64)
+    return (places * (total / _VECTORS)).long().clamp(max=total - 1)
 
 
-def _product(args: Sequence[Any], place: int, weight: Tensor) -> Vectors | None:
+def _product(args: Sequence[Any], place: int) -> _Vectors | None:
     """``mm(a, b)``, or ``addmm(bias, a, b)``: the weight may be on either side."""
     first = len(args) - 2
-    if place < first or weight.ndim != 2:
+    if place < first:
         return None
     left = place == first
     vectors = args[first + 1].mT if left else args[first]
-    matrix = args[place] if left else args[place].mT  # [columns, rows]
-    # As it is stored, or turned: in a square one only the strides tell.
-    rows_first = tuple(matrix.stride()) != tuple(weight.stride()) and min(matrix.shape) > 1
-    return vectors, vectors[_some(len(vectors))][:, None], len(vectors), rows_first
+    matrix = args[place] if left else args[place].mT
+    return _Vectors(vectors, vectors[_some(len(vectors))][:, None], len(vectors), matrix)
 
 
-def _convolution(args: Sequence[Any], place: int, weight: Tensor) -> Vectors | None:
-    inputs, _, _, stride, padding, dilation, transposed, _, groups = args[:9]
+def _batched(args: Sequence[Any], place: int) -> _Vectors | None:
+    """``bmm(a, b)`` of one matrix that is expanded over the batch, on either side."""
+    if args[place].stride(0) and len(args[place]) > 1:
+        return None
+    left = place == 0
+    vectors = (args[1].mT if left else args[0]).reshape(-1, args[0].shape[2])
+    matrix = args[place][0] if left else args[place][0].mT
+    return _Vectors(vectors, vectors[_some(len(vectors))][:, None], len(vectors), matrix)
+
+
+def _convolution(args: Sequence[Any], place: int) -> _Vectors | None:
+    inputs, weight, _, stride, padding, dilation, transposed, _, groups = args[:9]
     if place != 1 or inputs.ndim != weight.ndim:
         return None
     if transposed:
         rows = inputs.movedim(1, -1).reshape(-1, groups, inputs.shape[1] // groups)
-        return inputs, rows[_some(len(rows))], len(rows), True
+        return _Vectors(inputs, rows[_some(len(rows))], len(rows), rows_first=True)
     sides = [side for length in reversed(padding) for side in (length, length)]
     padded = functional.pad(inputs, sides).contiguous()
     taps = weight.shape[2:]
@@ -101,12 +129,15 @@ def _convolution(args: Sequence[Any], place: int, weight: Tensor) -> Vectors | N
         (padded.stride(0), *along, padded.stride(1), *apart),
     )
     total = len(padded) * prod(out)
+    if not total:
+        return None
     where = torch.unravel_index(_some(total), (len(padded), *out))
-    return inputs, windows[where].reshape(len(where[0]), groups, -1), total, False
+    return _Vectors(inputs, windows[where].reshape(len(where[0]), groups, -1), total)
 
 
-_PRODUCTS: Mapping[Any, Callable[[Sequence[Any], int, Tensor], Vectors | None]] = {
+_PRODUCTS: Mapping[Any, Callable[[Sequence[Any], int], _Vectors | None]] = {
     torch.ops.aten.mm: _product,
     torch.ops.aten.addmm: _product,
+    torch.ops.aten.bmm: _batched,
     torch.ops.aten.convolution: _convolution,
 }

@@ -56,7 +56,7 @@ class Memory:
         self._plan: Mapping[str, Point] | None = None
         self._observer: Observer | None = None
         self._in_table = False
-        self._used = False
+        self._used, self._convert = False, True
 
     @property
     def watches(self) -> bool:
@@ -123,6 +123,8 @@ class Memory:
         plan: Mapping[str, Point],
         means: Mapping[str, Tensor],
         observer: Observer | None = None,
+        *,
+        convert: bool = True,
     ) -> None:
         """Compute with the mean over chips of what is read; gradients flow into the means.
 
@@ -130,10 +132,12 @@ class Memory:
             plan: An operating point for each placed tensor.
             means: The mean of each placed weight, as from `moments`.
             observer: Told of each placed activation as it passes through its memory.
+            convert: Whether converters round.
         """
         check_complete(plan, [p.name for p in self._placement.placed])
         self._install({name: mean.detach() for name, mean in means.items()})
         self._chip, self._plan, self._observer = None, plan, observer or _pass_on
+        self._convert = convert
         if any(mean.requires_grad for mean in means.values()):
             for placed in self._weights:
                 for path, name in placed.owners:
@@ -158,7 +162,7 @@ class Memory:
 
     def _install(self, tensors: Mapping[str, Tensor]) -> None:
         self._put_parameters_back()
-        self._observer = None
+        self._observer, self._convert = None, True
         # The data and not the object: modules may refer to a parameter elsewhere, in a list, say.
         for name, tensor in tensors.items():
             for parameter in self._parameters[name]:
@@ -171,21 +175,25 @@ class Memory:
         def enter(module: nn.Module, args: Any, kwargs: Any) -> None:
             self._samples = batch_size((args, kwargs))
             self._read_again()
-            if self._plan is not None and self._conversion:
+            if self._plan is not None and self._convert and self._conversion:
                 # Above whatever watches the model: it sees the products that the arrays make.
                 self._conversion.begin(self._current)
 
         def leave(module: nn.Module, args: Any, output: Any) -> None:
             self._samples = None
-            if self._conversion:
-                self._conversion.end(done=output is not None)
+            self._conversion.end()
 
+        if isinstance(model, torch.jit.ScriptModule):
+            allowed = "a module that is not, for noise that is new at each read, and for converters"
+            refuse("the model", "scripted", allowed, ModelError)
         first = model.register_forward_pre_hook(enter, with_kwargs=True)
         last = model.register_forward_hook(leave, always_call=True)
 
         def stop() -> None:
             first.remove()
             last.remove()
+            # Ctrl-C in a forward pass: no hook is called after it.
+            self._conversion.end(at_all=True)
 
         return stop
 

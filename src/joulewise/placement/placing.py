@@ -166,6 +166,8 @@ def place(
     """
     if weights is None and activations is None:
         raise InputError("place was given no memory; give weights= or activations= a device")
+    if activations is not None and activations.computes:
+        refuse("activations", type(activations).__name__, "a memory that does not compute, an SRAM")
     if activations is not None and inputs is None:
         raise InputError("activations need inputs=, a representative batch that sets their range")
     choice = _Choice(include, exclude)
@@ -335,11 +337,10 @@ def _computing(placed: Sequence[Placed]) -> list[str]:
 
 def _count(placement: Placement, counts: Trace) -> Placement:
     """The placement with the traffic of a trace; what memories compute is no arithmetic."""
-    computed = sum(counts.macs_of.get(name, 0.0) for name in _computing(placement.placed))
     return replace(
         placement,
         placed=tuple(replace(p, traffic=_traffic(p, counts)) for p in placement.placed),
-        macs=counts.macs - computed,
+        macs=counts.macs - counts.macs_loaded,
     )
 
 
@@ -356,7 +357,8 @@ def _traffic(tensor: Placed, counts: Trace) -> Traffic:
     loads = counts.loads.get(tensor.name, ())
     if tensor.device.computes and not loads:
         raise ModelError(
-            f"{tensor.name} is never multiplied with a vector in the traced forward pass, so a "
-            f"memory that computes cannot hold it; exclude '{tensor.name}'"
+            f"{tensor.name} is in no product with vectors that is known (linear layers, "
+            "convolutions, products of matrices) in the traced forward pass, so a memory that "
+            f"computes cannot hold it; exclude '{tensor.name}'"
         )
     return Traffic(words=tensor.words, reads=reads, writes=0.0, loads=loads)

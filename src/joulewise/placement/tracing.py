@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -53,7 +54,7 @@ class Trace:
         activations: For each layer input, what passed through.
         called: The layers that were called as modules.
         macs: Multiply-accumulates, those without a weight (attention) included.
-        macs_of: Those of each parameter.
+        macs_loaded: Those of the loads.
         loads: How each parameter that was asked for is used as a matrix.
     """
 
@@ -61,7 +62,7 @@ class Trace:
     activations: Mapping[str, ActivationTrace]
     called: frozenset[str]
     macs: float
-    macs_of: Mapping[str, float]
+    macs_loaded: float
     loads: Mapping[str, tuple[Load, ...]]
 
 
@@ -126,7 +127,7 @@ def trace(
         activations=watched.seen,
         called=frozenset(watched.called),
         macs=counter.macs,
-        macs_of=dict(counter.macs_of),
+        macs_loaded=counter.macs_loaded,
         loads={name: tuple(found) for name, found in counter.loads.items()},
     )
 
@@ -231,7 +232,7 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self.parameters, self.samples, self.loaded = parameters, samples, loaded
         self.reads: dict[str, float] = {}
-        self.macs, self.macs_of = 0.0, dict[str, float]()
+        self.macs, self.macs_loaded = 0.0, 0.0
         self.loads: dict[str, list[Load]] = {}
         self._spans = sorted((*extent(p), name) for name, p in parameters.items())
         self._starts = [span[0] for span in self._spans]
@@ -266,7 +267,9 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if not _is_view(func):
             for tensor in consumed:
                 self._count_read(tensor, consumed if operation in _LOOK_UPS else None, share)
-                self._count_use(tensor, operation, args, macs, share)
+                if self._count_load(tensor, operation, args, share):
+                    # Once, where two weights are multiplied with each other.
+                    self.macs_loaded, macs = self.macs_loaded + macs, 0.0
         return out
 
     def _belongs_to_batch(self, operation: Any, consumed: Sequence[Tensor], out: Any) -> bool:
@@ -285,18 +288,26 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
             words = look_up[1].numel() / share * tensor.shape[-1]
         self.reads[name] = self.reads.get(name, 0.0) + words
 
-    def _count_use(
-        self, tensor: Tensor, operation: Any, args: tuple[Any, ...], macs: float, share: int
-    ) -> None:
+    def _count_load(
+        self, tensor: Tensor, operation: Any, args: tuple[Any, ...], share: int
+    ) -> bool:
+        """Whether it is a use of a weight whose loads are wanted, as a matrix.
+
+        Raises:
+            ModelError: if what it is multiplied with is not finite.
+        """
         name = self._owner(tensor)
-        if name is None:
-            return
-        if macs:
-            self.macs_of[name] = self.macs_of.get(name, 0.0) + macs
-        if name in self.loaded:
-            load = load_of(operation, args, self.parameters[name], share)
-            if load is not None:
-                self.loads.setdefault(name, []).append(load)
+        if name is None or name not in self.loaded:
+            return False
+        load = load_of(operation, args, tensor, self.parameters[name], share)
+        if load is None:
+            return False
+        if not math.isfinite(load.largest):
+            raise ModelError(
+                f"what {name} is multiplied with is NaN or infinite in the traced pass"
+            )
+        self.loads.setdefault(name, []).append(load)
+        return True
 
     def _owner(self, tensor: Tensor) -> str | None:
         """The watched parameter of which this tensor is the whole, a view or a part."""

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from joulewise.errors import ModelError, check_in_range, refuse
+from joulewise.errors import InputError, ModelError, check_in_range, refuse
 from joulewise.placement import take
 from joulewise.placement.calling import batch_size
 from joulewise.prediction.covariance.budget import budget
@@ -77,6 +77,7 @@ class Moments:
 
     def pieces(self, problem: Problem) -> Iterator[Piece]:
         """The moments of the output, some samples at a time, in the order of the data."""
+        _check(problem)
         problem.memory.original()
         network = trace_network(problem.placement, self.rules, self.dtype)
         weights, has_classes = problem.memory.moments(problem.plan), problem.has_classes
@@ -113,6 +114,24 @@ class Moments:
                 'give more, or use method="first-order"'
             )
         return int(self.memory_bytes // taken)
+
+
+def _check(problem: Problem) -> None:
+    """Refuse what no rule knows of: converters, and words that share a factor.
+
+    Raises:
+        InputError: naming the first tensor with either.
+    """
+    moments = problem.memory.moments(problem.plan)
+    for tensor in problem.placement.placed:
+        array, name = tensor.device.array, tensor.name
+        rounds = array is not None and not array.exact
+        if rounds or (name in moments and moments[name].common is not None):
+            what = "converters that round" if rounds else "words that share a random factor"
+            raise InputError(
+                f"{name} has {what}, which method moments knows no rule for; allowed: "
+                'method="second-order"'
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

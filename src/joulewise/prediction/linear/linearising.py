@@ -129,9 +129,9 @@ class Linearisation:
         self.differentiable = problem.differentiable
         with torch.set_grad_enabled(self.differentiable):
             moments = problem.memory.moments(problem.plan)
+            self._variances = {name: _own_variance(m) for name, m in moments.items()}
         self._means = {name: m.mean for name, m in moments.items()}
         self._commons = {n: m.common for n, m in moments.items() if m.common is not None}
-        self._variances = {name: _own_variance(m) for name, m in moments.items()}
         self._fixed = {name: mean.detach() for name, mean in self._means.items()}
         self._placed = {p.name: p for p in problem.placement.placed}
         self._coverage = cover(problem, self._fixed)
@@ -300,7 +300,9 @@ class Linearisation:
     def _at(
         self, piece: Piece, means: Mapping[str, Tensor], observer: Observer | None = None
     ) -> Tensor:
-        self._problem.memory.expect(self._problem.plan, means, observer)
+        # Rounding is no part of what bends: over the pairs it would average out, and near the mean
+        # it is all steps.
+        self._problem.memory.expect(self._problem.plan, means, observer, convert=False)
         return call(self._problem.placement.model, piece.inputs).double()
 
     def _gaussian(self, name: str, generator: torch.Generator) -> Tensor:
