@@ -87,6 +87,7 @@ def rounded(values: Tensor, limit: float, bits: int | None) -> Tensor:
         The same shape and dtype; the gradient is that of the value itself.
 
     Example:
+        >>> import torch
         >>> rounded(torch.tensor([0.3, -0.8, 2.0]), limit=1.0, bits=2).tolist()
         [0.0, -1.0, 1.0]
     """
