@@ -338,7 +338,8 @@ def table(records: list[dict[str, Any]]) -> str:
         heads = ["network", "noise", "point", "points lost", "chips", "simulated MSE", "interval"]
         heads += [f"{method}: ratio" for method in methods]
         heads += [f"{method}: accuracy off" for method in methods]
-        lines += [f"`{record['command']}`: {rows[0]['data']}, {rows[0]['images']} images", ""]
+        command = record.get("simulated_by", record["command"])
+        lines += [f"`{command}`: {rows[0]['data']}, {rows[0]['images']} images", ""]
         lines += ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
         for row in rows:
             low, high = row["mse_interval"]
