@@ -84,6 +84,20 @@ def test_half_precision_has_no_digits_for_a_nudge(cases):
         assert float(bend(network, next(network.pieces(0)), 2, seed=0).gain) == 1.0
 
 
+def test_words_of_activations_are_no_tangent(cases):
+    """With little noise the network is its tangent: a nudge must not see the steps of words."""
+    with seeded(0):
+        model = nn.Sequential(nn.Linear(12, 20), nn.ReLU(), nn.Linear(20, 5)).eval()
+    x, memory = cases.normal(200, 12).float(), SRAM(bits=8)
+    placement = place(model, weights=memory, activations=memory, inputs=x)
+    with posed(placement, [(x, None)], placement.plan(eta=0.7)) as problem:
+        network = Linearisation(
+            problem, memory_bytes=1 << 30, thinned=True, generator=torch.Generator().manual_seed(0)
+        )
+        gain = float(bend(network, next(network.pieces(0)), 8, seed=0).gain)
+    assert gain == pytest.approx(1.0, abs=0.05)
+
+
 def test_a_linear_network_does_not_bend(cases):
     with seeded(0):
         model = nn.Linear(6, 4).double().eval()

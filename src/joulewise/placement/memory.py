@@ -132,7 +132,7 @@ class Memory:
             plan: An operating point for each placed tensor.
             means: The mean of each placed weight, as from `moments`.
             observer: Told of each placed activation as it passes through its memory.
-            convert: Whether converters round.
+            convert: Whether converters and the words of activations round.
         """
         check_complete(plan, [p.name for p in self._placement.placed])
         self._install({name: mean.detach() for name, mean in means.items()})
@@ -243,9 +243,15 @@ class Memory:
         stored = device.store(inputs, limit=placed.limit, name=placed.name)
         moments = device.moments(stored, point)
         mean = moments.mean.to(inputs.dtype)
-        if torch.is_grad_enabled():
-            slope = _slope(device.ideal(stored).detach(), moments.mean).to(inputs.dtype)
-            mean = mean + slope * (inputs - inputs.detach())
+        if torch.is_grad_enabled() or not self._convert:
+            ideal = device.ideal(stored).detach()
+            slope = _slope(ideal, moments.mean).to(inputs.dtype)
+            if self._convert:
+                mean = mean + slope * (inputs - inputs.detach())
+            else:
+                # The line itself, where nothing is rounded.
+                inside = inputs.clamp(float(ideal.min()), float(ideal.max()))
+                mean = mean.mean() + slope * (inside - ideal.to(inputs.dtype).mean())
         return self._observer(placed, inputs.detach(), mean, moments.var)
 
 
