@@ -10,7 +10,7 @@ from torch.nn.utils.rnn import pack_padded_sequence
 from joulewise.devices import SRAM
 from joulewise.errors import InputError, ModelError
 from joulewise.placement import place
-from joulewise.placement.tracing import extent, float_inputs, input_name
+from joulewise.placement.tracing import float_inputs, input_name
 
 
 def rand(*shape):
@@ -312,21 +312,3 @@ def test_float_inputs_are_distinct_and_in_order():
     a, b, ids = torch.ones(2), torch.zeros(2), torch.ones(2, dtype=torch.long)
     assert [id(t) for t in float_inputs((b, [a, b], ids), {"k": a})] == [id(b), id(a)]
     assert [input_name("f", 0), input_name("f", 2)] == ["f:input", "f:input2"]
-
-
-@pytest.mark.parametrize(
-    ("make", "words"),
-    [
-        (lambda t: t, 24),
-        (lambda t: t[1:3], 12),
-        (lambda t: t[:, ::2], 23),
-        (lambda t: t.T, 24),
-        (lambda t: t[:0], 0),
-        (lambda t: t[:1].expand(9, 6), 6),
-    ],
-)
-def test_the_extent_of_a_tensor(make, words):
-    base = torch.zeros(4, 6)
-    start, end = extent(make(base))
-    assert start >= base.data_ptr() or not words
-    assert end - start == 4 * words

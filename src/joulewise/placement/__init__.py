@@ -6,6 +6,7 @@ placing      names what is stored: weights, and activations at each layer's inpu
 tracing      counts reads, writes and multiply-accumulates in one forward pass
 loads        the vectors that a weight meets, for memories that compute
 conversion   products as arrays and their converters make them
+addresses    which tensor a piece of memory belongs to
 opening      functions of PyTorch that would hide what they call
 memory       reads the stored tensors back into the model, and restores it bit for bit
 energy       joules per inference at given operating points

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,14 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.overrides import TorchFunctionMode
 
 from joulewise.devices.arrays import Array, rounded
 from joulewise.errors import InputError, ModelError
+from joulewise.placement.addresses import Owners
 from joulewise.placement.calling import tensors_in
-from joulewise.placement.opening import opened
+from joulewise.placement.opening import Opening
 from joulewise.placement.placing import Placed
-from joulewise.placement.tracing import extent
 
 __all__ = ["Conversion", "Converters"]
 
@@ -78,7 +76,7 @@ class Converters:
         )
 
 
-class Conversion(TorchFunctionMode):
+class Conversion(Opening):
     """Computes products with some weights as arrays do; all else goes by.
 
     Args:
@@ -88,7 +86,7 @@ class Conversion(TorchFunctionMode):
     def __init__(self, converters: Mapping[str, Converters]) -> None:
         super().__init__()
         self._converters = converters
-        self._spans: list[tuple[int, int, str]] = []
+        self._owners = Owners({})
         self._depth = 0
 
     def __bool__(self) -> bool:
@@ -100,7 +98,7 @@ class Conversion(TorchFunctionMode):
         self._depth += 1
         if self._depth > 1:  # a model that calls itself
             return
-        self._spans = sorted((*extent(weights[name]), name) for name in self._converters)
+        self._owners = Owners({name: weights[name] for name in self._converters})
         self.__enter__()  # type: ignore[no-untyped-call]
 
     def end(self, *, at_all: bool = False) -> None:
@@ -111,13 +109,8 @@ class Conversion(TorchFunctionMode):
         if not self._depth:
             self.__exit__(None, None, None)  # type: ignore[no-untyped-call]
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        if (body := opened(func)) is not None:
-            with self:
-                return body(*args, **kwargs)
+    def called(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """See `Opening`."""
         if func is functional.linear:
             return self._product(_linear, func, *args, **kwargs)
         if func in _CONVOLUTIONS:
@@ -126,15 +119,15 @@ class Conversion(TorchFunctionMode):
             self._refuse(args, kwargs)
         return func(*args, **kwargs)
 
-    def _refuse(self, args: tuple[Any, ...], kwargs: Any) -> None:
+    def _refuse(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """A product that is not simulated must not go by with exact converters.
 
         Raises:
             ModelError: naming the weight.
         """
         for tensor in tensors_in((args, kwargs)):
-            name = self._owner(tensor)
-            if name is not None:
+            if (found := self._owners.find(tensor)) is not None:
+                name, _ = found
                 raise ModelError(
                     f"{name} is used in a product that is no linear layer and no convolution (but "
                     f"a transposed one, or a plain product of matrices), which arrays are not "
@@ -151,10 +144,9 @@ class Conversion(TorchFunctionMode):
         *rest: Any,
         **named: Any,
     ) -> Any:
-        name = self._owner(weight)
-        if name is None:
+        if (found := self._owners.find(weight)) is None:
             return func(input, weight, bias, *rest, **named)
-        converters = self._converters[name]
+        converters = self._converters[found[0]]
         array = converters.array
         given = rounded(input, converters.input_limit, array.input_bits)
         # Always made, so that whoever watches the model sees one product and not its pieces.
@@ -177,13 +169,6 @@ class Conversion(TorchFunctionMode):
             return whole
         along = bias if func is functional.linear else bias.view(-1, *(1,) * (weight.ndim - 2))
         return whole + along
-
-    def _owner(self, weight: Tensor) -> str | None:
-        pointer = weight.data_ptr()
-        index = bisect_right(self._spans, (pointer, 1 << 63, "")) - 1
-        if index < 0 or pointer >= self._spans[index][1]:
-            return None
-        return self._spans[index][2]
 
 
 def _linear(func: Any, input: Tensor, weight: Tensor, piece: slice) -> Tensor:

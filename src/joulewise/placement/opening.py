@@ -3,13 +3,38 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Callable
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
 from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
-__all__ = ["opened"]
+__all__ = ["Opening"]
+
+
+class Opening(TorchFunctionMode):
+    """Hands over each function that is called while it is active; those that hide others, open."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if (body := _opened(func)) is not None:
+            with self:
+                return body(*args, **kwargs)
+        return self.called(func, args, kwargs)
+
+    @abstractmethod
+    def called(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """Call a function, or do something else in its place.
+
+        Args:
+            func: The function.
+            args: What it was called with.
+            kwargs: What it was called with by name.
+        """
 
 
 def _never(*tensors: Any) -> bool:
@@ -17,17 +42,13 @@ def _never(*tensors: Any) -> bool:
 
 
 @lru_cache(maxsize=1024)
-def opened(func: Any) -> Callable[..., Any] | None:
+def _opened(func: Any) -> Callable[..., Any] | None:
     """The body of a function of `torch.nn.functional` that would hide what it calls.
 
     Such functions hand themselves over whole before they call anything. A copy that does not can be
     watched from inside.
 
-    Args:
-        func: Any function that a `torch.overrides.TorchFunctionMode` was handed.
-
-    Returns:
-        The copy; None for a function that is not of this kind.
+    None for a function that is not of this kind.
     """
     if not isinstance(func, types.FunctionType) or func.__globals__ is not vars(functional):
         return None

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from joulewise.devices import Device, Point, Traffic
 from joulewise.errors import InputError, ModelError, refuse
+from joulewise.placement.addresses import extent
 from joulewise.placement.restoring import check_initialised
-from joulewise.placement.tracing import Trace, extent, trace
+from joulewise.placement.tracing import Trace, trace
 
 __all__ = ["Placed", "Placement", "check_complete", "place"]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -20,12 +19,13 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from joulewise.devices import Load
 from joulewise.errors import JoulewiseError, ModelError
+from joulewise.placement.addresses import Owners
 from joulewise.placement.calling import batch_size, call, tensors_in
 from joulewise.placement.loads import load_of
 from joulewise.placement.restoring import plain_execution
 from joulewise.user_code import cause_of
 
-__all__ = ["ActivationTrace", "Trace", "extent", "float_inputs", "input_name", "trace"]
+__all__ = ["ActivationTrace", "Trace", "float_inputs", "input_name", "trace"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -234,8 +234,7 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.reads: dict[str, float] = {}
         self.macs, self.macs_loaded = 0.0, 0.0
         self.loads: dict[str, list[Load]] = {}
-        self._spans = sorted((*extent(p), name) for name, p in parameters.items())
-        self._starts = [span[0] for span in self._spans]
+        self._owners = Owners(parameters)
         self._of_batch = WeakTensorKeyDictionary()
 
     def mark(self, nested: Any) -> None:
@@ -280,9 +279,9 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return grown and any(t.ndim > 1 and self.samples in t.shape[:2] for t in tensors_in(out))
 
     def _count_read(self, tensor: Tensor, look_up: Sequence[Tensor] | None, share: int) -> None:
-        name = self._owner(tensor)
-        if name is None:
+        if (found := self._owners.find(tensor)) is None:
             return
+        name, _ = found
         words: float = min(tensor.numel(), self.parameters[name].numel())
         if look_up is not None:
             words = look_up[1].numel() / share * tensor.shape[-1]
@@ -296,9 +295,10 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         Raises:
             ModelError: if what it is multiplied with is not finite.
         """
-        name = self._owner(tensor)
-        if name is None or name not in self.loaded:
+        found = self._owners.find(tensor)
+        if found is None or found[0] not in self.loaded:
             return False
+        name, _ = found
         load = load_of(operation, args, tensor, self.parameters[name], share)
         if load is None:
             return False
@@ -308,24 +308,6 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
             )
         self.loads.setdefault(name, []).append(load)
         return True
-
-    def _owner(self, tensor: Tensor) -> str | None:
-        """The watched parameter of which this tensor is the whole, a view or a part."""
-        pointer = tensor.data_ptr()
-        index = bisect_right(self._starts, pointer) - 1
-        if index < 0 or pointer >= self._spans[index][1]:
-            return None
-        return self._spans[index][2]
-
-
-def extent(tensor: Tensor) -> tuple[int, int]:
-    """The addresses that a tensor's entries lie between, the end excluded."""
-    start = tensor.data_ptr()
-    if not tensor.numel():
-        return start, start
-    steps = zip(tensor.shape, tensor.stride(), strict=True)
-    last = sum((length - 1) * stride for length, stride in steps)
-    return start, start + (last + 1) * tensor.element_size()
 
 
 # A table and the indices of the rows that are read.

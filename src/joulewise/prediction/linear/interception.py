@@ -8,7 +8,6 @@ back.
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -17,12 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
 from joulewise.errors import ModelError
-from joulewise.placement.opening import opened
-from joulewise.placement.tracing import extent
+from joulewise.placement.addresses import Owners
+from joulewise.placement.opening import Opening
 from joulewise.prediction.linear.gradients import (
     BatchAxis,
     Convolution,
@@ -98,7 +96,7 @@ Receiver = Callable[[Use], Callable[[Tensor], None] | None]
 """Told of each use; the result is called with the gradient at the operation's output."""
 
 
-class Interception(TorchFunctionMode):
+class Interception(Opening):
     """Records the uses of placed weights while the model runs.
 
     Args:
@@ -114,19 +112,17 @@ class Interception(TorchFunctionMode):
         super().__init__()
         some = next(iter(weights.values()), torch.zeros(()))
         self.root = torch.zeros((), device=some.device, requires_grad=True)
-        self._weights, self._receive = weights, receive
-        self._spans = sorted((*extent(tensor), name) for name, tensor in weights.items())
-        self._starts = [span[0] for span in self._spans]
+        self._receive = receive
+        self._owners = Owners(weights)
         self._uses: dict[str, int] = {}
         self._hooks: list[RemovableHandle] = []
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        if (body := opened(func)) is not None:
-            with self:
-                return body(*args, **kwargs)
+    def called(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """See `Opening`.
+
+        Raises:
+            ModelError: if an embedding rescales its weight as it is read.
+        """
         output = func(*args, **kwargs)
         if func is torch.embedding_renorm_:
             raise ModelError(
@@ -161,7 +157,7 @@ class Interception(TorchFunctionMode):
             return output
         return output + self.root.to(output.dtype)
 
-    def _uses_of(self, func: Any, args: tuple[Any, ...], kwargs: Any) -> list[Use]:
+    def _uses_of(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Use]:
         try:
             readings = READERS[func](*args, **kwargs)
             return [use for reading in readings if (use := self._use(reading)) is not None]
@@ -169,14 +165,11 @@ class Interception(TorchFunctionMode):
             return []  # a call that its reader does not know: `cover` finds out
 
     def _use(self, reading: Reading) -> Use | None:
-        pointer = reading.weight.data_ptr()
-        index = bisect_right(self._starts, pointer) - 1
-        if index < 0 or pointer >= self._spans[index][1]:
+        if (found := self._owners.find(reading.weight)) is None:
             return None
-        start, _, name = self._spans[index]
+        name, offset = found
         ordinal = self._uses.get(name, 0)
         self._uses[name] = ordinal + 1
-        offset = (pointer - start) // reading.weight.element_size()
         return Use(name=name, ordinal=ordinal, reading=reading, offset=offset)
 
 
