@@ -149,20 +149,22 @@ class Conversion(Opening):
         converters = self._converters[found[0]]
         array = converters.array
         given = rounded(input, converters.input_limit, array.input_bits)
-        # Always made, so that whoever watches the model sees one product and not its pieces.
+        # Whoever watches the model sees this one product, and not its pieces.
         whole = func(given, weight, None, *rest, **named)
-        if array.output_bits is not None:
+        pieces = list(array.pieces(weight[0].numel()))
+        if array.output_bits is None or len(pieces) == 1:
+            whole = rounded(whole, converters.output_limit, array.output_bits)
+        else:
             with torch.no_grad(), torch._C.DisableTorchFunction():
-                rows = weight[0].numel()
-                parts = [
+                sums = [
                     rounded(
                         partial_sum(func, given, weight, piece, *rest, **named),
                         converters.output_limit,
                         array.output_bits,
                     )
-                    for piece in array.pieces(rows)
+                    for piece in pieces
                 ]
-                total = torch.stack(parts).sum(0) if len(parts) > 1 else parts[0]
+                total = torch.stack(sums).sum(0)
             # Straight through: the gradient is that of the exact product.
             whole = whole + (total - whole.detach()) if torch.is_grad_enabled() else total
         if bias is None:
@@ -178,9 +180,6 @@ def _linear(func: Any, input: Tensor, weight: Tensor, piece: slice) -> Tensor:
 def _convolution(
     func: Any, input: Tensor, weight: Tensor, piece: slice, *rest: Any, **named: Any
 ) -> Any:
-    some = torch.zeros_like(weight)
-    flat = weight.reshape(len(weight), -1)
-    kept = torch.zeros_like(flat)
-    kept[:, piece] = flat[:, piece]
-    some.copy_(kept.view(weight.shape))
-    return func(input, some, None, *rest, **named)
+    rows = weight.new_zeros(weight[0].numel())
+    rows[piece] = 1
+    return func(input, weight * rows.view(weight.shape[1:]), None, *rest, **named)

@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from joulewise.devices import Moments as ReadMoments
 from joulewise.errors import InputError, ModelError, check_in_range, refuse
-from joulewise.placement import take
+from joulewise.placement import Placement, take
 from joulewise.placement.calling import batch_size
 from joulewise.prediction.covariance.budget import budget
 from joulewise.prediction.covariance.network import Network, trace_network
@@ -77,10 +78,10 @@ class Moments:
 
     def pieces(self, problem: Problem) -> Iterator[Piece]:
         """The moments of the output, some samples at a time, in the order of the data."""
-        _check(problem)
+        weights, has_classes = problem.memory.moments(problem.plan), problem.has_classes
+        _check(problem.placement, weights)
         problem.memory.original()
         network = trace_network(problem.placement, self.rules, self.dtype)
-        weights, has_classes = problem.memory.moments(problem.plan), problem.has_classes
         for batch, reference in zip(problem.batches, problem.references, strict=True):
             size = batch_size(batch.inputs)
             if len(reference) != size:
@@ -116,17 +117,16 @@ class Moments:
         return int(self.memory_bytes // taken)
 
 
-def _check(problem: Problem) -> None:
+def _check(placement: Placement, weights: Mapping[str, ReadMoments]) -> None:
     """Refuse what no rule knows of: converters, and words that share a factor.
 
     Raises:
         InputError: naming the first tensor with either.
     """
-    moments = problem.memory.moments(problem.plan)
-    for tensor in problem.placement.placed:
+    for tensor in placement.placed:
         array, name = tensor.device.array, tensor.name
         rounds = array is not None and not array.exact
-        if rounds or (name in moments and moments[name].common is not None):
+        if rounds or (name in weights and weights[name].common is not None):
             what = "converters that round" if rounds else "words that share a random factor"
             raise InputError(
                 f"{name} has {what}, which method moments knows no rule for; allowed: "
