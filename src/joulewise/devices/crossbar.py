@@ -14,9 +14,8 @@ import torch
 from torch import Tensor
 
 from joulewise.devices.arrays import WHOLE, Array
-from joulewise.devices.device import Chip, Device, Moments, Point, Traffic, as_point
-from joulewise.devices.laws import HOROWITZ_SRAM_BIT_J
-from joulewise.devices.pairs import PairFormat, Pairs, Rounding, normals, point_of
+from joulewise.devices.device import Chip, Moments, Point, Traffic, as_point
+from joulewise.devices.pairs import PairDevice, Pairs, Rounding, normals, point_of
 from joulewise.devices.readout import ISAAC, ReadOut, check_loads
 from joulewise.devices.rectified import rectified_moments
 from joulewise.errors import check_in_range, refuse
@@ -25,7 +24,7 @@ __all__ = ["Crossbar"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Crossbar(Device[Pairs]):
+class Crossbar(PairDevice):
     """A crossbar of differential pairs of memristors.
 
     Each device, the one at 0 included, reads ``max(0, target (1 + variability n) + sigma n')``, and
@@ -88,7 +87,7 @@ class Crossbar(Device[Pairs]):
         check_in_range("g_range", low, 0.0, 1.0, open_low=True)
         if not low < high <= 1.0:
             refuse("g_range", self.g_range, "two numbers of siemens, ascending, at most 1")
-        self._format()
+        _ = self.format  # checks its fields
 
     @property
     def knob(self) -> str:
@@ -106,16 +105,6 @@ class Crossbar(Device[Pairs]):
         return self.g_range[0]
 
     @property
-    def reliable_bit_j(self) -> float:
-        """A bit of an SRAM beside the crossbar."""
-        return HOROWITZ_SRAM_BIT_J
-
-    @property
-    def computes(self) -> bool:
-        """Currents add up in the columns."""
-        return True
-
-    @property
     def fresh(self) -> bool:
         """Whether there is read noise."""
         return self.read_noise > 0
@@ -127,14 +116,6 @@ class Crossbar(Device[Pairs]):
             OperatingPointError: if the setting is another, or out of ``g_range``.
         """
         return point_of("g_max", *self.g_range, setting)
-
-    def store(self, tensor: Tensor, *, limit: float | None = None, name: str = "tensor") -> Pairs:
-        """Choose targets for a tensor."""
-        return self._format().store(tensor, limit=limit, name=name)
-
-    def ideal(self, stored: Pairs) -> Tensor:
-        """The weights, rounded to levels."""
-        return stored.weights.to(stored.dtype)
 
     def read(self, stored: Pairs, point: Point, chip: Chip) -> Tensor:
         """The differences of this chip's conductances, in the unit of the tensor."""
@@ -205,14 +186,6 @@ class Crossbar(Device[Pairs]):
             **self.array.describe(),
             **self.readout.describe(),
         }
-
-    def _format(self) -> PairFormat:
-        return PairFormat(
-            levels=self.levels,
-            rounding=self.rounding,
-            limit=self.limit,
-            channel_dim=self.channel_dim,
-        )
 
     def _unit(self, stored: Pairs, point: Point) -> Tensor:
         """The weight of one siemens, ``1 / c``, float64."""

@@ -10,11 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from joulewise.devices.device import Chip, Point, as_point
+from joulewise.devices.device import Chip, Device, Point, as_point
+from joulewise.devices.laws import HOROWITZ_SRAM_BIT_J
 from joulewise.errors import OperatingPointError, WeightsError, check_in_range, check_whole, refuse
-from joulewise.words import check_storable
+from joulewise.words import check_storable, largest_magnitude
 
-__all__ = ["PairFormat", "Pairs", "Rounding", "normals", "point_of"]
+__all__ = ["PairDevice", "PairFormat", "Pairs", "Rounding", "normals", "point_of"]
 
 Rounding = Literal["nearest", "floor"]
 
@@ -97,11 +98,7 @@ class PairFormat:
         Raises:
             WeightsError: if there are no entries, or one is not finite.
         """
-        check_storable(tensor, name)
-        axis = self.channel_dim
-        if axis is not None and tensor.ndim >= 2 and not -tensor.ndim <= axis < tensor.ndim:
-            allowed = f"-{tensor.ndim} to {tensor.ndim - 1}, an axis of {name}"
-            refuse("channel_dim", axis, allowed, WeightsError)
+        check_storable(tensor, name, self.channel_dim)
         wide = tensor.detach()
         wide = wide if wide.dtype == torch.float64 else wide.float()
         largest = replace(self, limit=self.limit or limit)._largest(wide)
@@ -116,12 +113,45 @@ class PairFormat:
     def _largest(self, tensor: Tensor) -> Tensor:
         if self.limit is not None:
             return tensor.new_tensor(self.limit)
-        if self.channel_dim is None or tensor.ndim < 2:
-            largest = tensor.abs().max()
-        else:
-            others = [d for d in range(tensor.ndim) if d != self.channel_dim % tensor.ndim]
-            largest = tensor.abs().amax(others, keepdim=True)
+        largest = largest_magnitude(tensor, self.channel_dim)
         return torch.where(largest > 0, largest, 1.0)
+
+
+class PairDevice(Device[Pairs]):
+    """What devices of differential pairs have in common; their fields are those of `PairFormat`."""
+
+    levels: int | None
+    rounding: Rounding
+    limit: float | None
+    channel_dim: int | None
+
+    @property
+    def format(self) -> PairFormat:
+        """How weights become targets."""
+        return PairFormat(
+            levels=self.levels,
+            rounding=self.rounding,
+            limit=self.limit,
+            channel_dim=self.channel_dim,
+        )
+
+    @property
+    def reliable_bit_j(self) -> float:
+        """A bit of an SRAM beside the crossbar."""
+        return HOROWITZ_SRAM_BIT_J
+
+    @property
+    def computes(self) -> bool:
+        """Currents add up in the columns."""
+        return True
+
+    def store(self, tensor: Tensor, *, limit: float | None = None, name: str = "tensor") -> Pairs:
+        """Choose targets for a tensor."""
+        return self.format.store(tensor, limit=limit, name=name)
+
+    def ideal(self, stored: Pairs) -> Tensor:
+        """The weights, rounded to levels."""
+        return stored.weights.to(stored.dtype)
 
 
 def point_of(knob: str, low: float, high: float, setting: Mapping[str, Point]) -> Point:

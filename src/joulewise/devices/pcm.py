@@ -23,12 +23,11 @@ from joulewise.devices.compensation import (
     columns,
     compensating_factor,
 )
-from joulewise.devices.device import Chip, Common, Device, Moments, Point, Traffic, as_point
-from joulewise.devices.laws import HOROWITZ_SRAM_BIT_J
-from joulewise.devices.pairs import PairFormat, Pairs, Rounding, normals, point_of
+from joulewise.devices.device import Chip, Common, Moments, Point, Traffic, as_point
+from joulewise.devices.pairs import PairDevice, Pairs, Rounding, normals, point_of
 from joulewise.devices.readout import ISAAC, ReadOut, check_loads
 from joulewise.devices.rectified import rectified_moments
-from joulewise.errors import OperatingPointError, check_in_range, refuse
+from joulewise.errors import OperatingPointError, check_in_range, check_whole, refuse
 
 __all__ = ["PCM"]
 
@@ -48,7 +47,7 @@ _ILLUSTRATIVE = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PCM(Device[Pairs]):
+class PCM(PairDevice):
     """A crossbar of differential pairs of phase-change devices; the knob is ``seconds``.
 
     With ``x`` a target over ``g_max``, ``t = seconds + 20 s`` and independent standard normal
@@ -125,8 +124,7 @@ class PCM(Device[Pairs]):
         """Check the fields once."""
         check_in_range("g_max", self.g_max, 0.0, 1.0, open_low=True)
         check_in_range("devices", self.devices, 1, 1000)
-        if self.devices % 1:
-            refuse("devices", self.devices, "a whole number from 1 to 1000")
+        check_whole("devices", self.devices)
         check_in_range("program_j", self.program_j, 0.0, 1.0)
         rate = self.inferences_per_second
         check_in_range("inferences_per_second", rate, 0.0, 1e15, open_low=True)
@@ -134,7 +132,7 @@ class PCM(Device[Pairs]):
         check_in_range("time_range", low, 1.0, 1e12)
         if not low < high <= 1e12:
             refuse("time_range", self.time_range, "two numbers of seconds, ascending, 1 to 1e12")
-        self._format()
+        _ = self.format  # checks its fields
 
     @property
     def knob(self) -> str:
@@ -160,16 +158,6 @@ class PCM(Device[Pairs]):
         return not self._compensated
 
     @property
-    def reliable_bit_j(self) -> float:
-        """A bit of an SRAM beside the crossbar."""
-        return HOROWITZ_SRAM_BIT_J
-
-    @property
-    def computes(self) -> bool:
-        """Currents add up in the columns."""
-        return True
-
-    @property
     def fresh(self) -> bool:
         """Whether there is read noise."""
         return self.read_noise
@@ -185,14 +173,6 @@ class PCM(Device[Pairs]):
             got = f"of shape {tuple(shape)}"
             refuse("seconds", got, "one number: a tensor is read at one time", OperatingPointError)
         return point_of("seconds", *self.time_range, setting)
-
-    def store(self, tensor: Tensor, *, limit: float | None = None, name: str = "tensor") -> Pairs:
-        """Choose targets for a tensor."""
-        return self._format().store(tensor, limit=limit, name=name)
-
-    def ideal(self, stored: Pairs) -> Tensor:
-        """The weights, rounded to levels."""
-        return stored.weights.to(stored.dtype)
 
     def read(self, stored: Pairs, point: Point, chip: Chip) -> Tensor:
         """The differences of this chip's conductances, in the unit of the tensor."""
@@ -339,14 +319,6 @@ class PCM(Device[Pairs]):
     @property
     def _compensated(self) -> bool:
         return self.compensate and self.drift
-
-    def _format(self) -> PairFormat:
-        return PairFormat(
-            levels=self.levels,
-            rounding=self.rounding,
-            limit=self.limit,
-            channel_dim=self.channel_dim,
-        )
 
 
 def _times(point: Point, stored: Pairs) -> Tensor:

@@ -11,6 +11,7 @@ from joulewise.words.fixed_point import Words as Words
 from joulewise.words.fixed_point import check_storable as check_storable
 from joulewise.words.fixed_point import decode as decode
 from joulewise.words.fixed_point import encode as encode
+from joulewise.words.fixed_point import largest_magnitude as largest_magnitude
 
 __all__ = [
     "FixedPoint",
@@ -19,5 +20,6 @@ __all__ = [
     "decode",
     "encode",
     "from_bit_planes",
+    "largest_magnitude",
     "to_bit_planes",
 ]

@@ -79,12 +79,7 @@ class FixedPoint:
         if self.limit is not None:
             step = max(self.limit / self.highest, tiny)
             return torch.tensor(step, dtype=wide, device=tensor.device)
-        if self.channel_dim is None or tensor.ndim < 2:
-            largest = tensor.abs().max()
-        else:
-            axes = [d for d in range(tensor.ndim) if d != self.channel_dim % tensor.ndim]
-            largest = tensor.abs().amax(dim=axes, keepdim=True)
-        steps = largest.to(wide) / self.highest
+        steps = largest_magnitude(tensor, self.channel_dim).to(wide) / self.highest
         # All zeros: any positive step stores them exactly.
         return torch.where(steps > tiny, steps, torch.ones_like(steps))
 
@@ -106,12 +101,30 @@ class Words:
     dtype: torch.dtype
 
 
-def check_storable(tensor: Tensor, name: str = "tensor") -> None:
+def largest_magnitude(tensor: Tensor, channel_dim: int | None) -> Tensor:
+    """The largest magnitude of a tensor, or of each index of an axis.
+
+    Args:
+        tensor: At least one entry.
+        channel_dim: The axis; None, or a tensor with fewer than two axes, for one magnitude.
+
+    Returns:
+        No axes, or the same number of axes with length 1 except along ``channel_dim``.
+    """
+    if channel_dim is None or tensor.ndim < 2:
+        return tensor.abs().max()
+    axes = [d for d in range(tensor.ndim) if d != channel_dim % tensor.ndim]
+    return tensor.abs().amax(dim=axes, keepdim=True)
+
+
+def check_storable(tensor: Tensor, name: str = "tensor", channel_dim: int | None = None) -> None:
     """Refuse what no memory word can hold: no entries, no floating dtype, NaN or infinity.
 
     Args:
         tensor: The tensor to be stored.
         name: What the user calls it, for the message.
+        channel_dim: The axis with a scale for each index, which the tensor must have; None for one
+            scale. A tensor with fewer than two axes gets one scale in any case.
     """
     if not tensor.is_floating_point():
         refuse(f"the dtype of {name}", tensor.dtype, "a floating dtype", WeightsError)
@@ -123,6 +136,10 @@ def check_storable(tensor: Tensor, name: str = "tensor") -> None:
         if bad:
             allowed = "finite entries only"
             refuse(name, f"NaN or infinite in {bad} of {tensor.numel()}", allowed, WeightsError)
+    axes = range(-tensor.ndim, tensor.ndim)
+    if channel_dim is not None and tensor.ndim >= 2 and channel_dim not in axes:
+        allowed = f"-{tensor.ndim} to {tensor.ndim - 1}, an axis of {name}"
+        refuse("channel_dim", channel_dim, allowed, WeightsError)
 
 
 def encode(tensor: Tensor, format: FixedPoint, name: str = "tensor") -> Words:
@@ -137,11 +154,7 @@ def encode(tensor: Tensor, format: FixedPoint, name: str = "tensor") -> Words:
         The words. Where nothing saturates, ``abs(decode(words) - tensor) <= scale / 2``, up to the
         rounding of the tensor's dtype.
     """
-    check_storable(tensor, name)
-    axis = format.channel_dim
-    if axis is not None and tensor.ndim >= 2 and not -tensor.ndim <= axis < tensor.ndim:
-        allowed = f"-{tensor.ndim} to {tensor.ndim - 1}, an axis of {name}"
-        refuse("channel_dim", axis, allowed, WeightsError)
+    check_storable(tensor, name, format.channel_dim)
     scale = format.scale(tensor)
     steps = torch.round(tensor.to(scale.dtype) / scale)
     codes = steps.clamp(format.lowest, format.highest).to(torch.int16)
