@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from joulewise.devices import Chip, Device, Moments, Point, Traffic
 from joulewise.errors import OperatingPointError, check_in_range
-from joulewise.placement import Placement, frozen, loaded, outputs_of, prepare
+from joulewise.placement import Placement
 from joulewise.prediction.moments import Moments as MomentsMethod
-from joulewise.prediction.problem import Problem
+from joulewise.prediction.problem import posed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,29 +80,12 @@ class GaussianMemory(Device[Tensor]):
         return {"device": "gaussian"}
 
 
-@contextmanager
-def problem_of(placement: Placement, inputs: Any, plan: Mapping[str, Point]) -> Iterator[Problem]:
-    """A loaded problem of one batch."""
-    model: nn.Module = placement.model
-    with frozen(model), loaded(placement) as memory:
-        batches = prepare([inputs], model)
-        memory.original()
-        yield Problem(
-            placement=placement,
-            memory=memory,
-            plan=plan,
-            batches=batches,
-            references=outputs_of(model, batches),
-            progress=lambda done, expected: None,
-        )
-
-
 def output_moments(
     placement: Placement, inputs: Any, plan: Mapping[str, Point], **options: Any
 ) -> tuple[Tensor, Tensor]:
     """Mean ``[batch, size]`` and covariance ``[batch, size, size]`` of the output, in float64."""
     method = MomentsMethod(dtype=torch.float64, **options)
-    with problem_of(placement, inputs, plan) as problem:
+    with posed(placement, [inputs], plan) as problem:
         pieces = [piece.logits() for piece in method.pieces(problem)]
     means, covs = zip(*pieces, strict=True)
     return torch.cat(means), torch.cat(covs)

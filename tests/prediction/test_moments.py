@@ -7,12 +7,13 @@ import torch
 from torch import nn
 
 import joulewise as jw
-from gaussian_memory import GaussianMemory, output_moments, problem_of
+from gaussian_memory import GaussianMemory, output_moments
 from joulewise.devices import SRAM, Chip
 from joulewise.errors import InputError
 from joulewise.placement import frozen, loaded, place
 from joulewise.prediction.moments import Moments
 from joulewise.prediction.predicting import predict
+from joulewise.prediction.problem import posed
 
 Z = 5.0
 
@@ -49,7 +50,7 @@ class Residual(nn.Module):
 
 def forecast(placement, x, plan, **options):
     options = {"dtype": torch.float64} | options
-    with problem_of(placement, x, plan) as problem:
+    with posed(placement, [x], plan) as problem:
         return Moments(**options).forecast(problem)
 
 

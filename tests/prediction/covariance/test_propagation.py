@@ -7,13 +7,14 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from gaussian_memory import GaussianMemory, output_moments, problem_of
+from gaussian_memory import GaussianMemory, output_moments
 from joulewise.errors import ModelError
 from joulewise.placement import place
 from joulewise.prediction.covariance.network import trace_network
 from joulewise.prediction.covariance.propagation import propagate
 from joulewise.prediction.covariance.rules import RULES, affine, scaling
 from joulewise.prediction.moments import Moments
+from joulewise.prediction.problem import posed
 
 
 def random(*shape, seed=0):
@@ -202,7 +203,7 @@ def _first_layer_only(other):
 def test_nan_is_laid_at_the_first_layers_door():
     model, x = nn.Sequential(nn.Linear(4, 4), nn.ReLU()), random(3, 4)
     placement = place(model.double(), weights=GaussianMemory())
-    nan = problem_of(placement, x, {"0.weight": math.nan})
+    nan = posed(placement, [x], {"0.weight": math.nan})
     with nan as problem, pytest.raises(ModelError, match=r"the output of 0 is NaN or infinite"):
         list(Moments().pieces(problem))
 
@@ -220,7 +221,7 @@ def test_hooks_of_the_model_do_not_run_on_moments():
     model[1].register_forward_hook(lambda *args: seen.append(1))
     model.double()
     placement = place(model, weights=GaussianMemory())
-    with problem_of(placement, random(2, 4), {"0.weight": 0.1}) as problem:
+    with posed(placement, [random(2, 4)], {"0.weight": 0.1}) as problem:
         seen.clear()
         list(Moments(dtype=torch.float64).pieces(problem))
     assert len(seen) <= 2  # the tracer, and the pass that sizes the covariances
