@@ -127,7 +127,20 @@ class Common:
             mean: The weighted sum of the means, any shape.
             coupling: That of the couplings.
         """
-        return self.var.to(mean) * mean.square() + 2 * mean * coupling
+        return self.covariance(mean[..., None], coupling[..., None])[..., 0, 0]
+
+    def covariance(self, mean: Tensor, coupling: Tensor) -> Tensor:
+        """What the factor adds to the covariance of several weighted sums of the words.
+
+        Args:
+            mean: The weighted sums of the means, ``[..., sums]``.
+            coupling: Those of the couplings.
+
+        Returns:
+            ``[..., sums, sums]``.
+        """
+        mixed = mean[..., :, None] * coupling[..., None, :]
+        return self.var.to(mean) * mean[..., :, None] * mean[..., None, :] + mixed + mixed.mT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

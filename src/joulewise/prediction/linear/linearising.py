@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from joulewise.devices import Chip, Common, Moments
+from joulewise.devices import Chip, Moments
 from joulewise.placement import Observer, Placed, check_finite, take
 from joulewise.placement.calling import batch_size, call
 from joulewise.prediction.linear.collectors import (
@@ -91,12 +91,6 @@ def _own_variance(moments: Moments) -> Tensor:
     if moments.common is None:
         return moments.var
     return moments.common.own(moments.mean, moments.var)
-
-
-def _of_factor(common: Common, mean: Tensor, coupling: Tensor) -> Tensor:
-    """Covariance of outputs from a shared factor, of their weighted sums ``[..., outputs, 1]``."""
-    mixed = mean * coupling.mT
-    return common.var.detach().to(mean.dtype) * mean * mean.mT + mixed + mixed.mT
 
 
 def _disturbed(length: float, drawn: dict[str, Tensor], generator: torch.Generator) -> Observer:
@@ -374,7 +368,7 @@ class Linearisation:
                 common = self._commons[name]
                 along = torch.stack([self._fixed[name], common.coupling.detach()])
                 sums = collector.response(name, along)
-                cov[name] = cov[name] + _of_factor(common, sums[..., :1], sums[..., 1:])
+                cov[name] = cov[name] + common.covariance(sums[..., 0], sums[..., 1])
             if chips:
                 moved.append(collector.response(name, self._noise(name, chips)))
         alone = self._one_by_one(piece, self._fixed, probes)
@@ -383,10 +377,10 @@ class Linearisation:
             if name in self._commons:
                 common = self._commons[name]
                 mean, tied = (
-                    (jacobian * along.detach()).flatten(2).sum(2, keepdim=True)
+                    (jacobian * along.detach()).flatten(2).sum(2)
                     for along in (self._fixed[name], common.coupling)
                 )
-                cov[name] = cov[name] + _of_factor(common, mean, tied)
+                cov[name] = cov[name] + common.covariance(mean, tied)
             if chips:
                 noise = self._noise(name, chips).flatten(1).mT.to(jacobian.dtype)
                 moved.append(jacobian.flatten(2) @ noise)
