@@ -11,6 +11,7 @@ opening      functions of PyTorch that would hide what they call
 memory       reads the stored tensors back into the model, and restores it bit for bit
 energy       joules per inference at given operating points
 folding      batch normalisation folded into the layer before it
+precision    float32 multiplied as float32, on GPUs too
 restoring    the model as it was, whatever a forward pass did to it
 calling      how a model is called, and which of its outputs counts
 batching     data as batches on the model's device

@@ -18,6 +18,7 @@ from joulewise.errors import ModelError, refuse
 from joulewise.placement.calling import batch_size, tensors_in
 from joulewise.placement.conversion import Conversion, Converters
 from joulewise.placement.placing import Placed, Placement, check_complete
+from joulewise.placement.precision import full_precision
 from joulewise.placement.restoring import plain_execution
 from joulewise.placement.tracing import float_inputs, input_name
 
@@ -300,9 +301,9 @@ def _swap(nested: Any, read: Mapping[int, Tensor]) -> Any:
 def loaded(placement: Placement) -> Iterator[Memory]:
     """Store a placement's tensors, and let the model compute with what is read back.
 
-    Inside, the model is in evaluation mode without gradients. Whatever happens inside, an exception
-    or Ctrl-C included, afterwards the model has its own parameters (the same objects with the same
-    storage), buffers, attributes, hooks and modes again.
+    Inside, the model is in evaluation mode without gradients, and float32 is multiplied as such.
+    Whatever happens inside, an exception or Ctrl-C included, afterwards the model has its own
+    parameters (the same objects with the same storage), buffers, attributes, hooks and modes again.
 
     Args:
         placement: What is stored where.
@@ -328,6 +329,7 @@ def loaded(placement: Placement) -> Iterator[Memory]:
     layers = {path for p in by_name.values() for path, _ in p.owners}
     with ExitStack() as stack:
         stack.enter_context(plain_execution(placement.model))
+        stack.enter_context(full_precision())
         modules = dict(placement.model.named_modules())
         if layers or memory.watches:
             stack.callback(memory.watch(placement.model))

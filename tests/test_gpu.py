@@ -1,0 +1,102 @@
+"""Every memory, method and kind of network gives on a GPU what it gives on a CPU."""
+
+import pytest
+import torch
+
+import joulewise as jw
+from joulewise.devices import Array
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+
+MEMORIES = {
+    "mask": (jw.SRAM(bits=8), {"eta": 0.4}),
+    "flip by channel": (jw.SRAM(bits=6, fault=jw.Flip(), channel_dim=0), {"eta": 0.5}),
+    "stuck, weak rows": (
+        jw.SRAM(bits=8, fault=jw.Stuck(), fault_map=jw.Correlated(row=0.3)),
+        {"eta": 0.4},
+    ),
+    "clipped pairs": (jw.Crossbar(sigma=1e-6, variability=0.05, levels=16), {"g_max": 2e-5}),
+    "read noise by column": (jw.Crossbar(read_noise=5e-7, channel_dim=0), {"g_max": 2e-5}),
+    "converters": (
+        jw.Crossbar(sigma=1e-6, array=Array(rows=32, input_bits=6, output_bits=8)),
+        {"g_max": 2e-5},
+    ),
+    # Less than what the short cut that GPUs take with float32 would add.
+    "hardly any noise": (jw.Crossbar(sigma=1e-8), {"g_max": 1e-4}),
+    "pcm": (jw.PCM(), {"seconds": 86400.0}),
+}
+# The same words and noise; what differs is the order of sums in float32.
+CLOSE = 2e-3
+
+
+def on(device, name, memory, shape=(1, 8, 8)):
+    x = torch.randn(24, *shape, generator=torch.Generator().manual_seed(0))
+    model = jw.load_model(name, shape, 10, seed=0).eval().to(device)
+    activations = memory if isinstance(memory, jw.SRAM) else None
+    placement = jw.place(model, weights=memory, activations=activations, inputs=x.to(device))
+    return placement, [(x.to(device), (torch.arange(24) % 10).to(device))]
+
+
+@pytest.mark.parametrize("case", MEMORIES)
+def test_chips(case):
+    memory, setting = MEMORIES[case]
+    here, there = (
+        jw.simulate(*on(device, "cnn", memory), chips=3, **setting) for device in ("cpu", "cuda")
+    )
+    assert there.mse == pytest.approx(here.mse, rel=CLOSE)
+    assert there.energy.total_j == pytest.approx(here.energy.total_j, rel=CLOSE)
+
+
+@pytest.mark.parametrize("method", ["first-order", "second-order", "corrected"])
+@pytest.mark.parametrize("case", MEMORIES)
+def test_predictions(case, method):
+    if method == "corrected" and case in {"stuck, weak rows", "pcm"}:
+        pytest.skip("words that depend on each other are refused")
+    memory, setting = MEMORIES[case]
+    here, there = (
+        jw.predict(*on(device, "cnn", memory), method=method, **setting).record()
+        for device in ("cpu", "cuda")
+    )
+    assert there.mse == pytest.approx(here.mse, rel=CLOSE)
+    assert there.accuracy.mean == pytest.approx(here.accuracy.mean, abs=CLOSE)
+    assert there.shares == pytest.approx(here.shares, rel=5 * CLOSE, abs=CLOSE)
+
+
+@pytest.mark.parametrize("case", ["mask", "clipped pairs"])
+@pytest.mark.parametrize("name", ["mlp", "cnn", "resnet8"])
+def test_moments(case, name):
+    memory, setting = MEMORIES[case]
+    here, there = (
+        jw.predict(*on(device, name, memory), method="moments", **setting).record()
+        for device in ("cpu", "cuda")
+    )
+    assert there.mse == pytest.approx(here.mse, rel=CLOSE)
+
+
+@pytest.mark.parametrize("name", ["transformer", "mobilenetv2", "resnet20"])
+@pytest.mark.parametrize("method", ["first-order", "second-order"])
+def test_networks(name, method):
+    memory, setting = MEMORIES["mask"]
+    here, there = (
+        jw.predict(*on(device, name, memory), method=method, **setting).record()
+        for device in ("cpu", "cuda")
+    )
+    assert there.mse == pytest.approx(here.mse, rel=2 * CLOSE)
+
+
+def test_training():
+    digits = jw.load_data("digits")
+    for precision in ("float32", "bfloat16"):
+        model = jw.load_model("cnn", digits.input_shape, digits.classes, seed=0).cuda()
+        spec = jw.TrainingSpec(epochs=8, lr=0.1, precision=precision)
+        assert jw.train(model, digits, spec).test_accuracy > 0.9
+
+
+def test_the_error_is_differentiable():
+    memory, _ = MEMORIES["mask"]
+    eta = torch.tensor(0.4, requires_grad=True)
+    jw.predict(*on("cuda", "cnn", memory), eta=eta, method="first-order").mse.backward()
+    assert eta.grad is not None and float(eta.grad) < 0
