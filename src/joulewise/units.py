@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 
-__all__ = ["format_percent", "format_point", "format_si"]
+__all__ = ["format_percent", "format_point", "format_si", "format_time"]
 
 _PREFIXES = {-18: "a", -15: "f", -12: "p", -9: "n", -6: "u", -3: "m", 0: "", 3: "k", 6: "M", 9: "G"}
 
@@ -40,10 +40,33 @@ def format_point(knob: str, value: float) -> str:
     """A setting of a knob, with the unit of those that have one.
 
     Example:
-        >>> format_point("eta", 0.5), format_point("g_max", 2.5e-5)
-        ('0.5', '25 uS')
+        >>> format_point("eta", 0.5), format_point("g_max", 2.5e-5), format_point("seconds", 9000)
+        ('0.5', '25 uS', '2.5 hours')
     """
+    if knob == "seconds":
+        return format_time(value)
     return format_si(value, "S") if knob == "g_max" else f"{value:g}"
+
+
+_TIMES = {"years": 31_557_600.0, "days": 86400.0, "hours": 3600.0, "minutes": 60.0}
+
+
+def format_time(seconds: float, digits: int = 3) -> str:
+    """A time span in the largest unit of which it is at least one.
+
+    Args:
+        seconds: 0 or more.
+        digits: Significant digits.
+
+    Example:
+        >>> format_time(25), format_time(86400), format_time(1e8)
+        ('25 s', '1 day', '3.17 years')
+    """
+    for unit, size in _TIMES.items():
+        if seconds >= size:
+            number = f"{seconds / size:.{digits}g}"
+            return f"{number} {unit.removesuffix('s') if number == '1' else unit}"
+    return f"{seconds:.{digits}g} s"
 
 
 def format_percent(share: float, digits: int = 2) -> str:

@@ -100,6 +100,38 @@ def test_simulate_with_every_memory_option(run, weights, tmp_path):
         assert code == 0, (extra, err)
 
 
+def test_memories_side_by_side(run, weights, tmp_path):
+    options = ("--chips", 3, "--images", 60, "--eta", 0.5, "--g-max", 2e-5, "--g-max", 1e-5)
+    sides = ("--device", "sram", "--device", "crossbar", "--sigma", 1e-6, "--bits", 6)
+    code, text, err = run(
+        "compare", "--model", f"mlp={weights}", *sides, *options, "--out", tmp_path / "sides"
+    )
+    assert code == 0, err
+    assert "operating point" in text
+    record = json.loads((tmp_path / "sides" / "comparison.json").read_text())
+    sram, crossbar = record["contenders"]
+    assert [sram["name"], crossbar["name"]] == ["mlp on SRAM", "mlp on crossbar"]
+    assert (sram["points"], crossbar["points"]) == ([0.5], [2e-5, 1e-5])
+    assert (sram["weights_device"]["bits"], crossbar["weights_device"]["sigma"]) == (6, 1e-6)
+    assert sram["activations_device"] is None
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--device", "sram", "--g-max", 1e-5), "g_max is given, and is no knob of sram"),
+        (("--device", "sram", "--device", "sram"), "device is sram, sram; allowed: each device"),
+        (("--device", "sram", "--device", "pcm", "--sigma", 1e-6), "nothing with sram or pcm"),
+        (("--device", "tape"), "device"),
+        (("--device", "sram", "--device", "crossbar", "--store", "both"), "holds no activations"),
+    ],
+)
+def test_devices_that_cannot_be_compared(run, weights, options, message):
+    code, _, err = run("compare", "--model", f"mlp={weights}", *options)
+    assert code == 2
+    assert message in " ".join(err.split())
+
+
 def test_train_then_compare_then_read_the_record(run, tmp_path):
     out = tmp_path / "mlp.safetensors"
     code, _, err = run("train", "--model", "mlp", "--out", out, "--epochs", 2)

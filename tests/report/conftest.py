@@ -138,6 +138,9 @@ def contender(
         savings=savings
         if savings is not None
         else (crossing(0.005, 0.5, weights_j), crossing(0.01, 0.39, weights_j)),
+        knob="eta",
+        weights_device=SRAM,
+        activations_device=SRAM,
         placed=placed(weights_j),
         # Predicted to lose a tenth of a point more than simulated; not at the last point.
         forecasts=tuple(
@@ -148,13 +151,13 @@ def contender(
 
 
 def comparison(*contenders: ContenderRecord, **changes: object) -> Comparison:
+    """Changes to a field of networks reach all of them."""
     chosen = contenders or (contender("mlp"), contender("cnn", ideal=0.97, weights_j=3e-6))
+    each = {key: changes.pop(key) for key in list(changes) if key in ContenderRecord.model_fields}
+    chosen = tuple(one.model_copy(update=each) for one in chosen)
     record = Comparison(
         command="joulewise compare mlp cnn",
         data="digits",
-        knob="eta",
-        weights_device=SRAM,
-        activations_device=SRAM,
         arithmetic={"mac_j": 0.3e-12, "source": "Horowitz, ISSCC 2014"},
         chips=len(chosen[0].simulations[0].accuracy) if chosen else 0,
         seed=7,

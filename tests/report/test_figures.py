@@ -21,18 +21,28 @@ def test_line_is_the_mean_against_joules(cases):
 
 
 def test_line_against_the_share_of_reliable_memory(cases):
-    line = _trace(accuracy_figure(cases.comparison(), normalised=True), "cnn")
+    line = _trace(accuracy_figure(cases.comparison(), "share"), "cnn")
     assert list(line.x) == pytest.approx([100, 60, 40, 20])
 
 
-@pytest.mark.parametrize(("normalised", "x"), [(False, 1e6 * 2.5e-6 * 0.5), (True, 50.0)])
-def test_crossing_with_its_interval(cases, normalised, x):
-    figure = accuracy_figure(cases.comparison(cases.contender("mlp")), normalised=normalised)
+def test_line_against_all_energy(cases):
+    comparison = cases.comparison()
+    line = _trace(accuracy_figure(comparison, "total"), "cnn")
+    simulations = comparison.contenders[1].simulations
+    assert list(line.x) == pytest.approx([1e6 * s.energy.total_j for s in simulations])
+
+
+# Of 2.5 uJ of memory with reliable cells, and 1.1 uJ that no operating point changes.
+@pytest.mark.parametrize(
+    ("scale", "x", "eta"), [("memory", 1.25, 2.5), ("share", 50.0, 100.0), ("total", 2.35, 2.5)]
+)
+def test_crossing_with_its_interval(cases, scale, x, eta):
+    figure = accuracy_figure(cases.comparison(cases.contender("mlp")), scale)
     (diamonds,) = [trace for trace in figure.data if trace.mode == "markers"]
     assert diamonds.x[0] == pytest.approx(x)
     assert list(diamonds.y) == pytest.approx([94.5, 94.0])
-    assert diamonds.error_x.array[0] == pytest.approx(x * 0.02 / 0.5)
-    assert diamonds.error_x.arrayminus[0] == pytest.approx(x * 0.03 / 0.5)
+    assert diamonds.error_x.array[0] == pytest.approx(0.02 * eta)
+    assert diamonds.error_x.arrayminus[0] == pytest.approx(0.03 * eta)
 
 
 def test_window_is_the_interesting_region(cases):
@@ -46,7 +56,7 @@ def test_networks_of_very_different_energy_share_a_logarithmic_axis(cases):
     near, far = cases.contender("near"), cases.contender("far", weights_j=2e-4)
     assert accuracy_figure(cases.comparison(near, far)).layout.xaxis.type == "log"
     assert accuracy_figure(cases.comparison(near)).layout.xaxis.type is None
-    shares = accuracy_figure(cases.comparison(near, far), normalised=True)
+    shares = accuracy_figure(cases.comparison(near, far), "share")
     assert shares.layout.xaxis.type is None
 
 

@@ -243,7 +243,7 @@ def test_says_in_words_where_there_is_no_crossing(cases):
     assert nowhere[1:] == ["not reached", "even the most reliable point simulated loses more"]
     assert at_edge[1].startswith("at most 0.200")
     assert at_edge[2].startswith(shown("at least 80.0 %"))
-    assert "the lowest point simulated is still within it" in Page(page).text
+    assert "the least reliable point simulated is still within it" in Page(page).text
 
 
 @pytest.mark.parametrize("changes", [{"activations_device": None}, {"weights_device": None}])

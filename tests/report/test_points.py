@@ -27,9 +27,8 @@ def test_rates_that_are_not_known():
 
 
 def test_figures_of_a_point(cases):
-    comparison = cases.comparison()
-    contender = comparison.contenders[0]
-    points = point_figures(comparison, contender)
+    contender = cases.contender("mlp")
+    points = point_figures(contender)
     assert [point.point for point in points] == list(contender.points)
     point, simulation = points[2], contender.simulations[2]
     assert point.memory_j == simulation.energy.memory_total_j
@@ -46,12 +45,12 @@ def test_a_chip_exactly_at_the_target_counts(cases):
     lone = cases.contender("mlp", ideal=0.95)
     simulations = tuple(s.model_copy(update={"accuracy": (0.94,) * 4}) for s in lone.simulations)
     lone = lone.model_copy(update={"simulations": simulations})
-    assert point_figures(cases.comparison(lone), lone)[0].good == 1.0
+    assert point_figures(lone)[0].good == 1.0
 
 
 def test_a_single_chip_has_no_interval(cases):
     lone = cases.contender("mlp", chips=1)
-    point = point_figures(cases.comparison(lone), lone)[0]
+    point = point_figures(lone)[0]
     assert (point.low, point.high) == (None, None)
 
 

@@ -1,8 +1,25 @@
 import pytest
 
-from joulewise.devices import SRAM, Correlated, ExponentialLaw, Flip, Stuck, VoltageTable
+from joulewise.devices import (
+    PCM,
+    SRAM,
+    Array,
+    Correlated,
+    Crossbar,
+    ExponentialLaw,
+    Flip,
+    Stuck,
+    VoltageTable,
+)
 from joulewise.devices.laws import VoltageRow
-from joulewise.report.provenance import device_facts, network_facts, run_facts, training_facts
+from joulewise.report.provenance import (
+    about_devices,
+    device_facts,
+    devices,
+    network_facts,
+    run_facts,
+    training_facts,
+)
 
 TABLE = VoltageTable(
     rows=(VoltageRow(0.5, 1e-14, 1e-2), VoltageRow(0.7, 2e-14, 1e-4)), source="made up, 2026"
@@ -21,6 +38,12 @@ TABLE = VoltageTable(
         (SRAM(law=TABLE), "0.5: 10 fJ, 0.01; 0.7: 20 fJ, 0.0001"),
         (SRAM(), "Horowitz, ISSCC 2014"),
         (SRAM(), "arXiv 1911.10287"),
+        (Crossbar(sigma=1e-6), "1 uS"),
+        (Crossbar(), "100 nS to 1 mS"),
+        (Crossbar(), "Shafiee"),
+        (Crossbar(array=Array(rows=128, output_bits=8)), "8 bits"),
+        (PCM(), "1 s to 10.1 years"),
+        (PCM(), "one RESET pulse"),
     ],
 )
 def test_device_in_words(device, said):
@@ -35,10 +58,10 @@ def test_a_price_of_ones_own_is_not_given_a_source():
 
 
 def test_a_device_that_is_not_known_is_still_described():
-    facts = device_facts({"device": "crossbar", "g_max": 1e-5, "clipped": True})
+    facts = device_facts({"device": "abacus", "beads": 1e-5, "clipped": True})
     assert [(fact.label, fact.text) for fact in facts] == [
-        ("Memory", "crossbar"),
-        ("G max", "1e-05"),
+        ("Memory", "abacus"),
+        ("Beads", "1e-05"),
         ("Clipped", "yes"),
     ]
 
@@ -64,3 +87,22 @@ def test_network_figures(cases):
     assert (facts.parameters, facts.weights, facts.activations) == ("12,345", "12,000", "640")
     assert (facts.macs, facts.trained_accuracy) == ("1,200,000", "95.12 %")
     assert (facts.float_accuracy, facts.ideal_accuracy) == ("95.10 %", "95.00 %")
+
+
+def test_each_memory_is_described_once_with_what_lies_on_it(cases):
+    same = [cases.contender(name) for name in ("a", "b")]
+    analog = {"weights_device": Crossbar().describe(), "activations_device": None}
+    other = cases.contender("c").model_copy(update=analog)
+    assert [heading for heading, _ in devices(cases.comparison(*same))] == [
+        "Memory of weights and activations"
+    ]
+    mixed = cases.comparison(*same, other)
+    assert [heading for heading, _ in devices(mixed)] == [
+        "Memory of weights and activations: a, b",
+        "Memory of weights: c",
+        "Memory of activations: c",
+    ]
+    assert [about.split()[:2] for about in about_devices(mixed)] == [
+        ["A", "chip"],
+        ["A", "crossbar"],
+    ]

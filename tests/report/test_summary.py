@@ -1,6 +1,8 @@
 import pytest
 
+from joulewise.devices import PCM
 from joulewise.report import answer, iso_rows
+from joulewise.report.summary import several_devices
 
 
 def test_rows_in_the_order_of_the_record(cases):
@@ -111,3 +113,37 @@ def test_voltages_carry_their_unit(cases, unit, shown):
     device = cases.sram | ({} if unit is None else {"voltage_unit": unit})
     row = iso_rows(cases.comparison(knob="v_dd", weights_device=device))[0]
     assert row.point == shown
+
+
+def _on_pcm(cases, name="cnn on PCM", **changes):
+    """A network whose knob runs the other way: reliable at a second, within the drop at an hour."""
+    points = {"point": 3600.0, "low": 7200.0, "high": 1800.0} | changes
+    saving = cases.crossing(0.005, 0.5, 2e-5, **points)
+    device = {"weights_device": PCM().describe(), "activations_device": None, "knob": "seconds"}
+    record = cases.contender(name, savings=(saving,))
+    return record.model_copy(update=device | {"points": (1.0, 60.0, 3600.0, 86400.0)})
+
+
+def test_several_devices_are_compared_by_all_they_spend(cases):
+    half = cases.crossing(0.005, 0.5, 2e-6)
+    mixed = cases.comparison(cases.contender("cnn on SRAM", savings=(half,)), _on_pcm(cases))
+    assert several_devices(mixed)
+    assert not several_devices(cases.comparison())
+    said = answer(mixed)
+    # 23.5 and 2.35 uJ
+    assert "cnn on SRAM needs least: 2.35 uJ an inference, 10 times less than cnn on PCM" in (
+        said.sentence
+    )
+    assert said.details[1].startswith("cnn on PCM runs at 1 hour and saves 50.0 %")
+    assert said.details[1].endswith(": 23.5 uJ an inference.")
+    rows = iso_rows(mixed)
+    assert [row.point for row in rows] == ["eta 0.500", "1 hour"]
+    assert rows[1].point_interval == "30 minutes to 2 hours"
+
+
+def test_a_knob_that_runs_the_other_way_is_bounded_the_other_way(cases):
+    (row,) = iso_rows(cases.comparison(_on_pcm(cases, at_edge=True)))
+    assert (row.point, row.point_interval) == ("at least 1 hour", "down to 30 minutes")
+    assert "1 hour or longer" in answer(cases.comparison(_on_pcm(cases, at_edge=True))).sentence
+    (row,) = iso_rows(cases.comparison(_on_pcm(cases, high=None)))
+    assert row.point_interval == "2 hours or less"

@@ -1,7 +1,9 @@
+from dataclasses import replace
+
 import pytest
 
 from joulewise.data import load_digits
-from joulewise.devices import SRAM, VoltageTable
+from joulewise.devices import PCM, SRAM, Crossbar, VoltageTable
 from joulewise.devices.laws import VoltageRow
 from joulewise.errors import InputError
 from joulewise.models import build
@@ -135,12 +137,62 @@ def test_a_table_of_a_narrow_range_is_scouted_to_its_end(contenders, digits):
         energy_curve(placement, digits.test.subset(50), knob="v_dd", chips=3)
 
 
-def test_contenders_on_different_devices_are_refused(contenders, digits):
+def test_a_network_on_several_devices_of_a_kind_is_refused(contenders, digits):
     model = contenders[1].placement.model
     inputs = next(digits.train.batches(8))[0]
-    other = Contender(name="four bits", placement=place(model, weights=SRAM(bits=4), inputs=inputs))
-    with pytest.raises(InputError, match="the weights lie on 2 different devices"):
-        compare([contenders[0], other], digits.test, data_name="digits")
+    placement = place(model, weights=SRAM(bits=4), inputs=inputs)
+    first, *rest = placement.placed
+    mixed = replace(placement, placed=(replace(first, device=SRAM(bits=6)), *rest))
+    with pytest.raises(InputError, match="the weights of two words lie on several devices"):
+        compare([Contender(name="two words", placement=mixed)], digits.test, data_name="digits")
+
+
+@pytest.fixture(scope="module")
+def devices(contenders, digits):
+    """One network on three memories, of which one is more reliable the lower its knob is."""
+    model, inputs = contenders[0].placement.model, next(digits.train.batches(64))[0]
+    made = [
+        Contender(name=name, placement=place(model, weights=memory, inputs=inputs), points=points)
+        for name, memory, points in (
+            ("sram", SRAM(bits=8), None),
+            ("crossbar", Crossbar(sigma=2e-6), None),
+            ("pcm", PCM(), (3e7, 1.0, 3600.0)),
+        )
+    ]
+    return compare(made, digits.test.subset(120), data_name="digits", chips=12)
+
+
+def test_memories_side_by_side(devices):
+    sram, crossbar, pcm = devices.contenders
+    assert [one.knob for one in devices.contenders] == ["eta", "g_max", "seconds"]
+    assert [one.weights_device["device"] for one in devices.contenders] == [
+        *("sram", "crossbar", "pcm")
+    ]
+    assert crossbar.points[0] > crossbar.points[-1] > 0
+    assert pcm.points == (1.0, 3600.0, 3e7)
+    for one in devices.contenders:
+        spent = [simulation.energy.total_j for simulation in one.simulations]
+        assert spent == sorted(spent, reverse=True), one.name
+        assert one.simulations[0].mean_mse < one.simulations[-1].mean_mse
+    # The crossbar multiplies, so arithmetic has nothing left to do.
+    assert sram.reliable.energy.arithmetic_j > crossbar.reliable.energy.arithmetic_j == 0
+
+
+def test_points_are_chosen_on_a_knob_that_runs_the_other_way(contenders, digits):
+    model, inputs = contenders[0].placement.model, next(digits.train.batches(64))[0]
+    placement = place(model, weights=PCM(compensate=False), inputs=inputs)
+    curve = energy_curve(placement, digits.test.subset(100), knob="seconds", chips=3)
+    assert not curve.rising
+    assert list(curve.points) == sorted(curve.points)
+    assert curve.points[0] == 1.0
+    assert len(curve.points) >= 8
+
+
+def test_knobs_that_run_in_opposite_directions_have_no_curve(contenders, digits):
+    model, inputs = contenders[0].placement.model, next(digits.train.batches(64))[0]
+    mixed = place(model, weights=PCM(), activations=SRAM(), inputs=inputs)
+    with pytest.raises(InputError, match="eta, seconds: they run in opposite directions"):
+        energy_curve(mixed, digits.test.subset(50), chips=3)
 
 
 def test_drops_are_checked_before_anything_runs(contenders, digits):

@@ -36,6 +36,20 @@ def test_interpolates_between_points_in_any_order():
     assert not found.at_edge
 
 
+def test_a_knob_that_runs_the_other_way():
+    """The same chips over -x and over x: crossing and interval are mirrored."""
+    generator = np.random.default_rng(2)
+    points = [1.0, 0.6, 0.4]
+    results = [simulation(0.9 - d * generator.random(20)) for d in (0.0, 0.01, 0.05)]
+    there = iso_accuracy(points, results, 0.01)
+    back = iso_accuracy([3 - point for point in points], results, 0.01, rising=False)
+    assert 0.4 < there.low < there.point < there.high < 0.6
+    for end in ("low", "point", "high"):
+        assert getattr(back, end) == pytest.approx(3 - getattr(there, end))
+    edge = iso_accuracy([1.0, 60.0], curve([1.0, 60.0], [0.0, 0.001]), 0.01, rising=False)
+    assert (edge.point, edge.at_edge) == (60.0, True)
+
+
 def test_a_lucky_point_below_a_bad_one_does_not_count():
     points = [1.0, 0.8, 0.6, 0.4]
     found = iso_accuracy(points, curve(points, [0.0, 0.03, 0.0, 0.05]), 0.01)

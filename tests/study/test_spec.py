@@ -5,7 +5,7 @@ from joulewise.data import load_digits
 from joulewise.devices import Correlated, Flip, Independent, Mask, Measured, Stuck, VoltageTable
 from joulewise.errors import InputError, TableError
 from joulewise.models import build, save_weights
-from joulewise.study import MemorySpec, NetworkSpec, PlacementSpec
+from joulewise.study import MemorySpec, NetworkSpec, PlacementSpec, memory_specs
 
 
 def test_words_become_devices(tmp_path):
@@ -79,3 +79,26 @@ def test_networks_are_placed_as_told(tmp_path, store, roles):
     assert contender.training is None
     assert {placed.role for placed in contender.placement.placed} == roles
     assert contender.placement.traced
+
+
+def test_each_memory_takes_the_settings_that_are_its_own():
+    given = {"bits": 6, "sigma": 1e-6, "levels": 16, "per_channel": True}
+    sram, crossbar, pcm = memory_specs(["sram", "crossbar", "pcm"], given)
+    assert (sram.bits, sram.levels, sram.knobs) == (6, None, ("eta", "v_dd"))
+    assert (crossbar.sigma, crossbar.levels, crossbar.knobs) == (1e-6, 16, ("g_max",))
+    assert (pcm.sigma, pcm.levels, pcm.knobs) == (0.0, 16, ("seconds",))
+    assert all(spec.per_channel for spec in (sram, crossbar, pcm))
+    for spec in (sram, crossbar, pcm):
+        spec.build()
+
+
+def test_a_setting_that_no_memory_has_is_refused():
+    with pytest.raises(InputError, match="sigma is 1e-06, and does nothing with sram or pcm"):
+        memory_specs(["sram", "pcm"], {"sigma": 1e-6})
+    for wrong in ([], ["sram", "sram"]):
+        with pytest.raises(InputError, match="allowed: each device once"):
+            memory_specs(wrong, {})
+    # Alone, what a memory cannot use is refused when it is built, by the name of the reason.
+    (sram,) = memory_specs(["sram"], {"sigma": 1e-6})
+    with pytest.raises(InputError, match="sigma is 1e-06, and does nothing with device sram"):
+        sram.build()

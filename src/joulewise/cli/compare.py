@@ -1,9 +1,10 @@
-"""``joulewise compare``: several networks on one device, accuracy against energy."""
+"""``joulewise compare``: networks on memories, accuracy against energy."""
 
 from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,12 +14,12 @@ from joulewise.cli import console, options, placing
 
 if TYPE_CHECKING:
     from joulewise.data import Dataset
-    from joulewise.study import Comparison, Contender, NetworkSpec
+    from joulewise.study import Comparison, Contender, NetworkSpec, PlacementSpec
 
 __all__ = ["compare", "present", "ready", "run"]
 
 
-@placing.places(store="both", without=("accesses",))
+@placing.places(several=True, without=("accesses",))
 def compare(
     model: options.Models,
     data: options.Data = "digits",
@@ -32,6 +33,7 @@ def compare(
     eta: options.Eta = None,
     v_dd: options.VDD = None,
     g_max: options.GMax = None,
+    seconds: options.Seconds = None,
     chips: options.Chips = 200,
     images: options.Images = None,
     seed: options.Seed = 0,
@@ -40,30 +42,33 @@ def compare(
     *,
     placed: dict[str, Any],
 ) -> None:
-    """Several networks on one device: the lowest energy of each within an accuracy drop.
+    """Networks on one device or several: the lowest energy of each within an accuracy drop.
 
-    Without --eta, --v-dd or --g-max, operating points are chosen where accuracy begins to fall.
+    Without --eta, --v-dd, --g-max or --seconds, operating points are chosen where accuracy begins
+    to fall. Several devices are compared by what all of the network costs on them.
 
     Example: joulewise compare --model cnn=cnn.safetensors --model mlp=mlp.safetensors --out cmp
+
+    Example: joulewise compare --model cnn=cnn.safetensors --device sram --device crossbar
+    --sigma 1e-6 --out devices
     """
     console.start(threads)
     from joulewise.data import load_data
 
-    spec = placing.placement_spec(placed)
-    chosen = eta or v_dd or g_max
-    given = options.operating_points(eta=eta, v_dd=v_dd, g_max=g_max) if chosen else None
+    specs = placing.placement_specs(placed)
+    points = _points(specs, {"eta": eta, "v_dd": v_dd, "g_max": g_max, "seconds": seconds})
     networks = [_network(text) for text in model]
     folder = ready(out)
     dataset = load_data(data)
-    contenders = [network.place(dataset, spec) for network in networks]
-    knob, points = given or (contenders[0].placement.placed[0].device.knob, None)
     comparison = run(
-        contenders,
+        [
+            network.place(dataset, spec, name=_name(network, spec, specs), knob=knob, points=chosen)
+            for network in networks
+            for spec, (knob, chosen) in zip(specs, points, strict=True)
+        ],
         dataset,
         images=images,
         drops=[percent / 100 for percent in drop or (0.5, 1.0)],
-        points=points,
-        knob=knob,
         chips=chips,
         seed=seed,
     )
@@ -84,6 +89,31 @@ def _network(text: str) -> NetworkSpec:
     return NetworkSpec(model=model, weights=Path(weights) if separator else None)
 
 
+def _points(
+    specs: Sequence[PlacementSpec], given: dict[str, list[float] | None]
+) -> list[tuple[str | None, list[float] | None]]:
+    """For each device its knob and the points on it; None where they are to be chosen."""
+    from joulewise.errors import InputError
+
+    used = {knob: points for knob, points in given.items() if points}
+    allowed = [knob for spec in specs for knob in spec.memory.knobs]
+    if idle := [knob for knob in used if knob not in allowed]:
+        devices = " or ".join(spec.memory.device for spec in specs)
+        raise InputError(
+            f"{idle[0]} is given, and is no knob of {devices}; allowed: {', '.join(allowed)}"
+        )
+    own = [{k: used[k] for k in spec.memory.knobs if k in used} for spec in specs]
+    return [options.operating_points(**mine) if mine else (None, None) for mine in own]
+
+
+_LABELS = {"sram": "SRAM", "crossbar": "crossbar", "pcm": "PCM"}
+
+
+def _name(network: NetworkSpec, spec: PlacementSpec, specs: Sequence[PlacementSpec]) -> str:
+    """The network's own name, with its device where there are several."""
+    return f"{network.name} on {_LABELS[spec.memory.device]}" if len(specs) > 1 else network.name
+
+
 def ready(out: Path | None) -> Path | None:
     """Make the folder before computing what goes into it."""
     from joulewise.errors import InputError
@@ -102,8 +132,6 @@ def run(
     *,
     images: int | None,
     drops: list[float],
-    points: list[float] | None,
-    knob: str,
     chips: int,
     seed: int,
 ) -> Comparison:
@@ -122,8 +150,6 @@ def run(
             test,
             data_name=dataset.name,
             drops=drops,
-            points=points,
-            knob=knob,
             chips=chips,
             seed=seed,
             command=shlex.join(["joulewise", *sys.argv[1:]]),
@@ -134,7 +160,7 @@ def run(
 def present(comparison: Comparison, folder: Path | None, json: bool) -> None:
     """Write the record and the report, and print the result."""
     from joulewise.files import write_atomically
-    from joulewise.report import iso_rows, write_report
+    from joulewise.report import iso_rows, title_of, write_report
 
     if folder is not None:
         write_atomically(folder / "comparison.json", comparison.model_dump_json(indent=1))
@@ -142,7 +168,7 @@ def present(comparison: Comparison, folder: Path | None, json: bool) -> None:
     if json:
         typer.echo(comparison.model_dump_json(indent=2))
         return
-    columns = ["network", "drop", "perfect memory", comparison.knob, "memory energy saved"]
+    columns = ["network", "drop", "perfect memory", title_of(comparison), "memory energy saved"]
     columns += ["memory energy", "total energy", "total saved", "note"]
     rows = [
         [

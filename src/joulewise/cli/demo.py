@@ -54,8 +54,6 @@ def demo(
         digits,
         images=_IMAGES,
         drops=[0.005, 0.01],
-        points=None,
-        knob="eta",
         chips=chips,
         seed=seed,
     )

@@ -14,7 +14,7 @@ import typer
 if TYPE_CHECKING:
     from joulewise.study import PlacementSpec
 
-__all__ = ["placement_spec", "places"]
+__all__ = ["placement_spec", "placement_specs", "places"]
 
 
 def _memory(text: str, *names: str) -> Any:
@@ -91,20 +91,32 @@ def _panels(
     """The options themselves; `places` reads them from this signature."""
 
 
+def _side_by_side(
+    device: Annotated[
+        list[str] | None, _memory("sram, crossbar or pcm; repeat it to compare  [default: sram]")
+    ] = None,
+    store: Annotated[
+        str | None,
+        _placement("weights, activations or both  [default: both on sram, else weights]"),
+    ] = None,
+) -> None:
+    """The options that differ where several devices are compared."""
+
+
 def places(
-    *, store: str = "weights", without: tuple[str, ...] = ()
+    *, several: bool = False, without: tuple[str, ...] = ()
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command the options of both panels, which reach it as the mapping ``placed``.
 
     Args:
-        store: The default of ``--store``.
+        several: Whether the command compares devices; for `placement_specs`.
         without: Options to leave out.
     """
-    panels = inspect.signature(_panels, eval_str=True).parameters
+    panels = dict(inspect.signature(_panels, eval_str=True).parameters)
+    if several:
+        panels |= inspect.signature(_side_by_side, eval_str=True).parameters
     shared = {
-        name: parameter.replace(
-            kind=Parameter.KEYWORD_ONLY, default=store if name == "store" else parameter.default
-        )
+        name: parameter.replace(kind=Parameter.KEYWORD_ONLY)
         for name, parameter in panels.items()
         if name not in without
     }
@@ -132,10 +144,23 @@ def placement_spec(placed: Mapping[str, Any]) -> PlacementSpec:
     Args:
         placed: As a command that `places` gets it; options are named as the fields of the specs.
     """
-    from joulewise.study import MemorySpec, PlacementSpec
+    (spec,) = placement_specs({**placed, "device": [placed["device"]]})
+    return spec
 
-    memory = MemorySpec(**{field: placed[field] for field in MemorySpec.model_fields})
-    fields = [field for field in PlacementSpec.model_fields if field != "memory"]
-    return PlacementSpec(
-        memory=memory, **{f: placed[f] for f in fields if placed.get(f) is not None}
+
+def placement_specs(placed: Mapping[str, Any]) -> tuple[PlacementSpec, ...]:
+    """The placements that a command was given, one for each device.
+
+    Args:
+        placed: As a command that `places` several gets it.
+    """
+    from joulewise.study import MemorySpec, PlacementSpec, memory_specs
+
+    devices = placed["device"] or ["sram"]
+    settings = {field: placed[field] for field in MemorySpec.model_fields if field != "device"}
+    given = {field: placed.get(field) for field in PlacementSpec.model_fields if field != "memory"}
+    given["store"] = given["store"] or ("both" if devices == ["sram"] else "weights")
+    chosen = {field: value for field, value in given.items() if value is not None}
+    return tuple(
+        PlacementSpec(memory=memory, **chosen) for memory in memory_specs(devices, settings)
     )

@@ -12,6 +12,7 @@ style        what the charts have in common
 provenance   what was run, in words: devices, networks, training, machine
 """
 
+from joulewise.report.knob import title_of as title_of
 from joulewise.report.page import render as render
 from joulewise.report.page import write_report as write_report
 from joulewise.report.summary import Answer as Answer
@@ -19,4 +20,4 @@ from joulewise.report.summary import IsoRow as IsoRow
 from joulewise.report.summary import answer as answer
 from joulewise.report.summary import iso_rows as iso_rows
 
-__all__ = ["Answer", "IsoRow", "answer", "iso_rows", "render", "write_report"]
+__all__ = ["Answer", "IsoRow", "answer", "iso_rows", "render", "title_of", "write_report"]

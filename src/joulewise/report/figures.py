@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import plotly.graph_objects as go
 
 from joulewise.report.knob import Knob
-from joulewise.report.points import PointFigures, point_figures
+from joulewise.report.points import PointFigures, point_figures, reliable_total_j
 from joulewise.report.split import COMPONENTS, Split, splits
 from joulewise.report.style import ACTIVATIONS, WEIGHTS, Style, empty_figure, plain, si, style_of
 from joulewise.report.summary import drop_in_words
@@ -17,15 +17,19 @@ from joulewise.study import Comparison, ContenderRecord
 from joulewise.study.comparison import Saving
 from joulewise.units import format_percent
 
-__all__ = ["accuracy_figure", "split_figure"]
+__all__ = ["Scale", "accuracy_figure", "split_figure"]
 
 # What the operating point scales in colours, the rest in greys.
 _COMPONENT_COLOURS = (WEIGHTS, ACTIVATIONS, "#B4B4B4", "#808080")
 # Accuracy below the lowest perfect-memory accuracy that the chart still shows.
 _WINDOW = 0.11
-# Networks further apart than this share a logarithmic axis.
-_LINEAR_UP_TO = 4.0
+# Energies that span more than this lie on a logarithmic axis.
+_LINEAR_UP_TO = 5.0
 _PREFIXES = {1e-15: "fJ", 1e-12: "pJ", 1e-9: "nJ", 1e-6: "µJ", 1e-3: "mJ", 1.0: "J"}
+
+
+Scale = Literal["memory", "share", "total"]
+"""What an energy axis shows: joules of placed memory, their share of reliable memory's, or all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,34 +38,41 @@ class _Axis:
 
     title: str
     factor: float
-    normalised: bool
+    scale: Scale
     floor: float
 
     def x(self, point: PointFigures) -> float:
-        return self.factor * (point.normalised if self.normalised else point.memory_j)
+        joules = {"memory": point.memory_j, "share": point.normalised, "total": point.total_j}
+        return self.factor * joules[self.scale]
 
-    def of_joules(self, contender: ContenderRecord, joules: float) -> float:
-        reliable = contender.reliable.energy.memory_reliable_j
-        return self.factor * (joules / reliable if self.normalised else joules)
+    def of_memory(self, contender: ContenderRecord, joules: float) -> float:
+        """Where joules of placed memory lie."""
+        reliable = contender.reliable.energy
+        shown = {
+            "memory": joules,
+            "share": joules / reliable.memory_reliable_j,
+            "total": joules + reliable.unplaced_j + reliable.arithmetic_j,
+        }
+        return self.factor * shown[self.scale]
 
 
-def accuracy_figure(comparison: Comparison, *, normalised: bool = False) -> go.Figure:
-    """Mean accuracy against memory energy, one line for each network.
+def accuracy_figure(comparison: Comparison, scale: Scale = "memory") -> go.Figure:
+    """Mean accuracy against energy, one line for each network.
 
     Error bars are 95 % intervals of the mean over chips, bands reach from the 5 % to the 95 %
     quantile of the chips, diamonds are the crossings with their intervals.
 
     Args:
         comparison: The record.
-        normalised: The axis is the share of reliable memory's energy, not joules.
+        scale: What the energy axis shows.
     """
-    axis, knob = _axis(comparison, normalised), Knob.of(comparison)
+    axis = _axis(comparison, scale)
     bands, lines, crossings = [], [], []
     visible: list[float] = []
     top = 0.0
     for index, contender in enumerate(comparison.contenders):
-        style = style_of(index, contender.name)
-        points = point_figures(comparison, contender)
+        style, knob = style_of(index, contender.name), Knob.of(contender)
+        points = point_figures(contender)
         visible += _visible(points, axis)
         top = max([top, *(point.quantiles[2] for point in points)])
         bands.append(_band(points, axis, style))
@@ -73,7 +84,7 @@ def accuracy_figure(comparison: Comparison, *, normalised: bool = False) -> go.F
     figure.update_layout(
         hovermode="closest",
         height=560,
-        xaxis={"title": {"text": axis.title}, **_energy_range(comparison, axis, visible)},
+        xaxis={"title": {"text": axis.title}, **_energy_range(axis, visible)},
         yaxis={
             "title": {"text": "Mean accuracy (%)"},
             "range": [100 * axis.floor, min(100 * top + 0.5, 100.3)],
@@ -116,15 +127,17 @@ def split_figure(comparison: Comparison) -> go.Figure:
     return figure
 
 
-def _axis(comparison: Comparison, normalised: bool) -> _Axis:
+def _axis(comparison: Comparison, scale: Scale) -> _Axis:
     ideals = [contender.reliable.ideal_accuracy or 0.0 for contender in comparison.contenders]
     floor = max(0.0, min(ideals) - _WINDOW)
-    if normalised:
+    if scale == "share":
         title = "Memory energy (% of reliable)"
-        return _Axis(title=title, factor=100.0, normalised=True, floor=floor)
-    scale, unit = _unit(max(_reliable_j(contender) for contender in comparison.contenders))
-    title = f"Memory energy per inference ({unit})"
-    return _Axis(title=title, factor=1 / scale, normalised=False, floor=floor)
+        return _Axis(title=title, factor=100.0, scale=scale, floor=floor)
+    largest = _reliable_j if scale == "memory" else reliable_total_j
+    prefix, unit = _unit(max(largest(contender) for contender in comparison.contenders))
+    what = "Memory energy" if scale == "memory" else "All energy"
+    title = f"{what} per inference ({unit})"
+    return _Axis(title=title, factor=1 / prefix, scale=scale, floor=floor)
 
 
 def _reliable_j(contender: ContenderRecord) -> float:
@@ -148,10 +161,9 @@ def _visible(points: list[PointFigures], axis: _Axis) -> list[float]:
     return found
 
 
-def _energy_range(comparison: Comparison, axis: _Axis, visible: list[float]) -> dict[str, Any]:
-    sizes = [_reliable_j(contender) for contender in comparison.contenders]
+def _energy_range(axis: _Axis, visible: list[float]) -> dict[str, Any]:
     low, high = min(visible), max(visible)
-    if axis.normalised or max(sizes) <= _LINEAR_UP_TO * min(sizes):
+    if axis.scale == "share" or high <= _LINEAR_UP_TO * low:
         pad = 0.03 * (high - low) or 0.1 * high
         return {"range": [low - pad, high + pad]}
     return {
@@ -229,7 +241,7 @@ def _crossings(contender: ContenderRecord, axis: _Axis, style: Style, knob: Knob
     reliable = _reliable_j(contender)
     for saving in found:
         joules = saving.memory_j or 0.0
-        x.append(axis.of_joules(contender, joules))
+        x.append(axis.of_memory(contender, joules))
         low = (
             joules
             if saving.memory_saved_high is None
@@ -238,8 +250,8 @@ def _crossings(contender: ContenderRecord, axis: _Axis, style: Style, knob: Knob
         high = (
             joules if saving.memory_saved_low is None else reliable * (1 - saving.memory_saved_low)
         )
-        below.append(axis.of_joules(contender, max(joules - low, 0.0)))
-        above.append(axis.of_joules(contender, max(high - joules, 0.0)))
+        below.append(max(x[-1] - axis.of_memory(contender, low), 0.0))
+        above.append(max(axis.of_memory(contender, high) - x[-1], 0.0))
         text.append(_crossing_hover(saving, style, knob))
     ideal = contender.reliable.ideal_accuracy or 0.0
     return go.Scatter(

@@ -28,13 +28,12 @@ def agreement_figure(comparison: Comparison) -> go.Figure:
 
     Axes are in square roots of points, so that small losses, where networks are run, have room.
     """
-    knob = Knob.of(comparison)
     figure = empty_figure()
     top = 1.0
     for index, contender in enumerate(comparison.contenders):
         found = [pair for pair in pairs(contender) if pair.predicted is not None]
         if found:
-            figure.add_trace(_points(found, style_of(index, contender.name), knob))
+            figure.add_trace(_points(found, style_of(index, contender.name), Knob.of(contender)))
             top = max([top, *(100 * max(p.high or p.lost, p.predicted or 0.0) for p in found)])
     ends = [_root(-0.02), _root(1.12 * top)]
     figure.add_trace(

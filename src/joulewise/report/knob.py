@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from joulewise.study import Comparison
-from joulewise.units import format_si
+from joulewise.study import Comparison, ContenderRecord
+from joulewise.units import format_si, format_time
 
-__all__ = ["Knob"]
+__all__ = ["Knob", "title_of"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,34 +17,48 @@ class Knob:
     Args:
         name: ``"eta"``, ``"v_dd"`` or another.
         unit: What a setting is measured in, for instance ``"V"``; empty for a pure number.
+        rising: Whether a higher setting is more reliable.
 
     Example:
         >>> Knob(name="eta").named(0.4), Knob(name="v_dd", unit="V").named(0.62, 2)
         ('eta 0.400', '0.62 V')
         >>> Knob(name="g_max", unit="S").text(2.5e-5)  # conductances span decades
         '25 uS'
+        >>> Knob(name="seconds", unit="s", rising=False).text(7200)
+        '2 hours'
     """
 
     name: str
     unit: str = ""
+    rising: bool = True
 
     @classmethod
-    def of(cls, comparison: Comparison) -> Knob:
-        """The knob of a comparison; a table of relative voltages names its own unit."""
-        if comparison.knob == "g_max":
-            return cls(name="g_max", unit="S")
-        if comparison.knob != "v_dd":
-            return cls(name=comparison.knob)
-        device = comparison.weights_device or comparison.activations_device or {}
-        return cls(name="v_dd", unit=str(device.get("voltage_unit", "V")))
+    def of(cls, contender: ContenderRecord) -> Knob:
+        """The knob of a network's memory; a table of relative voltages names its own unit."""
+        # Points are stored most reliable first.
+        rising = contender.points[0] >= contender.points[-1]
+        unit = {"g_max": "S", "seconds": "s"}.get(contender.knob, "")
+        if contender.knob == "v_dd":
+            device = contender.weights_device or contender.activations_device or {}
+            unit = str(device.get("voltage_unit", "V"))
+        return cls(name=contender.knob, unit=unit, rising=rising)
 
     @property
     def title(self) -> str:
         """What a column of settings is called."""
-        return "supply voltage" if self.name == "v_dd" else self.name
+        return {"v_dd": "supply voltage", "seconds": "time since programming"}.get(
+            self.name, self.name
+        )
+
+    @property
+    def least(self) -> str:
+        """What the least reliable setting is called."""
+        return f"{'lowest' if self.rising else 'longest'} {self.title}"
 
     def text(self, value: float, digits: int = 3) -> str:
         """A setting with its unit, to that many digits after the decimal point."""
+        if self.unit == "s":
+            return format_time(value, digits)
         if self.unit == "S":
             return format_si(value, "S", digits)
         return f"{value:.{digits}f} {self.unit}".rstrip()
@@ -53,6 +67,14 @@ class Knob:
         """A setting that a reader can tell from any other number."""
         return self.text(value, digits) if self.unit else f"{self.name} {value:.{digits}f}"
 
-    def low_end(self, value: float) -> str:
-        """The lower end of an interval: the unit is on the upper one, where it is the same."""
-        return self.text(value) if self.unit == "S" else f"{value:.3f}"
+    def between(self, one: float, other: float) -> str:
+        """An interval; a unit that does not depend on the number is written once."""
+        low, high = sorted((one, other))
+        first = self.text(low) if self.unit in {"s", "S"} else f"{low:.3f}"
+        return f"{first} to {self.text(high)}"
+
+
+def title_of(comparison: Comparison) -> str:
+    """What a column of settings is called where networks may have different knobs."""
+    titles = {Knob.of(contender).title for contender in comparison.contenders}
+    return titles.pop() if len(titles) == 1 else "operating point"

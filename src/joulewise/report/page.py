@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from plotly.offline import get_plotlyjs
 
 from joulewise.errors import InputError, refuse
 from joulewise.files import write_atomically
-from joulewise.report.figures import accuracy_figure, split_figure
+from joulewise.report.figures import Scale, accuracy_figure, split_figure
 from joulewise.report.forecast_figures import MOST_LAYERS, agreement_figure, layers_figure
 from joulewise.report.forecasts import (
     agreement_in_words,
@@ -25,22 +24,27 @@ from joulewise.report.forecasts import (
     pairs,
     shares_in_words,
 )
-from joulewise.report.knob import Knob
+from joulewise.report.knob import Knob, title_of
 from joulewise.report.points import PointFigures, point_figures, reliable_total_j
 from joulewise.report.provenance import (
-    Fact,
-    device_facts,
+    about_devices,
+    devices,
     network_facts,
     run_facts,
     training_facts,
 )
-from joulewise.report.summary import answer, iso_rows
+from joulewise.report.summary import answer, iso_rows, several_devices
 from joulewise.study import Comparison
 from joulewise.units import format_percent, format_si
 
 __all__ = ["render", "write_report"]
 
 _MOST_NAMES = 4
+_SCALES: dict[Scale, str] = {
+    "memory": "Memory",
+    "share": "Share of reliable memory",
+    "total": "All energy",
+}
 
 
 def render(comparison: Comparison) -> str:
@@ -64,13 +68,17 @@ def render(comparison: Comparison) -> str:
         title=_title(comparison),
         answer=said,
         comparison=comparison,
-        knob=Knob.of(comparison).title,
+        knob=title_of(comparison),
+        scales=_scales(comparison),
+        least=_least(comparison),
         networks=[_network(comparison, index) for index in range(len(comparison.contenders))],
         agreement=agreement_in_words(comparison),
         most_layers=MOST_LAYERS,
         notes=[row for row in iso_rows(comparison) if row.note],
         run=run_facts(comparison),
-        devices=_devices(comparison),
+        about_devices=about_devices(comparison),
+        several_devices=several_devices(comparison),
+        devices=devices(comparison),
         training=training_facts(comparison),
         one_image=f"{100 / comparison.images:.2g}",
         test_error=_test_error(comparison),
@@ -118,7 +126,7 @@ def _template() -> Template:
 
 def _typeset(text: str) -> str:
     """As print has it: a Greek micro, and per cent signs that stay with their number."""
-    return re.sub(r"(?<=\d) u(?=J)", " µ", text).replace(" %", "\u00a0%")
+    return re.sub(r"(?<=\d) u(?=[JS])", " µ", text).replace(" %", "\u00a0%")
 
 
 def _title(comparison: Comparison) -> str:
@@ -135,12 +143,23 @@ def _script_json(text: str) -> Markup:
     return Markup(text.replace("<", "\\u003c"))  # noqa: S704
 
 
+def _scales(comparison: Comparison) -> dict[Scale, str]:
+    """The energy axes and what their buttons say, the one to show first in front."""
+    names = list(_SCALES)
+    order = (
+        sorted(names, key=lambda name: name != "total") if several_devices(comparison) else names
+    )
+    return {name: _SCALES[name] for name in order}
+
+
+def _least(comparison: Comparison) -> str:
+    found = {Knob.of(contender).least for contender in comparison.contenders}
+    return found.pop() if len(found) == 1 else "least reliable operating point"
+
+
 def _figures(comparison: Comparison) -> str:
-    figures = {
-        "joules": accuracy_figure(comparison),
-        "share": accuracy_figure(comparison, normalised=True),
-        "split": split_figure(comparison),
-    }
+    figures: dict[str, Any] = {scale: accuracy_figure(comparison, scale) for scale in _SCALES}
+    figures["split"] = split_figure(comparison)
     if any(pairs(contender) for contender in comparison.contenders):
         figures["agreement"] = agreement_figure(comparison)
     for number, contender in enumerate(comparison.contenders):
@@ -152,7 +171,7 @@ def _figures(comparison: Comparison) -> str:
 
 def _network(comparison: Comparison, index: int) -> dict[str, Any]:
     contender = comparison.contenders[index]
-    reliable, knob, shares = contender.reliable, Knob.of(comparison), layer_shares(contender)
+    reliable, knob, shares = contender.reliable, Knob.of(contender), layer_shares(contender)
     rows = [row for row in iso_rows(comparison) if row.name == contender.name]
     return {
         "index": index,
@@ -162,7 +181,7 @@ def _network(comparison: Comparison, index: int) -> dict[str, Any]:
         "memory": format_si(reliable.energy.memory_reliable_j, "J"),
         "total": format_si(reliable_total_j(contender), "J"),
         "rows": rows,
-        "points": [_cells(point) for point in point_figures(comparison, contender)],
+        "points": [_cells(point) for point in point_figures(contender)],
         "pairs": [pair_cells(pair, knob) for pair in pairs(contender)],
         "refused": contender.forecast_refused,
         "hurts": "" if shares is None else shares_in_words(shares, knob),
@@ -183,19 +202,6 @@ def _cells(point: PointFigures) -> list[str]:
         *ends,
         *(f"{quantile:.5f}" for quantile in point.quantiles),
         f"{point.good:.4f}",
-    ]
-
-
-def _devices(comparison: Comparison) -> list[tuple[str, list[Fact]]]:
-    weights, activations = comparison.weights_device, comparison.activations_device
-    if weights is not None and weights == activations:
-        return [("Memory of weights and activations", device_facts(weights))]
-    named: Mapping[str, Any] = {"weights": weights, "activations": activations}
-    return [
-        (f"Memory of {role}", [Fact("Not placed", f"{role} are kept without faults")])
-        if device is None
-        else (f"Memory of {role}", device_facts(device))
-        for role, device in named.items()
     ]
 
 

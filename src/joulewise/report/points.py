@@ -12,7 +12,7 @@ import torch
 from joulewise.devices import ExponentialLaw, VoltageTable
 from joulewise.devices.laws import ReliabilityLaw, VoltageRow
 from joulewise.simulation import Simulation
-from joulewise.study import Comparison, ContenderRecord
+from joulewise.study import ContenderRecord
 
 __all__ = ["YIELD_DROP", "PointFigures", "bit_error_rate", "point_figures", "reliable_total_j"]
 
@@ -51,11 +51,11 @@ class PointFigures:
     good: float
 
 
-def point_figures(comparison: Comparison, contender: ContenderRecord) -> list[PointFigures]:
+def point_figures(contender: ContenderRecord) -> list[PointFigures]:
     """The figures of one network, in the order of its points."""
-    device = comparison.weights_device or comparison.activations_device
+    device = contender.weights_device or contender.activations_device
     return [
-        _figures(simulation, point, bit_error_rate(device, comparison.knob, point))
+        _figures(simulation, point, bit_error_rate(device, contender.knob, point))
         for point, simulation in zip(contender.points, contender.simulations, strict=True)
     ]
 

@@ -9,9 +9,18 @@ from typing import Any
 from joulewise.devices.laws import HOROWITZ_SRAM_BIT_J
 from joulewise.study import Comparison, ContenderRecord
 from joulewise.training import TrainingRecord
-from joulewise.units import format_percent, format_si
+from joulewise.units import format_percent, format_si, format_time
 
-__all__ = ["Fact", "NetworkFacts", "device_facts", "network_facts", "run_facts", "training_facts"]
+__all__ = [
+    "Fact",
+    "NetworkFacts",
+    "about_devices",
+    "device_facts",
+    "devices",
+    "network_facts",
+    "run_facts",
+    "training_facts",
+]
 
 _FAULTS = {
     "mask": "mask: it is detected; a failing sign bit makes the word read 0, any other failing bit "
@@ -28,6 +37,18 @@ _EXPONENTIAL = (
     "exponential: bit error rate exp(-a eta), energy proportional to eta (Hacene et al., ISCAS "
     "2019, arXiv 1911.10287)"
 )
+_ABOUT = {
+    "sram": "A chip of SRAM has weak cells of its own, the same at every read. Lowering the energy "
+    "of an access makes more of them fail; eta is that energy over that of a reliable access.",
+    "crossbar": "A crossbar holds each weight as the difference of two conductances, written with "
+    "errors that a chip keeps. g_max is the largest conductance: the lower, the less power, and "
+    "the larger the errors beside the weights. Its energy is that of computing the products with "
+    "it, so they are not among the multiply-accumulates.",
+    "pcm": "Phase-change memory holds each weight as the difference of two conductances, written "
+    "with errors that a chip keeps, that drift from then on and flicker at every read. The longer "
+    "until they are written again, the less energy writing takes. Its energy is that of computing "
+    "the products with it, so they are not among the multiply-accumulates.",
+}
 _CACHE = "20 pJ for 64 bits of a 32 kB cache, 45 nm: Horowitz, ISSCC 2014, figure 1.1.9"
 
 
@@ -89,6 +110,45 @@ def duration(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes} min {rest} s"
     return f"{minutes // 60} h {minutes % 60} min"
+
+
+def devices(comparison: Comparison) -> list[tuple[str, list[Fact]]]:
+    """Every memory under a heading that says what lies on it."""
+    alike: dict[str, tuple[ContenderRecord, list[str]]] = {}
+    for contender in comparison.contenders:
+        key = repr((contender.weights_device, contender.activations_device))
+        alike.setdefault(key, (contender, []))[1].append(contender.name)
+    return [
+        (f"Memory of {role}{': ' + ', '.join(names) if len(alike) > 1 else ''}", facts)
+        for contender, names in alike.values()
+        for role, facts in _roles(contender)
+    ]
+
+
+def _roles(contender: ContenderRecord) -> list[tuple[str, list[Fact]]]:
+    weights, activations = contender.weights_device, contender.activations_device
+    if weights is not None and weights == activations:
+        return [("weights and activations", device_facts(weights))]
+    named = {"weights": weights, "activations": activations}
+    return [
+        (
+            role,
+            [Fact("Not placed", f"{role} are kept without faults")]
+            if device is None
+            else device_facts(device),
+        )
+        for role, device in named.items()
+    ]
+
+
+def about_devices(comparison: Comparison) -> list[str]:
+    """What the memories are and what their knobs turn, a paragraph for each kind."""
+    kinds = []
+    for contender in comparison.contenders:
+        device = contender.weights_device or contender.activations_device or {}
+        if (kind := device.get("device")) not in kinds:
+            kinds.append(kind)
+    return [_ABOUT[kind] for kind in kinds if kind in _ABOUT]
 
 
 def device_facts(device: Mapping[str, Any]) -> list[Fact]:
@@ -175,6 +235,10 @@ def _rows(rows: list[tuple[float, float, float]]) -> str:
     )
 
 
+def _times(ends: tuple[float, float]) -> str:
+    return " to ".join(format_time(end) for end in ends)
+
+
 _LABELS = {
     "device": "Memory",
     "bits": "Words",
@@ -186,9 +250,37 @@ _LABELS = {
     "nominal_energy_per_bit_j": "Access to one bit at eta 1",
     "voltage_unit": "Unit of supply",
     "rows": "Supply: access to one bit, bit error rate",
+    "sigma": "Programming noise of a device",
+    "variability": "Programming noise over conductance",
+    "read_noise": "Noise at each read",
+    "clip": "Conductances stop at 0",
+    "levels": "Levels above 0",
+    "g_range": "Range of g_max",
+    "g_max": "Largest conductance",
+    "array_rows": "Rows of an array",
+    "input_bits": "Input converters",
+    "output_bits": "Output converters",
+    "headroom": "Converters' range over the largest seen",
+    "v_read": "Voltage of the largest input",
+    "t_read": "A read takes",
+    "r_amplifier": "Resistance of an amplifier",
+    "input_j": "Conversion of an input, 8 bits",
+    "output_j": "Conversion of a sum, 8 bits",
+    "read_out_source": "Read-out",
+    "programming": "Programming noise",
+    "compensate": "Drift is compensated",
+    "devices": "Devices on each side of a pair",
+    "time_range": "Range of seconds",
+    "program_j": "Programming a device",
+    "program_source": "Programming",
+    "inferences_per_second": "Inferences in a second, which share it",
 }
 _VALUES: dict[str, Callable[[Any], str]] = {
-    "device": lambda value: {"sram": "SRAM"}.get(value, str(value)),
+    "device": lambda value: {
+        "sram": "SRAM",
+        "crossbar": "crossbar of pairs of memristors",
+        "pcm": "crossbar of pairs of phase-change devices",
+    }.get(value, str(value)),
     "bits": lambda value: f"{value} bits, two's complement",
     "channel_dim": lambda value: (
         "one for each tensor" if value is None else f"one for each index of axis {value}"
@@ -199,4 +291,20 @@ _VALUES: dict[str, Callable[[Any], str]] = {
     "law": lambda value: _EXPONENTIAL if value == "exponential" else str(value),
     "nominal_energy_per_bit_j": _energy_per_bit,
     "rows": _rows,
+    "sigma": lambda value: format_si(value, "S"),
+    # Of a crossbar a conductance; phase-change memory has a law of its own, on or off.
+    "read_noise": lambda v: _plain(v) if isinstance(v, bool) else format_si(v, "S"),
+    "levels": lambda value: "not rounded" if value is None else str(value),
+    "g_range": lambda ends: " to ".join(format_si(end, "S") for end in ends),
+    "g_max": lambda value: format_si(value, "S"),
+    "array_rows": lambda value: "as many as needed" if value is None else str(value),
+    "input_bits": lambda value: "exact" if value is None else f"{value} bits",
+    "output_bits": lambda value: "exact" if value is None else f"{value} bits",
+    "v_read": lambda value: format_si(value, "V"),
+    "t_read": lambda value: format_si(value, "s"),
+    "r_amplifier": lambda value: format_si(value, "ohm"),
+    "input_j": lambda value: format_si(value, "J"),
+    "output_j": lambda value: format_si(value, "J"),
+    "time_range": _times,
+    "program_j": lambda value: format_si(value, "J"),
 }

@@ -12,10 +12,10 @@ from joulewise.study import Comparison, ContenderRecord, IsoAccuracy
 from joulewise.study.comparison import Saving
 from joulewise.units import format_percent, format_si
 
-__all__ = ["Answer", "IsoRow", "answer", "drop_in_words", "iso_rows"]
+__all__ = ["Answer", "IsoRow", "answer", "drop_in_words", "iso_rows", "several_devices"]
 
 _NOT_REACHED = "even the most reliable point simulated loses more"
-_AT_EDGE = "the lowest point simulated is still within it"
+_AT_EDGE = "the least reliable point simulated is still within it"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +26,7 @@ class IsoRow:
         name: The network.
         drop: The accuracy given up, for instance ``"0.5 points"``.
         ideal_accuracy: With a perfect memory of the same words.
-        point: The lowest operating point within the drop, or ``"not reached"``.
+        point: The least reliable point within the drop, or ``"not reached"``.
         point_interval: Its 95 % interval.
         memory_energy: Of placed memory per inference there.
         memory_saved: Share of it saved against reliable memory.
@@ -64,29 +64,45 @@ class Answer:
 
 def iso_rows(comparison: Comparison) -> list[IsoRow]:
     """The iso-accuracy table: for each network, one row for each accuracy drop."""
-    knob = Knob.of(comparison)
+    alike = len({contender.knob for contender in comparison.contenders}) == 1
     return [
-        _row(contender, saving, knob)
+        _row(contender, saving, Knob.of(contender), named=not alike)
         for contender in comparison.contenders
         for saving in contender.savings
     ]
 
 
+def several_devices(comparison: Comparison) -> bool:
+    """Whether networks lie on memories of different kinds, whose energies count different things.
+
+    A memory that computes spends what arithmetic spends elsewhere: there only totals compare.
+    """
+    kinds = {
+        (device or {}).get("device")
+        for contender in comparison.contenders
+        for device in (contender.weights_device, contender.activations_device)
+        if device is not None
+    }
+    return len(kinds) > 1
+
+
 def answer(comparison: Comparison) -> Answer:
     """The answer at the smallest accuracy drop that was asked for."""
-    knob = Knob.of(comparison)
-    savings = {
-        contender.name: min(contender.savings, key=lambda saving: saving.at.drop)
+    savings = [
+        (contender.name, min(contender.savings, key=lambda saving: saving.at.drop), knob)
         for contender in comparison.contenders
-        if contender.savings
-    }
+        if (knob := Knob.of(contender)) and contender.savings
+    ]
     if not savings:
         return Answer(sentence="No accuracy drop was asked for; the curves are below.", details=())
     if len(savings) == 1:
-        ((name, saving),) = savings.items()
-        return Answer(sentence=_single(name, saving, knob), details=())
-    details = tuple(f"{_detail(name, saving, knob)}." for name, saving in savings.items())
-    return Answer(sentence=_overall(list(savings.values())), details=details)
+        return Answer(sentence=_single(*savings[0]), details=())
+    sides = several_devices(comparison)
+    details = tuple(f"{_detail(*found)}{_spent(found[1]) if sides else ''}." for found in savings)
+    named = {name: saving for name, saving, _ in savings}
+    return Answer(
+        sentence=_frugal(named) if sides else _overall(list(named.values())), details=details
+    )
 
 
 def drop_in_words(drop: float) -> str:
@@ -102,13 +118,14 @@ def drop_in_words(drop: float) -> str:
     return {0.005: "half a point", 0.01: "one point"}.get(drop, f"{100 * drop:.3g} points")
 
 
-def _row(contender: ContenderRecord, saving: Saving, knob: Knob) -> IsoRow:
+def _row(contender: ContenderRecord, saving: Saving, knob: Knob, *, named: bool) -> IsoRow:
     at, edge = saving.at, saving.at.at_edge
+    write, end = (knob.named if named else knob.text), ("most" if knob.rising else "least")
     return IsoRow(
         name=contender.name,
         drop=_points(at.drop),
         ideal_accuracy=format_percent(contender.reliable.ideal_accuracy or 0.0),
-        point="not reached" if at.point is None else _bounded(knob.text(at.point), edge, "most"),
+        point="not reached" if at.point is None else _bounded(write(at.point), edge, end),
         point_interval=_point_interval(at, knob),
         memory_energy=_joules(saving.memory_j),
         memory_saved=_bounded(_percent(saving.memory_saved), edge, "least"),
@@ -136,18 +153,19 @@ def _bounded(text: str, edge: bool, word: str) -> str:
 
 
 def _point_interval(at: IsoAccuracy, knob: Knob) -> str:
-    """The interval in words; open upwards where resampled chips did not reach the drop."""
+    """The interval in words; open to one side where resampled chips did not reach the drop."""
     if at.point is None or at.low is None:
         return ""
     if at.high is None:
-        return f"{knob.text(at.low)} or more"
+        return f"{knob.text(at.low)} or {'more' if knob.rising else 'less'}"
     if at.at_edge:
-        return f"up to {knob.text(at.high)}" if at.high > at.point else ""
-    return f"{knob.low_end(at.low)} to {knob.text(at.high)}"
+        to = "up" if knob.rising else "down"
+        return f"{to} to {knob.text(at.high)}" if at.high != at.point else ""
+    return knob.between(at.low, at.high)
 
 
 def _saved_interval(saving: Saving) -> str:
-    """The same for the share saved: a higher operating point saves less."""
+    """The same for the share saved: a more reliable point saves less."""
     low, high = saving.memory_saved_low, saving.memory_saved_high
     if saving.memory_saved is None or high is None:
         return ""
@@ -163,7 +181,7 @@ def _detail(name: str, saving: Saving, knob: Knob) -> str:
         words = drop_in_words(saving.at.drop)
         return f"{name} is never within {words} of its accuracy with a perfect memory"
     interval = _saved_interval(saving)
-    lower = " or lower" if saving.at.at_edge else ""
+    lower = (" or lower" if knob.rising else " or longer") if saving.at.at_edge else ""
     least = "at least " if saving.at.at_edge else ""
     return (
         f"{name} runs at {knob.named(saving.at.point, 2)}{lower} and saves {least}"
@@ -178,6 +196,23 @@ def _single(name: str, saving: Saving, knob: Knob) -> str:
         return f"{detail}: {_NOT_REACHED}."
     words = drop_in_words(saving.at.drop)
     return f"At most {words} below its accuracy with a perfect memory, {detail}."
+
+
+def _spent(saving: Saving) -> str:
+    return "" if saving.total_j is None else f": {_joules(saving.total_j)} an inference"
+
+
+def _frugal(savings: dict[str, Saving]) -> str:
+    """Who needs least in all, among networks on memories of different kinds."""
+    words = drop_in_words(next(iter(savings.values())).at.drop)
+    totals = {name: s.total_j for name, s in savings.items() if s.total_j is not None}
+    if not totals:
+        return f"Nothing stays within {words} of its accuracy at any point simulated."
+    least, *others = sorted(totals, key=lambda name: totals[name])
+    said = f"{least} needs least: {_joules(totals[least])} an inference"
+    if others:
+        said += f", {totals[others[-1]] / totals[least]:.3g} times less than {others[-1]}"
+    return f"At most {words} below its accuracy with a perfect memory, {said}."
 
 
 def _overall(savings: list[Saving]) -> str:

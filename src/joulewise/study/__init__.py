@@ -3,7 +3,7 @@
 curve        accuracy against energy for one network, points placed where they matter
 iso_accuracy the lowest energy within a given accuracy drop, with an interval
 forecasting  predictions along a curve, and how well they agree with simulation
-comparison   several networks on one device
+comparison   several networks on their memories, accuracy against energy
 placed       placed tensors as plain data
 spec         choices as plain data, and the networks and memories that they build
 environment  versions and machine, for the record
@@ -25,6 +25,7 @@ from joulewise.study.placed import placed_records as placed_records
 from joulewise.study.spec import MemorySpec as MemorySpec
 from joulewise.study.spec import NetworkSpec as NetworkSpec
 from joulewise.study.spec import PlacementSpec as PlacementSpec
+from joulewise.study.spec import memory_specs as memory_specs
 
 __all__ = [
     "Agreement",
@@ -42,5 +43,6 @@ __all__ = [
     "compare",
     "energy_curve",
     "iso_accuracy",
+    "memory_specs",
     "placed_records",
 ]

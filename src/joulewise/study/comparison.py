@@ -1,4 +1,4 @@
-"""Comparison: several networks on one device, each from reliable memory down to where it breaks."""
+"""Comparison: networks on their memories, each from reliable down to where it breaks."""
 
 from __future__ import annotations
 
@@ -31,17 +31,26 @@ _FORECASTS_IN_PASSES = 40 * MOST_FORECASTS
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Contender:
-    """A network that takes part.
+    """A network on its memory.
 
     Args:
         name: What reports call it.
         placement: What of it is stored where, traced.
         training: How it was trained, where that is known.
+        knob: The setting that a point is; None takes the device's own.
+        points: Operating points; None to choose them.
     """
 
     name: str
     placement: Placement
     training: TrainingRecord | None = None
+    knob: str | None = None
+    points: tuple[float, ...] | None = None
+
+    @property
+    def setting(self) -> str:
+        """The knob, its device's own unless another was given."""
+        return self.knob or self.placement.placed[0].device.knob
 
 
 class Saving(BaseModel):
@@ -79,6 +88,9 @@ class ContenderRecord(BaseModel):
         points: Operating points, most reliable first.
         simulations: One for each point.
         savings: One for each accuracy drop.
+        knob: The setting that a point is.
+        weights_device: Where the weights are, as its ``describe`` has it; None if not placed.
+        activations_device: The same of the activations.
         placed: The placed tensors from input to output; empty in records of older versions.
         forecasts: For each point what was predicted, or None; empty in older records.
         forecast_refused: Why nothing could be predicted; empty if something was.
@@ -94,6 +106,9 @@ class ContenderRecord(BaseModel):
     points: tuple[float, ...]
     simulations: tuple[Simulation, ...]
     savings: tuple[Saving, ...]
+    knob: str
+    weights_device: dict[str, Any] | None
+    activations_device: dict[str, Any] | None
     placed: tuple[PlacedRecord, ...] = ()
     forecasts: tuple[ForecastRecord | None, ...] = ()
     forecast_refused: str = ""
@@ -105,15 +120,12 @@ class ContenderRecord(BaseModel):
 
 
 class Comparison(BaseModel):
-    """Several networks on one device, and how it was found out."""
+    """Several networks on their memories, and how it was found out."""
 
     model_config = ConfigDict(frozen=True)
 
     command: str
     data: str
-    knob: str
-    weights_device: dict[str, Any] | None
-    activations_device: dict[str, Any] | None
     arithmetic: dict[str, Any]
     chips: int
     seed: int
@@ -129,8 +141,6 @@ def compare(
     *,
     data_name: str,
     drops: Sequence[float] = (0.005, 0.01),
-    points: Sequence[float] | None = None,
-    knob: str = "eta",
     chips: int = 200,
     seed: int = 0,
     command: str = "",
@@ -139,12 +149,10 @@ def compare(
     """Simulate each network from reliable memory down to where it breaks, and predict beside it.
 
     Args:
-        contenders: Networks with the same devices, names all different.
+        contenders: Networks on their memories, names all different.
         data: The samples that accuracy is measured on, the same for all.
         data_name: What reports call them.
         drops: Accuracy drops to find the lowest energy for; 0.01 is one point.
-        points: Operating points; None to choose them for each network.
-        knob: The setting that a point is.
         chips: Chips at each point, the same for all points and networks.
         seed: Of the first chip.
         command: The command line that asked, for the record.
@@ -154,23 +162,22 @@ def compare(
         The record.
 
     Raises:
-        InputError: if there is no contender, two share a name, their devices differ, or a drop is
-            outside (0, 1].
+        InputError: if there is no contender, two share a name, the weights of one lie on several
+            devices (or its activations do), or a drop is outside (0, 1].
     """
     names = [contender.name for contender in contenders]
     if not names or len(set(names)) < len(names):
         raise InputError(f"the contenders are {names}; allowed: at least one, names all different")
     for drop in drops:
         check_in_range("drop", drop, 0.0, 1.0, open_low=True)
-    devices = {role: _common_device(contenders, role) for role in ("weight", "activation")}
+    for contender in contenders:
+        _devices(contender)
     began = time.perf_counter()
     records = [
         _contend(
             contender,
             data,
-            knob=knob,
             drops=drops,
-            points=points,
             chips=chips,
             seed=seed,
             progress=_named(progress, contender.name),
@@ -180,9 +187,6 @@ def compare(
     return Comparison(
         command=command,
         data=data_name,
-        knob=knob,
-        weights_device=devices["weight"],
-        activations_device=devices["activation"],
         arithmetic=HOROWITZ_INT8.describe(),
         chips=chips,
         seed=seed,
@@ -197,15 +201,13 @@ def _contend(
     contender: Contender,
     data: Split,
     *,
-    knob: str,
     drops: Sequence[float],
-    points: Sequence[float] | None,
     chips: int,
     seed: int,
     progress: Callable[[int, int], None],
 ) -> ContenderRecord:
     """One network's part: simulate, predict, and find what it saves."""
-    placement = _traced(contender.placement, data)
+    placement, knob = _traced(contender.placement, data), contender.setting
     passes = 0
 
     def simulated(done: int, total: int) -> None:
@@ -219,7 +221,7 @@ def _contend(
     curve = energy_curve(
         placement,
         data,
-        points=points,
+        points=contender.points,
         knob=knob,
         drops=drops,
         chips=chips,
@@ -229,7 +231,11 @@ def _contend(
     forecasts = forecast_curve(placement, data, curve, knob=knob, drops=drops, progress=predicted)
     predicted(1.0)
     savings = tuple(
-        _saving(placement, iso_accuracy(curve.points, curve.simulations, drop), knob)
+        _saving(
+            placement,
+            iso_accuracy(curve.points, curve.simulations, drop, rising=curve.rising),
+            knob,
+        )
         for drop in drops
     )
     return _record(contender, placement, curve, forecasts, savings)
@@ -246,16 +252,21 @@ def _named(
     return lambda done, total: None if progress is None else progress(name, done, total)
 
 
-def _common_device(contenders: Sequence[Contender], role: str) -> dict[str, Any] | None:
-    found: list[dict[str, Any]] = []
-    for contender in contenders:
-        for tensor in contender.placement.placed:
-            description = tensor.device.describe()
-            if tensor.role == role and description not in found:
-                found.append(description)
-    if len(found) > 1:
-        raise InputError(f"the {role}s lie on {len(found)} different devices; allowed: the same")
-    return found[0] if found else None
+def _devices(contender: Contender) -> dict[str, dict[str, Any] | None]:
+    """What a network's weights and its activations lie on, by role.
+
+    Raises:
+        InputError: if one of the roles is on several devices.
+    """
+    found: dict[str, dict[str, Any] | None] = {"weight": None, "activation": None}
+    for tensor in contender.placement.placed:
+        description = tensor.device.describe()
+        if found[tensor.role] not in (None, description):
+            raise InputError(
+                f"the {tensor.role}s of {contender.name} lie on several devices; allowed: one"
+            )
+        found[tensor.role] = description
+    return found
 
 
 def _saving(placement: Placement, at: IsoAccuracy, knob: str) -> Saving:
@@ -275,7 +286,7 @@ def _saving(placement: Placement, at: IsoAccuracy, knob: str) -> Saving:
         at=at,
         memory_j=here.memory_total_j,
         memory_saved=1 - here.normalised,
-        # A higher operating point saves less: the ends change places.
+        # A more reliable point saves less: the ends change places.
         memory_saved_low=_saved(placement, knob, at.high),
         memory_saved_high=_saved(placement, knob, at.low),
         total_j=here.total_j,
@@ -296,6 +307,7 @@ def _record(
     forecasts: Forecasts,
     savings: tuple[Saving, ...],
 ) -> ContenderRecord:
+    devices = _devices(contender)
     return ContenderRecord(
         name=contender.name,
         parameters=_count(placement.model),
@@ -308,6 +320,9 @@ def _record(
         points=curve.points,
         simulations=curve.simulations,
         savings=savings,
+        knob=contender.setting,
+        weights_device=devices["weight"],
+        activations_device=devices["activation"],
         placed=placed_records(placement),
         forecasts=forecasts.records,
         forecast_refused=forecasts.refused,

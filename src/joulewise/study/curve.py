@@ -26,10 +26,12 @@ class Curve:
     Args:
         points: Operating points, most reliable first.
         simulations: One for each point.
+        rising: Whether a larger point is more reliable, or less.
     """
 
     points: tuple[float, ...]
     simulations: tuple[Simulation, ...]
+    rising: bool
 
 
 def energy_curve(
@@ -62,22 +64,17 @@ def energy_curve(
         The curve.
 
     Raises:
-        InputError: if points are to be chosen on a knob that is not the devices' own, or a device
-            is more reliable the lower its knob is.
+        InputError: if points are to be chosen on a knob that is not the devices' own, or some
+            devices are more reliable the higher they are set and some the lower.
     """
-    for tensor in placement.placed:
-        if tensor.device.most_reliable < tensor.device.least_reliable:
-            raise InputError(
-                f"{tensor.name} lies on a memory that is more reliable the lower its "
-                f"{tensor.device.knob} is, which no curve is made for; simulate single points"
-            )
+    rising = _rising(placement)
     scouted = 0
     if points is None and any(knob != tensor.device.knob for tensor in placement.placed):
         raise InputError(f"points on {knob} cannot be chosen; give points=, or leave out the knob")
     if points is None:
         chosen, scouted = _scout(placement, data, knob, drops, min(chips, _SCOUTS), seed)
     else:
-        chosen = sorted(set(points), reverse=True)
+        chosen = sorted(set(points), reverse=rising)
     total = len(chosen) * chips + scouted
     simulations = sweep(
         placement,
@@ -87,16 +84,33 @@ def energy_curve(
         seed=seed,
         progress=None if progress is None else lambda done: progress(done + scouted, total),
     )
-    return Curve(points=tuple(chosen), simulations=simulations)
+    return Curve(points=tuple(chosen), simulations=simulations, rising=rising)
+
+
+def _rising(placement: Placement) -> bool:
+    """Whether devices are more reliable the higher they are set.
+
+    Raises:
+        InputError: if some are and some are not.
+    """
+    devices = [tensor.device for tensor in placement.placed]
+    found = {device.most_reliable > device.least_reliable for device in devices}
+    if len(found) > 1:
+        knobs = ", ".join(sorted({device.knob for device in devices}))
+        raise InputError(f"no curve is made over {knobs}: they run in opposite directions")
+    return found.pop()
 
 
 def _scout(
     placement: Placement, data: Split, knob: str, drops: Sequence[float], chips: int, seed: int
 ) -> tuple[list[float], int]:
     """Points worth simulating, most reliable first, and how many passes it took to find them."""
-    reliable = max(tensor.device.most_reliable for tensor in placement.placed)
-    floor = max(tensor.device.least_reliable for tensor in placement.placed)
-    scale = _Scale(floor, reliable)
+    rising = _rising(placement)
+    devices = [tensor.device for tensor in placement.placed]
+    # What all devices can be set to.
+    inner, outer = (max, min) if rising else (min, max)
+    floor = inner(device.least_reliable for device in devices)
+    scale = _Scale(floor, outer(device.most_reliable for device in devices))
     lost: list[float] = []
     for share in _COARSE:
         plan = placement.plan(**{knob: scale.point(share)})
@@ -111,20 +125,21 @@ def _scout(
     steps = min(_MOST_FINE, max(1, round((start - stop) / _STEP)))
     fine = [stop + (start - stop) * k / steps for k in range(steps + 1)]
     chosen = {scale.point(share) for share in (*seen, *fine)}
-    return sorted(chosen, reverse=True), len(seen) * chips
+    return sorted(chosen, reverse=rising), len(seen) * chips
 
 
 @dataclass(frozen=True, slots=True)
 class _Scale:
-    """A range of points; one of several decades is divided by ratios, and not by differences."""
+    """From the least to the most reliable point; several decades are divided by ratios."""
 
-    low: float
-    high: float
+    least: float
+    most: float
 
     def point(self, share: float) -> float:
-        """The point at a share of the way from the low end, to four digits; the ends are exact."""
+        """The point at a share of the way, to four digits; the ends are exact."""
         if share in (0.0, 1.0):
-            return self.high if share else self.low
-        if self.low > 0 and self.high / self.low > _DECADES:
-            return float(f"{self.low * (self.high / self.low) ** share:.4g}")
-        return round(self.low + (self.high - self.low) * share, 4)
+            return self.most if share else self.least
+        low, high = sorted((self.least, self.most))
+        if low > 0 and high / low > _DECADES:
+            return float(f"{self.least * (self.most / self.least) ** share:.4g}")
+        return round(self.least + (self.most - self.least) * share, 4)

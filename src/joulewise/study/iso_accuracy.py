@@ -1,4 +1,4 @@
-"""Iso-accuracy: the lowest operating point at which a network loses no more than a given share."""
+"""Iso-accuracy: the least reliable point at which a network loses no more than a given share."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class IsoAccuracy(BaseModel):
 
     Args:
         drop: The accuracy given up, against a perfect memory of the same words; 0.01 is one point.
-        point: The lowest operating point whose mean accuracy is within the drop, interpolated
+        point: The least reliable point whose mean accuracy is within the drop, interpolated
             between simulated points; None if even the most reliable simulated point is not.
-        low: Lower end of the 95 % interval of ``point``.
-        high: Upper end.
-        at_edge: The lowest simulated point is still within the drop: the answer is "at most".
+        low: The less reliable end of the 95 % interval of ``point``.
+        high: The more reliable end.
+        at_edge: The least reliable point simulated is still within the drop.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -39,18 +39,24 @@ class IsoAccuracy(BaseModel):
 
 
 def iso_accuracy(
-    points: Sequence[float], simulations: Sequence[Simulation], drop: float, *, seed: int = 0
+    points: Sequence[float],
+    simulations: Sequence[Simulation],
+    drop: float,
+    *,
+    rising: bool = True,
+    seed: int = 0,
 ) -> IsoAccuracy:
-    """The lowest operating point within an accuracy drop, and its interval over chips.
+    """The least reliable point within an accuracy drop, and its interval over chips.
 
     The drop is made monotone (the largest drop at this point or any more reliable one), and
     interpolated linearly between points. The interval is a percentile bootstrap: chips are
     resampled as wholes, each with its figures at every point, since they were the same chips.
 
     Args:
-        points: Operating points, a larger one being more reliable; any order.
+        points: Operating points, in any order.
         simulations: One result for each point, all of the same chips.
         drop: In (0, 1].
+        rising: Whether a larger point is more reliable, or less.
         seed: Of the bootstrap.
 
     Returns:
@@ -66,8 +72,9 @@ def iso_accuracy(
             f"iso_accuracy was given {len(points)} points and chips {sorted(counts)}; allowed: one "
             "simulation for each point, all with accuracies of the same chips"
         )
-    order = np.argsort(points)[::-1]
-    knob = np.asarray(points, dtype=np.float64)[order]
+    sign = 1.0 if rising else -1.0
+    order = np.argsort(sign * np.asarray(points))[::-1]
+    knob = sign * np.asarray(points, dtype=np.float64)[order]
     lost = np.stack(
         [
             (simulations[i].ideal_accuracy or 0.0) - np.asarray(simulations[i].accuracy)
@@ -84,9 +91,9 @@ def iso_accuracy(
     known = bool(np.isfinite(point))
     return IsoAccuracy(
         drop=drop,
-        point=float(point) if known else None,
-        low=float(low) if np.isfinite(low) and known else None,
-        high=float(high) if np.isfinite(high) and known else None,
+        point=sign * float(point) if known else None,
+        low=sign * float(low) if np.isfinite(low) and known else None,
+        high=sign * float(high) if np.isfinite(high) and known else None,
         at_edge=bool(point == knob[-1]),
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,7 +34,7 @@ from joulewise.placement import Placement, fold_batchnorm, place, prepare, with_
 from joulewise.study.comparison import Contender
 from joulewise.training import TrainingRecord
 
-__all__ = ["MemorySpec", "NetworkSpec", "PlacementSpec"]
+__all__ = ["MemorySpec", "NetworkSpec", "PlacementSpec", "memory_specs"]
 
 _CALIBRATION = 512
 _OF_CROSSBAR = (
@@ -79,6 +80,11 @@ class MemorySpec(BaseModel):
     output_bits: int | None = None
     devices: int = 1
     compensate: bool = True
+
+    @property
+    def knobs(self) -> tuple[str, ...]:
+        """The settings that an operating point of this memory can be."""
+        return {"sram": ("eta", "v_dd"), "crossbar": ("g_max",), "pcm": ("seconds",)}[self.device]
 
     def build(self, channel_dim: int | None = None, limit: float | None = None) -> Device[Any]:
         """The device.
@@ -126,12 +132,12 @@ class MemorySpec(BaseModel):
         Raises:
             InputError: naming the setting and the one that it belongs to.
         """
-        for field, with_what in self._without_use().items():
+        for field, with_what in self.without_use().items():
             value, default = getattr(self, field), type(self).model_fields[field].default
             if value != default:
                 raise InputError(f"{field} is {value}, and does nothing with {with_what}")
 
-    def _without_use(self) -> dict[str, str]:
+    def without_use(self) -> dict[str, str]:
         """The settings that do nothing here, and beside what they do nothing."""
         if self.device != "sram":
             others = _OF_PCM if self.device == "crossbar" else _OF_CROSSBAR
@@ -175,6 +181,37 @@ class MemorySpec(BaseModel):
         return Independent()
 
 
+def memory_specs(devices: Sequence[str], settings: Mapping[str, Any]) -> tuple[MemorySpec, ...]:
+    """Several memories from one set of settings, each with those that are its own.
+
+    Args:
+        devices: One for each memory, as `MemorySpec` has them.
+        settings: Values of other fields.
+
+    Raises:
+        InputError: if a device is named twice, or a setting does something with none of them.
+
+    Example:
+        >>> sram, crossbar = memory_specs(["sram", "crossbar"], {"bits": 6, "sigma": 1e-6})
+        >>> (sram.bits, sram.sigma), (crossbar.bits, crossbar.sigma)
+        ((6, 0.0), (8, 1e-06))
+    """
+    if len(set(devices)) < len(devices) or not devices:
+        refuse("device", ", ".join(devices) or "empty", "each device once")
+    whole = [MemorySpec.model_validate({**settings, "device": device}) for device in devices]
+    if len(whole) == 1:
+        return tuple(whole)
+    idle = [spec.without_use() for spec in whole]
+    for field in set.intersection(*(set(fields) for fields in idle)):
+        value = getattr(whole[0], field)
+        if value != MemorySpec.model_fields[field].default:
+            raise InputError(f"{field} is {value}, and does nothing with {' or '.join(devices)}")
+    return tuple(
+        MemorySpec(**spec.model_dump(exclude=set(fields)))
+        for spec, fields in zip(whole, idle, strict=True)
+    )
+
+
 class PlacementSpec(BaseModel):
     """What of a network goes to the memory."""
 
@@ -202,7 +239,15 @@ class NetworkSpec(BaseModel):
         """What reports call it: the weights file's name, or the model."""
         return self.weights.stem if self.weights is not None else self.model
 
-    def place(self, data: Dataset, spec: PlacementSpec) -> Contender:
+    def place(
+        self,
+        data: Dataset,
+        spec: PlacementSpec,
+        *,
+        name: str = "",
+        knob: str | None = None,
+        points: Sequence[float] | None = None,
+    ) -> Contender:
         """Make the network, load its weights, and place it.
 
         Activations get their range from the first 512 training samples, or test samples where there
@@ -211,6 +256,9 @@ class NetworkSpec(BaseModel):
         Args:
             data: The data set; decides input shape and classes.
             spec: What goes where.
+            name: What reports call it; empty takes the network's own.
+            knob: As `Contender` has it.
+            points: As `Contender` has them.
 
         Returns:
             The placed network, with its training record where the weights file holds one.
@@ -224,9 +272,11 @@ class NetworkSpec(BaseModel):
         placement = _place(model, calibration, spec)
         training = metadata.get("training")
         return Contender(
-            name=self.name,
+            name=name or self.name,
             placement=placement,
             training=TrainingRecord.model_validate_json(training) if training else None,
+            knob=knob,
+            points=None if points is None else tuple(points),
         )
 
 
