@@ -44,6 +44,28 @@ def test_against_simulation(name):
         assert float(forecast.mse) == pytest.approx(sim.mean_mse, abs=slack + 0.02 * sim.mean_mse)
 
 
+@pytest.mark.parametrize("s", [1e-3, 1e-2])
+def test_the_clamp_on_an_mlp_784_512_10(s):
+    """The published form, a variance of 2 sigma^2 and no shift, is a quarter off; this is not."""
+    torch_default = nn.Sequential(nn.Linear(784, 512), nn.ReLU(), nn.Linear(512, 10)).eval()
+    generator = torch.Generator().manual_seed(0)
+    for parameter in torch_default.parameters():
+        bound = (784 if parameter.shape[0] == 512 else 512) ** -0.5
+        parameter.data.uniform_(-bound, bound, generator=generator)
+    x = torch.randn(32, 784, generator=generator)
+    clipped, free = (
+        place(torch_default, weights=Crossbar(sigma=s * 25e-6, clip=clip), inputs=x)
+        for clip in (True, False)
+    )
+    low, high = simulate(clipped, [(x, None)], g_max=25e-6, chips=100).mse_interval()
+    reach = 3.9 * (high - low) / 2 / 1.96  # four standard errors of the mean over 100 chips
+    for method in ("first-order", "moments"):
+        predicted = predict(clipped, [(x, None)], g_max=25e-6, method=method).mse
+        published = predict(free, [(x, None)], g_max=25e-6, method=method).mse
+        assert float(predicted) == pytest.approx((low + high) / 2, abs=reach)
+        assert float(published) > 1.15 * high
+
+
 @pytest.mark.parametrize("clip", [True, False])
 def test_gradients_in_g_max(clip):
     placement = place(network(), weights=Crossbar(sigma=1e-6, clip=clip), inputs=data()[0][0])

@@ -1,0 +1,126 @@
+"""The clamp of conductances at zero: what a formula without it gets wrong, on an MLP 784-512-10.
+
+    python benchmarks/clamp.py
+    python benchmarks/clamp.py --json
+
+Programming noise of s = sigma / g_max on pairs whose conductances stop at 0. Ratios to the
+simulated mean squared output error, with the 95 % interval of that over chips: the predictions
+here, and those of pairs that are not clipped (a variance of 2 sigma^2 and no shift), which is the
+form published with MemSE (J. Kern et al., AICAS 2022, arXiv 2205.01707). The weights are as PyTorch
+initialises them, and trained on scikit-learn's digits scaled up to 28 x 28.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from joulewise.cli.allocator import keep_freed_memory
+from joulewise.data import Dataset, Split, load_digits
+from joulewise.devices import Crossbar
+from joulewise.models import seeded
+from joulewise.placement import place
+from joulewise.prediction import predict
+from joulewise.simulation import simulate
+from joulewise.training import TrainingSpec, train
+
+G_MAX = 25e-6
+NOISE = (1e-3, 1e-2)
+METHODS = ("first-order", "second-order", "moments")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--chips", type=int, default=1000)
+    parser.add_argument("--images", type=int, default=64)
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    keep_freed_memory()
+    torch.set_num_threads(1)
+    digits = scaled(load_digits())
+    rows = [
+        measured(weights, model, digits.test.subset(arguments.images, seed=0), s, arguments.chips)
+        for weights, model in networks(digits)
+        for s in NOISE
+    ]
+    print(
+        json.dumps({"options": vars(arguments), "rows": rows}, indent=1)
+        if arguments.json
+        else table(rows)
+    )
+
+
+def scaled(digits: Dataset) -> Dataset:
+    """The digits on 28 x 28 pixels."""
+
+    def larger(split: Split) -> Split:
+        ((images, targets),) = split.batches(len(split))
+        images = functional.interpolate(images, size=(28, 28), mode="bilinear")
+        return Split(inputs=images, targets=targets)
+
+    assert digits.train is not None
+    return Dataset(
+        name="digits, 28 x 28",
+        train=larger(digits.train),
+        test=larger(digits.test),
+        classes=digits.classes,
+        flips=digits.flips,
+    )
+
+
+def networks(digits: Dataset) -> list[tuple[str, nn.Module]]:
+    made = []
+    for weights in ("initialised", "trained"):
+        with seeded(0):
+            layers = [nn.Flatten(), nn.Linear(784, 512), nn.ReLU(), nn.Linear(512, 10)]
+        model = nn.Sequential(*layers)
+        if weights == "trained":
+            train(model, digits, TrainingSpec(epochs=20, lr=0.1, augment=False))
+        made.append((weights, model.eval()))
+    return made
+
+
+def measured(weights: str, model: nn.Module, split: Split, s: float, chips: int) -> dict[str, Any]:
+    data: list[tuple[Tensor, Tensor]] = [(split.inputs, split.targets)]
+    clipped, free = (
+        place(model, weights=Crossbar(sigma=s * G_MAX, clip=clip), inputs=split.inputs[:8])
+        for clip in (True, False)
+    )
+    sim = simulate(clipped, data, g_max=G_MAX, chips=chips)
+
+    def ratios(placement: Any) -> dict[str, float]:
+        return {
+            method: float(predict(placement, data, g_max=G_MAX, method=method).mse) / sim.mean_mse
+            for method in METHODS
+        }
+
+    return {
+        "weights": weights,
+        "s": s,
+        "chips": chips,
+        "mse": sim.mean_mse,
+        "mse_interval": list(sim.mse_interval()),
+        "predicted": ratios(clipped),
+        "without_clamp": ratios(free),
+    }
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    heads = ["weights", "s", "interval", *METHODS, *(f"{method}, no clamp" for method in METHODS)]
+    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    for row in rows:
+        low, high = row["mse_interval"]
+        cells = [row["weights"], f"{row['s']:g}", f"±{50 * (high - low) / row['mse']:.1f} %"]
+        for found in (row["predicted"], row["without_clamp"]):
+            cells += [f"{found[method]:.3f}" for method in METHODS]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
