@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from joulewise.devices import Chip, Device, Moments, Point, Traffic
+from joulewise.devices import Chip, Common, Device, Moments, Point, Traffic
 from joulewise.errors import OperatingPointError, check_in_range
 from joulewise.placement import Placement
 from joulewise.prediction.moments import Moments as MomentsMethod
@@ -78,6 +78,34 @@ class GaussianMemory(Device[Tensor]):
 
     def describe(self) -> dict[str, Any]:
         return {"device": "gaussian"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TiedMemory(GaussianMemory):
+    """Words that share a random factor, for moments alone: no chip is drawn from it."""
+
+    factor: float = 0.02
+    tied: float = 0.003
+
+    def moments(self, stored: Tensor, point: Point) -> Moments:
+        mean = self.keep * stored
+        common = Common(
+            var=torch.tensor(self.factor, dtype=stored.dtype), coupling=self.tied * stored.sin()
+        )
+        own = torch.as_tensor(point, dtype=stored.dtype) ** 2
+        var = own + self.factor * mean.square() + 2 * mean * common.coupling
+        return Moments(mean=mean, var=var, common=common)
+
+
+def covariance_of(memory: GaussianMemory, weight: Tensor, std: float) -> Tensor:
+    """Between all words of a tensor, ``[words, words]``, from the moments' own definition."""
+    moments = memory.moments(weight, std)
+    own = torch.eye(weight.numel(), dtype=weight.dtype) * std**2
+    if moments.common is None:
+        return own
+    mean, tied = moments.mean.flatten(), moments.common.coupling.flatten()
+    together = torch.outer(mean, tied)
+    return own + moments.common.var * torch.outer(mean, mean) + together + together.T
 
 
 def output_moments(

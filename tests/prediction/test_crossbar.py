@@ -4,8 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from joulewise.devices import PCM, Chip, Crossbar
-from joulewise.errors import InputError
+from joulewise.devices import PCM, Array, Chip, Crossbar
 from joulewise.placement import place
 from joulewise.prediction import FirstOrder, Moments, predict
 from joulewise.simulation import simulate
@@ -125,10 +124,14 @@ def test_gradients_in_the_time_with_a_shared_factor(pairs):
     assert torch.autograd.gradcheck(mse, at, eps=1e-4, rtol=1e-3)
 
 
-def test_moments_have_no_rule_for_a_shared_factor():
-    placement = place(network(), weights=PCM())
-    with pytest.raises(InputError, match=r"0\.weight has words that share a random factor"):
-        predict(placement, data(), seconds=1e4, method="moments")
+def test_moments_know_a_shared_factor():
+    """Words taken to be independent would miss most of the error."""
+    memory = PCM(programming=False, devices=20)
+    placement = place(network(), weights=memory, inputs=data()[0][0])
+    low, high = simulate(placement, data(), seconds=1e6, chips=1000, seed=0).mse_interval()
+    slack = 2.6 * (high - low) / 2 / 1.96
+    forecast = predict(placement, data(), seconds=1e6, method="moments")
+    assert float(forecast.mse) == pytest.approx((low + high) / 2, abs=slack)
 
 
 def test_pairs_of_words_vary_as_the_factor_says():
@@ -148,3 +151,21 @@ def test_pairs_of_words_vary_as_the_factor_says():
     assert float((moments.var * weight.square()).sum()) < 0.3 * float(
         (reads * weight).flatten(1).sum(1).var()
     )
+
+
+@pytest.mark.parametrize(("bits", "rows"), [(6, None), (5, None), (6, 4)])
+def test_moments_know_converters(bits, rows):
+    """Where memory is about as noisy as converters, which exact ones would underestimate."""
+    array = Array(rows=rows, input_bits=bits, output_bits=bits)
+    placement, exact = (
+        place(network(), weights=Crossbar(sigma=3e-7, array=a), inputs=data()[0][0])
+        for a in (array, Array())
+    )
+    low, high = simulate(placement, data(), g_max=25e-6, chips=1000).mse_interval()
+    found, without = (
+        float(predict(p, data(), g_max=25e-6, method="moments").mse) for p in (placement, exact)
+    )
+    # 2.6 standard errors over chips, and a twentieth for rounding errors that are not uniform.
+    slack = 2.6 * (high - low) / 2 / 1.96 + 0.05 * high
+    assert found == pytest.approx((low + high) / 2, abs=slack)
+    assert without < (low + high) / 2 - 2 * slack

@@ -36,6 +36,9 @@ class Memory:
 
     Made by `loaded`. After `original`, `ideal` or `read` the model can be called as often as
     needed, and computes with the tensors of that choice.
+
+    Attributes:
+        converters: Of the weights whose arrays round.
     """
 
     def __init__(self, placement: Placement) -> None:
@@ -49,7 +52,8 @@ class Memory:
         }
         self._ideal = {p.name: p.device.ideal(self._stored[p.name]) for p in self._weights}
         found = {p.name: Converters.of(p, self._ideal[p.name]) for p in self._weights}
-        self._conversion = Conversion({n: c for n, c in found.items() if c is not None})
+        self.converters = {name: c for name, c in found.items() if c is not None}
+        self._conversion = Conversion(self.converters)
         self._current: dict[str, Tensor] = {}
         self._fresh = [p for p in self._weights if p.device.fresh]
         self._samples: int | None = None

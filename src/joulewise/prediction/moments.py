@@ -14,9 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from joulewise.devices import Moments as ReadMoments
-from joulewise.errors import InputError, ModelError, check_in_range, refuse
-from joulewise.placement import Placement, take
+from joulewise.errors import ModelError, check_in_range, refuse
+from joulewise.placement import take
 from joulewise.placement.calling import batch_size
 from joulewise.prediction.covariance.budget import budget
 from joulewise.prediction.covariance.network import Network, trace_network
@@ -79,7 +78,6 @@ class Moments:
     def pieces(self, problem: Problem) -> Iterator[Piece]:
         """The moments of the output, some samples at a time, in the order of the data."""
         weights, has_classes = problem.memory.moments(problem.plan), problem.has_classes
-        _check(problem.placement, weights)
         problem.memory.original()
         network = trace_network(problem.placement, self.rules, self.dtype)
         for batch, reference in zip(problem.batches, problem.references, strict=True):
@@ -95,6 +93,7 @@ class Moments:
                     take(batch.inputs, size, chosen),
                     weights=weights,
                     plan=problem.plan,
+                    converters=problem.memory.converters,
                     rules=self.rules,
                     order=self.order,
                 )
@@ -115,23 +114,6 @@ class Moments:
                 'give more, or use method="first-order"'
             )
         return int(self.memory_bytes // taken)
-
-
-def _check(placement: Placement, weights: Mapping[str, ReadMoments]) -> None:
-    """Refuse what no rule knows of: converters, and words that share a factor.
-
-    Raises:
-        InputError: naming the first tensor with either.
-    """
-    for tensor in placement.placed:
-        array, name = tensor.device.array, tensor.name
-        rounds = array is not None and not array.exact
-        if rounds or (name in weights and weights[name].common is not None):
-            what = "converters that round" if rounds else "words that share a random factor"
-            raise InputError(
-                f"{name} has {what}, which method moments knows no rule for; allowed: "
-                'method="second-order"'
-            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -102,6 +102,7 @@ def test_named_inputs_a_default_and_outputs_in_a_mapping():
     with torch.no_grad():
         weights = {"fc.weight": GaussianMemory().moments(model.fc.weight.detach(), 0.1)}
         options = {"weights": weights, "plan": {}, "rules": RULES, "order": 4}
+        options["converters"] = {}
         expected = a @ (0.9 * model.fc.weight).T + model.fc.bias + 2 * b
         for given in ((a, b), {"b": b, "a": a}):
             out = propagate(network, given, **options)

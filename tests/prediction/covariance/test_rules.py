@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from gaussian_memory import GaussianMemory, output_moments
+from gaussian_memory import GaussianMemory, TiedMemory, covariance_of, output_moments
 from joulewise.devices import SRAM
 from joulewise.placement import place
 from joulewise.prediction.covariance.gaussian import RELU, PiecewiseLinear, quadrature
@@ -38,8 +38,12 @@ def filled(model, seed=1):
     return model
 
 
-def placed(model, *names):
-    placement = place(model, weights=GaussianMemory(), include=names)
+# Words on their own, and words that share a factor.
+MEMORIES = {"apart": GaussianMemory(), "tied": TiedMemory()}
+
+
+def placed(model, *names, memory=MEMORIES["apart"]):
+    placement = place(model, weights=memory, include=names)
     return placement, dict.fromkeys([p.name for p in placement.placed], STD)
 
 
@@ -83,16 +87,23 @@ LAYERS = {
 
 @pytest.mark.parametrize("name", LAYERS)
 @pytest.mark.parametrize("noisy_bias", [False, True])
-def test_one_layer_is_exact(name, noisy_bias):
-    """The output is linear in the weights, so its covariance is J diag(v) J^T."""
+@pytest.mark.parametrize("words", MEMORIES)
+def test_one_layer_is_exact(name, noisy_bias, words):
+    """The output is linear in the weights, so its covariance is J C J^T, C that of the words."""
     make, shape = LAYERS[name]
     model = filled(nn.Sequential(make()))
     names = ("0.weight", "0.bias")[: 1 + noisy_bias]
-    placement, plan = placed(model, *names)
+    memory = MEMORIES[words]
+    placement, plan = placed(model, *names, memory=memory)
     x, parameters = random(2, *shape), means_of(model, placement)
     mean, cov = output_moments(placement, x, plan)
     expected = torch.func.functional_call(model, parameters, (x,)).flatten(1)
-    spread = sum(j @ j.mT * STD**2 for j in (responses(model, parameters, n, x) for n in names))
+    stored = dict(model.named_parameters())
+    spread = sum(
+        j @ covariance_of(memory, stored[n].detach(), STD) @ j.mT
+        for n in names
+        for j in (responses(model, parameters, n, x),)
+    )
     assert torch.allclose(mean, expected, rtol=1e-12, atol=1e-12)
     assert torch.allclose(cov, spread, rtol=1e-11, atol=1e-12)
 
@@ -113,14 +124,19 @@ PAIRS = {
 
 
 @pytest.mark.parametrize("name", PAIRS)
-def test_two_layers_are_exact(name):
+@pytest.mark.parametrize("words", MEMORIES)
+def test_two_layers_are_exact(name, words):
     """Law of total covariance: what the first layer's noise does to the second's is quadratic."""
     make, shape = PAIRS[name]
     first, second = make()
     model = filled(nn.Sequential(first, second))
-    placement, plan = placed(model, "0.weight", "1.weight")
+    memory = MEMORIES[words]
+    placement, plan = placed(model, "0.weight", "1.weight", memory=memory)
     x, parameters = random(1, *shape), means_of(model, placement)
     _, cov = output_moments(placement, x, plan)
+    first_cov, second_cov = (
+        covariance_of(memory, layer.weight.detach(), STD) for layer in (first, second)
+    )
     head = {n[2:]: p for n, p in parameters.items() if n.startswith("1.")}
     hidden = torch.func.functional_call(
         first, {n[2:]: p for n, p in parameters.items() if n.startswith("0.")}, (x,)
@@ -129,15 +145,15 @@ def test_two_layers_are_exact(name):
     moves = torch.autograd.functional.jacobian(
         lambda w: torch.func.functional_call(first, {"weight": w, "bias": own["0.bias"]}, (x,)),
         parameters["0.weight"],
-    ).flatten(hidden.ndim)
+    ).flatten(hidden.ndim) @ torch.linalg.cholesky(first_cov)
     silent = {n: p if n == "weight" else torch.zeros_like(p) for n, p in head.items()}
     expected = responses(model, parameters, "0.weight", x)
-    expected = expected @ expected.mT * STD**2
+    expected = expected @ first_cov @ expected.mT
     at_mean = responses(second, head, "weight", hidden)
-    expected = expected + at_mean @ at_mean.mT * STD**2
+    expected = expected + at_mean @ second_cov @ at_mean.mT
     for k in range(moves.shape[-1]):
         j = responses(second, silent, "weight", moves[..., k])
-        expected = expected + j @ j.mT * STD**4
+        expected = expected + j @ second_cov @ j.mT
     assert torch.allclose(cov, expected, rtol=1e-11, atol=1e-12)
 
 

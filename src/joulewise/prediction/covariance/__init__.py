@@ -6,6 +6,7 @@ weighted      rules of operations with noisy weights: linear, convolution
 windows       what each position of a convolution or a pool covers
 maxima        rules of maxima: max-pooling, the larger of two
 stored        the rule of an activation that passes through its memory
+converted     converters at the ends of arrays
 operation     what a rule is given, and how covariances are transformed
 gaussian      functions of Gaussian variables: moments, and the series of their covariance
 network       the model as a graph, every placed tensor used exactly once

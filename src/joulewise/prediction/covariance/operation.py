@@ -9,7 +9,7 @@ from typing import Any, Never
 import torch
 from torch import Tensor, nn
 
-from joulewise.devices import Moments
+from joulewise.devices import Common, Moments
 from joulewise.errors import ModelError
 from joulewise.prediction.covariance.joint import Gain, Joint, Value, sandwich
 
@@ -22,13 +22,15 @@ class Reading:
 
     Args:
         mean: The shape of the parameter; the parameter itself where it is in reliable memory.
-        var: The same shape; None where nothing varies.
+        var: The same shape; None where nothing varies. Each word's own where they share a factor.
         placed: The name of the placed tensor; None in reliable memory.
+        common: The factor that the words share; None where they are independent.
     """
 
     mean: Tensor
     var: Tensor | None = None
     placed: str | None = None
+    common: Common | None = None
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -94,8 +96,11 @@ class Operation:
         if name in self.readings:
             moments = self.readings[name]
             silent = not moments.var.requires_grad and not bool(moments.var.any())
-            var = None if silent else moments.var
-            return Reading(mean=moments.mean, var=var, placed=self.placed_names[name])
+            var, common = None if silent else moments.var, None if silent else moments.common
+            if common is not None:
+                var = common.own(moments.mean, moments.var)
+            placed = self.placed_names[name]
+            return Reading(mean=moments.mean, var=var, placed=placed, common=common)
         own = getattr(self.module, name)
         return Reading(mean=own)
 

@@ -6,17 +6,20 @@ enters late costs nothing before. Values are dropped after their last use.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
-from joulewise.devices import Moments, Point
+from joulewise.devices import Common, Moments, Point
 from joulewise.errors import JoulewiseError, ModelError, refuse
 from joulewise.placement import Placed
 from joulewise.placement.calling import tensors_in
+from joulewise.placement.conversion import Converters
+from joulewise.prediction.covariance.converted import converted_input, converted_sums
 from joulewise.prediction.covariance.joint import Gain, Joint, Noise, Outcome, Value
 from joulewise.prediction.covariance.network import Network, Step, function_of
 from joulewise.prediction.covariance.operation import Operation, Rule, leaves, replaced
@@ -49,6 +52,7 @@ def propagate(
     *,
     weights: Mapping[str, Moments],
     plan: Mapping[str, Point],
+    converters: Mapping[str, Converters],
     rules: Mapping[Any, Rule],
     order: int,
 ) -> OutputMoments:
@@ -59,13 +63,14 @@ def propagate(
         inputs: As the model is called with: a tensor, a tuple, or a mapping.
         weights: Mean and variance of each placed weight.
         plan: Operating points, for stored activations.
+        converters: Of the weights whose arrays round.
         rules: The table of rules.
         order: Terms of Mehler's series.
 
     Returns:
         The moments of the output.
     """
-    walk = _Walk(network, weights, plan, rules, order)
+    walk = _Walk(network, weights, plan, converters, rules, order)
     output = walk.run(inputs)
     if isinstance(output, Tensor):
         return OutputMoments(mean=output, cov=None, parts={})
@@ -90,10 +95,12 @@ class _Walk:
         network: Network,
         weights: Mapping[str, Moments],
         plan: Mapping[str, Point],
+        converters: Mapping[str, Converters],
         rules: Mapping[Any, Rule],
         order: int,
     ) -> None:
         self.network, self.plan, self.rules, self.order = network, plan, rules, order
+        self.converters = converters
         self.weights = {name: _cast(m, network.dtype) for name, m in weights.items()}
         self.joint = Joint()
         self.history: list[_Event] = []
@@ -125,7 +132,7 @@ class _Walk:
         arguments = replaced((step.node.args, step.node.kwargs), self._look_up)
         last = (self.env[node] for node in step.last_use_of if node in self.env)
         dying = frozenset(value for value in last if isinstance(value, Value))
-        read, dying = self._through_memory(step, arguments, dying)
+        read, dying = self._received(step, arguments, dying)
         args, kwargs = replaced(arguments, lambda a: read.get(id(a), a))
         op = Operation(
             name=step.name,
@@ -139,14 +146,19 @@ class _Walk:
             dying=dying,
             order=self.order,
         )
-        return self._apply(step, op)
+        return self._converted(step, self._apply(step, op))
 
-    def _through_memory(
+    def _received(
         self, step: Step, arguments: Any, dying: frozenset[Value]
     ) -> tuple[dict[int, Value | Tensor], frozenset[Value]]:
-        """What the layer reads of its placed inputs, by identity, and what dies with the layer."""
+        """What the layer gets of its inputs through memories and converters, by identity.
+
+        And what dies with the layer.
+        """
         read: dict[int, Value | Tensor] = {}
-        if not step.stored:
+        ends = {p.name: c for p in step.weights.values() if (c := self.converters.get(p.name))}
+        rounds = {name: c for name, c in ends.items() if c.array.input_bits is not None}
+        if not step.stored and not rounds:
             return read, dying
         sources: dict[int, Value | Tensor] = {}
         for argument in leaves(arguments):
@@ -154,14 +166,34 @@ class _Walk:
                 sources.setdefault(id(argument), argument)
         for position, source in enumerate(sources.values()):
             placed = next((p for p in step.stored if _position(p) == position), None)
-            if placed is None:
-                continue
-            self._check_batch(placed.name, source.mean if isinstance(source, Value) else source)
-            gone = {v for v in dying if v is source}
-            value = self._record(self._store(placed, source, bool(gone)), gone)
+            changes: list[Callable[[Any, bool], Outcome]] = []
+            if placed is not None:
+                mean = source.mean if isinstance(source, Value) else source
+                self._check_batch(placed.name, mean)
+                changes.append(partial(self._store, placed))
+            changes += [partial(self._convert, *end) for end in rounds.items() if not position]
+            value = source
+            for change in changes:
+                gone = {v for v in dying if v is value}
+                value = self._record(change(value, bool(gone)), gone)
+                dying = (dying - gone) | {v for v in (value,) if isinstance(v, Value)}
             read[id(source)] = value
-            dying = (dying - gone) | {value for value in (value,) if isinstance(value, Value)}
         return read, dying
+
+    def _convert(self, name: str, ends: Converters, source: Value | Tensor, gone: bool) -> Outcome:
+        gone = gone and not torch.is_grad_enabled()
+        return converted_input(source, name, ends, self.joint, order=self.order, gone=gone)
+
+    def _converted(self, step: Step, sums: Any) -> Any:
+        """A layer's output with what its output converters add."""
+        for placed in step.weights.values():
+            ends = self.converters.get(placed.name)
+            if ends is None or ends.array.output_bits is None:
+                continue
+            rows = placed.words // len(self.weights[placed.name].mean)
+            outcome = converted_sums(sums, placed.name, ends, rows, self.joint)
+            sums = self._record(outcome, {sums} if isinstance(sums, Value) else ())
+        return sums
 
     def _store(self, placed: Placed, source: Value | Tensor, gone: bool) -> Outcome:
         return stored(
@@ -279,7 +311,10 @@ def _parts(history: Sequence[_Event], output: Value) -> dict[str, Tensor]:
 
 
 def _cast(moments: Moments, dtype: torch.dtype) -> Moments:
-    return Moments(mean=moments.mean.to(dtype), var=moments.var.to(dtype))
+    common = moments.common
+    if common is not None:
+        common = Common(var=common.var.to(dtype), coupling=common.coupling.to(dtype))
+    return Moments(mean=moments.mean.to(dtype), var=moments.var.to(dtype), common=common)
 
 
 def _is_finite(result: Any) -> bool:

@@ -8,8 +8,9 @@ For ``y_c = sum_i W_ci x_i + b_c`` with independent weights of mean ``w`` and va
 
 where ``x_i(p)`` is what weight i meets at output position p: the same weight serves every position,
 so the positions of one output channel vary together. Exact, whatever the distributions, as long as
-weights are independent of each other and of the input. (Fault maps that tie the cells of different
-words together are taken word by word.)
+weights are independent of each other and of the input. Words that share a random factor (see
+`joulewise.devices.Common`) add the covariance that this ties all outputs together with, exact too.
+(Fault maps that tie the cells of different words together are taken word by word.)
 
 References:
     M. Kern et al., AICAS 2022, arXiv 2205.01707, for linear layers with one variance per layer; the
@@ -18,6 +19,7 @@ References:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -43,9 +45,10 @@ def linear(op: Operation) -> Outcome:
     if weight.var is not None:
         second = _second_moments(op, features_last=True)
         blocks = (second @ weight.var.T).permute(0, 3, 1, 2)
-        noise[_name(weight)] = Noise(blocks=blocks, units_last=True)
-    positions = mean[0].numel() // mean.shape[-1]
-    noise.update(_bias_noise(bias, len(mean), positions, units_last=True))
+        noise[_name(weight)] = _with_factor(
+            Noise(blocks=blocks, units_last=True), op, weight, functional.linear
+        )
+    noise.update(_bias_noise(bias, mean, units_last=True))
     return _outcome(op, mean, lambda rows: functional.linear(rows, weight.mean), noise)
 
 
@@ -60,8 +63,10 @@ def convolution(op: Operation) -> Outcome:
     if weight.var is not None:
         taps = _window(layer).taps(x.shape[2:], mean.shape[2:]).to(x.device)
         blocks = _shared(_second_moments(op, features_last=False), weight.var, taps, layer.groups)
-        noise[_name(weight)] = Noise(blocks=blocks)
-    noise.update(_bias_noise(bias, len(mean), mean.shape[2:].numel(), units_last=False))
+        noise[_name(weight)] = _with_factor(
+            Noise(blocks=blocks), op, weight, lambda rows, w: layer._conv_forward(rows, w, None)
+        )
+    noise.update(_bias_noise(bias, mean, units_last=False))
     return _outcome(op, mean, lambda rows: layer._conv_forward(rows, weight.mean, None), noise)
 
 
@@ -82,11 +87,47 @@ def _name(reading: Reading) -> str:
     return reading.placed
 
 
-def _bias_noise(bias: Reading, batch: int, positions: int, *, units_last: bool) -> dict[str, Noise]:
+def _with_factor(
+    noise: Noise, op: Operation, weight: Reading, product: Callable[[Tensor, Tensor], Tensor]
+) -> Noise:
+    """The noise of a weight with what a factor adds that its words share.
+
+    With the factor's variance ``v``, means ``M`` and couplings ``C``, and the second moments ``S``
+    of the input, that is ``v M S M^T + M S C^T + C S M^T``.
+    """
+    common = weight.common
+    if common is None:
+        return noise
+    x, value = op.mean_of_input(), op.only_input
+    mean, coupling = (product(x, w).flatten(1) for w in (weight.mean, common.coupling))
+    added = common.covariance(mean, coupling)
+    if value is not None:
+        size = mean.shape[1]
+        of_mean = value.map(lambda rows: product(rows, weight.mean), size)
+        of_coupling = value.map(lambda rows: product(rows, common.coupling), size)
+        half = of_mean.rows(op.joint.own(value)).mT
+        mixed = of_coupling.rows(half)
+        added = added + common.var * of_mean.rows(half) + mixed + mixed.mT
+    return _tied(noise, added)
+
+
+def _bias_noise(bias: Reading, mean: Tensor, *, units_last: bool) -> dict[str, Noise]:
     if bias.var is None:
         return {}
-    blocks = bias.var[None, :, None, None].expand(batch, -1, positions, positions)
-    return {_name(bias): Noise(blocks=blocks, units_last=units_last)}
+    positions = mean[0].numel() // len(bias.var)
+    blocks = bias.var[None, :, None, None].expand(len(mean), -1, positions, positions)
+    noise = Noise(blocks=blocks, units_last=units_last)
+    if bias.common is not None:
+        ones = (1,) * (mean.ndim - 2)
+        units = (-1,) if units_last else (-1, *ones)
+        parts = (b.view(units).expand(mean.shape[1:]) for b in (bias.mean, bias.common.coupling))
+        noise = _tied(noise, bias.common.covariance(*(part.reshape(1, -1) for part in parts)))
+    return {_name(bias): noise}
+
+
+def _tied(noise: Noise, added: Tensor) -> Noise:
+    """Noise, and a covariance between all entries: one unit with all of them as its positions."""
+    return Noise(blocks=(noise.to_cov() + added)[:, None])
 
 
 def _second_moments(op: Operation, *, features_last: bool) -> Tensor:

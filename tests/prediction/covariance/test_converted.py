@@ -1,0 +1,66 @@
+import pytest
+import torch
+
+from joulewise.devices import Array
+from joulewise.devices.arrays import rounded
+from joulewise.placement.conversion import Converters
+from joulewise.prediction.covariance.converted import converted_input, converted_sums
+from joulewise.prediction.covariance.joint import Joint, Outcome
+
+MEANS = torch.tensor([[0.0, 0.31, 0.97]], dtype=torch.float64)
+SAMPLES = 400_000
+
+
+def ends(bits, limit=1.0, rows=None):
+    array = Array(rows=rows, input_bits=bits, output_bits=bits)
+    return Converters(array=array, input_limit=limit, output_limit=limit)
+
+
+def varying(std, joint):
+    cov = torch.diag_embed(torch.full_like(MEANS, std**2))
+    return joint.add(Outcome(mean=MEANS, cov=cov))
+
+
+def test_an_input_that_does_not_vary_is_rounded():
+    found = converted_input(MEANS, "w", ends(4), Joint(), order=4, gone=False)
+    assert torch.equal(found.mean, rounded(MEANS, 1.0, 4))
+    assert found.cov is None
+
+
+@pytest.mark.parametrize("std", [0.02, 0.1, 0.4])
+def test_an_input_that_varies_against_samples(std):
+    """Less than a step, a step, and saturation: mean and variance of what the converter makes."""
+    joint = Joint()
+    found = converted_input(varying(std, joint), "w", ends(5), joint, order=4, gone=False)
+    normal = torch.randn(
+        SAMPLES, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    )
+    made = rounded(MEANS + std * normal, 1.0, 5)
+    step = 1 / 15
+    # Five standard errors, and what is said of the quadrature: a twentieth of a step.
+    reach = 5 * made.std(0) / SAMPLES**0.5 + step / 20
+    assert bool(((found.mean[0] - made.mean(0)).abs() <= reach).all())
+    spread = found.cov.diagonal(dim1=1, dim2=2)[0].sqrt()
+    slack = 5 * float(made.std(0).max()) / (2 * SAMPLES) ** 0.5
+    assert torch.allclose(spread, made.std(0), atol=slack + step / 20)
+
+
+def test_sums_get_uniform_noise_for_each_array():
+    joint = Joint()
+    value = varying(0.1, joint)
+    found = converted_sums(value, "weight", ends(4, 0.7, rows=4), rows=10, joint=joint)
+    added = 3 * (0.7 / 7) ** 2 / 12  # three arrays
+    expected = torch.eye(3, dtype=torch.float64) * (0.01 + added)
+    assert torch.allclose(found.cov[0], expected)
+    assert torch.equal(joint.own(value)[0], torch.eye(3, dtype=torch.float64) * 0.1**2)
+    # The uniform distribution of what is rounded away, sampled.
+    spread = torch.rand(SAMPLES, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    error = rounded(spread, 0.7, 4) - spread
+    inside = error[spread < 0.7]
+    assert float(inside.var()) == pytest.approx((0.7 / 7) ** 2 / 12, rel=0.02)
+
+
+def test_exact_sums_that_do_not_vary():
+    found = converted_sums(MEANS, "weight", ends(4, 0.7), rows=10, joint=Joint())
+    assert torch.equal(found.mean, MEANS)
+    assert torch.allclose(found.cov[0], torch.eye(3, dtype=torch.float64) * 0.01 / 12)
