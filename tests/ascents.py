@@ -82,11 +82,9 @@ def values(model):
 
 
 def same_bits(first, second):
-    """Equal, with NaN equal to NaN."""
-    pairs = zip(first, second, strict=True)
-    return all(torch.equal(a.nan_to_num(nan=0.5), b.nan_to_num(nan=0.5)) for a, b in pairs) and all(
-        torch.equal(a.isnan(), b.isnan()) for a, b in zip(first, second, strict=True)
-    )
+    """Every bit the same: 0.0 is not -0.0, and NaN is NaN."""
+    pairs = [(a.flatten(), b.flatten()) for a, b in zip(first, second, strict=True)]
+    return all(torch.equal(a.view(torch.uint8), b.view(torch.uint8)) for a, b in pairs)
 
 
 def moves(optimizer):

@@ -1,11 +1,11 @@
 import pytest
 import torch
-from ascents import batch, moves
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.optim import SGD
 
+from ascents import batch, moves
 from joulewise.optim import ASAM
 
 

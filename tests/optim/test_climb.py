@@ -2,6 +2,11 @@ import math
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.optim import SGD
+
 from ascents import (
     METHODS,
     RHO,
@@ -15,11 +20,6 @@ from ascents import (
     same_bits,
     values,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from torch import nn
-from torch.optim import SGD
-
 from joulewise.errors import InputError
 from joulewise.optim import ASAM, SAM, SAMSON
 

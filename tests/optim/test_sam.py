@@ -1,8 +1,8 @@
 import torch
-from ascents import moves
 from torch import nn
 from torch.optim import SGD
 
+from ascents import moves
 from joulewise.optim import SAM
 
 

@@ -2,12 +2,12 @@ import math
 
 import pytest
 import torch
-from ascents import generator, moves
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.optim import SGD
 
+from ascents import generator, moves
 from joulewise.optim import SAMSON
 
 NORMS = {2: lambda w: w.square().sum().sqrt(), math.inf: lambda w: w.abs().max()}
