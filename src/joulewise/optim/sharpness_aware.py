@@ -36,7 +36,7 @@ class SharpnessAware(Optimizer, ABC):
 
     Or in the open, which leaves room for a GradScaler, gradient accumulation and clipping::
 
-        scaler.scale(loss_of(batch)).backward()      # at w; needs no unscaling, see ``ascent``
+        scaler.scale(loss_of(batch)).backward()      # at w; no unscaling here
         with optimizer.ascent():                     # at w + eps, gradients cleared
             scaler.scale(loss_of(batch)).backward()  # or several, for accumulation
         scaler.unscale_(optimizer)                   # at w again, whatever happened
@@ -44,6 +44,10 @@ class SharpnessAware(Optimizer, ABC):
         scaler.step(optimizer)
         scaler.update()
         optimizer.zero_grad()
+
+    A scaler unscales once in a step, which the second gradient needs; the climb does not, since a
+    factor in the first gradient cancels. Where the scaler finds infinity it skips the step, with
+    the weights at w.
 
     A loop that calls ``step()`` after a single ``backward``, such as that of Hugging Face's
     Trainer, would train without climbing, and is refused; there, a block belongs into
