@@ -12,15 +12,16 @@ import pytest
 import joulewise
 
 SOURCE = Path(joulewise.__file__).parent
-ROOMS = ["cli", "data", "devices", "models", "placement", "prediction", "report", "simulation"]
-ROOMS += ["study", "training", "words"]
+ROOMS = ["cli", "data", "devices", "models", "optim", "placement", "prediction", "report"]
+ROOMS += ["simulation", "study", "training", "words"]
 
 
 def test_every_lazy_name_loads_and_is_listed_once_for_type_checkers():
     tree = ast.parse((SOURCE / "__init__.py").read_text())
     guarded = next(node for node in tree.body if isinstance(node, ast.If))
     listed = {alias.name: node.module for node in guarded.body for alias in node.names}
-    assert listed == {n: f"joulewise.{room}" for n, room in joulewise._ROOMS.items()}
+    rooms = dict.fromkeys(joulewise._OPEN_ROOMS, "joulewise")
+    assert listed == rooms | {n: f"joulewise.{room}" for n, room in joulewise._ROOMS.items()}
     assert sorted(joulewise.__all__) == sorted([*listed, "__version__"])
     for name in joulewise.__all__:
         assert getattr(joulewise, name) is not None

@@ -9,6 +9,8 @@
     forecast = jw.predict(placement, data, eta=0.5)  # the same without simulating chips
     forecast.mse, forecast.shares, forecast.accuracy.mean
 
+    optimizer = jw.optim.SAMSON(model.parameters(), torch.optim.SGD, lr=0.1, rho=0.2)
+
 Names are imported when they are first used: the command line's ``--help`` must not wait for torch.
 """
 
@@ -20,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from joulewise import optim as optim
     from joulewise.data import Dataset as Dataset
     from joulewise.data import Split as Split
     from joulewise.data import load_data as load_data
@@ -60,6 +63,9 @@ if TYPE_CHECKING:
     from joulewise.study import compare as compare
     from joulewise.training import TrainingSpec as TrainingSpec
     from joulewise.training import train as train
+
+# Rooms that are names themselves: joulewise.optim.SAM, as one writes torch.optim.SGD.
+_OPEN_ROOMS = ("optim",)
 
 # Public name -> room. The imports above are the same table for type checkers; a test compares them.
 _ROOMS = {
@@ -139,6 +145,7 @@ __all__ = [
     "load_model",
     "load_weights",
     "loaded",
+    "optim",
     "place",
     "predict",
     "save_weights",
@@ -151,6 +158,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name in _OPEN_ROOMS:
+        return importlib.import_module(f"joulewise.{name}")
     if name not in _ROOMS:
         raise AttributeError(f"module 'joulewise' has no attribute {name!r}")
     value = getattr(importlib.import_module(f"joulewise.{_ROOMS[name]}"), name)

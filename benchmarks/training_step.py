@@ -1,0 +1,163 @@
+"""What a step of SAM, ASAM and SAMSON costs, in plain SGD steps of the same process.
+
+    python benchmarks/training_step.py [--threads 1] [--repeats 15] [--device cpu] [--json]
+
+ResNet-20 on batches of 128 images of 32x32; a step is gradients cleared, forward, backward, update.
+The goal is 2.0 plain steps: the method needs two forward and two backward passes, and one update.
+Steps of all methods alternate; each figure is the median over rounds of the ratio to the plain step
+of the same round, with the range of the middle half. On a CPU that is CPU time of the process (the
+machine may be shared), on a GPU wall time, waited for. All sides share the allocator's settings.
+
+The SAM of pytorch_optimizer, a public peer, is measured beside where it is importable.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import math
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from joulewise.cli.allocator import keep_freed_memory
+from joulewise.models import build
+from joulewise.optim import ASAM, SAM, SAMSON
+
+BATCH = 128
+LIMIT = 2.0
+WARM_UP = 2
+PEER = "pytorch_optimizer"
+SGD = {"lr": 0.01, "momentum": 0.9, "weight_decay": 5e-4}
+
+Step = Callable[[], object]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    keep_freed_memory()
+    torch.set_num_threads(arguments.threads)
+    device = torch.device(arguments.device)
+    steps = {name: prepare(make, device) for name, make in methods().items()}
+    steps |= peer(device)
+    rows = measure(steps, arguments.repeats, device)
+    where = (
+        torch.cuda.get_device_name() if device.type == "cuda" else f"{arguments.threads} thread(s)"
+    )
+    if arguments.json:
+        about = {"torch": torch.__version__, "where": where, "limit": LIMIT, **vars(arguments)}
+        print(json.dumps(about | {"peer": PEER in steps, "rows": rows}, indent=2))
+        return
+    print(f"torch {torch.__version__}, {where}, ResNet-20, batch {BATCH}")
+    for row in rows:
+        low, high = row["middle_half"]
+        print(
+            f"{row['method']:<18} {row['ms']:8.2f} ms   {row['ratio']:.3f}x "
+            f"[{low:.3f}, {high:.3f}]   limit {LIMIT}x"
+        )
+    if PEER not in steps:
+        print(f"{PEER:<18} not installed")
+
+
+def methods() -> dict[str, Callable[[list[nn.Parameter]], torch.optim.Optimizer]]:
+    """The first is the plain step."""
+    return {
+        "SGD": lambda params: torch.optim.SGD(params, **SGD),
+        "SAM": lambda params: SAM(params, torch.optim.SGD, rho=0.05, **SGD),
+        "ASAM": lambda params: ASAM(params, torch.optim.SGD, rho=0.5, **SGD),
+        "SAMSON, p = 2": lambda params: SAMSON(params, torch.optim.SGD, p=2, **SGD),
+        "SAMSON, p = inf": lambda params: SAMSON(params, torch.optim.SGD, p=math.inf, **SGD),
+    }
+
+
+def prepare(
+    make: Callable[[list[nn.Parameter]], torch.optim.Optimizer], device: torch.device
+) -> Step:
+    """One training step, with a closure that the optimizer calls as often as it likes."""
+    forward_backward, model = problem(device)
+    optimizer = make(list(model.parameters()))
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        return forward_backward()
+
+    return lambda: optimizer.step(closure)
+
+
+def peer(device: torch.device) -> dict[str, Step]:
+    """The public SAM in its two-call form, which leaves the first pass to the caller."""
+    try:
+        sam = importlib.import_module(PEER).SAM
+    except ImportError:
+        return {}
+    forward_backward, model = problem(device)
+    optimizer = sam(list(model.parameters()), torch.optim.SGD, rho=0.05, **SGD)
+
+    def step() -> None:
+        forward_backward()
+        optimizer.first_step(zero_grad=True)
+        forward_backward()
+        optimizer.second_step(zero_grad=True)
+
+    return {PEER: step}
+
+
+def problem(device: torch.device) -> tuple[Callable[[], Tensor], nn.Module]:
+    model = build("resnet20", (3, 32, 32), 10, seed=0).to(device)
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(BATCH, 3, 32, 32, generator=generator).to(device)
+    targets = torch.randint(10, (BATCH,), generator=generator).to(device)
+
+    def forward_backward() -> Tensor:
+        loss = functional.cross_entropy(model(inputs), targets)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    return forward_backward, model
+
+
+def measure(steps: dict[str, Step], repeats: int, device: torch.device) -> list[dict[str, Any]]:
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(WARM_UP + repeats):
+        for name, step in steps.items():
+            seconds[name].append(seconds_of(step, device))
+    seconds = {name: times[WARM_UP:] for name, times in seconds.items()}
+    plain = next(iter(seconds.values()))
+    return [row(name, times, plain) for name, times in seconds.items()]
+
+
+def row(name: str, times: list[float], plain: list[float]) -> dict[str, Any]:
+    ratios = sorted(t / p for t, p in zip(times, plain, strict=True))
+    return {
+        "method": name,
+        "ms": 1e3 * statistics.median(times),
+        "ratio": statistics.median(ratios),
+        "middle_half": [ratios[len(ratios) // 4], ratios[3 * len(ratios) // 4]],
+    }
+
+
+def seconds_of(step: Step, device: torch.device) -> float:
+    clock = time.process_time
+    if device.type == "cuda":
+        clock = time.perf_counter
+        torch.cuda.synchronize()
+    start = clock()
+    step()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return clock() - start
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,250 @@
+"""The step that SAM, ASAM and SAMSON share: climb, differentiate there, come back, descend."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal, overload
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.optimizer import ParamsT
+
+from joulewise.errors import InputError, refuse
+from joulewise.optim.buffers import kept_buffers
+from joulewise.optim.climb import climb, slopes
+
+__all__ = ["SharpnessAware"]
+
+
+class SharpnessAware(Optimizer, ABC):
+    """An optimizer that descends by the gradient found at the worst point nearby.
+
+    It climbs to ``w + eps``, ``eps = rho T^2 g / ||T g||_2``, and hands the gradient found there to
+    ``base``, which steps from w. Subclasses say what the positive diagonal T is. The norm runs over
+    all parameters together; a parameter group may give its own ``rho``, which then scales its T, so
+    that groups of different rho share one ellipsoid.
+
+    **Two ways to step.** With a closure that clears the gradients, computes the loss, calls
+    ``backward`` and returns the loss, as Lightning passes one; it is called twice::
+
+        loss = optimizer.step(closure)  # the loss at w
+
+    Or in the open, which leaves room for a GradScaler, gradient accumulation and clipping::
+
+        scaler.scale(loss_of(batch)).backward()      # at w; no unscaling here
+        with optimizer.ascent():                     # at w + eps, gradients cleared
+            scaler.scale(loss_of(batch)).backward()  # or several, for accumulation
+        scaler.unscale_(optimizer)                   # at w again, whatever happened
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+
+    A scaler unscales once in a step, which the second gradient needs; the climb does not, since a
+    factor in the first gradient cancels. Where the scaler finds infinity it skips the step, with
+    the weights at w.
+
+    A loop that calls ``step()`` after a single ``backward``, such as that of Hugging Face's
+    Trainer, would train without climbing, and is refused; there, a block belongs into
+    ``training_step``.
+
+    **What a step leaves alone.** The weights come back from copies, bit for bit, after an exception
+    and Ctrl-C too. So do the buffers of every module that runs in the second pass, the statistics
+    of BatchNorm among them: those of the first pass, at w, are kept. Dropout draws a new mask in
+    the second pass. A gradient that is zero or not finite climbs nowhere, so ``base`` gets what it
+    would have got alone. Parameters without a gradient stay where they are.
+
+    **Several processes.** Under ``DistributedDataParallel`` each ``backward`` averages gradients,
+    so all ranks climb to the same point, and the step is that of one process on the whole batch.
+    With the first forward and backward pass under ``model.no_sync()`` each rank climbs by its own
+    share of the batch (m-sharpness), for one exchange of gradients instead of two; the weights stay
+    the same on all ranks. Parameters sharded over ranks (FSDP) are not supported: each rank would
+    take the norm of its own shard.
+
+    ``param_groups`` and ``state`` are those of ``base``, so schedules of the learning rate reach it
+    and one state dict holds everything. Weights in half precision round the climb to their own
+    precision.
+
+    Args:
+        params: Parameters, named parameters or groups of them, as for any torch optimizer.
+        base: The class of the optimizer that steps, such as ``torch.optim.SGD``.
+        own: The subclass's own options and their values, ``rho`` among them; kept in the groups.
+        options: The options of ``base``, ``lr`` among them.
+
+    Attributes:
+        base: The optimizer that steps. Tools that call ``step`` only to create its state, and hooks
+            on state dicts, take this one.
+
+    Raises:
+        InputError: if ``base`` is no class of optimizers, needs a closure, or has an option that is
+            named like one of these; or if an option is out of range.
+    """
+
+    base: Optimizer
+    _stage: Literal["at w", "above", "back"]
+
+    def __init__(
+        self, params: ParamsT, base: type[Optimizer], own: dict[str, Any], options: dict[str, Any]
+    ) -> None:
+        if not (isinstance(base, type) and issubclass(base, Optimizer)):
+            refuse("base", repr(base), "a class of optimizers, such as torch.optim.SGD")
+        if _needs_arguments(base.step):
+            refuse("base", base.__name__, "one whose step() needs no closure")
+        super().__init__(params, own)
+        self.base = base(self.param_groups, **options)
+        taken = own.keys() & self.base.defaults.keys()
+        if taken:
+            allowed = f"an optimizer without an option named {' or '.join(sorted(taken))}"
+            refuse("base", base.__name__, allowed)
+        self.defaults = {**self.base.defaults, **own}
+        self._share()
+        self._stage = "at w"
+
+    @abstractmethod
+    def _metric(self, params: list[Tensor], group: dict[str, Any]) -> list[Tensor] | None:
+        """The diagonals of T for some parameters of a group, in their shapes; None where T is 1."""
+
+    @contextmanager
+    def ascent(self) -> Iterator[None]:
+        """Within the block the parameters are at ``w + eps``, and their gradients are cleared.
+
+        Afterwards they are at w, bit for bit, with the gradients that the block accumulated, ready
+        for ``step()``. The gradients that are there before decide eps, which a common factor in
+        them, as a GradScaler's or that of a clipped norm, does not change.
+
+        Yields:
+            Nothing.
+
+        Raises:
+            InputError: if a gradient is sparse, or within another ascent of this optimizer.
+        """
+        if self._stage == "above":
+            refuse("ascent()", "within another one", "one at a time")
+        with torch.no_grad():
+            upward = slopes(self.param_groups, self._metric)
+            params = [p for slope in upward for p in slope.params]
+            # Copies, since adding eps and then subtracting it does not lead back to w.
+            copies = [torch.empty_like(p) for p in params]
+            _copy(params, copies)
+        self._stage = "above"
+        arrived: Literal["at w", "back"] = "at w"
+        try:
+            with torch.no_grad():
+                climb(upward)
+            del upward  # holds the first gradients, which the second pass has no use for
+            self.zero_grad()
+            with kept_buffers():
+                yield
+            arrived = "back"
+        finally:
+            with torch.no_grad():
+                _copy(copies, params)
+            self._stage = arrived
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Let ``base`` step from w by the gradient of ``w + eps``.
+
+        Args:
+            closure: Clears the gradients, computes the loss, calls ``backward`` and returns the
+                loss; called at w and at ``w + eps``. Without one, the step takes the gradients of
+                the ``ascent()`` before it.
+
+        Returns:
+            What the closure returned at w; None without a closure.
+
+        Raises:
+            InputError: without a closure, if no ``ascent()`` came since the last step; and within
+                an ascent.
+        """
+        if self._stage == "above":
+            refuse("step()", "within an ascent, which would undo it", "a step after the block")
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+                with self.ascent():
+                    closure()
+        elif self._stage != "back":
+            allowed = "step() after `with optimizer.ascent():`, or step(closure)"
+            refuse("step()", "without an ascent, a plain step of base", allowed)
+        self._stage = "at w"
+        self.base.step()
+        return loss
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add parameters, as for any torch optimizer.
+
+        Args:
+            param_group: ``params``, and the options that differ from the optimizer's own.
+
+        Raises:
+            InputError: if an option is out of range; nothing is added then.
+        """
+        super().add_param_group(param_group)
+        try:
+            _check(self.param_groups[-1])
+        except InputError:
+            self.param_groups.pop()
+            raise
+
+    def state_dict(self) -> dict[str, Any]:
+        """That of ``base``, whose groups hold this optimizer's options too."""
+        return self.base.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load what ``state_dict`` gave, or a state dict of ``base`` alone.
+
+        Args:
+            state_dict: As for any torch optimizer. Where its groups lack this optimizer's options,
+                as in that of a plain ``base``, they stay as they are.
+        """
+        names = self.defaults.keys() - self.base.defaults.keys()
+        before = [{name: group[name] for name in names} for group in self.param_groups]
+        self.base.load_state_dict(state_dict)
+        self._share()
+        for group, own in zip(self.param_groups, before, strict=True):
+            group.update(own | group)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "base": self.base, "_stage": "at w"}
+
+    def _share(self) -> None:
+        self.param_groups = self.base.param_groups
+        self.state = self.base.state
+
+
+def _needs_arguments(step: Callable[..., Any]) -> bool:
+    _, *others = inspect.signature(step).parameters.values()  # the first is the optimizer itself
+    optional = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return any(o.default is inspect.Parameter.empty and o.kind not in optional for o in others)
+
+
+def _copy(source: list[Tensor], into: list[Tensor]) -> None:
+    if source:  # torch refuses empty lists
+        torch._foreach_copy_(into, source)
+
+
+def _check(group: dict[str, Any]) -> None:
+    """Refuse options out of range, of those that the group has."""
+    for name in ("rho", "eta"):
+        value = group.get(name, 0.0)
+        if not 0 <= value < math.inf:
+            refuse(name, value, "a finite number, 0 or more")
+    if group.get("p", 2) not in (2, math.inf):
+        refuse("p", group["p"], "2 or math.inf")
+    if group.get("scaled", "shape") not in ("shape", "name"):
+        refuse("scaled", repr(group["scaled"]), "'shape' or 'name'")
+    if group.get("scaled") == "name" and "param_names" not in group:
+        allowed = "model.named_parameters() with scaled='name'"
+        refuse("params", "parameters without names", allowed)
