@@ -15,8 +15,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import shlex
 import sys
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, fields
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +44,18 @@ SIGMAS = (1e-6, 3e-7, 1e-7)
 Data = list[tuple[Tensor, Tensor]]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What a worker needs to know."""
+
+    model: str
+    weights: Path | None
+    data: str
+    images: int
+    chips: int
+    threads: int
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="resnet20")
@@ -47,30 +63,34 @@ def main() -> None:
     parser.add_argument("--data", default="digits")
     parser.add_argument("--images", type=int, default=100)
     parser.add_argument("--chips", type=int, default=100)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=1, help="of each worker")
+    parser.add_argument("--workers", type=int, default=1, help="processes; rows are the same")
     parser.add_argument("--out", type=Path, default=Path())
     parser.add_argument("--draw", type=Path, help="draw a record as HTML beside it, and no more")
     arguments = parser.parse_args()
     if arguments.draw:
         draw(arguments.draw)
         return
-    keep_freed_memory()
-    torch.set_num_threads(arguments.threads)
-    model, data = network(arguments)
     record: dict[str, Any] = {
         "command": shlex.join(["python", *sys.argv]),
         "environment": Environment.now().model_dump(),
         "rows": [],
     }
     arguments.out.mkdir(parents=True, exist_ok=True)
-    for case in cases():
-        row = measured(model, data, case, arguments.chips)
-        print(json.dumps(row), flush=True)
-        record["rows"].append(row)
-        write_atomically(arguments.out / "figures.json", json.dumps(record, indent=1))
+    spawn = multiprocessing.get_context("spawn")  # a GPU does not survive a fork
+    with ProcessPoolExecutor(arguments.workers, spawn, initializer=keep_freed_memory) as pool:
+        options = Options(
+            **{field.name: getattr(arguments, field.name) for field in fields(Options)}
+        )
+        for row in pool.map(partial(measured, options), cases()):
+            print(json.dumps(row), flush=True)
+            record["rows"].append(row)
+            write_atomically(arguments.out / "figures.json", json.dumps(record, indent=1))
 
 
-def network(arguments: argparse.Namespace) -> tuple[nn.Module, Data]:
+@cache
+def network(arguments: Options) -> tuple[nn.Module, Data]:
+    torch.set_num_threads(arguments.threads)
     dataset = load_data(arguments.data)
     model = build(arguments.model, dataset.input_shape, dataset.classes, seed=0)
     load_weights(model, arguments.weights)
@@ -94,7 +114,8 @@ def cases() -> list[dict[str, Any]]:
     return noise + conductance
 
 
-def measured(model: nn.Module, data: Data, case: dict[str, Any], chips: int) -> dict[str, Any]:
+def measured(arguments: Options, case: dict[str, Any]) -> dict[str, Any]:
+    (model, data), chips = network(arguments), arguments.chips
     memory = Crossbar(sigma=case["sigma"], clip=case["clip"], g_range=G_RANGE)
     placement = place(model, weights=memory, inputs=data[0][0][:8])
     sim = simulate(placement, data, g_max=case["g_max"], chips=chips)
