@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from joulewise.devices import ISAAC, Crossbar, Load, ReadOut, Traffic
+from joulewise.devices import ISAAC, Array, Crossbar, Load, ReadOut, Traffic
 from joulewise.errors import InputError
 
 ROWS, COLUMNS, G = 40, 24, 25e-6
@@ -100,6 +100,20 @@ def test_converters_are_counted_for_each_use():
 def fields(readout):
     names = ("v_read", "t_read", "r_amplifier", "input_j", "output_j", "source")
     return {name: getattr(readout, name) for name in names}
+
+
+def test_every_array_beside_converts_the_inputs_anew():
+    weight, inputs = layer()
+    readout = ReadOut(
+        v_read=0.3, t_read=1e-7, r_amplifier=5e3, input_j=1e-12, output_j=1e-12, source="made up"
+    )
+    whole, halves = (
+        float(Crossbar(readout=readout, array=a).energy(traffic(weight, inputs), G))
+        for a in (Array(rows=ROWS), Array(rows=ROWS, columns=COLUMNS // 2))
+    )
+    assert halves - whole == pytest.approx(7 * ROWS * 1e-12)
+    with pytest.raises(InputError, match="columns is 0"):
+        Array(columns=0)
 
 
 def test_groups_and_rows_first_are_the_same_matrix():

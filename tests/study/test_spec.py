@@ -28,6 +28,11 @@ def test_words_become_devices(tmp_path):
     [
         ({"zero_to_one": 0.5}, "zero_to_one is 0.5, and does nothing with fault mask"),
         ({"fault": "flip", "stuck_at_one": 1.0}, "stuck_at_one is 1.0, and does nothing"),
+        (
+            {"device": "crossbar", "rounding": "floor"},
+            "rounding is floor, and does nothing with no",
+        ),
+        ({"device": "pcm", "array_columns": 8}, "array_columns is 8, and does nothing"),
         ({"map_rows": 8}, "map_rows is 8, and does nothing with no fault_map"),
         ({"fault_map": "m.csv", "row": 0.1}, "row is 0.1, and does nothing with a measured"),
     ],

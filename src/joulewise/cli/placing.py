@@ -69,6 +69,9 @@ def _panels(
     array_rows: Annotated[
         int | None, _analog("crossbar: rows of an array; sums of several add up")
     ] = None,
+    array_columns: Annotated[
+        int | None, _analog("crossbar: columns of an array; only its energy depends on them")
+    ] = None,
     input_bits: Annotated[int | None, _analog("crossbar: bits of the input converters")] = None,
     output_bits: Annotated[int | None, _analog("crossbar: bits of the output converters")] = None,
     devices: Annotated[int, _analog("pcm: devices in parallel on each side of a pair")] = 1,

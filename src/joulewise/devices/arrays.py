@@ -23,6 +23,8 @@ class Array:
 
     Args:
         rows: Rows of an array, 1 or more; None for as many as a matrix has.
+        columns: Its columns, likewise. Sums do not depend on them, but every array converts the
+            inputs of its rows anew.
         input_bits: Of the input converters, sign included, 2 to 16; None for exact inputs.
         output_bits: Of the output converters, likewise.
         headroom: Range of the output converters over the largest sum among the vectors that were
@@ -33,13 +35,15 @@ class Array:
     """
 
     rows: int | None = None
+    columns: int | None = None
     input_bits: int | None = None
     output_bits: int | None = None
     headroom: float = 1.0
 
     def __post_init__(self) -> None:
         """Check the fields once."""
-        for field, low, high in (("rows", 1, 2**31), ("input_bits", 2, 16), ("output_bits", 2, 16)):
+        sizes = (("rows", 1, 2**31), ("columns", 1, 2**31))
+        for field, low, high in (*sizes, ("input_bits", 2, 16), ("output_bits", 2, 16)):
             number = getattr(self, field)
             if number is not None:
                 check_in_range(field, number, low, high)
@@ -58,13 +62,18 @@ class Array:
             yield slice(start, min(start + step, rows))
 
     def count(self, rows: int) -> int:
-        """How many arrays the rows of a matrix take."""
+        """How many arrays the rows of a matrix take, below each other."""
         return -(-rows // (self.rows or rows))
+
+    def beside(self, columns: int) -> int:
+        """How many arrays the columns of a matrix take, beside each other."""
+        return -(-columns // (self.columns or columns))
 
     def describe(self) -> dict[str, Any]:
         """Plain data for records."""
         return {
             "array_rows": self.rows,
+            "array_columns": self.columns,
             "input_bits": self.input_bits,
             "output_bits": self.output_bits,
             "headroom": self.headroom,

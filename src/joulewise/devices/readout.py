@@ -102,7 +102,8 @@ class ReadOut:
                 noise = torch.einsum("gnk,gk->", var[..., rows], squares[..., rows])
                 watts = watts + self.r_amplifier * (currents.square().mean(0).sum() + noise)
         groups, columns, inputs = mean.shape
-        converted = inputs * self.input_j * (array.input_bits or _BITS) / _BITS
+        given = inputs * array.beside(columns)
+        converted = given * self.input_j * (array.input_bits or _BITS) / _BITS
         conversions = columns * array.count(inputs)
         converted += conversions * self.output_j * 2.0 ** ((array.output_bits or _BITS) - _BITS)
         return load.uses * (self.t_read * watts + groups * converted)

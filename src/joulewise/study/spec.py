@@ -39,7 +39,7 @@ __all__ = ["MemorySpec", "NetworkSpec", "PlacementSpec", "memory_specs"]
 _CALIBRATION = 512
 _OF_CROSSBAR = (
     *("sigma", "variability", "read_noise", "clip"),
-    *("array_rows", "input_bits", "output_bits"),
+    *("array_rows", "array_columns", "input_bits", "output_bits"),
 )
 _OF_PCM = ("devices", "compensate")
 _OF_PAIRS = ("levels", "rounding")
@@ -76,6 +76,7 @@ class MemorySpec(BaseModel):
     rounding: Literal["nearest", "floor"] = "nearest"
     clip: bool = True
     array_rows: int | None = None
+    array_columns: int | None = None
     input_bits: int | None = None
     output_bits: int | None = None
     devices: int = 1
@@ -105,7 +106,10 @@ class MemorySpec(BaseModel):
                 channel_dim=channel_dim,
                 limit=limit,
                 array=Array(
-                    rows=self.array_rows, input_bits=self.input_bits, output_bits=self.output_bits
+                    rows=self.array_rows,
+                    columns=self.array_columns,
+                    input_bits=self.input_bits,
+                    output_bits=self.output_bits,
                 ),
             )
         if self.device == "pcm":
@@ -141,7 +145,10 @@ class MemorySpec(BaseModel):
         """The settings that do nothing here, and beside what they do nothing."""
         if self.device != "sram":
             others = _OF_PCM if self.device == "crossbar" else _OF_CROSSBAR
-            return dict.fromkeys((*_OF_SRAM, *others), f"device {self.device}")
+            idle = dict.fromkeys((*_OF_SRAM, *others), f"device {self.device}")
+            if self.levels is None:
+                idle["rounding"] = "no levels"
+            return idle
         idle = dict.fromkeys((*_OF_CROSSBAR, *_OF_PCM, *_OF_PAIRS), "device sram")
         if self.fault != "flip":
             idle |= dict.fromkeys(("zero_to_one", "one_to_zero"), f"fault {self.fault}")
