@@ -19,7 +19,7 @@ import json
 import multiprocessing
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cache
@@ -36,7 +36,7 @@ from joulewise.models import build, host, load_weights, save_weights
 from joulewise.placement import place
 from joulewise.simulation import simulate
 from joulewise.study import Environment
-from joulewise.training import TrainingSpec, train
+from joulewise.training import TrainingMemory, TrainingSpec, train
 
 G_MAX, G_RANGE = 25e-6, (1e-7, 1e-2)
 HELD_OUT = 5000
@@ -81,9 +81,9 @@ METHODS = {
 # Where a value is judged: clean, and on memories that cost a network of SGD a few points.
 JUDGES: tuple[tuple[str, float], ...] = (("mask", 0.45), ("additive", 0.03))
 POINTS: dict[str, tuple[float, ...]] = {
-    "mask": (0.8, 0.7, 0.6, 0.55, 0.5, 0.45, 0.4, 0.35, 0.3, 0.25),
-    "additive": (0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.06, 0.08, 0.12),
-    "proportional": (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6),
+    "mask": (0.6, 0.55, 0.5, 0.45, 0.4, 0.35, 0.3, 0.25),
+    "additive": (0.01, 0.015, 0.02, 0.03, 0.04, 0.06, 0.08),
+    "proportional": (0.1, 0.15, 0.2, 0.3, 0.4, 0.6),
 }
 
 
@@ -217,18 +217,18 @@ def on_memory(test: Test) -> dict[str, Any]:
     return {"method": method, "seed": seed, "memory": test.memory, "accuracy": rows}
 
 
-def jobs(arguments: argparse.Namespace) -> Iterator[Job]:
-    """The slowest first, so that all workers end together."""
+def jobs(arguments: argparse.Namespace) -> list[Job]:
+    """The longest first, so that all workers end together."""
     values = {row["method"]: row["value"] for row in read(arguments, "tune.json")["chosen"]}
     common = {"epochs": arguments.epochs, "model": arguments.model, "data": arguments.data}
     common |= {"images": arguments.images, "folder": str(arguments.out)}
-    order = sorted(METHODS, key=lambda name: -METHODS[name].passes)
-    for name in order:
-        for long in (True, False):
-            if long and METHODS[name].passes == 2:
-                continue
-            for seed in range(arguments.seeds):
-                yield Job(method=name, value=values[name], seed=seed, long=long, **common)
+    made = [
+        Job(method=name, value=values[name], seed=seed, long=long, **common)
+        for name, method in METHODS.items()
+        for long in ((False,) if method.passes == 2 else (False, True))
+        for seed in range(arguments.seeds)
+    ]
+    return sorted(made, key=lambda job: -METHODS[job.method].passes * (1 + job.long))
 
 
 def run(

@@ -305,7 +305,7 @@ def _swap(nested: Any, read: Mapping[int, Tensor]) -> Any:
 def loaded(placement: Placement) -> Iterator[Memory]:
     """Store a placement's tensors, and let the model compute with what is read back.
 
-    Inside, the model is in evaluation mode without gradients, and float32 is multiplied as such.
+    Inside, the model is in evaluation mode without gradients, and multiplies float32 as such.
     Whatever happens inside, an exception or Ctrl-C included, afterwards the model has its own
     parameters (the same objects with the same storage), buffers, attributes, hooks and modes again.
 
@@ -333,7 +333,7 @@ def loaded(placement: Placement) -> Iterator[Memory]:
     layers = {path for p in by_name.values() for path, _ in p.owners}
     with ExitStack() as stack:
         stack.enter_context(plain_execution(placement.model))
-        stack.enter_context(full_precision())
+        stack.enter_context(full_precision(placement.model))
         modules = dict(placement.model.named_modules())
         if layers or memory.watches:
             stack.callback(memory.watch(placement.model))
