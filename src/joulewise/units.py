@@ -63,8 +63,8 @@ def format_time(seconds: float, digits: int = 3) -> str:
         ('25 s', '1 day', '3.17 years')
     """
     for unit, size in _TIMES.items():
-        if seconds >= size:
-            number = f"{seconds / size:.{digits}g}"
+        number = f"{seconds / size:.{digits}g}"
+        if float(number) >= 1:
             return f"{number} {unit.removesuffix('s') if number == '1' else unit}"
     return f"{seconds:.{digits}g} s"
 

@@ -123,6 +123,7 @@ def test_memories_side_by_side(run, weights, tmp_path):
         (("--device", "sram", "--device", "sram"), "device is sram, sram; allowed: each device"),
         (("--device", "sram", "--device", "pcm", "--sigma", 1e-6), "nothing with sram or pcm"),
         (("--device", "tape"), "device"),
+        (("--drop", 150), "drop is 150; allowed: above 0 to 100"),
         (("--device", "sram", "--device", "crossbar", "--store", "both"), "holds no activations"),
     ],
 )

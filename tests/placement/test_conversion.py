@@ -192,14 +192,6 @@ def test_converters_leave_the_fast_path_alone():
     assert not found.one_by_one | found.repeated
 
 
-def test_moments_have_no_rule_for_rounding():
-    x = rand(5, 12)
-    memory = Crossbar(sigma=1e-6, array=Array(output_bits=8))
-    placement = place(made(lambda: nn.Linear(12, 4)), weights=memory, inputs=x)
-    with pytest.raises(InputError, match=r"weight has converters .*second-order"):
-        predict(placement, [(x, None)], g_max=G, method="moments")
-
-
 def modes():
     return torch.overrides._get_current_function_mode_stack()
 

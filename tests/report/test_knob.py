@@ -19,7 +19,8 @@ from joulewise.report.knob import Knob, title_of
     ],
 )
 def test_knob_in_words(cases, changes, title, named):
-    knob = Knob.of(cases.comparison(**changes).contenders[0])
+    comparison = cases.comparison(**changes)
+    knob = Knob.of(comparison, comparison.contenders[0])
     assert (knob.title, knob.named(0.5)) == (title, named)
 
 
@@ -30,12 +31,17 @@ def test_networks_with_different_knobs_have_operating_points(cases):
     assert title_of(cases.comparison(one, other)) == "operating point"
 
 
-def test_which_way_a_knob_runs_is_told_from_its_points(cases):
-    """Points are stored most reliable first."""
-    record = cases.contender("one").model_copy(update={"knob": "seconds"})
-    later = record.model_copy(update={"points": (1.0, 60.0, 3600.0, 86400.0)})
-    assert Knob.of(record).rising
-    knob = Knob.of(later)
-    assert not knob.rising
+def test_a_knob_that_runs_the_other_way(cases):
+    record = cases.contender("one").model_copy(update={"knob": "seconds", "rising": False})
+    knob = Knob.of(cases.comparison(record), record)
     assert knob.least == "longest time since programming"
     assert knob.between(7200.0, 3600.0) == "1 hour to 2 hours"
+    assert knob.bounded("1 day") == "at least 1 day"
+    assert knob.named(3e7, 2) == "347 days"  # no digit of the whole number is cut off
+
+
+def test_a_bare_number_names_its_knob_beside_others(cases):
+    one = cases.contender("one")
+    other = cases.contender("other").model_copy(update={"knob": "g_max"})
+    assert Knob.of(cases.comparison(one, one), one).text(0.5) == "0.500"
+    assert Knob.of(cases.comparison(one, other), one).text(0.5) == "eta 0.500"

@@ -119,7 +119,12 @@ def _on_pcm(cases, name="cnn on PCM", **changes):
     """A network whose knob runs the other way: reliable at a second, within the drop at an hour."""
     points = {"point": 3600.0, "low": 7200.0, "high": 1800.0} | changes
     saving = cases.crossing(0.005, 0.5, 2e-5, **points)
-    device = {"weights_device": PCM().describe(), "activations_device": None, "knob": "seconds"}
+    device = {
+        "weights_device": PCM().describe(),
+        "activations_device": None,
+        "knob": "seconds",
+        "rising": False,
+    }
     record = cases.contender(name, savings=(saving,))
     return record.model_copy(update=device | {"points": (1.0, 60.0, 3600.0, 86400.0)})
 
@@ -147,3 +152,16 @@ def test_a_knob_that_runs_the_other_way_is_bounded_the_other_way(cases):
     assert "1 hour or longer" in answer(cases.comparison(_on_pcm(cases, at_edge=True))).sentence
     (row,) = iso_rows(cases.comparison(_on_pcm(cases, high=None)))
     assert row.point_interval == "2 hours or less"
+    # At the edge, and some resampled chips never within the drop: nothing is known to either side.
+    (row,) = iso_rows(
+        cases.comparison(_on_pcm(cases, high=None, at_edge=True, memory_saved_low=None))
+    )
+    assert (row.point_interval, row.memory_saved_interval) == ("", "")
+
+
+def test_networks_are_ranked_against_themselves(cases):
+    """Of two sizes, each within the drop of an accuracy of its own."""
+    half = cases.crossing(0.005, 0.5, 2e-6)
+    small = cases.contender("mlp on SRAM", savings=(half,)).model_copy(update={"parameters": 10})
+    said = answer(cases.comparison(small, cases.contender("cnn on SRAM"), _on_pcm(cases))).sentence
+    assert "mlp on SRAM needs least: 2.35 uJ an inference; cnn on SRAM needs least" in said

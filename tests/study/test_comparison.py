@@ -3,11 +3,12 @@ from dataclasses import replace
 import pytest
 
 from joulewise.data import load_digits
-from joulewise.devices import PCM, SRAM, Crossbar, VoltageTable
+from joulewise.devices import PCM, SRAM, Array, Crossbar, VoltageTable
 from joulewise.devices.laws import VoltageRow
-from joulewise.errors import InputError
+from joulewise.errors import InputError, OperatingPointError
 from joulewise.models import build
 from joulewise.placement import place
+from joulewise.simulation import simulate
 from joulewise.study import Comparison, Contender, compare, energy_curve
 from joulewise.training import TrainingSpec, train
 
@@ -186,6 +187,45 @@ def test_points_are_chosen_on_a_knob_that_runs_the_other_way(contenders, digits)
     assert list(curve.points) == sorted(curve.points)
     assert curve.points[0] == 1.0
     assert len(curve.points) >= 8
+
+
+@pytest.mark.parametrize("g_range", [(1e-6, 5e-5), (1e-5, 1e-4), (1e-7, 1e-3)])
+def test_points_fill_a_range_of_any_size(contenders, digits, g_range):
+    model, inputs = contenders[0].placement.model, next(digits.train.batches(64))[0]
+    placement = place(model, weights=Crossbar(sigma=1e-6, g_range=g_range), inputs=inputs)
+    curve = energy_curve(placement, digits.test.subset(50), knob="g_max", chips=2)
+    assert (max(curve.points), len(set(curve.points)) >= 5) == (g_range[1], True)
+    assert all(g_range[0] <= point <= g_range[1] for point in curve.points)
+
+
+def test_points_are_checked_before_anything_runs(contenders, digits):
+    placement = contenders[0].placement
+    wrong = Contender(name="wrong", placement=placement, points=(0.5, 1.5))
+    seen = []
+    with pytest.raises(OperatingPointError, match="eta is 1.5"):
+        compare(
+            [contenders[0], wrong],
+            digits.test,
+            data_name="digits",
+            chips=10**6,
+            progress=lambda *done: seen.append(done),
+        )
+    assert not seen
+    with pytest.raises(InputError, match="drops is empty"):
+        compare([contenders[0]], digits.test, data_name="digits", drops=())
+
+
+def test_an_untraced_placement_is_traced_as_for_a_simulation(contenders, digits):
+    """Converters take their ranges from what is traced: not from a single image."""
+    model, test = contenders[0].placement.model, digits.test.subset(50)
+    memory = Crossbar(sigma=1e-6, array=Array(input_bits=6, output_bits=6))
+    placement = place(model, weights=memory)
+    compared = compare(
+        [Contender(name="a", placement=placement, points=(1e-4,))], test, data_name="d", chips=3
+    )
+    (there,) = compared.contenders[0].simulations
+    here = simulate(placement, test, g_max=1e-4, chips=3)
+    assert there.mse == pytest.approx(here.mse, rel=1e-6)
 
 
 def test_knobs_that_run_in_opposite_directions_have_no_curve(contenders, digits):

@@ -32,6 +32,10 @@ def test_words_become_devices(tmp_path):
             {"device": "crossbar", "rounding": "floor"},
             "rounding is floor, and does nothing with no",
         ),
+        (
+            {"device": "crossbar", "clip": False},
+            "clip is False, and does nothing with no programming",
+        ),
         ({"device": "pcm", "array_columns": 8}, "array_columns is 8, and does nothing"),
         ({"map_rows": 8}, "map_rows is 8, and does nothing with no fault_map"),
         ({"fault_map": "m.csv", "row": 0.1}, "row is 0.1, and does nothing with a measured"),

@@ -54,8 +54,12 @@ def compare(
     """
     console.start(threads)
     from joulewise.data import load_data
+    from joulewise.errors import check_in_range
 
     specs = placing.placement_specs(placed)
+    drops = drop or [0.5, 1.0]
+    for points_lost in drops:
+        check_in_range("drop", points_lost, 0.0, 100.0, open_low=True)
     points = _points(specs, {"eta": eta, "v_dd": v_dd, "g_max": g_max, "seconds": seconds})
     networks = [_network(text) for text in model]
     folder = ready(out)
@@ -68,7 +72,7 @@ def compare(
         ],
         dataset,
         images=images,
-        drops=[percent / 100 for percent in drop or (0.5, 1.0)],
+        drops=[points_lost / 100 for points_lost in drops],
         chips=chips,
         seed=seed,
     )
@@ -99,9 +103,8 @@ def _points(
     allowed = [knob for spec in specs for knob in spec.memory.knobs]
     if idle := [knob for knob in used if knob not in allowed]:
         devices = " or ".join(spec.memory.device for spec in specs)
-        raise InputError(
-            f"{idle[0]} is given, and is no knob of {devices}; allowed: {', '.join(allowed)}"
-        )
+        named = ", ".join(f"--{knob.replace('_', '-')}" for knob in allowed)
+        raise InputError(f"{idle[0]} is given, and is no knob of {devices}; allowed: {named}")
     own = [{k: used[k] for k in spec.memory.knobs if k in used} for spec in specs]
     return [options.operating_points(**mine) if mine else (None, None) for mine in own]
 

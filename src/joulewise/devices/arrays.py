@@ -23,8 +23,8 @@ class Array:
 
     Args:
         rows: Rows of an array, 1 or more; None for as many as a matrix has.
-        columns: Its columns, likewise. Sums do not depend on them, but every array converts the
-            inputs of its rows anew.
+        columns: Its columns, likewise, one for both lines of a pair. Sums do not depend on them,
+            but every array converts the inputs of its rows anew.
         input_bits: Of the input converters, sign included, 2 to 16; None for exact inputs.
         output_bits: Of the output converters, likewise.
         headroom: Range of the output converters over the largest sum among the vectors that were

@@ -71,7 +71,7 @@ def accuracy_figure(comparison: Comparison, scale: Scale = "memory") -> go.Figur
     visible: list[float] = []
     top = 0.0
     for index, contender in enumerate(comparison.contenders):
-        style, knob = style_of(index, contender.name), Knob.of(contender)
+        style, knob = style_of(index, contender.name), Knob.of(comparison, contender)
         points = point_figures(contender)
         visible += _visible(points, axis)
         top = max([top, *(point.quantiles[2] for point in points)])
@@ -235,7 +235,10 @@ def _hover(point: PointFigures, style: Style, knob: Knob) -> str:
 
 
 def _crossings(contender: ContenderRecord, axis: _Axis, style: Style, knob: Knob) -> go.Scatter:
-    """Where the mean has fallen by each drop, with the interval of that place."""
+    """Where the mean has fallen by each drop, with the interval of that place.
+
+    A hollow one is at the end of what was simulated, where the mean has not fallen that far.
+    """
     found = [saving for saving in contender.savings if saving.memory_j is not None]
     x, below, above, text = [], [], [], []
     reliable = _reliable_j(contender)
@@ -253,10 +256,14 @@ def _crossings(contender: ContenderRecord, axis: _Axis, style: Style, knob: Knob
         below.append(max(x[-1] - axis.of_memory(contender, low), 0.0))
         above.append(max(axis.of_memory(contender, high) - x[-1], 0.0))
         text.append(_crossing_hover(saving, style, knob))
-    ideal = contender.reliable.ideal_accuracy or 0.0
+    ideal, last = contender.reliable.ideal_accuracy or 0.0, contender.simulations[-1]
+    edges = [saving.at.at_edge for saving in found]
     return go.Scatter(
         x=x,
-        y=[100 * (ideal - saving.at.drop) for saving in found],
+        y=[
+            100 * (last.mean_accuracy if edge else ideal - saving.at.drop)
+            for saving, edge in zip(found, edges, strict=True)
+        ],
         error_x={
             "array": above,
             "arrayminus": below,
@@ -265,7 +272,12 @@ def _crossings(contender: ContenderRecord, axis: _Axis, style: Style, knob: Knob
             "width": 6,
         },
         mode="markers",
-        marker={"symbol": "diamond", "size": 12, "color": style.colour, "line": {"width": 1.5}},
+        marker={
+            "symbol": ["diamond-open" if edge else "diamond" for edge in edges],
+            "size": 12,
+            "color": style.colour,
+            "line": {"width": 1.5},
+        },
         showlegend=False,
         legendgroup=style.group,
         text=text,
@@ -274,12 +286,13 @@ def _crossings(contender: ContenderRecord, axis: _Axis, style: Style, knob: Knob
 
 
 def _crossing_hover(saving: Saving, style: Style, knob: Knob) -> str:
-    at_most = "At most " if saving.at.at_edge else ""
     place = plain(knob.named(saving.at.point or 0.0))
     saved = format_percent(saving.memory_saved or 0.0, 1)
+    if saving.at.at_edge:
+        place, saved = knob.bounded(place).capitalize(), f"at least {saved}"
     return (
         f"<b>{style.name}</b>, {drop_in_words(saving.at.drop)} below perfect memory<br>"
-        f"{at_most}{place}, saves {saved} of memory energy"
+        f"{place}, saves {saved} of memory energy"
     )
 
 

@@ -29,17 +29,21 @@ def agreement_figure(comparison: Comparison) -> go.Figure:
     Axes are in square roots of points, so that small losses, where networks are run, have room.
     """
     figure = empty_figure()
-    top = 1.0
+    top, bottom = 1.0, -0.02
     for index, contender in enumerate(comparison.contenders):
         found = [pair for pair in pairs(contender) if pair.predicted is not None]
         if found:
-            figure.add_trace(_points(found, style_of(index, contender.name), Knob.of(contender)))
+            figure.add_trace(
+                _points(found, style_of(index, contender.name), Knob.of(comparison, contender))
+            )
             top = max([top, *(100 * max(p.high or p.lost, p.predicted or 0.0) for p in found)])
-    ends = [_root(-0.02), _root(1.12 * top)]
+            # Chips may on average do better than a perfect memory.
+            bottom = min([bottom, *(100 * min(p.lost, p.predicted or 0.0) for p in found)])
+    ends = [_root(1.12 * bottom), _root(1.12 * top)]
     figure.add_trace(
         go.Scatter(
-            x=[0, ends[1]],
-            y=[0, ends[1]],
+            x=ends,
+            y=ends,
             mode="lines",
             line={"color": _GREY, "width": 1, "dash": "dot"},
             hoverinfo="skip",

@@ -223,7 +223,8 @@ def shares_in_words(shares: LayerShares, knob: Knob) -> str:
     """Who hurts most, who pays most, and the share of the mean shift."""
     hurts = max(shares.layers, key=lambda layer: layer.error_share)
     pays = max(shares.layers, key=lambda layer: layer.energy_share)
-    where = f"at {knob.named(shares.point)}, {100 * shares.lost:.2f} points lost"
+    lost = round(100 * shares.lost, 2) + 0.0  # no minus before a zero
+    where = f"at {knob.named(shares.point)}, {lost:.2f} points lost"
     most = f"{hurts.placed.name} hurts most, {_percent(hurts.error_share)} of the predicted error"
     if hurts is pays:
         said = f"{most}, and pays most, {_percent(pays.energy_share)} of the memory energy"

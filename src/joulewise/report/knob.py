@@ -18,6 +18,7 @@ class Knob:
         name: ``"eta"``, ``"v_dd"`` or another.
         unit: What a setting is measured in, for instance ``"V"``; empty for a pure number.
         rising: Whether a higher setting is more reliable.
+        alone: Whether the report has no other knob, and a bare number says enough.
 
     Example:
         >>> Knob(name="eta").named(0.4), Knob(name="v_dd", unit="V").named(0.62, 2)
@@ -31,17 +32,17 @@ class Knob:
     name: str
     unit: str = ""
     rising: bool = True
+    alone: bool = True
 
     @classmethod
-    def of(cls, contender: ContenderRecord) -> Knob:
+    def of(cls, comparison: Comparison, contender: ContenderRecord) -> Knob:
         """The knob of a network's memory; a table of relative voltages names its own unit."""
-        # Points are stored most reliable first.
-        rising = contender.points[0] >= contender.points[-1]
+        alone = len({other.knob for other in comparison.contenders}) <= 1
         unit = {"g_max": "S", "seconds": "s"}.get(contender.knob, "")
         if contender.knob == "v_dd":
             device = contender.weights_device or contender.activations_device or {}
             unit = str(device.get("voltage_unit", "V"))
-        return cls(name=contender.knob, unit=unit, rising=rising)
+        return cls(name=contender.knob, unit=unit, rising=contender.rising, alone=alone)
 
     @property
     def title(self) -> str:
@@ -58,23 +59,30 @@ class Knob:
     def text(self, value: float, digits: int = 3) -> str:
         """A setting with its unit, to that many digits after the decimal point."""
         if self.unit == "s":
-            return format_time(value, digits)
+            return format_time(value)
         if self.unit == "S":
-            return format_si(value, "S", digits)
+            return format_si(value, "S")
+        if not self.unit and not self.alone:
+            return self.named(value, digits)
         return f"{value:.{digits}f} {self.unit}".rstrip()
 
     def named(self, value: float, digits: int = 3) -> str:
         """A setting that a reader can tell from any other number."""
         return self.text(value, digits) if self.unit else f"{self.name} {value:.{digits}f}"
 
+    def bounded(self, setting: str) -> str:
+        """A setting, already written, that is the end of what was simulated."""
+        return f"at {'most' if self.rising else 'least'} {setting}"
+
     def between(self, one: float, other: float) -> str:
         """An interval; a unit that does not depend on the number is written once."""
         low, high = sorted((one, other))
-        first = self.text(low) if self.unit in {"s", "S"} else f"{low:.3f}"
-        return f"{first} to {self.text(high)}"
+        if self.unit in {"s", "S"}:
+            return f"{self.text(low)} to {self.text(high)}"
+        return f"{low:.3f} to {high:.3f} {self.unit}".rstrip()
 
 
 def title_of(comparison: Comparison) -> str:
     """What a column of settings is called where networks may have different knobs."""
-    titles = {Knob.of(contender).title for contender in comparison.contenders}
+    titles = {Knob.of(comparison, contender).title for contender in comparison.contenders}
     return titles.pop() if len(titles) == 1 else "operating point"

@@ -153,7 +153,7 @@ def _scales(comparison: Comparison) -> dict[Scale, str]:
 
 
 def _least(comparison: Comparison) -> str:
-    found = {Knob.of(contender).least for contender in comparison.contenders}
+    found = {Knob.of(comparison, contender).least for contender in comparison.contenders}
     return found.pop() if len(found) == 1 else "least reliable operating point"
 
 
@@ -171,7 +171,11 @@ def _figures(comparison: Comparison) -> str:
 
 def _network(comparison: Comparison, index: int) -> dict[str, Any]:
     contender = comparison.contenders[index]
-    reliable, knob, shares = contender.reliable, Knob.of(contender), layer_shares(contender)
+    reliable, knob, shares = (
+        contender.reliable,
+        Knob.of(comparison, contender),
+        layer_shares(contender),
+    )
     rows = [row for row in iso_rows(comparison) if row.name == contender.name]
     return {
         "index": index,
@@ -181,7 +185,7 @@ def _network(comparison: Comparison, index: int) -> dict[str, Any]:
         "memory": format_si(reliable.energy.memory_reliable_j, "J"),
         "total": format_si(reliable_total_j(contender), "J"),
         "rows": rows,
-        "points": [_cells(point) for point in point_figures(contender)],
+        "points": [[knob.name, *_cells(point)] for point in point_figures(contender)],
         "pairs": [pair_cells(pair, knob) for pair in pairs(contender)],
         "refused": contender.forecast_refused,
         "hurts": "" if shares is None else shares_in_words(shares, knob),

@@ -64,9 +64,8 @@ class Answer:
 
 def iso_rows(comparison: Comparison) -> list[IsoRow]:
     """The iso-accuracy table: for each network, one row for each accuracy drop."""
-    alike = len({contender.knob for contender in comparison.contenders}) == 1
     return [
-        _row(contender, saving, Knob.of(contender), named=not alike)
+        _row(contender, saving, Knob.of(comparison, contender))
         for contender in comparison.contenders
         for saving in contender.savings
     ]
@@ -89,20 +88,22 @@ def several_devices(comparison: Comparison) -> bool:
 def answer(comparison: Comparison) -> Answer:
     """The answer at the smallest accuracy drop that was asked for."""
     savings = [
-        (contender.name, min(contender.savings, key=lambda saving: saving.at.drop), knob)
+        (contender, min(contender.savings, key=lambda saving: saving.at.drop))
         for contender in comparison.contenders
-        if (knob := Knob.of(contender)) and contender.savings
+        if contender.savings
     ]
     if not savings:
         return Answer(sentence="No accuracy drop was asked for; the curves are below.", details=())
-    if len(savings) == 1:
-        return Answer(sentence=_single(*savings[0]), details=())
-    sides = several_devices(comparison)
-    details = tuple(f"{_detail(*found)}{_spent(found[1]) if sides else ''}." for found in savings)
-    named = {name: saving for name, saving, _ in savings}
-    return Answer(
-        sentence=_frugal(named) if sides else _overall(list(named.values())), details=details
-    )
+    said = [
+        (contender.name, saving, Knob.of(comparison, contender)) for contender, saving in savings
+    ]
+    if len(said) == 1:
+        return Answer(sentence=_single(*said[0]), details=())
+    if several_devices(comparison):
+        details = tuple(f"{_detail(*found)}{_spent(found[1])}." for found in said)
+        return Answer(sentence=_frugal(savings), details=details)
+    details = tuple(f"{_detail(*found)}." for found in said)
+    return Answer(sentence=_overall([saving for _, saving in savings]), details=details)
 
 
 def drop_in_words(drop: float) -> str:
@@ -118,20 +119,20 @@ def drop_in_words(drop: float) -> str:
     return {0.005: "half a point", 0.01: "one point"}.get(drop, f"{100 * drop:.3g} points")
 
 
-def _row(contender: ContenderRecord, saving: Saving, knob: Knob, *, named: bool) -> IsoRow:
+def _row(contender: ContenderRecord, saving: Saving, knob: Knob) -> IsoRow:
     at, edge = saving.at, saving.at.at_edge
-    write, end = (knob.named if named else knob.text), ("most" if knob.rising else "least")
+    point = "not reached" if at.point is None else knob.text(at.point)
     return IsoRow(
         name=contender.name,
         drop=_points(at.drop),
         ideal_accuracy=format_percent(contender.reliable.ideal_accuracy or 0.0),
-        point="not reached" if at.point is None else _bounded(write(at.point), edge, end),
+        point=knob.bounded(point) if edge else point,
         point_interval=_point_interval(at, knob),
         memory_energy=_joules(saving.memory_j),
-        memory_saved=_bounded(_percent(saving.memory_saved), edge, "least"),
+        memory_saved=_bounded(_percent(saving.memory_saved), edge),
         memory_saved_interval=_saved_interval(saving),
         total_energy=_joules(saving.total_j),
-        total_saved=_bounded(_percent(saving.total_saved), edge, "least"),
+        total_saved=_bounded(_percent(saving.total_saved), edge),
         note=_NOT_REACHED if at.point is None else _AT_EDGE if edge else "",
     )
 
@@ -148,13 +149,13 @@ def _joules(value: float | None) -> str:
     return "" if value is None else format_si(value, "J")
 
 
-def _bounded(text: str, edge: bool, word: str) -> str:
-    return f"at {word} {text}" if edge and text else text
+def _bounded(text: str, edge: bool) -> str:
+    return f"at least {text}" if edge and text else text
 
 
 def _point_interval(at: IsoAccuracy, knob: Knob) -> str:
     """The interval in words; open to one side where resampled chips did not reach the drop."""
-    if at.point is None or at.low is None:
+    if at.point is None or at.low is None or (at.at_edge and at.high is None):
         return ""
     if at.high is None:
         return f"{knob.text(at.low)} or {'more' if knob.rising else 'less'}"
@@ -167,7 +168,7 @@ def _point_interval(at: IsoAccuracy, knob: Knob) -> str:
 def _saved_interval(saving: Saving) -> str:
     """The same for the share saved: a more reliable point saves less."""
     low, high = saving.memory_saved_low, saving.memory_saved_high
-    if saving.memory_saved is None or high is None:
+    if saving.memory_saved is None or high is None or (saving.at.at_edge and low is None):
         return ""
     if low is None:
         return f"{_percent(high)} or less"
@@ -202,17 +203,25 @@ def _spent(saving: Saving) -> str:
     return "" if saving.total_j is None else f": {_joules(saving.total_j)} an inference"
 
 
-def _frugal(savings: dict[str, Saving]) -> str:
-    """Who needs least in all, among networks on memories of different kinds."""
-    words = drop_in_words(next(iter(savings.values())).at.drop)
-    totals = {name: s.total_j for name, s in savings.items() if s.total_j is not None}
-    if not totals:
+def _frugal(savings: list[tuple[ContenderRecord, Saving]]) -> str:
+    """On which memory each network needs least in all, where memories are of different kinds."""
+    words = drop_in_words(savings[0][1].at.drop)
+    networks: dict[int, list[tuple[float, str]]] = {}  # told apart by their size
+    for contender, saving in savings:
+        if saving.total_j is not None:
+            found = networks.setdefault(contender.parameters, [])
+            found.append((saving.total_j, contender.name))
+    if not networks:
         return f"Nothing stays within {words} of its accuracy at any point simulated."
-    least, *others = sorted(totals, key=lambda name: totals[name])
-    said = f"{least} needs least: {_joules(totals[least])} an inference"
-    if others:
-        said += f", {totals[others[-1]] / totals[least]:.3g} times less than {others[-1]}"
-    return f"At most {words} below its accuracy with a perfect memory, {said}."
+    least = "; ".join(_least(sorted(found)) for found in networks.values())
+    return f"At most {words} below its accuracy with a perfect memory, {least}."
+
+
+def _least(totals: list[tuple[float, str]]) -> str:
+    joules, name = totals[0]
+    most, other = totals[-1]
+    less = f", {most / joules:.3g} times less than {other}" if len(totals) > 1 else ""
+    return f"{name} needs least: {_joules(joules)} an inference{less}"
 
 
 def _overall(savings: list[Saving]) -> str:

@@ -12,7 +12,7 @@ from torch import nn
 
 from joulewise.data import Split
 from joulewise.devices import HOROWITZ_INT8
-from joulewise.errors import InputError, check_in_range
+from joulewise.errors import InputError, check_in_range, refuse
 from joulewise.placement import Placement, energy, prepare
 from joulewise.prediction import ForecastRecord
 from joulewise.simulation import Simulation
@@ -91,6 +91,7 @@ class ContenderRecord(BaseModel):
         knob: The setting that a point is.
         weights_device: Where the weights are, as its ``describe`` has it; None if not placed.
         activations_device: The same of the activations.
+        rising: Whether a larger point is more reliable, or less.
         placed: The placed tensors from input to output; empty in records of older versions.
         forecasts: For each point what was predicted, or None; empty in older records.
         forecast_refused: Why nothing could be predicted; empty if something was.
@@ -109,6 +110,7 @@ class ContenderRecord(BaseModel):
     knob: str
     weights_device: dict[str, Any] | None
     activations_device: dict[str, Any] | None
+    rising: bool = True
     placed: tuple[PlacedRecord, ...] = ()
     forecasts: tuple[ForecastRecord | None, ...] = ()
     forecast_refused: str = ""
@@ -163,15 +165,20 @@ def compare(
 
     Raises:
         InputError: if there is no contender, two share a name, the weights of one lie on several
-            devices (or its activations do), or a drop is outside (0, 1].
+            devices (or its activations do), there is no drop, or one is outside (0, 1].
+        OperatingPointError: if a point is not one of its network's memory.
     """
     names = [contender.name for contender in contenders]
     if not names or len(set(names)) < len(names):
         raise InputError(f"the contenders are {names}; allowed: at least one, names all different")
     for drop in drops:
         check_in_range("drop", drop, 0.0, 1.0, open_low=True)
+    if not drops:
+        refuse("drops", "empty", "at least one")
     for contender in contenders:
         _devices(contender)
+        for point in contender.points or ():
+            contender.placement.plan(**{contender.setting: point})
     began = time.perf_counter()
     records = [
         _contend(
@@ -242,8 +249,8 @@ def _contend(
 
 
 def _traced(placement: Placement, data: Split) -> Placement:
-    (sample,) = prepare(data.subset(1), placement.model)
-    return placement.trace(sample.inputs)
+    """Traced with what `simulate` traces with: memories that compute take ranges from it."""
+    return placement.trace(prepare(data, placement.model)[0].inputs)
 
 
 def _named(
@@ -323,6 +330,7 @@ def _record(
         knob=contender.setting,
         weights_device=devices["weight"],
         activations_device=devices["activation"],
+        rising=curve.rising,
         placed=placed_records(placement),
         forecasts=forecasts.records,
         forecast_refused=forecasts.refused,

@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from joulewise.data import Split
-from joulewise.errors import InputError
+from joulewise.errors import InputError, refuse
 from joulewise.placement import Placement
 from joulewise.simulation import Simulation, sweep
 
-__all__ = ["Curve", "energy_curve"]
+__all__ = ["Curve", "by_ratios", "energy_curve"]
 
 # As shares of the device's range, from its least to its most reliable point.
 _COARSE = (1.0, 0.8, 0.7, 0.6, 0.55, 0.5, 0.45, 0.4, 0.35, 0.3, 0.25, 0.2, 0.15, 0.1, 0.0)
@@ -64,10 +64,13 @@ def energy_curve(
         The curve.
 
     Raises:
-        InputError: if points are to be chosen on a knob that is not the devices' own, or some
-            devices are more reliable the higher they are set and some the lower.
+        InputError: if there is no drop, if points are to be chosen on a knob that is not the
+            devices' own, or some devices are more reliable the higher they are set and some the
+            lower.
     """
     rising = _rising(placement)
+    if not drops:
+        refuse("drops", "empty", "at least one")
     scouted = 0
     if points is None and any(knob != tensor.device.knob for tensor in placement.placed):
         raise InputError(f"points on {knob} cannot be chosen; give points=, or leave out the knob")
@@ -140,6 +143,13 @@ class _Scale:
         if share in (0.0, 1.0):
             return self.most if share else self.least
         low, high = sorted((self.least, self.most))
-        if low > 0 and high / low > _DECADES:
-            return float(f"{self.least * (self.most / self.least) ** share:.4g}")
-        return round(self.least + (self.most - self.least) * share, 4)
+        if by_ratios(low, high):
+            point = self.least * (self.most / self.least) ** share
+        else:
+            point = self.least + (self.most - self.least) * share
+        return min(max(float(f"{point:.4g}"), low), high)
+
+
+def by_ratios(low: float, high: float) -> bool:
+    """Whether settings from ``low`` to ``high`` span decades, and ratios say more of them."""
+    return low > 0 and high / low > _DECADES

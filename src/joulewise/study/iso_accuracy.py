@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from joulewise.errors import InputError, check_in_range
 from joulewise.simulation import Simulation
+from joulewise.study.curve import by_ratios
 
 __all__ = ["IsoAccuracy", "iso_accuracy"]
 
@@ -24,7 +25,7 @@ class IsoAccuracy(BaseModel):
         drop: The accuracy given up, against a perfect memory of the same words; 0.01 is one point.
         point: The least reliable point whose mean accuracy is within the drop, interpolated
             between simulated points; None if even the most reliable simulated point is not.
-        low: The less reliable end of the 95 % interval of ``point``.
+        low: The less reliable end of the 95 % interval of ``point``; None for a single chip.
         high: The more reliable end.
         at_edge: The least reliable point simulated is still within the drop.
     """
@@ -49,7 +50,8 @@ def iso_accuracy(
     """The least reliable point within an accuracy drop, and its interval over chips.
 
     The drop is made monotone (the largest drop at this point or any more reliable one), and
-    interpolated linearly between points. The interval is a percentile bootstrap: chips are
+    interpolated between points: linearly, or by ratios where they span more than two decades. The
+    interval is a percentile bootstrap: chips are
     resampled as wholes, each with its figures at every point, since they were the same chips.
 
     Args:
@@ -73,8 +75,11 @@ def iso_accuracy(
             "simulation for each point, all with accuracies of the same chips"
         )
     sign = 1.0 if rising else -1.0
-    order = np.argsort(sign * np.asarray(points))[::-1]
-    knob = sign * np.asarray(points, dtype=np.float64)[order]
+    scale = np.asarray(points, dtype=np.float64)
+    ratios = by_ratios(scale.min(), scale.max())
+    scale = sign * (np.log(scale) if ratios else scale)
+    order = np.argsort(scale)[::-1]
+    knob = scale[order]
     lost = np.stack(
         [
             (simulations[i].ideal_accuracy or 0.0) - np.asarray(simulations[i].accuracy)
@@ -89,11 +94,20 @@ def iso_accuracy(
     low = np.quantile(crossings, 0.025, method="lower")
     high = np.quantile(crossings, 0.975, method="higher")
     known = bool(np.isfinite(point))
+
+    def setting(place: float, *, told: bool) -> float | None:
+        if not told or not np.isfinite(place):
+            return None
+        if place in knob:  # as it was given, whatever logarithms round
+            return float(points[int(order[int(np.argmax(knob == place))])])
+        return float(np.exp(sign * place)) if ratios else sign * float(place)
+
+    several = known and counts != {1}  # one chip says nothing of the others
     return IsoAccuracy(
         drop=drop,
-        point=sign * float(point) if known else None,
-        low=sign * float(low) if np.isfinite(low) and known else None,
-        high=sign * float(high) if np.isfinite(high) and known else None,
+        point=setting(point, told=known),
+        low=setting(low, told=several),
+        high=setting(high, told=several),
         at_edge=bool(point == knob[-1]),
     )
 

@@ -148,6 +148,8 @@ class MemorySpec(BaseModel):
             idle = dict.fromkeys((*_OF_SRAM, *others), f"device {self.device}")
             if self.levels is None:
                 idle["rounding"] = "no levels"
+            if self.device == "crossbar" and not self.sigma and not self.variability:
+                idle["clip"] = "no programming noise"
             return idle
         idle = dict.fromkeys((*_OF_CROSSBAR, *_OF_PCM, *_OF_PAIRS), "device sram")
         if self.fault != "flip":
@@ -209,7 +211,7 @@ def memory_specs(devices: Sequence[str], settings: Mapping[str, Any]) -> tuple[M
     if len(whole) == 1:
         return tuple(whole)
     idle = [spec.without_use() for spec in whole]
-    for field in set.intersection(*(set(fields) for fields in idle)):
+    for field in (f for f in MemorySpec.model_fields if all(f in fields for fields in idle)):
         value = getattr(whole[0], field)
         if value != MemorySpec.model_fields[field].default:
             raise InputError(f"{field} is {value}, and does nothing with {' or '.join(devices)}")

@@ -4,7 +4,7 @@ import torch
 from joulewise.devices import Array
 from joulewise.devices.arrays import rounded
 from joulewise.placement.conversion import Converters
-from joulewise.prediction.covariance.converted import converted_input, converted_sums
+from joulewise.prediction.covariance.converted import converted, converted_apart
 from joulewise.prediction.covariance.joint import Joint, Outcome
 
 MEANS = torch.tensor([[0.0, 0.31, 0.97]], dtype=torch.float64)
@@ -22,20 +22,22 @@ def varying(std, joint):
 
 
 def test_an_input_that_does_not_vary_is_rounded():
-    found = converted_input(MEANS, "w", ends(4), Joint(), order=4, gone=False)
+    found = converted(MEANS, "w", 1.0, 4, Joint(), order=4, gone=False)
     assert torch.equal(found.mean, rounded(MEANS, 1.0, 4))
     assert found.cov is None
 
 
 @pytest.mark.parametrize("std", [0.02, 0.1, 0.4])
-def test_an_input_that_varies_against_samples(std):
+@pytest.mark.parametrize("offset", [0.0, 0.23])
+def test_a_value_that_varies_against_samples(std, offset):
     """Less than a step, a step, and saturation: mean and variance of what the converter makes."""
     joint = Joint()
-    found = converted_input(varying(std, joint), "w", ends(5), joint, order=4, gone=False)
+    value, bias = varying(std, joint), torch.tensor(offset, dtype=torch.float64)
+    found = converted(value, "w", 1.0, 5, joint, order=4, gone=False, offset=bias)
     normal = torch.randn(
         SAMPLES, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64
     )
-    made = rounded(MEANS + std * normal, 1.0, 5)
+    made = rounded(MEANS + std * normal - offset, 1.0, 5) + offset
     step = 1 / 15
     # Five standard errors, and what is said of the quadrature: a twentieth of a step.
     reach = 5 * made.std(0) / SAMPLES**0.5 + step / 20
@@ -48,7 +50,7 @@ def test_an_input_that_varies_against_samples(std):
 def test_sums_get_uniform_noise_for_each_array():
     joint = Joint()
     value = varying(0.1, joint)
-    found = converted_sums(value, "weight", ends(4, 0.7, rows=4), rows=10, joint=joint)
+    found = converted_apart(value, "weight", ends(4, 0.7, rows=4), rows=10, joint=joint)
     added = 3 * (0.7 / 7) ** 2 / 12  # three arrays
     expected = torch.eye(3, dtype=torch.float64) * (0.01 + added)
     assert torch.allclose(found.cov[0], expected)
@@ -60,7 +62,7 @@ def test_sums_get_uniform_noise_for_each_array():
     assert float(inside.var()) == pytest.approx((0.7 / 7) ** 2 / 12, rel=0.02)
 
 
-def test_exact_sums_that_do_not_vary():
-    found = converted_sums(MEANS, "weight", ends(4, 0.7), rows=10, joint=Joint())
+def test_sums_of_several_arrays_that_do_not_vary():
+    found = converted_apart(MEANS, "weight", ends(4, 0.7, rows=5), rows=10, joint=Joint())
     assert torch.equal(found.mean, MEANS)
-    assert torch.allclose(found.cov[0], torch.eye(3, dtype=torch.float64) * 0.01 / 12)
+    assert torch.allclose(found.cov[0], 2 * torch.eye(3, dtype=torch.float64) * 0.01 / 12)

@@ -19,7 +19,7 @@ from joulewise.errors import JoulewiseError, ModelError, refuse
 from joulewise.placement import Placed
 from joulewise.placement.calling import tensors_in
 from joulewise.placement.conversion import Converters
-from joulewise.prediction.covariance.converted import converted_input, converted_sums
+from joulewise.prediction.covariance.converted import converted, converted_apart
 from joulewise.prediction.covariance.joint import Gain, Joint, Noise, Outcome, Value
 from joulewise.prediction.covariance.network import Network, Step, function_of
 from joulewise.prediction.covariance.operation import Operation, Rule, leaves, replaced
@@ -181,19 +181,45 @@ class _Walk:
         return read, dying
 
     def _convert(self, name: str, ends: Converters, source: Value | Tensor, gone: bool) -> Outcome:
+        assert ends.array.input_bits is not None
         gone = gone and not torch.is_grad_enabled()
-        return converted_input(source, name, ends, self.joint, order=self.order, gone=gone)
+        limits = ends.input_limit, ends.array.input_bits
+        return converted(source, name, *limits, self.joint, order=self.order, gone=gone)
 
     def _converted(self, step: Step, sums: Any) -> Any:
-        """A layer's output with what its output converters add."""
+        """A layer's output through its output converters."""
         for placed in step.weights.values():
-            ends = self.converters.get(placed.name)
+            ends, name = self.converters.get(placed.name), placed.name
             if ends is None or ends.array.output_bits is None:
                 continue
-            rows = placed.words // len(self.weights[placed.name].mean)
-            outcome = converted_sums(sums, placed.name, ends, rows, self.joint)
+            rows = placed.words // len(self.weights[name].mean)
+            if ends.array.count(rows) > 1:
+                outcome = converted_apart(sums, name, ends, rows, self.joint)
+            else:
+                outcome = converted(
+                    sums,
+                    name,
+                    ends.output_limit,
+                    ends.array.output_bits,
+                    self.joint,
+                    order=self.order,
+                    gone=not torch.is_grad_enabled(),
+                    offset=self._bias(step, sums),
+                )
             sums = self._record(outcome, {sums} if isinstance(sums, Value) else ())
         return sums
+
+    def _bias(self, step: Step, sums: Value | Tensor) -> Tensor | float:
+        """The bias of a layer as it lies on its output; it is added after the conversion."""
+        bias = getattr(step.module, "bias", None)
+        if bias is None:
+            return 0.0
+        if (placed := step.weights.get("bias")) is not None:
+            bias = self.weights[placed.name].mean
+        mean = sums if isinstance(sums, Tensor) else sums.mean
+        units_last = isinstance(step.module, torch.nn.Linear)
+        lying: Tensor = bias.detach().view(-1, *(1,) * (0 if units_last else mean.ndim - 2))
+        return lying
 
     def _store(self, placed: Placed, source: Value | Tensor, gone: bool) -> Outcome:
         return stored(
