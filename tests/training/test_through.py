@@ -193,6 +193,25 @@ def test_converters_round_and_gradients_pass_them():
     assert (model.weight.grad - given).abs().max() < 16 * x.abs().max() / 7 / 2
 
 
+def test_a_crossbar_is_the_noise_of_joshi():
+    """Gaussian, 3.8 % of each layer's largest weight, whatever the weight (FACTS 4.3)."""
+    model = nn.Linear(100, 80)
+    crossbar = Crossbar(sigma=0.038 * G / 2**0.5, clip=False)
+    memory = TrainingMemory(place(model, weights=crossbar, inputs=torch.ones(1, 100)), g_max=G)
+    own, noise = model.weight.detach().clone(), []
+    for _ in range(5):
+        with memory:
+            noise.append((model.weight - own).detach() / (0.038 * own.abs().max()))
+    noise = torch.stack(noise).double()
+    assert scipy.stats.kstest(noise.flatten().numpy(), "norm").pvalue > 1e-3
+    assert noise.std().item() == pytest.approx(1.0, abs=4 / (2 * noise.numel()) ** 0.5)
+    # Chips and weights have noise of their own, and its size does not depend on the weight.
+    pairs = torch.cat([noise.flatten(1), own.abs().flatten()[None].double()])
+    pairs[:-1] = pairs[:-1].square()
+    off = torch.corrcoef(pairs).fill_diagonal_(0).abs().max()
+    assert off < 4.5 / own.numel() ** 0.5
+
+
 # The block.
 
 
