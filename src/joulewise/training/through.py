@@ -51,10 +51,10 @@ class TrainingMemory(AbstractContextManager[Chip]):
 
     **One block** is one use of one chip: all that runs inside reads the same, noise of reads
     included, and gradients of several batches accumulate. Backward passes belong inside, where
-    PyTorch has the weights that were read; after the block it refuses them. Steps belong outside,
-    and are refused inside: what is written to a placed weight there is lost, as its block ends.
-    After it the weights are back bit for bit, whatever happened. Statistics of BatchNorm are those
-    of the noisy passes, see `reestimate_batchnorm`.
+    PyTorch has the weights that were read; a graph that crosses the border of a block it refuses.
+    Steps belong outside, and are refused inside: what is written to a placed weight there is lost
+    as the block ends. After it the weights are back bit for bit, whatever happened. Statistics of
+    BatchNorm are those of the noisy passes, see `reestimate_batchnorm`.
 
     **With SAM, ASAM and SAMSON** the ascent belongs inside too::
 
@@ -64,12 +64,14 @@ class TrainingMemory(AbstractContextManager[Chip]):
                 loss_of(batch).backward()
         optimizer.step()
 
-    It climbs from the weights as they are read, on the chip that the first gradient is of: another
-    one would have it climb by chance, and words would round most of the climb away. Where an
-    optimizer calls a closure with the block inside, ``one_chip()`` around the step holds the chip.
+    It climbs from the weights as they are read, on the chip that the first gradient is of. Around
+    the block it would climb on one chip by the gradient of another, and words would round it: of a
+    ResNet-20 in words of 8 bits, SAM with a rho of 0.05 then moves the weights that are read four
+    times as far, at a cosine of 0.24 to the climb. Where an optimizer calls a closure with the
+    block inside, ``one_chip()`` around the step at least holds the chip.
 
-    Autocast and GradScaler go with it. Weights that are sharded or wrapped for several processes
-    (FSDP, DistributedDataParallel) are not supported.
+    Autocast goes with it, and ``torch.compile`` where no activations are placed. Weights that are
+    sharded or wrapped for several processes (FSDP, DistributedDataParallel) are not supported.
 
     Args:
         placement: What is stored where. The model may train any of its parameters, or none.
