@@ -677,9 +677,11 @@ def test_a_compiled_model_computes_with_what_is_read():
 
 
 def test_the_description_says_who_read_and_where():
-    memory = TrainingMemory(
-        memory_of(network()).placement, eta=Ramp(start=1.0, stop=0.5, steps=2), seed=3
-    )
+    class Unhashable(SRAM):
+        __hash__ = None
+
+    placement = place(network(), weights=Unhashable(bits=8))
+    memory = TrainingMemory(placement, eta=Ramp(start=1.0, stop=0.5, steps=2), seed=3)
     for _ in range(3):
         with memory:
             pass

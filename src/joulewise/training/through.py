@@ -244,10 +244,11 @@ class TrainingMemory(AbstractContextManager[Chip]):
 
     def describe(self) -> dict[str, Any]:
         """Plain data for records: who read, how often, and at which operating points."""
-        devices = dict.fromkeys(p.device for p in self.placement.placed)
+        # By identity: a device of one's own need not have a hash.
+        devices = {id(p.device): p.device for p in self.placement.placed}
         first, last = self.plan(0), self.plan(max(self.steps - 1, 0))
         return {
-            "devices": [device.describe() for device in devices],
+            "devices": [device.describe() for device in devices.values()],
             "chips": "one" if self._chip is not None else "one for each step",
             "seed": self._own_seed,
             "steps": self.steps,
