@@ -1,9 +1,12 @@
-"""What a step of SAM, ASAM and SAMSON costs, in plain SGD steps of the same process.
+"""What a robust training step costs, in plain SGD steps of the same process.
 
     python benchmarks/training_step.py [--threads 1] [--repeats 15] [--device cpu] [--json]
 
 ResNet-20 on batches of 128 images of 32x32; a step is gradients cleared, forward, backward, update.
-The goal is 2.0 plain steps: the method needs two forward and two backward passes, and one update.
+SAM, ASAM and SAMSON need two forward and two backward passes, and one update: their goal is 2.0
+plain steps. Training through a memory stores all weights in each step and reads them on a new chip:
+the goal is 1.1. With activations every layer's input is rounded and struck too, which has no goal.
+
 Steps of all methods alternate; each figure is the median over rounds of the ratio to the plain step
 of the same round, with the range of the middle half. On a CPU that is CPU time of the process (the
 machine may be shared), on a GPU wall time, waited for. All sides share the allocator's settings.
@@ -27,11 +30,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from joulewise.cli.allocator import keep_freed_memory
+from joulewise.devices import SRAM, Crossbar
 from joulewise.models import build
 from joulewise.optim import ASAM, SAM, SAMSON
+from joulewise.placement import Placement, place
+from joulewise.training import TrainingMemory
 
 BATCH = 128
-LIMIT = 2.0
+LIMITS = {
+    **dict.fromkeys(["SAM", "ASAM", "SAMSON, p = 2", "SAMSON, p = inf"], 2.0),
+    **dict.fromkeys(["SRAM, eta = 0.5", "Crossbar"], 1.1),
+}
 WARM_UP = 2
 PEER = "pytorch_optimizer"
 SGD = {"lr": 0.01, "momentum": 0.9, "weight_decay": 5e-4}
@@ -50,13 +59,14 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     device = torch.device(arguments.device)
     steps = {name: prepare(make, device) for name, make in methods().items()}
+    steps |= {name: prepare_through(put, device) for name, put in memories().items()}
     steps |= peer(device)
     rows = measure(steps, arguments.repeats, device)
     where = (
         torch.cuda.get_device_name() if device.type == "cuda" else f"{arguments.threads} thread(s)"
     )
     if arguments.json:
-        about = {"torch": torch.__version__, "where": where, "limit": LIMIT, **vars(arguments)}
+        about = {"torch": torch.__version__, "where": where, **vars(arguments)}
         print(json.dumps(about | {"peer": PEER in steps, "rows": rows}, indent=2))
         return
     print(f"torch {torch.__version__}, {where}, ResNet-20, batch {BATCH}")
@@ -64,7 +74,7 @@ def main() -> None:
         low, high = row["middle_half"]
         print(
             f"{row['method']:<18} {row['ms']:8.2f} ms   {row['ratio']:.3f}x "
-            f"[{low:.3f}, {high:.3f}]   limit {LIMIT}x"
+            f"[{low:.3f}, {high:.3f}]   limit {row['limit'] or '-'}"
         )
     if PEER not in steps:
         print(f"{PEER:<18} not installed")
@@ -79,6 +89,38 @@ def methods() -> dict[str, Callable[[list[nn.Parameter]], torch.optim.Optimizer]
         "SAMSON, p = 2": lambda params: SAMSON(params, torch.optim.SGD, p=2, **SGD),
         "SAMSON, p = inf": lambda params: SAMSON(params, torch.optim.SGD, p=math.inf, **SGD),
     }
+
+
+def memories() -> dict[str, Callable[[nn.Module, Tensor], tuple[Placement, dict[str, float]]]]:
+    """Where the network's tensors lie, and the operating point."""
+    crossbar, sram = Crossbar(sigma=1e-6), SRAM(bits=8)
+    return {
+        "SRAM, eta = 0.5": lambda model, x: (place(model, weights=sram, inputs=x), {"eta": 0.5}),
+        "Crossbar": lambda model, x: (place(model, weights=crossbar, inputs=x), {"g_max": 25e-6}),
+        "SRAM, activations": lambda model, x: (
+            place(model, weights=sram, activations=sram, inputs=x),
+            {"eta": 0.5},
+        ),
+    }
+
+
+def prepare_through(
+    put: Callable[[nn.Module, Tensor], tuple[Placement, dict[str, float]]], device: torch.device
+) -> Step:
+    """The plain step, through a memory."""
+    forward_backward, model = problem(device)
+    sample = torch.randn(BATCH, 3, 32, 32, generator=torch.Generator().manual_seed(0)).to(device)
+    placement, setting = put(model, sample)
+    memory = TrainingMemory(placement, **setting)
+    optimizer = torch.optim.SGD(model.parameters(), **SGD)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        with memory:
+            forward_backward()
+        optimizer.step()
+
+    return step
 
 
 def prepare(
@@ -143,6 +185,7 @@ def row(name: str, times: list[float], plain: list[float]) -> dict[str, Any]:
         "method": name,
         "ms": 1e3 * statistics.median(times),
         "ratio": statistics.median(ratios),
+        "limit": LIMITS.get(name),
         "middle_half": [ratios[len(ratios) // 4], ratios[3 * len(ratios) // 4]],
     }
 

@@ -5,6 +5,7 @@ import torch
 
 import joulewise as jw
 from joulewise.devices import Array
+from joulewise.placement.precision import full_precision
 
 pytestmark = [
     pytest.mark.gpu,
@@ -93,6 +94,30 @@ def test_training():
         model = jw.load_model("cnn", digits.input_shape, digits.classes, seed=0).cuda()
         spec = jw.TrainingSpec(epochs=8, lr=0.1, precision=precision)
         assert jw.train(model, digits, spec).test_accuracy > 0.9
+
+
+@pytest.mark.parametrize("case", MEMORIES)
+def test_gradients_through_a_memory(case):
+    memory, setting = MEMORIES[case]
+    found = []
+    for device in ("cpu", "cuda"):
+        placement, ((x, targets),) = on(device, "cnn", memory)
+        with full_precision(), jw.TrainingMemory(placement, **setting):
+            torch.nn.functional.cross_entropy(placement.model(x), targets).backward()
+        grads = [p.grad for p in placement.model.parameters()]
+        assert all(grad.device.type == device for grad in grads)
+        found.append(torch.cat([grad.flatten().cpu() for grad in grads]))
+    here, there = found
+    assert (there - here).norm() < 5 * CLOSE * here.norm()
+
+
+def test_training_through_a_memory():
+    digits = jw.load_data("digits")
+    for precision in ("float32", "bfloat16"):
+        model = jw.load_model("cnn", digits.input_shape, digits.classes, seed=0).cuda()
+        memory = jw.TrainingMemory(jw.place(model, weights=jw.SRAM(bits=8)), eta=0.4)
+        spec = jw.TrainingSpec(epochs=8, lr=0.1, precision=precision, method="samson2", clip=3.0)
+        assert jw.train(model, digits, spec, memory=memory).test_accuracy > 0.9
 
 
 def test_the_error_is_differentiable():

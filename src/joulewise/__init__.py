@@ -61,7 +61,11 @@ if TYPE_CHECKING:
     from joulewise.simulation import sweep as sweep
     from joulewise.study import Contender as Contender
     from joulewise.study import compare as compare
+    from joulewise.training import Ramp as Ramp
+    from joulewise.training import TrainingMemory as TrainingMemory
     from joulewise.training import TrainingSpec as TrainingSpec
+    from joulewise.training import clip_weights as clip_weights
+    from joulewise.training import reestimate_batchnorm as reestimate_batchnorm
     from joulewise.training import train as train
 
 # Rooms that are names themselves: joulewise.optim.SAM, as one writes torch.optim.SGD.
@@ -87,13 +91,16 @@ _ROOMS = {
     "Moments": "prediction",
     "PCM": "devices",
     "Placement": "placement",
+    "Ramp": "training",
     "ReadOut": "devices",
     "SRAM": "devices",
     "Simulation": "simulation",
     "Split": "data",
     "Stuck": "devices",
+    "TrainingMemory": "training",
     "TrainingSpec": "training",
     "VoltageTable": "devices",
+    "clip_weights": "training",
     "compare": "study",
     "energy": "placement",
     "fold_batchnorm": "placement",
@@ -103,6 +110,7 @@ _ROOMS = {
     "loaded": "placement",
     "place": "placement",
     "predict": "prediction",
+    "reestimate_batchnorm": "training",
     "save_weights": "models",
     "simulate": "simulation",
     "sweep": "simulation",
@@ -131,13 +139,16 @@ __all__ = [
     "Measured",
     "Moments",
     "Placement",
+    "Ramp",
     "ReadOut",
     "Simulation",
     "Split",
     "Stuck",
+    "TrainingMemory",
     "TrainingSpec",
     "VoltageTable",
     "__version__",
+    "clip_weights",
     "compare",
     "energy",
     "fold_batchnorm",
@@ -148,6 +159,7 @@ __all__ = [
     "optim",
     "place",
     "predict",
+    "reestimate_batchnorm",
     "save_weights",
     "simulate",
     "sweep",

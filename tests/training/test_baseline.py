@@ -1,12 +1,26 @@
+import json
+import math
+from pathlib import Path
+
 import pytest
 import torch
 from pydantic import ValidationError
 from torch import nn
 
 from joulewise.data import Dataset, Split, load_digits
+from joulewise.devices import SRAM, Flip
 from joulewise.errors import DataError, InputError
 from joulewise.models import build
-from joulewise.training import TrainingSpec, accuracy, train
+from joulewise.optim import ASAM, SAM, SAMSON
+from joulewise.placement import place
+from joulewise.training import (
+    TrainingMemory,
+    TrainingRecord,
+    TrainingSpec,
+    accuracy,
+    clip_weights,
+    train,
+)
 from joulewise.training.baseline import _schedule
 
 
@@ -127,8 +141,117 @@ def test_divergence_is_said(digits):
 
 
 @pytest.mark.parametrize(
-    "bad", [{"epochs": 0}, {"lr": 0.0}, {"momentum": 1.0}, {"precision": "int8"}, {"rho": 0.1}]
+    "bad",
+    [
+        *({"epochs": 0}, {"lr": 0.0}, {"momentum": 1.0}, {"precision": "int8"}, {"rho": 0.1}),
+        *({"method": "adam"}, {"method": "sam", "rho": -0.1}, {"clip": 0.0}),
+    ],
 )
 def test_specs_refuse_what_is_out_of_range(bad):
     with pytest.raises(ValidationError):
         TrainingSpec(**bad)
+
+
+METHODS = {"sam": SAM, "asam": ASAM, "samson2": SAMSON, "samsoninf": SAMSON}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("rho", [None, 0.01])
+def test_one_step_of_a_method_is_that_of_its_optimizer(method, rho):
+    inputs = torch.randn(8, 5, generator=torch.Generator().manual_seed(0))
+    split = Split(inputs=inputs, targets=torch.arange(8) % 3)
+    data = Dataset(name="toy", train=split, test=split, classes=3, flips=False)
+    model, twin = build("mlp", (5,), 3, seed=0), build("mlp", (5,), 3, seed=0)
+    kind = {"p": 2 if method == "samson2" else math.inf} if "samson" in method else {}
+    kind |= {} if rho is None else {"rho": rho}
+    optimizer = METHODS[method](twin.parameters(), torch.optim.SGD, lr=0.3, **kind)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(twin(inputs[order]), split.targets[order])
+        loss.backward()
+        return loss
+
+    order = torch.randperm(8, generator=torch.Generator().manual_seed(0))
+    optimizer.step(closure)
+    spec = TrainingSpec(
+        **{"epochs": 1, "batch_size": 8, "lr": 0.3, "momentum": 0.0, "weight_decay": 0.0},
+        **{"warmup": 0.0, "method": method, "rho": rho},
+    )
+    train(model, data, spec)
+    plain = build("mlp", (5,), 3, seed=0)
+    train(plain, data, spec.model_copy(update={"method": "sgd", "rho": None}))
+    assert all(map(torch.equal, weights(model), weights(twin)))
+    assert not all(map(torch.equal, weights(model), weights(plain)))
+
+
+@pytest.mark.parametrize("method", ["sgd", *METHODS])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("through", [False, True])
+def test_every_method_learns_in_either_precision_through_a_memory_too(
+    digits, method, precision, through
+):
+    model = fresh(digits, "mlp")
+    batch, _ = next(digits.test.batches(32))
+    placement = place(model, weights=SRAM(bits=8), activations=SRAM(bits=8), inputs=batch)
+    memory = TrainingMemory(placement, eta=0.5) if through else None
+    spec = TrainingSpec(epochs=10, lr=0.05, augment=False, precision=precision, method=method)
+    record = train(model, digits, spec, memory=memory)
+    assert record.test_accuracy > 0.8
+    if memory is not None:
+        assert memory.steps == 10 * 3
+        assert record.memory == memory.describe()
+
+
+def test_a_seed_is_a_run_and_the_memory_is_in_it(digits):
+    found = {}
+    for name, bits, eta in (("plain", 0, 0), ("fine", 16, 1.0), ("a", 8, 0.3), ("b", 8, 0.3)):
+        model = fresh(digits, "mlp")
+        memory = TrainingMemory(place(model, weights=SRAM(bits=bits)), eta=eta) if bits else None
+        train(model, digits, TrainingSpec(epochs=1, lr=0.05), memory=memory)
+        found[name] = torch.cat([w.flatten() for w in weights(model)])
+    assert torch.equal(found["a"], found["b"])
+    fine, struck = ((found[name] - found["plain"]).norm() for name in ("fine", "a"))
+    assert 0 < fine < struck / 10
+
+
+def test_weights_are_clipped_after_the_step():
+    inputs = torch.randn(8, 5, generator=torch.Generator().manual_seed(0))
+    split = Split(inputs=inputs, targets=torch.arange(8) % 3)
+    data = Dataset(name="toy", train=split, test=split, classes=3, flips=False)
+    clipped, free = build("mlp", (5,), 3, seed=0), build("mlp", (5,), 3, seed=0)
+    spec = TrainingSpec(epochs=1, batch_size=8, lr=0.3)
+    train(clipped, data, spec.model_copy(update={"clip": 1.5}))
+    train(free, data, spec)
+    assert not all(map(torch.equal, weights(clipped), weights(free)))
+    clip_weights(free, deviations=1.5)
+    assert all(map(torch.equal, weights(clipped), weights(free)))
+
+
+def test_records_of_older_runs_still_load():
+    path = Path(__file__).parents[2] / "results" / "cifar10-resnet20-mask" / "train.json"
+    record = TrainingRecord.model_validate_json(path.read_text())
+    assert (record.spec.method, record.spec.rho, record.spec.clip) == ("sgd", None, None)
+    assert record.memory is None
+
+
+def test_records_say_what_was_trained_through(digits):
+    model = fresh(digits, "mlp")
+    memory = TrainingMemory(place(model, weights=SRAM(bits=8)), eta=0.5, seed=7)
+    spec = TrainingSpec(epochs=1, lr=0.05, method="samson2", rho=0.1, clip=2.5)
+    record = train(model, digits, spec, memory=memory)
+    assert TrainingRecord.model_validate_json(record.model_dump_json()) == record
+    assert json.loads(record.model_dump_json())["memory"]["seed"] == 7
+
+
+def test_the_memory_of_another_model_is_refused(digits):
+    memory = TrainingMemory(place(fresh(digits), weights=SRAM(bits=8)), eta=0.5)
+    with pytest.raises(InputError, match="memory is that of another model"):
+        train(fresh(digits), digits, TrainingSpec(epochs=1), memory=memory)
+
+
+def test_divergence_through_a_memory_is_said(digits):
+    model = fresh(digits, "mlp")
+    memory = TrainingMemory(place(model, weights=SRAM(bits=8, fault=Flip())), eta=0.1)
+    with pytest.raises(InputError, match=r"in epoch \d+ at lr 100"):
+        train(model, digits, TrainingSpec(epochs=5, lr=100.0), memory=memory)

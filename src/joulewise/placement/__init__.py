@@ -31,6 +31,7 @@ from joulewise.placement.folding import fold_batchnorm as fold_batchnorm
 from joulewise.placement.memory import Memory as Memory
 from joulewise.placement.memory import Observer as Observer
 from joulewise.placement.memory import loaded as loaded
+from joulewise.placement.memory import read_by as read_by
 from joulewise.placement.placing import Placed as Placed
 from joulewise.placement.placing import Placement as Placement
 from joulewise.placement.placing import place as place
@@ -52,6 +53,7 @@ __all__ = [
     "outputs_of",
     "place",
     "prepare",
+    "read_by",
     "take",
     "with_accesses",
 ]

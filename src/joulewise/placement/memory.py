@@ -6,7 +6,7 @@ Perturbing a model is written here and nowhere else: save, replace, run, restore
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -19,10 +19,10 @@ from joulewise.placement.calling import batch_size, tensors_in
 from joulewise.placement.conversion import Conversion, Converters
 from joulewise.placement.placing import Placed, Placement, check_complete
 from joulewise.placement.precision import full_precision
-from joulewise.placement.restoring import plain_execution
+from joulewise.placement.restoring import every_module_called, plain_execution
 from joulewise.placement.tracing import float_inputs, input_name
 
-__all__ = ["Memory", "Observer", "loaded"]
+__all__ = ["Memory", "Observer", "loaded", "read_by"]
 
 Observer = Callable[[Placed, Tensor, Tensor, Tensor], Tensor]
 """Told of a placed activation, its mean read and that read's variance, all ``[batch, ...]``.
@@ -34,8 +34,8 @@ What it returns goes on in place of the mean read.
 class Memory:
     """The tensors of a placement, stored; the model computes with what is read back.
 
-    Made by `loaded`. After `original`, `ideal` or `read` the model can be called as often as
-    needed, and computes with the tensors of that choice.
+    Made by `loaded` and `read_by`. After `original`, `ideal` or `read` the model can be called as
+    often as needed, and computes with the tensors of that choice.
 
     Attributes:
         converters: Of the weights whose arrays round.
@@ -61,7 +61,7 @@ class Memory:
         self._plan: Mapping[str, Point] | None = None
         self._observer: Observer | None = None
         self._in_table = False
-        self._used, self._convert = False, True
+        self._used, self._again, self._convert = False, True, True
 
     @property
     def watches(self) -> bool:
@@ -79,20 +79,20 @@ class Memory:
         # Copies: a forward pass may write in place (an embedding's max_norm).
         self._install({name: tensor.clone() for name, tensor in self._ideal.items()})
 
-    def read(self, plan: Mapping[str, Point], chip: Chip) -> None:
+    def read(self, plan: Mapping[str, Point], chip: Chip, *, again: bool = True) -> None:
         """Compute with what ``chip`` reads back at the points of ``plan``.
 
         Every forward pass of the model after the first is the chip's next use: what is fresh at
-        each read is read again then.
+        each read is read again then, if ``again``.
         """
         check_complete(plan, [p.name for p in self._placement.placed])
         self._chip, self._plan = chip, plan
         self._install({p.name: self.weight(p, plan[p.name], chip) for p in self._weights})
-        self._used = False
+        self._used, self._again = False, again
 
     def _read_again(self) -> None:
         """Before a forward pass."""
-        if self._chip is None or self._plan is None or not self._fresh:
+        if self._chip is None or self._plan is None or not (self._fresh and self._again):
             return
         if self._used:
             self._chip = self._chip.again()
@@ -158,6 +158,29 @@ class Memory:
                     table: dict[str, Any] = self._modules[path]._parameters
                     table[name] = parameter
             self._in_table = False
+
+    def changed(self) -> None:
+        """Tell PyTorch that weights are others now, where it would not notice.
+
+        Graphs that kept them are refused from now on, and what autocast kept of them is dropped.
+        """
+        torch.autograd.graph.increment_version(self._own())
+        torch.clear_autocast_cache()
+
+    def scale_gradients(self) -> Callable[[], None]:
+        """Gradients from now on times what is read over what is stored; the result stops that."""
+        stack = ExitStack()
+        for placed in self._weights:
+            stored, read = self._ideal[placed.name], self._current[placed.name]
+            ratio = torch.where(stored == 0, 1.0, read / stored)
+            for parameter in _distinct(self._parameters[placed.name]):
+                if parameter.requires_grad:
+                    hook: Any = parameter.register_hook(ratio.mul)  # type: ignore[no-untyped-call]
+                    stack.callback(hook.remove)
+        return stack.close
+
+    def _own(self) -> list[Tensor]:
+        return [p for own in self._parameters.values() for p in _distinct(own)]
 
     def differs(self) -> bool:
         """Whether any weight that the model computes with now differs from a perfect memory's."""
@@ -235,7 +258,7 @@ class Memory:
         read: Tensor = placed.device.round_trip(
             together, point, chip, placed.limit, words=placed.words
         )
-        return read.reshape(tensor.shape)
+        return _straight_through(tensor, read.reshape(tensor.shape))
 
     def _mean_round_trip(self, placed: Placed, inputs: Tensor, point: Point) -> Tensor:
         """The mean over chips of what is read, and to the observer its variance.
@@ -260,6 +283,26 @@ class Memory:
         return self._observer(placed, inputs.detach(), mean, moments.var)
 
 
+class _StraightThrough(torch.autograd.Function):
+    """One tensor's value with another one's gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, given: Tensor, read: Tensor) -> Tensor:
+        return read.view_as(read)
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None]:
+        return slopes[0], None
+
+
+def _straight_through(given: Tensor, read: Tensor) -> Tensor:
+    """What is read, with the gradient of what was given."""
+    if not (torch.is_grad_enabled() and given.requires_grad):
+        return read
+    through: Tensor = _StraightThrough.apply(given, read)  # type: ignore[no-untyped-call]
+    return through
+
+
 def _pass_on(placed: Placed, inputs: Tensor, mean: Tensor, var: Tensor) -> Tensor:
     """The observer of those who only want the mean."""
     return mean
@@ -275,6 +318,11 @@ def _slope(x: Tensor, y: Tensor) -> Tensor:
 def _parameters(modules: Mapping[str, nn.Module], placed: Placed) -> list[Tensor]:
     owned = (modules[path]._parameters[name] for path, name in placed.owners)
     return [parameter for parameter in owned if parameter is not None]
+
+
+def _distinct(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Each object once."""
+    return list({id(tensor): tensor for tensor in tensors}.values())
 
 
 def _samples(placed: Placed, tensor: Tensor) -> int:
@@ -329,16 +377,63 @@ def loaded(placement: Placement) -> Iterator[Memory]:
         (True, True)
     """
     memory = Memory(placement)
+    model = placement.model
+    with plain_execution(model), full_precision(model), _attached(memory, placement):
+        memory.ideal()
+        yield memory
+
+
+@contextmanager
+def read_by(
+    placement: Placement,
+    plan: Mapping[str, Point],
+    chip: Chip,
+    *,
+    scale_gradients: bool = False,
+) -> Iterator[None]:
+    """Store the weights as they are now, and let the model compute with what one chip reads.
+
+    The model stays in its mode, and what its forward passes do to buffers stays done. Gradients
+    land on the parameters themselves, straight through words and faults, and pass those of
+    activations likewise. All is read once, noise of reads included, whatever is run inside.
+    Afterwards, an exception and Ctrl-C included, the weights are back: the same objects with the
+    same storage. Whatever was written to them inside is gone.
+
+    Forward and backward passes belong into one block. PyTorch refuses a backward pass through
+    weights that were read before, or are read no longer, as one after a change in place.
+
+    Args:
+        placement: What is stored where.
+        plan: An operating point for each placed tensor.
+        chip: Who reads.
+        scale_gradients: Multiply the gradient of each weight by what is read over what is stored.
+
+    Yields:
+        Nothing.
+    """
+    memory = Memory(placement)
+    with ExitStack() as stack:
+        stack.enter_context(every_module_called())
+        stack.enter_context(_attached(memory, placement))
+        stack.callback(memory.changed)
+        stack.callback(memory.original)
+        memory.changed()
+        memory.read(plan, chip, again=False)
+        if scale_gradients:
+            stack.callback(memory.scale_gradients())
+        yield
+
+
+@contextmanager
+def _attached(memory: Memory, placement: Placement) -> Iterator[None]:
+    """The memory sees what passes through the model."""
     by_name = {p.name: p for p in placement.placed if p.role == "activation"}
     layers = {path for p in by_name.values() for path, _ in p.owners}
+    modules = dict(placement.model.named_modules())
     with ExitStack() as stack:
-        stack.enter_context(plain_execution(placement.model))
-        stack.enter_context(full_precision(placement.model))
-        modules = dict(placement.model.named_modules())
         if layers or memory.watches:
             stack.callback(memory.watch(placement.model))
         for layer in layers:
             hook = memory.hook(layer, by_name)
             stack.callback(modules[layer].register_forward_pre_hook(hook, with_kwargs=True).remove)
-        memory.ideal()
-        yield memory
+        yield

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from joulewise.errors import ModelError, refuse
 
-__all__ = ["check_initialised", "frozen", "plain_execution"]
+__all__ = ["check_initialised", "every_module_called", "frozen", "plain_execution"]
 
 
 @contextmanager
@@ -27,15 +27,27 @@ def plain_execution(model: nn.Module) -> Iterator[None]:
         Nothing.
     """
     restore = _snapshot(model)
+    try:
+        model.eval()
+        with every_module_called(), torch.no_grad():
+            yield
+    finally:
+        restore()
+
+
+@contextmanager
+def every_module_called() -> Iterator[None]:
+    """No fused transformer path that passes modules by; the setting comes back after it.
+
+    Yields:
+        Nothing.
+    """
     fast_path = torch.backends.mha.get_fastpath_enabled()
     try:
         torch.backends.mha.set_fastpath_enabled(False)
-        model.eval()
-        with torch.no_grad():
-            yield
+        yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
-        restore()
 
 
 @contextmanager

@@ -1,7 +1,12 @@
-"""Training: fit weights, today the baseline that robust methods are measured against.
+"""Training: fit weights, plainly or so that they survive an unreliable memory.
 
 baseline     SGD with momentum and a cosine schedule; seeds in, the same weights out
+methods      SGD, SAM, ASAM and SAMSON by name
 augment      random crops and mirroring, drawn from a generator
+through      training through a memory: each step computes with what one chip reads
+ramp         an operating point that moves as training goes on
+clipping     weights clipped after each step
+batchnorm    statistics of BatchNorm as a memory makes them, after training
 """
 
 from joulewise.training.augment import augment as augment
@@ -10,5 +15,22 @@ from joulewise.training.baseline import TrainingRecord as TrainingRecord
 from joulewise.training.baseline import TrainingSpec as TrainingSpec
 from joulewise.training.baseline import accuracy as accuracy
 from joulewise.training.baseline import train as train
+from joulewise.training.batchnorm import reestimate_batchnorm as reestimate_batchnorm
+from joulewise.training.clipping import clip_weights as clip_weights
+from joulewise.training.methods import Method as Method
+from joulewise.training.ramp import Ramp as Ramp
+from joulewise.training.through import TrainingMemory as TrainingMemory
 
-__all__ = ["EpochRecord", "TrainingRecord", "TrainingSpec", "accuracy", "augment", "train"]
+__all__ = [
+    "EpochRecord",
+    "Method",
+    "Ramp",
+    "TrainingMemory",
+    "TrainingRecord",
+    "TrainingSpec",
+    "accuracy",
+    "augment",
+    "clip_weights",
+    "reestimate_batchnorm",
+    "train",
+]

@@ -1,21 +1,30 @@
-"""The training baseline: SGD with Nesterov momentum, warm-up, cosine, weight decay."""
+"""One recipe for all: SGD with Nesterov momentum, warm-up, cosine, weight decay.
+
+Alone it is the baseline that robust methods are measured against; with a method, a memory or
+clipping it is one of those.
+"""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Callable, Iterator
-from typing import Literal
+from contextlib import nullcontext
+from typing import Any, Literal, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
 from joulewise.data import Dataset, Split
-from joulewise.errors import DataError, InputError, ModelError, refuse
+from joulewise.errors import DataError, InputError, ModelError, WeightsError, refuse
 from joulewise.models import seeded
+from joulewise.optim import SharpnessAware
 from joulewise.training.augment import augment
+from joulewise.training.clipping import clip_weights
+from joulewise.training.methods import Method, optimizer_of
+from joulewise.training.through import TrainingMemory
 from joulewise.user_code import cause_of
 
 __all__ = ["EpochRecord", "TrainingRecord", "TrainingSpec", "accuracy", "train"]
@@ -36,6 +45,24 @@ class TrainingSpec(BaseModel):
     augment: bool = True
     precision: Literal["float32", "bfloat16"] = "float32"
     seed: int = Field(default=0, ge=0)
+    method: Method = "sgd"
+    rho: float | None = Field(
+        default=None, ge=0, le=1e6, description="of the ascent; None for the method's default"
+    )
+    clip: float | None = Field(
+        default=None, gt=0, le=1e6, description="of weights, in standard deviations of a layer"
+    )
+
+    @model_validator(mode="after")
+    def _check_rho(self) -> Self:
+        """Refuse what would do nothing.
+
+        Raises:
+            ValueError: if there is a rho that the method has not.
+        """
+        if self.rho is not None and self.method == "sgd":
+            raise ValueError("rho is given, which sgd has not; allowed: it with another method")
+        return self
 
 
 class EpochRecord(BaseModel):
@@ -60,6 +87,7 @@ class TrainingRecord(BaseModel):
     test_accuracy: float
     seconds: float
     history: tuple[EpochRecord, ...]
+    memory: dict[str, Any] | None = Field(default=None, description="that was trained through")
 
 
 def train(
@@ -67,28 +95,34 @@ def train(
     data: Dataset,
     spec: TrainingSpec,
     progress: Callable[[EpochRecord], None] | None = None,
+    *,
+    memory: TrainingMemory | None = None,
 ) -> TrainingRecord:
     """Train a classifier in place.
 
-    The same model, data and spec give the same weights on a CPU with the same number of threads;
-    the global random state is left as it was.
+    The same model, data, spec and memory give the same weights on a CPU with the same number of
+    threads; the global random state is left as it was.
 
     Args:
         model: Any module that maps a batch to ``[batch, classes]``; trained where it lies.
         data: A data set with a training split.
         spec: How to train.
         progress: Called after each epoch.
+        memory: A memory to train through, each step on its next chip; that of this model.
 
     Returns:
-        The record, with the accuracy on the test split.
+        The record, with the accuracy on the test split, of the weights as they are.
 
     Raises:
         DataError: if the data set has no training split.
-        InputError: if the loss becomes NaN or infinite.
+        InputError: if the loss or a weight becomes NaN or infinite, or the memory is that of
+            another model.
     """
     if data.train is None:
         raise DataError(f"{data.name} has no training split; allowed: data with one, to train on")
     _check_fits(model, data)
+    if memory is not None and memory.placement.model is not model:
+        refuse("memory", "that of another model", "one of a placement of this very model")
     began = time.perf_counter()
     steps_per_epoch = math.ceil(len(data.train) / spec.batch_size)
     optimizer = _optimizer(model, spec)
@@ -103,9 +137,12 @@ def train(
         for epoch in range(1, spec.epochs + 1):
             start = time.perf_counter()
             losses = []
-            for inputs, targets in _batches(data, spec, generator):
-                losses.append(_step(model, inputs, targets, optimizer, spec))
-                schedule.step()
+            try:
+                for inputs, targets in _batches(data, spec, generator):
+                    losses.append(_step(model, inputs, targets, optimizer, spec, memory))
+                    schedule.step()
+            except WeightsError as error:  # the memory meets what became of a loss that is NaN
+                raise InputError(f"{error}, in epoch {epoch} at lr {spec.lr:g}") from error
             loss = float(torch.stack(losses).mean())
             if not math.isfinite(loss):
                 raise InputError(
@@ -122,6 +159,7 @@ def train(
         test_accuracy=accuracy(model, data.test),
         seconds=time.perf_counter() - began,
         history=tuple(history),
+        memory=None if memory is None else memory.describe(),
     )
 
 
@@ -167,14 +205,15 @@ def _device(model: nn.Module) -> torch.device:
     return next(model.parameters()).device
 
 
-def _optimizer(model: nn.Module, spec: TrainingSpec) -> torch.optim.SGD:
+def _optimizer(model: nn.Module, spec: TrainingSpec) -> torch.optim.Optimizer:
     parameters = list(model.parameters())
     groups = [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": spec.weight_decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
-    return torch.optim.SGD(groups, lr=spec.lr, momentum=spec.momentum, nesterov=spec.momentum > 0)
+    options = {"lr": spec.lr, "momentum": spec.momentum, "nesterov": spec.momentum > 0}
+    return optimizer_of(spec.method, groups, spec.rho, **options)
 
 
 def _schedule(steps: int, warmup: float) -> Callable[[int], float]:
@@ -213,17 +252,29 @@ def _step(
     targets: Tensor,
     optimizer: torch.optim.Optimizer,
     spec: TrainingSpec,
+    memory: TrainingMemory | None,
 ) -> Tensor:
     device = _device(model)
     if inputs.ndim == 4:
         inputs = inputs.contiguous(memory_format=torch.channels_last)
+    inputs, targets = inputs.to(device), targets.to(device)
     optimizer.zero_grad(set_to_none=True)
-    half = spec.precision == "bfloat16"
-    with torch.autocast(device.type, torch.bfloat16, enabled=half):
-        outputs = model(inputs.to(device))
-    loss = functional.cross_entropy(
-        outputs.float(), targets.to(device), label_smoothing=spec.label_smoothing
-    )
-    loss.backward()  # type: ignore[no-untyped-call]
+    with memory or nullcontext():
+        loss = _slopes(model, inputs, targets, spec)
+        if isinstance(optimizer, SharpnessAware):
+            with optimizer.ascent():
+                _slopes(model, inputs, targets, spec)
     optimizer.step()
+    if spec.clip is not None:
+        clip_weights(model, deviations=spec.clip)
+    return loss
+
+
+def _slopes(model: nn.Module, inputs: Tensor, targets: Tensor, spec: TrainingSpec) -> Tensor:
+    """Gradients onto the parameters; the loss."""
+    half = spec.precision == "bfloat16"
+    with torch.autocast(inputs.device.type, torch.bfloat16, enabled=half):
+        outputs = model(inputs)
+    loss = functional.cross_entropy(outputs.float(), targets, label_smoothing=spec.label_smoothing)
+    loss.backward()  # type: ignore[no-untyped-call]
     return loss.detach()

@@ -1,0 +1,64 @@
+"""Clipped weights: a smaller range has less noise where noise is in proportion to the range."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from joulewise.errors import InputError, check_in_range
+from joulewise.placement import Placement
+
+__all__ = ["clip_weights"]
+
+
+@torch.no_grad()
+def clip_weights(
+    weights: nn.Module | Placement,
+    *,
+    fixed: float | None = None,
+    deviations: float | None = None,
+) -> None:
+    """Clip weights in place, after each step of an optimizer.
+
+    Args:
+        weights: A placement, for its placed weights; or a model, for its parameters with two axes
+            or more. Those that share storage are clipped once.
+        fixed: The largest magnitude that stays, in the unit of the weights, above 0.
+        deviations: The same, in standard deviations of each tensor as it is now, above 0.
+
+    Raises:
+        InputError: if both or neither of the two limits are given, or it is not above 0.
+
+    Example:
+        >>> layer = nn.Linear(2, 2)
+        >>> _ = layer.weight.data.copy_(torch.tensor([[0.3, -0.05], [0.02, -4.0]]))
+        >>> clip_weights(layer, fixed=0.1)
+        >>> [[round(w, 2) for w in row] for row in layer.weight.tolist()]
+        [[0.1, -0.05], [0.02, -0.1]]
+
+    References:
+        ``deviations=2.0``: V. Joshi et al., Nat. Commun. 11, 2473, 2020, for CIFAR-10.
+        ``fixed=0.1``: a baseline in the public code of WCAT, TMLR 2023, openreview BxjHMPwZIH.
+    """
+    if (fixed is None) == (deviations is None):
+        raise InputError("clip_weights needs fixed= or deviations=, and not both")
+    for name, value in (("fixed", fixed), ("deviations", deviations)):
+        if value is not None:
+            check_in_range(name, value, 0.0, 3e38, open_low=True)
+    for weight in _weights(weights):
+        if fixed is not None:
+            weight.clamp_(-fixed, fixed)
+        elif deviations is not None and weight.numel() > 1:
+            limit = deviations * weight.std()
+            weight.clamp_(-limit, limit)
+
+
+def _weights(weights: nn.Module | Placement) -> list[Tensor]:
+    """Each once, though it be used at several places or stored by several parameters."""
+    if isinstance(weights, Placement):
+        modules = dict(weights.model.named_modules())
+        owners = [p.owners[0] for p in weights.placed if p.role == "weight"]
+        found = [modules[path]._parameters[name] for path, name in owners]
+        return [weight for weight in found if weight is not None]
+    matrices = [p for p in weights.parameters() if p.ndim >= 2 and p.is_floating_point()]
+    return list({p.data_ptr(): p for p in matrices}.values())
