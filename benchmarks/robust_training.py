@@ -106,6 +106,7 @@ class Job:
     model: str
     data: str
     images: int | None
+    batch_size: int = 128
     folder: str = ""
     long: bool = False
 
@@ -141,6 +142,7 @@ def trained(job: Job, held_out: bool) -> tuple[torch.nn.Module, Any]:
     model = host(build(job.model, data.input_shape, data.classes, seed=job.seed), data.input_shape)
     spec = TrainingSpec(
         epochs=job.epochs * (2 if job.long else 1),
+        batch_size=job.batch_size,
         precision="bfloat16",
         seed=job.seed,
         method=method.optimizer,
@@ -222,6 +224,7 @@ def jobs(arguments: argparse.Namespace) -> list[Job]:
     values = {row["method"]: row["value"] for row in read(arguments, "tune.json")["chosen"]}
     common = {"epochs": arguments.epochs, "model": arguments.model, "data": arguments.data}
     common |= {"images": arguments.images, "folder": str(arguments.out)}
+    common |= {"batch_size": arguments.batch_size}
     made = [
         Job(method=name, value=values[name], seed=seed, long=long, **common)
         for name, method in METHODS.items()
@@ -266,7 +269,14 @@ def read(arguments: argparse.Namespace, name: str) -> dict[str, Any]:
 def tune(arguments: argparse.Namespace) -> None:
     common = {"epochs": arguments.epochs, "model": arguments.model, "data": arguments.data}
     given = [
-        Job(method=name, value=value, seed=100, images=arguments.images, **common)
+        Job(
+            method=name,
+            value=value,
+            seed=100,
+            images=arguments.images,
+            batch_size=arguments.batch_size,
+            **common,
+        )
         for name, method in METHODS.items()
         for value in method.grid
     ]
@@ -284,6 +294,7 @@ def main() -> None:
     parser.add_argument("--model", default="resnet8")
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--images", type=int, help="to train on, or to test on; all by default")
+    parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--chips", type=int, default=40)
     parser.add_argument("--workers", type=int, default=1)

@@ -195,7 +195,8 @@ def accuracy(model: nn.Module, split: Split, batch_size: int = 256) -> float:
     correct = 0
     with torch.no_grad():
         for inputs, targets in split.batches(batch_size):
-            correct += int((model(inputs.to(device)).argmax(1).cpu() == targets).sum())
+            found = model(inputs.to(device)).argmax(1)
+            correct += int((found == targets.to(device)).sum())
     for module, training in modes:
         module.training = training
     return correct / len(split)
