@@ -31,6 +31,12 @@ MEMORIES = {
 }
 # The same words and noise; what differs is the order of sums in float32.
 CLOSE = 2e-3
+# A sum between two steps of a converter may then be rounded to the other one.
+ROUNDED = 1e-2
+
+
+def close(case):
+    return ROUNDED if case == "converters" else CLOSE
 
 
 def on(device, name, memory, shape=(1, 8, 8)):
@@ -47,7 +53,7 @@ def test_chips(case):
     here, there = (
         jw.simulate(*on(device, "cnn", memory), chips=3, **setting) for device in ("cpu", "cuda")
     )
-    assert there.mse == pytest.approx(here.mse, rel=CLOSE)
+    assert there.mse == pytest.approx(here.mse, rel=close(case))
     assert there.energy.total_j == pytest.approx(here.energy.total_j, rel=CLOSE)
 
 
@@ -61,9 +67,9 @@ def test_predictions(case, method):
         jw.predict(*on(device, "cnn", memory), method=method, **setting).record()
         for device in ("cpu", "cuda")
     )
-    assert there.mse == pytest.approx(here.mse, rel=CLOSE)
-    assert there.accuracy.mean == pytest.approx(here.accuracy.mean, abs=CLOSE)
-    assert there.shares == pytest.approx(here.shares, rel=5 * CLOSE, abs=CLOSE)
+    assert there.mse == pytest.approx(here.mse, rel=close(case))
+    assert there.accuracy.mean == pytest.approx(here.accuracy.mean, abs=close(case))
+    assert there.shares == pytest.approx(here.shares, rel=5 * close(case), abs=close(case))
 
 
 @pytest.mark.parametrize("case", ["mask", "clipped pairs"])
@@ -102,7 +108,7 @@ def test_gradients_through_a_memory(case):
     found = []
     for device in ("cpu", "cuda"):
         placement, ((x, targets),) = on(device, "cnn", memory)
-        with full_precision(), jw.TrainingMemory(placement, **setting):
+        with full_precision(placement.model), jw.TrainingMemory(placement, **setting):
             torch.nn.functional.cross_entropy(placement.model(x), targets).backward()
         grads = [p.grad for p in placement.model.parameters()]
         assert all(grad.device.type == device for grad in grads)
