@@ -228,7 +228,7 @@ def jobs(arguments: argparse.Namespace) -> list[Job]:
     made = [
         Job(method=name, value=values[name], seed=seed, long=long, **common)
         for name, method in METHODS.items()
-        for long in ((False, True) if name == "SGD" else (False,))
+        for long in ((False,) if method.passes == 2 else (False, True))
         for seed in range(arguments.seeds)
     ]
     return sorted(made, key=lambda job: -METHODS[job.method].passes * (1 + job.long))
