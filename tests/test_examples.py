@@ -33,3 +33,12 @@ def test_reram_runs(capsys):
     example("reram").main()
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0].strip() for line in lines] == ["1 pulses", "4 pulses", "16 pulses"]
+
+
+def test_robust_training_runs(capsys):
+    example("robust_training").main()
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["by_sgd", "by_samson", "through_a_memory"]
+    intervals = [line.split("[")[1].split("]")[0].split(", ") for line in lines]
+    plain, _, through = ([float(end) for end in interval] for interval in intervals)
+    assert through[0] > plain[1]

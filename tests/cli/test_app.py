@@ -149,6 +149,38 @@ def test_train_then_compare_then_read_the_record(run, tmp_path):
     assert sorted(p.name for p in folder.iterdir()) == ["comparison.json", "report.html"]
 
 
+def test_training_for_robustness(run, tmp_path):
+    out = tmp_path / "mlp.safetensors"
+    base = ("train", "--model", "mlp", "--out", out, "--epochs", 1, "--json")
+    code, text, err = run(*base, "--method", "samson2", "--rho", 1.0, "--clip-weights", 2.5)
+    assert code == 0, err
+    spec = json.loads(text)["spec"]
+    assert (spec["method"], spec["rho"], spec["clip"]) == ("samson2", 1.0, 2.5)
+    crossbar = ("--device", "crossbar", "--sigma", 1e-6, "--g-max", 2e-5)
+    code, text, err = run(*base, *crossbar)
+    assert code == 0, err
+    (device,) = json.loads(text)["memory"]["devices"]
+    assert device["device"] == "crossbar"
+
+
+@pytest.mark.parametrize(
+    ("extra", "said"),
+    [
+        (("--method", "adam"), "method"),
+        (("--rho", 0.1), "rho is given, which sgd has not"),
+        (("--bits", 4), "no point to train it at"),
+        (("--eta", 0.5, "--eta", 0.4), "eta is given 2 times; allowed: one point to train at"),
+        (("--eta", 0.5, "--g-max", 1e-5), "no operating point, or several kinds"),
+    ],
+)
+def test_training_that_cannot_be(run, tmp_path, extra, said):
+    out = tmp_path / "mlp.safetensors"
+    code, _, err = run("train", "--model", "mlp", "--out", out, "--epochs", 1, *extra)
+    assert code == 2
+    assert said in " ".join(err.split())
+    assert not out.exists()
+
+
 def test_training_twice_gives_the_same_file(run, tmp_path):
     paths = [tmp_path / "a.safetensors", tmp_path / "b.safetensors"]
     for path in paths:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from joulewise.cli import console, options
+from joulewise.cli import console, options, placing
 
 if TYPE_CHECKING:
-    from joulewise.training import TrainingRecord
+    from torch import nn
+
+    from joulewise.data import Dataset
+    from joulewise.training import TrainingMemory, TrainingRecord
 
 __all__ = ["train"]
 
 
+@placing.places(without=("fold_batchnorm", "accesses"))
 def train(
     model: options.Model,
     out: Annotated[Path, typer.Option(help="where the weights go (.safetensors)")],
@@ -29,13 +33,37 @@ def train(
     augment: Annotated[
         bool, typer.Option(help="random crops, and mirroring where it suits")
     ] = True,
+    method: Annotated[
+        str, typer.Option(help="sgd, or sam, asam, samson2, samsoninf: flat minima, half the speed")
+    ] = "sgd",
+    rho: Annotated[
+        float | None, typer.Option(help="how far sam and the others look; each has its default")
+    ] = None,
+    clip_weights: Annotated[
+        float | None,
+        typer.Option(help="keep weights within so many standard deviations of their layer"),
+    ] = None,
+    eta: options.Eta = None,
+    v_dd: options.VDD = None,
+    g_max: options.GMax = None,
+    seconds: options.Seconds = None,
     seed: options.Seed = 0,
     threads: options.Threads = 0,
     json: options.Json = False,
+    *,
+    placed: dict[str, Any],
 ) -> None:
     """Train a network (SGD, momentum, cosine) and save its weights.
 
+    With --eta, --v-dd, --g-max or --seconds it is trained through that memory: each step computes
+    with what another chip reads of the weights.
+
     Example: joulewise train --model cnn --data digits --out cnn.safetensors
+
+    Example: joulewise train --model cnn --method samson2 --out flat.safetensors
+
+    Example: joulewise train --model cnn --device crossbar --sigma 1e-6 --g-max 2e-5 --out
+    noisy.safetensors
     """
     console.start(threads)
     from joulewise.data import load_data
@@ -52,20 +80,59 @@ def train(
         precision=precision,  # type: ignore[arg-type]
         augment=augment,
         seed=seed,
+        method=method,  # type: ignore[arg-type]
+        rho=rho,
+        clip=clip_weights,
     )
+    knobs = {"eta": eta, "v_dd": v_dd, "g_max": g_max, "seconds": seconds}
     _check_out(out)
     dataset = load_data(data)
     network = load_model(model, dataset.input_shape, dataset.classes, seed=seed)
     network = host(network, dataset.input_shape)
+    memory = _memory(network, dataset, placed, knobs, seed)
     with console.bar(f"train {model}") as update:
         record = fit(
-            network, dataset, spec, lambda e: update(e.epoch, epochs, f"loss {e.loss:.3f}")
+            network,
+            dataset,
+            spec,
+            lambda e: update(e.epoch, epochs, f"loss {e.loss:.3f}"),
+            memory=memory,
         )
     save_weights(network, out, {"model": model, "training": record.model_dump_json()})
     if json:
         typer.echo(record.model_dump_json(indent=2))
     else:
         _print(record, out)
+
+
+def _memory(
+    network: nn.Module,
+    dataset: Dataset,
+    placed: dict[str, Any],
+    knobs: dict[str, list[float] | None],
+    seed: int,
+) -> TrainingMemory | None:
+    """What to train through; None without an operating point.
+
+    Raises:
+        InputError: if there are several points, or a memory without any.
+    """
+    from joulewise.errors import InputError, refuse
+    from joulewise.training import TrainingMemory
+
+    spec = placing.placement_spec(placed)
+    if not any(knobs.values()):
+        if spec != type(spec)():
+            raise InputError(
+                "a memory is described, and no point to train it at; allowed: one of --eta, "
+                "--v-dd, --g-max, --seconds beside it"
+            )
+        return None
+    knob, points = options.operating_points(**knobs)
+    if len(points) > 1:
+        refuse(knob, f"given {len(points)} times", "one point to train at")
+    setting: dict[str, Any] = {knob: points[0]}
+    return TrainingMemory(spec.place(network, dataset), seed=seed, **setting)
 
 
 def _check_out(out: Path) -> None:

@@ -233,6 +233,34 @@ class PlacementSpec(BaseModel):
     fold_batchnorm: bool = False
     accesses: Path | None = None
 
+    def place(self, model: nn.Module, data: Dataset) -> Placement:
+        """A placement of a model, traced on samples of a data set.
+
+        Activations get their range from the first 512 training samples, or test samples where there
+        is no training split.
+
+        Args:
+            model: Batch normalisation is folded already, if it is to be.
+            data: The data set.
+        """
+        memory = self.memory
+        if memory.per_channel and memory.common_range:
+            refuse("common_range", "given beside per_channel", "one of the two")
+        if memory.device != "sram" and self.store != "weights":
+            allowed = f"'weights': device {memory.device} holds no activations"
+            refuse("store", repr(self.store), allowed)
+        limit = _largest(model) if memory.common_range else None
+        weights = memory.build(0 if memory.per_channel else None, limit)
+        placement = place(
+            model,
+            weights=None if self.store == "activations" else weights,
+            activations=None if self.store == "weights" else memory.build(),
+            include=self.include,
+            exclude=self.exclude,
+            inputs=_calibration(data, model),
+        )
+        return with_accesses(placement, self.accesses) if self.accesses else placement
+
 
 class NetworkSpec(BaseModel):
     """A network: how to make it, and the weights to give it."""
@@ -257,10 +285,7 @@ class NetworkSpec(BaseModel):
         knob: str | None = None,
         points: Sequence[float] | None = None,
     ) -> Contender:
-        """Make the network, load its weights, and place it.
-
-        Activations get their range from the first 512 training samples, or test samples where there
-        is no training split.
+        """Make the network, load its weights, and place it as `PlacementSpec.place` does.
 
         Args:
             data: The data set; decides input shape and classes.
@@ -275,14 +300,12 @@ class NetworkSpec(BaseModel):
         model = load_model(self.model, data.input_shape, data.classes, seed=self.seed)
         metadata = {} if self.weights is None else load_weights(model, self.weights)
         model = host(model, data.input_shape)
-        calibration = _calibration(data, model)
         if spec.fold_batchnorm:
-            model = fold_batchnorm(model, calibration[:8])
-        placement = _place(model, calibration, spec)
+            model = fold_batchnorm(model, _calibration(data, model)[:8])
         training = metadata.get("training")
         return Contender(
             name=name or self.name,
-            placement=placement,
+            placement=spec.place(model, data),
             training=TrainingRecord.model_validate_json(training) if training else None,
             knob=knob,
             points=None if points is None else tuple(points),
@@ -300,22 +323,3 @@ def _calibration(data: Dataset, model: nn.Module) -> Tensor:
     (batch,) = prepare(split.subset(min(_CALIBRATION, len(split))), model, _CALIBRATION)
     inputs: Tensor = batch.inputs
     return inputs
-
-
-def _place(model: nn.Module, calibration: Tensor, spec: PlacementSpec) -> Placement:
-    memory = spec.memory
-    if memory.per_channel and memory.common_range:
-        refuse("common_range", "given beside per_channel", "one of the two")
-    if memory.device != "sram" and spec.store != "weights":
-        refuse("store", repr(spec.store), f"'weights': device {memory.device} holds no activations")
-    limit = _largest(model) if memory.common_range else None
-    weights = memory.build(0 if memory.per_channel else None, limit)
-    placement = place(
-        model,
-        weights=None if spec.store == "activations" else weights,
-        activations=None if spec.store == "weights" else memory.build(),
-        include=spec.include,
-        exclude=spec.exclude,
-        inputs=calibration,
-    )
-    return with_accesses(placement, spec.accesses) if spec.accesses else placement
