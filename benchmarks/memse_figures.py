@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import multiprocessing
 import shlex
 import sys
@@ -167,11 +168,17 @@ def draw(path: Path) -> None:
                     showlegend=y == "mse",
                 ), row=1, col=column,
             )  # fmt: skip
-        figure.update_xaxes(type="log", title=title, row=1, col=column)
+        figure.update_xaxes(type="log", title=title, dtick=1, row=1, col=column)
         if y == "mse":
-            figure.update_yaxes(type="log", row=1, col=column)
+            # Above, nothing is left of the network.
+            top = min(math.log10(max(r["mse"] for r in rows if r["figure"] == name)), 4)
+            low = math.log10(min(r["mse"] for r in rows if r["figure"] == name))
+            span = {"range": [low - 0.3, top + 0.3], "dtick": 1, "exponentformat": "power"}
+            figure.update_yaxes(type="log", **span, row=1, col=column)
     figure.update_layout(template="simple_white", width=1500, height=460)
-    figure.write_html(path.with_suffix(".html"), include_plotlyjs=True)
+    figure.write_html(
+        path.with_suffix(".html"), include_plotlyjs=True, config={"displayModeBar": False}
+    )
     print(path.with_suffix(".html"))
 
 
