@@ -80,7 +80,9 @@ def main() -> None:
 def _sentence(detail: object) -> str:
     assert isinstance(detail, dict)
     field = ".".join(str(part) for part in detail["loc"])
-    allowed = str(detail["msg"]).removeprefix("Input should be ")
+    allowed = str(detail["msg"]).removeprefix("Input should be ").removeprefix("Value error, ")
+    if not field:  # about several fields, in a sentence of its own
+        return allowed
     return f"{field} is {detail['input']}; allowed: {allowed}"
 
 
