@@ -40,8 +40,7 @@ class Knob:
         alone = len({other.knob for other in comparison.contenders}) <= 1
         unit = {"g_max": "S", "seconds": "s"}.get(contender.knob, "")
         if contender.knob == "v_dd":
-            device = contender.weights_device or contender.activations_device or {}
-            unit = str(device.get("voltage_unit", "V"))
+            unit = str(contender.device.get("voltage_unit", "V"))
         return cls(name=contender.knob, unit=unit, rising=contender.rising, alone=alone)
 
     @property

@@ -53,9 +53,8 @@ class PointFigures:
 
 def point_figures(contender: ContenderRecord) -> list[PointFigures]:
     """The figures of one network, in the order of its points."""
-    device = contender.weights_device or contender.activations_device
     return [
-        _figures(simulation, point, bit_error_rate(device, contender.knob, point))
+        _figures(simulation, point, bit_error_rate(contender.device, contender.knob, point))
         for point, simulation in zip(contender.points, contender.simulations, strict=True)
     ]
 

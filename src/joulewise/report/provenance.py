@@ -143,11 +143,7 @@ def _roles(contender: ContenderRecord) -> list[tuple[str, list[Fact]]]:
 
 def about_devices(comparison: Comparison) -> list[str]:
     """What the memories are and what their knobs turn, a paragraph for each kind."""
-    kinds = []
-    for contender in comparison.contenders:
-        device = contender.weights_device or contender.activations_device or {}
-        if (kind := device.get("device")) not in kinds:
-            kinds.append(kind)
+    kinds = dict.fromkeys(contender.device.get("device") for contender in comparison.contenders)
     return [_ABOUT[kind] for kind in kinds if kind in _ABOUT]
 
 
@@ -239,6 +235,18 @@ def _times(ends: tuple[float, float]) -> str:
     return " to ".join(format_time(end) for end in ends)
 
 
+def _in(unit: str) -> Callable[[float], str]:
+    return lambda value: format_si(value, unit)
+
+
+def _converter(bits: int | None) -> str:
+    return "exact" if bits is None else f"{bits} bits"
+
+
+def _size(number: int | None) -> str:
+    return "as many as needed" if number is None else str(number)
+
+
 _LABELS = {
     "device": "Memory",
     "bits": "Words",
@@ -292,21 +300,21 @@ _VALUES: dict[str, Callable[[Any], str]] = {
     "law": lambda value: _EXPONENTIAL if value == "exponential" else str(value),
     "nominal_energy_per_bit_j": _energy_per_bit,
     "rows": _rows,
-    "sigma": lambda value: format_si(value, "S"),
+    "sigma": _in("S"),
     # Of a crossbar a conductance; phase-change memory has a law of its own, on or off.
     "read_noise": lambda v: _plain(v) if isinstance(v, bool) else format_si(v, "S"),
     "levels": lambda value: "not rounded" if value is None else str(value),
     "g_range": lambda ends: " to ".join(format_si(end, "S") for end in ends),
-    "g_max": lambda value: format_si(value, "S"),
-    "array_rows": lambda value: "as many as needed" if value is None else str(value),
-    "array_columns": lambda value: "as many as needed" if value is None else str(value),
-    "input_bits": lambda value: "exact" if value is None else f"{value} bits",
-    "output_bits": lambda value: "exact" if value is None else f"{value} bits",
-    "v_read": lambda value: format_si(value, "V"),
-    "t_read": lambda value: format_si(value, "s"),
-    "r_amplifier": lambda value: format_si(value, "ohm"),
-    "input_j": lambda value: format_si(value, "J"),
-    "output_j": lambda value: format_si(value, "J"),
+    "g_max": _in("S"),
+    "array_rows": _size,
+    "array_columns": _size,
+    "input_bits": _converter,
+    "output_bits": _converter,
+    "v_read": _in("V"),
+    "t_read": _in("s"),
+    "r_amplifier": _in("ohm"),
+    "input_j": _in("J"),
+    "output_j": _in("J"),
     "time_range": _times,
-    "program_j": lambda value: format_si(value, "J"),
+    "program_j": _in("J"),
 }

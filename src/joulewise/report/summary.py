@@ -77,7 +77,7 @@ def several_devices(comparison: Comparison) -> bool:
     A memory that computes spends what arithmetic spends elsewhere: there only totals compare.
     """
     kinds = {
-        (device or {}).get("device")
+        device.get("device")
         for contender in comparison.contenders
         for device in (contender.weights_device, contender.activations_device)
         if device is not None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import nn
 
 from joulewise.data import Split
 from joulewise.devices import HOROWITZ_INT8
-from joulewise.errors import InputError, check_in_range, refuse
+from joulewise.errors import InputError, check_in_range
 from joulewise.placement import Placement, energy, prepare
 from joulewise.prediction import ForecastRecord
 from joulewise.simulation import Simulation
@@ -116,6 +116,11 @@ class ContenderRecord(BaseModel):
     forecast_refused: str = ""
 
     @property
+    def device(self) -> Mapping[str, Any]:
+        """That of the weights, or of the activations where weights are not placed."""
+        return self.weights_device or self.activations_device or {}
+
+    @property
     def reliable(self) -> Simulation:
         """The simulation at the most reliable point."""
         return self.simulations[0]
@@ -173,8 +178,6 @@ def compare(
         raise InputError(f"the contenders are {names}; allowed: at least one, names all different")
     for drop in drops:
         check_in_range("drop", drop, 0.0, 1.0, open_low=True)
-    if not drops:
-        refuse("drops", "empty", "at least one")
     for contender in contenders:
         _devices(contender)
         for point in contender.points or ():

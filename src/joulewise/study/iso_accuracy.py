@@ -51,8 +51,8 @@ def iso_accuracy(
 
     The drop is made monotone (the largest drop at this point or any more reliable one), and
     interpolated between points: linearly, or by ratios where they span more than two decades. The
-    interval is a percentile bootstrap: chips are
-    resampled as wholes, each with its figures at every point, since they were the same chips.
+    interval is a percentile bootstrap: chips are resampled as wholes, each with its figures at
+    every point, since they were the same chips.
 
     Args:
         points: Operating points, in any order.
@@ -94,13 +94,16 @@ def iso_accuracy(
     low = np.quantile(crossings, 0.025, method="lower")
     high = np.quantile(crossings, 0.975, method="higher")
     known = bool(np.isfinite(point))
+    # A point that was simulated comes back as it was given, whatever logarithms round.
+    given: dict[float, float] = dict(
+        zip(knob.tolist(), (float(points[i]) for i in order), strict=True)
+    )
 
     def setting(place: float, *, told: bool) -> float | None:
         if not told or not np.isfinite(place):
             return None
-        if place in knob:  # as it was given, whatever logarithms round
-            return float(points[int(order[int(np.argmax(knob == place))])])
-        return float(np.exp(sign * place)) if ratios else sign * float(place)
+        found = float(np.exp(sign * place)) if ratios else sign * float(place)
+        return given.get(float(place), found)
 
     several = known and counts != {1}  # one chip says nothing of the others
     return IsoAccuracy(
