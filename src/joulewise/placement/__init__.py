@@ -36,6 +36,7 @@ from joulewise.placement.placing import Placed as Placed
 from joulewise.placement.placing import Placement as Placement
 from joulewise.placement.placing import place as place
 from joulewise.placement.restoring import frozen as frozen
+from joulewise.placement.restoring import same_modes as same_modes
 
 __all__ = [
     "Batch",
@@ -54,6 +55,7 @@ __all__ = [
     "place",
     "prepare",
     "read_by",
+    "same_modes",
     "take",
     "with_accesses",
 ]

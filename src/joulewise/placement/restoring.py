@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from joulewise.errors import ModelError, refuse
 
-__all__ = ["check_initialised", "every_module_called", "frozen", "plain_execution"]
+__all__ = ["check_initialised", "every_module_called", "frozen", "plain_execution", "same_modes"]
 
 
 @contextmanager
@@ -48,6 +48,21 @@ def every_module_called() -> Iterator[None]:
         yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
+
+
+@contextmanager
+def same_modes(model: nn.Module) -> Iterator[None]:
+    """Training and evaluation modes come back after it.
+
+    Yields:
+        Nothing.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from joulewise.data import Dataset, Split
 from joulewise.errors import DataError, InputError, ModelError, WeightsError, refuse
 from joulewise.models import seeded
 from joulewise.optim import SharpnessAware
+from joulewise.placement import same_modes
 from joulewise.training.augment import augment
 from joulewise.training.clipping import clip_weights
 from joulewise.training.methods import Method, optimizer_of
@@ -169,18 +170,14 @@ def _check_fits(model: nn.Module, data: Dataset) -> None:
     Raises:
         ModelError: if the model raises, or does not give one number for each class.
     """
-    modes = [(module, module.training) for module in model.modules()]
     sample = next(data.test.batches(1))[0].to(_device(model))
     try:
-        with torch.no_grad():
+        with same_modes(model), torch.no_grad():
             output = model.eval()(sample)
     except Exception as error:
         raise ModelError(
             f"the model fails on inputs of shape {tuple(sample.shape)} with {cause_of(error)}"
         ) from error
-    finally:
-        for module, training in modes:
-            module.training = training
     if not isinstance(output, Tensor) or output.shape != (1, data.classes):
         got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         allowed = f"(1, {data.classes}) for one sample of {data.classes} classes"
@@ -189,16 +186,13 @@ def _check_fits(model: nn.Module, data: Dataset) -> None:
 
 def accuracy(model: nn.Module, split: Split, batch_size: int = 256) -> float:
     """Top-1 accuracy in [0, 1], in evaluation mode; the model's mode is put back."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
     device = _device(model)
     correct = 0
-    with torch.no_grad():
+    with same_modes(model), torch.no_grad():
+        model.eval()
         for inputs, targets in split.batches(batch_size):
             found = model(inputs.to(device)).argmax(1)
             correct += int((found == targets.to(device)).sum())
-    for module, training in modes:
-        module.training = training
     return correct / len(split)
 
 

@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from joulewise.data import Split
 from joulewise.errors import ModelError
-from joulewise.placement import call, prepare
+from joulewise.placement import call, prepare, same_modes
 from joulewise.training.through import TrainingMemory
 
 __all__ = ["reestimate_batchnorm"]
@@ -58,18 +58,18 @@ def reestimate_batchnorm(
     if not norms:
         raise ModelError("no layer of the model keeps running statistics; allowed: BatchNorm")
     batches = prepare(data, model, batch_size)
-    modes = [(module, module.training) for module in model.modules()]
     momenta = [norm.momentum for norm in norms]
     before = [{name: b.clone() for name, b in _statistics(norm).items()} for norm in norms]
     try:
-        model.eval()
-        for norm in norms:
-            norm.train()
-            norm.momentum = None  # an average over all batches
-            norm.reset_running_stats()
-        for batch in batches:
-            with memory:
-                call(model, batch.inputs)
+        with same_modes(model):
+            model.eval()
+            for norm in norms:
+                norm.train()
+                norm.momentum = None  # an average over all batches
+                norm.reset_running_stats()
+            for batch in batches:
+                with memory:
+                    call(model, batch.inputs)
     except BaseException:
         for norm, statistics in zip(norms, before, strict=True):
             for name, own in _statistics(norm).items():
@@ -78,8 +78,6 @@ def reestimate_batchnorm(
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
-        for module, training in modes:
-            module.training = training
 
 
 def _statistics(norm: _BatchNorm) -> dict[str, Tensor]:
