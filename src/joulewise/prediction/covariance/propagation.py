@@ -24,6 +24,7 @@ from joulewise.prediction.covariance.joint import Gain, Joint, Noise, Outcome, V
 from joulewise.prediction.covariance.network import Network, Step, function_of
 from joulewise.prediction.covariance.operation import Operation, Rule, leaves, replaced
 from joulewise.prediction.covariance.stored import stored
+from joulewise.prediction.covariance.weighted import on_units
 from joulewise.user_code import cause_of
 
 __all__ = ["OutputMoments", "arguments_of", "propagate"]
@@ -156,8 +157,8 @@ class _Walk:
         And what dies with the layer.
         """
         read: dict[int, Value | Tensor] = {}
-        ends = {p.name: c for p in step.weights.values() if (c := self.converters.get(p.name))}
-        rounds = {name: c for name, c in ends.items() if c.array.input_bits is not None}
+        ends = ((p.name, self.converters.get(p.name)) for p in step.weights.values())
+        rounds = [(name, c) for name, c in ends if c and c.array.input_bits is not None]
         if not step.stored and not rounds:
             return read, dying
         sources: dict[int, Value | Tensor] = {}
@@ -171,7 +172,7 @@ class _Walk:
                 mean = source.mean if isinstance(source, Value) else source
                 self._check_batch(placed.name, mean)
                 changes.append(partial(self._store, placed))
-            changes += [partial(self._convert, *end) for end in rounds.items() if not position]
+            changes += [partial(self._convert, *end) for end in rounds if not position]
             value = source
             for change in changes:
                 gone = {v for v in dying if v is value}
@@ -218,8 +219,7 @@ class _Walk:
             bias = self.weights[placed.name].mean
         mean = sums if isinstance(sums, Tensor) else sums.mean
         units_last = isinstance(step.module, torch.nn.Linear)
-        lying: Tensor = bias.detach().view(-1, *(1,) * (0 if units_last else mean.ndim - 2))
-        return lying
+        return on_units(bias.detach(), mean, units_last=units_last)
 
     def _store(self, placed: Placed, source: Value | Tensor, gone: bool) -> Outcome:
         return stored(

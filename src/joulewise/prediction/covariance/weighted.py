@@ -30,7 +30,7 @@ from joulewise.prediction.covariance.joint import Noise, Outcome
 from joulewise.prediction.covariance.operation import Operation, Reading
 from joulewise.prediction.covariance.windows import Window
 
-__all__ = ["convolution", "linear"]
+__all__ = ["convolution", "linear", "on_units"]
 
 # Second moments that are gathered at once: what a core keeps close.
 _CHUNK_BYTES = 2**22
@@ -118,11 +118,23 @@ def _bias_noise(bias: Reading, mean: Tensor, *, units_last: bool) -> dict[str, N
     blocks = bias.var[None, :, None, None].expand(len(mean), -1, positions, positions)
     noise = Noise(blocks=blocks, units_last=units_last)
     if bias.common is not None:
-        ones = (1,) * (mean.ndim - 2)
-        units = (-1,) if units_last else (-1, *ones)
-        parts = (b.view(units).expand(mean.shape[1:]) for b in (bias.mean, bias.common.coupling))
-        noise = _tied(noise, bias.common.covariance(*(part.reshape(1, -1) for part in parts)))
+        parts = (
+            on_units(b, mean, units_last=units_last).expand(mean.shape[1:]).reshape(1, -1)
+            for b in (bias.mean, bias.common.coupling)
+        )
+        noise = _tied(noise, bias.common.covariance(*parts))
     return {_name(bias): noise}
+
+
+def on_units(bias: Tensor, outputs: Tensor, *, units_last: bool) -> Tensor:
+    """A number for each unit, so that it broadcasts to the outputs as a layer's bias does.
+
+    Args:
+        bias: ``[units]``.
+        outputs: ``[batch, ..., units]`` with units last, else ``[batch, units, ...]``.
+        units_last: Which of the two.
+    """
+    return bias.view(-1, *(1,) * (0 if units_last else outputs.ndim - 2))
 
 
 def _tied(noise: Noise, added: Tensor) -> Noise:
