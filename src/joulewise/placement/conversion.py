@@ -44,12 +44,12 @@ class Converters:
     output_limit: float
 
     @classmethod
-    def of(cls, placed: Placed, ideal: Tensor) -> Converters | None:
+    def of(cls, placed: Placed, stored: Any) -> Converters | None:
         """Calibrated with the vectors that were traced; None where all is exact.
 
         Args:
             placed: A weight.
-            ideal: What a perfect memory reads.
+            stored: What its memory stored.
 
         Raises:
             InputError: if nothing was traced.
@@ -63,9 +63,9 @@ class Converters:
                 f"the converters of {placed.name} take their ranges from data; give "
                 "place(..., inputs=a representative batch)"
             )
-        largest = 0.0
+        ideal, largest = placed.device.ideal(stored).float(), 0.0
         for load in loads:
-            matrix, vectors = load.matrix(ideal.float()), load.inputs * load.largest
+            matrix, vectors = load.matrix(ideal), load.inputs * load.largest
             for rows in array.pieces(matrix.shape[2]):
                 sums = torch.einsum("sgk,gnk->sgn", vectors[..., rows], matrix[..., rows])
                 largest = max(largest, float(sums.abs().max()))

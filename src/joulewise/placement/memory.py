@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -50,8 +51,7 @@ class Memory:
         self._stored = {
             p.name: p.device.store(self._originals[p.name], name=p.name) for p in self._weights
         }
-        self._ideal = {p.name: p.device.ideal(self._stored[p.name]) for p in self._weights}
-        found = {p.name: Converters.of(p, self._ideal[p.name]) for p in self._weights}
+        found = {p.name: Converters.of(p, self._stored[p.name]) for p in self._weights}
         self.converters = {name: c for name, c in found.items() if c is not None}
         self._conversion = Conversion(self.converters)
         self._current: dict[str, Tensor] = {}
@@ -62,6 +62,11 @@ class Memory:
         self._observer: Observer | None = None
         self._in_table = False
         self._used, self._again, self._convert = False, True, True
+
+    @cached_property
+    def _ideal(self) -> dict[str, Tensor]:
+        """What a perfect memory reads; not needed in a step of training."""
+        return {p.name: p.device.ideal(self._stored[p.name]) for p in self._weights}
 
     @property
     def watches(self) -> bool:
