@@ -242,7 +242,15 @@ def test_weights_are_back_bit_for_bit(kind, error):
         pass
 
 
-def test_weights_are_back_after_a_signal_in_a_forward_pass():
+@pytest.fixture
+def interruptible():
+    """Jobs in the background of a shell ignore Ctrl-C from the start."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_weights_are_back_after_a_signal_in_a_forward_pass(interruptible):
     class Interrupted(nn.Identity):
         def forward(self, x):
             signal.raise_signal(signal.SIGINT)
