@@ -21,7 +21,7 @@ from joulewise.training import (
     clip_weights,
     train,
 )
-from joulewise.training.baseline import _schedule
+from joulewise.training.recipe import schedule_of
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +109,7 @@ def test_one_step_of_sgd_is_the_formula(digits):
 
 
 def test_the_schedule_rises_then_falls_to_zero():
-    factors = [_schedule(100, 0.1)(step) for step in range(101)]
+    factors = [schedule_of(100, 0.1)(step) for step in range(101)]
     assert factors[0] == pytest.approx(0.1)
     assert max(factors) == factors[9] == 1.0
     assert factors[100] == pytest.approx(0.0)

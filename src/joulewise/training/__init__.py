@@ -1,6 +1,7 @@
 """Training: fit weights, plainly or so that they survive an unreliable memory.
 
-baseline     SGD with momentum and a cosine schedule; seeds in, the same weights out
+recipe       what a run is: epochs, rates, schedule, method
+baseline     the training loop; seeds in, the same weights out
 methods      SGD, SAM, ASAM and SAMSON by name
 augment      random crops and mirroring, drawn from a generator
 through      training through a memory: each step computes with what one chip reads
@@ -12,13 +13,13 @@ batchnorm    statistics of BatchNorm as a memory makes them, after training
 from joulewise.training.augment import augment as augment
 from joulewise.training.baseline import EpochRecord as EpochRecord
 from joulewise.training.baseline import TrainingRecord as TrainingRecord
-from joulewise.training.baseline import TrainingSpec as TrainingSpec
 from joulewise.training.baseline import accuracy as accuracy
 from joulewise.training.baseline import train as train
 from joulewise.training.batchnorm import reestimate_batchnorm as reestimate_batchnorm
 from joulewise.training.clipping import clip_weights as clip_weights
 from joulewise.training.methods import Method as Method
 from joulewise.training.ramp import Ramp as Ramp
+from joulewise.training.recipe import TrainingSpec as TrainingSpec
 from joulewise.training.through import TrainingMemory as TrainingMemory
 
 __all__ = [

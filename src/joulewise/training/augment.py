@@ -16,19 +16,20 @@ def augment(images: Tensor, *, padding: int, flips: bool, generator: torch.Gener
         images: ``[batch, channels, height, width]``, any dtype.
         padding: Pixels of zeros around the image before the crop, 0 or more.
         flips: Whether a mirrored image still shows its class.
-        generator: The source of randomness.
+        generator: The source of randomness; numbers are drawn on its device.
 
     Returns:
         A tensor of the same shape and dtype.
     """
     count, _, height, width = images.shape
     padded = functional.pad(images, (padding,) * 4)
-    shift = torch.randint(2 * padding + 1, (2, count, 1), generator=generator)
-    rows = shift[0] + torch.arange(height)
-    columns = shift[1] + torch.arange(width)
+    where = generator.device
+    shift = torch.randint(2 * padding + 1, (2, count, 1), generator=generator, device=where)
+    rows = shift[0] + torch.arange(height, device=where)
+    columns = shift[1] + torch.arange(width, device=where)
     if flips:
-        mirrored = torch.rand(count, 1, generator=generator) < 0.5
+        mirrored = torch.rand(count, 1, generator=generator, device=where) < 0.5
         columns = torch.where(mirrored, columns.flip(1), columns)
-    samples = torch.arange(count)[:, None, None]
+    samples = torch.arange(count, device=where)[:, None, None]
     cropped = padded.movedim(1, 3)[samples, rows[:, :, None], columns[:, None, :]]
     return cropped.movedim(3, 1)

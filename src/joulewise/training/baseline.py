@@ -1,8 +1,4 @@
-"""One recipe for all: SGD with Nesterov momentum, warm-up, cosine, weight decay.
-
-Alone it is the baseline that robust methods are measured against; with a method, a memory or
-clipping it is one of those.
-"""
+"""The training loop: plain it is the baseline, with a method or a memory a robust one."""
 
 from __future__ import annotations
 
@@ -10,10 +6,10 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from typing import Any, Literal, Self
+from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -24,46 +20,11 @@ from joulewise.optim import SharpnessAware
 from joulewise.placement import same_modes
 from joulewise.training.augment import augment
 from joulewise.training.clipping import clip_weights
-from joulewise.training.methods import Method, optimizer_of
+from joulewise.training.recipe import TrainingSpec, optimizer_for, schedule_of
 from joulewise.training.through import TrainingMemory
 from joulewise.user_code import cause_of
 
-__all__ = ["EpochRecord", "TrainingRecord", "TrainingSpec", "accuracy", "train"]
-
-
-class TrainingSpec(BaseModel):
-    """How to train. The defaults give honest CIFAR networks; see the README for figures."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    epochs: int = Field(default=30, ge=1, le=10_000)
-    batch_size: int = Field(default=128, ge=1, le=65_536)
-    lr: float = Field(default=0.2, gt=0, le=100, description="highest learning rate")
-    momentum: float = Field(default=0.9, ge=0, lt=1)
-    weight_decay: float = Field(default=5e-4, ge=0, le=1, description="on weights, not on biases")
-    warmup: float = Field(default=0.1, ge=0, lt=1, description="share of the steps")
-    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
-    augment: bool = True
-    precision: Literal["float32", "bfloat16"] = "float32"
-    seed: int = Field(default=0, ge=0)
-    method: Method = "sgd"
-    rho: float | None = Field(
-        default=None, ge=0, le=1e6, description="of the ascent; None for the method's default"
-    )
-    clip: float | None = Field(
-        default=None, gt=0, le=1e6, description="of weights, in standard deviations of a layer"
-    )
-
-    @model_validator(mode="after")
-    def _check_rho(self) -> Self:
-        """Refuse what would do nothing.
-
-        Raises:
-            ValueError: if there is a rho that the method has not.
-        """
-        if self.rho is not None and self.method == "sgd":
-            raise ValueError("rho is given, which sgd has not; allowed: it with another method")
-        return self
+__all__ = ["EpochRecord", "TrainingRecord", "accuracy", "train"]
 
 
 class EpochRecord(BaseModel):
@@ -126,9 +87,9 @@ def train(
         refuse("memory", "that of another model", "one of a placement of this very model")
     began = time.perf_counter()
     steps_per_epoch = math.ceil(len(data.train) / spec.batch_size)
-    optimizer = _optimizer(model, spec)
+    optimizer = optimizer_for(model, spec)
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, _schedule(spec.epochs * steps_per_epoch, spec.warmup)
+        optimizer, schedule_of(spec.epochs * steps_per_epoch, spec.warmup)
     )
     generator = torch.Generator().manual_seed(spec.seed)
     history = []
@@ -198,29 +159,6 @@ def accuracy(model: nn.Module, split: Split, batch_size: int = 256) -> float:
 
 def _device(model: nn.Module) -> torch.device:
     return next(model.parameters()).device
-
-
-def _optimizer(model: nn.Module, spec: TrainingSpec) -> torch.optim.Optimizer:
-    parameters = list(model.parameters())
-    groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": spec.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    groups = [group for group in groups if group["params"]]
-    options = {"lr": spec.lr, "momentum": spec.momentum, "nesterov": spec.momentum > 0}
-    return optimizer_of(spec.method, groups, spec.rho, **options)
-
-
-def _schedule(steps: int, warmup: float) -> Callable[[int], float]:
-    """Linear from 0 to 1 over the warm-up, then half a cosine down to 0."""
-    rise = max(1, round(warmup * steps))
-
-    def factor(step: int) -> float:
-        if step < rise:
-            return (step + 1) / rise
-        return 0.5 + 0.5 * math.cos(math.pi * (step - rise) / max(1, steps - rise))
-
-    return factor
 
 
 def _batches(
