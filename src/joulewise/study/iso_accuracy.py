@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from joulewise.errors import InputError, check_in_range
 from joulewise.simulation import Simulation
-from joulewise.study.curve import by_ratios
+from joulewise.study.crossing import Ladder
 
 __all__ = ["IsoAccuracy", "iso_accuracy"]
 
@@ -74,44 +74,28 @@ def iso_accuracy(
             f"iso_accuracy was given {len(points)} points and chips {sorted(counts)}; allowed: one "
             "simulation for each point, all with accuracies of the same chips"
         )
-    sign = 1.0 if rising else -1.0
-    scale = np.asarray(points, dtype=np.float64)
-    ratios = by_ratios(scale.min(), scale.max())
-    scale = sign * (np.log(scale) if ratios else scale)
-    order = np.argsort(scale)[::-1]
-    knob = scale[order]
+    ladder = Ladder(points, rising=rising)
     lost = np.stack(
         [
             (simulations[i].ideal_accuracy or 0.0) - np.asarray(simulations[i].accuracy)
-            for i in order
+            for i in ladder.order
         ],
         axis=1,
     )
-    point = _crossing(knob, lost.mean(0)[None], drop)[0]
+    point = ladder.crossings(lost.mean(0)[None], drop)[0]
     resampled = _resampled_means(lost, np.random.default_rng(seed))
-    crossings = _crossing(knob, resampled, drop)
+    crossings = ladder.crossings(resampled, drop)
     # Outward to crossings that occurred: a resample without one counts as infinity.
     low = np.quantile(crossings, 0.025, method="lower")
     high = np.quantile(crossings, 0.975, method="higher")
-    known = bool(np.isfinite(point))
-    # A point that was simulated comes back as it was given, whatever logarithms round.
-    given: dict[float, float] = dict(
-        zip(knob.tolist(), (float(points[i]) for i in order), strict=True)
-    )
-
-    def setting(place: float, *, told: bool) -> float | None:
-        if not told or not np.isfinite(place):
-            return None
-        found = float(np.exp(sign * place)) if ratios else sign * float(place)
-        return given.get(float(place), found)
-
-    several = known and counts != {1}  # one chip says nothing of the others
+    # One chip says nothing of the others.
+    several = bool(np.isfinite(point)) and counts != {1}
     return IsoAccuracy(
         drop=drop,
-        point=setting(point, told=known),
-        low=setting(low, told=several),
-        high=setting(high, told=several),
-        at_edge=bool(point == knob[-1]),
+        point=ladder.setting(point),
+        low=ladder.setting(low) if several else None,
+        high=ladder.setting(high) if several else None,
+        at_edge=bool(point == ladder.places[-1]),
     )
 
 
@@ -121,20 +105,3 @@ def _resampled_means(lost: Floats, generator: np.random.Generator) -> Floats:
     weights = generator.multinomial(chips, np.full(chips, 1 / chips), size=_RESAMPLES)
     means: Floats = weights @ lost / chips
     return means
-
-
-def _crossing(knob: Floats, drops: Floats, limit: float) -> Floats:
-    """Where each row of ``drops`` first exceeds ``limit``, going down ``knob``; inf if at once."""
-    worst = np.maximum.accumulate(drops, axis=1)
-    above = worst > limit
-    first = np.where(above.any(1), above.argmax(1), len(knob))
-    if len(knob) == 1:
-        return np.where(first == 0, np.inf, knob[0])
-    inside = np.clip(first, 1, len(knob) - 1)
-    rows = np.arange(len(drops))
-    upper, lower = worst[rows, inside - 1], worst[rows, inside]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        share = (limit - upper) / (lower - upper)
-        crossing = knob[inside - 1] + share * (knob[inside] - knob[inside - 1])
-    crossing = np.where(first == len(knob), knob[-1], crossing)
-    return np.where(first == 0, np.inf, crossing)
