@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from joulewise import __version__
 from joulewise.cli.compare import compare
+from joulewise.cli.compare_training import compare_training
 from joulewise.cli.demo import demo
 from joulewise.cli.predict import predict
 from joulewise.cli.simulate import simulate
@@ -44,7 +45,7 @@ def _interruptible(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-for command in (demo, train, simulate, predict, compare):
+for command in (demo, train, simulate, predict, compare, compare_training):
     app.command()(_interruptible(command))
 
 

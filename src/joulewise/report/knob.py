@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from joulewise.study import Comparison, ContenderRecord
 from joulewise.units import format_si, format_time
 
-__all__ = ["Knob", "title_of"]
+__all__ = ["Knob", "title_of", "unit_of"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,9 +40,7 @@ class Knob:
     def of(cls, comparison: Comparison, contender: ContenderRecord) -> Knob:
         """The knob of a network's memory; a table of relative voltages names its own unit."""
         alone = len({other.knob for other in comparison.contenders}) <= 1
-        unit = {"g_max": "S", "seconds": "s"}.get(contender.knob, "")
-        if contender.knob == "v_dd":
-            unit = str(contender.device.get("voltage_unit", "V"))
+        unit = unit_of(contender.knob, contender.device)
         return cls(name=contender.knob, unit=unit, rising=contender.rising, alone=alone)
 
     @property
@@ -79,6 +79,18 @@ class Knob:
         if self.unit in {"s", "S"}:
             return f"{self.text(low)} to {self.text(high)}"
         return f"{low:.3f} to {high:.3f} {self.unit}".rstrip()
+
+
+def unit_of(knob: str, device: Mapping[str, Any]) -> str:
+    """What a knob's settings are measured in; empty for a pure number.
+
+    Args:
+        knob: Its name.
+        device: The device, as its ``describe`` has it.
+    """
+    if knob == "v_dd":
+        return str(device.get("voltage_unit", "V"))
+    return {"g_max": "S", "seconds": "s"}.get(knob, "")
 
 
 def title_of(comparison: Comparison) -> str:

@@ -1,19 +1,16 @@
-"""The HTML page: one file that opens from disk, without a network, on any screen."""
+"""The page of a comparison of networks."""
 
 from __future__ import annotations
 
 import json
 import math
-import re
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from joulewise.errors import InputError, refuse
-from joulewise.files import write_atomically
+from joulewise.errors import InputError
 from joulewise.report.figures import Scale, accuracy_figure, split_figure
 from joulewise.report.forecast_figures import MOST_LAYERS, agreement_figure, layers_figure
 from joulewise.report.forecasts import (
@@ -24,6 +21,7 @@ from joulewise.report.forecasts import (
     pairs,
     shares_in_words,
 )
+from joulewise.report.html import script_json, template, write_page
 from joulewise.report.knob import Knob, title_of
 from joulewise.report.points import PointFigures, point_figures, reliable_total_j
 from joulewise.report.provenance import (
@@ -64,7 +62,8 @@ def render(comparison: Comparison) -> str:
     if not comparison.contenders:
         raise InputError("the comparison has no network; allowed: at least one, to report on")
     said = answer(comparison)
-    return _template().render(
+    return template("comparison.html.j2").render(
+        version=comparison.environment.joulewise,
         title=_title(comparison),
         answer=said,
         comparison=comparison,
@@ -83,8 +82,8 @@ def render(comparison: Comparison) -> str:
         one_image=f"{100 / comparison.images:.2g}",
         test_error=_test_error(comparison),
         plotly=Markup(get_plotlyjs()),  # noqa: S704
-        figures=_script_json(_figures(comparison)),
-        record=_script_json(comparison.model_dump_json()),
+        figures=script_json(_figures(comparison)),
+        record=script_json(comparison.model_dump_json()),
     )
 
 
@@ -98,35 +97,7 @@ def write_report(comparison: Comparison, path: str | Path) -> None:
     Raises:
         InputError: if the folder is not there, or the file cannot be written.
     """
-    path = Path(path)
-    if not path.parent.is_dir():
-        refuse(
-            f"the folder of {path.name}",
-            f"{path.parent}, which is not there",
-            "a folder that exists; create it first",
-        )
-    page = render(comparison)
-    try:
-        write_atomically(path, page)
-    except OSError as error:
-        raise InputError(f"the report {path} cannot be written: {error}") from error
-
-
-def _template() -> Template:
-    environment = Environment(
-        loader=PackageLoader("joulewise.report", ""),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["typeset"] = _typeset
-    return environment.get_template("template.html.j2")
-
-
-def _typeset(text: str) -> str:
-    """As print has it: a Greek micro, and per cent signs that stay with their number."""
-    return re.sub(r"(?<=\d) u(?=[JS])", " µ", text).replace(" %", "\u00a0%")
+    write_page(path, lambda: render(comparison))
 
 
 def _title(comparison: Comparison) -> str:
@@ -136,11 +107,6 @@ def _title(comparison: Comparison) -> str:
     *most, last = names
     listed = f"{', '.join(most)} and {last}" if most else last
     return f"Energy against accuracy: {listed} on {comparison.data}"
-
-
-def _script_json(text: str) -> Markup:
-    """JSON that may stand inside a script element: no ``<`` can end it or open a comment."""
-    return Markup(text.replace("<", "\\u003c"))  # noqa: S704
 
 
 def _scales(comparison: Comparison) -> dict[Scale, str]:

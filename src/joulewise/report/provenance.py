@@ -7,17 +7,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from joulewise.devices.laws import HOROWITZ_SRAM_BIT_J
-from joulewise.study import Comparison, ContenderRecord
+from joulewise.study import ArmComparison, Comparison, ContenderRecord
 from joulewise.training import TrainingRecord
 from joulewise.units import format_percent, format_si, format_time
 
 __all__ = [
     "Fact",
     "NetworkFacts",
+    "about_device",
     "about_devices",
     "device_facts",
     "devices",
     "network_facts",
+    "recipe_facts",
     "run_facts",
     "training_facts",
 ]
@@ -74,7 +76,7 @@ class NetworkFacts:
     ideal_accuracy: str
 
 
-def run_facts(comparison: Comparison) -> list[Fact]:
+def run_facts(comparison: Comparison | ArmComparison) -> list[Fact]:
     """Command, data, chips, versions and machine."""
     environment = comparison.environment
     first, last = comparison.seed, comparison.seed + comparison.chips - 1
@@ -143,8 +145,13 @@ def _roles(contender: ContenderRecord) -> list[tuple[str, list[Fact]]]:
 
 def about_devices(comparison: Comparison) -> list[str]:
     """What the memories are and what their knobs turn, a paragraph for each kind."""
-    kinds = dict.fromkeys(contender.device.get("device") for contender in comparison.contenders)
-    return [_ABOUT[kind] for kind in kinds if kind in _ABOUT]
+    found = dict.fromkeys(about_device(contender.device) for contender in comparison.contenders)
+    return [about for about in found if about]
+
+
+def about_device(device: Mapping[str, Any]) -> str:
+    """What a memory is and what its knob turns; empty for one of a user's own."""
+    return _ABOUT.get(str(device.get("device")), "")
 
 
 def device_facts(device: Mapping[str, Any]) -> list[Fact]:
@@ -179,12 +186,28 @@ def training_facts(comparison: Comparison) -> list[Fact]:
     return [Fact(", ".join(alike), sentence) for sentence, alike in names.items()]
 
 
-def _training(record: TrainingRecord | None) -> str:
+def recipe_facts(comparison: ArmComparison) -> list[Fact]:
+    """How the networks of each arm were trained, and by which seeds."""
+    facts = []
+    for arm in comparison.arms:
+        records = [network.training for network in arm.networks if network.training is not None]
+        said = [arm.recipe] if arm.recipe else []
+        if records:
+            seeds = ", ".join(str(record.spec.seed) for record in records)
+            said += [_training(records[0], without=("seed",)), f"seeds {seeds}"]
+        else:
+            said += [f"networks {', '.join(network.name for network in arm.networks)}"]
+        facts.append(Fact(arm.name, "; ".join(said)))
+    return facts
+
+
+def _training(record: TrainingRecord | None, without: tuple[str, ...] = ()) -> str:
     if record is None:
         return "not recorded"
     spec = ", ".join(
         f"{name.replace('_', ' ')} {_plain(value)}"
         for name, value in record.spec.model_dump().items()
+        if name not in without
     )
     return f"{record.data}, {record.train_images:,} images to train on; {spec}"
 

@@ -3,12 +3,21 @@
 curve        accuracy against energy for one network, points placed where they matter
 iso_accuracy the lowest energy within a given accuracy drop, with an interval
 forecasting  predictions along a curve, and how well they agree with simulation
+crossing     where a loss crosses a limit on the way from reliable points down
 comparison   several networks on their memories, accuracy against energy
+recipes      ways to train in short words, and networks trained by them
+arms         ways to train, each with several seeds, by the energy that their networks need
 placed       placed tensors as plain data
 spec         choices as plain data, and the networks and memories that they build
 environment  versions and machine, for the record
 """
 
+from joulewise.study.arms import Arm as Arm
+from joulewise.study.arms import ArmComparison as ArmComparison
+from joulewise.study.arms import ArmRecord as ArmRecord
+from joulewise.study.arms import ArmSaving as ArmSaving
+from joulewise.study.arms import NetworkRecord as NetworkRecord
+from joulewise.study.arms import compare_arms as compare_arms
 from joulewise.study.comparison import Comparison as Comparison
 from joulewise.study.comparison import Contender as Contender
 from joulewise.study.comparison import ContenderRecord as ContenderRecord
@@ -22,6 +31,8 @@ from joulewise.study.iso_accuracy import IsoAccuracy as IsoAccuracy
 from joulewise.study.iso_accuracy import iso_accuracy as iso_accuracy
 from joulewise.study.placed import PlacedRecord as PlacedRecord
 from joulewise.study.placed import placed_records as placed_records
+from joulewise.study.recipes import Recipe as Recipe
+from joulewise.study.recipes import train_networks as train_networks
 from joulewise.study.spec import MemorySpec as MemorySpec
 from joulewise.study.spec import NetworkSpec as NetworkSpec
 from joulewise.study.spec import PlacementSpec as PlacementSpec
@@ -29,6 +40,10 @@ from joulewise.study.spec import memory_specs as memory_specs
 
 __all__ = [
     "Agreement",
+    "Arm",
+    "ArmComparison",
+    "ArmRecord",
+    "ArmSaving",
     "Comparison",
     "Contender",
     "ContenderRecord",
@@ -36,13 +51,17 @@ __all__ = [
     "Environment",
     "IsoAccuracy",
     "MemorySpec",
+    "NetworkRecord",
     "NetworkSpec",
     "PlacedRecord",
     "PlacementSpec",
+    "Recipe",
     "agreement",
     "compare",
+    "compare_arms",
     "energy_curve",
     "iso_accuracy",
     "memory_specs",
     "placed_records",
+    "train_networks",
 ]

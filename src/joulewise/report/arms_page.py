@@ -1,0 +1,99 @@
+"""The page of a comparison of ways to train."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from joulewise.report.arms_figure import arms_figure
+from joulewise.report.arms_summary import arm_rows, arms_answer, arms_knob
+from joulewise.report.html import script_json, template, write_page
+from joulewise.report.provenance import about_device, device_facts, recipe_facts, run_facts
+from joulewise.simulation import mean_interval
+from joulewise.study import ArmComparison, ArmRecord
+
+__all__ = ["render_arms", "write_arms_report"]
+
+
+def render_arms(comparison: ArmComparison) -> str:
+    """The page, as one HTML document with a chart, tables and the record itself.
+
+    The record is the JSON text of the element with the id ``joulewise-record``.
+
+    Args:
+        comparison: The record.
+
+    Returns:
+        HTML of about 5 MB, nearly all of it plotly.js; it refers to nothing outside itself.
+    """
+    knob = arms_knob(comparison)
+    rows = arm_rows(comparison)
+    figures = {"accuracy": arms_figure(comparison).to_plotly_json()}
+    accuracy = comparison.first.clean
+    return template("arms.html.j2").render(
+        version=comparison.environment.joulewise,
+        title=f"Ways to train {comparison.model} on {comparison.data}",
+        answer=arms_answer(comparison),
+        comparison=comparison,
+        first=comparison.first.name,
+        knob=knob.title,
+        least=knob.least,
+        seeds=max(len(arm.networks) for arm in comparison.arms),
+        arms=[_arm(arm, rows) for arm in comparison.arms],
+        about=about_device(comparison.device),
+        device=device_facts(comparison.device),
+        run=run_facts(comparison),
+        training=recipe_facts(comparison),
+        test_error=f"{100 * math.sqrt(accuracy * (1 - accuracy) / comparison.images):.2g}",
+        plotly=Markup(get_plotlyjs()),  # noqa: S704
+        figures=script_json(json.dumps(figures)),
+        record=script_json(comparison.model_dump_json()),
+    )
+
+
+def write_arms_report(comparison: ArmComparison, path: str | Path) -> None:
+    """Write the page, whole or not at all; an older file of that name is replaced.
+
+    Args:
+        comparison: The record.
+        path: Where the page goes, for instance ``"report.html"``.
+
+    Raises:
+        InputError: if the folder is not there, or the file cannot be written.
+    """
+    write_page(path, lambda: render_arms(comparison))
+
+
+def _arm(arm: ArmRecord, rows: list[Any]) -> dict[str, Any]:
+    own = [row for row in rows if row.name == arm.name]
+    return {
+        "name": arm.name,
+        "recipe": arm.recipe,
+        "clean": own[0].clean,
+        "clean_interval": own[0].clean_interval,
+        "rows": own,
+        "points": [_cells(arm, k) for k in range(len(arm.points))],
+    }
+
+
+def _cells(arm: ArmRecord, index: int) -> list[str]:
+    """One row of the full table: plain numbers in SI units, for copying."""
+    each = arm.accuracies(index)
+    simulations = [network.simulations[index] for network in arm.networks]
+    joules = np.mean([simulation.energy.memory_total_j for simulation in simulations])
+    share = np.mean([simulation.energy.normalised for simulation in simulations])
+    ends = [f"{end:.5f}" for end in mean_interval(each)] if len(each) > 1 else ["", ""]
+    return [
+        f"{arm.points[index]:g}",
+        f"{joules:.5g}",
+        f"{share:.5f}",
+        f"{np.mean(each):.5f}",
+        *ends,
+        " ".join(f"{accuracy:.5f}" for accuracy in each),
+    ]

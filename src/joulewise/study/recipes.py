@@ -1,0 +1,210 @@
+"""Recipes: ways to train in short words, and networks trained by them, kept as they are done."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Never, get_args
+
+from torch import nn
+
+from joulewise.data import Dataset
+from joulewise.errors import InputError, WeightsError
+from joulewise.models import host, load_model, load_weights, save_weights
+from joulewise.placement import Placement
+from joulewise.training import (
+    EpochRecord,
+    Method,
+    TrainingMemory,
+    TrainingRecord,
+    TrainingSpec,
+    train,
+)
+
+__all__ = ["Recipe", "train_networks"]
+
+_PARTS = "METHOD or METHOD:RHO, clip or clip:DEVIATIONS, memory:POINT, long"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """A way to train, beside what all ways have in common.
+
+    Args:
+        text: As it was given.
+        method: The optimizer, by name.
+        rho: Radius of its ascent; None for its default.
+        clip: Of the weights, in standard deviations of a layer; None where nothing is clipped.
+        point: Where to set the memory that is trained through; None for a perfect memory.
+        long: Whether it has twice the epochs: as many gradients as a method that takes two a step.
+    """
+
+    text: str
+    method: Method = "sgd"
+    rho: float | None = None
+    clip: float | None = None
+    point: float | None = None
+    long: bool = False
+
+    @classmethod
+    def parse(cls, text: str) -> Recipe:
+        """Read parts that are joined by ``+``, each at most once, the method first.
+
+        Args:
+            text: For instance ``"sgd"``, ``"samsoninf:0.2"``, ``"sgd+clip:2+memory:0.4"`` or
+                ``"sgd+long"``.
+
+        Raises:
+            InputError: if a part is unknown, stands twice, or has no number where it needs one.
+
+        Example:
+            >>> recipe = Recipe.parse("sam:0.05+clip")
+            >>> recipe.method, recipe.rho, recipe.clip, recipe.point
+            ('sam', 0.05, 2.0, None)
+        """
+        first, *rest = text.split("+")
+        method, rho = _named(first, text)
+        if method not in get_args(Method):
+            _refuse(text, f"no method {method!r}; methods: {', '.join(get_args(Method))}")
+        found: dict[str, float | None] = {}
+        for part in rest:
+            name, value = _named(part, text)
+            if name not in ("clip", "memory", "long") or name in found:
+                _refuse(text, f"the part {part!r}")
+            if (name == "memory") != (value is not None) and name != "clip":
+                _refuse(text, f"the part {part!r}")
+            found[name] = value
+        clip = found.get("clip")
+        return cls(
+            text=text,
+            method=method,  # type: ignore[arg-type]
+            rho=rho,
+            clip=2.0 if "clip" in found and clip is None else clip,
+            point=found.get("memory"),
+            long="long" in found,
+        )
+
+    def spec(self, common: TrainingSpec, seed: int) -> TrainingSpec:
+        """How to train one network.
+
+        Args:
+            common: What all recipes have in common; its method, rho, clip and seed are replaced.
+            seed: Of the network.
+
+        Raises:
+            InputError: if a number of the recipe is out of its range.
+        """
+        fields = common.model_dump() | {
+            "method": self.method,
+            "rho": self.rho,
+            "clip": self.clip,
+            "epochs": common.epochs * (2 if self.long else 1),
+            "seed": seed,
+        }
+        try:
+            return TrainingSpec.model_validate(fields)
+        except ValueError as error:
+            raise InputError(f"the recipe {self.text!r} cannot be followed: {error}") from error
+
+
+def _named(part: str, text: str) -> tuple[str, float | None]:
+    name, colon, number = part.strip().partition(":")
+    if not colon:
+        return name, None
+    try:
+        return name, float(number)
+    except ValueError:
+        _refuse(text, f"{number!r} after {name}, which is no number")
+
+
+def _refuse(text: str, what: str) -> Never:
+    raise InputError(f"the recipe {text!r} has {what}; allowed: {_PARTS}, joined by +")
+
+
+def train_networks(
+    model: str,
+    data: Dataset,
+    recipe: Recipe,
+    common: TrainingSpec,
+    *,
+    seeds: Sequence[int],
+    folder: Path,
+    placing: Callable[[nn.Module], Placement],
+    knob: str | None = None,
+    progress: Callable[[EpochRecord], None] | None = None,
+) -> tuple[Path, ...]:
+    """Train a network for each seed, and keep each as soon as it is done.
+
+    A network that is in the folder already, of this model, data and recipe, is not trained again:
+    whoever was interrupted goes on where they were.
+
+    Args:
+        model: As a command line names it.
+        data: A data set with a training split.
+        recipe: How to train.
+        common: What all recipes have in common.
+        seeds: One for each network: of its first weights, its batches and its chips.
+        folder: Where the weights go, as ``RECIPE-SEED.safetensors``.
+        placing: What of a model lies where, for a recipe that trains through a memory.
+        knob: What ``memory:POINT`` sets; None for the device's own.
+        progress: Called after each epoch; not for a network that is there already.
+
+    Returns:
+        The files of weights.
+
+    Raises:
+        InputError: as `train` does, and if the recipe cannot be followed.
+    """
+    paths = []
+    for seed in seeds:
+        spec = recipe.spec(common, seed)
+        network = load_model(model, data.input_shape, data.classes, seed=seed)
+        stem = re.sub(r"[^\w.]+", "-", recipe.text)
+        path = folder / f"{stem}-{seed}.safetensors"
+        network = host(network, data.input_shape)
+        memory = None
+        if recipe.point is not None:
+            placement = placing(network)
+            knob = knob or placement.placed[0].device.knob
+            setting: dict[str, Any] = {knob: recipe.point}
+            memory = TrainingMemory(placement, seed=seed, **setting)
+        paths.append(path)
+        if _is_done(path, model, data, spec, memory):
+            continue
+        record = train(network, data, spec, progress, memory=memory)
+        save_weights(network, path, {"model": model, "training": record.model_dump_json()})
+    return tuple(paths)
+
+
+def _is_done(
+    path: Path, model: str, data: Dataset, spec: TrainingSpec, memory: TrainingMemory | None
+) -> bool:
+    """Whether a file holds what this training would give."""
+    if not path.exists():
+        return False
+    scratch = load_model(model, data.input_shape, data.classes, seed=0)
+    try:
+        metadata = load_weights(scratch, path)
+        record = TrainingRecord.model_validate_json(metadata.get("training", ""))
+    except (WeightsError, ValueError):
+        return False
+    assert data.train is not None
+    through = None if memory is None else memory.describe()
+    return (
+        metadata.get("model") == model
+        and record.spec == spec
+        and (record.data, record.train_images) == (data.name, len(data.train))
+        and _without_steps(record.memory) == _without_steps(through)
+    )
+
+
+def _without_steps(memory: dict[str, object] | None) -> dict[str, object] | None:
+    """What a memory is, without how far it was used."""
+    if memory is None:
+        return None
+    kept = {k: v for k, v in memory.items() if k not in ("steps", "last_plan")}
+    plain: dict[str, object] = json.loads(json.dumps(kept))  # as a file gives it back
+    return plain

@@ -1,0 +1,121 @@
+import pytest
+from safetensors import safe_open
+
+from joulewise.data import load_digits
+from joulewise.devices import SRAM
+from joulewise.errors import InputError
+from joulewise.placement import place
+from joulewise.study import Recipe, train_networks
+from joulewise.training import TrainingSpec
+
+COMMON = TrainingSpec(epochs=1, batch_size=512, lr=0.1)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return load_digits()
+
+
+def trained(digits, folder, text, **options):
+    epochs = []
+    options = {"common": COMMON, "seeds": (0, 1), "folder": folder} | options
+    paths = train_networks(
+        "mlp",
+        digits,
+        Recipe.parse(text),
+        placing=lambda network: place(network, weights=SRAM(bits=8)),
+        progress=epochs.append,
+        **options,
+    )
+    return paths, len(epochs)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("sgd", ("sgd", None, None, None, False)),
+        ("samsoninf:0.2", ("samsoninf", 0.2, None, None, False)),
+        ("sgd+clip", ("sgd", None, 2.0, None, False)),
+        ("sgd+clip:1.5+memory:0.4", ("sgd", None, 1.5, 0.4, False)),
+        ("sam:0.05+memory:2e-5+long", ("sam", 0.05, None, 2e-5, True)),
+    ],
+)
+def test_parts_in_short_words(text, found):
+    recipe = Recipe.parse(text)
+    got = (recipe.method, recipe.rho, recipe.clip, recipe.point, recipe.long)
+    assert got == found
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("adam", "no method 'adam'"),
+        ("", "no method ''"),
+        ("sgd+dropout", "'dropout'"),
+        ("sgd+memory", "'memory'"),
+        ("sgd+long:2", "'long:2'"),
+        ("sgd+clip+clip", "'clip'"),
+        ("sam:big", "'big' after sam"),
+    ],
+)
+def test_refuses_what_is_no_part(text, said):
+    with pytest.raises(InputError, match="allowed: METHOD") as refusal:
+        Recipe.parse(text)
+    assert said in str(refusal.value)
+
+
+@pytest.mark.parametrize("text", ["sgd+clip:0", "sam:-1", "sgd:0.1"])
+def test_refuses_numbers_out_of_range_before_training(text):
+    with pytest.raises(InputError, match="cannot be followed"):
+        Recipe.parse(text).spec(COMMON, 0)
+
+
+def test_what_is_common_and_what_is_not():
+    spec = Recipe.parse("asam:0.5+clip+long").spec(COMMON, seed=7)
+    assert (spec.method, spec.rho, spec.clip, spec.epochs, spec.seed) == ("asam", 0.5, 2.0, 2, 7)
+    assert (spec.batch_size, spec.lr) == (512, 0.1)
+
+
+def test_a_network_that_is_there_is_not_trained_again(digits, tmp_path):
+    paths, epochs = trained(digits, tmp_path, "sgd")
+    assert [path.name for path in paths] == ["sgd-0.safetensors", "sgd-1.safetensors"]
+    assert epochs == 2
+    first = paths[0].read_bytes()
+    assert trained(digits, tmp_path, "sgd")[1] == 0
+    paths[1].unlink()
+    again, epochs = trained(digits, tmp_path, "sgd")
+    assert epochs == 1 and again[0].read_bytes() == first
+
+
+@pytest.mark.parametrize(
+    "changed", [{"common": COMMON.model_copy(update={"lr": 0.2})}, {"seeds": (0, 2)}]
+)
+def test_another_recipe_or_seed_is_trained(digits, tmp_path, changed):
+    trained(digits, tmp_path, "sgd")
+    assert trained(digits, tmp_path, "sgd", **changed)[1] > 0
+
+
+def test_a_file_that_is_something_else_is_replaced(digits, tmp_path):
+    (tmp_path / "sgd-0.safetensors").write_bytes(b"half a file")
+    paths, epochs = trained(digits, tmp_path, "sgd", seeds=(0,))
+    assert epochs == 1 and paths[0].stat().st_size > 1000
+
+
+def test_a_memory_is_part_of_what_was_done(digits, tmp_path):
+    paths, epochs = trained(digits, tmp_path, "sgd+memory:0.4", seeds=(3,))
+    assert [path.name for path in paths] == ["sgd-memory-0.4-3.safetensors"] and epochs == 1
+    with safe_open(paths[0], "pt") as file:
+        assert '"eta"' in file.metadata()["training"] or "0.4" in file.metadata()["training"]
+    assert trained(digits, tmp_path, "sgd+memory:0.4", seeds=(3,))[1] == 0
+    # The same name, another memory.
+    other = train_networks(
+        "mlp",
+        digits,
+        Recipe.parse("sgd+memory:0.4"),
+        COMMON,
+        seeds=(3,),
+        folder=tmp_path,
+        placing=lambda network: place(network, weights=SRAM(bits=4)),
+        progress=(seen := []).append,
+    )
+    assert other == paths and len(seen) == 1
