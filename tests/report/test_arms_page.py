@@ -89,12 +89,12 @@ def test_says_who_needs_least(comparison):
     said = arms_answer(comparison)
     assert "<b>flat</b> needs the least memory energy: at least 70.0 % less" in said.sentence
     assert "25.0 % less than plain" in said.sentence
-    assert said.details[2] == "lost: even the most reliable point simulated is below that."
+    assert said.details[2] == "lost: below that at all points simulated."
 
 
 def test_says_if_nobody_stays_above():
     said = arms_answer(made(arm("plain", (saving(**NONE),))))
-    assert said.sentence.startswith("No network stays within one point below")
+    assert said.sentence.startswith("No network reaches one point below")
 
 
 def test_says_if_a_method_needs_more_than_the_first():

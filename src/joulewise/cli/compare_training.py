@@ -119,7 +119,8 @@ class _Asked:
             self.recipe = Recipe.parse(what)
             self.recipe.spec(common, 0)  # refuses numbers out of range
             return
-        self.files = tuple(Path(path) for path in sorted(glob.glob(what)))
+        pattern = Path(what)
+        self.files = tuple(sorted(pattern.parent.glob(pattern.name)))
         if not self.files:
             raise InputError(
                 f"the arm {text!r} has no files; allowed: a pattern of some that exist"

@@ -120,7 +120,7 @@ def arms_answer(comparison: ArmComparison) -> Answer:
     )
     reached = {name: s for name, s in found.items() if s.memory_j is not None}
     if not reached:
-        sentence = f"No network stays within {below}, whatever its memory costs."
+        sentence = f"No network reaches {below}, at any point simulated."
         return Answer(sentence=sentence, details=details)
     best = min(reached, key=lambda name: reached[name].memory_j or 0.0)
     saving = reached[best]
@@ -133,7 +133,7 @@ def arms_answer(comparison: ArmComparison) -> Answer:
 
 def _in_words(saving: ArmSaving, *, first: bool) -> str:
     if saving.point is None:
-        return "even the most reliable point simulated is below that"
+        return "below that at all points simulated"
     said = f"saves {_bounded(_percent(saving.saved), saving)}"
     if ends := _ends(saving):
         said += f" [{ends}]"

@@ -64,7 +64,7 @@ class ArmSaving(BaseModel):
     Args:
         drop: The accuracy given up; 0.01 is one point.
         point: The least reliable point at which the mean over networks is within the drop,
-            interpolated; None if even the most reliable one simulated is not.
+            interpolated; None if it is at none that was simulated.
         low: The less reliable end of the 95 % interval of ``point``; None without one.
         high: The more reliable end.
         at_edge: The least reliable point simulated is still within the drop.
@@ -165,7 +165,8 @@ def compare_arms(
     """Simulate every network of every arm on the same chips, from reliable memory down.
 
     An arm's point for a drop is the least reliable one at which the mean accuracy over its
-    networks is at most that far below the clean accuracy of the first arm, mean over networks.
+    networks is at most that far below the clean accuracy of the first arm, mean over networks; at
+    more reliable ones it may be further below, where a network was trained for a faulty memory.
     Its interval is a jackknife over networks (Student's t, one degree of freedom less than there
     are networks), with chips that are the same for all; it takes the first arm's accuracy as given.
 
@@ -312,7 +313,7 @@ def _saving(
     lost = np.array(
         [[reference - curve.simulations[i].mean_accuracy for i in ladder.order] for curve in curves]
     )
-    place = float(ladder.crossings(lost.mean(0)[None], drop)[0])
+    place = float(ladder.last_within(lost.mean(0)[None], drop)[0])
     low, high = _jackknife(ladder, lost, drop, place)
     point = ladder.setting(place)
     joules, share = _spent(arm, point)
@@ -342,7 +343,7 @@ def _jackknife(ladder: Ladder, lost: Floats, drop: float, place: float) -> tuple
     if networks < 2 or not math.isfinite(place):
         return math.inf, math.inf
     without = np.stack([np.delete(lost, i, axis=0).mean(0) for i in range(networks)])
-    places = ladder.crossings(without, drop)
+    places = ladder.last_within(without, drop)
     if not np.isfinite(places).all():
         return math.inf, math.inf
     pseudo = networks * place - (networks - 1) * places

@@ -32,6 +32,8 @@ class Ladder:
         >>> places = ladder.crossings(np.array([[0.0, 0.02, 0.06], [0.03, 0.05, 0.09]]), 0.03)
         >>> [ladder.setting(place) for place in places]
         [0.475, 0.6]
+        >>> ladder.setting(ladder.last_within(np.array([[0.05, 0.01, 0.03]]), 0.02)[0])
+        0.45
     """
 
     def __init__(self, points: Sequence[float], *, rising: bool) -> None:
@@ -70,12 +72,33 @@ class Ladder:
         """
         worst = np.maximum.accumulate(lost, axis=1)
         above = worst > limit
-        first = np.where(above.any(1), above.argmax(1), len(self.places))
+        return self._between(worst, np.where(above.any(1), above.argmax(1), lost.shape[1]), limit)
+
+    def last_within(self, lost: Floats, limit: float) -> Floats:
+        """The least reliable place where each row loses no more than ``limit``.
+
+        A network that was trained for a faulty memory may lose more on a better one, which is no
+        reason not to use it where it is good.
+
+        Args:
+            lost: ``[rows, points]``, in the order of ``order``.
+            limit: The loss that is allowed.
+
+        Returns:
+            A place for each row: the last one where the last point is within, infinity where none
+            is.
+        """
+        within = lost <= limit
+        last = lost.shape[1] - within[:, ::-1].argmax(1)
+        return self._between(lost, np.where(within.any(1), last, 0), limit)
+
+    def _between(self, lost: Floats, first: NDArray[np.int64], limit: float) -> Floats:
+        """Where each row passes the limit, before its first point beyond it."""
         if len(self.places) == 1:
             return np.where(first == 0, np.inf, self.places[0])
         inside = np.clip(first, 1, len(self.places) - 1)
         rows = np.arange(len(lost))
-        upper, lower = worst[rows, inside - 1], worst[rows, inside]
+        upper, lower = lost[rows, inside - 1], lost[rows, inside]
         with np.errstate(divide="ignore", invalid="ignore"):
             share = (limit - upper) / (lower - upper)
             gap = self.places[inside] - self.places[inside - 1]
