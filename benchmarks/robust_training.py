@@ -200,7 +200,7 @@ def trained_together(jobs: list[Job], lanes: int, seconds: float) -> list[dict[s
 
 def kept(job: Job, model: torch.nn.Module, loss: float) -> dict[str, Any]:
     path = Path(job.folder) / f"{job.name}.safetensors"
-    save_weights(model, path, {"model": job.model, "training": job.spec.model_dump_json()})
+    save_weights(model, path, {"model": job.model, "spec": job.spec.model_dump_json()})
     row = {"arm": job.arm, "long": job.long, "value": job.value, "seed": job.seed}
     return row | {"weights": path.name, "last_loss": loss}
 

@@ -3,7 +3,7 @@ from pydantic import ValidationError
 
 from joulewise.data import load_digits
 from joulewise.devices import Correlated, Flip, Independent, Mask, Measured, Stuck, VoltageTable
-from joulewise.errors import InputError, TableError
+from joulewise.errors import InputError, TableError, WeightsError
 from joulewise.models import build, save_weights
 from joulewise.study import MemorySpec, NetworkSpec, PlacementSpec, memory_specs
 
@@ -111,3 +111,11 @@ def test_a_setting_that_no_memory_has_is_refused():
     (sram,) = memory_specs(["sram"], {"sigma": 1e-6})
     with pytest.raises(InputError, match="sigma is 1e-06, and does nothing with device sram"):
         sram.build()
+
+
+def test_a_training_record_that_is_none_is_refused(tmp_path):
+    digits = load_digits()
+    path = tmp_path / "mlp.safetensors"
+    save_weights(build("mlp", (1, 8, 8), 10, seed=0), path, {"training": '{"epochs": 3}'})
+    with pytest.raises(WeightsError, match="mlp.safetensors has a training record"):
+        NetworkSpec(model="mlp", weights=path).place(digits, PlacementSpec())

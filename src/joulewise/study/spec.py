@@ -28,7 +28,7 @@ from joulewise.devices import (
 from joulewise.devices.fault_kinds import FaultKind
 from joulewise.devices.fault_maps import FaultMap
 from joulewise.devices.laws import ReliabilityLaw
-from joulewise.errors import InputError, TableError, refuse
+from joulewise.errors import InputError, TableError, WeightsError, refuse
 from joulewise.models import host, load_model, load_weights
 from joulewise.placement import Placement, fold_batchnorm, place, prepare, with_accesses
 from joulewise.study.comparison import Contender
@@ -302,14 +302,31 @@ class NetworkSpec(BaseModel):
         model = host(model, data.input_shape)
         if spec.fold_batchnorm:
             model = fold_batchnorm(model, _calibration(data, model)[:8])
-        training = metadata.get("training")
         return Contender(
             name=name or self.name,
             placement=spec.place(model, data),
-            training=TrainingRecord.model_validate_json(training) if training else None,
+            training=self._training(metadata),
             knob=knob,
             points=None if points is None else tuple(points),
         )
+
+
+    def _training(self, metadata: Mapping[str, str]) -> TrainingRecord | None:
+        """The record that a weights file holds, if any.
+
+        Raises:
+            WeightsError: if what is there is no record.
+        """
+        text = metadata.get("training")
+        if not text:
+            return None
+        try:
+            return TrainingRecord.model_validate_json(text)
+        except ValueError as error:
+            raise WeightsError(
+                f"weights file {self.weights} has a training record that cannot be read; allowed: "
+                "one that joulewise train wrote, or none"
+            ) from error
 
 
 def _largest(model: nn.Module) -> float | None:
