@@ -50,12 +50,12 @@ def additive(relative: float) -> Read:
 
 def masked(rate: float, bits: int = 8) -> Read:
     """Words whose cells fail at ``rate``, masked."""
-    places = 2 ** torch.arange(bits, dtype=torch.int32, device="cuda")
 
     def read(w: Tensor, generator: torch.Generator) -> Tensor:
         scale = FixedPoint(bits=bits).scale(w)
         codes = torch.round(w / scale).to(torch.int32)
         failing = torch.rand(*w.shape, bits, generator=generator, device=w.device) < rate
+        places = 2 ** torch.arange(bits, dtype=torch.int32, device=w.device)
         hit = (failing * places).sum(-1, dtype=torch.int32)
         return Mask().read(codes, hit, hit, bits) * scale
 
