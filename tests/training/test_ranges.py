@@ -7,12 +7,13 @@ import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call
 
+from joulewise.data import load_digits
 from joulewise.devices import PCM, SRAM, Chip, Crossbar, Flip
 from joulewise.errors import InputError, WeightsError
-from joulewise.models import seeded
+from joulewise.models import build, seeded
 from joulewise.optim import SAM
 from joulewise.placement import loaded, place
-from joulewise.training import LearnedRanges, TrainingMemory, TrainingSpec
+from joulewise.training import LearnedRanges, TrainingMemory, TrainingSpec, train
 from joulewise.training.recipe import optimizer_for
 
 BITS = 4
@@ -465,3 +466,37 @@ def test_what_is_not_allowed_is_refused():
     model[4].weight.data[0, 0] = torch.nan
     with pytest.raises(WeightsError, match=r"4.weight is NaN or infinite"):
         LearnedRanges(placement)
+
+
+# The loop.
+
+
+def test_train_steps_the_ranges_with_their_decay_and_clips_in_the_end():
+    digits = load_digits()
+    found = {}
+    for decay in (0.0, 0.01, 0.1):
+        own = build("mlp", digits.input_shape, digits.classes, seed=0)
+        ranges = LearnedRanges(place(own, weights=SRAM(bits=BITS)))
+        memory = TrainingMemory(ranges.placement, perfect=True, ranges=ranges)
+        spec = TrainingSpec(epochs=3, lr=0.05, augment=False, range_decay=decay)
+        record = train(own, digits, spec, memory=memory)
+        assert record.memory["ranges"] == ranges.describe()
+        assert record.spec.range_decay == decay and record.memory["chips"] == "perfect"
+        weights = dict(own.named_parameters())
+        for name, alpha in ranges.describe().items():
+            assert weights[name].abs().max() <= alpha
+        found[decay] = sum(ranges.describe().values())
+    assert found[0.1] < found[0.01] < found[0.0]
+
+
+@pytest.mark.parametrize("method", ["sam", "asam", "samson2", "samsoninf"])
+def test_every_method_trains_them(method):
+    digits = load_digits()
+    model = build("mlp", digits.input_shape, digits.classes, seed=0)
+    ranges = LearnedRanges(place(model, weights=SRAM(bits=BITS)))
+    before = ranges.describe()
+    memory = TrainingMemory(ranges.placement, eta=0.5, ranges=ranges)
+    spec = TrainingSpec(epochs=3, lr=0.05, augment=False, method=method)
+    record = train(model, digits, spec, memory=memory)
+    assert record.test_accuracy > 0.8
+    assert all(ranges.describe()[name] != before[name] for name in before)
