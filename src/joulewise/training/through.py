@@ -104,9 +104,9 @@ class TrainingMemory(AbstractContextManager[Chip | None]):
         steps: Blocks so far; the next one is of step ``steps``, counted from 0.
 
     Raises:
-        InputError: unless there is one of ``plan``, a setting and ``perfect``, and at most one of
-            the two seeds; beside ``perfect``, if there is a seed, a chip or ``scale_gradients``;
-            or if ``ranges`` do not fit the placement.
+        InputError: unless there is exactly one of ``plan``, a setting and ``perfect``; if there are
+            both a seed and a chip, or either of them or ``scale_gradients`` beside ``perfect``; or
+            if ``ranges`` do not fit the placement.
         OperatingPointError: if the point of the first step is out of range.
 
     Example:
