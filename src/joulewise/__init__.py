@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from joulewise.simulation import sweep as sweep
     from joulewise.study import Contender as Contender
     from joulewise.study import compare as compare
+    from joulewise.training import LearnedRanges as LearnedRanges
     from joulewise.training import Ramp as Ramp
     from joulewise.training import TrainingMemory as TrainingMemory
     from joulewise.training import TrainingSpec as TrainingSpec
@@ -86,6 +87,7 @@ _ROOMS = {
     "Flip": "devices",
     "Forecast": "prediction",
     "Independent": "devices",
+    "LearnedRanges": "training",
     "Mask": "devices",
     "Measured": "devices",
     "Moments": "prediction",
@@ -135,6 +137,7 @@ __all__ = [
     "Flip",
     "Forecast",
     "Independent",
+    "LearnedRanges",
     "Mask",
     "Measured",
     "Moments",

@@ -161,6 +161,15 @@ def test_training_for_robustness(run, tmp_path):
     assert code == 0, err
     (device,) = json.loads(text)["memory"]["devices"]
     assert device["device"] == "crossbar"
+    words = ("--bits", 4, "--perfect", "--learn-ranges")
+    code, text, err = run(*base, *words)
+    assert code == 0, err
+    memory = json.loads(text)["memory"]
+    assert (memory["devices"][0]["bits"], memory["chips"]) == (4, "perfect")
+    assert all(alpha > 0 for alpha in memory["ranges"].values())
+    code, text, err = run(*base, "--eta", 0.5, "--learn-ranges")
+    assert code == 0, err
+    assert json.loads(text)["memory"]["ranges"].keys() == memory["ranges"].keys()
 
 
 @pytest.mark.parametrize(
@@ -171,6 +180,14 @@ def test_training_for_robustness(run, tmp_path):
         (("--bits", 4), "no point to train it at"),
         (("--eta", 0.5, "--eta", 0.4), "eta is given 2 times; allowed: one point to train at"),
         (("--eta", 0.5, "--g-max", 1e-5), "no operating point, or several kinds"),
+        (("--learn-ranges",), "learn_ranges is given, and no memory to train through; allowed:"),
+        (("--learn-ranges", "--bits", 4), "learn_ranges is given, and no memory to train through"),
+        (("--perfect", "--eta", 0.5), "perfect is given beside an operating point"),
+        (
+            ("--perfect", "--learn-ranges", "--per-channel"),
+            "channel_dim of the memory of features.1.weight is 0; allowed: None",
+        ),
+        (("--perfect", "--learn-ranges", "--store", "activations"), "the placement has no weights"),
     ],
 )
 def test_training_that_cannot_be(run, tmp_path, extra, said):

@@ -8,11 +8,11 @@ from torch import nn
 from torch.func import functional_call
 
 from joulewise.data import load_digits
-from joulewise.devices import PCM, SRAM, Array, Chip, Crossbar
+from joulewise.devices import PCM, SRAM, Array, Chip, Crossbar, Flip
 from joulewise.errors import InputError, OperatingPointError, WeightsError
 from joulewise.models import build, seeded
 from joulewise.optim import SAM, SAMSON
-from joulewise.placement import place
+from joulewise.placement import loaded, place
 from joulewise.simulation import simulate
 from joulewise.training import Ramp, TrainingMemory, TrainingSpec, train
 
@@ -364,6 +364,85 @@ def test_the_mode_of_the_model_is_the_callers():
     assert model.training and int(model[1].num_batches_tracked) == 1
 
 
+# A perfect memory: quantisation-aware training.
+
+
+def fake_quantised(tensor, bits):
+    """Rounded to words of the largest magnitude, with a straight-through gradient."""
+    step = tensor.detach().abs().max() / (2 ** (bits - 1) - 1)
+    read = torch.round(tensor.detach() / step) * step
+    return _Rounded.apply(tensor, read)
+
+
+class _Rounded(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, tensor, read):
+        return read.clone()
+
+    @staticmethod
+    def backward(ctx, slope):
+        return slope, None
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("activations", [False, True])
+def test_without_faults_it_is_quantisation_aware_training(bits, activations):
+    """Bit for bit: the loss and every gradient are those of fake quantisation."""
+    model = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3)).double()
+    x, targets = rand(16, 6), torch.arange(16) % 3
+    memory = TrainingMemory(
+        place(
+            model,
+            weights=SRAM(bits=bits, fault=Flip()),
+            activations=SRAM(bits=bits) if activations else None,
+            inputs=x,
+        ),
+        perfect=True,
+    )
+    leaves = {n: p.clone().requires_grad_() for n, p in copies(model).items()}
+    hidden = x
+    for layer in ("0", "2"):
+        given = fake_quantised(hidden, bits) if activations else hidden
+        weight = fake_quantised(leaves[f"{layer}.weight"], bits)
+        hidden = F.linear(given, weight, leaves[f"{layer}.bias"])
+        hidden = torch.tanh(hidden) if layer == "0" else hidden
+    loss = F.cross_entropy(hidden, targets)
+    loss.backward()
+    with memory as chip:
+        found = slopes(model, (x, targets))
+    assert chip is None
+    assert torch.equal(found, loss)
+    assert same(gradients(model), {n: leaf.grad for n, leaf in leaves.items()})
+
+
+def test_a_perfect_memory_is_that_of_a_placement():
+    model, before = network(), copies(network())
+    memory = TrainingMemory(memory_of(model).placement, perfect=True)
+    for _ in range(2):
+        with memory:
+            during = copies(model)
+        assert same(copies(model), before)
+        with loaded(memory.placement):
+            assert same(copies(model), during)
+    assert not same(during, before)
+    assert memory.plan(0) == memory.placement.plan_at_most_reliable()
+    assert memory.chip(0) is None
+    found = memory.describe()
+    assert (found["chips"], found["seed"], found["steps"]) == ("perfect", 0, 2)
+    memory.load_state_dict(memory.state_dict())
+
+
+def test_what_is_written_in_the_block_stays_there_without_faults_too():
+    model = network()
+    memory = TrainingMemory(memory_of(model).placement, perfect=True)
+    with memory:
+        first = copies(model)
+        with torch.no_grad():
+            model[0].weight.zero_()
+    with memory:
+        assert same(copies(model), first)
+
+
 # Chips and points.
 
 
@@ -466,6 +545,11 @@ def test_a_plan_gives_each_tensor_its_point():
         ({"g_max": 1e-6}, OperatingPointError, "g_max"),
         ({"eta": 0.5, "seed": 1, "chip": Chip(seed=1)}, InputError, "a seed .* or one chip"),
         ({"eta": 0.5, "seed": -1}, InputError, "seed is -1"),
+        ({"eta": 0.5, "perfect": True}, InputError, "or perfect=True, and no two"),
+        ({"plan": {}, "perfect": True}, InputError, "or perfect=True, and no two"),
+        ({"perfect": True, "seed": 1}, InputError, "perfect is given beside a seed"),
+        ({"perfect": True, "chip": Chip(seed=1)}, InputError, "perfect is given beside a seed"),
+        ({"perfect": True, "scale_gradients": True}, InputError, "perfect is given beside"),
     ],
 )
 def test_what_is_not_allowed_is_refused_at_once(options, error, match):

@@ -43,6 +43,16 @@ def train(
         float | None,
         typer.Option(help="keep weights within so many standard deviations of their layer"),
     ] = None,
+    perfect: Annotated[
+        bool,
+        typer.Option(
+            "--perfect", help="through a memory without faults: quantisation-aware training"
+        ),
+    ] = False,
+    learn_ranges: Annotated[
+        bool,
+        typer.Option("--learn-ranges", help="train the range of each weight, in that memory, too"),
+    ] = False,
     eta: options.Eta = None,
     v_dd: options.VDD = None,
     g_max: options.GMax = None,
@@ -56,7 +66,8 @@ def train(
     """Train a network (SGD, momentum, cosine) and save its weights.
 
     With --eta, --v-dd, --g-max or --seconds it is trained through that memory: each step computes
-    with what another chip reads of the weights.
+    with what another chip reads of the weights. With --perfect nothing fails in that memory, and
+    what is left is the rounding to words.
 
     Example: joulewise train --model cnn --data digits --out cnn.safetensors
 
@@ -64,6 +75,8 @@ def train(
 
     Example: joulewise train --model cnn --device crossbar --sigma 1e-6 --g-max 2e-5 --out
     noisy.safetensors
+
+    Example: joulewise train --model cnn --bits 4 --perfect --learn-ranges --out int4.safetensors
     """
     console.start(threads)
     from joulewise.data import load_data
@@ -89,7 +102,7 @@ def train(
     dataset = load_data(data)
     network = load_model(model, dataset.input_shape, dataset.classes, seed=seed)
     network = host(network, dataset.input_shape)
-    memory = _memory(network, dataset, placed, knobs, seed)
+    memory = _memory(network, dataset, placed, knobs, seed, perfect, learn_ranges)
     with console.bar(f"train {model}") as update:
         record = fit(
             network,
@@ -111,28 +124,37 @@ def _memory(
     placed: dict[str, Any],
     knobs: dict[str, list[float] | None],
     seed: int,
+    perfect: bool,
+    learn_ranges: bool,
 ) -> TrainingMemory | None:
     """What to train through; None without an operating point.
 
     Raises:
-        InputError: if there are several points, or a memory without any.
+        InputError: if there are several points, a point of a perfect memory, or a memory or
+            ranges to learn without any.
     """
     from joulewise.errors import InputError, refuse
-    from joulewise.training import TrainingMemory
+    from joulewise.training import LearnedRanges, TrainingMemory
 
     spec = placing.placement_spec(placed)
-    if not any(knobs.values()):
+    at = "allowed: one of --eta, --v-dd, --g-max, --seconds, or --perfect, beside it"
+    if not any(knobs.values()) and not perfect:
+        if learn_ranges:
+            raise InputError(f"learn_ranges is given, and no memory to train through; {at}")
         if spec != type(spec)():
-            raise InputError(
-                "a memory is described, and no point to train it at; allowed: one of --eta, "
-                "--v-dd, --g-max, --seconds beside it"
-            )
+            raise InputError(f"a memory is described, and no point to train it at; {at}")
         return None
-    knob, points = options.operating_points(**knobs)
-    if len(points) > 1:
-        refuse(knob, f"given {len(points)} times", "one point to train at")
-    setting: dict[str, Any] = {knob: points[0]}
-    return TrainingMemory(spec.place(network, dataset), seed=seed, **setting)
+    setting: dict[str, Any] = {"perfect": True}
+    if not perfect:
+        knob, points = options.operating_points(**knobs)
+        if len(points) > 1:
+            refuse(knob, f"given {len(points)} times", "one point to train at")
+        setting = {knob: points[0], "seed": seed}
+    elif any(knobs.values()):
+        raise InputError("perfect is given beside an operating point; allowed: one of the two")
+    placement = spec.place(network, dataset)
+    ranges = LearnedRanges(placement) if learn_ranges else None
+    return TrainingMemory(placement, ranges=ranges, **setting)
 
 
 def _check_out(out: Path) -> None:

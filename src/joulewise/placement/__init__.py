@@ -8,6 +8,7 @@ loads        the vectors that a weight meets, for memories that compute
 conversion   products as arrays and their converters make them
 addresses    which tensor a piece of memory belongs to
 opening      functions of PyTorch that would hide what they call
+gradients    straight through words, and of the ranges that weights are clipped to
 memory       reads the stored tensors back into the model, and restores it bit for bit
 energy       joules per inference at given operating points
 folding      batch normalisation folded into the layer before it
@@ -28,6 +29,7 @@ from joulewise.placement.energy import energy as energy
 from joulewise.placement.energy import with_accesses as with_accesses
 from joulewise.placement.finiteness import check_finite as check_finite
 from joulewise.placement.folding import fold_batchnorm as fold_batchnorm
+from joulewise.placement.gradients import clipped as clipped
 from joulewise.placement.memory import Memory as Memory
 from joulewise.placement.memory import Observer as Observer
 from joulewise.placement.memory import loaded as loaded
@@ -47,6 +49,7 @@ __all__ = [
     "Placement",
     "call",
     "check_finite",
+    "clipped",
     "energy",
     "fold_batchnorm",
     "frozen",

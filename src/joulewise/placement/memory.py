@@ -18,6 +18,7 @@ from joulewise.devices import Chip, Common, Moments, Point
 from joulewise.errors import ModelError, refuse
 from joulewise.placement.calling import batch_size, tensors_in
 from joulewise.placement.conversion import Conversion, Converters
+from joulewise.placement.gradients import RangeSlope, clipped, straight_through
 from joulewise.placement.placing import Placed, Placement, check_complete
 from joulewise.placement.precision import full_precision
 from joulewise.placement.restoring import every_module_called, plain_execution
@@ -38,18 +39,26 @@ class Memory:
     Made by `loaded` and `read_by`. After `original`, `ideal` or `read` the model can be called as
     often as needed, and computes with the tensors of that choice.
 
+    Args:
+        placement: What is stored where.
+        ranges: By name of a placed weight, the magnitude that it is clipped to before it is stored.
+
     Attributes:
         converters: Of the weights whose arrays round.
     """
 
-    def __init__(self, placement: Placement) -> None:
+    def __init__(self, placement: Placement, ranges: Mapping[str, Tensor] | None = None) -> None:
         self._placement = placement
         self._weights = [p for p in placement.placed if p.role == "weight"]
         self._modules = dict(placement.model.named_modules())
         self._parameters = {p.name: _parameters(self._modules, p) for p in self._weights}
         self._originals = {name: own[0].detach() for name, own in self._parameters.items()}
+        self._ranges = ranges or {}
+        self._clipped = self._originals | {
+            name: clipped(self._originals[name], alpha) for name, alpha in self._ranges.items()
+        }
         self._stored = {
-            p.name: p.device.store(self._originals[p.name], name=p.name) for p in self._weights
+            p.name: p.device.store(self._clipped[p.name], name=p.name) for p in self._weights
         }
         found = {p.name: Converters.of(p, self._stored[p.name]) for p in self._weights}
         self.converters = {name: c for name, c in found.items() if c is not None}
@@ -184,6 +193,18 @@ class Memory:
                     stack.callback(hook.remove)
         return stack.close
 
+    def learn_ranges(self) -> Callable[[], None]:
+        """Gradients of the ranges are accumulated from now on; the result stops that.
+
+        Called after `scale_gradients`, they are those of scaled gradients.
+        """
+        stack = ExitStack()
+        for name, alpha in self._ranges.items():
+            slope = RangeSlope(alpha, self._originals[name], self._clipped[name])
+            for parameter in _distinct(self._parameters[name]):
+                stack.callback(slope.follow(parameter))
+        return stack.close
+
     def _own(self) -> list[Tensor]:
         return [p for own in self._parameters.values() for p in _distinct(own)]
 
@@ -263,7 +284,7 @@ class Memory:
         read: Tensor = placed.device.round_trip(
             together, point, chip, placed.limit, words=placed.words
         )
-        return _straight_through(tensor, read.reshape(tensor.shape))
+        return straight_through(tensor, read.reshape(tensor.shape))
 
     def _mean_round_trip(self, placed: Placed, inputs: Tensor, point: Point) -> Tensor:
         """The mean over chips of what is read, and to the observer its variance.
@@ -286,26 +307,6 @@ class Memory:
                 inside = inputs.clamp(float(ideal.min()), float(ideal.max()))
                 mean = mean.mean() + slope * (inside - ideal.to(inputs.dtype).mean())
         return self._observer(placed, inputs.detach(), mean, moments.var)
-
-
-class _StraightThrough(torch.autograd.Function):
-    """One tensor's value with another one's gradient."""
-
-    @staticmethod
-    def forward(ctx: Any, given: Tensor, read: Tensor) -> Tensor:
-        return read.view_as(read)
-
-    @staticmethod
-    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None]:
-        return slopes[0], None
-
-
-def _straight_through(given: Tensor, read: Tensor) -> Tensor:
-    """What is read, with the gradient of what was given."""
-    if not (torch.is_grad_enabled() and given.requires_grad):
-        return read
-    through: Tensor = _StraightThrough.apply(given, read)  # type: ignore[no-untyped-call]
-    return through
 
 
 def _pass_on(placed: Placed, inputs: Tensor, mean: Tensor, var: Tensor) -> Tensor:
@@ -392,9 +393,10 @@ def loaded(placement: Placement) -> Iterator[Memory]:
 def read_by(
     placement: Placement,
     plan: Mapping[str, Point],
-    chip: Chip,
+    chip: Chip | None,
     *,
     scale_gradients: bool = False,
+    ranges: Mapping[str, Tensor] | None = None,
 ) -> Iterator[None]:
     """Store the weights as they are now, and let the model compute with what one chip reads.
 
@@ -410,22 +412,28 @@ def read_by(
     Args:
         placement: What is stored where.
         plan: An operating point for each placed tensor.
-        chip: Who reads.
+        chip: Who reads; None for a perfect memory of the same format, whatever the plan.
         scale_gradients: Multiply the gradient of each weight by what is read over what is stored.
+        ranges: By name of a placed weight, the magnitude that it is clipped to before it is stored,
+            above 0; those that require a gradient get theirs in ``grad``, as `LearnedRanges` says.
 
     Yields:
         Nothing.
     """
-    memory = Memory(placement)
+    memory = Memory(placement, ranges)
     with ExitStack() as stack:
         stack.enter_context(every_module_called())
         stack.enter_context(_attached(memory, placement))
         stack.callback(memory.changed)
         stack.callback(memory.original)
         memory.changed()
-        memory.read(plan, chip, again=False)
+        if chip is None:
+            memory.ideal()
+        else:
+            memory.read(plan, chip, again=False)
         if scale_gradients:
             stack.callback(memory.scale_gradients())
+        stack.callback(memory.learn_ranges())
         yield
 
 

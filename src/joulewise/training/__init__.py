@@ -7,6 +7,7 @@ augment      random crops and mirroring, drawn from a generator
 through      training through a memory: each step computes with what one chip reads
 ramp         an operating point that moves as training goes on
 clipping     weights clipped after each step
+ranges       the magnitude that weights are clipped to, learned beside them
 batchnorm    statistics of BatchNorm as a memory makes them, after training
 """
 
@@ -19,11 +20,13 @@ from joulewise.training.batchnorm import reestimate_batchnorm as reestimate_batc
 from joulewise.training.clipping import clip_weights as clip_weights
 from joulewise.training.methods import Method as Method
 from joulewise.training.ramp import Ramp as Ramp
+from joulewise.training.ranges import LearnedRanges as LearnedRanges
 from joulewise.training.recipe import TrainingSpec as TrainingSpec
 from joulewise.training.through import TrainingMemory as TrainingMemory
 
 __all__ = [
     "EpochRecord",
+    "LearnedRanges",
     "Method",
     "Ramp",
     "TrainingMemory",

@@ -70,7 +70,8 @@ def train(
         data: A data set with a training split.
         spec: How to train.
         progress: Called after each epoch.
-        memory: A memory to train through, each step on its next chip; that of this model.
+        memory: A memory to train through, each step on its next chip; that of this model. Ranges
+            that it has are trained too, and in the end the weights are clipped to them.
 
     Returns:
         The record, with the accuracy on the test split, of the weights as they are.
@@ -87,7 +88,8 @@ def train(
         refuse("memory", "that of another model", "one of a placement of this very model")
     began = time.perf_counter()
     steps_per_epoch = math.ceil(len(data.train) / spec.batch_size)
-    optimizer = optimizer_for(model, spec)
+    ranges = None if memory is None else memory.ranges
+    optimizer = optimizer_for(model, spec, ranges)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, schedule_of(spec.epochs * steps_per_epoch, spec.warmup)
     )
@@ -113,6 +115,8 @@ def train(
             history.append(EpochRecord(epoch=epoch, loss=loss, seconds=time.perf_counter() - start))
             if progress is not None:
                 progress(history[-1])
+    if ranges is not None:
+        ranges.clip()
     return TrainingRecord(
         spec=spec,
         data=data.name,

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from joulewise.errors import InputError, check_in_range
 from joulewise.placement import Placement
 
-__all__ = ["clip_weights"]
+__all__ = ["clip_weights", "placed_weights"]
 
 
 @torch.no_grad()
@@ -56,9 +56,14 @@ def clip_weights(
 def _weights(weights: nn.Module | Placement) -> list[Tensor]:
     """Each once, though it be used at several places or stored by several parameters."""
     if isinstance(weights, Placement):
-        modules = dict(weights.model.named_modules())
-        owners = [p.owners[0] for p in weights.placed if p.role == "weight"]
-        found = [modules[path]._parameters[name] for path, name in owners]
-        return [weight for weight in found if weight is not None]
+        return list(placed_weights(weights).values())
     matrices = [p for p in weights.parameters() if p.ndim >= 2 and p.is_floating_point()]
     return list({p.data_ptr(): p for p in matrices}.values())
+
+
+def placed_weights(placement: Placement) -> dict[str, Tensor]:
+    """The placed weights by name, each once, as the parameters that the model has now."""
+    modules = dict(placement.model.named_modules())
+    owners = {p.name: p.owners[0] for p in placement.placed if p.role == "weight"}
+    found = {name: modules[path]._parameters[own] for name, (path, own) in owners.items()}
+    return {name: weight for name, weight in found.items() if weight is not None}

@@ -15,6 +15,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from joulewise.training.methods import Method, optimizer_of
+from joulewise.training.ranges import LearnedRanges
 
 __all__ = ["TrainingSpec", "optimizer_for", "schedule_of"]
 
@@ -38,6 +39,9 @@ class TrainingSpec(BaseModel):
     rho: float | None = Field(
         default=None, ge=0, le=1e6, description="of the ascent; None for the method's default"
     )
+    range_decay: float = Field(
+        default=0.01, ge=0, le=1, description="weight decay of learned ranges, where there are any"
+    )
     clip: float | None = Field(
         default=None, gt=0, le=1e6, description="of weights, in standard deviations of a layer"
     )
@@ -54,19 +58,27 @@ class TrainingSpec(BaseModel):
         return self
 
 
-def optimizer_for(model: nn.Module, spec: TrainingSpec, **options: Any) -> Optimizer:
+def optimizer_for(
+    model: nn.Module, spec: TrainingSpec, ranges: LearnedRanges | None = None, **options: Any
+) -> Optimizer:
     """The optimizer of a recipe, without weight decay on what has fewer than two axes.
 
     Args:
         model: Whose parameters to step.
         spec: The recipe.
+        ranges: To step too, with a decay of their own.
         options: Of SGD, beside or in place of those of the recipe.
     """
     parameters = list(model.parameters())
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": spec.weight_decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
+    if ranges is not None:
+        # They do not climb: what is stored would not follow.
+        still = {} if spec.method == "sgd" else {"rho": 0.0}
+        learned = list(ranges.parameters())
+        groups.append({"params": learned, "weight_decay": spec.range_decay, **still})
     groups = [group for group in groups if group["params"]]
     own = {"lr": spec.lr, "momentum": spec.momentum, "nesterov": spec.momentum > 0}
     return optimizer_of(spec.method, groups, spec.rho, **(own | options))

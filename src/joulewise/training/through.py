@@ -15,13 +15,14 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from joulewise.devices import Chip, Point, plain_point
 from joulewise.errors import InputError, check_in_range, check_whole, refuse
 from joulewise.placement import Placed, Placement, read_by
+from joulewise.training.ranges import LearnedRanges
 
 __all__ = ["Plan", "TrainingMemory"]
 
 Plan = Mapping[str, Point]
 
 
-class TrainingMemory(AbstractContextManager[Chip]):
+class TrainingMemory(AbstractContextManager[Chip | None]):
     """A memory that a network is trained through, in anyone's training loop.
 
     ::
@@ -48,6 +49,16 @@ class TrainingMemory(AbstractContextManager[Chip]):
     **Ranges** follow what is trained: of a weight its largest magnitude now, of an activation the
     largest in the batch, unless the device has a ``limit``. Converters keep the range of inputs
     that was traced.
+
+    **Without faults**, ``perfect=True``, each block reads what a perfect memory of that format
+    reads, of weights and activations: rounded to words, with straight-through gradients. That is
+    quantisation-aware training.
+
+    **Learned ranges**, ``ranges=LearnedRanges(placement)``: in a block each weight is stored
+    clipped to its range, and backward passes accumulate the gradients of the ranges beside those
+    of the weights. The range of the words is then the smaller of the two, the learned range and
+    the largest magnitude, so that a placement of the network that ``ranges.clip()`` clipped stores
+    the words that training ended with. (WCAT's code takes the learned one where it is larger too.)
 
     **One block** is one use of one chip: all that runs inside reads the same, noise of reads
     included, and gradients of several batches accumulate. Backward passes belong inside, where
@@ -81,15 +92,21 @@ class TrainingMemory(AbstractContextManager[Chip]):
         chip: The one chip of all blocks, to fit a network to it; instead of ``seed``. Only noise
             of reads then differs between blocks.
         scale_gradients: See above.
+        perfect: Read without faults; instead of a plan or a setting, and of chips.
+        ranges: To clip the weights to, and to train; for the weights of this placement. Their
+            state is their own, see ``ranges.state_dict()``.
         **setting: One operating point for all placed tensors, such as ``eta=0.6``, or a function of
             the step such as `Ramp`.
 
     Attributes:
         placement: As given.
+        ranges: As given.
         steps: Blocks so far; the next one is of step ``steps``, counted from 0.
 
     Raises:
-        InputError: if there are both or neither of ``plan`` and a setting, or of the two seeds.
+        InputError: unless there is exactly one of ``plan``, a setting and ``perfect``; if there are
+            both a seed and a chip, or either of them or ``scale_gradients`` beside ``perfect``; or
+            if ``ranges`` do not fit the placement.
         OperatingPointError: if the point of the first step is out of range.
 
     Example:
@@ -121,18 +138,29 @@ class TrainingMemory(AbstractContextManager[Chip]):
         seed: int | None = None,
         chip: Chip | None = None,
         scale_gradients: bool = False,
+        perfect: bool = False,
+        ranges: LearnedRanges | None = None,
         **setting: Point | Callable[[int], Point],
     ) -> None:
-        if (plan is None) == (not setting):
-            raise InputError("training needs a plan or one setting such as eta=0.5, and not both")
+        if (plan is not None) + bool(setting) + perfect != 1:
+            raise InputError(
+                "training needs a plan or one setting such as eta=0.5, or perfect=True, and no two"
+            )
         if seed is not None and chip is not None:
             raise InputError("training takes a seed for many chips, or one chip, and not both")
+        if perfect and (seed is not None or chip is not None or scale_gradients):
+            raise InputError(
+                "perfect is given beside a seed, a chip or scale_gradients, which a memory without "
+                "faults has no use for; allowed: perfect=True without them"
+            )
         check_in_range("seed", seed or 0, 0, 2**63)
-        self.placement = placement
+        if ranges is not None:
+            ranges.check_fits(placement)
+        self.placement, self.ranges = placement, ranges
         self.steps = 0
         self._given, self._setting = plan, setting
         self._seed, self._chip = seed or 0, chip
-        self._scale_gradients = scale_gradients
+        self._scale_gradients, self._perfect = scale_gradients, perfect
         self._following = _following(placement)
         self._block: ExitStack | None = None
         self._held = False
@@ -141,24 +169,30 @@ class TrainingMemory(AbstractContextManager[Chip]):
     def plan(self, step: int) -> dict[str, Point]:
         """The operating point of each placed tensor in a step, counted from 0.
 
+        Of a perfect memory the most reliable one.
+
         Raises:
             OperatingPointError: if one is out of range.
         """
+        if self._perfect:
+            return self.placement.plan_at_most_reliable()
         if self._given is not None:
             given = self._given(step) if callable(self._given) else self._given
             return self.placement.check_plan(given)
         setting = {k: at(step) if callable(at) else at for k, at in self._setting.items()}
         return self.placement.plan(**setting)
 
-    def chip(self, step: int) -> Chip:
-        """The chip of a step, counted from 0."""
+    def chip(self, step: int) -> Chip | None:
+        """The chip of a step, counted from 0; None for a perfect memory."""
+        if self._perfect:
+            return None
         if self._chip is not None:
             return replace(self._chip, use=step)
         (drawn,) = np.random.SeedSequence((self._seed, step)).generate_state(1, np.uint64)
         return Chip(seed=int(drawn >> 1))
 
-    def __enter__(self) -> Chip:
-        """Begin a block; gives the chip that is read.
+    def __enter__(self) -> Chip | None:
+        """Begin a block; gives the chip that is read, None for a perfect memory.
 
         Raises:
             InputError: within another block of this memory.
@@ -169,8 +203,11 @@ class TrainingMemory(AbstractContextManager[Chip]):
         chip = self.chip(self.steps)
         with ExitStack() as block:
             plan = self.plan(self.steps)
-            scaled = self._scale_gradients
-            block.enter_context(read_by(self._following, plan, chip, scale_gradients=scaled))
+            options: dict[str, Any] = {"scale_gradients": self._scale_gradients}
+            if self.ranges is not None:
+                self.ranges.keep_positive()
+                options["ranges"] = self.ranges.by_name()
+            block.enter_context(read_by(self._following, plan, chip, **options))
             block.callback(register_optimizer_step_pre_hook(self._refuse_step).remove)
             self._block = block.pop_all()
         return chip
@@ -249,13 +286,20 @@ class TrainingMemory(AbstractContextManager[Chip]):
         first, last = self.plan(0), self.plan(max(self.steps - 1, 0))
         return {
             "devices": [device.describe() for device in devices.values()],
-            "chips": "one" if self._chip is not None else "one for each step",
+            "chips": self._chips,
             "seed": self._own_seed,
             "steps": self.steps,
             "scale_gradients": self._scale_gradients,
+            "ranges": None if self.ranges is None else self.ranges.describe(),
             "first_plan": {name: plain_point(point) for name, point in first.items()},
             "last_plan": {name: plain_point(point) for name, point in last.items()},
         }
+
+    @property
+    def _chips(self) -> str:
+        if self._perfect:
+            return "perfect"
+        return "one" if self._chip is not None else "one for each step"
 
     @property
     def _own_seed(self) -> int:
