@@ -90,7 +90,7 @@ ARMS = {
 # Where a value is judged: clean, and on memories that cost a network of SGD a few points.
 JUDGES: tuple[tuple[str, float], ...] = (("mask", 0.4), ("additive", 0.03), ("proportional", 0.2))
 # The other two memories have a knob, and are left to `joulewise compare-training`.
-POINTS: dict[str, tuple[float, ...]] = {"proportional": (0.1, 0.15, 0.2, 0.3, 0.4)}
+POINTS: dict[str, tuple[float, ...]] = {"proportional": (0.1, 0.2, 0.3, 0.4)}
 
 
 def tested(memory: str, point: float) -> tuple[Device[Any], dict[str, float]]:

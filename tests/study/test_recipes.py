@@ -6,7 +6,7 @@ from joulewise.devices import SRAM
 from joulewise.errors import InputError
 from joulewise.placement import place
 from joulewise.study import Recipe, train_networks
-from joulewise.training import TrainingSpec
+from joulewise.training import TrainingRecord, TrainingSpec
 
 COMMON = TrainingSpec(epochs=1, batch_size=512, lr=0.1)
 
@@ -55,6 +55,9 @@ def test_parts_in_short_words(text, found):
         ("sgd+memory", "'memory'"),
         ("sgd+long:2", "'long:2'"),
         ("sgd+clip+clip", "'clip'"),
+        ("sgd+perfect:1", "'perfect:1'"),
+        ("sgd+perfect+memory:0.4", "two memories"),
+        ("sgd+ranges", "no memory to learn them in"),
         ("sam:big", "'big' after sam"),
     ],
 )
@@ -68,6 +71,18 @@ def test_refuses_what_is_no_part(text, said):
 def test_refuses_numbers_out_of_range_before_training(text):
     with pytest.raises(InputError, match="cannot be followed"):
         Recipe.parse(text).spec(COMMON, 0)
+
+
+@pytest.mark.parametrize("through", ["perfect", "memory:0.4"])
+def test_ranges_are_learned_in_a_memory(digits, tmp_path, through):
+    text = f"sgd+ranges+{through}"
+    (path,), epochs = trained(digits, tmp_path, text, seeds=(0,))
+    with safe_open(path, "pt") as file:
+        record = TrainingRecord.model_validate_json(file.metadata()["training"])
+    assert epochs == 1 and record.memory is not None
+    assert len(record.memory["ranges"]) == 2
+    assert (record.memory["chips"] == "perfect") == (through == "perfect")
+    assert trained(digits, tmp_path, text, seeds=(0,))[1] == 0
 
 
 def test_what_is_common_and_what_is_not():

@@ -25,9 +25,10 @@ __all__ = ["compare_training"]
 
 _ARM = (
     "RECIPE, NAME=RECIPE, or NAME=FILES of weights such as 'sam-*.safetensors'; repeat it, what "
-    "others are held to first. RECIPE: METHOD[:RHO], and of clip[:DEVIATIONS], memory:POINT and "
-    "long (twice the epochs) what is wanted, joined by +  [default: sgd, sgd+clip, sam, asam, "
-    "samson2, samsoninf]"
+    "others are held to first. RECIPE: METHOD[:RHO], and of clip[:DEVIATIONS], memory:POINT (train "
+    "through it) or perfect (through its words alone), ranges (learn them there) and long (twice "
+    "the epochs) what is wanted, joined by +  [default: sgd, sgd+clip, sam, asam, samson2, "
+    "samsoninf]"
 )
 _DEFAULT = ("sgd", "sgd+clip", "sam", "asam", "samson2", "samsoninf")
 _WEIGHTS = (".safetensors", ".pt", ".pth", ".bin")

@@ -17,6 +17,7 @@ from joulewise.models import host, load_model, load_weights, save_weights
 from joulewise.placement import Placement
 from joulewise.training import (
     EpochRecord,
+    LearnedRanges,
     Method,
     TrainingMemory,
     TrainingRecord,
@@ -26,7 +27,13 @@ from joulewise.training import (
 
 __all__ = ["Recipe", "train_networks"]
 
-_PARTS = "METHOD or METHOD:RHO, clip or clip:DEVIATIONS, memory:POINT, long"
+_PARTS = (
+    "METHOD or METHOD:RHO, clip or clip:DEVIATIONS, memory:POINT or perfect, ranges with one of "
+    "these, long"
+)
+# Whether a number follows, may follow, or must not.
+_NUMBERS = {"clip": (True, False), "memory": (True,), "perfect": (False,), "ranges": (False,)}
+_NUMBERS |= {"long": (False,)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +45,9 @@ class Recipe:
         method: The optimizer, by name.
         rho: Radius of its ascent; None for its default.
         clip: Of the weights, in standard deviations of a layer; None where nothing is clipped.
-        point: Where to set the memory that is trained through; None for a perfect memory.
+        point: Where to set the memory that is trained through; None where there is no such.
+        perfect: Whether a perfect memory is trained through: words that never fail.
+        ranges: Whether the ranges of weights are learned in that memory.
         long: Whether it has twice the epochs: as many gradients as a method that takes two a step.
     """
 
@@ -47,6 +56,8 @@ class Recipe:
     rho: float | None = None
     clip: float | None = None
     point: float | None = None
+    perfect: bool = False
+    ranges: bool = False
     long: bool = False
 
     @classmethod
@@ -72,11 +83,12 @@ class Recipe:
         found: dict[str, float | None] = {}
         for part in rest:
             name, value = _named(part, text)
-            if name not in ("clip", "memory", "long") or name in found:
-                _refuse(text, f"the part {part!r}")
-            if (name == "memory") != (value is not None) and name != "clip":
+            if name in found or (value is not None) not in _NUMBERS.get(name, ()):
                 _refuse(text, f"the part {part!r}")
             found[name] = value
+        through = {"memory", "perfect"} & found.keys()
+        if len(through) > 1 or ("ranges" in found and not through):
+            _refuse(text, "two memories" if through else "ranges, and no memory to learn them in")
         clip = found.get("clip")
         return cls(
             text=text,
@@ -84,6 +96,8 @@ class Recipe:
             rho=rho,
             clip=2.0 if "clip" in found and clip is None else clip,
             point=found.get("memory"),
+            perfect="perfect" in found,
+            ranges="ranges" in found,
             long="long" in found,
         )
 
@@ -165,18 +179,31 @@ def train_networks(
         stem = re.sub(r"[^\w.]+", "-", recipe.text)
         path = folder / f"{stem}-{seed}.safetensors"
         network = host(network, data.input_shape)
-        memory = None
-        if recipe.point is not None:
-            placement = placing(network)
-            knob = knob or placement.placed[0].device.knob
-            setting: dict[str, Any] = {knob: recipe.point}
-            memory = TrainingMemory(placement, seed=seed, **setting)
+        memory = _memory(recipe, network, seed, placing, knob)
         paths.append(path)
         if _is_done(path, model, data, spec, memory):
             continue
         record = train(network, data, spec, progress, memory=memory)
         save_weights(network, path, {"model": model, "training": record.model_dump_json()})
     return tuple(paths)
+
+
+def _memory(
+    recipe: Recipe,
+    network: nn.Module,
+    seed: int,
+    placing: Callable[[nn.Module], Placement],
+    knob: str | None,
+) -> TrainingMemory | None:
+    """What a network is trained through, if anything."""
+    if recipe.point is None and not recipe.perfect:
+        return None
+    placement = placing(network)
+    ranges = LearnedRanges(placement) if recipe.ranges else None
+    if recipe.perfect:
+        return TrainingMemory(placement, perfect=True, ranges=ranges)
+    setting: dict[str, Any] = {knob or placement.placed[0].device.knob: recipe.point}
+    return TrainingMemory(placement, seed=seed, ranges=ranges, **setting)
 
 
 def _is_done(
@@ -197,14 +224,15 @@ def _is_done(
         metadata.get("model") == model
         and record.spec == spec
         and (record.data, record.train_images) == (data.name, len(data.train))
-        and _without_steps(record.memory) == _without_steps(through)
+        and _as_begun(record.memory) == _as_begun(through)
     )
 
 
-def _without_steps(memory: dict[str, object] | None) -> dict[str, object] | None:
-    """What a memory is, without how far it was used."""
+def _as_begun(memory: dict[str, object] | None) -> dict[str, object] | None:
+    """What a memory is, without what training made of it."""
     if memory is None:
         return None
     kept = {k: v for k, v in memory.items() if k not in ("steps", "last_plan")}
+    kept["ranges"] = memory.get("ranges") is not None
     plain: dict[str, object] = json.loads(json.dumps(kept))  # as a file gives it back
     return plain

@@ -310,7 +310,6 @@ class NetworkSpec(BaseModel):
             points=None if points is None else tuple(points),
         )
 
-
     def _training(self, metadata: Mapping[str, str]) -> TrainingRecord | None:
         """The record that a weights file holds, if any.
 
