@@ -80,7 +80,7 @@ def test_ranges_are_learned_in_a_memory(digits, tmp_path, through):
     with safe_open(path, "pt") as file:
         record = TrainingRecord.model_validate_json(file.metadata()["training"])
     assert epochs == 1 and record.memory is not None
-    assert len(record.memory["ranges"]) == 2
+    assert len(record.memory["ranges"]) == 3
     assert (record.memory["chips"] == "perfect") == (through == "perfect")
     assert trained(digits, tmp_path, text, seeds=(0,))[1] == 0
 
