@@ -8,6 +8,7 @@ through      training through a memory: each step computes with what one chip re
 ramp         an operating point that moves as training goes on
 clipping     weights clipped after each step
 batchnorm    statistics of BatchNorm as a memory makes them, after training
+recovery     what is left to fit once a network lies on a chip, fitted to it
 """
 
 from joulewise.training.augment import augment as augment
@@ -20,18 +21,22 @@ from joulewise.training.clipping import clip_weights as clip_weights
 from joulewise.training.methods import Method as Method
 from joulewise.training.ramp import Ramp as Ramp
 from joulewise.training.recipe import TrainingSpec as TrainingSpec
+from joulewise.training.recovery import Recovery as Recovery
+from joulewise.training.recovery import fit_to_chip as fit_to_chip
 from joulewise.training.through import TrainingMemory as TrainingMemory
 
 __all__ = [
     "EpochRecord",
     "Method",
     "Ramp",
+    "Recovery",
     "TrainingMemory",
     "TrainingRecord",
     "TrainingSpec",
     "accuracy",
     "augment",
     "clip_weights",
+    "fit_to_chip",
     "reestimate_batchnorm",
     "train",
 ]
