@@ -1,5 +1,6 @@
 """What a robust training step costs, in plain SGD steps of the same process.
 
+    pip install pytorch_optimizer sam-pytorch  # peers, where you want them beside
     python benchmarks/training_step.py [--threads 1] [--repeats 15] [--device cpu] [--json]
 
 ResNet-20 on batches of 128 images of 32x32; a step is gradients cleared, forward, backward, update.
@@ -11,18 +12,26 @@ Steps of all methods alternate; each figure is the median over rounds of the rat
 of the same round, with the range of the middle half. On a CPU that is CPU time of the process (the
 machine may be shared), on a GPU wall time, waited for. All sides share the allocator's settings.
 
-The SAM of pytorch_optimizer, a public peer, is measured beside where it is importable.
+Extra memory is the peak of all tensors that are alive, from the making of the model to the end of
+the second step, less that of the plain step: on a CPU from the allocator's events as PyTorch's
+profiler sees them, on a GPU from its peak. It is given in bytes, and in copies of the weights.
+
+The SAM of two public peers is measured beside where they are importable: that of pytorch_optimizer,
+and that of sam-pytorch, which is imported as sam.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import itertools
 import json
 import math
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
+from importlib.metadata import version
 from typing import Any
 
 import torch
@@ -42,7 +51,6 @@ LIMITS = {
     **dict.fromkeys(["SRAM, eta = 0.5", "Crossbar"], 1.1),
 }
 WARM_UP = 2
-PEER = "pytorch_optimizer"
 SGD = {"lr": 0.01, "momentum": 0.9, "weight_decay": 5e-4}
 
 Step = Callable[[], object]
@@ -58,26 +66,33 @@ def main() -> None:
     keep_freed_memory()
     torch.set_num_threads(arguments.threads)
     device = torch.device(arguments.device)
-    steps = {name: prepare(make, device) for name, make in methods().items()}
-    steps |= {name: prepare_through(put, device) for name, put in memories().items()}
-    steps |= peer(device)
-    rows = measure(steps, arguments.repeats, device)
+    makers: dict[str, Callable[[], Step]] = {
+        **{name: partial(prepare, make, device) for name, make in methods().items()},
+        **{name: partial(prepare_through, put, device) for name, put in memories().items()},
+        **peers(device),
+    }
+    held = {name: bytes_at_peak(make, device) for name, make in makers.items()}
+    rows = measure({name: make() for name, make in makers.items()}, arguments.repeats, device)
+    weights = sum(4 * parameter.numel() for parameter in problem(device)[1].parameters())
+    for row in rows:
+        row["extra_bytes"] = held[row["method"]] - held[rows[0]["method"]]
+        row["extra_copies"] = row["extra_bytes"] / weights
     where = (
         torch.cuda.get_device_name() if device.type == "cuda" else f"{arguments.threads} thread(s)"
     )
+    installed = {name: version(name) for name in PEERS if name in makers}
     if arguments.json:
         about = {"torch": torch.__version__, "where": where, **vars(arguments)}
-        print(json.dumps(about | {"peer": PEER in steps, "rows": rows}, indent=2))
+        print(json.dumps(about | {"peers": installed, "rows": rows}, indent=2))
         return
-    print(f"torch {torch.__version__}, {where}, ResNet-20, batch {BATCH}")
+    print(f"torch {torch.__version__}, {where}, ResNet-20, batch {BATCH}, peers {installed}")
     for row in rows:
         low, high = row["middle_half"]
         print(
             f"{row['method']:<18} {row['ms']:8.2f} ms   {row['ratio']:.3f}x "
-            f"[{low:.3f}, {high:.3f}]   limit {row['limit'] or '-'}"
+            f"[{low:.3f}, {high:.3f}]   limit {row['limit'] or '-':<4}  "
+            f"memory +{row['extra_bytes'] / 1e6:.2f} MB, {row['extra_copies']:.2f} copies"
         )
-    if PEER not in steps:
-        print(f"{PEER:<18} not installed")
 
 
 def methods() -> dict[str, Callable[[list[nn.Parameter]], torch.optim.Optimizer]]:
@@ -137,12 +152,20 @@ def prepare(
     return lambda: optimizer.step(closure)
 
 
-def peer(device: torch.device) -> dict[str, Step]:
-    """The public SAM in its two-call form, which leaves the first pass to the caller."""
-    try:
-        sam = importlib.import_module(PEER).SAM
-    except ImportError:
-        return {}
+def peers(device: torch.device) -> dict[str, Callable[[], Step]]:
+    """Those that can be imported."""
+    found = {}
+    for name, (module, make) in PEERS.items():
+        try:
+            sam = importlib.import_module(module).SAM
+        except ImportError:
+            continue
+        found[name] = partial(make, sam, device)
+    return found
+
+
+def in_two_calls(sam: Any, device: torch.device) -> Step:
+    """Of pytorch_optimizer; it leaves the first pass to the caller."""
     forward_backward, model = problem(device)
     optimizer = sam(list(model.parameters()), torch.optim.SGD, rho=0.05, **SGD)
 
@@ -152,7 +175,49 @@ def peer(device: torch.device) -> dict[str, Step]:
         forward_backward()
         optimizer.second_step(zero_grad=True)
 
-    return {PEER: step}
+    return step
+
+
+def around_an_optimizer(sam: Any, device: torch.device) -> Step:
+    """Of sam-pytorch."""
+    forward_backward, model = problem(device)
+    base = torch.optim.SGD(model.parameters(), **SGD)
+    optimizer = sam(model.parameters(), base, rho=0.05)
+
+    def closure() -> Tensor:
+        base.zero_grad()
+        return forward_backward()
+
+    return lambda: optimizer.step(closure)
+
+
+PEERS: dict[str, tuple[str, Callable[[Any, torch.device], Step]]] = {
+    "pytorch_optimizer": ("pytorch_optimizer", in_two_calls),
+    "sam-pytorch": ("sam", around_an_optimizer),
+}
+
+
+def bytes_at_peak(make: Callable[[], Step], device: torch.device) -> int:
+    """The most that tensors hold at a time, in making a step and doing it twice."""
+
+    def run() -> None:
+        step = make()
+        step()
+        step()
+
+    if device.type == "cuda":
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        run()
+        return torch.cuda.max_memory_allocated() - before
+    with torch.profiler.profile(
+        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
+    ) as profile:
+        run()
+    # The profiler's own figures are sums over operations, which have no peak.
+    events = profile.profiler.kineto_results.events()
+    changes = sorted((e for e in events if e.name() == "[memory]"), key=lambda e: e.start_ns())
+    return max(itertools.accumulate(change.nbytes() for change in changes))
 
 
 def problem(device: torch.device) -> tuple[Callable[[], Tensor], nn.Module]:

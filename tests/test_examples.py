@@ -2,12 +2,19 @@
 
 import importlib.util
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+import torch
+import torch.nn.functional as F
 
 from contracts import check_device
-from joulewise.errors import OperatingPointError
+from joulewise.data import load_digits
+from joulewise.errors import InputError, OperatingPointError
+from joulewise.models import build
+from joulewise.placement import place
+from joulewise.training import TrainingMemory, clip_weights
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -42,3 +49,166 @@ def test_robust_training_runs(capsys):
     intervals = [line.split("[")[1].split("]")[0].split(", ") for line in lines]
     plain, _, through = ([float(end) for end in interval] for interval in intervals)
     assert through[0] > plain[1]
+
+
+# Other people's loops: the same weights as the plain loop in PyTorch.
+
+
+def batches():
+    return list(load_digits().train.subset(320).batches(64))
+
+
+def network():
+    return build("mlp", (1, 8, 8), 10, seed=0)
+
+
+def plain_loop(optimizer_of, epochs, *, together=1, clip=None, memory=None, after=None):
+    """Both passes over several batches, clipping, and a step: what every loop has to come to."""
+    model = network()
+    optimizer = optimizer_of(model)
+    block = nullcontext() if memory is None else memory(model)
+
+    def slopes(some):
+        for inputs, targets in some:
+            (F.cross_entropy(model(inputs), targets) / len(some)).backward()
+
+    data = batches()
+    for start in [*range(0, len(data) - together + 1, together)] * epochs:
+        some = data[start : start + together]
+        optimizer.zero_grad()
+        with block:
+            slopes(some)
+            with optimizer.ascent():
+                slopes(some)
+        if clip is not None:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
+        optimizer.step()
+        if after is not None:
+            after(model)
+    return model
+
+
+def difference(one, other):
+    pairs = zip(one.parameters(), other.parameters(), strict=True)
+    return max((a - b).abs().max().item() for a, b in pairs)
+
+
+@pytest.fixture(scope="module")
+def in_lightning():
+    pytest.importorskip("lightning", reason="Lightning is not installed")
+    found = example("lightning_samson")
+    found.EPOCHS = 2
+    return found
+
+
+# Of Lightning's own: with this PyTorch, and where a machine has many cores.
+OF_LIGHTNING = pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning", "ignore:.*workers")
+
+
+@OF_LIGHTNING
+@pytest.mark.parametrize("clip", [None, 0.2])
+def test_lightning_climbs_with_automatic_optimization(in_lightning, clip, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = in_lightning.fit(in_lightning.Digits(), batches(), gradient_clip_val=clip)
+    wanted = plain_loop(in_lightning.optimizer_for, 2, clip=clip)
+    # Lightning clips before the climb too, a factor that cancels but for rounding.
+    assert difference(found, wanted) <= (0 if clip is None else 1e-6)
+    assert difference(found, network()) > 0.01
+    assert not list(tmp_path.iterdir())
+    if clip is not None:
+        assert difference(wanted, plain_loop(in_lightning.optimizer_for, 2)) > 0.01
+
+
+@OF_LIGHTNING
+def test_lightning_climbs_with_manual_optimization(in_lightning):
+    found = in_lightning.fit(in_lightning.Accumulated(), batches()[:4])
+    model = plain_loop(in_lightning.optimizer_for, 2, together=2, clip=1.0)
+    assert difference(found, model) == 0
+    assert difference(found, network()) > 0.01
+
+
+@OF_LIGHTNING
+def test_lightning_trains_through_a_memory(in_lightning):
+    found = in_lightning.fit(in_lightning.ThroughMemory(), batches())
+    wanted = plain_loop(
+        in_lightning.optimizer_for,
+        2,
+        memory=lambda model: TrainingMemory(
+            place(model, weights=in_lightning.CROSSBAR), seed=0, **in_lightning.SETTING
+        ),
+        after=lambda model: clip_weights(model, deviations=2.0),
+    )
+    assert difference(found, wanted) == 0
+    assert difference(found, plain_loop(in_lightning.optimizer_for, 2)) > 0.01
+
+
+@OF_LIGHTNING
+def test_lightning_is_refused_where_it_would_not_climb(in_lightning):
+    """Accumulated batches above would be the last one alone; a step without a block none at all."""
+    with pytest.raises(InputError, match="the closure is one that does not clear the gradients"):
+        in_lightning.fit(in_lightning.Digits(), batches(), accumulate_grad_batches=2)
+
+    class Plain(in_lightning.ThroughMemory):
+        def training_step(self, batch, index):
+            optimizer = self.optimizers()
+            optimizer.zero_grad()
+            self.manual_backward(self.loss(batch))
+            optimizer.step()
+
+    with pytest.raises(InputError, match="the closure is one that does not clear the gradients"):
+        in_lightning.fit(Plain(), batches())
+
+
+@OF_LIGHTNING
+def test_lightning_samson_runs(in_lightning, capsys):
+    in_lightning.main()
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["Digits", "Accumulated", "ThroughMemory"]
+
+
+@pytest.fixture(scope="module")
+def in_the_trainer():
+    pytest.importorskip("transformers", reason="transformers is not installed")
+    pytest.importorskip("accelerate", reason="accelerate is not installed")
+    found = example("huggingface_sam")
+    found.EPOCHS = 2
+    return found
+
+
+def fit_by(module, trainer, **options):
+    """The network, and the global generator as it was: the Trainer seeds it."""
+    model, state = network(), torch.random.get_rng_state()
+    inputs, labels = (torch.cat(part) for part in zip(*batches(), strict=True))
+    try:
+        module.fit(trainer, model, inputs, labels, **options)
+    finally:
+        torch.random.set_rng_state(state)
+    return model
+
+
+@pytest.mark.parametrize(("together", "clip"), [(1, None), (1, 0.2), (5, 0.2)])
+def test_the_trainer_climbs(in_the_trainer, together, clip, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = fit_by(
+        in_the_trainer,
+        in_the_trainer.SharpnessAwareTrainer,
+        gradient_accumulation_steps=together,
+        max_grad_norm=clip or 0.0,
+    )
+    wanted = plain_loop(in_the_trainer.optimizer_for, 2, together=together, clip=clip)
+    assert difference(found, wanted) == 0
+    assert difference(found, network()) > 0.001
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_trainer_as_it_comes_is_refused(in_the_trainer):
+    with pytest.raises(InputError, match=r"step\(\) is without an ascent, a plain step of base"):
+        fit_by(in_the_trainer, in_the_trainer.Trainer)
+
+
+def test_huggingface_sam_runs(in_the_trainer, capsys):
+    state = torch.random.get_rng_state()
+    in_the_trainer.main()
+    torch.random.set_rng_state(state)
+    lines = [line for line in capsys.readouterr().out.splitlines() if "batches in a step" in line]
+    assert [line.split()[0] for line in lines] == ["1", "2"]

@@ -66,6 +66,7 @@ if TYPE_CHECKING:
     from joulewise.training import TrainingMemory as TrainingMemory
     from joulewise.training import TrainingSpec as TrainingSpec
     from joulewise.training import clip_weights as clip_weights
+    from joulewise.training import fit_to_chip as fit_to_chip
     from joulewise.training import reestimate_batchnorm as reestimate_batchnorm
     from joulewise.training import train as train
 
@@ -105,6 +106,7 @@ _ROOMS = {
     "clip_weights": "training",
     "compare": "study",
     "energy": "placement",
+    "fit_to_chip": "training",
     "fold_batchnorm": "placement",
     "load_data": "data",
     "load_model": "models",
@@ -154,6 +156,7 @@ __all__ = [
     "clip_weights",
     "compare",
     "energy",
+    "fit_to_chip",
     "fold_batchnorm",
     "load_data",
     "load_model",

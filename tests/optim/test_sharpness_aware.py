@@ -128,6 +128,68 @@ def test_a_block_is_a_closure_in_the_open(method):
     assert same_bits(first.state_dict().values(), second.state_dict().values())
 
 
+class Wrapped:
+    """A wrapper as Lightning makes one: of the optimizer's class, with attributes of its own."""
+
+    def __init__(self, optimizer):
+        self.inner = optimizer
+        self.__class__ = type("Wrapped", (Wrapped, type(optimizer)), {})
+
+    def __getattr__(self, name):
+        return getattr(self.inner, name)
+
+    def step(self):
+        return self.inner.step(lambda: None)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_block_of_a_wrapper_steps_by_a_closure_that_does_nothing(method):
+    make, _ = METHODS[method]
+    first, second = normed(), normed()
+    plain, inner = (make(m.parameters(), SGD, rho=RHO, lr=0.1) for m in (first, second))
+    wrapped, inputs_targets = Wrapped(inner), batch(dtype=torch.float32)
+    for _ in range(3):
+        for model, optimizer in ((first, plain), (second, wrapped)):
+            optimizer.zero_grad()
+            loss_of(model, *inputs_targets).backward()
+            with optimizer.ascent():
+                loss_of(model, *inputs_targets).backward()
+            optimizer.step()
+    assert same_bits(values(first), values(second))
+    assert not same_bits(values(first), values(normed()))
+    with pytest.raises(InputError, match="the closure is one that does not clear the gradients"):
+        wrapped.step()  # without a block
+
+
+@pytest.mark.parametrize("clear", ["optimizer", "zeros", "model"])
+def test_a_closure_that_adds_to_earlier_gradients_is_refused(clear):
+    """Above, it would see the last batch alone."""
+    model = network()
+    optimizer = SAM(model.parameters(), SGD, rho=RHO, lr=0.1)
+    how = {
+        "optimizer": optimizer.zero_grad,
+        "zeros": lambda: optimizer.zero_grad(set_to_none=False),
+        "model": model.zero_grad,
+    }[clear]
+
+    def adding():
+        loss = loss_of(model, *batch())
+        loss.backward()
+        return loss
+
+    def clearing():
+        how()
+        return adding()
+
+    optimizer.step(adding)  # there is nothing to clear yet
+    before = values(model)
+    with pytest.raises(InputError, match="the closure is one that does not clear the gradients"):
+        optimizer.step(adding)
+    assert same_bits(values(model), before)
+    optimizer.step(clearing)
+    assert not same_bits(values(model), before)
+
+
 def test_the_closure_runs_twice_with_gradients_on_though_the_caller_has_them_off():
     model = network()
     optimizer = SAM(model.parameters(), SGD, lr=0.1)

@@ -7,6 +7,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Literal, overload
 
 import torch
@@ -21,6 +22,18 @@ from joulewise.optim.climb import climb, slopes
 __all__ = ["SharpnessAware"]
 
 
+@dataclass(slots=True)
+class _Progress:
+    """How far a step has come.
+
+    An object, since wrappers such as Lightning's read attributes of the optimizer that they wrap,
+    and write their own.
+    """
+
+    stage: Literal["at w", "above", "back"] = "at w"
+    cleared: bool = False
+
+
 class SharpnessAware(Optimizer, ABC):
     """An optimizer that descends by the gradient found at the worst point nearby.
 
@@ -30,7 +43,8 @@ class SharpnessAware(Optimizer, ABC):
     that groups of different rho share one ellipsoid.
 
     **Two ways to step.** With a closure that clears the gradients, computes the loss, calls
-    ``backward`` and returns the loss, as Lightning passes one; it is called twice::
+    ``backward`` and returns the loss, as Lightning's automatic optimization passes one; it is
+    called twice::
 
         loss = optimizer.step(closure)  # the loss at w
 
@@ -51,7 +65,10 @@ class SharpnessAware(Optimizer, ABC):
 
     A loop that calls ``step()`` after a single ``backward``, such as that of Hugging Face's
     Trainer, would train without climbing, and is refused; there, a block belongs into
-    ``training_step``.
+    ``training_step``. So is a closure that adds to gradients of earlier batches, such as that of
+    Lightning with ``accumulate_grad_batches``: above, it would see the last batch alone.
+    Accumulation needs a block, in Lightning its manual optimization. Both loops are in
+    ``examples``.
 
     **What a step leaves alone.** The weights come back from copies, bit for bit, after an exception
     and Ctrl-C too. So do the buffers of every module that runs in the second pass, the statistics
@@ -86,7 +103,7 @@ class SharpnessAware(Optimizer, ABC):
     """
 
     base: Optimizer
-    _stage: Literal["at w", "above", "back"]
+    _progress: _Progress
 
     def __init__(
         self, params: ParamsT, base: type[Optimizer], own: dict[str, Any], options: dict[str, Any]
@@ -103,7 +120,7 @@ class SharpnessAware(Optimizer, ABC):
             refuse("base", base.__name__, allowed)
         self.defaults = {**self.base.defaults, **own}
         self._share()
-        self._stage = "at w"
+        self._progress = _Progress()
 
     @abstractmethod
     def _metric(self, params: list[Tensor], group: dict[str, Any]) -> list[Tensor] | None:
@@ -123,7 +140,7 @@ class SharpnessAware(Optimizer, ABC):
         Raises:
             InputError: if a gradient is sparse, or within another ascent of this optimizer.
         """
-        if self._stage == "above":
+        if self._progress.stage == "above":
             refuse("ascent()", "within another one", "one at a time")
         with torch.no_grad():
             upward = slopes(self.param_groups, self._metric)
@@ -131,7 +148,7 @@ class SharpnessAware(Optimizer, ABC):
             # Copies, since adding eps and then subtracting it does not lead back to w.
             copies = [torch.empty_like(p) for p in params]
             _copy(params, copies)
-        self._stage = "above"
+        self._progress.stage = "above"
         arrived: Literal["at w", "back"] = "at w"
         try:
             with torch.no_grad():
@@ -144,7 +161,7 @@ class SharpnessAware(Optimizer, ABC):
         finally:
             with torch.no_grad():
                 _copy(copies, params)
-            self._stage = arrived
+            self._progress.stage = arrived
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -158,29 +175,63 @@ class SharpnessAware(Optimizer, ABC):
         Args:
             closure: Clears the gradients, computes the loss, calls ``backward`` and returns the
                 loss; called at w and at ``w + eps``. Without one, the step takes the gradients of
-                the ``ascent()`` before it.
+                the ``ascent()`` before it; after an ascent a closure that returns None is called
+                once and stands for none, as Lightning's manual optimization passes one.
 
         Returns:
             What the closure returned at w; None without a closure.
 
         Raises:
-            InputError: without a closure, if no ``ascent()`` came since the last step; and within
-                an ascent.
+            InputError: without a closure, if no ``ascent()`` came since the last step; within an
+                ascent; and if the closure does not clear the gradients.
         """
-        if self._stage == "above":
+        if self._progress.stage == "above":
             refuse("step()", "within an ascent, which would undo it", "a step after the block")
+        climbed = self._progress.stage == "back"
         loss = None
         if closure is not None:
             with torch.enable_grad():
+                check = self._watch_for_clearing()
                 loss = closure()
-                with self.ascent():
-                    closure()
-        elif self._stage != "back":
+                if not (climbed and loss is None):
+                    check()
+                    with self.ascent():
+                        closure()
+        elif not climbed:
             allowed = "step() after `with optimizer.ascent():`, or step(closure)"
             refuse("step()", "without an ascent, a plain step of base", allowed)
-        self._stage = "at w"
+        self._progress.stage = "at w"
         self.base.step()
         return loss
+
+    def _watch_for_clearing(self) -> Callable[[], None]:
+        """Called before a closure; what it gives is called after it, and refuses.
+
+        Raises:
+            InputError: if gradients from before it are still there.
+        """
+        # One gradient tells of all, and the smallest costs no memory to hold.
+        params = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
+        param = min(params, key=Tensor.numel, default=None)
+        held = None if param is None else param.grad
+        self._progress.cleared = False
+
+        def check() -> None:
+            if param is None or self._progress.cleared or param.grad is not held:
+                return
+            allowed = "one that calls optimizer.zero_grad(), or `with optimizer.ascent():`"
+            refuse("the closure", "one that does not clear the gradients", allowed)
+
+        return check
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Clear the gradients, as any torch optimizer does.
+
+        Args:
+            set_to_none: Rather than to zeros.
+        """
+        self._progress.cleared = True
+        super().zero_grad(set_to_none)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add parameters, as for any torch optimizer.
@@ -217,7 +268,7 @@ class SharpnessAware(Optimizer, ABC):
             group.update(own | group)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "base": self.base, "_stage": "at w"}
+        return {**super().__getstate__(), "base": self.base, "_progress": _Progress()}
 
     def _share(self) -> None:
         self.param_groups = self.base.param_groups

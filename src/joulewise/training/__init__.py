@@ -9,6 +9,7 @@ ramp         an operating point that moves as training goes on
 clipping     weights clipped after each step
 ranges       the magnitude that weights are clipped to, learned beside them
 batchnorm    statistics of BatchNorm as a memory makes them, after training
+recovery     what is left to fit once a network lies on a chip, fitted to it
 """
 
 from joulewise.training.augment import augment as augment
@@ -22,6 +23,8 @@ from joulewise.training.methods import Method as Method
 from joulewise.training.ramp import Ramp as Ramp
 from joulewise.training.ranges import LearnedRanges as LearnedRanges
 from joulewise.training.recipe import TrainingSpec as TrainingSpec
+from joulewise.training.recovery import Recovery as Recovery
+from joulewise.training.recovery import fit_to_chip as fit_to_chip
 from joulewise.training.through import TrainingMemory as TrainingMemory
 
 __all__ = [
@@ -29,12 +32,14 @@ __all__ = [
     "LearnedRanges",
     "Method",
     "Ramp",
+    "Recovery",
     "TrainingMemory",
     "TrainingRecord",
     "TrainingSpec",
     "accuracy",
     "augment",
     "clip_weights",
+    "fit_to_chip",
     "reestimate_batchnorm",
     "train",
 ]

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from joulewise.data import Split
@@ -54,7 +54,7 @@ def reestimate_batchnorm(
         5
     """
     model = memory.placement.model
-    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    norms = tracked(model)
     if not norms:
         raise ModelError("no layer of the model keeps running statistics; allowed: BatchNorm")
     batches = prepare(data, model, batch_size)
@@ -78,6 +78,11 @@ def reestimate_batchnorm(
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
+
+
+def tracked(model: nn.Module) -> list[_BatchNorm]:
+    """The layers of BatchNorm that keep running statistics."""
+    return [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
 
 
 def _statistics(norm: _BatchNorm) -> dict[str, Tensor]:
