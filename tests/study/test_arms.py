@@ -116,7 +116,7 @@ def test_one_network_has_no_interval_and_neither_has_one_that_never_crosses():
 def test_intervals_stay_where_the_device_can_be_set(comparison):
     for arm in comparison.arms:
         for saving in arm.savings:
-            for end in (saving.saved_low, saving.saved_high):
+            for end in (saving.low, saving.high, saving.saved_low, saving.saved_high):
                 assert end is None or 0 <= end <= 1
 
 

@@ -65,7 +65,8 @@ class ArmSaving(BaseModel):
         drop: The accuracy given up; 0.01 is one point.
         point: The least reliable point at which the mean over networks is within the drop,
             interpolated; None if it is at none that was simulated.
-        low: The less reliable end of the 95 % interval of ``point``; None without one.
+        low: The less reliable end of the 95 % interval of ``point``, at most the device's own end;
+            None without one.
         high: The more reliable end.
         at_edge: The least reliable point simulated is still within the drop.
         memory_j: Joules of placed memory per inference there, mean over networks.
@@ -321,13 +322,13 @@ def _saving(
     against = None
     if first is not None and first.memory_j and joules is not None:
         against = 1 - joules / first.memory_j
-    ends = [_spent(arm, _inside(arm, ladder.setting(end)))[1] for end in (low, high)]
-    saved = [None if end is None else 1 - end for end in ends]
+    ends = [_inside(arm, ladder.setting(end)) for end in (low, high)]
+    saved = [None if e is None else 1 - e for e in (_spent(arm, end)[1] for end in ends)]
     return ArmSaving(
         drop=drop,
         point=point,
-        low=ladder.setting(low),
-        high=ladder.setting(high),
+        low=ends[0],
+        high=ends[1],
         at_edge=bool(place == ladder.places[-1]),
         memory_j=joules,
         saved=None if share is None else 1 - share,
