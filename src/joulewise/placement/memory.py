@@ -39,6 +39,7 @@ class Memory:
     often as needed, and computes with the tensors of that choice.
 
     Attributes:
+        stored: Each placed weight, as its device stores it.
         converters: Of the weights whose arrays round.
     """
 
@@ -48,10 +49,10 @@ class Memory:
         self._modules = dict(placement.model.named_modules())
         self._parameters = {p.name: _parameters(self._modules, p) for p in self._weights}
         self._originals = {name: own[0].detach() for name, own in self._parameters.items()}
-        self._stored = {
+        self.stored = {
             p.name: p.device.store(self._originals[p.name], name=p.name) for p in self._weights
         }
-        found = {p.name: Converters.of(p, self._stored[p.name]) for p in self._weights}
+        found = {p.name: Converters.of(p, self.stored[p.name]) for p in self._weights}
         self.converters = {name: c for name, c in found.items() if c is not None}
         self._conversion = Conversion(self.converters)
         self._current: dict[str, Tensor] = {}
@@ -66,7 +67,7 @@ class Memory:
     @cached_property
     def _ideal(self) -> dict[str, Tensor]:
         """What a perfect memory reads; not needed in a step of training."""
-        return {p.name: p.device.ideal(self._stored[p.name]) for p in self._weights}
+        return {p.name: p.device.ideal(self.stored[p.name]) for p in self._weights}
 
     @property
     def watches(self) -> bool:
@@ -114,7 +115,7 @@ class Memory:
         return {p.name: self._moments_of(p, plan[p.name]) for p in self._weights}
 
     def _moments_of(self, placed: Placed, point: Point) -> Moments:
-        moments = placed.device.moments(self._stored[placed.name], point)
+        moments = placed.device.moments(self.stored[placed.name], point)
         like = self._originals[placed.name]
         # Both laid out as the weight is, so that one view fits all three.
         mean = torch.empty_like(like).copy_(moments.mean)
@@ -126,7 +127,7 @@ class Memory:
 
     def weight(self, placed: Placed, point: Point, chip: Chip) -> Tensor:
         """What one chip reads of one placed weight; the model goes on with what it has."""
-        return placed.device.read(self._stored[placed.name], point, chip.at(placed.name))
+        return placed.device.read(self.stored[placed.name], point, chip.at(placed.name))
 
     def expect(
         self,
@@ -395,7 +396,7 @@ def read_by(
     chip: Chip,
     *,
     scale_gradients: bool = False,
-) -> Iterator[None]:
+) -> Iterator[Memory]:
     """Store the weights as they are now, and let the model compute with what one chip reads.
 
     The model stays in its mode, and what its forward passes do to buffers stays done. Gradients
@@ -414,7 +415,7 @@ def read_by(
         scale_gradients: Multiply the gradient of each weight by what is read over what is stored.
 
     Yields:
-        Nothing.
+        The memory that reads.
     """
     memory = Memory(placement)
     with ExitStack() as stack:
@@ -426,7 +427,7 @@ def read_by(
         memory.read(plan, chip, again=False)
         if scale_gradients:
             stack.callback(memory.scale_gradients())
-        yield
+        yield memory
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from joulewise.devices import Chip, Point, plain_point
 from joulewise.errors import InputError, check_in_range, check_whole, refuse
-from joulewise.placement import Placed, Placement, read_by
+from joulewise.placement import Memory, Placed, Placement, read_by
 
 __all__ = ["Plan", "TrainingMemory"]
 
@@ -135,6 +135,7 @@ class TrainingMemory(AbstractContextManager[Chip]):
         self._scale_gradients = scale_gradients
         self._following = _following(placement)
         self._block: ExitStack | None = None
+        self._memory: Memory | None = None
         self._held = False
         self.plan(0)
 
@@ -170,7 +171,9 @@ class TrainingMemory(AbstractContextManager[Chip]):
         with ExitStack() as block:
             plan = self.plan(self.steps)
             scaled = self._scale_gradients
-            block.enter_context(read_by(self._following, plan, chip, scale_gradients=scaled))
+            self._memory = block.enter_context(
+                read_by(self._following, plan, chip, scale_gradients=scaled)
+            )
             block.callback(register_optimizer_step_pre_hook(self._refuse_step).remove)
             self._block = block.pop_all()
         return chip
@@ -182,7 +185,7 @@ class TrainingMemory(AbstractContextManager[Chip]):
         trace: TracebackType | None,
     ) -> None:
         """End the block: the weights are back."""
-        block, self._block = self._block, None
+        block, self._block, self._memory = self._block, None, None
         assert block is not None
         try:
             block.close()
