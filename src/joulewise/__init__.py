@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from joulewise.simulation import sweep as sweep
     from joulewise.study import Contender as Contender
     from joulewise.study import compare as compare
+    from joulewise.training import NoiseMaximisation as NoiseMaximisation
     from joulewise.training import Ramp as Ramp
     from joulewise.training import TrainingMemory as TrainingMemory
     from joulewise.training import TrainingSpec as TrainingSpec
@@ -89,6 +90,7 @@ _ROOMS = {
     "Mask": "devices",
     "Measured": "devices",
     "Moments": "prediction",
+    "NoiseMaximisation": "training",
     "PCM": "devices",
     "Placement": "placement",
     "Ramp": "training",
@@ -138,6 +140,7 @@ __all__ = [
     "Mask",
     "Measured",
     "Moments",
+    "NoiseMaximisation",
     "Placement",
     "Ramp",
     "ReadOut",
