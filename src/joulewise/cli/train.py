@@ -47,6 +47,12 @@ def train(
     v_dd: options.VDD = None,
     g_max: options.GMax = None,
     seconds: options.Seconds = None,
+    energy: Annotated[
+        float | None,
+        typer.Option(
+            help="learn a point for each tensor, at this share of a reliable memory's energy"
+        ),
+    ] = None,
     seed: options.Seed = 0,
     threads: options.Threads = 0,
     json: options.Json = False,
@@ -56,7 +62,8 @@ def train(
     """Train a network (SGD, momentum, cosine) and save its weights.
 
     With --eta, --v-dd, --g-max or --seconds it is trained through that memory: each step computes
-    with what another chip reads of the weights.
+    with what another chip reads of the weights. With --energy the points are learned too, one for
+    each tensor.
 
     Example: joulewise train --model cnn --data digits --out cnn.safetensors
 
@@ -64,6 +71,8 @@ def train(
 
     Example: joulewise train --model cnn --device crossbar --sigma 1e-6 --g-max 2e-5 --out
     noisy.safetensors
+
+    Example: joulewise train --model cnn --energy 0.2 --out cnn.safetensors
     """
     console.start(threads)
     from joulewise.data import load_data
@@ -89,7 +98,7 @@ def train(
     dataset = load_data(data)
     network = load_model(model, dataset.input_shape, dataset.classes, seed=seed)
     network = host(network, dataset.input_shape)
-    memory = _memory(network, dataset, placed, knobs, seed)
+    memory = _memory(network, dataset, placed, knobs, energy, seed)
     with console.bar(f"train {model}") as update:
         record = fit(
             network,
@@ -101,8 +110,10 @@ def train(
     save_weights(network, out, {"model": model, "training": record.model_dump_json()})
     if json:
         typer.echo(record.model_dump_json(indent=2))
-    else:
-        _print(record, out)
+        return
+    _print(record, out)
+    if energy is not None and memory is not None:
+        _print_points(memory)
 
 
 def _memory(
@@ -110,22 +121,27 @@ def _memory(
     dataset: Dataset,
     placed: dict[str, Any],
     knobs: dict[str, list[float] | None],
+    energy: float | None,
     seed: int,
 ) -> TrainingMemory | None:
-    """What to train through; None without an operating point.
+    """What to train through; None without an operating point or an energy.
 
     Raises:
-        InputError: if there are several points, or a memory without any.
+        InputError: if there are several points, points and an energy, or a memory without either.
     """
     from joulewise.errors import InputError, refuse
-    from joulewise.training import TrainingMemory
+    from joulewise.training import NoiseMaximisation, TrainingMemory
 
     spec = placing.placement_spec(placed)
+    if energy is not None:
+        if any(knobs.values()):
+            refuse("energy", "given beside an operating point", "one of the two")
+        return NoiseMaximisation(spec.place(network, dataset), energy=energy, seed=seed)
     if not any(knobs.values()):
         if spec != type(spec)():
             raise InputError(
                 "a memory is described, and no point to train it at; allowed: one of --eta, "
-                "--v-dd, --g-max, --seconds beside it"
+                "--v-dd, --g-max, --seconds, --energy beside it"
             )
         return None
     knob, points = options.operating_points(**knobs)
@@ -160,3 +176,19 @@ def _print(record: TrainingRecord, out: Path) -> None:
         f"{out}: test accuracy {format_percent(record.test_accuracy)} on {record.test_images} "
         f"images, {record.spec.epochs} epochs in {record.seconds:.0f} s"
     )
+
+
+def _print_points(memory: TrainingMemory) -> None:
+    """The points that were learned, tensor by tensor."""
+    from joulewise.placement import energy as energy_of
+    from joulewise.units import format_percent, format_point, format_si
+
+    plan = memory.plan(memory.steps)
+    spent = energy_of(memory.placement, plan)
+    rows = []
+    for p in memory.placement.placed:
+        point = format_point(p.device.knob, float(f"{float(plan[p.name]):.4g}"))
+        joules = format_si(float(spent.memory_j[p.name]), "J")
+        rows.append([p.name, p.role, str(p.words), f"{p.device.knob} {point}", joules])
+    title = f"learned: {format_percent(spent.normalised, 1)} of the energy of a reliable memory"
+    console.print_table(title, ["tensor", "role", "words", "point", "energy"], rows)
