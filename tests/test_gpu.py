@@ -126,6 +126,20 @@ def test_training_through_a_memory():
         assert jw.train(model, digits, spec, memory=memory).test_accuracy > 0.9
 
 
+@pytest.mark.parametrize("case", MEMORIES)
+def test_learning_points(case):
+    memory, setting = MEMORIES[case]
+    found = []
+    for device in ("cpu", "cuda"):
+        placement, ((x, targets),) = on(device, "cnn", memory)
+        learned = jw.NoiseMaximisation(placement, price=0.1, start=placement.plan(**setting))
+        with full_precision(placement.model), learned:
+            torch.nn.functional.cross_entropy(placement.model(x), targets).backward()
+        found.append(learned.state_dict()["shares"])
+    # A move of at most 0.01 changes by a quarter of that times what its slopes differ by.
+    assert found[0] == pytest.approx(found[1], abs=0.05 * close(case))
+
+
 def test_the_error_is_differentiable():
     memory, _ = MEMORIES["mask"]
     eta = torch.tensor(0.4, requires_grad=True)

@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     from joulewise.study import Contender as Contender
     from joulewise.study import compare as compare
     from joulewise.training import LearnedRanges as LearnedRanges
+    from joulewise.training import NoiseMaximisation as NoiseMaximisation
     from joulewise.training import Ramp as Ramp
     from joulewise.training import TrainingMemory as TrainingMemory
     from joulewise.training import TrainingSpec as TrainingSpec
@@ -92,6 +93,7 @@ _ROOMS = {
     "Mask": "devices",
     "Measured": "devices",
     "Moments": "prediction",
+    "NoiseMaximisation": "training",
     "PCM": "devices",
     "Placement": "placement",
     "Ramp": "training",
@@ -143,6 +145,7 @@ __all__ = [
     "Mask",
     "Measured",
     "Moments",
+    "NoiseMaximisation",
     "Placement",
     "Ramp",
     "ReadOut",

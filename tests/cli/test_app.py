@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -172,6 +173,20 @@ def test_training_for_robustness(run, tmp_path):
     assert json.loads(text)["memory"]["ranges"].keys() == memory["ranges"].keys()
 
 
+def test_training_learns_points(run, tmp_path):
+    out = tmp_path / "mlp.safetensors"
+    base = ("train", "--model", "mlp", "--out", out, "--epochs", 2, "--energy", 0.3)
+    code, text, err = run(*base, "--store", "both", "--bits", 6)
+    assert code == 0, err
+    assert "learned: 30.0 % of the energy of a reliable memory" in text
+    assert re.search(r"head\.weight +. +weight . +\d+ +. +eta 0\.\d+ . +\S+ nJ", text), text
+    code, text, err = run(*base, "--json")
+    assert code == 0, err
+    memory = json.loads(text)["memory"]
+    assert memory["last_energy"] == pytest.approx(0.3, abs=2e-3)
+    assert len(set(memory["last_plan"].values())) > 1
+
+
 @pytest.mark.parametrize(
     ("extra", "said"),
     [
@@ -188,6 +203,8 @@ def test_training_for_robustness(run, tmp_path):
             "channel_dim of the memory of features.1.weight is 0; allowed: None",
         ),
         (("--perfect", "--learn-ranges", "--store", "activations"), "the placement has no weights"),
+        (("--eta", 0.5, "--energy", 0.4), "energy is given beside an operating point"),
+        (("--energy", 1.5), "energy is 1.5; allowed: above 0.05"),
     ],
 )
 def test_training_that_cannot_be(run, tmp_path, extra, said):

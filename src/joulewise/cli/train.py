@@ -57,6 +57,12 @@ def train(
     v_dd: options.VDD = None,
     g_max: options.GMax = None,
     seconds: options.Seconds = None,
+    energy: Annotated[
+        float | None,
+        typer.Option(
+            help="learn a point for each tensor, at this share of a reliable memory's energy"
+        ),
+    ] = None,
     seed: options.Seed = 0,
     threads: options.Threads = 0,
     json: options.Json = False,
@@ -67,7 +73,8 @@ def train(
 
     With --eta, --v-dd, --g-max or --seconds it is trained through that memory: each step computes
     with what another chip reads of the weights. With --perfect nothing fails in that memory, and
-    what is left is the rounding to words.
+    what is left is the rounding to words. With --energy the points are learned too, one for each
+    tensor.
 
     Example: joulewise train --model cnn --data digits --out cnn.safetensors
 
@@ -77,6 +84,8 @@ def train(
     noisy.safetensors
 
     Example: joulewise train --model cnn --bits 4 --perfect --learn-ranges --out int4.safetensors
+
+    Example: joulewise train --model cnn --energy 0.2 --out cnn.safetensors
     """
     console.start(threads)
     from joulewise.data import load_data
@@ -102,7 +111,7 @@ def train(
     dataset = load_data(data)
     network = load_model(model, dataset.input_shape, dataset.classes, seed=seed)
     network = host(network, dataset.input_shape)
-    memory = _memory(network, dataset, placed, knobs, seed, perfect, learn_ranges)
+    memory = _memory(network, dataset, placed, knobs, energy, seed, perfect, learn_ranges)
     with console.bar(f"train {model}") as update:
         record = fit(
             network,
@@ -114,8 +123,10 @@ def train(
     save_weights(network, out, {"model": model, "training": record.model_dump_json()})
     if json:
         typer.echo(record.model_dump_json(indent=2))
-    else:
-        _print(record, out)
+        return
+    _print(record, out)
+    if energy is not None and memory is not None:
+        _print_points(memory)
 
 
 def _memory(
@@ -123,21 +134,29 @@ def _memory(
     dataset: Dataset,
     placed: dict[str, Any],
     knobs: dict[str, list[float] | None],
+    energy: float | None,
     seed: int,
     perfect: bool,
     learn_ranges: bool,
 ) -> TrainingMemory | None:
-    """What to train through; None without an operating point.
+    """What to train through; None without an operating point or an energy.
 
     Raises:
-        InputError: if there are several points, a point of a perfect memory, or a memory or
-            ranges to learn without any.
+        InputError: if there are several points, points beside an energy or a perfect memory, or a
+            memory or ranges to learn without any.
     """
     from joulewise.errors import InputError, refuse
-    from joulewise.training import LearnedRanges, TrainingMemory
+    from joulewise.training import LearnedRanges, NoiseMaximisation, TrainingMemory
 
     spec = placing.placement_spec(placed)
-    at = "allowed: one of --eta, --v-dd, --g-max, --seconds, or --perfect, beside it"
+    at = "allowed: one of --eta, --v-dd, --g-max, --seconds, --energy, or --perfect, beside it"
+    if energy is not None:
+        if any(knobs.values()) or perfect:
+            beside = "a perfect memory" if perfect else "an operating point"
+            refuse("energy", f"given beside {beside}", "one of the two")
+        if learn_ranges:
+            refuse("learn_ranges", "given beside energy", "one of the two")
+        return NoiseMaximisation(spec.place(network, dataset), energy=energy, seed=seed)
     if not any(knobs.values()) and not perfect:
         if learn_ranges:
             raise InputError(f"learn_ranges is given, and no memory to train through; {at}")
@@ -182,3 +201,19 @@ def _print(record: TrainingRecord, out: Path) -> None:
         f"{out}: test accuracy {format_percent(record.test_accuracy)} on {record.test_images} "
         f"images, {record.spec.epochs} epochs in {record.seconds:.0f} s"
     )
+
+
+def _print_points(memory: TrainingMemory) -> None:
+    """The points that were learned, tensor by tensor."""
+    from joulewise.placement import energy as energy_of
+    from joulewise.units import format_percent, format_point, format_si
+
+    plan = memory.plan(memory.steps)
+    spent = energy_of(memory.placement, plan)
+    rows = []
+    for p in memory.placement.placed:
+        point = format_point(p.device.knob, float(f"{float(plan[p.name]):.4g}"))
+        joules = format_si(float(spent.memory_j[p.name]), "J")
+        rows.append([p.name, p.role, str(p.words), f"{p.device.knob} {point}", joules])
+    title = f"learned: {format_percent(spent.normalised, 1)} of the energy of a reliable memory"
+    console.print_table(title, ["tensor", "role", "words", "point", "energy"], rows)

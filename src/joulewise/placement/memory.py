@@ -44,6 +44,7 @@ class Memory:
         ranges: By name of a placed weight, the magnitude that it is clipped to before it is stored.
 
     Attributes:
+        stored: Each placed weight, as its device stores it.
         converters: Of the weights whose arrays round.
     """
 
@@ -57,10 +58,10 @@ class Memory:
         self._clipped = self._originals | {
             name: clipped(self._originals[name], alpha) for name, alpha in self._ranges.items()
         }
-        self._stored = {
+        self.stored = {
             p.name: p.device.store(self._clipped[p.name], name=p.name) for p in self._weights
         }
-        found = {p.name: Converters.of(p, self._stored[p.name]) for p in self._weights}
+        found = {p.name: Converters.of(p, self.stored[p.name]) for p in self._weights}
         self.converters = {name: c for name, c in found.items() if c is not None}
         self._conversion = Conversion(self.converters)
         self._current: dict[str, Tensor] = {}
@@ -75,7 +76,7 @@ class Memory:
     @cached_property
     def _ideal(self) -> dict[str, Tensor]:
         """What a perfect memory reads; not needed in a step of training."""
-        return {p.name: p.device.ideal(self._stored[p.name]) for p in self._weights}
+        return {p.name: p.device.ideal(self.stored[p.name]) for p in self._weights}
 
     @property
     def watches(self) -> bool:
@@ -123,7 +124,7 @@ class Memory:
         return {p.name: self._moments_of(p, plan[p.name]) for p in self._weights}
 
     def _moments_of(self, placed: Placed, point: Point) -> Moments:
-        moments = placed.device.moments(self._stored[placed.name], point)
+        moments = placed.device.moments(self.stored[placed.name], point)
         like = self._originals[placed.name]
         # Both laid out as the weight is, so that one view fits all three.
         mean = torch.empty_like(like).copy_(moments.mean)
@@ -135,7 +136,7 @@ class Memory:
 
     def weight(self, placed: Placed, point: Point, chip: Chip) -> Tensor:
         """What one chip reads of one placed weight; the model goes on with what it has."""
-        return placed.device.read(self._stored[placed.name], point, chip.at(placed.name))
+        return placed.device.read(self.stored[placed.name], point, chip.at(placed.name))
 
     def expect(
         self,
@@ -397,7 +398,7 @@ def read_by(
     *,
     scale_gradients: bool = False,
     ranges: Mapping[str, Tensor] | None = None,
-) -> Iterator[None]:
+) -> Iterator[Memory]:
     """Store the weights as they are now, and let the model compute with what one chip reads.
 
     The model stays in its mode, and what its forward passes do to buffers stays done. Gradients
@@ -418,7 +419,7 @@ def read_by(
             above 0; those that require a gradient get theirs in ``grad``, as `LearnedRanges` says.
 
     Yields:
-        Nothing.
+        The memory that reads.
     """
     memory = Memory(placement, ranges)
     with ExitStack() as stack:
@@ -434,7 +435,7 @@ def read_by(
         if scale_gradients:
             stack.callback(memory.scale_gradients())
         stack.callback(memory.learn_ranges())
-        yield
+        yield memory
 
 
 @contextmanager

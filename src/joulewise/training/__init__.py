@@ -5,6 +5,9 @@ baseline     the training loop; seeds in, the same weights out
 methods      SGD, SAM, ASAM and SAMSON by name
 augment      random crops and mirroring, drawn from a generator
 through      training through a memory: each step computes with what one chip reads
+noise_maximisation  one operating point per tensor, learned while weights are
+knob_range   points as shares of what a device allows
+balance      how far learned points move, and the price of energy that leads to a budget
 ramp         an operating point that moves as training goes on
 clipping     weights clipped after each step
 ranges       the magnitude that weights are clipped to, learned beside them
@@ -20,6 +23,7 @@ from joulewise.training.baseline import train as train
 from joulewise.training.batchnorm import reestimate_batchnorm as reestimate_batchnorm
 from joulewise.training.clipping import clip_weights as clip_weights
 from joulewise.training.methods import Method as Method
+from joulewise.training.noise_maximisation import NoiseMaximisation as NoiseMaximisation
 from joulewise.training.ramp import Ramp as Ramp
 from joulewise.training.ranges import LearnedRanges as LearnedRanges
 from joulewise.training.recipe import TrainingSpec as TrainingSpec
@@ -31,6 +35,7 @@ __all__ = [
     "EpochRecord",
     "LearnedRanges",
     "Method",
+    "NoiseMaximisation",
     "Ramp",
     "Recovery",
     "TrainingMemory",

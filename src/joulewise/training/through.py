@@ -14,7 +14,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from joulewise.devices import Chip, Point, plain_point
 from joulewise.errors import InputError, check_in_range, check_whole, refuse
-from joulewise.placement import Placed, Placement, read_by
+from joulewise.placement import Memory, Placed, Placement, read_by
 from joulewise.training.ranges import LearnedRanges
 
 __all__ = ["Plan", "TrainingMemory"]
@@ -163,6 +163,7 @@ class TrainingMemory(AbstractContextManager[Chip | None]):
         self._scale_gradients, self._perfect = scale_gradients, perfect
         self._following = _following(placement)
         self._block: ExitStack | None = None
+        self._memory: Memory | None = None
         self._held = False
         self.plan(0)
 
@@ -207,7 +208,7 @@ class TrainingMemory(AbstractContextManager[Chip | None]):
             if self.ranges is not None:
                 self.ranges.keep_positive()
                 options["ranges"] = self.ranges.by_name()
-            block.enter_context(read_by(self._following, plan, chip, **options))
+            self._memory = block.enter_context(read_by(self._following, plan, chip, **options))
             block.callback(register_optimizer_step_pre_hook(self._refuse_step).remove)
             self._block = block.pop_all()
         return chip
@@ -219,7 +220,7 @@ class TrainingMemory(AbstractContextManager[Chip | None]):
         trace: TracebackType | None,
     ) -> None:
         """End the block: the weights are back."""
-        block, self._block = self._block, None
+        block, self._block, self._memory = self._block, None, None
         assert block is not None
         try:
             block.close()

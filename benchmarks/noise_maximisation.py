@@ -1,0 +1,162 @@
+"""Does a point for each tensor, learned with the weights, beat one point for all? On digits.
+
+    python benchmarks/noise_maximisation.py --out results/noise-maximisation.json
+    python benchmarks/noise_maximisation.py --table results/noise-maximisation.json
+
+8-bit weights in SRAM, bit masking; activations are not stored. At each energy of the weight memory,
+over that of a reliable one, equal for all arms:
+
+- `SGD`: trained plainly, one eta for all tensors;
+- `masks`: trained through the memory at that eta;
+- `learned`: layer-wise noise maximisation, as many epochs, its own points;
+- `masks, learned points`: the weights of `masks` with the points that `learned` found;
+- `SGD, learned points`: those of `SGD` with them.
+
+Accuracy on the test images, mean over fresh chips and then over seeds of training. The interval is
+that of Student's t over seeds, and so are those of differences, which are paired by seed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import stats
+
+from joulewise.cli.allocator import keep_freed_memory
+from joulewise.data import Dataset, load_digits
+from joulewise.devices import SRAM, Point
+from joulewise.files import write_atomically
+from joulewise.models import build, host
+from joulewise.placement import Placement, energy, place
+from joulewise.simulation import simulate
+from joulewise.study import Environment
+from joulewise.training import NoiseMaximisation, TrainingMemory, TrainingSpec, train
+
+ENERGIES = {"cnn": (0.25, 0.2, 0.15), "resnet8": (0.25, 0.2)}
+BASE = "masks"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--networks", nargs="+", choices=list(ENERGIES), default=list(ENERGIES))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--chips", type=int, default=60)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--table", type=Path, help="print the table of a record, and nothing else")
+    arguments = parser.parse_args()
+    if arguments.table is not None:
+        print(table(json.loads(arguments.table.read_text())["rows"]))
+        return
+    keep_freed_memory()
+    torch.set_num_threads(arguments.threads)
+    began, rows = time.perf_counter(), []
+    digits = load_digits()
+    for network in arguments.networks:
+        for seed in range(arguments.seeds):
+            for row in measured(network, digits, seed, arguments):
+                rows.append(row)
+                print(json.dumps(row), flush=True)
+    record = {
+        "command": shlex.join(["python", *sys.argv]),
+        "environment": Environment.now().model_dump(),
+        "options": {key: str(value) for key, value in vars(arguments).items()},
+        "seconds": time.perf_counter() - began,
+        "rows": rows,
+    }
+    if arguments.out is not None:
+        write_atomically(arguments.out, json.dumps(record, indent=1))
+    print(table(rows))
+
+
+def measured(
+    network: str, digits: Dataset, seed: int, arguments: argparse.Namespace
+) -> list[dict[str, Any]]:
+    """One row for each energy, of one seed."""
+
+    def placed() -> Placement:
+        model = host(build(network, digits.input_shape, 10, seed=seed), digits.input_shape)
+        inputs = next(digits.test.batches(8))[0]
+        return place(model, weights=SRAM(bits=8), inputs=inputs)
+
+    def fit(placement: Placement, memory: TrainingMemory | None) -> float:
+        spec = TrainingSpec(epochs=arguments.epochs, lr=0.1, augment=False, seed=seed)
+        return train(placement.model, digits, spec, memory=memory).seconds
+
+    def tested(placement: Placement, plan: dict[str, Point]) -> list[float]:
+        found = simulate(placement, digits.test, plan=plan, chips=arguments.chips)
+        return [round(share, 5) for share in found.accuracy]
+
+    plain, rows = placed(), []
+    seconds = {"SGD": fit(plain, None)}
+    for share in ENERGIES[network]:
+        through, own = placed(), placed()
+        seconds["masks"] = fit(through, TrainingMemory(through, eta=share, seed=seed))
+        memory = NoiseMaximisation(own, energy=share, seed=seed)
+        seconds["learned"] = fit(own, memory)
+        common, learned = own.plan(eta=share), memory.plan(memory.steps)
+        arms = {
+            "SGD": (plain, common),
+            BASE: (through, common),
+            "learned": (own, learned),
+            "masks, learned points": (through, learned),
+            "SGD, learned points": (plain, learned),
+        }
+        rows.append(
+            {
+                "network": network,
+                "energy": share,
+                "seed": seed,
+                "words": {p.name: p.words for p in own.placed},
+                "plan": learned,
+                "energies": {name: energy(p, plan).normalised for name, (p, plan) in arms.items()},
+                "seconds": dict(seconds),
+                "perfect_memory": {name: perfect(p, digits) for name, (p, _) in arms.items()},
+                "accuracy": {name: tested(*arm) for name, arm in arms.items()},
+            }
+        )
+    return rows
+
+
+def perfect(placement: Placement, digits: Dataset) -> float:
+    plan = placement.plan_at_most_reliable()
+    found = simulate(placement, digits.test, plan=plan, chips=1).ideal_accuracy
+    assert found is not None
+    return found
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Means over seeds in percent, and differences to training at one eta."""
+    arms = list(rows[0]["accuracy"])
+    heads = ["network", "energy", *arms, f"learned - {BASE}"]
+    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    for network, share in dict.fromkeys((row["network"], row["energy"]) for row in rows):
+        chosen = [r for r in rows if (r["network"], r["energy"]) == (network, share)]
+        means = {arm: [100 * float(np.mean(r["accuracy"][arm])) for r in chosen] for arm in arms}
+        pairs = zip(means["learned"], means[BASE], strict=True)
+        cells = [network, f"{share:g}", *(interval(means[arm]) for arm in arms)]
+        lines.append(
+            "| " + " | ".join([*cells, interval([one - other for one, other in pairs])]) + " |"
+        )
+    return "\n".join(lines)
+
+
+def interval(values: list[float]) -> str:
+    mean = float(np.mean(values))
+    if len(values) < 2:
+        return f"{mean:.2f}"
+    half = float(stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5)
+    return f"{mean:.2f} ± {half:.2f}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,556 @@
+import itertools
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from scipy import integrate, optimize, stats
+from torch import nn
+
+from gaussian_memory import GaussianMemory
+from joulewise.data import load_digits
+from joulewise.devices import SRAM, Crossbar, Flip, Mask
+from joulewise.errors import InputError, OperatingPointError
+from joulewise.models import build, seeded
+from joulewise.optim import SAM
+from joulewise.placement import energy, place
+from joulewise.training import NoiseMaximisation, TrainingMemory, TrainingSpec, train
+
+HELD = {"lr": 1e-12, "price": 1.0}
+
+
+def rand(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+class Parts(nn.Module):
+    """One matrix for each factor; the loss is the sum of ``factor / 2 |W - W0|^2``."""
+
+    def __init__(self, *factors, size=30):
+        super().__init__()
+        with seeded(3):
+            self.parts = nn.ModuleList(nn.Linear(size, size, bias=False) for _ in factors)
+        self.double()
+        self.factors = factors
+        self.targets = [part.weight.detach().clone() for part in self.parts]
+
+    def forward(self, x):
+        return torch.stack([part(x) for part in self.parts])
+
+    def loss(self):
+        outputs = self(torch.eye(len(self.targets[0]), dtype=torch.float64))
+        pairs = zip(self.factors, outputs, self.targets, strict=True)
+        return sum(factor / 2 * (o - t.mT).square().sum() for factor, o, t in pairs)
+
+    @property
+    def names(self):
+        return [f"parts.{k}.weight" for k in range(len(self.factors))]
+
+    def placed(self, device):
+        return place(self, weights=device, inputs=torch.eye(len(self.targets[0])).double())
+
+
+def run(memory, model, blocks):
+    for _ in range(blocks):
+        model.zero_grad()
+        with memory:
+            model.loss().backward()
+    return memory.plan(memory.steps)
+
+
+# The slope of the loss in a point.
+
+
+ROWS = 400
+
+
+def slopes_of(model, device, loss_of, share, blocks=30):
+    """The estimate of each of some blocks, the point held, of equal rows that read independently.
+
+    It is that of one row, averaged over so many draws.
+    """
+    one, columns = model.weight.detach(), model.in_features
+    model = nn.Linear(columns, ROWS, bias=False).double()
+    model.weight.data.copy_(one.expand(ROWS, -1))
+    placement = place(model, weights=device, inputs=rand(3, columns))
+    limits = device.least_reliable, device.most_reliable
+    point = limits[0] + share * (limits[1] - limits[0])
+    if isinstance(device, Crossbar):
+        point = limits[0] * (limits[1] / limits[0]) ** share
+    memory = NoiseMaximisation(placement, start={"weight": point}, horizon=1, **HELD)
+    found = []
+    for _ in range(blocks):
+        model.zero_grad()
+        with memory:
+            (loss_of(model.weight) / ROWS).backward()
+        found.append(memory.state_dict()["averages"]["weight"]["loss"])
+    return np.array(found)
+
+
+def assert_estimates(found, expected_loss, share):
+    """The mean is the slope of the exact expectation, within four standard errors."""
+    step = 1e-4
+    slope = (expected_loss(share + step) - expected_loss(share - step)) / (2 * step)
+    error = found.std(ddof=1) / len(found) ** 0.5
+    assert error < 0.2 * abs(slope)  # else this would show nothing
+    assert found.mean() == pytest.approx(slope, abs=4 * error)
+
+
+def quadratic(columns, seed=0):
+    """A loss of a row of weights whose Hessian is dense, and whose slope at them is not 0."""
+    x, y = rand(8, columns, seed=seed), rand(8, 1, seed=seed + 1)
+
+    def loss(weight):
+        return (F.linear(x, weight) - y).square().sum()
+
+    return loss, 2 * x.square().sum(0)
+
+
+def row(columns):
+    with seeded(2):
+        return nn.Linear(columns, 1, bias=False).double()
+
+
+@pytest.mark.parametrize("fault", [Mask(), Flip(), Flip(zero_to_one=2.0, one_to_zero=0.5)])
+@pytest.mark.parametrize("share", [0.15, 0.3])
+def test_of_words_the_estimate_is_the_slope_of_all_patterns_of_faults(fault, share):
+    device, model = SRAM(bits=3, fault=fault), row(3)
+    loss, _ = quadratic(3)
+    stored = device.store(model.weight.detach())
+    codes = torch.round(stored.values / stored.scale).int()
+    patterns = list(itertools.product(range(8), repeat=3))
+    losses = []  # for each pattern of cells that fail where they hold 0, and where they hold 1
+    cells = [torch.tensor([pattern], dtype=torch.int32) for pattern in patterns]
+    for hit in cells:
+        read = fault.read(codes, hit, hit, 3).double() * stored.scale
+        losses.append(float(loss(read)))
+    ones = [int(code) & 7 for code in codes[0]]
+
+    def expected(share):
+        rates = fault.rates(torch.tensor(math.exp(-12.8 * share), dtype=torch.float64))
+        total = 0.0
+        for pattern, at in zip(patterns, losses, strict=True):
+            chance = 1.0
+            for held, word in zip(ones, pattern, strict=True):
+                for bit in range(3):
+                    rate = float(rates[held >> bit & 1])
+                    chance *= rate if word >> bit & 1 else 1 - rate
+            total += chance * at
+        return total
+
+    assert_estimates(slopes_of(model, device, loss, share), expected, share)
+
+
+@pytest.mark.parametrize("clip", [False, True])
+def test_of_conductances_it_is_the_slope_of_the_closed_form(clip):
+    device, model, share = Crossbar(sigma=2e-6, clip=clip, limit=1.0), row(12), 0.55
+    loss, hessian = quadratic(12)
+    weights = model.weight.detach()[0].numpy()
+
+    def rectified(target, std):
+        if not clip:
+            return target, std**2
+        first, second = (
+            integrate.quad(lambda n, k=k: max(0, target + std * n) ** k * stats.norm.pdf(n), -9, 9,
+                           points=[-target / std], epsabs=1e-13)[0]
+            for k in (1, 2)
+        )  # fmt: skip
+        return first, second - first**2
+
+    def expected(share):
+        std = 2e-6 / (1e-7 * 1e4**share)
+        pairs = [(rectified(abs(w), std), rectified(0.0, std)) for w in weights]
+        mean = np.sign(weights) * [own[0] - idle[0] for own, idle in pairs]
+        var = [own[1] + idle[1] for own, idle in pairs]
+        return float(loss(torch.from_numpy(mean)[None])) + float(hessian.numpy() @ var) / 2
+
+    assert_estimates(slopes_of(model, device, loss, share), expected, share)
+
+
+def test_for_gaussian_noise_it_is_exact_whatever_the_loss():
+    device, model, share = Crossbar(sigma=2e-6, clip=False, limit=1.0), row(1), 0.35
+
+    def loss(weight):
+        return torch.log(torch.cosh(4 * weight - 1)).sum()  # convex, then straight
+
+    nodes, weights = np.polynomial.hermite_e.hermegauss(100)
+
+    def expected(share):
+        std = 2**0.5 * 2e-6 / (1e-7 * 1e4**share)
+        reads = torch.from_numpy(model.weight.item() + std * nodes)
+        values = torch.log(torch.cosh(4 * reads - 1)).numpy()
+        return float(weights @ values / weights.sum())
+
+    assert_estimates(slopes_of(model, device, loss, share), expected, share)
+
+
+# The points.
+
+
+class Conductance(GaussianMemory):
+    """Noise of a standard deviation ``std``, for an energy of ``1 / std``."""
+
+    most_reliable = 0.01
+
+    def energy(self, traffic, point):
+        return 1e-12 * traffic.reads / torch.as_tensor(point, dtype=torch.float64)
+
+
+def test_at_a_price_the_points_are_the_optimum_in_closed_form():
+    """``c s^2 / 2`` each, and ``price / (s R)``: the best is ``s^3 = price / (c R)``."""
+    model = Parts(1.0, 8.0, 64.0)
+    placement = model.placed(Conductance(keep=1.0))
+    words, price, horizon = 900, 1e4, 50
+    memory = NoiseMaximisation(
+        placement, price=price, lr=0.02, horizon=horizon, start=placement.plan(std=0.3)
+    )
+    plan = run(memory, model, 200)
+    reliable = 3 * words / 0.01
+    # |d|^2 of a block has a relative deviation of sqrt(2 / words), averages over the horizon one
+    # of that over sqrt(2 horizon - 1); the third root has a third of it.
+    deviation = (2 / words) ** 0.5 / (2 * horizon - 1) ** 0.5 / 3
+    for factor, name in zip(model.factors, model.names, strict=True):
+        best = (price / (factor * reliable)) ** (1 / 3)
+        assert plan[name] == pytest.approx(best, rel=4 * deviation)
+
+
+def test_at_an_energy_the_points_are_the_best_of_that_energy():
+    model, wanted, horizon = Parts(1.0, 30.0), 0.3, 50
+    device = SRAM(bits=6, fault=Flip())
+    memory = NoiseMaximisation(model.placed(device), energy=wanted, lr=0.02, horizon=horizon)
+    assert memory.plan(0) == pytest.approx(dict.fromkeys(model.names, wanted), abs=1e-8)
+    plan = run(memory, model, 200)
+    stored = [device.store(part.weight.detach()) for part in model.parts]
+
+    def harm(first):
+        total = 0.0
+        for factor, held, target, eta in zip(
+            model.factors, stored, model.targets, (first, 2 * wanted - first), strict=True
+        ):
+            moments = device.moments(held, eta)
+            total += factor / 2 * float((moments.var + (moments.mean - target).square()).sum())
+        return total
+
+    best = optimize.minimize_scalar(harm, bounds=(0.05, 0.55), method="bounded").x
+    # A word of faults at a small rate p: the squared error is p sum 4^k on average, and varies by
+    # p sum 16^k. So relative to its mean, that of 900 words varies by 0.6 / (900 p) in a block.
+    rates = [math.exp(-12.8 * eta) for eta in (best, 2 * wanted - best)]
+    variance = sum(0.6 / (900 * rate) for rate in rates) / (2 * horizon - 1)
+    # The logarithm of a rate is -12.8 eta: both points move by half of what the ratio is off by.
+    assert plan[model.names[0]] == pytest.approx(best, abs=4 * variance**0.5 / 12.8 / 2)
+    assert energy(memory.placement, plan).normalised == pytest.approx(wanted, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("device", "wanted"),
+    [(SRAM(bits=8), 0.35), (SRAM(bits=4, fault=Flip()), 0.5), (Crossbar(sigma=1e-6), 0.8)],
+)
+def test_what_matters_more_is_more_reliable_and_the_energy_is_met(device, wanted):
+    model = Parts(1.0, 10.0, 100.0, size=16)
+    memory = NoiseMaximisation(model.placed(device), energy=wanted, lr=0.03, horizon=20)
+    plan = run(memory, model, 50)
+    quiet, middle, loud = (plan[name] for name in model.names)
+    assert quiet < middle < loud
+    assert energy(memory.placement, plan).normalised == pytest.approx(wanted, rel=1e-3)
+
+
+def test_from_any_start_the_energy_is_reached_no_faster_than_by_lr():
+    model = Parts(1.0, 10.0, 100.0)
+    placement = model.placed(SRAM(bits=8))
+    start = placement.plan_at_most_reliable()
+    memory = NoiseMaximisation(placement, energy=0.4, start=start, lr=0.02)
+    assert memory.plan(0) == start
+    before = 1.0
+    for _ in range(60):
+        run(memory, model, 1)
+        now = energy(placement, memory.plan(0)).normalised
+        assert now >= 0.4 - 1e-2 and abs(now - before) <= 0.02 + 1e-9
+        before = now
+    assert now == pytest.approx(0.4, abs=1e-3)
+
+
+def test_at_a_price_noise_grows_from_the_most_reliable_point():
+    model = Parts(1.0, 10.0)
+    memory = NoiseMaximisation(model.placed(SRAM(bits=8)), price=1e3, lr=0.1)
+    assert memory.plan(0) == memory.placement.plan_at_most_reliable()
+    assert max(run(memory, model, 9).values()) < 0.2
+    assert min(run(memory, model, 30).values()) >= 0.05
+
+
+# Blocks.
+
+
+def network():
+    with seeded(1):
+        layers = [nn.Linear(8, 6), nn.BatchNorm1d(6), nn.Tanh(), nn.Linear(6, 3)]
+    return nn.Sequential(*layers).double()
+
+
+def made(model, **options):
+    options = {"energy": 0.3, "lr": 0.05, "seed": 4} | options
+    placement = place(model, weights=SRAM(bits=8), inputs=rand(16, 8))
+    return NoiseMaximisation(placement, **options)
+
+
+def batch(step):
+    generator = torch.Generator().manual_seed(step)
+    return rand(16, 8, seed=step), torch.randint(3, (16,), generator=generator)
+
+
+def backward(model, step=0, factor=1.0):
+    inputs, targets = batch(step)
+    loss = factor * F.cross_entropy(model(inputs), targets)
+    loss.backward()
+    return loss
+
+
+def steps(model, memory, count, factor=1.0):
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    plans = []
+    for _ in range(count):
+        optimizer.zero_grad()
+        with memory:
+            backward(model, memory.steps, factor)
+        for parameter in model.parameters():
+            parameter.grad.div_(factor)
+        optimizer.step()
+        plans.append(memory.plan(memory.steps))
+    return plans
+
+
+def test_the_gradients_and_chips_are_those_of_a_training_memory():
+    found = []
+    for kind in (NoiseMaximisation, TrainingMemory):
+        model = network()
+        placement = place(model, weights=SRAM(bits=8), inputs=rand(16, 8))
+        options = {"energy": 0.3} if kind is NoiseMaximisation else {"eta": 0.3}
+        memory = kind(placement, seed=4, **options)
+        with memory as chip:
+            plan = memory.plan(0)
+            backward(model)
+        found.append((chip, [p.grad for p in model.parameters()], plan))
+    (one, grads, plan), (other, same, expected) = found
+    assert one == other and plan == pytest.approx(expected, abs=1e-8)
+    assert all(map(torch.equal, grads, same))
+
+
+@pytest.mark.parametrize("error", [None, ValueError, KeyboardInterrupt])
+def test_weights_are_back_bit_for_bit_and_an_exception_moves_nothing(error):
+    model = network()
+    memory = made(model)
+    own = [(p, p.data_ptr(), p.detach().clone()) for p in model.parameters()]
+    first = memory.plan(0)
+
+    def block():
+        with memory:
+            backward(model)
+            if error is not None:
+                raise error
+
+    if error is None:
+        block()
+    else:
+        with pytest.raises(error):
+            block()
+    for parameter, (same, address, copy) in zip(model.parameters(), own, strict=True):
+        assert parameter is same and parameter.data_ptr() == address
+        assert torch.equal(parameter, copy)
+    assert (memory.plan(1) == first) is (error is not None)
+
+
+def test_the_same_seed_gives_the_same_points_and_a_run_can_go_on():
+    model, twin = network(), network()
+    plans = steps(model, made(model), 8)
+    memory = made(twin)
+    again = steps(twin, memory, 4)
+    resumed = made(twin)
+    state = json.loads(json.dumps(memory.state_dict()))
+    resumed.load_state_dict(state)
+    assert resumed.steps == 4 and resumed.describe() == memory.describe()
+    again += steps(twin, resumed, 4)
+    assert again == plans
+    assert all(map(torch.equal, model.parameters(), twin.parameters()))
+    model = network()
+    assert steps(model, made(model, seed=5), 8) != plans
+
+
+def test_a_state_of_other_tensors_or_another_seed_is_refused():
+    memory, model = made(network()), Parts(1.0)
+    other = NoiseMaximisation(model.placed(SRAM(bits=8)), energy=0.3, seed=4)
+    with pytest.raises(InputError, match="the tensors of the state"):
+        memory.load_state_dict(other.state_dict())
+    with pytest.raises(InputError, match="the seed of the state is 5; allowed: 4"):
+        memory.load_state_dict(made(network(), seed=5).state_dict())
+
+
+@pytest.mark.parametrize("cleared", [None, "before", "within"])
+def test_gradients_from_before_the_block_do_not_count(cleared):
+    plain, model = network(), network()
+    expected, memory = made(plain), made(model)
+    with expected:
+        backward(plain)
+    backward(model, 7)
+    if cleared == "before":
+        model.zero_grad(set_to_none=False)
+    with memory:
+        if cleared == "within":
+            model.zero_grad()
+        backward(model)
+    assert memory.plan(1) == pytest.approx(expected.plan(1), rel=1e-9)
+    if cleared is not None:
+        assert all(map(torch.equal, [p.grad for p in model.parameters()],
+                       [p.grad for p in plain.parameters()]))  # fmt: skip
+
+
+@pytest.mark.parametrize("left", [False, True])
+def test_a_block_without_a_backward_pass_moves_nothing(left):
+    model = network()
+    memory = made(model)
+    if left:
+        backward(model)
+    with memory, torch.no_grad():
+        model(batch(0)[0])
+    assert memory.plan(1) == memory.plan(0) and memory.steps == 1
+    assert memory.state_dict()["averages"] == {}
+
+
+@pytest.mark.parametrize("factor", [math.nan, math.inf])
+def test_gradients_that_are_not_finite_move_nothing(factor):
+    model = network()
+    memory = made(model)
+    with memory:
+        backward(model, factor=factor)
+    assert memory.state_dict()["averages"] == {}
+    assert memory.plan(1) == memory.describe()["first_plan"]
+
+
+def test_a_loss_scale_cancels():
+    plain, model = network(), network()
+    expected = steps(plain, made(plain, energy=None, price=0.1), 5)
+    scaled = made(model, energy=None, price=0.1, loss_scale=lambda: 1024.0)
+    assert steps(model, scaled, 5, factor=1024.0) == expected
+    with pytest.raises(InputError, match="loss_scale is 0"), made(model, loss_scale=lambda: 0.0):
+        backward(model)
+
+
+def test_within_one_chip_points_move_once_at_the_end():
+    model = network()
+    memory = made(model)
+    first = memory.plan(0)
+    with memory.one_chip():
+        for _ in range(2):
+            model.zero_grad()
+            with memory:
+                backward(model)
+            assert memory.plan(0) == first
+    assert memory.plan(1) != first and memory.steps == 1
+
+
+def test_points_move_in_every_so_manieth_block():
+    model = network()
+    first, *plans = [(memory := made(model, every=3)).plan(0), *steps(model, memory, 6)]
+    assert plans[0] != first
+    assert plans[0] == plans[1] == plans[2] != plans[3] == plans[4] == plans[5]
+
+
+def test_a_tied_weight_counts_all_its_uses():
+    """Two parameters of one storage, against one of twice the gradient."""
+    found = []
+    for tied in (True, False):
+        with seeded(1):
+            model = nn.Sequential(nn.Linear(5, 5, bias=False), nn.Linear(5, 5, bias=False)).double()
+        if tied:
+            model[1].weight = nn.Parameter(model[0].weight.detach())
+        x = rand(4, 5)
+        placement = place(model, weights=SRAM(bits=8), include=["0.weight"], inputs=x)
+        memory = NoiseMaximisation(placement, price=1.0, start={"0.weight": 0.2}, horizon=1)
+        with memory:
+            both = model[0](x).square().sum() + (model[1 if tied else 0](x)).square().sum()
+            both.backward()
+        found.append(memory.state_dict()["averages"]["0.weight"]["loss"])
+    assert found[0] == pytest.approx(found[1], rel=1e-12)
+
+
+def test_activations_keep_their_point_and_their_energy_counts():
+    model, x = network(), rand(16, 8)
+    placement = place(model, weights=SRAM(bits=8), activations=SRAM(bits=8), inputs=x)
+    memory = NoiseMaximisation(placement, energy=0.3, lr=0.05)
+    first, plan = memory.plan(0), steps(model, memory, 20)[-1]
+    for placed in placement.placed:
+        assert (plan[placed.name] == first[placed.name]) is (placed.role == "activation")
+    assert energy(placement, plan).normalised == pytest.approx(0.3, abs=0.01)
+
+
+def test_with_an_ascent_the_second_gradient_counts():
+    model, twin = network(), network()
+    memory, expected = made(model), made(twin)
+    optimizer = SAM(model.parameters(), torch.optim.SGD, lr=0.1, rho=1e-12)
+    with memory:
+        backward(model)
+        with optimizer.ascent():
+            backward(model)
+    with expected:
+        backward(twin)
+    assert memory.plan(1) == pytest.approx(expected.plan(1), rel=1e-6)
+
+
+def test_it_trains_in_the_loop_of_joulewise_and_leaves_a_record():
+    digits = load_digits()
+    model = build("mlp", digits.input_shape, digits.classes, seed=0)
+    inputs = next(digits.train.batches(8))[0]
+    placement = place(model, weights=SRAM(bits=8), inputs=inputs)
+    memory = NoiseMaximisation(placement, energy=0.25, lr=0.03)
+    record = train(model, digits, TrainingSpec(epochs=3, lr=0.1), memory=memory)
+    described = record.memory
+    assert described["last_plan"] == memory.plan(0) != described["first_plan"]
+    assert described["first_plan"] == pytest.approx(dict.fromkeys(memory.plan(0), 0.25), abs=1e-8)
+    assert described["last_energy"] == pytest.approx(0.25, abs=2e-3)
+    assert described["price"] == memory.price > 0
+    json.dumps(described)
+
+
+# Refusals.
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "match"),
+    [
+        ({"energy": None}, InputError, "energy= or price=, and not both"),
+        ({"price": 1.0}, InputError, "energy= or price=, and not both"),
+        ({"energy": 0.05}, InputError, "energy is 0.05; allowed: above 0.05, which the lowest"),
+        ({"energy": 1.1}, InputError, "energy is 1.1; allowed: above 0.05"),
+        ({"energy": math.nan}, InputError, "energy is nan"),
+        ({"energy": None, "price": 0.0}, InputError, "price is 0"),
+        ({"lr": 0.0}, InputError, "lr is 0; allowed: above 0 to 0.5"),
+        ({"lr": 0.6}, InputError, "lr is 0.6"),
+        ({"horizon": 0.5}, InputError, "horizon is 0.5"),
+        ({"every": 0}, InputError, "every is 0"),
+        ({"every": 1.5}, InputError, "every is 1.5; allowed: a whole number"),
+        ({"seed": -1}, InputError, "seed is -1"),
+        ({"start": {"0.weight": 0.5}}, InputError, "no operating point for 3.weight"),
+        ({"start": {"0.weight": 0.5, "3.weight": 2.0}}, OperatingPointError, "eta is 2"),
+        (
+            {"start": {"0.weight": 0.5, "3.weight": torch.full((8,), 0.5)}},
+            InputError,
+            "the point of 3.weight is 8 numbers; allowed: one number",
+        ),
+    ],
+)
+def test_options_that_cannot_be(options, error, match):
+    with pytest.raises(error, match=match):
+        made(network(), **options)
+
+
+def test_placements_that_nothing_could_be_learned_of():
+    model, x = network(), rand(16, 8)
+    with pytest.raises(InputError, match="placement is without access counts"):
+        NoiseMaximisation(place(model, weights=SRAM(bits=8)), energy=0.3)
+    with pytest.raises(InputError, match="placement is without access counts"):
+        NoiseMaximisation(place(model, weights=SRAM(bits=8)), price=0.3)
+    with pytest.raises(InputError, match="placement is of activations alone"):
+        NoiseMaximisation(place(model, activations=SRAM(bits=8), inputs=x), energy=0.3)
+    model[3].weight.requires_grad_(False)
+    with pytest.raises(InputError, match=r"requires_grad of 3.weight is False; allowed: True"):
+        NoiseMaximisation(place(model, weights=SRAM(bits=8), inputs=x), energy=0.3)
