@@ -11,9 +11,8 @@ or all parameters fitted to it: on the chip that they were fitted to, on the tes
 Networks on digits are trained here, several seeds; that on CIFAR-10 is the stored ResNet-20, fitted
 to a part of the training images. Chips are the unit of the intervals: accuracies of one chip are
 first averaged over the training seeds, and differences are within a chip. The learning rates, the
-defaults of `fit_to_chip`, were chosen on other chips of the digits' networks of seed 0. What is
-fitted is trained on, without augmentation: that by itself can lift accuracy above that of a perfect
-memory.
+defaults of `fit_to_chip`, were chosen on other chips of the networks of seed 0. Fitting trains on,
+without augmentation: that by itself can lift accuracy above that of a perfect memory.
 """
 
 from __future__ import annotations
