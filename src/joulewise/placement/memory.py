@@ -52,7 +52,7 @@ class Memory:
         self._placement = placement
         self._weights = [p for p in placement.placed if p.role == "weight"]
         self._modules = dict(placement.model.named_modules())
-        self._parameters = {p.name: _parameters(self._modules, p) for p in self._weights}
+        self._parameters = {p.name: p.parameters(self._modules) for p in self._weights}
         self._originals = {name: own[0].detach() for name, own in self._parameters.items()}
         self._ranges = ranges or {}
         self._clipped = self._originals | {
@@ -320,11 +320,6 @@ def _slope(x: Tensor, y: Tensor) -> Tensor:
     x, y = x.double() - x.double().mean(), y.double()
     spread = x.square().sum()
     return torch.where(spread > 0, (x * y).sum() / spread.clamp_min(1e-300), 1.0)
-
-
-def _parameters(modules: Mapping[str, nn.Module], placed: Placed) -> list[Tensor]:
-    owned = (modules[path]._parameters[name] for path, name in placed.owners)
-    return [parameter for parameter in owned if parameter is not None]
 
 
 def _distinct(tensors: Sequence[Tensor]) -> list[Tensor]:

@@ -53,6 +53,15 @@ class Placed:
             words *= length
         return words
 
+    def parameters(self, modules: Mapping[str, nn.Module]) -> list[Tensor]:
+        """Of a weight, those that the model has now, one for each owner.
+
+        Args:
+            modules: The modules of the model, by path.
+        """
+        owned = (modules[path]._parameters[name] for path, name in self.owners)
+        return [parameter for parameter in owned if parameter is not None]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placement:

@@ -64,6 +64,4 @@ def _weights(weights: nn.Module | Placement) -> list[Tensor]:
 def placed_weights(placement: Placement) -> dict[str, Tensor]:
     """The placed weights by name, each once, as the parameters that the model has now."""
     modules = dict(placement.model.named_modules())
-    owners = {p.name: p.owners[0] for p in placement.placed if p.role == "weight"}
-    found = {name: modules[path]._parameters[own] for name, (path, own) in owners.items()}
-    return {name: weight for name, weight in found.items() if weight is not None}
+    return {p.name: p.parameters(modules)[0] for p in placement.placed if p.role == "weight"}

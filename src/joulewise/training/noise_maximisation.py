@@ -128,9 +128,8 @@ class NoiseMaximisation(TrainingMemory):
             most reliable one.
         lr: The longest step, in shares of a range, above 0 to 0.5.
         horizon: Blocks to average over, 1 or more; at the beginning, all so far.
-        every: Blocks from one measurement, and move, to the next, 1 or more. Measuring a ResNet-20
-            with 128 images in a block takes 0.1 of the time of the block on an SRAM, and 0.7 on a
-            crossbar, whose energy it works out.
+        every: Blocks from one measurement, and move, to the next, 1 or more. Measuring works out
+            the moments of every word and the energy, which of a crossbar takes longest.
         loss_scale: What the loss was multiplied by, such as ``scaler.get_scale``; None for 1.
         seed: As for `TrainingMemory`.
 
@@ -209,8 +208,8 @@ class NoiseMaximisation(TrainingMemory):
     def __enter__(self) -> Chip | None:
         """Begin a block, as that of `TrainingMemory`."""
         before = {}
-        for placed in self._learned:
-            for parameter in _owned(self.placement, placed):
+        for own in _owned(self.placement).values():
+            for parameter in own:
                 if parameter.grad is not None:
                     before[id(parameter)] = (parameter.grad, parameter.grad.clone())
         chip = super().__enter__()
@@ -243,10 +242,6 @@ class NoiseMaximisation(TrainingMemory):
         with super().one_chip():
             yield
         self._move()
-
-    @property
-    def _learned(self) -> list[Placed]:
-        return [p for p in self.placement.placed if p.role == "weight"]
 
     def _begin(self, start: Plan | None) -> dict[str, Point]:
         """Set the shares to those of the first plan.
@@ -287,18 +282,20 @@ class NoiseMaximisation(TrainingMemory):
         scale = 1.0 if self._loss_scale is None else float(self._loss_scale())
         check_in_range("loss_scale", scale, 0.0, 1e300, open_low=True)
         found = {}
-        for placed in self._learned:
-            gradient = self._gradient(placed)
+        owned = _owned(self.placement)
+        for placed in _weights(self.placement):
+            own = owned[placed.name]
+            gradient = self._gradient(own)
             if gradient is not None:
-                slopes = self._slopes(placed, gradient)
+                slopes = self._slopes(placed, own[0].detach(), gradient)
                 found[placed.name] = _Slopes(slopes.loss / scale, slopes.noise)
         finite = all(math.isfinite(slopes.loss) for slopes in found.values())
         return found if finite else {}
 
-    def _gradient(self, placed: Placed) -> Tensor | None:
+    def _gradient(self, own: list[Tensor]) -> Tensor | None:
         """What the backward passes of this block added to the gradients of a weight."""
         parts = []
-        for parameter in _owned(self.placement, placed):
+        for parameter in own:
             grad = parameter.grad
             if grad is None:
                 continue
@@ -310,11 +307,10 @@ class NoiseMaximisation(TrainingMemory):
             parts.append(grad.to_dense())
         return torch.stack(parts).sum(0) if parts else None
 
-    def _slopes(self, placed: Placed, gradient: Tensor) -> _Slopes:
+    def _slopes(self, placed: Placed, read: Tensor, gradient: Tensor) -> _Slopes:
         """Of one tensor, by what was read of it; see the class."""
         assert self._memory is not None
         stored, name = self._memory.stored[placed.name], placed.name
-        read = _owned(self.placement, placed)[0].detach()
         with torch.enable_grad():
             share = torch.tensor(self._shares[name], dtype=torch.float64, requires_grad=True)
             point = self._ranges[name].differentiable(share)
@@ -429,17 +425,23 @@ def _check_learnable(placement: Placement) -> None:
     """
     if not placement.traced:
         refuse("placement", "without access counts", "place(..., inputs=a batch), for the energy")
-    weights = [p for p in placement.placed if p.role == "weight"]
-    if not weights:
+    owned = _owned(placement)
+    if not owned:
         refuse("placement", "of activations alone", "one of weights; activations keep their points")
-    for placed in weights:
-        if not any(parameter.requires_grad for parameter in _owned(placement, placed)):
+    for name, own in owned.items():
+        if not any(parameter.requires_grad for parameter in own):
             allowed = "True: the gradient says what noise in it costs; or exclude it"
-            refuse(f"requires_grad of {placed.name}", False, allowed)
+            refuse(f"requires_grad of {name}", False, allowed)
 
 
-def _owned(placement: Placement, placed: Placed) -> list[Tensor]:
-    """The parameters of one placed weight, each object once."""
+def _weights(placement: Placement) -> list[Placed]:
+    return [p for p in placement.placed if p.role == "weight"]
+
+
+def _owned(placement: Placement) -> dict[str, list[Tensor]]:
+    """The parameters of each placed weight, each object once."""
     modules = dict(placement.model.named_modules())
-    owned = (modules[path]._parameters[name] for path, name in placed.owners)
-    return list({id(p): p for p in owned if p is not None}.values())
+    return {
+        placed.name: list({id(p): p for p in placed.parameters(modules)}.values())
+        for placed in _weights(placement)
+    }

@@ -210,15 +210,15 @@ def _chosen(placement: Placement, parameters: Choice) -> dict[str, nn.Parameter]
     if parameters not in kinds:
         refuse("parameters", repr(parameters), " or ".join(map(repr, kinds)))
     modules = dict(placement.model.named_modules())
-    owners = [placed.owners for placed in placement.placed if placed.role == "weight"]
-    if parameters == "last" and not owners:
+    weights = [placed for placed in placement.placed if placed.role == "weight"]
+    if parameters == "last" and not weights:
         refuse("parameters", "'last', and no weight is placed", "'scales' or 'all'", ModelError)
     named = {n: p for n, p in placement.model.named_parameters() if p.is_floating_point()}
     wanted = {id(parameter) for parameter in named.values()}
     if parameters == "scales":
-        wanted -= {id(modules[path]._parameters[name]) for own in owners for path, name in own}
+        wanted -= {id(own) for placed in weights for own in placed.parameters(modules)}
     if parameters == "last":
-        path, _ = owners[-1][-1]
+        path, _ = weights[-1].owners[-1]
         wanted &= {id(parameter) for parameter in modules[path]._parameters.values()}
     found = {name: parameter for name, parameter in named.items() if id(parameter) in wanted}
     if not found:
