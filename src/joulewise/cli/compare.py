@@ -23,10 +23,7 @@ __all__ = ["compare", "present", "ready", "run"]
 def compare(
     model: options.Models,
     data: options.Data = "digits",
-    drop: Annotated[
-        list[float] | None,
-        typer.Option(help="accuracy to give up, in points; repeat it  [default: 0.5, 1]"),
-    ] = None,
+    drop: options.Drops = None,
     out: Annotated[
         Path | None, typer.Option(help="folder for report.html and comparison.json")
     ] = None,
@@ -54,12 +51,9 @@ def compare(
     """
     console.start(threads)
     from joulewise.data import load_data
-    from joulewise.errors import check_in_range
 
     specs = placing.placement_specs(placed)
-    drops = drop or [0.5, 1.0]
-    for points_lost in drops:
-        check_in_range("drop", points_lost, 0.0, 100.0, open_low=True)
+    drops = options.accuracy_drops(drop)
     points = _points(specs, {"eta": eta, "v_dd": v_dd, "g_max": g_max, "seconds": seconds})
     networks = [_network(text) for text in model]
     folder = ready(out)
@@ -72,7 +66,7 @@ def compare(
         ],
         dataset,
         images=images,
-        drops=[points_lost / 100 for points_lost in drops],
+        drops=drops,
         chips=chips,
         seed=seed,
     )
@@ -143,11 +137,6 @@ def run(
 
     test = dataset.test if images is None else dataset.test.subset(images, seed=0)
     with console.bar("compare") as update:
-        order = {contender.name: number for number, contender in enumerate(contenders)}
-
-        def report(name: str, done: int, total: int) -> None:
-            update(order[name] + done / total, len(contenders), name)
-
         return compare_networks(
             contenders,
             test,
@@ -156,7 +145,7 @@ def run(
             chips=chips,
             seed=seed,
             command=shlex.join(["joulewise", *sys.argv[1:]]),
-            progress=report,
+            progress=console.one_after_another(update, [c.name for c in contenders]),
         )
 
 
@@ -178,8 +167,8 @@ def present(comparison: Comparison, folder: Path | None, json: bool) -> None:
             row.name,
             row.drop,
             row.ideal_accuracy,
-            _with_interval(row.point, row.point_interval),
-            _with_interval(row.memory_saved, row.memory_saved_interval),
+            console.with_interval(row.point, row.point_interval),
+            console.with_interval(row.memory_saved, row.memory_saved_interval),
             row.memory_energy,
             row.total_energy,
             row.total_saved,
@@ -192,7 +181,3 @@ def present(comparison: Comparison, folder: Path | None, json: bool) -> None:
     console.print_table(title, columns, rows)
     if folder is not None:
         typer.echo(f"The report, for a browser: {folder / 'report.html'}")
-
-
-def _with_interval(figure: str, interval: str) -> str:
-    return f"{figure} [{interval}]" if interval else figure

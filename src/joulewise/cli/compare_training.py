@@ -47,10 +47,7 @@ def compare_training(
     batch_size: Annotated[int, typer.Option(help="samples in a step")] = 128,
     lr: Annotated[float, typer.Option(help="highest learning rate")] = 0.2,
     precision: Annotated[str, typer.Option(help="float32 or bfloat16 (autocast)")] = "float32",
-    drop: Annotated[
-        list[float] | None,
-        typer.Option(help="accuracy to give up, in points; repeat it  [default: 0.5, 1]"),
-    ] = None,
+    drop: options.Drops = None,
     eta: options.Eta = None,
     v_dd: options.VDD = None,
     g_max: options.GMax = None,
@@ -77,7 +74,6 @@ def compare_training(
     """
     console.start(threads)
     from joulewise.data import load_data
-    from joulewise.errors import check_in_range
     from joulewise.training import TrainingSpec
 
     common = TrainingSpec(
@@ -87,9 +83,7 @@ def compare_training(
         precision=precision,  # type: ignore[arg-type]
     )
     spec = placing.placement_spec(placed)
-    drops = drop or [0.5, 1.0]
-    for points_lost in drops:
-        check_in_range("drop", points_lost, 0.0, 100.0, open_low=True)
+    drops = options.accuracy_drops(drop)
     knobs = {"eta": eta, "v_dd": v_dd, "g_max": g_max, "seconds": seconds}
     knob, points = options.operating_points(**knobs) if any(knobs.values()) else (None, None)
     asked = [_Asked(text, common) for text in arm or _DEFAULT]
@@ -100,7 +94,7 @@ def compare_training(
     study = _Study(model, dataset, spec, knob, points, folder)
     files = study.networks(asked, common, range(seed, seed + seeds))
     arms = [study.arm(a, own) for a, own in zip(asked, files, strict=True)]
-    comparison = _run(arms, study, images, [d / 100 for d in drops], chips, seed)
+    comparison = _run(arms, study, images, drops, chips, seed)
     _present(comparison, folder, json)
 
 
@@ -227,12 +221,7 @@ def _run(
     from joulewise.study import compare_arms
 
     test = study.dataset.test
-    order = {arm.name: number for number, arm in enumerate(arms)}
     with console.bar("compare") as update:
-
-        def report(name: str, done: int, total: int) -> None:
-            update(order[name] + done / total, len(arms), name)
-
         return compare_arms(
             arms,
             test if images is None else test.subset(images, seed=0),
@@ -242,7 +231,7 @@ def _run(
             chips=chips,
             seed=seed,
             command=shlex.join(["joulewise", *sys.argv[1:]]),
-            progress=report,
+            progress=console.one_after_another(update, [arm.name for arm in arms]),
         )
 
 
@@ -262,10 +251,10 @@ def _present(comparison: ArmComparison, folder: Path, json: bool) -> None:
     rows = [
         [
             row.name,
-            _with_interval(row.clean, row.clean_interval),
+            console.with_interval(row.clean, row.clean_interval),
             row.drop,
-            _with_interval(row.point, row.point_interval),
-            _with_interval(row.saved, row.saved_interval),
+            console.with_interval(row.point, row.point_interval),
+            console.with_interval(row.saved, row.saved_interval),
             row.memory_energy,
             row.against_first,
         ]
@@ -275,7 +264,3 @@ def _present(comparison: ArmComparison, folder: Path, json: bool) -> None:
     title += f"{comparison.chips} chips, 95 % intervals over networks"
     console.print_table(title, columns, rows)
     typer.echo(f"The report, for a browser: {folder / 'report.html'}")
-
-
-def _with_interval(figure: str, interval: str) -> str:
-    return f"{figure} [{interval}]" if interval else figure

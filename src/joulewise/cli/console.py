@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import typer
@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-__all__ = ["bar", "print_table", "start"]
+__all__ = ["bar", "one_after_another", "print_table", "start", "with_interval"]
 
 _SECONDS_BETWEEN_LINES = 30.0
 
@@ -68,6 +68,21 @@ def _lines(description: str) -> Update:
             typer.echo(f"{description}: {done:g} of {total:g} {note}".rstrip(), err=True)
 
     return update
+
+
+def one_after_another(update: Update, names: Sequence[str]) -> Callable[[str, int, int], None]:
+    """Progress of one of several, by name, as that of a bar for all."""
+    order = {name: number for number, name in enumerate(names)}
+
+    def report(name: str, done: int, total: int) -> None:
+        update(order[name] + done / total, len(names), name)
+
+    return report
+
+
+def with_interval(figure: str, interval: str) -> str:
+    """A figure as a table's cell has it, with its interval if it has one."""
+    return f"{figure} [{interval}]" if interval else figure
 
 
 def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:

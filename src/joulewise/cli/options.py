@@ -42,6 +42,10 @@ Images = Annotated[
 Chips = Annotated[int, typer.Option("--chips", min=1, help="manufactured instances to simulate")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="the same seed, the same result")]
 Json = Annotated[bool, typer.Option("--json", help="print the result as JSON and nothing else")]
+Drops = Annotated[
+    list[float] | None,
+    typer.Option("--drop", help="accuracy to give up, in points; repeat it  [default: 0.5, 1]"),
+]
 Threads = Annotated[
     int, typer.Option("--threads", min=0, help="CPU threads; 0 leaves the choice to torch")
 ]
@@ -61,6 +65,20 @@ Seconds = Annotated[
     list[float] | None,
     typer.Option("--seconds", help="pcm: time after programming, seconds; repeat it"),
 ]
+
+
+def accuracy_drops(points: list[float] | None) -> list[float]:
+    """The drops that a command was given in points, as shares; without any, the default ones.
+
+    Raises:
+        InputError: if one is outside (0, 100] points.
+    """
+    from joulewise.errors import check_in_range
+
+    chosen = points or [0.5, 1.0]
+    for lost in chosen:
+        check_in_range("drop", lost, 0.0, 100.0, open_low=True)
+    return [lost / 100 for lost in chosen]
 
 
 def operating_points(**knobs: list[float] | None) -> tuple[str, list[float]]:

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from markupsafe import Markup
-from plotly.offline import get_plotlyjs
 
 from joulewise.report.arms_figure import arms_figure
-from joulewise.report.arms_summary import arm_rows, arms_answer, arms_knob
-from joulewise.report.html import script_json, template, write_page
-from joulewise.report.provenance import about_device, device_facts, recipe_facts, run_facts
+from joulewise.report.arms_summary import ArmRow, arm_rows, arms_answer, arms_knob
+from joulewise.report.html import render_page, standard_error, write_page
+from joulewise.report.provenance import about_device, device_facts, recipe_facts
 from joulewise.simulation import mean_interval
 from joulewise.study import ArmComparison, ArmRecord
 
@@ -34,13 +30,12 @@ def render_arms(comparison: ArmComparison) -> str:
     """
     knob = arms_knob(comparison)
     rows = arm_rows(comparison)
-    figures = {"accuracy": arms_figure(comparison).to_plotly_json()}
-    accuracy = comparison.first.clean
-    return template("arms.html.j2").render(
-        version=comparison.environment.joulewise,
+    return render_page(
+        "arms.html.j2",
+        comparison,
+        {"accuracy": arms_figure(comparison)},
         title=f"Ways to train {comparison.model} on {comparison.data}",
         answer=arms_answer(comparison),
-        comparison=comparison,
         first=comparison.first.name,
         knob=knob.title,
         least=knob.least,
@@ -48,12 +43,8 @@ def render_arms(comparison: ArmComparison) -> str:
         arms=[_arm(arm, rows) for arm in comparison.arms],
         about=about_device(comparison.device),
         device=device_facts(comparison.device),
-        run=run_facts(comparison),
         training=recipe_facts(comparison),
-        test_error=f"{100 * math.sqrt(accuracy * (1 - accuracy) / comparison.images):.2g}",
-        plotly=Markup(get_plotlyjs()),  # noqa: S704
-        figures=script_json(json.dumps(figures)),
-        record=script_json(comparison.model_dump_json()),
+        test_error=standard_error(comparison.first.clean, comparison.images),
     )
 
 
@@ -70,7 +61,7 @@ def write_arms_report(comparison: ArmComparison, path: str | Path) -> None:
     write_page(path, lambda: render_arms(comparison))
 
 
-def _arm(arm: ArmRecord, rows: list[Any]) -> dict[str, Any]:
+def _arm(arm: ArmRecord, rows: list[ArmRow]) -> dict[str, Any]:
     own = [row for row in rows if row.name == arm.name]
     return {
         "name": arm.name,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from joulewise.report.knob import Knob, unit_of
-from joulewise.report.summary import Answer, drop_in_words
+from joulewise.report.summary import Answer, bounded, drop_in_words, percent, points
 from joulewise.study import ArmComparison, ArmRecord, ArmSaving
 from joulewise.units import format_percent, format_si
 
@@ -63,12 +63,12 @@ def _row(arm: ArmRecord, saving: ArmSaving, knob: Knob, *, first: bool) -> ArmRo
     point = _NOT_REACHED if saving.point is None else knob.text(saving.point)
     return ArmRow(
         name=arm.name,
-        drop=f"{100 * saving.drop:.3g} point{'' if saving.drop == 0.01 else 's'}",
+        drop=points(saving.drop),
         clean=format_percent(arm.clean),
         clean_interval=_clean_interval(arm),
         point=knob.bounded(point) if saving.at_edge else point,
         point_interval=_between(saving, knob),
-        saved=_bounded(_percent(saving.saved), saving),
+        saved=bounded(percent(saving.saved), saving.at_edge),
         saved_interval=_ends(saving),
         memory_energy="" if saving.memory_j is None else format_si(saving.memory_j, "J"),
         against_first="" if first else _signed(saving.against_first),
@@ -94,16 +94,8 @@ def _ends(saving: ArmSaving) -> str:
     return f"{100 * saving.saved_low:.1f} to {100 * saving.saved_high:.1f}"
 
 
-def _percent(share: float | None) -> str:
-    return "" if share is None else format_percent(share, 1)
-
-
 def _signed(share: float | None) -> str:
     return "" if share is None else f"{100 * share:+.1f} %"
-
-
-def _bounded(text: str, saving: ArmSaving) -> str:
-    return f"at least {text}" if saving.at_edge and text else text
 
 
 def arms_answer(comparison: ArmComparison) -> Answer:
@@ -125,7 +117,7 @@ def arms_answer(comparison: ArmComparison) -> Answer:
     best = min(reached, key=lambda name: reached[name].memory_j or 0.0)
     saving = reached[best]
     sentence = f"At {below}, {best} needs the least memory energy: "
-    sentence += f"{_bounded(_percent(saving.saved), saving)} less than reliable memory"
+    sentence += f"{bounded(percent(saving.saved), saving.at_edge)} less than reliable memory"
     if best != first.name and saving.against_first is not None:
         sentence += f", {format_percent(saving.against_first, 1)} less than {first.name}"
     return Answer(sentence=f"{sentence}.", details=details)
@@ -134,7 +126,7 @@ def arms_answer(comparison: ArmComparison) -> Answer:
 def _in_words(saving: ArmSaving, *, first: bool) -> str:
     if saving.point is None:
         return "below that at all points simulated"
-    said = f"saves {_bounded(_percent(saving.saved), saving)}"
+    said = f"saves {bounded(percent(saving.saved), saving.at_edge)}"
     if ends := _ends(saving):
         said += f" [{ends}]"
     if not first and saving.against_first is not None:

@@ -2,21 +2,56 @@
 
 from __future__ import annotations
 
+import json
+import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
+import plotly.graph_objects as go
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
+from plotly.offline import get_plotlyjs
 
 from joulewise.errors import InputError, refuse
 from joulewise.files import write_atomically
+from joulewise.report.provenance import run_facts
+from joulewise.study import ArmComparison, Comparison
 
-__all__ = ["script_json", "template", "write_page"]
+__all__ = ["render_page", "standard_error", "write_page"]
 
 
-def template(name: str) -> Template:
-    """A template of this room; the filter ``typeset`` sets figures as print has them."""
+def render_page(
+    name: str, comparison: Comparison | ArmComparison, figures: Mapping[str, go.Figure], **said: Any
+) -> str:
+    """A page of charts, tables and the record itself.
+
+    Args:
+        name: Of a template of this room.
+        comparison: The record.
+        figures: By the names that the template's slots show.
+        **said: What else the template says.
+    """
+    charts = {slot: figure.to_plotly_json() for slot, figure in figures.items()}
+    return _template(name).render(
+        version=comparison.environment.joulewise,
+        comparison=comparison,
+        run=run_facts(comparison),
+        plotly=Markup(get_plotlyjs()),  # noqa: S704
+        figures=_script_json(json.dumps(charts)),
+        record=_script_json(comparison.model_dump_json()),
+        **said,
+    )
+
+
+def standard_error(accuracy: float, images: int) -> str:
+    """One binomial standard error of an accuracy, in points."""
+    return f"{100 * math.sqrt(accuracy * (1 - accuracy) / images):.2g}"
+
+
+def _template(name: str) -> Template:
+    """The filter ``typeset`` sets figures as print has them."""
     environment = Environment(
         loader=PackageLoader("joulewise.report", ""),
         autoescape=True,
@@ -33,7 +68,7 @@ def _typeset(text: str) -> str:
     return re.sub(r"(?<=\d) u(?=[JS])", " µ", text).replace(" %", "\u00a0%")
 
 
-def script_json(text: str) -> Markup:
+def _script_json(text: str) -> Markup:
     """JSON that may stand inside a script element: no ``<`` can end it or open a comment."""
     return Markup(text.replace("<", "\\u003c"))  # noqa: S704
 

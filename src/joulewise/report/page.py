@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import math
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
-from plotly.offline import get_plotlyjs
+import plotly.graph_objects as go
 
 from joulewise.errors import InputError
 from joulewise.report.figures import Scale, accuracy_figure, split_figure
@@ -21,14 +18,13 @@ from joulewise.report.forecasts import (
     pairs,
     shares_in_words,
 )
-from joulewise.report.html import script_json, template, write_page
+from joulewise.report.html import render_page, standard_error, write_page
 from joulewise.report.knob import Knob, title_of
 from joulewise.report.points import PointFigures, point_figures, reliable_total_j
 from joulewise.report.provenance import (
     about_devices,
     devices,
     network_facts,
-    run_facts,
     training_facts,
 )
 from joulewise.report.summary import answer, iso_rows, several_devices
@@ -62,11 +58,12 @@ def render(comparison: Comparison) -> str:
     if not comparison.contenders:
         raise InputError("the comparison has no network; allowed: at least one, to report on")
     said = answer(comparison)
-    return template("comparison.html.j2").render(
-        version=comparison.environment.joulewise,
+    return render_page(
+        "comparison.html.j2",
+        comparison,
+        _figures(comparison),
         title=_title(comparison),
         answer=said,
-        comparison=comparison,
         knob=title_of(comparison),
         scales=_scales(comparison),
         least=_least(comparison),
@@ -74,16 +71,12 @@ def render(comparison: Comparison) -> str:
         agreement=agreement_in_words(comparison),
         most_layers=MOST_LAYERS,
         notes=[row for row in iso_rows(comparison) if row.note],
-        run=run_facts(comparison),
         about_devices=about_devices(comparison),
         several_devices=several_devices(comparison),
         devices=devices(comparison),
         training=training_facts(comparison),
         one_image=f"{100 / comparison.images:.2g}",
         test_error=_test_error(comparison),
-        plotly=Markup(get_plotlyjs()),  # noqa: S704
-        figures=script_json(_figures(comparison)),
-        record=script_json(comparison.model_dump_json()),
     )
 
 
@@ -123,8 +116,8 @@ def _least(comparison: Comparison) -> str:
     return found.pop() if len(found) == 1 else "least reliable operating point"
 
 
-def _figures(comparison: Comparison) -> str:
-    figures: dict[str, Any] = {scale: accuracy_figure(comparison, scale) for scale in _SCALES}
+def _figures(comparison: Comparison) -> dict[str, go.Figure]:
+    figures: dict[str, go.Figure] = {scale: accuracy_figure(comparison, scale) for scale in _SCALES}
     figures["split"] = split_figure(comparison)
     if any(pairs(contender) for contender in comparison.contenders):
         figures["agreement"] = agreement_figure(comparison)
@@ -132,7 +125,7 @@ def _figures(comparison: Comparison) -> str:
         shares = layer_shares(contender)
         if shares is not None:
             figures[f"layers-{number}"] = layers_figure(shares)
-    return json.dumps({name: figure.to_plotly_json() for name, figure in figures.items()})
+    return figures
 
 
 def _network(comparison: Comparison, index: int) -> dict[str, Any]:
@@ -178,4 +171,4 @@ def _cells(point: PointFigures) -> list[str]:
 def _test_error(comparison: Comparison) -> str:
     """One binomial standard error of the lowest perfect-memory accuracy, in points."""
     accuracy = min(contender.reliable.ideal_accuracy or 0.0 for contender in comparison.contenders)
-    return f"{100 * math.sqrt(accuracy * (1 - accuracy) / comparison.images):.2g}"
+    return standard_error(accuracy, comparison.images)

@@ -12,7 +12,17 @@ from joulewise.study import Comparison, ContenderRecord, IsoAccuracy
 from joulewise.study.comparison import Saving
 from joulewise.units import format_percent, format_si
 
-__all__ = ["Answer", "IsoRow", "answer", "drop_in_words", "iso_rows", "several_devices"]
+__all__ = [
+    "Answer",
+    "IsoRow",
+    "answer",
+    "bounded",
+    "drop_in_words",
+    "iso_rows",
+    "percent",
+    "points",
+    "several_devices",
+]
 
 _NOT_REACHED = "even the most reliable point simulated loses more"
 _AT_EDGE = "the least reliable point simulated is still within it"
@@ -124,24 +134,26 @@ def _row(contender: ContenderRecord, saving: Saving, knob: Knob) -> IsoRow:
     point = "not reached" if at.point is None else knob.text(at.point)
     return IsoRow(
         name=contender.name,
-        drop=_points(at.drop),
+        drop=points(at.drop),
         ideal_accuracy=format_percent(contender.reliable.ideal_accuracy or 0.0),
         point=knob.bounded(point) if edge else point,
         point_interval=_point_interval(at, knob),
         memory_energy=_joules(saving.memory_j),
-        memory_saved=_bounded(_percent(saving.memory_saved), edge),
+        memory_saved=bounded(percent(saving.memory_saved), edge),
         memory_saved_interval=_saved_interval(saving),
         total_energy=_joules(saving.total_j),
-        total_saved=_bounded(_percent(saving.total_saved), edge),
+        total_saved=bounded(percent(saving.total_saved), edge),
         note=_NOT_REACHED if at.point is None else _AT_EDGE if edge else "",
     )
 
 
-def _points(drop: float) -> str:
+def points(drop: float) -> str:
+    """An accuracy drop in a table."""
     return "1 point" if drop == 0.01 else f"{100 * drop:.3g} points"
 
 
-def _percent(share: float | None) -> str:
+def percent(share: float | None) -> str:
+    """A share in per cent; empty for None."""
     return "" if share is None else format_percent(share, 1)
 
 
@@ -149,7 +161,8 @@ def _joules(value: float | None) -> str:
     return "" if value is None else format_si(value, "J")
 
 
-def _bounded(text: str, edge: bool) -> str:
+def bounded(text: str, edge: bool) -> str:
+    """A figure, already written, that is a bound where the last point simulated is within."""
     return f"at least {text}" if edge and text else text
 
 
@@ -171,10 +184,10 @@ def _saved_interval(saving: Saving) -> str:
     if saving.memory_saved is None or high is None or (saving.at.at_edge and low is None):
         return ""
     if low is None:
-        return f"{_percent(high)} or less"
+        return f"{percent(high)} or less"
     if saving.at.at_edge:
-        return f"down to {_percent(low)}" if low < saving.memory_saved else ""
-    return f"{100 * low:.1f} to {_percent(high)}"
+        return f"down to {percent(low)}" if low < saving.memory_saved else ""
+    return f"{100 * low:.1f} to {percent(high)}"
 
 
 def _detail(name: str, saving: Saving, knob: Knob) -> str:
@@ -186,8 +199,8 @@ def _detail(name: str, saving: Saving, knob: Knob) -> str:
     least = "at least " if saving.at.at_edge else ""
     return (
         f"{name} runs at {knob.named(saving.at.point, 2)}{lower} and saves {least}"
-        f"{_percent(saving.memory_saved)}{f' [{interval}]' if interval else ''} of its memory "
-        f"energy, {least}{_percent(saving.total_saved)} of all the energy counted"
+        f"{percent(saving.memory_saved)}{f' [{interval}]' if interval else ''} of its memory "
+        f"energy, {least}{percent(saving.total_saved)} of all the energy counted"
     )
 
 
@@ -243,7 +256,7 @@ def _who(found: int, asked: int) -> str:
 
 def _range(savings: list[Saving]) -> str:
     shares = [saving.memory_saved or 0.0 for saving in savings]
-    low, high = (_percent(share) for share in (min(shares), max(shares)))
+    low, high = (percent(share) for share in (min(shares), max(shares)))
     if any(saving.at.at_edge for saving in savings):
         return f"at least {low} of their memory energy"
     if low == high:

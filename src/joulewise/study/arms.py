@@ -17,7 +17,7 @@ from joulewise.devices import HOROWITZ_INT8
 from joulewise.errors import InputError, check_in_range, refuse
 from joulewise.placement import energy
 from joulewise.simulation import Interval, Simulation, mean_interval, simulate
-from joulewise.study.comparison import Contender
+from joulewise.study.comparison import Contender, named
 from joulewise.study.crossing import Ladder
 from joulewise.study.curve import Curve, energy_curve
 from joulewise.study.environment import Environment
@@ -195,7 +195,7 @@ def compare_arms(
     reference = math.nan
     records: list[ArmRecord] = []
     for arm in arms:
-        told = None if progress is None else _named(progress, arm.name)
+        told = named(progress, arm.name)
         curves = _curves(arm, data, reference, drops, chips, seed, told)
         networks = [
             NetworkRecord(name=n.name, training=n.training, simulations=curve.simulations)
@@ -257,10 +257,6 @@ def _check(arms: Sequence[Arm], drops: Sequence[float]) -> None:
         refuse("the memories", got, "one kind of memory and one knob for all arms")
 
 
-def _named(progress: Callable[[str, int, int], None], name: str) -> Callable[[int, int], None]:
-    return lambda done, total: progress(name, done, total)
-
-
 def _curves(
     arm: Arm,
     data: Split,
@@ -268,7 +264,7 @@ def _curves(
     drops: Sequence[float],
     chips: int,
     seed: int,
-    progress: Callable[[int, int], None] | None,
+    progress: Callable[[int, int], None],
 ) -> list[Curve]:
     """One for each network, all over the points of the first."""
     found: list[Curve] = []
@@ -276,8 +272,7 @@ def _curves(
     for number, network in enumerate(arm.networks):
 
         def report(done: int, total: int, before: int = number) -> None:
-            if progress is not None:
-                progress(done + before * total, total * len(arm.networks))
+            progress(done + before * total, total * len(arm.networks))
 
         found.append(
             energy_curve(
@@ -285,7 +280,7 @@ def _curves(
                 data,
                 points=points,
                 knob=network.setting,
-                drops=_own_drops(network, data, reference, drops),
+                drops=drops if points else _own_drops(network, data, reference, drops),
                 chips=chips,
                 seed=seed,
                 progress=report,
@@ -299,7 +294,7 @@ def _own_drops(
     network: Contender, data: Split, reference: float, drops: Sequence[float]
 ) -> list[float]:
     """Drops as seen from the network's own accuracy, where its points are to be chosen."""
-    if math.isnan(reference) or network.points is not None:
+    if math.isnan(reference):
         return list(drops)
     reliable = network.placement.plan_at_most_reliable()
     own = simulate(network.placement, data, plan=reliable, chips=1).float_accuracy or 0.0
@@ -318,7 +313,7 @@ def _saving(
     low, high = _jackknife(ladder, lost, drop, place)
     point = ladder.setting(place)
     joules, share = _spent(arm, point)
-    (first,) = [s for s in before[0].savings if s.drop == drop] if before else [None]
+    first = next((s for arm in before[:1] for s in arm.savings if s.drop == drop), None)
     against = None
     if first is not None and first.memory_j and joules is not None:
         against = 1 - joules / first.memory_j

@@ -23,7 +23,7 @@ from joulewise.study.iso_accuracy import IsoAccuracy, iso_accuracy
 from joulewise.study.placed import PlacedRecord, placed_records
 from joulewise.training import TrainingRecord
 
-__all__ = ["Comparison", "Contender", "ContenderRecord", "compare"]
+__all__ = ["Comparison", "Contender", "ContenderRecord", "compare", "named"]
 
 # With ten classes a forecast takes about as long as this many chips: for progress alone.
 _FORECASTS_IN_PASSES = 40 * MOST_FORECASTS
@@ -190,7 +190,7 @@ def compare(
             drops=drops,
             chips=chips,
             seed=seed,
-            progress=_named(progress, contender.name),
+            progress=named(progress, contender.name),
         )
         for contender in contenders
     ]
@@ -256,9 +256,10 @@ def _traced(placement: Placement, data: Split) -> Placement:
     return placement.trace(prepare(data, placement.model)[0].inputs)
 
 
-def _named(
+def named(
     progress: Callable[[str, int, int], None] | None, name: str
 ) -> Callable[[int, int], None]:
+    """Progress of one of several, told with its name."""
     return lambda done, total: None if progress is None else progress(name, done, total)
 
 
