@@ -1,6 +1,8 @@
 import copy
 import io
 import math
+from contextlib import nullcontext
+from functools import partial
 
 import pytest
 import torch
@@ -382,6 +384,44 @@ def test_schedules_of_momentum_reach_base():
     optimizer = SAM(network().parameters(), SGD, lr=0.1, momentum=0.9)
     OneCycleLR(optimizer, max_lr=1.0, total_steps=10, base_momentum=0.5, max_momentum=0.8)
     assert optimizer.base.param_groups[0]["momentum"] == 0.8
+
+
+HALF = partial(torch.autocast, "cpu", torch.bfloat16)
+
+
+@pytest.mark.parametrize("closed", [False, True])
+@pytest.mark.parametrize("method", METHODS)
+def test_autocast_around_all_steps_is_autocast_around_each_forward_pass(method, closed):
+    """It keeps weights that it has cast until it ends; those at w are not those above."""
+    found = []
+    for around, within in ((HALF, nullcontext), (nullcontext, HALF)):
+        model = network(dtype=torch.float32)
+        optimizer = METHODS[method][0](model.parameters(), SGD, lr=0.1, rho=2.0)
+        seen = []
+
+        def closure(model=model, optimizer=optimizer, within=within, seen=seen):
+            optimizer.zero_grad()
+            with within():
+                outputs = model(batch(dtype=torch.float32)[0])
+            loss = (outputs.float() - batch(dtype=torch.float32)[1]).square().mean()
+            loss.backward()
+            seen.extend(p.grad.clone() for p in model.parameters())
+            return loss
+
+        with around():
+            for _ in range(2):
+                if closed:
+                    optimizer.step(closure)
+                    continue
+                closure()
+                with optimizer.ascent():
+                    closure()
+                optimizer.step()
+        found.append([*seen, *values(model)])
+    assert same_bits(*found)
+    count = len(list(model.parameters()))
+    passes = [found[0][k : k + count] for k in range(0, 4 * count, count)]
+    assert not any(map(same_bits, passes, passes[1:]))
 
 
 def scaled_step(model, optimizer, scaler, data, spoil=None):

@@ -74,7 +74,8 @@ class SharpnessAware(Optimizer, ABC):
     and Ctrl-C too. So do the buffers of every module that runs in the second pass, the statistics
     of BatchNorm among them: those of the first pass, at w, are kept. Dropout draws a new mask in
     the second pass. A gradient that is zero or not finite climbs nowhere, so ``base`` gets what it
-    would have got alone. Parameters without a gradient stay where they are.
+    would have got alone. Parameters without a gradient stay where they are. Autocast may surround a
+    forward pass or the whole step: what it kept of weights is dropped on the way up and down.
 
     **Several processes.** Under ``DistributedDataParallel`` each ``backward`` averages gradients,
     so all ranks climb to the same point, and the step is that of one process on the whole batch.
@@ -153,6 +154,7 @@ class SharpnessAware(Optimizer, ABC):
         try:
             with torch.no_grad():
                 climb(upward)
+            torch.clear_autocast_cache()  # of weights at w, cast: a block around may have kept them
             del upward  # holds the first gradients, which the second pass has no use for
             self.zero_grad()
             with kept_buffers():
@@ -161,6 +163,7 @@ class SharpnessAware(Optimizer, ABC):
         finally:
             with torch.no_grad():
                 _copy(copies, params)
+            torch.clear_autocast_cache()
             self._progress.stage = arrived
 
     @overload
