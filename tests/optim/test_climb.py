@@ -163,16 +163,6 @@ def test_parameters_without_a_gradient_stay_and_count_for_nothing():
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-15)
 
 
-def test_without_any_gradient_nothing_happens():
-    model = network()
-    before = values(model)
-    optimizer = SAMSON(model.parameters(), SGD, lr=0.1)
-    with optimizer.ascent():
-        assert same_bits(values(model), before)
-    optimizer.step()
-    assert same_bits(values(model), before)
-
-
 @pytest.mark.parametrize("named", [True, False])
 def test_a_sparse_gradient_is_refused_by_name(named):
     table = nn.Embedding(5, 3, sparse=True)

@@ -280,6 +280,31 @@ def test_a_step_or_an_ascent_within_an_ascent_is_refused():
     assert same_bits(values(model), before)
 
 
+@pytest.mark.parametrize("rho", [0.0, RHO])
+def test_a_block_without_a_first_backward_pass_is_refused(rho):
+    model, optimizer = ready()
+    optimizer.param_groups[0]["rho"] = rho
+    before = values(model)
+    optimizer.zero_grad()
+    message = r"ascent\(\) is without any gradient; allowed: one after a first backward pass, at w"
+    with pytest.raises(InputError, match=message), optimizer.ascent():
+        pytest.fail("the block ran")
+    with pytest.raises(InputError, match="without an ascent"):
+        optimizer.step()
+    assert same_bits(values(model), before)
+    model[0].bias.grad = torch.ones(3)  # frozen and unused ones need none
+    with optimizer.ascent():
+        assert same_bits(values(model), before) is (rho == 0)
+
+
+def test_a_closure_that_skips_a_batch_moves_nothing():
+    """As that of Lightning does, where ``training_step`` returns None."""
+    model, optimizer = ready()
+    before = values(model)
+    assert optimizer.step(optimizer.zero_grad) is None
+    assert same_bits(values(model), before)
+
+
 @pytest.mark.parametrize("wrong", [math.nan, math.inf])
 def test_base_gets_a_gradient_that_is_not_finite_as_it_would_alone(wrong):
     def poisoned(model):

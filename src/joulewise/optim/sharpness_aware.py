@@ -139,10 +139,18 @@ class SharpnessAware(Optimizer, ABC):
             Nothing.
 
         Raises:
-            InputError: if a gradient is sparse, or within another ascent of this optimizer.
+            InputError: if a gradient is sparse, if there is none at all, or within another ascent
+                of this optimizer.
         """
         if self._progress.stage == "above":
             refuse("ascent()", "within another one", "one at a time")
+        if all(p.grad is None for group in self.param_groups for p in group["params"]):
+            refuse("ascent()", "without any gradient", "one after a first backward pass, at w")
+        with self._climb():
+            yield
+
+    @contextmanager
+    def _climb(self) -> Iterator[None]:
         with torch.no_grad():
             upward = slopes(self.param_groups, self._metric)
             params = [p for slope in upward for p in slope.params]
@@ -198,7 +206,8 @@ class SharpnessAware(Optimizer, ABC):
                 loss = closure()
                 if not (climbed and loss is None):
                     check()
-                    with self.ascent():
+                    # Not `ascent`: a closure may skip a batch, as Lightning's does.
+                    with self._climb():
                         closure()
         elif not climbed:
             allowed = "step() after `with optimizer.ascent():`, or step(closure)"
