@@ -76,6 +76,20 @@ def test_an_instance_norm_of_feature_maps():
     assert unchanged(module, before)
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("kind", [nn.BatchNorm1d, lambda size: Averaged()])
+@pytest.mark.parametrize("inside", [False, True])
+def test_scripted_modules(kind, inside):
+    scripted = torch.jit.script(kind(3))
+    module = nn.Sequential(nn.Linear(3, 3), scripted) if inside else scripted
+    module(inputs(8, 3))
+    before = buffers(module)
+    with kept_buffers():
+        module(inputs(8, 3) + 1)
+        assert not unchanged(module, before)
+    assert unchanged(module, before)
+
+
 # Compiling a module as a whole warns of any hook on all modules; the hook fires all the same.
 @pytest.mark.filterwarnings("ignore:Using `torch.compile:UserWarning")
 @pytest.mark.parametrize("compiled", [compiled_whole, compiled_in_place])

@@ -49,7 +49,8 @@ def kept_buffers() -> Iterator[None]:
     finally:
         hook.remove()
         for module, own in kept.values():
-            module._buffers.update(own)
+            for name, buffer in own.items():
+                module._buffers[name] = buffer  # not `update`, which a ScriptModule's table lacks
         with torch.no_grad():
             for buffer, copy in copies:
                 buffer.copy_(copy)
