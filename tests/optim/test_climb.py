@@ -163,6 +163,18 @@ def test_parameters_without_a_gradient_stay_and_count_for_nothing():
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-15)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_a_parameter_without_entries_is_passed_over(method):
+    model, optimizer, _ = at_a_gradient(method)
+    wanted = moves(optimizer)
+    loss_of(model, *batch()).backward()
+    empty = nn.Parameter(torch.zeros(0, 3, dtype=torch.float64))
+    optimizer.add_param_group({"params": [("empty.weight", empty)]})
+    empty.sum().backward()
+    *found, none = moves(optimizer)
+    assert same_bits(found, wanted) and none.shape == (0, 3)
+
+
 @pytest.mark.parametrize("named", [True, False])
 def test_a_sparse_gradient_is_refused_by_name(named):
     table = nn.Embedding(5, 3, sparse=True)

@@ -64,7 +64,7 @@ def slopes(
     for group, rows in zip(groups, _rows(groups), strict=True):
         bundles: dict[tuple[bool, torch.device, torch.dtype], list[Tensor]] = defaultdict(list)
         for parameter, name in rows:
-            if parameter.grad is None:
+            if parameter.grad is None or not parameter.numel():
                 continue
             if parameter.grad.layout is not torch.strided:
                 allowed = "a dense one: build embeddings with sparse=False"
