@@ -163,24 +163,36 @@ def test_a_block_of_a_wrapper_steps_by_a_closure_that_does_nothing(method):
         wrapped.step()  # without a block
 
 
-@pytest.mark.parametrize("clear", ["optimizer", "zeros", "model"])
-def test_a_closure_that_adds_to_earlier_gradients_is_refused(clear):
+def zeros_by_data(model):
+    for parameter in model.parameters():
+        if parameter.grad is not None:
+            parameter.grad.data.zero_()
+
+
+CLEARING = {
+    "optimizer": lambda model, optimizer: optimizer.zero_grad(),
+    "zeros": lambda model, optimizer: optimizer.zero_grad(set_to_none=False),
+    "model": lambda model, optimizer: model.zero_grad(),
+    "zeros by the model": lambda model, optimizer: model.zero_grad(set_to_none=False),
+    "zeros by data": lambda model, optimizer: zeros_by_data(model),
+}
+
+
+@pytest.mark.parametrize("passes", [1, 2])
+@pytest.mark.parametrize("clear", CLEARING)
+def test_a_closure_that_adds_to_earlier_gradients_is_refused(clear, passes):
     """Above, it would see the last batch alone."""
     model = network()
     optimizer = SAM(model.parameters(), SGD, rho=RHO, lr=0.1)
-    how = {
-        "optimizer": optimizer.zero_grad,
-        "zeros": lambda: optimizer.zero_grad(set_to_none=False),
-        "model": model.zero_grad,
-    }[clear]
 
     def adding():
-        loss = loss_of(model, *batch())
-        loss.backward()
+        for _ in range(passes):
+            loss = loss_of(model, *batch())
+            loss.backward()
         return loss
 
     def clearing():
-        how()
+        CLEARING[clear](model, optimizer)
         return adding()
 
     optimizer.step(adding)  # there is nothing to clear yet
@@ -190,6 +202,7 @@ def test_a_closure_that_adds_to_earlier_gradients_is_refused(clear):
     assert same_bits(values(model), before)
     optimizer.step(clearing)
     assert not same_bits(values(model), before)
+    assert not any(p._backward_hooks for p in model.parameters())
 
 
 def test_the_closure_runs_twice_with_gradients_on_though_the_caller_has_them_off():

@@ -31,7 +31,6 @@ class _Progress:
     """
 
     stage: Literal["at w", "above", "back"] = "at w"
-    cleared: bool = False
 
 
 class SharpnessAware(Optimizer, ABC):
@@ -202,8 +201,8 @@ class SharpnessAware(Optimizer, ABC):
         loss = None
         if closure is not None:
             with torch.enable_grad():
-                check = self._watch_for_clearing()
-                loss = closure()
+                with self._watch_for_clearing() as check:
+                    loss = closure()
                 if not (climbed and loss is None):
                     check()
                     # Not `ascent`: a closure may skip a batch, as Lightning's does.
@@ -216,34 +215,41 @@ class SharpnessAware(Optimizer, ABC):
         self.base.step()
         return loss
 
-    def _watch_for_clearing(self) -> Callable[[], None]:
-        """Called before a closure; what it gives is called after it, and refuses.
+    @contextmanager
+    def _watch_for_clearing(self) -> Iterator[Callable[[], None]]:
+        """Around a closure; what it gives is called after it, and refuses.
 
         Raises:
             InputError: if gradients from before it are still there.
         """
         # One gradient tells of all, and the smallest costs no memory to hold.
-        params = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
-        param = min(params, key=Tensor.numel, default=None)
+        params = [p for group in self.param_groups for p in group["params"] if p.requires_grad]
+        filled = [p for p in params if p.grad is not None and p.numel()]
+        param = min(filled, key=Tensor.numel, default=None)
         held = None if param is None else param.grad
-        self._progress.cleared = False
+        if param is None or held is None:
+            yield lambda: None
+            return
+        version = held._version
+        left: list[bool] = []
+
+        def look(*_: Tensor) -> None:
+            """What is left as the first new gradient arrives; zeros may have been put in place."""
+            if not left:
+                same = param.grad is held and held._version == version
+                left.append(same and bool(held.any()))  # `.data` of it has no version
 
         def check() -> None:
-            if param is None or self._progress.cleared or param.grad is not held:
-                return
-            allowed = "one that calls optimizer.zero_grad(), or `with optimizer.ascent():`"
-            refuse("the closure", "one that does not clear the gradients", allowed)
+            look()
+            if left[0] and param.grad is held:
+                allowed = "one that calls optimizer.zero_grad(), or `with optimizer.ascent():`"
+                refuse("the closure", "one that does not clear the gradients", allowed)
 
-        return check
-
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """Clear the gradients, as any torch optimizer does.
-
-        Args:
-            set_to_none: Rather than to zeros.
-        """
-        self._progress.cleared = True
-        super().zero_grad(set_to_none)
+        hook = param.register_hook(look)
+        try:
+            yield check
+        finally:
+            hook.remove()
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add parameters, as for any torch optimizer.
