@@ -385,7 +385,7 @@ def test_a_state_of_other_tensors_or_another_seed_is_refused():
         memory.load_state_dict(made(network(), seed=5).state_dict())
 
 
-@pytest.mark.parametrize("cleared", [None, "before", "within"])
+@pytest.mark.parametrize("cleared", [None, "before", "within", "zeros", "between"])
 def test_gradients_from_before_the_block_do_not_count(cleared):
     plain, model = network(), network()
     expected, memory = made(plain), made(model)
@@ -395,23 +395,32 @@ def test_gradients_from_before_the_block_do_not_count(cleared):
     if cleared == "before":
         model.zero_grad(set_to_none=False)
     with memory:
-        if cleared == "within":
-            model.zero_grad()
+        if cleared == "between":
+            backward(model, 8)
+        if cleared in ("within", "zeros", "between"):
+            model.zero_grad(set_to_none=cleared == "within")
         backward(model)
+    assert not any(p._backward_hooks for p in model.parameters())
     assert memory.plan(1) == pytest.approx(expected.plan(1), rel=1e-9)
+    found, wanted = (m.state_dict()["averages"] for m in (memory, expected))
+    assert found.keys() == wanted.keys()
+    for name in wanted:
+        assert found[name] == pytest.approx(wanted[name], rel=1e-9)
     if cleared is not None:
         assert all(map(torch.equal, [p.grad for p in model.parameters()],
                        [p.grad for p in plain.parameters()]))  # fmt: skip
 
 
-@pytest.mark.parametrize("left", [False, True])
+@pytest.mark.parametrize("left", [None, "gradients", "gradients, then zeros"])
 def test_a_block_without_a_backward_pass_moves_nothing(left):
     model = network()
     memory = made(model)
-    if left:
+    if left is not None:
         backward(model)
     with memory, torch.no_grad():
         model(batch(0)[0])
+        if left == "gradients, then zeros":
+            model.zero_grad(set_to_none=False)
     assert memory.plan(1) == memory.plan(0) and memory.steps == 1
     assert memory.state_dict()["averages"] == {}
 

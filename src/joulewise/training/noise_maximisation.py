@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -113,10 +114,10 @@ class NoiseMaximisation(TrainingMemory):
 
     **Limits.** One number per tensor: points of bit planes or columns are not learned. Activations
     that are placed keep the point they start from, and their energy counts. Placed weights need
-    gradients. Clear gradients before the block; what was there before it is left out. In a block
-    with several backward passes the loss is their sum, in one with an ``ascent`` that of its second
-    pass. Gradients that are NaN or infinite move no point. What `TrainingMemory` says of chips,
-    ranges and gradients holds here.
+    gradients. Clear gradients before the block; what was there before it is left out, and so is
+    what is cleared within, to None or to zeros. In a block with several backward passes the loss is
+    their sum, in one with an ``ascent`` that of its second pass. Gradients that are NaN or infinite
+    move no point. What `TrainingMemory` says of chips, ranges and gradients holds here.
 
     Args:
         placement: What is stored where; traced, for the energy.
@@ -207,14 +208,22 @@ class NoiseMaximisation(TrainingMemory):
 
     def __enter__(self) -> Chip | None:
         """Begin a block, as that of `TrainingMemory`."""
-        before = {}
-        for own in _owned(self.placement).values():
-            for parameter in own:
-                if parameter.grad is not None:
-                    before[id(parameter)] = (parameter.grad, parameter.grad.clone())
+        owned = [p for own in _owned(self.placement).values() for p in own]
+        before = {id(p): (p.grad, p.grad.clone()) for p in owned if p.grad is not None}
         chip = super().__enter__()
         self._before = before
+        assert self._block is not None
+        for parameter in owned:
+            if parameter.requires_grad and id(parameter) in before:
+                forget: Any = partial(self._forget, parameter)
+                hook: Any = parameter.register_hook(forget)  # type: ignore[no-untyped-call]
+                self._block.callback(hook.remove)
         return chip
+
+    def _forget(self, parameter: Tensor, arriving: Tensor) -> None:
+        """As a gradient arrives where there are zeros: what was there before was cleared."""
+        if parameter.grad is None or not parameter.grad.to_dense().any():
+            self._before.pop(id(parameter), None)
 
     def __exit__(
         self,
@@ -301,9 +310,10 @@ class NoiseMaximisation(TrainingMemory):
                 continue
             kept = self._before.get(id(parameter))
             if kept is not None and kept[0] is grad:  # else it was cleared in between
-                grad = grad - kept[1]
-                if not grad.count_nonzero():
+                added = grad - kept[1]
+                if not (added.count_nonzero() and grad.count_nonzero()):
                     continue
+                grad = added
             parts.append(grad.to_dense())
         return torch.stack(parts).sum(0) if parts else None
 
