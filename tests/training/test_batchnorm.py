@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from joulewise.data import load_digits
+from joulewise.data import Split, load_digits
 from joulewise.devices import SRAM, Chip, Crossbar
 from joulewise.errors import DataError, ModelError
 from joulewise.models import build, seeded
@@ -100,6 +100,55 @@ def test_without_statistics_or_data_it_is_refused():
     before = tensors(model, True)
     with pytest.raises(DataError, match="no batch"):
         reestimate_batchnorm(memory_of(model), [])
+    assert all(torch.equal(before[name], now) for name, now in tensors(model, True).items())
+
+
+class Headed(nn.Module):
+    """A second head, that runs in training alone."""
+
+    def __init__(self):
+        super().__init__()
+        with seeded(0):
+            self.body = nn.Linear(6, 5)
+            self.norm, self.second = nn.BatchNorm1d(5), nn.BatchNorm1d(5)
+        self.double()
+
+    def forward(self, x):
+        hidden = self.body(x)
+        return self.norm(hidden) + self.second(hidden) if self.training else self.norm(hidden)
+
+
+def test_statistics_that_no_batch_reaches_stay():
+    model = Headed()
+    model(BATCHES[0])
+    before = {n: t.clone() for n, t in model.state_dict().items()}
+    reestimate_batchnorm(memory_of(model), BATCHES)
+    changed = {n for n, now in model.state_dict().items() if not torch.equal(now, before[n])}
+    assert changed == {"norm.running_mean", "norm.running_var", "norm.num_batches_tracked"}
+
+
+@pytest.mark.parametrize("as_split", [False, True])
+def test_a_batch_of_one_sample_is_passed_over(as_split):
+    model, other = network(), network()
+    inputs = torch.cat([*BATCHES, rand(1, 6)])
+    memory = memory_of(model, seed=4)
+    if as_split:
+        reestimate_batchnorm(
+            memory, Split(inputs=inputs, targets=torch.zeros(129).long()), batch_size=32
+        )
+    else:
+        reestimate_batchnorm(memory, inputs.split(32))
+    reestimate_batchnorm(memory_of(other, seed=4), BATCHES)
+    assert memory.steps == len(BATCHES)
+    assert all(map(torch.equal, model.state_dict().values(), other.state_dict().values()))
+
+
+def test_single_samples_alone_are_refused():
+    model = network()
+    before = tensors(model, True)
+    message = "the data is of batches of one sample; allowed: two or more, for a variance"
+    with pytest.raises(DataError, match=message):
+        reestimate_batchnorm(memory_of(model), [rand(1, 6), rand(1, 6)])
     assert all(torch.equal(before[name], now) for name, now in tensors(model, True).items())
 
 

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from joulewise.data import Split
-from joulewise.errors import ModelError
+from joulewise.errors import DataError, ModelError, refuse
 from joulewise.placement import call, prepare, same_modes
+from joulewise.placement.calling import batch_size as samples_in
 from joulewise.training.through import TrainingMemory
 
 __all__ = ["reestimate_batchnorm"]
@@ -32,16 +33,18 @@ def reestimate_batchnorm(
     whatever momentum the layers have. Normalisation uses the statistics of the batch itself, all
     other layers are in evaluation mode, and there are no gradients.
 
-    Changed are the running means, variances and counters of the model's BatchNorm layers, nothing
-    else. After an exception they are as they were.
+    Changed are the running means, variances and counters of the BatchNorm layers that are reached,
+    nothing else. After an exception they are as they were.
 
     Args:
         memory: What reads; it counts one step for each batch.
         data: A split, or an iterable of batches: ``(inputs, targets)``, or inputs alone; from the
-            training set, and several samples in each batch.
+            training set, and several samples in each batch; one of a single sample, as the last of
+            a split may be, is passed over.
         batch_size: As for `simulate`.
 
     Raises:
+        DataError: if no batch has two samples or more.
         ModelError: if no layer of the model keeps running statistics.
 
     Example:
@@ -57,7 +60,9 @@ def reestimate_batchnorm(
     norms = tracked(model)
     if not norms:
         raise ModelError("no layer of the model keeps running statistics; allowed: BatchNorm")
-    batches = prepare(data, model, batch_size)
+    batches = [b for b in prepare(data, model, batch_size) if samples_in(b.inputs) > 1]
+    if not batches:
+        refuse("the data", "of batches of one sample", "two or more, for a variance", DataError)
     momenta = [norm.momentum for norm in norms]
     before = [{name: b.clone() for name, b in _statistics(norm).items()} for norm in norms]
     try:
@@ -70,10 +75,12 @@ def reestimate_batchnorm(
             for batch in batches:
                 with memory:
                     call(model, batch.inputs)
+        for norm, statistics in zip(norms, before, strict=True):
+            if not norm.num_batches_tracked:  # an auxiliary head, say, that runs in training alone
+                _put_back(norm, statistics)
     except BaseException:
         for norm, statistics in zip(norms, before, strict=True):
-            for name, own in _statistics(norm).items():
-                own.copy_(statistics[name])
+            _put_back(norm, statistics)
         raise
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
@@ -83,6 +90,11 @@ def reestimate_batchnorm(
 def tracked(model: nn.Module) -> list[_BatchNorm]:
     """The layers of BatchNorm that keep running statistics."""
     return [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+
+
+def _put_back(norm: _BatchNorm, statistics: dict[str, Tensor]) -> None:
+    for name, own in _statistics(norm).items():
+        own.copy_(statistics[name])
 
 
 def _statistics(norm: _BatchNorm) -> dict[str, Tensor]:
