@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -18,6 +19,7 @@ from joulewise.training import (
     TrainingRecord,
     TrainingSpec,
     accuracy,
+    baseline,
     clip_weights,
     train,
 )
@@ -121,12 +123,54 @@ def test_a_model_without_matrices_or_without_biases(digits):
     train(model, digits, TrainingSpec(epochs=1))
 
 
-def test_a_last_batch_of_one_is_left_out(digits):
-    assert digits.train is not None
-    odd = Dataset(
-        name="odd", train=digits.train.subset(33), test=digits.test, classes=10, flips=False
+def some(digits, count):
+    return dataclasses.replace(digits, train=digits.train.subset(count))
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "steps"), [("cnn", 33, 1), ("cnn", 34, 2), ("mlp", 33, 2)]
+)
+def test_a_last_batch_of_one_is_left_out_where_there_is_batch_normalisation(
+    digits, monkeypatch, name, count, steps
+):
+    """And the schedule ends with the last step that is taken."""
+    sizes, ends = [], []
+
+    def listening(total, warmup):
+        ends.append(total)
+        return schedule_of(total, warmup)
+
+    monkeypatch.setattr(baseline, "schedule_of", listening)
+    model = fresh(digits, name)
+    model.register_forward_pre_hook(
+        lambda module, inputs: sizes.append(len(inputs[0])) if module.training else None
     )
-    train(fresh(digits), odd, TrainingSpec(epochs=1, batch_size=32))
+    train(model, some(digits, count), TrainingSpec(epochs=2, batch_size=32))
+    assert sizes == [32, count - 32][:steps] * 2
+    assert ends == [2 * steps]
+
+
+def test_batches_of_one_train_without_batch_normalisation_and_are_refused_with_it(digits):
+    model, few = fresh(digits, "mlp"), some(digits, 60)
+    spec = TrainingSpec(epochs=3, batch_size=1, lr=0.01, augment=False)
+    record = train(model, few, spec)
+    assert record.history[-1].loss < record.history[0].loss / 2
+    model = fresh(digits)
+    before = weights(model)
+    message = "batch_size is 1; allowed: 2 or more for a model with batch normalisation"
+    with pytest.raises(InputError, match=message):
+        train(model, few, spec)
+    assert all(map(torch.equal, weights(model), before))
+
+
+def test_one_sample_trains_without_batch_normalisation_and_is_refused_with_it(digits):
+    model, one = fresh(digits, "mlp"), some(digits, 1)
+    before = weights(model)
+    train(model, one, TrainingSpec(epochs=1))
+    assert not all(map(torch.equal, weights(model), before))
+    message = "number of training samples is 1; allowed: two or more for a model with batch norm"
+    with pytest.raises(DataError, match=message):
+        train(fresh(digits), one, TrainingSpec(epochs=1))
 
 
 def test_data_without_a_training_split(digits):

@@ -12,6 +12,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from joulewise.data import Dataset, Split
 from joulewise.errors import DataError, InputError, ModelError, WeightsError, refuse
@@ -77,9 +78,10 @@ def train(
         The record, with the accuracy on the test split, of the weights as they are.
 
     Raises:
-        DataError: if the data set has no training split.
-        InputError: if the loss or a weight becomes NaN or infinite, or the memory is that of
-            another model.
+        DataError: if the data set has no training split, or one sample for a model with batch
+            normalisation.
+        InputError: if the loss or a weight becomes NaN or infinite, the memory is that of another
+            model, or batches are of one sample for a model with batch normalisation.
     """
     if data.train is None:
         raise DataError(f"{data.name} has no training split; allowed: data with one, to train on")
@@ -87,7 +89,7 @@ def train(
     if memory is not None and memory.placement.model is not model:
         refuse("memory", "that of another model", "one of a placement of this very model")
     began = time.perf_counter()
-    steps_per_epoch = math.ceil(len(data.train) / spec.batch_size)
+    steps_per_epoch = _steps(model, len(data.train), spec.batch_size)
     ranges = None if memory is None else memory.ranges
     optimizer = optimizer_for(model, spec, ranges)
     schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -102,7 +104,7 @@ def train(
             start = time.perf_counter()
             losses = []
             try:
-                for inputs, targets in _batches(data, spec, generator):
+                for inputs, targets in _batches(data, spec, generator, steps_per_epoch):
                     losses.append(_step(model, inputs, targets, optimizer, spec, memory))
                     schedule.step()
             except WeightsError as error:  # the memory meets what became of a loss that is NaN
@@ -165,17 +167,33 @@ def _device(model: nn.Module) -> torch.device:
     return next(model.parameters()).device
 
 
+def _steps(model: nn.Module, samples: int, batch_size: int) -> int:
+    """Steps in an epoch: without a last batch of one, where batch normalisation cannot use it.
+
+    Raises:
+        DataError: if there is no other batch.
+        InputError: if all batches are of one.
+    """
+    steps = math.ceil(samples / batch_size)
+    if not any(isinstance(module, _BatchNorm) for module in model.modules()):
+        return steps
+    if samples == 1:
+        allowed = "two or more for a model with batch normalisation"
+        refuse("the number of training samples", samples, allowed, DataError)
+    if batch_size == 1:
+        refuse("batch_size", batch_size, "2 or more for a model with batch normalisation")
+    return steps - (samples % batch_size == 1)
+
+
 def _batches(
-    data: Dataset, spec: TrainingSpec, generator: torch.Generator
+    data: Dataset, spec: TrainingSpec, generator: torch.Generator, steps: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """The training split in random order, augmented; the last batch may be short."""
+    """As many batches of the training split, in random order, augmented; the last may be short."""
     split = data.train
     assert split is not None
     order = torch.randperm(len(split), generator=generator)
     images = split.inputs.ndim == 4
-    for chosen in torch.split(order, spec.batch_size):
-        if len(chosen) == 1 < len(order):
-            continue  # batch normalisation cannot train on one sample
+    for chosen in torch.split(order, spec.batch_size)[:steps]:
         inputs = split.inputs[chosen]
         if spec.augment and images:
             padding = inputs.shape[-1] // 8
