@@ -10,7 +10,7 @@ from torch import nn
 
 from joulewise.data import Dataset, Split, load_digits
 from joulewise.devices import SRAM, Flip
-from joulewise.errors import DataError, InputError
+from joulewise.errors import DataError, InputError, ModelError
 from joulewise.models import build
 from joulewise.optim import ASAM, SAM, SAMSON
 from joulewise.placement import place
@@ -116,6 +116,15 @@ def test_the_schedule_rises_then_falls_to_zero():
     assert max(factors) == factors[9] == 1.0
     assert factors[100] == pytest.approx(0.0)
     assert all(a >= b for a, b in zip(factors[10:], factors[11:], strict=False))
+
+
+@pytest.mark.parametrize(
+    "model", [nn.Flatten(), nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).requires_grad_(False)]
+)
+def test_a_model_with_nothing_to_train_is_refused(digits, model):
+    message = "the model is without a parameter that requires a gradient; allowed: one or more"
+    with pytest.raises(ModelError, match=message):
+        train(model, digits, TrainingSpec(epochs=1))
 
 
 def test_a_model_without_matrices_or_without_biases(digits):

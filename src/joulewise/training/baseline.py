@@ -82,6 +82,7 @@ def train(
             normalisation.
         InputError: if the loss or a weight becomes NaN or infinite, the memory is that of another
             model, or batches are of one sample for a model with batch normalisation.
+        ModelError: if the model fails on the data, or nothing of it can be trained.
     """
     if data.train is None:
         raise DataError(f"{data.name} has no training split; allowed: data with one, to train on")
@@ -135,8 +136,13 @@ def _check_fits(model: nn.Module, data: Dataset) -> None:
     """Refuse a model that fails on the data, before the first step.
 
     Raises:
-        ModelError: if the model raises, or does not give one number for each class.
+        ModelError: if the model raises, does not give one number for each class, or has no
+            parameter to train.
     """
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        refuse(
+            "the model", "without a parameter that requires a gradient", "one or more", ModelError
+        )
     sample = next(data.test.batches(1))[0].to(_device(model))
     try:
         with same_modes(model), torch.no_grad():
