@@ -193,6 +193,25 @@ def test_divergence_is_said(digits):
         train(fresh(digits, "mlp"), digits, TrainingSpec(epochs=5, lr=100.0))
 
 
+class Root(nn.Module):
+    """Its loss is finite where its slope is not."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(64, 10, bias=False)
+        nn.init.zeros_(self.linear.weight)
+
+    def forward(self, x):
+        return self.linear(x.flatten(1)).abs().sqrt()
+
+
+def test_weights_that_the_last_step_breaks_are_noticed(digits):
+    seen = []
+    with pytest.raises(InputError, match=r"a weight is NaN or infinite in epoch 1 at lr 0\.1; try"):
+        train(Root(), digits, TrainingSpec(epochs=1, batch_size=300, lr=0.1), seen.append)
+    assert seen == []
+
+
 @pytest.mark.parametrize(
     "bad",
     [

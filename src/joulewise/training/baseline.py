@@ -102,19 +102,16 @@ def train(
     # Dropout and the like read only the global generator.
     with seeded(spec.seed):
         for epoch in range(1, spec.epochs + 1):
-            start = time.perf_counter()
+            start, where = time.perf_counter(), f"in epoch {epoch} at lr {spec.lr:g}"
             losses = []
             try:
                 for inputs, targets in _batches(data, spec, generator, steps_per_epoch):
                     losses.append(_step(model, inputs, targets, optimizer, spec, memory))
                     schedule.step()
             except WeightsError as error:  # the memory meets what became of a loss that is NaN
-                raise InputError(f"{error}, in epoch {epoch} at lr {spec.lr:g}") from error
+                raise InputError(f"{error}, {where}") from error
             loss = float(torch.stack(losses).mean())
-            if not math.isfinite(loss):
-                raise InputError(
-                    f"the loss is {loss} in epoch {epoch} at lr {spec.lr:g}; try a lower lr"
-                )
+            _check_finite(loss, optimizer, where)
             history.append(EpochRecord(epoch=epoch, loss=loss, seconds=time.perf_counter() - start))
             if progress is not None:
                 progress(history[-1])
@@ -155,6 +152,19 @@ def _check_fits(model: nn.Module, data: Dataset) -> None:
         got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         allowed = f"(1, {data.classes}) for one sample of {data.classes} classes"
         refuse("the model's output", got, allowed, ModelError)
+
+
+def _check_finite(loss: float, optimizer: torch.optim.Optimizer, where: str) -> None:
+    """After an epoch; no loss tells what its last step made of the weights.
+
+    Raises:
+        InputError: if the loss or what is trained is NaN or infinite.
+    """
+    if not math.isfinite(loss):
+        raise InputError(f"the loss is {loss} {where}; try a lower lr")
+    trained = (p for group in optimizer.param_groups for p in group["params"] if p.requires_grad)
+    if not all(bool(parameter.isfinite().all()) for parameter in trained):
+        raise InputError(f"a weight is NaN or infinite {where}; try a lower lr")
 
 
 def accuracy(model: nn.Module, split: Split, batch_size: int = 256) -> float:
