@@ -85,6 +85,15 @@ def test_it_learns(digits):
     assert record.train_images == 300
 
 
+def test_outputs_that_are_nan_are_wrong():
+    rows = [[math.nan] * 3, [math.nan, 1, 2], [3, math.nan, 2], [0, -math.inf, math.nan]]
+    model = nn.Linear(4, 3)
+    model.forward = lambda x: torch.tensor(rows)[x[:, 0].long()]
+    inputs = torch.arange(4.0)[:, None]
+    of_class = [Split(inputs=inputs, targets=torch.full((4,), k)) for k in range(3)]
+    assert [accuracy(model, split) for split in of_class] == [2 / 4, 0.0, 1 / 4]
+
+
 def test_bfloat16_learns_as_well(digits):
     model = fresh(digits)
     record = train(model, digits, TrainingSpec(epochs=8, lr=0.1, precision="bfloat16"))

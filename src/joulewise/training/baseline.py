@@ -174,9 +174,19 @@ def accuracy(model: nn.Module, split: Split, batch_size: int = 256) -> float:
     with same_modes(model), torch.no_grad():
         model.eval()
         for inputs, targets in split.batches(batch_size):
-            found = model(inputs.to(device)).argmax(1)
-            correct += int((found == targets.to(device)).sum())
+            correct += right(model(inputs.to(device)), targets.to(device))
     return correct / len(split)
+
+
+def right(outputs: Tensor, targets: Tensor) -> int:
+    """How many are right, counted as `simulate` counts: outputs that are NaN are wrong.
+
+    Args:
+        outputs: ``[batch, classes]``.
+        targets: ``[batch]``.
+    """
+    found = torch.nan_to_num(outputs, nan=-torch.inf).argmax(1)
+    return int(((found == targets) & ~outputs.isnan().all(1)).sum())
 
 
 def _device(model: nn.Module) -> torch.device:

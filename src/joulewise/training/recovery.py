@@ -28,6 +28,7 @@ from joulewise.errors import (
 )
 from joulewise.models import seeded
 from joulewise.placement import Batch, Placement, call, loaded, prepare, same_modes
+from joulewise.training.baseline import right
 from joulewise.training.batchnorm import reestimate_batchnorm, tracked
 from joulewise.training.recipe import schedule_of
 from joulewise.training.through import Plan, TrainingMemory
@@ -304,12 +305,12 @@ def _slopes(memory: TrainingMemory, batch: Batch) -> Tensor:
 def _accuracy(
     placement: Placement, points: Plan, chip: Chip, batches: Sequence[Batch], classes: int
 ) -> float:
-    """On one chip, counted as `simulate` counts: outputs that are NaN are wrong.
+    """On one chip.
 
     Raises:
         ModelError: if the model does not give one number for each class.
     """
-    right, samples = 0, 0
+    correct, samples = 0, 0
     with loaded(placement) as memory:
         memory.read(points, chip)
         for batch in batches:
@@ -318,7 +319,6 @@ def _accuracy(
             if outputs.shape != (len(targets), classes):
                 allowed = f"{(len(targets), classes)}, [batch, classes]"
                 refuse("the shape of the outputs", tuple(outputs.shape), allowed, ModelError)
-            found = torch.nan_to_num(outputs, nan=-torch.inf).argmax(1)
-            right += int(((found == targets) & ~outputs.isnan().all(1)).sum())
+            correct += right(outputs, targets)
             samples += len(targets)
-    return right / samples
+    return correct / samples
