@@ -3,6 +3,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import ValidationError
 from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
 
 from joulewise.data import Dataset, Split, load_digits
 from joulewise.devices import SRAM, Chip, Crossbar
@@ -112,6 +113,28 @@ def test_scales_that_are_stored_are_not_fitted_as_scales():
     model = network()
     placement = place(model, weights=SRAM(bits=8), include=["*weight"])
     assert fit_to_chip(placement, DATA, chip=CHIP, eta=0.3).fitted == ("0.bias", "1.bias", "4.bias")
+
+
+def last_of(model, **options):
+    placement = place(model, weights=SRAM(bits=8))
+    return fit_to_chip(placement, DATA, chip=CHIP, parameters="last", eta=0.3, **options).fitted
+
+
+def test_the_last_layer_is_the_last_of_all_that_share_weights():
+    """The first and the last share one, which is placed under the name of the first."""
+    with seeded(0):
+        model = nn.Sequential(nn.Linear(6, 6, bias=False), nn.Linear(6, 6), nn.Linear(6, 6))
+        model.append(nn.LayerNorm(6)).append(nn.Flatten())
+    model[2].weight = model[0].weight
+    model[4].forward = lambda x: x[:, :3]
+    assert last_of(model) == ("0.weight", "2.bias")
+
+
+def test_the_last_layer_has_its_bias_where_its_weight_is_parametrised():
+    model = network()
+    weight_norm(model[4])
+    recipe = "4.parametrizations.weight.original"
+    assert last_of(model) == ("4.bias", f"{recipe}0", f"{recipe}1")
 
 
 # What comes of it.

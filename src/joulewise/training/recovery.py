@@ -219,13 +219,24 @@ def _chosen(placement: Placement, parameters: Choice) -> dict[str, nn.Parameter]
     if parameters == "scales":
         wanted -= {id(own) for placed in weights for own in placed.parameters(modules)}
     if parameters == "last":
-        path, _ = weights[-1].owners[-1]
-        wanted &= {id(parameter) for parameter in modules[path]._parameters.values()}
+        owners = {_layer(path) for placed in weights for path, _ in placed.owners}
+        last = [layer for layer in map(_layer, modules) if layer in owners][-1]
+        wanted &= {
+            id(own)
+            for path, module in modules.items()
+            if _layer(path) == last
+            for own in module._parameters.values()
+        }
     found = {name: parameter for name, parameter in named.items() if id(parameter) in wanted}
     if not found:
         got = "'scales', and the model has neither scales nor biases outside of its memory"
         refuse("parameters", got, "'last' or 'all'", ModelError)
     return found
+
+
+def _layer(path: str) -> str:
+    """The layer that a module belongs to: recipes of parametrised weights lie in children."""
+    return f".{path}".split(".parametrizations.")[0][1:]
 
 
 @contextmanager
