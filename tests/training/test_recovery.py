@@ -281,6 +281,7 @@ def test_noise_of_reads_is_other_than_that_of_the_test(monkeypatch):
 @pytest.mark.parametrize("when", [1, 4, 15])  # the test, a step, the test at the end
 def test_after_an_exception_all_is_as_it_was(kind, error, when):
     model, calls = network(), []
+    model.register_buffer("shown", torch.arange(3.0).expand(4, 3))  # cannot be written
     placement, setting = placed(model)
     before, modes = state(model), [m.training for m in model.modules()]
     flags = [p.requires_grad for p in model.parameters()]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-__all__ = ["kept_buffers"]
+__all__ = ["kept_buffers", "written"]
 
 
 @contextmanager
@@ -41,7 +41,7 @@ def kept_buffers() -> Iterator[None]:
         for part in module.modules():
             if id(part) not in kept:
                 kept[id(part)] = part, dict(part._buffers)
-                copies.extend((b, b.detach().clone()) for b in _written(part._buffers))
+                copies.extend((b, b.detach().clone()) for b in written(part._buffers.values()))
 
     hook = register_module_forward_pre_hook(keep)
     try:
@@ -56,9 +56,17 @@ def kept_buffers() -> Iterator[None]:
                 buffer.copy_(copy)
 
 
-def _written(buffers: dict[str, Tensor | None]) -> Iterator[Tensor]:
-    """The buffers that can be written: one value shown at many places cannot."""
-    for buffer in buffers.values():
+def written(buffers: Iterable[Tensor | None]) -> Iterator[Tensor]:
+    """The buffers that can be written: one value shown at many places cannot.
+
+    Args:
+        buffers: Of modules; None where one is not set.
+
+    Example:
+        >>> [len(buffer) for buffer in written([torch.ones(2), None, torch.ones(1).expand(3)])]
+        [2]
+    """
+    for buffer in buffers:
         if buffer is None:
             continue
         shape_and_stride = zip(buffer.shape, buffer.stride(), strict=True)

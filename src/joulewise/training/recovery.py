@@ -27,6 +27,7 @@ from joulewise.errors import (
     refuse,
 )
 from joulewise.models import seeded
+from joulewise.optim.buffers import written
 from joulewise.placement import Batch, Placement, call, loaded, prepare, same_modes
 from joulewise.training.baseline import right
 from joulewise.training.batchnorm import reestimate_batchnorm, tracked
@@ -243,7 +244,8 @@ def _layer(path: str) -> str:
 def _only(model: nn.Module, fitted: Collection[Tensor]) -> Iterator[None]:
     """Only these ask for gradients; after an exception they and the buffers are as they were."""
     before = [(p, p.requires_grad, p.grad) for p in model.parameters() if p.is_floating_point()]
-    copies = [(t.detach(), t.detach().clone()) for t in chain(fitted, model.buffers())]
+    changing = chain(fitted, written(model.buffers()))
+    copies = [(t.detach(), t.detach().clone()) for t in changing]
     try:
         for own, _, _ in before:
             own.requires_grad_(False)
