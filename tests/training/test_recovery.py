@@ -317,6 +317,19 @@ def test_a_loss_that_is_not_finite_is_refused_and_all_is_as_it_was(kind):
     assert not changed(model, broken) and changed(model, before) == {"4.bias"}
 
 
+@pytest.mark.parametrize("kind", ["scales", "all"])
+def test_weights_that_the_last_step_breaks_are_noticed_and_all_is_as_it_was(kind):
+    """The root's loss is finite where its slope is not."""
+    with seeded(0):
+        model = nn.Sequential(nn.Linear(6, 3), nn.Flatten())
+    model[1].forward = lambda x: (0 * x).abs().sqrt()
+    before = state(model)
+    recipe = {"parameters": kind, "epochs": 1, "batch_size": 200}
+    with pytest.raises(InputError, match=r"a weight became NaN or infinite at lr 0\.0.*; try a lo"):
+        fit_to_chip(place(model, weights=SRAM(bits=8)), DATA, chip=CHIP, eta=0.3, **recipe)
+    assert not changed(model, before)
+
+
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [

@@ -300,8 +300,11 @@ def _fit(
                     raise InputError(f"{error}, at lr {lr:g}; try a lower lr") from error
                 optimizer.step()
                 schedule.step()
-    if not bool(torch.stack(losses).isfinite().all()):
-        raise InputError(f"the loss became NaN or infinite at lr {lr:g}; try a lower lr")
+    # No loss tells what the last step made of the weights.
+    if not all(bool(found.isfinite().all()) for found in (torch.stack(losses), *fitted)):
+        raise InputError(
+            f"the loss or a weight became NaN or infinite at lr {lr:g}; try a lower lr"
+        )
     return steps
 
 
