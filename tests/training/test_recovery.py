@@ -7,7 +7,7 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from joulewise.data import Dataset, Split, load_digits
 from joulewise.devices import SRAM, Chip, Crossbar
-from joulewise.errors import DataError, InputError, ModelError, OperatingPointError
+from joulewise.errors import DataError, InputError, ModelError, OperatingPointError, WeightsError
 from joulewise.models import build, seeded
 from joulewise.placement import place
 from joulewise.simulation import simulate
@@ -339,6 +339,7 @@ def test_weights_that_the_last_step_breaks_are_noticed_and_all_is_as_it_was(kind
         ({"lr": 0.0}, InputError, "lr is 0; allowed: above 0"),
         ({"lr": float("nan")}, InputError, "lr is nan; allowed: above 0"),
         ({"seed": -1}, InputError, "seed is -1; allowed: 0 to"),
+        ({"seed": 1.5}, InputError, "seed is 1.5; allowed: a whole number"),
         ({"parameters": "first"}, InputError, "parameters is 'first'; allowed: 'scales' or 'last'"),
         ({"eta": 2.0}, OperatingPointError, "eta is 2"),
         ({"plan": {}}, InputError, "needs a plan or one setting such as eta=0.3, and not both"),
@@ -350,6 +351,46 @@ def test_what_is_out_of_range_is_refused(options, error, message):
     with pytest.raises(error, match=message):
         fit_to_chip(place(model, weights=SRAM(bits=8)), DATA, chip=CHIP, **({"eta": 0.3} | options))
     assert not changed(model, before)
+
+
+def test_whole_numbers_may_be_floats():
+    placement = place(network(), weights=SRAM(bits=8))
+    numbers = {"epochs": 2.0, "batch_size": 100.0, "seed": 1.0}
+    record = fit_to_chip(placement, DATA, chip=CHIP, eta=0.3, **numbers)
+    assert (record.epochs, record.batch_size, record.seed, record.steps) == (2, 100, 1, 4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", ["1.weight", "4.weight", "4.bias"])
+def test_a_parameter_that_is_nan_before_is_refused_by_name(kind, name):
+    model = network()
+    model.get_parameter(name).data.view(-1)[:2] = float("nan")
+    with pytest.raises(
+        WeightsError, match=rf"^{name} is NaN or infinite in 2 of \d+; allowed: fin"
+    ):
+        fit_to_chip(place(model, weights=SRAM(bits=8)), DATA, chip=CHIP, parameters=kind, eta=0.3)
+
+
+def test_infinity_is_refused_where_it_would_be_fitted():
+    model = network()
+    model.register_parameter("mask", nn.Parameter(torch.tensor([0.0, -torch.inf])))
+    placement = place(model, weights=SRAM(bits=8))
+    fit_to_chip(placement, DATA, chip=CHIP, parameters="last", eta=0.3)
+    with pytest.raises(WeightsError, match="mask is NaN or infinite in 1 of 2"):
+        fit_to_chip(placement, DATA, chip=CHIP, eta=0.3)
+
+
+def test_one_image_is_refused_where_statistics_are_to_be_found():
+    one = Dataset(name="one", train=DATA.train.subset(1), test=DATA.test, classes=3, flips=False)
+    model = network()
+    before = state(model)
+    with pytest.raises(DataError, match="the data is of batches of one sample; allowed: two"):
+        fit_to_chip(place(model, weights=SRAM(bits=8)), one, chip=CHIP, eta=0.3)
+    assert not changed(model, before)
+    with seeded(0):
+        plain = nn.Linear(6, 3)
+    record = fit_to_chip(place(plain, weights=SRAM(bits=8)), one, chip=CHIP, eta=0.3)
+    assert record.steps == 3
 
 
 def test_a_model_with_nothing_to_fit_is_refused():

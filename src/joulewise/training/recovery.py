@@ -135,6 +135,7 @@ def fit_to_chip(
         InputError: if both or neither of ``plan`` and a setting are given, a number is out of
             range, or the loss or a weight becomes NaN or infinite.
         ModelError: if there is nothing of that kind to fit.
+        WeightsError: if a parameter is NaN or infinite before.
 
     Example:
         >>> from joulewise.data import load_digits
@@ -159,12 +160,17 @@ def fit_to_chip(
     """
     if data.train is None:
         raise DataError(f"{data.name} has no training split; allowed: data with one, to fit to")
-    for name, number in (("epochs", epochs), ("batch_size", batch_size)):
-        check_in_range(name, number, 1, 1e9)
+    whole = (
+        ("epochs", epochs, 1, 1e9),
+        ("batch_size", batch_size, 1, 1e9),
+        ("seed", seed, 0, 2**63),
+    )
+    for name, number, low, high in whole:
+        check_in_range(name, number, low, high)
         check_whole(name, number)
+    epochs, batch_size, seed = int(epochs), int(batch_size), int(seed)  # 2.0 is whole
     if lr is not None:
         check_in_range("lr", lr, 0.0, 100.0, open_low=True)
-    check_in_range("seed", seed, 0, 2**63)
     model, split = placement.model, data.train
     if (plan is None) == (not setting):
         raise InputError("fit_to_chip needs a plan or one setting such as eta=0.3, and not both")
@@ -172,6 +178,7 @@ def fit_to_chip(
     memory = TrainingMemory(placement, plan=points, chip=chip)
     memory.load_state_dict({"seed": chip.seed, "steps": _FIRST_USE})
     fitted = _chosen(placement, parameters)
+    _check_finite(model, fitted)
     lr = _RATES[parameters] if lr is None else lr
     test = prepare(data.test, model)
     before = _accuracy(placement, points, chip, test, data.classes)
@@ -233,6 +240,19 @@ def _chosen(placement: Placement, parameters: Choice) -> dict[str, nn.Parameter]
         got = "'scales', and the model has neither scales nor biases outside of its memory"
         refuse("parameters", got, "'last' or 'all'", ModelError)
     return found
+
+
+def _check_finite(model: nn.Module, fitted: Collection[str]) -> None:
+    """Refuse, by its name, what no learning rate would help; elsewhere infinity may be meant.
+
+    Raises:
+        WeightsError: if a parameter is NaN, or one to be fitted infinite.
+    """
+    for name, parameter in model.named_parameters():
+        wrong = ~parameter.isfinite() if name in fitted else parameter.isnan()
+        if wrong.any():
+            got = f"NaN or infinite in {int(wrong.sum())} of {wrong.numel()}"
+            refuse(name, got, "finite entries only", WeightsError)
 
 
 def _layer(path: str) -> str:
