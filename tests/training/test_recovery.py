@@ -137,6 +137,50 @@ def test_the_last_layer_has_its_bias_where_its_weight_is_parametrised():
     assert last_of(model) == ("4.bias", f"{recipe}0", f"{recipe}1")
 
 
+class Recurrent(nn.Module):
+    def __init__(self, kind):
+        super().__init__()
+        with seeded(0):
+            self.cells, self.head = kind(2, 5, batch_first=True), nn.Linear(5, 3)
+        self.cudnn = []
+
+    def forward(self, x):
+        self.cudnn.append(torch.backends.cudnn.enabled)
+        return self.head(self.cells(x.view(-1, 3, 2))[0][:, -1])
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
+@pytest.mark.parametrize(
+    "where",
+    [
+        "cpu",
+        pytest.param(
+            "cuda",
+            marks=[
+                pytest.mark.gpu,
+                pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+            ],
+        ),
+    ],
+)
+def test_recurrent_layers_are_fitted_without_cudnn(kind, where):
+    """It refuses their backward pass in evaluation mode."""
+    model = Recurrent(kind).to(where)
+    before = torch.backends.cudnn.enabled
+    placement = place(model, weights=SRAM(bits=8))
+    fit_to_chip(placement, DATA, chip=CHIP, parameters="all", eta=0.3, epochs=1)
+    assert model.cudnn == [before, *[False] * 4, before]
+    assert torch.backends.cudnn.enabled is before
+
+
+def test_other_layers_keep_cudnn():
+    model, found = network(), []
+    placement, setting = placed(model)
+    model.register_forward_pre_hook(lambda *_: found.append(torch.backends.cudnn.enabled))
+    fit_to_chip(placement, DATA, chip=CHIP, **setting)
+    assert len(found) == 15 and set(found) == {torch.backends.cudnn.enabled}
+
+
 # What comes of it.
 
 

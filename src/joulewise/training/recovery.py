@@ -306,7 +306,7 @@ def _fit(
     generator = torch.Generator().manual_seed(seed)
     losses = []
     # Modules of one's own may draw from the global generator, in evaluation mode too.
-    with same_modes(model), seeded(seed), torch.enable_grad():
+    with same_modes(model), seeded(seed), torch.enable_grad(), _differentiable(model):
         model.eval()
         for _ in range(epochs):
             order = torch.randperm(len(split), generator=generator)
@@ -326,6 +326,18 @@ def _fit(
             f"the loss or a weight became NaN or infinite at lr {lr:g}; try a lower lr"
         )
     return steps
+
+
+@contextmanager
+def _differentiable(model: nn.Module) -> Iterator[None]:
+    """No cuDNN where there are recurrent layers, which it differentiates in training mode alone."""
+    before = torch._C._get_cudnn_enabled()
+    recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
+    try:
+        torch._C._set_cudnn_enabled(before and not recurrent)
+        yield
+    finally:
+        torch._C._set_cudnn_enabled(before)
 
 
 def _slopes(memory: TrainingMemory, batch: Batch) -> Tensor:
