@@ -226,6 +226,7 @@ def test_weights_that_the_last_step_breaks_are_noticed(digits):
     [
         *({"epochs": 0}, {"lr": 0.0}, {"momentum": 1.0}, {"precision": "int8"}, {"rho": 0.1}),
         *({"method": "adam"}, {"method": "sam", "rho": -0.1}, {"clip": 0.0}),
+        *({"seed": -1}, {"seed": 2**63}),
     ],
 )
 def test_specs_refuse_what_is_out_of_range(bad):

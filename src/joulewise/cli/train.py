@@ -186,6 +186,8 @@ def _check_out(out: Path) -> None:
 
     if out.suffix != ".safetensors":
         raise InputError(f"out is {out}; allowed: a file name that ends in .safetensors")
+    if out.is_dir():
+        raise InputError(f"out is {out}, a folder; allowed: a file name that ends in .safetensors")
     if not out.parent.is_dir():
         raise InputError(f"the folder of out, {out.parent}, does not exist; create it first")
     try:

@@ -34,7 +34,7 @@ class TrainingSpec(BaseModel):
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     augment: bool = True
     precision: Literal["float32", "bfloat16"] = "float32"
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, le=2**63 - 1)
     method: Method = "sgd"
     rho: float | None = Field(
         default=None, ge=0, le=1e6, description="of the ascent; None for the method's default"
