@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from joulewise.data import load_digits
-from joulewise.devices import SRAM, Crossbar
+from joulewise.devices import SRAM, Crossbar, law
 from joulewise.errors import InputError
 from joulewise.models import build
 from joulewise.placement import energy, place
@@ -161,3 +161,34 @@ def test_refusals(arms, digits):
     analog = Arm(name="analog", networks=(Contender(name="a", placement=other),))
     with pytest.raises(InputError, match="one kind of memory"):
         compared([arms[0], analog])
+
+
+def test_intervals_of_voltages_stay_within_the_points_simulated(arms, digits):
+    """Two networks: their interval is wide, and the table of voltages has no more of them."""
+    points = (0.958, 0.917, 0.875, 0.833, 0.792, 0.75)
+    on_volts = {"knob": "v_dd", "points": points}
+    unlike = [arm.networks[0] for arm in arms]
+    networks = _on(SRAM(law=law("stutz2021-14nm")), unlike, digits, **on_volts)
+    found = compare_arms(
+        [Arm(name="volts", networks=networks)],
+        digits.test,
+        data_name="digits",
+        model_name="mlp",
+        drops=(0.05,),
+        chips=4,
+    )
+    (saving,) = found.first.savings
+    assert saving.low == 0.75 and saving.point < saving.high <= 0.958
+
+
+def _on(memory, networks, digits, **options):
+    """The same networks on another memory."""
+    inputs = next(digits.train.batches(64))[0]
+    return tuple(
+        Contender(
+            name=network.name,
+            placement=place(network.placement.model, weights=memory, inputs=inputs),
+            **options,
+        )
+        for network in networks
+    )

@@ -65,8 +65,8 @@ class ArmSaving(BaseModel):
         drop: The accuracy given up; 0.01 is one point.
         point: The least reliable point at which the mean over networks is within the drop,
             interpolated; None if it is at none that was simulated.
-        low: The less reliable end of the 95 % interval of ``point``, at most the device's own end;
-            None without one.
+        low: The less reliable end of the 95 % interval of ``point``, at most the device's own end,
+            or the last point simulated where the knob is not the device's own; None without one.
         high: The more reliable end.
         at_edge: The least reliable point simulated is still within the drop.
         memory_j: Joules of placed memory per inference there, mean over networks.
@@ -317,7 +317,7 @@ def _saving(
     against = None
     if first is not None and first.memory_j and joules is not None:
         against = 1 - joules / first.memory_j
-    ends = [_inside(arm, ladder.setting(end)) for end in (low, high)]
+    ends = [_inside(arm, curves[0], ladder.setting(end)) for end in (low, high)]
     saved = [None if e is None else 1 - e for e in (_spent(arm, end)[1] for end in ends)]
     return ArmSaving(
         drop=drop,
@@ -347,15 +347,18 @@ def _jackknife(ladder: Ladder, lost: Floats, drop: float, place: float) -> tuple
     return place - reach, place + reach
 
 
-def _inside(arm: Arm, point: float | None) -> float | None:
-    """The nearest point that the device can be set to."""
+def _inside(arm: Arm, curve: Curve, point: float | None) -> float | None:
+    """The nearest point that the device can be set to, or one of those simulated.
+
+    Of a knob that is not the device's own only the points that were given are known to be allowed.
+    """
     if point is None:
         return None
     device = arm.networks[0].placement.placed[0].device
+    ends: Sequence[float] = (device.least_reliable, device.most_reliable)
     if arm.networks[0].setting != device.knob:
-        return point
-    low, high = sorted((device.least_reliable, device.most_reliable))
-    return min(max(point, low), high)
+        ends = curve.points
+    return min(max(point, min(ends)), max(ends))
 
 
 def _spent(arm: Arm, point: float | None) -> tuple[float | None, float | None]:
