@@ -12,7 +12,7 @@ from joulewise.study import ArmComparison, ArmRecord, ArmSaving, Environment, Ne
 POINTS = (0.6, 0.4, 0.3)
 
 
-def simulation(clean, accuracy, eta):
+def simulation(clean, accuracy, eta, reliable_j=1e-9):
     return Simulation(
         plan={"w": eta},
         seed=0,
@@ -23,7 +23,10 @@ def simulation(clean, accuracy, eta):
         mse=(0.1, 0.1),
         ideal_mse=0.0,
         energy=EnergyRecord(
-            memory_j={"w": 1e-9 * eta}, memory_reliable_j=1e-9, unplaced_j=0.0, arithmetic_j=0.0
+            memory_j={"w": 1e-9 * eta},
+            memory_reliable_j=reliable_j,
+            unplaced_j=0.0,
+            arithmetic_j=0.0,
         ),
     )
 
@@ -40,13 +43,13 @@ NONE = {
 }
 
 
-def arm(name, savings, seeds=3, clean=0.9):
+def arm(name, savings, seeds=3, clean=0.9, **energy):
     networks = tuple(
         NetworkRecord(
             name=f"{name}-{seed}",
             training=None,
             simulations=tuple(
-                simulation(clean + 0.001 * seed, clean - 0.02 * k, eta)
+                simulation(clean + 0.001 * seed, clean - 0.02 * k, eta, **energy)
                 for k, eta in enumerate(POINTS)
             ),
         )
@@ -146,6 +149,17 @@ def test_the_chart_is_drawn_where_the_first_arm_is(comparison):
     line = figure.data[0]
     assert list(line.x) == pytest.approx([60.0, 40.0, 30.0])
     assert list(line.y) == pytest.approx([90.0, 88.0, 86.0])
+
+
+def test_energies_of_all_are_over_that_of_the_first():
+    made_of = made(arm("plain", (saving(),)), arm("clipped", (saving(),), reliable_j=2e-9))
+    lines = [t for t in arms_figure(made_of).data if t.mode == "lines+markers"]
+    assert list(lines[1].x) == pytest.approx(list(lines[0].x))
+    rows = Page(render_arms(made_of)).tables["points"]
+    assert [row[3] for row in rows] == [
+        "Over reliable plain",
+        *["0.60000", "0.40000", "0.30000"] * 2,
+    ]
 
 
 def test_more_arms_than_colours_differ_by_dashes():

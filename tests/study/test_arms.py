@@ -1,3 +1,4 @@
+import copy
 import math
 
 import numpy as np
@@ -13,7 +14,7 @@ from joulewise.simulation import simulate
 from joulewise.study import Arm, ArmComparison, Contender, compare_arms
 from joulewise.study.arms import _jackknife
 from joulewise.study.crossing import Ladder
-from joulewise.training import TrainingSpec, train
+from joulewise.training import TrainingSpec, clip_weights, train
 
 POINTS = (0.6, 0.5, 0.4, 0.3)
 
@@ -179,6 +180,46 @@ def test_intervals_of_voltages_stay_within_the_points_simulated(arms, digits):
     )
     (saving,) = found.first.savings
     assert saving.low == 0.75 and saving.point < saving.high <= 0.958
+
+
+def test_savings_of_all_arms_are_of_one_energy_where_it_depends_on_the_weights(arms, digits):
+    clipped = Arm(name="clipped", networks=_clipped(arms[1].networks[:2]))
+    on = {"points": (1e-4, 1e-5, 2e-6)}
+    crossbars = [
+        Arm(name=arm.name, networks=_on(Crossbar(sigma=1e-6), arm.networks[:2], digits, **on))
+        for arm in (arms[0], clipped)
+    ]
+    found = compare_arms(
+        crossbars, digits.test, data_name="digits", model_name="mlp", drops=(0.05,), chips=2
+    )
+    own = [[_reliable_j(n.placement) for n in arm.networks] for arm in crossbars]
+    # Their own would differ: it is not what they are held to.
+    assert np.mean(own[1]) > 1.1 * np.mean(own[0])
+    assert found.first.reliable_j == pytest.approx(np.mean(own[0]))
+    for arm, record in zip(crossbars, found.arms, strict=True):
+        (saving,) = record.savings
+        assert saving.saved == pytest.approx(1 - saving.memory_j / found.first.reliable_j)
+        for end, saved in ((saving.low, saving.saved_high), (saving.high, saving.saved_low)):
+            spent = [_joules(n.placement, g_max=end) for n in arm.networks]
+            assert saved == pytest.approx(1 - np.mean(spent) / found.first.reliable_j)
+
+
+def _clipped(networks):
+    """Without large weights, so that all conductances are larger: copies."""
+    found = []
+    for network in networks:
+        model = copy.deepcopy(network.placement.model)
+        clip_weights(model, deviations=1.5)
+        found.append(Contender(name=network.name, placement=place(model, weights=SRAM())))
+    return found
+
+
+def _joules(placement, **setting):
+    return energy(placement, placement.plan(**setting)).memory_total_j
+
+
+def _reliable_j(placement):
+    return energy(placement, placement.plan_at_most_reliable()).memory_total_j
 
 
 def _on(memory, networks, digits, **options):

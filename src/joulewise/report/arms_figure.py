@@ -22,8 +22,9 @@ _DASHES = ("solid", "dash", "dot")
 def arms_figure(comparison: ArmComparison) -> go.Figure:
     """Mean accuracy over networks and chips against memory energy.
 
-    Error bars are 95 % intervals over networks, dotted lines the accuracies to stay above,
-    diamonds the places where an arm's mean falls below them.
+    Energies of all are over that of the first at the memory's most reliable point. Error bars are
+    95 % intervals over networks, dotted lines the accuracies to stay above, diamonds the places
+    where an arm's mean falls below them.
     """
     figure, knob = empty_figure(), arms_knob(comparison)
     reference = comparison.first.clean
@@ -32,7 +33,8 @@ def arms_figure(comparison: ArmComparison) -> go.Figure:
     top = reference
     for index, arm in enumerate(comparison.arms):
         style = style_of(index, arm.name)
-        x, means = _energies(arm), [_mean(arm, k) for k in range(len(arm.points))]
+        x = _energies(arm, comparison.first.reliable_j)
+        means = [_mean(arm, k) for k in range(len(arm.points))]
         top = max(top, *means)
         seen += [e for e, mean in zip(x, means, strict=True) if mean >= floor]
         dash = _DASHES[index // len(COLOURS) % len(_DASHES)]
@@ -53,7 +55,7 @@ def arms_figure(comparison: ArmComparison) -> go.Figure:
         hovermode="closest",
         height=600,
         xaxis={
-            "title": {"text": "Memory energy (% of reliable)"},
+            "title": {"text": f"Memory energy (% of reliable {plain(comparison.first.name)})"},
             "range": [max(low - pad, 0.0), high + pad],
         },
         yaxis={
@@ -64,10 +66,10 @@ def arms_figure(comparison: ArmComparison) -> go.Figure:
     return figure
 
 
-def _energies(arm: ArmRecord) -> list[float]:
-    """Per cent of reliable memory, mean over networks."""
-    spent = [[s.energy.normalised for s in network.simulations] for network in arm.networks]
-    return [100 * float(e) for e in np.mean(spent, axis=0)]
+def _energies(arm: ArmRecord, of: float) -> list[float]:
+    """Per cent of so many joules, mean over networks."""
+    spent = [[s.energy.memory_total_j for s in network.simulations] for network in arm.networks]
+    return [100 * float(e) / of for e in np.mean(spent, axis=0)]
 
 
 def _mean(arm: ArmRecord, index: int) -> float:

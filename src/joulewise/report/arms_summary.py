@@ -25,7 +25,7 @@ class ArmRow:
         clean_interval: Its 95 % interval over networks.
         point: The least reliable point within the drop, or ``"not reached"``.
         point_interval: Its 95 % interval over networks.
-        saved: Share of the memory energy saved against reliable memory.
+        saved: Share of the memory energy saved against the first way to train on reliable memory.
         saved_interval: Its 95 % interval over networks, in per cent.
         memory_energy: Of placed memory per inference there.
         against_first: Share saved against the first way to train, with its sign.
@@ -117,9 +117,11 @@ def arms_answer(comparison: ArmComparison) -> Answer:
     best = min(reached, key=lambda name: reached[name].memory_j or 0.0)
     saving = reached[best]
     sentence = f"At {below}, {best} needs the least memory energy: "
-    sentence += f"{bounded(percent(saving.saved), saving.at_edge)} less than reliable memory"
+    sentence += f"{bounded(percent(saving.saved), saving.at_edge)} less than {first.name} on "
+    sentence += "reliable memory"
     if best != first.name and saving.against_first is not None:
-        sentence += f", {format_percent(saving.against_first, 1)} less than {first.name}"
+        less = format_percent(saving.against_first, 1)
+        sentence += f", {less} less than {first.name} at its own point"
     return Answer(sentence=f"{sentence}.", details=details)
 
 
