@@ -91,7 +91,7 @@ def comparison():
 def test_says_who_needs_least(comparison):
     said = arms_answer(comparison)
     assert "<b>flat</b> needs the least memory energy: at least 70.0 % less" in said.sentence
-    assert "25.0 % less than plain" in said.sentence
+    assert "at least 25.0 % less than plain" in said.sentence
     assert said.details[2] == "lost: below that at all points simulated."
 
 
@@ -107,6 +107,31 @@ def test_says_if_a_method_needs_more_than_the_first():
     assert "25.0 % more than the first" in said.details[1]
 
 
+def test_a_bound_is_said_as_one():
+    edge = {"at_edge": True, "low": None, "high": None, "saved_low": None, "saved_high": None}
+    better = saving(point=0.3, memory_j=3e-10, saved=0.7, against_first=0.25, **edge)
+    one = made(arm("plain", (saving(),)), arm("better", (better,)))
+    assert "at least 25.0 % less than plain" in arms_answer(one).sentence
+    assert "at least 25.0 % less than the first" in arms_answer(one).details[1]
+    row = arm_rows(one)[1]
+    assert (row.against_first, row.memory_energy) == ("at least +25.0 %", "at most 300 pJ")
+    worse = saving(memory_j=5e-10, saved=0.5, against_first=-0.25, **edge)
+    said = arms_answer(made(arm("plain", (saving(),)), arm("worse", (worse,))))
+    assert said.details[1].endswith("at most 25.0 % more than the first.")
+
+
+def test_two_at_the_edge_are_not_compared():
+    edge = {"point": 0.3, "at_edge": True, "low": None, "high": None}
+    edge |= {"saved_low": None, "saved_high": None, "saved": 0.7, "memory_j": 3e-10}
+    both = made(arm("plain", (saving(**edge),)), arm("flat", (saving(**edge),)))
+    assert arms_answer(both).sentence.endswith("needs the least memory energy is open.")
+    # A crossbar may spend more at its edge than another one at its point.
+    above = saving(**(edge | {"memory_j": 5e-10}))
+    assert arms_answer(made(arm("plain", (saving(),)), arm("edge", (above,)))).sentence.endswith(
+        "needs the least memory energy is open."
+    )
+
+
 def test_rows_have_intervals_where_there_are_some(comparison):
     plain, flat, lost = arm_rows(comparison)
     assert (plain.point, plain.point_interval) == ("0.400", "0.380 to 0.420")
@@ -114,7 +139,7 @@ def test_rows_have_intervals_where_there_are_some(comparison):
     assert plain.clean == "90.10 %" and plain.clean_interval == "89.85 to 90.35"
     assert plain.against_first == ""
     assert (flat.point, flat.point_interval) == ("at most 0.300", "")
-    assert flat.against_first == "+25.0 %"
+    assert flat.against_first == "at least +25.0 %"
     assert (lost.point, lost.saved, lost.against_first) == ("not reached", "", "")
 
 

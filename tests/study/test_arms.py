@@ -84,7 +84,7 @@ def test_a_saving_is_the_energy_at_the_crossing(comparison, arms):
             spent = energy(arm.networks[0].placement, plan)
             assert saving.memory_j == pytest.approx(spent.memory_total_j)
             assert saving.saved == pytest.approx(1 - saving.point)
-            if record is comparison.first:
+            if record is comparison.first or first.at_edge:
                 assert saving.against_first is None
             elif first.memory_j:
                 expected = 1 - saving.memory_j / first.memory_j
@@ -112,6 +112,26 @@ def test_one_network_has_no_interval_and_neither_has_one_that_never_crosses():
     never = np.array([[0.0, 0.02], [0.05, 0.1]])
     place = float(ladder.last_within(never.mean(0)[None], 0.01)[0])
     assert _jackknife(ladder, never, 0.01, place) == (math.inf, math.inf)
+
+
+def test_at_the_edge_there_is_no_interval_and_no_difference(arms, digits):
+    """All are within so large a drop at all points: how much further down they go is not known."""
+    found = compare_arms(
+        arms, digits.test, data_name="digits", model_name="mlp", drops=(0.9,), chips=1
+    )
+    for arm in found.arms:
+        (saving,) = arm.savings
+        assert saving.at_edge and saving.point == 0.3 and saving.saved == pytest.approx(0.7)
+        assert saving.low is saving.high is saving.saved_low is saving.saved_high is None
+        assert saving.against_first is None
+
+
+def test_an_interval_needs_all_but_one_to_cross_too():
+    ladder = Ladder([0.5, 0.4, 0.3], rising=True)
+    lost = np.array([[0.0, 0.0, 0.05], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
+    place = float(ladder.last_within(lost.mean(0)[None], 0.015)[0])
+    assert 0.3 < place < 0.4
+    assert _jackknife(ladder, lost, 0.015, place) == (math.inf, math.inf)
 
 
 def test_intervals_stay_where_the_device_can_be_set(comparison):

@@ -66,9 +66,11 @@ class ArmSaving(BaseModel):
         point: The least reliable point at which the mean over networks is within the drop,
             interpolated; None if it is at none that was simulated.
         low: The less reliable end of the 95 % interval of ``point``, at most the device's own end,
-            or the last point simulated where the knob is not the device's own; None without one.
+            or the last point simulated where the knob is not the device's own; None without one,
+            and where the mean over all networks, or over all but one, is at the edge.
         high: The more reliable end.
-        at_edge: The least reliable point simulated is still within the drop.
+        at_edge: The least reliable point simulated is still within the drop: the network may go
+            lower, and what is saved is at least what is said.
         memory_j: Joules of placed memory per inference there, mean over networks.
         saved: Share saved against the first arm with its memory at the most reliable point, whose
             energy is the same measure for all arms: on a memory whose energy depends on the
@@ -76,7 +78,7 @@ class ArmSaving(BaseModel):
         saved_low: Lower end of its 95 % interval.
         saved_high: Upper end.
         against_first: Share saved against the first arm at its own point for this drop; None for
-            the first itself, or where one of the two has no point.
+            the first itself, where one of the two has no point, or where the first is at the edge.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -322,7 +324,7 @@ def _saving(arm: Arm, curves: Sequence[Curve], first: ArmRecord, drop: float) ->
     joules = _spent(arm, point)
     against = None
     for other in first.savings:  # none yet where the arm is the first itself
-        if other.drop == drop and other.memory_j and joules is not None:
+        if other.drop == drop and other.memory_j and joules is not None and not other.at_edge:
             against = 1 - joules / other.memory_j
     ends = [_inside(arm, curves[0], ladder.setting(end)) for end in (low, high)]
     saved = [_share_saved(j, first.reliable_j) for j in (joules, *(_spent(arm, e) for e in ends))]
@@ -341,13 +343,16 @@ def _saving(arm: Arm, curves: Sequence[Curve], first: ArmRecord, drop: float) ->
 
 
 def _jackknife(ladder: Ladder, lost: Floats, drop: float, place: float) -> tuple[float, float]:
-    """Places of the ends of the 95 % interval over networks; infinite where there is none."""
-    networks = len(lost)
-    if networks < 2 or not math.isfinite(place):
+    """Places of the ends of the 95 % interval over networks; infinite where there is none.
+
+    Where the last point is still within, nothing is known of how far the place lies beyond it.
+    """
+    networks, edge = len(lost), ladder.places[-1]
+    if networks < 2 or not math.isfinite(place) or place == edge:
         return math.inf, math.inf
     without = np.stack([np.delete(lost, i, axis=0).mean(0) for i in range(networks)])
     places = ladder.last_within(without, drop)
-    if not np.isfinite(places).all():
+    if not np.isfinite(places).all() or (places == edge).any():
         return math.inf, math.inf
     pseudo = networks * place - (networks - 1) * places
     reach = mean_interval(pseudo.tolist()).half_width
