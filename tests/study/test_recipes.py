@@ -2,10 +2,8 @@ import pytest
 from safetensors import safe_open
 
 from joulewise.data import load_digits
-from joulewise.devices import SRAM
 from joulewise.errors import InputError
-from joulewise.placement import place
-from joulewise.study import Recipe, train_networks
+from joulewise.study import MemorySpec, PlacementSpec, Recipe, train_networks
 from joulewise.training import TrainingRecord, TrainingSpec
 
 COMMON = TrainingSpec(epochs=1, batch_size=512, lr=0.1)
@@ -23,9 +21,8 @@ def trained(digits, folder, text, **options):
         "mlp",
         digits,
         Recipe.parse(text),
-        placing=lambda network: place(network, weights=SRAM(bits=8)),
         progress=epochs.append,
-        **options,
+        **({"placement": PlacementSpec()} | options),
     )
     return paths, len(epochs)
 
@@ -85,6 +82,28 @@ def test_ranges_are_learned_in_a_memory(digits, tmp_path, through):
     assert trained(digits, tmp_path, text, seeds=(0,))[1] == 0
 
 
+@pytest.mark.parametrize(
+    ("text", "memory"),
+    [
+        ("sgd+perfect", {"device": "crossbar", "sigma": 1e-6}),
+        ("sgd+memory:2e-5", {"device": "crossbar"}),
+        ("sgd+memory:0.4", {"common_range": True}),
+    ],
+)
+def test_memories_that_training_cannot_use_are_refused(digits, tmp_path, text, memory):
+    spec = PlacementSpec(memory=MemorySpec(**memory))
+    with pytest.raises(InputError, match="reads weights exactly|common_range"):
+        trained(digits, tmp_path, text, placement=spec)
+    # The memory of the comparison alone.
+    assert trained(digits, tmp_path, "sgd", placement=spec)[1] == 2
+
+
+def test_ranges_are_searched_only_for_what_is_trained(digits, tmp_path, monkeypatch):
+    assert trained(digits, tmp_path, "sgd+perfect+ranges", seeds=(0,))[1] == 1
+    monkeypatch.setattr("joulewise.study.spec.LearnedRanges", None)
+    assert trained(digits, tmp_path, "sgd+perfect+ranges", seeds=(0,))[1] == 0
+
+
 def test_what_is_common_and_what_is_not():
     spec = Recipe.parse("asam:0.5+clip+long").spec(COMMON, seed=7)
     assert (spec.method, spec.rho, spec.clip, spec.epochs, spec.seed) == ("asam", 0.5, 2.0, 2, 7)
@@ -123,14 +142,6 @@ def test_a_memory_is_part_of_what_was_done(digits, tmp_path):
         assert '"eta"' in file.metadata()["training"] or "0.4" in file.metadata()["training"]
     assert trained(digits, tmp_path, "sgd+memory:0.4", seeds=(3,))[1] == 0
     # The same name, another memory.
-    other = train_networks(
-        "mlp",
-        digits,
-        Recipe.parse("sgd+memory:0.4"),
-        COMMON,
-        seeds=(3,),
-        folder=tmp_path,
-        placing=lambda network: place(network, weights=SRAM(bits=4)),
-        progress=(seen := []).append,
-    )
-    assert other == paths and len(seen) == 1
+    fewer = PlacementSpec(memory=MemorySpec(bits=4))
+    other, epochs = trained(digits, tmp_path, "sgd+memory:0.4", seeds=(3,), placement=fewer)
+    assert other == paths and epochs == 1

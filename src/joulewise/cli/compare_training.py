@@ -14,10 +14,7 @@ from joulewise.cli import console, options, placing
 from joulewise.cli.compare import ready
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from joulewise.data import Dataset
-    from joulewise.placement import Placement
     from joulewise.study import Arm, ArmComparison, PlacementSpec, Recipe
     from joulewise.training import EpochRecord, TrainingSpec
 
@@ -156,9 +153,6 @@ class _Study:
         """The files of each arm, trained where they are not there yet, with a progress bar."""
         from joulewise.study import train_networks
 
-        def placing(network: nn.Module) -> Placement:
-            return self.spec.place(network, self.dataset)
-
         found = []
         recipes = [arm for arm in asked if arm.recipe is not None]
         with console.bar("train") as update:
@@ -176,7 +170,7 @@ class _Study:
                         common,
                         seeds=seeds,
                         folder=self._folder,
-                        placing=placing,
+                        placement=self.spec,
                         knob=self._knob,
                         progress=_reporter(update, arm.name, done, len(recipes), epochs),
                     )
