@@ -1,8 +1,11 @@
+from dataclasses import replace
+
 import pytest
 from safetensors import safe_open
 
 from joulewise.data import load_digits
-from joulewise.errors import InputError
+from joulewise.errors import InputError, ModelError
+from joulewise.models import build, load_weights, save_weights
 from joulewise.study import MemorySpec, PlacementSpec, Recipe, train_networks
 from joulewise.training import TrainingRecord, TrainingSpec
 
@@ -14,11 +17,11 @@ def digits():
     return load_digits()
 
 
-def trained(digits, folder, text, **options):
+def trained(digits, folder, text, model="mlp", **options):
     epochs = []
     options = {"common": COMMON, "seeds": (0, 1), "folder": folder} | options
     paths = train_networks(
-        "mlp",
+        model,
         digits,
         Recipe.parse(text),
         progress=epochs.append,
@@ -127,6 +130,51 @@ def test_a_network_that_is_there_is_not_trained_again(digits, tmp_path):
 def test_another_recipe_or_seed_is_trained(digits, tmp_path, changed):
     trained(digits, tmp_path, "sgd")
     assert trained(digits, tmp_path, "sgd", **changed)[1] > 0
+
+
+def test_a_model_that_was_edited_is_trained(digits, tmp_path):
+    file = tmp_path / "mine.py"
+    text = """
+from torch import nn
+
+def net(input_shape, classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.Tanh(), nn.Linear(8, classes))
+"""
+    model = f"{file}:net"
+    file.write_text(text)
+    assert trained(digits, tmp_path, "sgd", model)[1] == 2
+    assert trained(digits, tmp_path, "sgd", model)[1] == 0
+    file.write_text(text.replace("Tanh", "SiLU"))
+    assert trained(digits, tmp_path, "sgd", model)[1] == 2
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda split: {"inputs": 1.05 * split.inputs},
+        lambda split: {"targets": 9 - split.targets},
+    ],
+)
+def test_other_data_of_that_name_are_trained_on(digits, tmp_path, change):
+    other = replace(digits, train=replace(digits.train, **change(digits.train)))
+    assert trained(digits, tmp_path, "sgd", seeds=(0,))[1] == 1
+    assert trained(other, tmp_path, "sgd", seeds=(0,))[1] == 1
+
+
+def test_a_file_of_an_older_version_is_taken_by_the_names(digits, tmp_path):
+    (path,), _ = trained(digits, tmp_path, "sgd", seeds=(0,))
+    model = build("mlp", digits.input_shape, digits.classes, seed=0)
+    metadata = load_weights(model, path)
+    del metadata["sample"]
+    save_weights(model, path, metadata)
+    assert trained(digits, tmp_path, "sgd", seeds=(0,))[1] == 0
+
+
+def test_a_model_that_fails_is_refused_in_a_sentence(digits, tmp_path):
+    file = tmp_path / "wrong.py"
+    file.write_text("from torch import nn\n\ndef net():\n    return nn.Linear(63, 10)\n")
+    with pytest.raises(ModelError, match="the model fails on inputs of shape"):
+        trained(digits, tmp_path, "sgd", f"{file}:net")
 
 
 def test_a_file_that_is_something_else_is_replaced(digits, tmp_path):

@@ -9,11 +9,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Never, get_args
 
+import numpy as np
+import torch
 from torch import nn
 
 from joulewise.data import Dataset
 from joulewise.errors import InputError, WeightsError
 from joulewise.models import host, load_model, load_weights, save_weights
+from joulewise.placement import outputs_of, prepare, same_modes
 from joulewise.study.spec import PlacementSpec
 from joulewise.training import (
     EpochRecord,
@@ -33,6 +36,8 @@ _PARTS = (
 # Whether a number follows, may follow, or must not.
 _NUMBERS = {"clip": (True, False), "memory": (True,), "perfect": (False,), "ranges": (False,)}
 _NUMBERS |= {"long": (False,)}
+# Samples by which a model and its data are known again.
+_SAMPLES = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,7 +183,9 @@ def train_networks(
     """Train a network for each seed, and keep each as soon as it is done.
 
     A network that is in the folder already, of this model, data and recipe, is not trained again:
-    whoever was interrupted goes on where they were.
+    whoever was interrupted goes on where they were. Model and data are known again by what the
+    model, untrained, makes of 64 samples, and by their targets, which are stored beside the
+    weights; a file without these, of an older version, is taken by the names alone.
 
     Args:
         model: As a command line names it.
@@ -205,7 +212,8 @@ def train_networks(
         path = folder / f"{stem}-{seed}.safetensors"
         network = host(network, data.input_shape)
         paths.append(path)
-        found = _found(path, model, data, spec)
+        sample = _sample(network, data)
+        found = _found(path, model, data, spec, sample)
         # To know it again a memory needs no ranges, whose search takes long.
         plain = replace(recipe, ranges=False)
         if found is not None and _learned(found) == recipe.ranges:
@@ -214,11 +222,40 @@ def train_networks(
                 continue
         memory = recipe.memory(network, data, placement, seed=seed, knob=knob)
         record = train(network, data, spec, progress, memory=memory)
-        save_weights(network, path, {"model": model, "training": record.model_dump_json()})
+        metadata = {"model": model, "training": record.model_dump_json()}
+        save_weights(network, path, metadata | {"sample": json.dumps(sample)})
     return tuple(paths)
 
 
-def _found(path: Path, model: str, data: Dataset, spec: TrainingSpec) -> TrainingRecord | None:
+def _sample(network: nn.Module, data: Dataset) -> list[float]:
+    """What an untrained network makes of some training samples, and their targets.
+
+    Of each sample the root mean square of its outputs: another model of the same shapes, or other
+    data of the same name and size, give others. Empty where there is nothing to train.
+    """
+    if data.train is None:
+        return []
+    split = data.train.subset(min(_SAMPLES, len(data.train)), seed=0)
+    try:
+        with same_modes(network), torch.no_grad():
+            (outputs,) = outputs_of(network.eval(), prepare(split, network, _SAMPLES))
+    except Exception:  # training refuses the model, and says why
+        return []
+    sizes: list[float] = outputs.double().flatten(1).square().mean(1).sqrt().tolist()
+    return [*(float(f"{size:.6g}") for size in sizes), *map(float, split.targets)]
+
+
+def _alike(stored: str | None, sample: Sequence[float]) -> bool:
+    """Whether samples are equal but for what other machines round, or none is stored."""
+    if stored is None:
+        return True
+    found = json.loads(stored)
+    return len(found) == len(sample) and bool(np.allclose(found, sample, rtol=1e-3, atol=1e-6))
+
+
+def _found(
+    path: Path, model: str, data: Dataset, spec: TrainingSpec, sample: Sequence[float]
+) -> TrainingRecord | None:
     """The record of a file, if it holds what this training would give without any memory."""
     if not path.exists():
         return None
@@ -233,6 +270,7 @@ def _found(path: Path, model: str, data: Dataset, spec: TrainingSpec) -> Trainin
         metadata.get("model") == model
         and record.spec == spec
         and (record.data, record.train_images) == (data.name, len(data.train))
+        and _alike(metadata.get("sample"), sample)
     )
     return record if same else None
 
