@@ -194,6 +194,18 @@ def test_more_arms_than_colours_differ_by_dashes():
     assert len(looks) == 8
 
 
+def test_many_arms_are_drawn_without_intervals_which_would_cover_each_other():
+    few, many = (made(*(arm(f"arm {k}", (saving(),)) for k in range(n))) for n in (4, 5))
+    assert [t.mode for t in arms_figure(few).data] == ["lines+markers", "markers"] * 4
+    assert all(t.error_y.array is not None for t in arms_figure(few).data[::2])
+    assert "error bars their 95" in Page(render_arms(few)).text
+    figure = arms_figure(many)
+    assert [(t.mode, t.error_y.array) for t in figure.data] == [("lines+markers", None)] * 5
+    assert "95 % interval 90.00 to" in figure.data[0].text[0]
+    text = Page(render_arms(many)).text
+    assert "error bars" not in text and "are in the tables" in text
+
+
 def test_writing_needs_a_folder(comparison, tmp_path):
     with pytest.raises(InputError, match="which is not there"):
         write_arms_report(comparison, tmp_path / "missing" / "report.html")

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from joulewise.report.arms_figure import arms_figure
+from joulewise.report.arms_figure import arms_figure, shows_intervals
 from joulewise.report.arms_summary import ArmRow, arm_rows, arms_answer, arms_knob
 from joulewise.report.html import render_page, standard_error, write_page
 from joulewise.report.provenance import about_device, device_facts, recipe_facts
@@ -39,6 +39,7 @@ def render_arms(comparison: ArmComparison) -> str:
         first=comparison.first.name,
         knob=knob.title,
         least=knob.least,
+        intervals=shows_intervals(comparison),
         seeds=max(len(arm.networks) for arm in comparison.arms),
         arms=[_arm(arm, rows, comparison.first.reliable_j) for arm in comparison.arms],
         about=about_device(comparison.device),
