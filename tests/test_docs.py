@@ -10,6 +10,7 @@ from joulewise.cli import main
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+COMMANDS = ("demo", "train", "simulate", "predict", "compare", "compare-training")
 BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 
 
@@ -23,7 +24,7 @@ def test_the_python_of_the_readme_runs(capsys):
     assert namespace["result"].chips == 20
 
 
-@pytest.mark.parametrize("command", ["demo", "train", "simulate", "predict", "compare"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_options_in_the_readme_exist(command, monkeypatch, capsys):
     lines = [line for line in README.splitlines() if f"joulewise {command} " in line]
     used = {option for line in lines for option in re.findall(r"--[a-z-]+", line)}
@@ -40,5 +41,5 @@ def test_every_command_and_room_is_in_the_documents():
     for room in (ROOT / "src/joulewise").iterdir():
         if (room / "__init__.py").exists():
             assert re.search(rf"\b{room.name}\b", architecture), room.name
-    for command in ("demo", "train", "simulate", "predict", "compare"):
+    for command in COMMANDS:
         assert f"joulewise {command}" in README

@@ -2,7 +2,21 @@ import json
 
 import pytest
 
+from joulewise.models import build, save_weights
+
 BASE = ("compare-training", "--model", "mlp", "--epochs", 1, "--chips", 2, "--images", 60)
+OTHER = "other.safetensors"
+PRODUCT = """
+import torch
+
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.rand(64, 10))
+
+    def forward(self, x):
+        return x.flatten(1) @ self.weight
+"""
 POINTS = ("--eta", 0.6, "--eta", 0.4)
 
 
@@ -52,10 +66,36 @@ def test_takes_networks_that_are_there(run, tmp_path):
         (("--drop", 0.0), "drop is 0"),
         (("--epochs", 0), "epochs"),
         (("--data", "nowhere"), "nowhere"),
+        (("--arm", "sgd", "--arm", "sgd+memory:40"), "eta is 40; allowed"),
+        (("--eta", 5), "eta is 5; allowed"),
+        (("--images", 5000), "count is 5000; allowed: a whole number from 1 to 599"),
+        (("--exclude", "nothing*"), "nothing*"),
+        (("--g-max", 1e-5), "g_max"),
+        (("--arm", "sgd", "--arm", "sgd+perfect+ranges", "--per-channel"), "channel_dim"),
+        (("--arm", "sgd", "--arm", "sgd+memory:0.5", "--common-range"), "common_range"),
+        (("--arm", "sgd", "--arm", f"x={OTHER}"), "weights file other.safetensors is without"),
+        # What only a pass through the memory tells.
+        (("--model", "mine.py:Net", "--device", "crossbar", "--output-bits", 6), "not simulated"),
     ],
 )
-def test_refuses_in_a_sentence_before_training(run, tmp_path, options, message):
+def test_refuses_in_a_sentence_before_training(run, tmp_path, monkeypatch, options, message):
+    monkeypatch.chdir(tmp_path)
+    save_weights(build("cnn", (1, 8, 8), 10, seed=0), tmp_path / OTHER, {})
+    (tmp_path / "mine.py").write_text(PRODUCT)
     code, _, err = run(*BASE, "--out", tmp_path / "out", *options)
     assert code == 2
     assert message in " ".join(err.split())
-    assert not list(tmp_path.rglob("*.safetensors"))
+    assert [path.name for path in tmp_path.rglob("*.safetensors")] == [OTHER]
+
+
+def test_patterns_of_files_may_have_folders_that_match(run, tmp_path, monkeypatch):
+    for seed in range(2):
+        folder = tmp_path / f"run-{seed}"
+        folder.mkdir()
+        save_weights(build("mlp", (1, 8, 8), 10, seed=seed), folder / "net.safetensors", {})
+    monkeypatch.chdir(tmp_path / "run-0")
+    arms = [f"here={tmp_path / 'run-*' / 'net.safetensors'}", "there=../run-*/net.safetensors"]
+    asked = [part for arm in arms for part in ("--arm", arm)]
+    code, text, err = run(*BASE, *asked, *POINTS, "--out", tmp_path / "out", "--json")
+    assert code == 0, err
+    assert [len(arm["networks"]) for arm in json.loads(text)["arms"]] == [2, 2]

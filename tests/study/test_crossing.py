@@ -34,6 +34,22 @@ def test_the_ends_nothing_crosses_and_all_is_lost():
     assert math.isinf(none) and ladder.setting(none) is None
 
 
+def test_a_loss_that_ties_with_the_limit_is_within_it_whatever_rounds():
+    ladder = Ladder([0.5, 0.4, 0.3], rising=True)
+    tie = 0.9 - 0.87  # 0.030000000000000027
+    lost = np.array([[0.0, 0.01, tie]])
+    assert tie > 0.03
+    assert ladder.last_within(lost, 0.03)[0] == ladder.crossings(lost, 0.03)[0] == 0.3
+    # Beyond it by less than what rounds, between two points that differ by less: still between.
+    steep = np.array([[0.03 + 9e-10, 0.03 + 1.1e-9, 0.5]])
+    assert 0.4 <= ladder.last_within(steep, 0.03)[0] <= 0.5
+
+
+def test_a_place_beyond_all_numbers_has_an_infinite_point():
+    ladder = Ladder([20.0, 1e3, 1e5, 1e7], rising=False)
+    assert ladder.setting(-800.0) == math.inf and ladder.setting(800.0) == 0.0
+
+
 @given(
     st.lists(st.floats(0.01, 1.0), min_size=2, max_size=6, unique=True),
     st.data(),

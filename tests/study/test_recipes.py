@@ -1,11 +1,12 @@
+from dataclasses import replace
+
 import pytest
 from safetensors import safe_open
 
 from joulewise.data import load_digits
-from joulewise.devices import SRAM
-from joulewise.errors import InputError
-from joulewise.placement import place
-from joulewise.study import Recipe, train_networks
+from joulewise.errors import InputError, ModelError
+from joulewise.models import build, load_weights, save_weights
+from joulewise.study import MemorySpec, PlacementSpec, Recipe, train_networks
 from joulewise.training import TrainingRecord, TrainingSpec
 
 COMMON = TrainingSpec(epochs=1, batch_size=512, lr=0.1)
@@ -16,16 +17,15 @@ def digits():
     return load_digits()
 
 
-def trained(digits, folder, text, **options):
+def trained(digits, folder, text, model="mlp", **options):
     epochs = []
     options = {"common": COMMON, "seeds": (0, 1), "folder": folder} | options
     paths = train_networks(
-        "mlp",
+        model,
         digits,
         Recipe.parse(text),
-        placing=lambda network: place(network, weights=SRAM(bits=8)),
         progress=epochs.append,
-        **options,
+        **({"placement": PlacementSpec()} | options),
     )
     return paths, len(epochs)
 
@@ -85,6 +85,28 @@ def test_ranges_are_learned_in_a_memory(digits, tmp_path, through):
     assert trained(digits, tmp_path, text, seeds=(0,))[1] == 0
 
 
+@pytest.mark.parametrize(
+    ("text", "memory"),
+    [
+        ("sgd+perfect", {"device": "crossbar", "sigma": 1e-6}),
+        ("sgd+memory:2e-5", {"device": "crossbar"}),
+        ("sgd+memory:0.4", {"common_range": True}),
+    ],
+)
+def test_memories_that_training_cannot_use_are_refused(digits, tmp_path, text, memory):
+    spec = PlacementSpec(memory=MemorySpec(**memory))
+    with pytest.raises(InputError, match="reads weights exactly|common_range"):
+        trained(digits, tmp_path, text, placement=spec)
+    # The memory of the comparison alone.
+    assert trained(digits, tmp_path, "sgd", placement=spec)[1] == 2
+
+
+def test_ranges_are_searched_only_for_what_is_trained(digits, tmp_path, monkeypatch):
+    assert trained(digits, tmp_path, "sgd+perfect+ranges", seeds=(0,))[1] == 1
+    monkeypatch.setattr("joulewise.study.spec.LearnedRanges", None)
+    assert trained(digits, tmp_path, "sgd+perfect+ranges", seeds=(0,))[1] == 0
+
+
 def test_what_is_common_and_what_is_not():
     spec = Recipe.parse("asam:0.5+clip+long").spec(COMMON, seed=7)
     assert (spec.method, spec.rho, spec.clip, spec.epochs, spec.seed) == ("asam", 0.5, 2.0, 2, 7)
@@ -110,6 +132,51 @@ def test_another_recipe_or_seed_is_trained(digits, tmp_path, changed):
     assert trained(digits, tmp_path, "sgd", **changed)[1] > 0
 
 
+def test_a_model_that_was_edited_is_trained(digits, tmp_path):
+    file = tmp_path / "mine.py"
+    text = """
+from torch import nn
+
+def net(input_shape, classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.Tanh(), nn.Linear(8, classes))
+"""
+    model = f"{file}:net"
+    file.write_text(text)
+    assert trained(digits, tmp_path, "sgd", model)[1] == 2
+    assert trained(digits, tmp_path, "sgd", model)[1] == 0
+    file.write_text(text.replace("Tanh", "SiLU"))
+    assert trained(digits, tmp_path, "sgd", model)[1] == 2
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda split: {"inputs": 1.05 * split.inputs},
+        lambda split: {"targets": 9 - split.targets},
+    ],
+)
+def test_other_data_of_that_name_are_trained_on(digits, tmp_path, change):
+    other = replace(digits, train=replace(digits.train, **change(digits.train)))
+    assert trained(digits, tmp_path, "sgd", seeds=(0,))[1] == 1
+    assert trained(other, tmp_path, "sgd", seeds=(0,))[1] == 1
+
+
+def test_a_file_of_an_older_version_is_taken_by_the_names(digits, tmp_path):
+    (path,), _ = trained(digits, tmp_path, "sgd", seeds=(0,))
+    model = build("mlp", digits.input_shape, digits.classes, seed=0)
+    metadata = load_weights(model, path)
+    del metadata["sample"]
+    save_weights(model, path, metadata)
+    assert trained(digits, tmp_path, "sgd", seeds=(0,))[1] == 0
+
+
+def test_a_model_that_fails_is_refused_in_a_sentence(digits, tmp_path):
+    file = tmp_path / "wrong.py"
+    file.write_text("from torch import nn\n\ndef net():\n    return nn.Linear(63, 10)\n")
+    with pytest.raises(ModelError, match="the model fails on inputs of shape"):
+        trained(digits, tmp_path, "sgd", f"{file}:net")
+
+
 def test_a_file_that_is_something_else_is_replaced(digits, tmp_path):
     (tmp_path / "sgd-0.safetensors").write_bytes(b"half a file")
     paths, epochs = trained(digits, tmp_path, "sgd", seeds=(0,))
@@ -123,14 +190,6 @@ def test_a_memory_is_part_of_what_was_done(digits, tmp_path):
         assert '"eta"' in file.metadata()["training"] or "0.4" in file.metadata()["training"]
     assert trained(digits, tmp_path, "sgd+memory:0.4", seeds=(3,))[1] == 0
     # The same name, another memory.
-    other = train_networks(
-        "mlp",
-        digits,
-        Recipe.parse("sgd+memory:0.4"),
-        COMMON,
-        seeds=(3,),
-        folder=tmp_path,
-        placing=lambda network: place(network, weights=SRAM(bits=4)),
-        progress=(seen := []).append,
-    )
-    assert other == paths and len(seen) == 1
+    fewer = PlacementSpec(memory=MemorySpec(bits=4))
+    other, epochs = trained(digits, tmp_path, "sgd+memory:0.4", seeds=(3,), placement=fewer)
+    assert other == paths and epochs == 1

@@ -46,6 +46,58 @@ def test_settings_that_would_do_nothing_are_refused(settings, message):
         MemorySpec(**settings).build()
 
 
+@pytest.mark.parametrize(
+    ("settings", "perfect", "message"),
+    [
+        ({"common_range": True}, False, "common_range is that of the network as it was"),
+        ({"common_range": True}, True, "allowed: without it, or with per_channel"),
+        ({"device": "crossbar"}, False, "allowed: one with levels or input_bits or .* read_noise"),
+        ({"device": "crossbar", "array_rows": 64}, False, "a crossbar that reads weights exactly"),
+        ({"device": "crossbar", "sigma": 1e-6}, True, "a perfect crossbar that reads .* exactly"),
+        ({"device": "pcm"}, True, "training through it would change nothing; allowed: .* levels$"),
+    ],
+)
+def test_memories_that_training_would_not_follow_or_not_notice_are_refused(
+    settings, perfect, message
+):
+    with pytest.raises(InputError, match=message):
+        MemorySpec(**settings).check_trains(perfect=perfect)
+
+
+@pytest.mark.parametrize(
+    ("settings", "at"),
+    [
+        ({}, None),
+        ({}, {"eta": 0.5}),
+        ({"device": "crossbar", "read_noise": 1e-6}, {"g_max": 1e-5}),
+        ({"device": "crossbar", "output_bits": 4}, None),
+        ({"device": "crossbar", "levels": 3}, {"g_max": 1e-5}),
+        ({"device": "pcm"}, {"seconds": 1e5}),
+        ({"device": "pcm", "levels": 3}, None),
+    ],
+)
+def test_memories_that_are_trained_through_change_what_is_computed(settings, at):
+    """What is not refused: the outputs in a block differ by more than rounding."""
+    digits = load_digits()
+    model = build("mlp", digits.input_shape, digits.classes, seed=0).eval()
+    inputs = digits.test.subset(4).inputs
+    memory = PlacementSpec(memory=MemorySpec(**settings)).place_to_train(model, digits, at=at)
+    plain = model(inputs)
+    with memory:
+        through = model(inputs)
+    assert (through - plain).abs().max() > 1e-4 * plain.abs().max()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"fault": "flip"}, {"row": 0.1}, {"device": "crossbar", "levels": 3, "sigma": 1e-6}],
+)
+def test_a_perfect_memory_has_no_use_for_faults_and_noise(settings):
+    with pytest.raises(InputError, match="and does nothing with a perfect memory"):
+        MemorySpec(**settings).check_perfect()
+    MemorySpec(bits=4).check_perfect()
+
+
 def test_folding_channels_and_calibration_are_done_as_told():
     digits = load_digits()
     plain, folded, channels = (

@@ -14,11 +14,8 @@ from joulewise.cli import console, options, placing
 from joulewise.cli.compare import ready
 
 if TYPE_CHECKING:
-    from torch import nn
-
-    from joulewise.data import Dataset
-    from joulewise.placement import Placement
-    from joulewise.study import Arm, ArmComparison, PlacementSpec, Recipe
+    from joulewise.data import Dataset, Split
+    from joulewise.study import Arm, ArmComparison, Contender, PlacementSpec, Recipe
     from joulewise.training import EpochRecord, TrainingSpec
 
 __all__ = ["compare_training"]
@@ -91,10 +88,12 @@ def compare_training(
     folder = ready(out)
     assert folder is not None
     dataset = load_data(data)
+    test = dataset.test if images is None else dataset.test.subset(images, seed=0)
     study = _Study(model, dataset, spec, knob, points, folder)
+    study.check(asked, seed)
     files = study.networks(asked, common, range(seed, seed + seeds))
     arms = [study.arm(a, own) for a, own in zip(asked, files, strict=True)]
-    comparison = _run(arms, study, images, drops, chips, seed)
+    comparison = _run(arms, study, test, drops, chips, seed)
     _present(comparison, folder, json)
 
 
@@ -115,7 +114,8 @@ class _Asked:
             self.recipe.spec(common, 0)  # refuses numbers out of range
             return
         pattern = Path(what)
-        self.files = tuple(sorted(pattern.parent.glob(pattern.name)))
+        below = Path(pattern.anchor)
+        self.files = tuple(sorted(below.glob(str(pattern.relative_to(below)))))
         if not self.files:
             raise InputError(
                 f"the arm {text!r} has no files; allowed: a pattern of some that exist"
@@ -150,14 +150,28 @@ class _Study:
         self.model, self.dataset, self.spec = model, dataset, spec
         self._knob, self._points, self._folder = knob, points, folder
 
+    def check(self, asked: Sequence[_Asked], seed: int) -> None:
+        """Refuse before training what would be refused after it, on a network that is untrained."""
+        from joulewise.simulation import simulate
+
+        untrained = self._placed(None, seed)
+        placement, points = untrained.placement, untrained.points or ()
+        plans = [placement.plan(**{untrained.setting: point}) for point in points]
+        plan = plans[0] if plans else placement.plan_at_most_reliable()
+        simulate(placement, self.dataset.test.subset(1), plan=plan, chips=1)
+        for arm in asked:
+            if arm.recipe is None:
+                self.arm(arm, arm.files)
+            else:
+                arm.recipe.memory(
+                    placement.model, self.dataset, self.spec, seed=seed, knob=self._knob
+                )
+
     def networks(
         self, asked: Sequence[_Asked], common: TrainingSpec, seeds: range
     ) -> list[tuple[Path, ...]]:
         """The files of each arm, trained where they are not there yet, with a progress bar."""
         from joulewise.study import train_networks
-
-        def placing(network: nn.Module) -> Placement:
-            return self.spec.place(network, self.dataset)
 
         found = []
         recipes = [arm for arm in asked if arm.recipe is not None]
@@ -176,7 +190,7 @@ class _Study:
                         common,
                         seeds=seeds,
                         folder=self._folder,
-                        placing=placing,
+                        placement=self.spec,
                         knob=self._knob,
                         progress=_reporter(update, arm.name, done, len(recipes), epochs),
                     )
@@ -185,15 +199,17 @@ class _Study:
 
     def arm(self, asked: _Asked, files: Sequence[Path]) -> Arm:
         """The networks of an arm on their memory."""
-        from joulewise.study import Arm, NetworkSpec
+        from joulewise.study import Arm
 
-        networks = [
-            NetworkSpec(model=self.model, weights=file).place(
-                self.dataset, self.spec, knob=self._knob, points=self._points
-            )
-            for file in files
-        ]
-        return Arm(name=asked.name, networks=tuple(networks), recipe=asked.text)
+        networks = tuple(self._placed(file) for file in files)
+        return Arm(name=asked.name, networks=networks, recipe=asked.text)
+
+    def _placed(self, weights: Path | None, seed: int = 0) -> Contender:
+        """A network on its memory."""
+        from joulewise.study import NetworkSpec
+
+        network = NetworkSpec(model=self.model, weights=weights, seed=seed)
+        return network.place(self.dataset, self.spec, knob=self._knob, points=self._points)
 
 
 def _reporter(
@@ -213,18 +229,17 @@ def _reporter(
 def _run(
     arms: list[Arm],
     study: _Study,
-    images: int | None,
+    test: Split,
     drops: list[float],
     chips: int,
     seed: int,
 ) -> ArmComparison:
     from joulewise.study import compare_arms
 
-    test = study.dataset.test
     with console.bar("compare") as update:
         return compare_arms(
             arms,
-            test if images is None else test.subset(images, seed=0),
+            test,
             data_name=study.dataset.name,
             model_name=study.model,
             drops=drops,
@@ -247,7 +262,8 @@ def _present(comparison: ArmComparison, folder: Path, json: bool) -> None:
         return
     first = comparison.first.name
     columns = ["trained by", "clean accuracy", f"below {first}", arms_knob(comparison).title]
-    columns += ["memory energy saved", "memory energy", f"saved against {first}"]
+    columns += [f"memory energy saved of reliable {first}", "memory energy"]
+    columns += [f"saved against {first}"]
     rows = [
         [
             row.name,

@@ -142,11 +142,11 @@ def _memory(
     """What to train through; None without an operating point or an energy.
 
     Raises:
-        InputError: if there are several points, points beside an energy or a perfect memory, or a
-            memory or ranges to learn without any.
+        InputError: if there are several points, points beside an energy or a perfect memory, a
+            memory or ranges to learn without any, or faults that a perfect memory has not.
     """
     from joulewise.errors import InputError, refuse
-    from joulewise.training import LearnedRanges, NoiseMaximisation, TrainingMemory
+    from joulewise.training import NoiseMaximisation
 
     spec = placing.placement_spec(placed)
     at = "allowed: one of --eta, --v-dd, --g-max, --seconds, --energy, or --perfect, beside it"
@@ -156,6 +156,7 @@ def _memory(
             refuse("energy", f"given beside {beside}", "one of the two")
         if learn_ranges:
             refuse("learn_ranges", "given beside energy", "one of the two")
+        spec.memory.check_trains()
         return NoiseMaximisation(spec.place(network, dataset), energy=energy, seed=seed)
     if not any(knobs.values()) and not perfect:
         if learn_ranges:
@@ -163,17 +164,17 @@ def _memory(
         if spec != type(spec)():
             raise InputError(f"a memory is described, and no point to train it at; {at}")
         return None
-    setting: dict[str, Any] = {"perfect": True}
+    setting = None
     if not perfect:
         knob, points = options.operating_points(**knobs)
         if len(points) > 1:
             refuse(knob, f"given {len(points)} times", "one point to train at")
-        setting = {knob: points[0], "seed": seed}
+        setting = {knob: points[0]}
     elif any(knobs.values()):
         raise InputError("perfect is given beside an operating point; allowed: one of the two")
-    placement = spec.place(network, dataset)
-    ranges = LearnedRanges(placement) if learn_ranges else None
-    return TrainingMemory(placement, ranges=ranges, **setting)
+    else:
+        spec.memory.check_perfect()
+    return spec.place_to_train(network, dataset, at=setting, seed=seed, ranges=learn_ranges)
 
 
 def _check_out(out: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import plotly.graph_objects as go
 
@@ -12,18 +14,30 @@ from joulewise.simulation import mean_interval
 from joulewise.study import ArmComparison, ArmRecord, ArmSaving
 from joulewise.units import format_percent
 
-__all__ = ["arms_figure"]
+__all__ = ["arms_figure", "shows_intervals"]
 
 # Accuracy below the first arm's that the chart still shows.
 _WINDOW = 0.12
 _DASHES = ("solid", "dash", "dot")
+# Arms whose intervals can still be told apart in one chart.
+_FEW = 4
+
+
+def shows_intervals(comparison: ArmComparison) -> bool:
+    """Whether the chart has room for intervals; otherwise the tables and the hover text say them.
+
+    Args:
+        comparison: The record.
+    """
+    return len(comparison.arms) <= _FEW
 
 
 def arms_figure(comparison: ArmComparison) -> go.Figure:
     """Mean accuracy over networks and chips against memory energy.
 
-    Error bars are 95 % intervals over networks, dotted lines the accuracies to stay above,
-    diamonds the places where an arm's mean falls below them.
+    Energies of all are over that of the first at the memory's most reliable point. Error bars are
+    95 % intervals over networks, dotted lines the accuracies to stay above, diamonds the places
+    where an arm's mean falls below them; of more than four arms only the lines are drawn.
     """
     figure, knob = empty_figure(), arms_knob(comparison)
     reference = comparison.first.clean
@@ -32,20 +46,24 @@ def arms_figure(comparison: ArmComparison) -> go.Figure:
     top = reference
     for index, arm in enumerate(comparison.arms):
         style = style_of(index, arm.name)
-        x, means = _energies(arm), [_mean(arm, k) for k in range(len(arm.points))]
+        x = _energies(arm, comparison.first.reliable_j)
+        means = [_mean(arm, k) for k in range(len(arm.points))]
         top = max(top, *means)
         seen += [e for e, mean in zip(x, means, strict=True) if mean >= floor]
         dash = _DASHES[index // len(COLOURS) % len(_DASHES)]
-        figure.add_traces(
-            [_line(arm, x, style, dash, knob), _crossings(comparison, arm, style, knob)]
-        )
+        line = _line(arm, x, style, dash, knob)
+        if shows_intervals(comparison):
+            line.error_y = _bars(arm)
+            figure.add_traces([line, _crossings(comparison, arm, style, knob)])
+        else:
+            figure.add_trace(line)
     for saving in comparison.first.savings:
         label = f"{100 * saving.drop:g} below {plain(comparison.first.name)}"
         figure.add_hline(
             y=100 * (reference - saving.drop),
             line={"dash": "dot", "width": 1, "color": "#808080"},
             annotation={"text": label, "font": {"size": 11}},
-            annotation_position="bottom right",
+            annotation_position="top left",
         )
     low, high = (min(seen), max(seen)) if seen else (0.0, 100.0)
     pad = 0.04 * (high - low) or 1.0
@@ -53,7 +71,7 @@ def arms_figure(comparison: ArmComparison) -> go.Figure:
         hovermode="closest",
         height=600,
         xaxis={
-            "title": {"text": "Memory energy (% of reliable)"},
+            "title": {"text": f"Memory energy (% of reliable {plain(comparison.first.name)})"},
             "range": [max(low - pad, 0.0), high + pad],
         },
         yaxis={
@@ -64,10 +82,10 @@ def arms_figure(comparison: ArmComparison) -> go.Figure:
     return figure
 
 
-def _energies(arm: ArmRecord) -> list[float]:
-    """Per cent of reliable memory, mean over networks."""
-    spent = [[s.energy.normalised for s in network.simulations] for network in arm.networks]
-    return [100 * float(e) for e in np.mean(spent, axis=0)]
+def _energies(arm: ArmRecord, of: float) -> list[float]:
+    """Per cent of so many joules, mean over networks."""
+    spent = [[s.energy.memory_total_j for s in network.simulations] for network in arm.networks]
+    return [100 * float(e) / of for e in np.mean(spent, axis=0)]
 
 
 def _mean(arm: ArmRecord, index: int) -> float:
@@ -75,13 +93,10 @@ def _mean(arm: ArmRecord, index: int) -> float:
 
 
 def _line(arm: ArmRecord, x: list[float], style: Style, dash: str, knob: Knob) -> go.Scatter:
-    several = len(arm.networks) > 1
     indices = range(len(arm.points))
-    reach = [100 * mean_interval(arm.accuracies(k)).half_width if several else 0.0 for k in indices]
     return go.Scatter(
         x=x,
         y=[100 * _mean(arm, k) for k in indices],
-        error_y={"array": reach, "thickness": 1, "width": 2},
         mode="lines+markers",
         name=style.name,
         line={"color": style.colour, "width": 2, "dash": dash},
@@ -90,6 +105,13 @@ def _line(arm: ArmRecord, x: list[float], style: Style, dash: str, knob: Knob) -
         text=[_hover(arm, k, style, knob) for k in indices],
         hovertemplate="%{text}<extra></extra>",
     )
+
+
+def _bars(arm: ArmRecord) -> dict[str, Any]:
+    several = len(arm.networks) > 1
+    each = [arm.accuracies(k) for k in range(len(arm.points))]
+    reach = [100 * mean_interval(found).half_width if several else 0.0 for found in each]
+    return {"array": reach, "thickness": 1, "width": 2}
 
 
 def _hover(arm: ArmRecord, index: int, style: Style, knob: Knob) -> str:

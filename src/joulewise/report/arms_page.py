@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from joulewise.report.arms_figure import arms_figure
+from joulewise.report.arms_figure import arms_figure, shows_intervals
 from joulewise.report.arms_summary import ArmRow, arm_rows, arms_answer, arms_knob
 from joulewise.report.html import render_page, standard_error, write_page
 from joulewise.report.provenance import about_device, device_facts, recipe_facts
@@ -39,8 +39,9 @@ def render_arms(comparison: ArmComparison) -> str:
         first=comparison.first.name,
         knob=knob.title,
         least=knob.least,
+        intervals=shows_intervals(comparison),
         seeds=max(len(arm.networks) for arm in comparison.arms),
-        arms=[_arm(arm, rows) for arm in comparison.arms],
+        arms=[_arm(arm, rows, comparison.first.reliable_j) for arm in comparison.arms],
         about=about_device(comparison.device),
         device=device_facts(comparison.device),
         training=recipe_facts(comparison),
@@ -61,7 +62,7 @@ def write_arms_report(comparison: ArmComparison, path: str | Path) -> None:
     write_page(path, lambda: render_arms(comparison))
 
 
-def _arm(arm: ArmRecord, rows: list[ArmRow]) -> dict[str, Any]:
+def _arm(arm: ArmRecord, rows: list[ArmRow], reliable_j: float) -> dict[str, Any]:
     own = [row for row in rows if row.name == arm.name]
     return {
         "name": arm.name,
@@ -69,21 +70,20 @@ def _arm(arm: ArmRecord, rows: list[ArmRow]) -> dict[str, Any]:
         "clean": own[0].clean,
         "clean_interval": own[0].clean_interval,
         "rows": own,
-        "points": [_cells(arm, k) for k in range(len(arm.points))],
+        "points": [_cells(arm, k, reliable_j) for k in range(len(arm.points))],
     }
 
 
-def _cells(arm: ArmRecord, index: int) -> list[str]:
+def _cells(arm: ArmRecord, index: int, reliable_j: float) -> list[str]:
     """One row of the full table: plain numbers in SI units, for copying."""
     each = arm.accuracies(index)
     simulations = [network.simulations[index] for network in arm.networks]
     joules = np.mean([simulation.energy.memory_total_j for simulation in simulations])
-    share = np.mean([simulation.energy.normalised for simulation in simulations])
     ends = [f"{end:.5f}" for end in mean_interval(each)] if len(each) > 1 else ["", ""]
     return [
         f"{arm.points[index]:g}",
         f"{joules:.5g}",
-        f"{share:.5f}",
+        f"{joules / reliable_j:.5f}",
         f"{np.mean(each):.5f}",
         *ends,
         " ".join(f"{accuracy:.5f}" for accuracy in each),

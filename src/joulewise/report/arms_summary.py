@@ -25,7 +25,7 @@ class ArmRow:
         clean_interval: Its 95 % interval over networks.
         point: The least reliable point within the drop, or ``"not reached"``.
         point_interval: Its 95 % interval over networks.
-        saved: Share of the memory energy saved against reliable memory.
+        saved: Share of the memory energy saved against the first way to train on reliable memory.
         saved_interval: Its 95 % interval over networks, in per cent.
         memory_energy: Of placed memory per inference there.
         against_first: Share saved against the first way to train, with its sign.
@@ -70,8 +70,8 @@ def _row(arm: ArmRecord, saving: ArmSaving, knob: Knob, *, first: bool) -> ArmRo
         point_interval=_between(saving, knob),
         saved=bounded(percent(saving.saved), saving.at_edge),
         saved_interval=_ends(saving),
-        memory_energy="" if saving.memory_j is None else format_si(saving.memory_j, "J"),
-        against_first="" if first else _signed(saving.against_first),
+        memory_energy=_joules(saving),
+        against_first="" if first else bounded(_signed(saving.against_first), saving.at_edge),
     )
 
 
@@ -92,6 +92,12 @@ def _ends(saving: ArmSaving) -> str:
     if saving.saved_low is None or saving.saved_high is None or saving.at_edge:
         return ""
     return f"{100 * saving.saved_low:.1f} to {100 * saving.saved_high:.1f}"
+
+
+def _joules(saving: ArmSaving) -> str:
+    if saving.memory_j is None:
+        return ""
+    return f"{'at most ' if saving.at_edge else ''}{format_si(saving.memory_j, 'J')}"
 
 
 def _signed(share: float | None) -> str:
@@ -115,11 +121,20 @@ def arms_answer(comparison: ArmComparison) -> Answer:
         sentence = f"No network reaches {below}, at any point simulated."
         return Answer(sentence=sentence, details=details)
     best = min(reached, key=lambda name: reached[name].memory_j or 0.0)
+    edge = [name for name, saving in reached.items() if saving.at_edge]
+    if set(edge) - {best}:
+        sentence = (
+            f"Even at the least reliable point simulated, {' and '.join(edge)} reach {below}: "
+        )
+        sentence += "which way to train needs the least memory energy is open."
+        return Answer(sentence=sentence, details=details)
     saving = reached[best]
     sentence = f"At {below}, {best} needs the least memory energy: "
-    sentence += f"{bounded(percent(saving.saved), saving.at_edge)} less than reliable memory"
+    sentence += f"{bounded(percent(saving.saved), saving.at_edge)} less than {first.name} on "
+    sentence += "reliable memory"
     if best != first.name and saving.against_first is not None:
-        sentence += f", {format_percent(saving.against_first, 1)} less than {first.name}"
+        less = bounded(percent(saving.against_first), saving.at_edge)
+        sentence += f", {less} less than {first.name} at its own point"
     return Answer(sentence=f"{sentence}.", details=details)
 
 
@@ -130,6 +145,8 @@ def _in_words(saving: ArmSaving, *, first: bool) -> str:
     if ends := _ends(saving):
         said += f" [{ends}]"
     if not first and saving.against_first is not None:
-        less = "less" if saving.against_first >= 0 else "more"
-        said += f", {format_percent(abs(saving.against_first), 1)} {less} than the first"
+        less = saving.against_first >= 0
+        bound = ("at least " if less else "at most ") if saving.at_edge else ""
+        said += f", {bound}{percent(abs(saving.against_first))} {'less' if less else 'more'} "
+        said += "than the first"
     return said

@@ -65,16 +65,20 @@ class ArmSaving(BaseModel):
         drop: The accuracy given up; 0.01 is one point.
         point: The least reliable point at which the mean over networks is within the drop,
             interpolated; None if it is at none that was simulated.
-        low: The less reliable end of the 95 % interval of ``point``, at most the device's own end;
-            None without one.
+        low: The less reliable end of the 95 % interval of ``point``, at most the device's own end,
+            or the last point simulated where the knob is not the device's own; None without one,
+            and where the mean over all networks, or over all but one, is at the edge.
         high: The more reliable end.
-        at_edge: The least reliable point simulated is still within the drop.
+        at_edge: The least reliable point simulated is still within the drop: the network may go
+            lower, and what is saved is at least what is said.
         memory_j: Joules of placed memory per inference there, mean over networks.
-        saved: Share of them saved against the same memory at its most reliable point.
+        saved: Share saved against the first arm with its memory at the most reliable point, whose
+            energy is the same measure for all arms: on a memory whose energy depends on the
+            weights, an arm's own would not be.
         saved_low: Lower end of its 95 % interval.
         saved_high: Upper end.
         against_first: Share saved against the first arm at its own point for this drop; None for
-            the first itself, or where one of the two has no point.
+            the first itself, where one of the two has no point, or where the first is at the edge.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -114,6 +118,12 @@ class ArmRecord(BaseModel):
     def clean(self) -> float:
         """Mean over networks of the accuracy as they are, not rounded to words."""
         return float(np.mean([network.clean for network in self.networks]))
+
+    @property
+    def reliable_j(self) -> float:
+        """Joules of placed memory per inference at its most reliable point, mean over networks."""
+        reliable = [network.simulations[0].energy.memory_reliable_j for network in self.networks]
+        return float(np.mean(reliable))
 
     @property
     def clean_interval(self) -> Interval:
@@ -192,28 +202,26 @@ def compare_arms(
     """
     _check(arms, drops)
     began = time.perf_counter()
-    reference = math.nan
     records: list[ArmRecord] = []
     for arm in arms:
         told = named(progress, arm.name)
+        reference = records[0].clean if records else math.nan
         curves = _curves(arm, data, reference, drops, chips, seed, told)
-        networks = [
+        networks = tuple(
             NetworkRecord(name=n.name, training=n.training, simulations=curve.simulations)
             for n, curve in zip(arm.networks, curves, strict=True)
-        ]
-        if math.isnan(reference):
-            reference = float(np.mean([network.clean for network in networks]))
-        savings = [_saving(arm, curves, reference, d, records) for d in sorted(set(drops))]
-        records.append(
-            ArmRecord(
-                name=arm.name,
-                recipe=arm.recipe,
-                points=curves[0].points,
-                networks=tuple(networks),
-                savings=tuple(savings),
-            )
         )
-    first = arms[0].networks[0]
+        record = ArmRecord(
+            name=arm.name,
+            recipe=arm.recipe,
+            points=curves[0].points,
+            networks=networks,
+            savings=(),
+        )
+        first = records[0] if records else record
+        savings = tuple(_saving(arm, curves, first, drop) for drop in sorted(set(drops)))
+        records.append(record.model_copy(update={"savings": savings}))
+    network = arms[0].networks[0]
     return ArmComparison(
         command=command,
         data=data_name,
@@ -222,10 +230,10 @@ def compare_arms(
         chips=chips,
         seed=seed,
         images=len(data),
-        knob=first.setting,
+        knob=network.setting,
         rising=curves[0].rising,
-        device=first.placement.placed[0].device.describe(),
-        stored=tuple(sorted({tensor.role for tensor in first.placement.placed})),
+        device=network.placement.placed[0].device.describe(),
+        stored=tuple(sorted({tensor.role for tensor in network.placement.placed})),
         arms=tuple(records),
         environment=Environment.now(),
         seconds=time.perf_counter() - began,
@@ -302,23 +310,24 @@ def _own_drops(
     return [max(drop - reference + own, 1 / len(data)) for drop in drops]
 
 
-def _saving(
-    arm: Arm, curves: Sequence[Curve], reference: float, drop: float, before: Sequence[ArmRecord]
-) -> ArmSaving:
+def _saving(arm: Arm, curves: Sequence[Curve], first: ArmRecord, drop: float) -> ArmSaving:
     ladder = Ladder(curves[0].points, rising=curves[0].rising)
     lost = np.array(
-        [[reference - curve.simulations[i].mean_accuracy for i in ladder.order] for curve in curves]
+        [
+            [first.clean - curve.simulations[i].mean_accuracy for i in ladder.order]
+            for curve in curves
+        ]
     )
     place = float(ladder.last_within(lost.mean(0)[None], drop)[0])
     low, high = _jackknife(ladder, lost, drop, place)
     point = ladder.setting(place)
-    joules, share = _spent(arm, point)
-    first = next((s for arm in before[:1] for s in arm.savings if s.drop == drop), None)
+    joules = _spent(arm, point)
     against = None
-    if first is not None and first.memory_j and joules is not None:
-        against = 1 - joules / first.memory_j
-    ends = [_inside(arm, ladder.setting(end)) for end in (low, high)]
-    saved = [None if e is None else 1 - e for e in (_spent(arm, end)[1] for end in ends)]
+    for other in first.savings:  # none yet where the arm is the first itself
+        if other.drop == drop and other.memory_j and joules is not None and not other.at_edge:
+            against = 1 - joules / other.memory_j
+    ends = [_inside(arm, curves[0], ladder.setting(end)) for end in (low, high)]
+    saved = [_share_saved(j, first.reliable_j) for j in (joules, *(_spent(arm, e) for e in ends))]
     return ArmSaving(
         drop=drop,
         point=point,
@@ -326,42 +335,51 @@ def _saving(
         high=ends[1],
         at_edge=bool(place == ladder.places[-1]),
         memory_j=joules,
-        saved=None if share is None else 1 - share,
-        saved_low=saved[1],
-        saved_high=saved[0],
+        saved=saved[0],
+        saved_low=saved[2],
+        saved_high=saved[1],
         against_first=against,
     )
 
 
 def _jackknife(ladder: Ladder, lost: Floats, drop: float, place: float) -> tuple[float, float]:
-    """Places of the ends of the 95 % interval over networks; infinite where there is none."""
-    networks = len(lost)
-    if networks < 2 or not math.isfinite(place):
+    """Places of the ends of the 95 % interval over networks; infinite where there is none.
+
+    Where the last point is still within, nothing is known of how far the place lies beyond it.
+    """
+    networks, edge = len(lost), ladder.places[-1]
+    if networks < 2 or not math.isfinite(place) or place == edge:
         return math.inf, math.inf
     without = np.stack([np.delete(lost, i, axis=0).mean(0) for i in range(networks)])
     places = ladder.last_within(without, drop)
-    if not np.isfinite(places).all():
+    if not np.isfinite(places).all() or (places == edge).any():
         return math.inf, math.inf
     pseudo = networks * place - (networks - 1) * places
     reach = mean_interval(pseudo.tolist()).half_width
     return place - reach, place + reach
 
 
-def _inside(arm: Arm, point: float | None) -> float | None:
-    """The nearest point that the device can be set to."""
+def _inside(arm: Arm, curve: Curve, point: float | None) -> float | None:
+    """The nearest point that the device can be set to, or one of those simulated.
+
+    Of a knob that is not the device's own only the points that were given are known to be allowed.
+    """
     if point is None:
         return None
     device = arm.networks[0].placement.placed[0].device
+    ends: Sequence[float] = (device.least_reliable, device.most_reliable)
     if arm.networks[0].setting != device.knob:
-        return point
-    low, high = sorted((device.least_reliable, device.most_reliable))
-    return min(max(point, low), high)
+        ends = curve.points
+    return min(max(point, min(ends)), max(ends))
 
 
-def _spent(arm: Arm, point: float | None) -> tuple[float | None, float | None]:
-    """Joules of placed memory at a point, and their share of reliable ones: means of networks."""
+def _spent(arm: Arm, point: float | None) -> float | None:
+    """Joules of placed memory at a point, mean over networks."""
     if point is None:
-        return None, None
+        return None
     found = [energy(n.placement, n.placement.plan(**{n.setting: point})) for n in arm.networks]
-    joules = float(np.mean([spent.memory_total_j for spent in found]))
-    return joules, float(np.mean([spent.normalised for spent in found]))
+    return float(np.mean([spent.memory_total_j for spent in found]))
+
+
+def _share_saved(joules: float | None, of: float) -> float | None:
+    return None if joules is None else 1 - joules / of

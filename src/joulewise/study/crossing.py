@@ -13,6 +13,9 @@ from joulewise.study.curve import by_ratios
 __all__ = ["Ladder"]
 
 Floats = NDArray[np.float64]
+# Losses are counts over images and chips, and often tie with a limit: less than one, more than
+# rounding.
+_ROUNDING = 1e-9
 
 
 class Ladder:
@@ -51,10 +54,14 @@ class Ladder:
         return dict(zip(self.places.tolist(), self._points, strict=True))
 
     def setting(self, place: float) -> float | None:
-        """The operating point at a place; None at infinity, where there was no crossing."""
+        """The operating point at a place; None at infinity, where there was no crossing.
+
+        An interval may reach to places beyond any number, whose point is infinite.
+        """
         if not np.isfinite(place):
             return None
-        found = float(np.exp(self._sign * place)) if self._ratios else self._sign * float(place)
+        with np.errstate(over="ignore"):
+            found = float(np.exp(self._sign * place)) if self._ratios else self._sign * float(place)
         return self._given.get(float(place), found)
 
     def crossings(self, lost: Floats, limit: float) -> Floats:
@@ -71,7 +78,7 @@ class Ladder:
             reliable point already loses more.
         """
         worst = np.maximum.accumulate(lost, axis=1)
-        above = worst > limit
+        above = worst > limit + _ROUNDING
         return self._between(worst, np.where(above.any(1), above.argmax(1), lost.shape[1]), limit)
 
     def last_within(self, lost: Floats, limit: float) -> Floats:
@@ -88,7 +95,7 @@ class Ladder:
             A place for each row: the last one where the last point is within, infinity where none
             is.
         """
-        within = lost <= limit
+        within = lost <= limit + _ROUNDING
         last = lost.shape[1] - within[:, ::-1].argmax(1)
         return self._between(lost, np.where(within.any(1), last, 0), limit)
 
@@ -100,7 +107,7 @@ class Ladder:
         rows = np.arange(len(lost))
         upper, lower = lost[rows, inside - 1], lost[rows, inside]
         with np.errstate(divide="ignore", invalid="ignore"):
-            share = (limit - upper) / (lower - upper)
+            share = ((limit - upper) / (lower - upper)).clip(0.0, 1.0)
             gap = self.places[inside] - self.places[inside - 1]
             crossing = self.places[inside - 1] + share * gap
         crossing = np.where(first == len(self.places), self.places[-1], crossing)

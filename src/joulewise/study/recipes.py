@@ -5,19 +5,21 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Never, get_args
 
+import numpy as np
+import torch
 from torch import nn
 
 from joulewise.data import Dataset
 from joulewise.errors import InputError, WeightsError
 from joulewise.models import host, load_model, load_weights, save_weights
-from joulewise.placement import Placement
+from joulewise.placement import outputs_of, prepare, same_modes
+from joulewise.study.spec import PlacementSpec
 from joulewise.training import (
     EpochRecord,
-    LearnedRanges,
     Method,
     TrainingMemory,
     TrainingRecord,
@@ -34,6 +36,8 @@ _PARTS = (
 # Whether a number follows, may follow, or must not.
 _NUMBERS = {"clip": (True, False), "memory": (True,), "perfect": (False,), "ranges": (False,)}
 _NUMBERS |= {"long": (False,)}
+# Samples by which a model and its data are known again.
+_SAMPLES = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,6 +127,32 @@ class Recipe:
         except ValueError as error:
             raise InputError(f"the recipe {self.text!r} cannot be followed: {error}") from error
 
+    def memory(
+        self,
+        model: nn.Module,
+        data: Dataset,
+        placement: PlacementSpec,
+        *,
+        seed: int,
+        knob: str | None = None,
+    ) -> TrainingMemory | None:
+        """What a network is trained through, if anything.
+
+        A memory that training would not follow or not notice is refused with an InputError.
+
+        Args:
+            model: The network.
+            data: That it is trained on.
+            placement: What of it lies where.
+            seed: Of the chips.
+            knob: What ``memory:POINT`` sets; None for the device's own.
+        """
+        if self.point is None and not self.perfect:
+            return None
+        own = placement.memory.knobs[0]
+        at = None if self.point is None else {knob or own: self.point}
+        return placement.place_to_train(model, data, at=at, seed=seed, ranges=self.ranges)
+
 
 def _named(part: str, text: str) -> tuple[str, float | None]:
     name, colon, number = part.strip().partition(":")
@@ -146,14 +176,16 @@ def train_networks(
     *,
     seeds: Sequence[int],
     folder: Path,
-    placing: Callable[[nn.Module], Placement],
+    placement: PlacementSpec,
     knob: str | None = None,
     progress: Callable[[EpochRecord], None] | None = None,
 ) -> tuple[Path, ...]:
     """Train a network for each seed, and keep each as soon as it is done.
 
     A network that is in the folder already, of this model, data and recipe, is not trained again:
-    whoever was interrupted goes on where they were.
+    whoever was interrupted goes on where they were. Model and data are known again by what the
+    model, untrained, makes of 64 samples, and by their targets, which are stored beside the
+    weights; a file without these, of an older version, is taken by the names alone.
 
     Args:
         model: As a command line names it.
@@ -162,7 +194,7 @@ def train_networks(
         common: What all recipes have in common.
         seeds: One for each network: of its first weights, its batches and its chips.
         folder: Where the weights go, as ``RECIPE-SEED.safetensors``.
-        placing: What of a model lies where, for a recipe that trains through a memory.
+        placement: What of a model lies where, for a recipe that trains through a memory.
         knob: What ``memory:POINT`` sets; None for the device's own.
         progress: Called after each epoch; not for a network that is there already.
 
@@ -179,60 +211,79 @@ def train_networks(
         stem = re.sub(r"[^\w.]+", "-", recipe.text)
         path = folder / f"{stem}-{seed}.safetensors"
         network = host(network, data.input_shape)
-        memory = _memory(recipe, network, seed, placing, knob)
         paths.append(path)
-        if _is_done(path, model, data, spec, memory):
-            continue
+        sample = _sample(network, data)
+        found = _found(path, model, data, spec, sample)
+        # To know it again a memory needs no ranges, whose search takes long.
+        plain = replace(recipe, ranges=False)
+        if found is not None and _learned(found) == recipe.ranges:
+            memory = plain.memory(network, data, placement, seed=seed, knob=knob)
+            if _as_begun(found.memory) == _as_begun(None if memory is None else memory.describe()):
+                continue
+        memory = recipe.memory(network, data, placement, seed=seed, knob=knob)
         record = train(network, data, spec, progress, memory=memory)
-        save_weights(network, path, {"model": model, "training": record.model_dump_json()})
+        metadata = {"model": model, "training": record.model_dump_json()}
+        save_weights(network, path, metadata | {"sample": json.dumps(sample)})
     return tuple(paths)
 
 
-def _memory(
-    recipe: Recipe,
-    network: nn.Module,
-    seed: int,
-    placing: Callable[[nn.Module], Placement],
-    knob: str | None,
-) -> TrainingMemory | None:
-    """What a network is trained through, if anything."""
-    if recipe.point is None and not recipe.perfect:
-        return None
-    placement = placing(network)
-    ranges = LearnedRanges(placement) if recipe.ranges else None
-    if recipe.perfect:
-        return TrainingMemory(placement, perfect=True, ranges=ranges)
-    setting: dict[str, Any] = {knob or placement.placed[0].device.knob: recipe.point}
-    return TrainingMemory(placement, seed=seed, ranges=ranges, **setting)
+def _sample(network: nn.Module, data: Dataset) -> list[float]:
+    """What an untrained network makes of some training samples, and their targets.
+
+    Of each sample the root mean square of its outputs: another model of the same shapes, or other
+    data of the same name and size, give others. Empty where there is nothing to train.
+    """
+    if data.train is None:
+        return []
+    split = data.train.subset(min(_SAMPLES, len(data.train)), seed=0)
+    try:
+        with same_modes(network), torch.no_grad():
+            (outputs,) = outputs_of(network.eval(), prepare(split, network, _SAMPLES))
+    except Exception:  # training refuses the model, and says why
+        return []
+    sizes: list[float] = outputs.double().flatten(1).square().mean(1).sqrt().tolist()
+    return [*(float(f"{size:.6g}") for size in sizes), *map(float, split.targets)]
 
 
-def _is_done(
-    path: Path, model: str, data: Dataset, spec: TrainingSpec, memory: TrainingMemory | None
-) -> bool:
-    """Whether a file holds what this training would give."""
+def _alike(stored: str | None, sample: Sequence[float]) -> bool:
+    """Whether samples are equal but for what other machines round, or none is stored."""
+    if stored is None:
+        return True
+    found = json.loads(stored)
+    return len(found) == len(sample) and bool(np.allclose(found, sample, rtol=1e-3, atol=1e-6))
+
+
+def _found(
+    path: Path, model: str, data: Dataset, spec: TrainingSpec, sample: Sequence[float]
+) -> TrainingRecord | None:
+    """The record of a file, if it holds what this training would give without any memory."""
     if not path.exists():
-        return False
+        return None
     scratch = load_model(model, data.input_shape, data.classes, seed=0)
     try:
         metadata = load_weights(scratch, path)
         record = TrainingRecord.model_validate_json(metadata.get("training", ""))
     except (WeightsError, ValueError):
-        return False
+        return None
     assert data.train is not None
-    through = None if memory is None else memory.describe()
-    return (
+    same = (
         metadata.get("model") == model
         and record.spec == spec
         and (record.data, record.train_images) == (data.name, len(data.train))
-        and _as_begun(record.memory) == _as_begun(through)
+        and _alike(metadata.get("sample"), sample)
     )
+    return record if same else None
 
 
-def _as_begun(memory: dict[str, object] | None) -> dict[str, object] | None:
+def _learned(record: TrainingRecord) -> bool:
+    """Whether ranges were learned."""
+    return record.memory is not None and record.memory.get("ranges") is not None
+
+
+def _as_begun(memory: dict[str, Any] | None) -> dict[str, Any] | None:
     """What a memory is, without what training made of it."""
     if memory is None:
         return None
-    kept = {k: v for k, v in memory.items() if k not in ("steps", "last_plan")}
-    kept["ranges"] = memory.get("ranges") is not None
-    plain: dict[str, object] = json.loads(json.dumps(kept))  # as a file gives it back
+    kept = {k: v for k, v in memory.items() if k not in ("steps", "last_plan", "ranges")}
+    plain: dict[str, Any] = json.loads(json.dumps(kept))  # as a file gives it back
     return plain

@@ -32,21 +32,21 @@ from joulewise.errors import InputError, TableError, WeightsError, refuse
 from joulewise.models import host, load_model, load_weights
 from joulewise.placement import Placement, fold_batchnorm, place, prepare, with_accesses
 from joulewise.study.comparison import Contender
-from joulewise.training import TrainingRecord
+from joulewise.training import LearnedRanges, TrainingMemory, TrainingRecord
 
 __all__ = ["MemorySpec", "NetworkSpec", "PlacementSpec", "memory_specs"]
 
 _CALIBRATION = 512
-_OF_CROSSBAR = (
-    *("sigma", "variability", "read_noise", "clip"),
-    *("array_rows", "array_columns", "input_bits", "output_bits"),
-)
+_NOISE = ("sigma", "variability", "read_noise")
+_CONVERTERS = ("input_bits", "output_bits")
+_OF_CROSSBAR = (*_NOISE, "clip", "array_rows", "array_columns", *_CONVERTERS)
 _OF_PCM = ("devices", "compensate")
 _OF_PAIRS = ("levels", "rounding")
-_OF_SRAM = (
-    *("bits", "profile", "fault", "zero_to_one", "one_to_zero", "stuck_at_one"),
+_FAULTS = (
+    *("profile", "fault", "zero_to_one", "one_to_zero", "stuck_at_one"),
     *("row", "column", "cluster", "fault_map", "map_rows", "map_columns"),
 )
+_OF_SRAM = ("bits", *_FAULTS)
 
 
 class MemorySpec(BaseModel):
@@ -94,7 +94,7 @@ class MemorySpec(BaseModel):
             channel_dim: The axis with a scale for each index; None for one scale.
             limit: The largest magnitude to represent; None takes that of each tensor.
         """
-        self._check_used()
+        self._check_used(self.without_use())
         if self.device == "crossbar":
             return Crossbar(
                 sigma=self.sigma,
@@ -130,13 +130,46 @@ class MemorySpec(BaseModel):
             limit=limit,
         )
 
-    def _check_used(self) -> None:
+    def check_perfect(self) -> None:
+        """Refuse what a perfect memory of this format has no use for: noise and faults.
+
+        Raises:
+            InputError: naming the setting.
+        """
+        self._check_used(dict.fromkeys((*_FAULTS, *_NOISE, "clip", *_OF_PCM), "a perfect memory"))
+
+    def check_trains(self, *, perfect: bool = False) -> None:
+        """Refuse a memory that training through it would not follow, or not notice.
+
+        Args:
+            perfect: Whether nothing fails in it.
+
+        Raises:
+            InputError: if it has one range for all weights, or gives weights back as they are.
+        """
+        if self.common_range:
+            raise InputError(
+                "common_range is that of the network as it was, which training through a memory "
+                "leaves behind; allowed: without it, or with per_channel"
+            )
+        if self.device == "sram" or (self.device == "pcm" and not perfect):
+            return
+        of_crossbar = _CONVERTERS if perfect else (*_CONVERTERS, *_NOISE)
+        needed = ("levels", *(of_crossbar if self.device == "crossbar" else ()))
+        if not any(getattr(self, field) for field in needed):
+            memory = f"a {'perfect ' if perfect else ''}{self.device}"
+            raise InputError(
+                f"{memory} that reads weights exactly is given, and training through it would "
+                f"change nothing; allowed: one with {' or '.join(needed)}"
+            )
+
+    def _check_used(self, idle: Mapping[str, str]) -> None:
         """Refuse settings that would do nothing.
 
         Raises:
             InputError: naming the setting and the one that it belongs to.
         """
-        for field, with_what in self.without_use().items():
+        for field, with_what in idle.items():
             value, default = getattr(self, field), type(self).model_fields[field].default
             if value != default:
                 raise InputError(f"{field} is {value}, and does nothing with {with_what}")
@@ -260,6 +293,34 @@ class PlacementSpec(BaseModel):
             inputs=_calibration(data, model),
         )
         return with_accesses(placement, self.accesses) if self.accesses else placement
+
+    def place_to_train(
+        self,
+        model: nn.Module,
+        data: Dataset,
+        *,
+        at: Mapping[str, float] | None,
+        seed: int = 0,
+        ranges: bool = False,
+    ) -> TrainingMemory:
+        """A memory to train a model through, placed as `place` does.
+
+        Args:
+            model: The model.
+            data: The data set.
+            at: The operating point, such as ``{"eta": 0.5}``; None for a memory in which nothing
+                fails.
+            seed: Of the chips.
+            ranges: Whether the ranges of weights are learned in it.
+
+        Raises:
+            InputError: as `MemorySpec.check_trains` does.
+        """
+        self.memory.check_trains(perfect=at is None)
+        placement = self.place(model, data)
+        learned = LearnedRanges(placement) if ranges else None
+        setting: dict[str, Any] = {"perfect": True} if at is None else {"seed": seed, **at}
+        return TrainingMemory(placement, ranges=learned, **setting)
 
 
 class NetworkSpec(BaseModel):
