@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from joulewise.errors import ModelError
+from joulewise.errors import InputError, ModelError
 from joulewise.models import ZOO, build, seeded
 
 SHAPES = [(1, 8, 8), (3, 32, 32), (1, 28, 28)]
@@ -70,6 +70,11 @@ def test_the_cuda_generators_are_put_back_too():
     assert torch.equal(torch.cuda.get_rng_state(), before)
     with seeded(3):
         assert torch.equal(first, torch.rand(5, device="cuda"))
+
+
+def test_a_seed_of_more_than_64_bits_is_refused():
+    with pytest.raises(InputError, match="seed is 1e"):
+        build("mlp", (1, 8, 8), 10, seed=10**22)
 
 
 def test_an_unknown_name_is_refused_with_the_names():

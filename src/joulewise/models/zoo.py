@@ -10,7 +10,7 @@ from types import MappingProxyType
 import torch
 from torch import nn
 
-from joulewise.errors import ModelError, refuse
+from joulewise.errors import ModelError, check_in_range, refuse
 from joulewise.models.cnn import SmallCNN
 from joulewise.models.mlp import MLP
 from joulewise.models.mobilenet import MobileNetV2
@@ -40,7 +40,7 @@ def seeded(seed: int) -> Iterator[None]:
     Only torch is seeded, not numpy or ``random``.
 
     Args:
-        seed: Any whole number that ``torch.Generator.manual_seed`` takes.
+        seed: Any whole number that ``torch.Generator.manual_seed`` takes, of 64 bits.
 
     Yields:
         Nothing.
@@ -53,6 +53,7 @@ def seeded(seed: int) -> Iterator[None]:
         ...     torch.equal(first, torch.rand(3))
         True
     """
+    check_in_range("seed", seed, -(2**63), 2**63 - 1)
     # A CUDA context is not worth starting for this; where one runs, the seed reaches it too.
     running: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     cuda = range(torch.cuda.device_count()) if running else ()
