@@ -49,8 +49,31 @@ def check_device(device: Device[Any], points: Sequence[Point]) -> None:
     for point in points:
         check_same_chip(device, stored, point)
         check_moments(device, stored, point)
+        check_word_classes(device, stored, point)
         check_gradient(lambda at: device.moments(stored, at).mean.sum(), point)
         check_gradient(lambda at: device.moments(stored, at).var.sum(), point)
+
+
+def check_word_classes(device: Device[Any], stored: Any, point: Point) -> None:
+    """Classes say what `moments` says: of words about, of sums to a per cent.
+
+    A class may stand for targets within a tenth of a per cent of the largest word.
+    """
+    at = torch.as_tensor(point, dtype=torch.float64)
+    if at.ndim and device.planes is None:  # one point for each column: classes are of one column
+        at = at[0]
+    moments, classes = device.moments(stored, at), device.word_classes(stored)
+    mean, var = classes.moments(at)
+    assert mean.shape == var.shape == (classes.count,)
+    largest = float(device.ideal(stored).abs().max())
+    assert (classes.spread(mean) - moments.mean).abs().max() <= 1e-3 * largest
+    spread = var[classes.index] * classes.scale.double() ** 2
+    assert (spread - moments.var).abs().max() <= 0.05 * moments.var.max()
+    weights = torch.linspace(0, 1, classes.index.numel()).double().reshape(classes.index.shape)
+    summed = float(classes.summed(weights) @ var)
+    assert math.isclose(summed, float((weights * spread).sum()), rel_tol=1e-9, abs_tol=1e-300)
+    assert math.isclose(summed, float((weights * moments.var).sum()), rel_tol=0.01, abs_tol=1e-300)
+    check_gradient(lambda p: classes.moments(p)[1].sum(), at)
 
 
 def check_description(device: Device[Any]) -> None:

@@ -1,6 +1,8 @@
 """Devices: a memory is a distribution over what is read back, and a price.
 
 device        the contract that every technology answers; chips, moments, traffic
+knob_range    points as shares of what a device allows
+word_classes  words whose moments are the same, for whoever asks at hundreds of points
 laws          supply -> bit error rate and energy: the exponential law, measured voltage tables
 fault_kinds   what a failing cell does to its word: mask, flip, stuck
 fault_maps    where failing cells are: independent, correlated, measured
@@ -34,6 +36,7 @@ from joulewise.devices.fault_kinds import Stuck as Stuck
 from joulewise.devices.fault_maps import Correlated as Correlated
 from joulewise.devices.fault_maps import Independent as Independent
 from joulewise.devices.fault_maps import Measured as Measured
+from joulewise.devices.knob_range import KnobRange as KnobRange
 from joulewise.devices.laws import ExponentialLaw as ExponentialLaw
 from joulewise.devices.laws import VoltageTable as VoltageTable
 from joulewise.devices.pcm import PCM as PCM
@@ -42,6 +45,7 @@ from joulewise.devices.profiles import law as law
 from joulewise.devices.readout import ISAAC as ISAAC
 from joulewise.devices.readout import ReadOut as ReadOut
 from joulewise.devices.sram import SRAM as SRAM
+from joulewise.devices.word_classes import WordClasses as WordClasses
 
 __all__ = [
     "HOROWITZ_INT8",
@@ -59,6 +63,7 @@ __all__ = [
     "ExponentialLaw",
     "Flip",
     "Independent",
+    "KnobRange",
     "Load",
     "Mask",
     "Measured",
@@ -68,6 +73,7 @@ __all__ = [
     "Stuck",
     "Traffic",
     "VoltageTable",
+    "WordClasses",
     "law",
     "plain_point",
 ]

@@ -18,9 +18,13 @@ from joulewise.devices.device import Chip, Moments, Point, Traffic, as_point
 from joulewise.devices.pairs import PairDevice, Pairs, Rounding, normals, point_of
 from joulewise.devices.readout import ISAAC, ReadOut, check_loads
 from joulewise.devices.rectified import rectified_moments
+from joulewise.devices.word_classes import WordClasses
 from joulewise.errors import check_in_range, refuse
 
 __all__ = ["Crossbar"]
+
+# Targets to either side of 0 that stand for all others in a sum.
+_TARGETS = 512
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,6 +148,27 @@ class Crossbar(PairDevice):
         unit, wide = self._unit(stored, point), stored.weights.dtype
         plus, minus = self._devices(stored, unit)
         return Moments(mean=(plus.mean - minus.mean).to(wide), var=(plus.var + minus.var).to(wide))
+
+    def word_classes(self, stored: Pairs) -> WordClasses:
+        """A class for each of 1025 targets from ``-g_max`` to ``g_max``.
+
+        Exact for weights of 512 levels or a divisor of them; elsewhere a weight counts as the
+        nearest target, within 0.1 % of ``g_max``.
+        """
+        share = stored.weights.double() / stored.limit
+        return WordClasses(
+            index=((share + 1) * _TARGETS).round().long(),
+            scale=stored.limit,
+            count=2 * _TARGETS + 1,
+            moments=self._class_moments,
+        )
+
+    def _class_moments(self, point: Tensor) -> tuple[Tensor, Tensor]:
+        """Moments of each class of `word_classes`, over the limit of a tensor."""
+        targets = torch.linspace(-1, 1, 2 * _TARGETS + 1, dtype=torch.float64, device=point.device)
+        one = torch.ones((), dtype=torch.float64, device=point.device)
+        found = self.moments(Pairs(weights=targets, limit=one, dtype=torch.float64), point)
+        return found.mean, found.var
 
     def _devices(self, stored: Pairs, unit: Tensor) -> tuple[Moments, Moments]:
         """The positive and the negative device of each pair, in the unit of the tensor, float64."""

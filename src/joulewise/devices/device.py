@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from joulewise.devices.arrays import Array
+from joulewise.devices.word_classes import WordClasses
 from joulewise.errors import check_in_range
 
 __all__ = [
@@ -243,6 +244,16 @@ class Device(ABC, Generic[Stored]):
         return False
 
     @property
+    def adjustable(self) -> bool:
+        """Whether whoever designs a system sets the knob; nobody sets the age of a memory."""
+        return True
+
+    @property
+    def planes(self) -> int | None:
+        """Bit planes that may each have an operating point of their own; None where none may."""
+        return None
+
+    @property
     @abstractmethod
     def reliable_bit_j(self) -> float:
         """Joules to read one bit from reliable memory beside this one: what is not placed costs."""
@@ -281,6 +292,22 @@ class Device(ABC, Generic[Stored]):
     @abstractmethod
     def moments(self, stored: Stored, point: Point) -> Moments:
         """Mean and variance over chips of `read`, in closed form, differentiable in ``point``."""
+
+    def word_classes(self, stored: Stored) -> WordClasses:
+        """What `moments` looks at, for those who ask at many points; see `WordClasses`.
+
+        Here, each word is a class of its own. A device whose words have few different contents
+        says so in a few lines, and allocation gets fast.
+        """
+        whole = self.ideal(stored)
+        index = torch.arange(whole.numel(), device=whole.device).reshape(whole.shape)
+
+        def moments(point: Tensor) -> tuple[Tensor, Tensor]:
+            found = self.moments(stored, point)
+            return found.mean.double().reshape(-1), found.var.double().reshape(-1)
+
+        one = torch.ones((), dtype=torch.float64, device=whole.device)
+        return WordClasses(index=index, scale=one, count=whole.numel(), moments=moments)
 
     @abstractmethod
     def energy(self, traffic: Traffic, point: Point) -> Tensor:

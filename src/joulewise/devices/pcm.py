@@ -150,6 +150,11 @@ class PCM(PairDevice):
         return self.time_range[1]
 
     @property
+    def adjustable(self) -> bool:
+        """Time passes by itself."""
+        return False
+
+    @property
     def independent_words(self) -> bool:
         """Whether nothing is compensated: one random factor for a tensor couples all its words.
 

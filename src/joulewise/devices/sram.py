@@ -15,6 +15,7 @@ from joulewise.devices.device import Chip, Device, Moments, Point, Traffic, as_p
 from joulewise.devices.fault_kinds import FaultKind, Mask
 from joulewise.devices.fault_maps import FaultMap, Independent
 from joulewise.devices.laws import ExponentialLaw, ReliabilityLaw
+from joulewise.devices.word_classes import WordClasses
 from joulewise.errors import OperatingPointError, check_in_range, refuse
 from joulewise.words import FixedPoint, decode, encode
 
@@ -111,6 +112,11 @@ class SRAM(Device[StoredWords]):
     def independent_words(self) -> bool:
         """Whether the fault map is `Independent`: others have weak rows, columns or places."""
         return isinstance(self.fault_map, Independent)
+
+    @property
+    def planes(self) -> int:
+        """The bits of a word."""
+        return self.bits
 
     @property
     def reliable_bit_j(self) -> float:
@@ -216,12 +222,24 @@ class SRAM(Device[StoredWords]):
         error that the class states. Differentiable in ``point``.
         """
         mean, var = self.code_moments(point)
-        scale = stored.scale
-        index = torch.round(stored.values / scale).long() - self._format(None).lowest
+        scale, index = stored.scale, self._index(stored)
         # Half precision only after the scale: squares would underflow in it.
         return Moments(
             mean=mean.to(scale).take(index) * scale, var=var.to(scale).take(index) * scale**2
         )
+
+    def word_classes(self, stored: StoredWords) -> WordClasses:
+        """A class for each code."""
+        return WordClasses(
+            index=self._index(stored),
+            scale=stored.scale,
+            count=1 << self.bits,
+            moments=self.code_moments,
+        )
+
+    def _index(self, stored: StoredWords) -> Tensor:
+        """Which of ``all_codes(bits)`` each word holds."""
+        return torch.round(stored.values / stored.scale).long() - self._format(None).lowest
 
     def code_moments(self, point: Point) -> tuple[Tensor, Tensor]:
         """Mean and variance of the code that is read, for every code that can be stored.

@@ -6,7 +6,6 @@ methods      SGD, SAM, ASAM and SAMSON by name
 augment      random crops and mirroring, drawn from a generator
 through      training through a memory: each step computes with what one chip reads
 noise_maximisation  one operating point per tensor, learned while weights are
-knob_range   points as shares of what a device allows
 balance      how far learned points move, and the price of energy that leads to a budget
 ramp         an operating point that moves as training goes on
 clipping     weights clipped after each step

@@ -15,12 +15,11 @@ import torch
 from scipy.optimize import brentq
 from torch import Tensor
 
-from joulewise.devices import Chip, Point, plain_point
+from joulewise.devices import Chip, KnobRange, Point, plain_point
 from joulewise.errors import InputError, check_in_range, check_whole, refuse
 from joulewise.placement import Placed, Placement
 from joulewise.placement import energy as energy_of
 from joulewise.training.balance import LOWEST, moves, price_of
-from joulewise.training.knob_range import KnobRange
 from joulewise.training.through import Plan, TrainingMemory
 
 __all__ = ["NoiseMaximisation"]

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from joulewise.devices import PCM, SRAM, Crossbar, VoltageTable
+from joulewise.devices.knob_range import KnobRange
 from joulewise.devices.laws import VoltageRow
-from joulewise.training.knob_range import KnobRange
 
 TABLE = VoltageTable(
     rows=(VoltageRow(0.5, 1e-14, 1e-2), VoltageRow(0.7, 2e-14, 1e-4)), source="made up"

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from joulewise.devices import Device
+from joulewise.devices.device import Device
 
 __all__ = ["KnobRange"]
 

@@ -1,0 +1,62 @@
+"""Word classes: a stored tensor in few numbers, where a device treats many of its words alike.
+
+Whoever looks for operating points asks for the moments of the same tensor at hundreds of them. A
+word's moments depend on what it holds, and there are far fewer different contents than words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["WordClasses"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class WordClasses:
+    """The words of a stored tensor by class; those of one class have the same moments, scaled.
+
+    A word ``i`` reads with mean ``scale_i mean[index_i]`` and variance ``scale_i^2 var[index_i]``.
+
+    Args:
+        index: The class of each word, int64, the shape of the tensor.
+        scale: A word's unit, above 0; broadcasts against ``index``.
+        count: How many classes there are.
+        moments: Mean and variance of each class at an operating point, two float64 tensors
+            ``[count]``, differentiable in the point. Tensors whose ``moments`` compare equal have
+            the same.
+    """
+
+    index: Tensor
+    scale: Tensor
+    count: int
+    moments: Callable[[Tensor], tuple[Tensor, Tensor]]
+
+    def summed(self, weights: Tensor) -> Tensor:
+        """The sum over the words of each class of ``weights * scale^2``.
+
+        Times ``var`` it is the sum over all words of weight times variance.
+
+        Args:
+            weights: The shape of the tensor.
+
+        Returns:
+            float64 ``[count]``.
+        """
+        scaled = weights.double() * self.scale.double().square()
+        sums = torch.zeros(self.count, dtype=torch.float64, device=scaled.device)
+        return sums.index_add_(0, self.index.reshape(-1), scaled.reshape(-1))
+
+    def spread(self, values: Tensor) -> Tensor:
+        """Each word's value, given one for each class, in the unit of the tensor.
+
+        Args:
+            values: ``[..., count]``, as ``mean`` is.
+
+        Returns:
+            ``[..., *tensor]``.
+        """
+        return values[..., self.index] * self.scale
