@@ -5,6 +5,7 @@ problem        what every method is given
 total          what pieces of the data add up to
 forecast       what a prediction says
 first_order    linear in the noise: any network, for the price of about a training step
+surrogate      the first order as a function of the plan, for thousands of plans
 corrected      first order, and what it gets wrong on a few simulated chips
 secants        what single large faults do beyond the first order
 moments        mean and full covariance, by a table of rules: small networks, strong noise
@@ -27,17 +28,21 @@ from joulewise.prediction.predicting import METHODS as METHODS
 from joulewise.prediction.predicting import predict as predict
 from joulewise.prediction.problem import Method as Method
 from joulewise.prediction.problem import Problem as Problem
+from joulewise.prediction.surrogate import ErrorModel as ErrorModel
+from joulewise.prediction.surrogate import error_model as error_model
 
 __all__ = [
     "METHODS",
     "RULES",
     "AccuracyForecast",
     "Corrected",
+    "ErrorModel",
     "FirstOrder",
     "Forecast",
     "ForecastRecord",
     "Method",
     "Moments",
     "Problem",
+    "error_model",
     "predict",
 ]

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from joulewise.prediction.linear.linearising import Linearisation, Piece
+from joulewise.prediction.linear.linearising import Linearisation
+from joulewise.prediction.linear.pieces import Piece
 
 __all__ = ["Bend", "bend"]
 

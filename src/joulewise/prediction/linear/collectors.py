@@ -12,13 +12,13 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from joulewise.devices import Common
+from joulewise.devices import Common, WordClasses
 from joulewise.placement import Placed
 from joulewise.prediction.linear.coverage import Coverage, Key
 from joulewise.prediction.linear.gradients import Operation
 from joulewise.prediction.linear.interception import Use
 
-__all__ = ["Logits", "Sensitivities", "Squares", "Unforeseen"]
+__all__ = ["Logits", "Responses", "Sensitivities", "Squares", "Unforeseen"]
 
 Stored = tuple[Placed, Tensor, Tensor, Tensor, list[Tensor]]
 """A placed activation, what was stored, its mean read, the variance, and the gradients there."""
@@ -143,6 +143,103 @@ class Sensitivities:
     ) -> Callable[[Tensor], None]:
         """A placed activation: left out."""
         return lambda g: None
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Responses:
+    """How a probed output of each sample moves with the words of every placed tensor.
+
+    Words count by class, since words of one class have the same moments at any operating point.
+
+    Args:
+        samples: Samples in the pass.
+        means: The mean of each placed weight.
+        coverage: What the interception can be trusted with.
+        classes: Of the words of each placed weight.
+        shifts: For each placed tensor, ways in which the means of its classes may move,
+            ``[ways, classes]``.
+
+    Attributes:
+        squares: For each placed tensor, ``(scale dz/dw)^2`` summed over samples and the words of
+            each class, ``[classes]``.
+        moved: For each, how far a unit of each way moves the output, ``[samples, ways]``.
+    """
+
+    samples: int
+    means: Mapping[str, Tensor]
+    coverage: Coverage
+    classes: Mapping[str, WordClasses]
+    shifts: Mapping[str, Tensor]
+    squares: dict[str, Tensor] = field(default_factory=dict)
+    moved: dict[str, Tensor] = field(default_factory=dict)
+    sums: dict[str, Tensor] = field(default_factory=dict)
+
+    def receive(self, use: Use) -> Callable[[Tensor], None] | None:
+        """See `Interception`."""
+        name, mean = use.name, self.means[use.name]
+        if name in self.coverage.one_by_one:
+            return None
+        operation = _operation(use, self.coverage, self.samples)
+        if name in self.coverage.repeated:
+            return lambda g: self._add_gradient(use, operation.jacobians([g])[:, 0])
+        ways = self._ways(name)
+        along = torch.stack([use.view(way) for way in ways]) if len(ways) else None
+
+        def caught(g: Tensor) -> None:
+            moved = g.new_zeros(self.samples, 0)
+            if along is not None:
+                moved = operation.response([g], along)[:, 0]
+            self._add(name, self.classes[name], use.spread(operation.summed(g)[None], mean), moved)
+
+        return caught
+
+    def observe(
+        self, placed: Placed, inputs: Tensor, mean: Tensor, var: Tensor
+    ) -> Callable[[Tensor], None]:
+        """A placed activation: each of its words has faults of its own."""
+        stored = placed.device.store(inputs, limit=placed.limit, name=placed.name)
+        classes = placed.device.word_classes(stored)
+        ways = classes.spread(self.shifts[placed.name])
+
+        def caught(g: Tensor) -> None:
+            wide = g.double()
+            moved = torch.einsum("w...,...->...w", ways.to(wide), wide)
+            moved = moved.reshape(self.samples, -1, len(ways)).sum(1)
+            self._add(placed.name, classes, wide.square()[None], moved)
+
+        return caught
+
+    def end_probe(self) -> None:
+        """After the backward pass: a weight that is used several times is squared only now."""
+        for name, total in self.sums.items():
+            self.add_whole(name, total)
+        self.sums = {}
+
+    def add_whole(self, name: str, gradients: Tensor) -> None:
+        """Add what gradients ``[samples, *weight]`` amount to."""
+        ways = self._ways(name)
+        moved = gradients.new_zeros(self.samples, 0)
+        if len(ways):
+            moved = gradients.flatten(1) @ ways.flatten(1).mT.to(gradients)
+        self._add(name, self.classes[name], gradients.double().square().sum(0)[None], moved)
+
+    def _ways(self, name: str) -> Tensor:
+        """Ways in the shape and layout of a weight, ``[ways, *weight]``."""
+        mean = self.means[name]
+        found = self.classes[name].spread(self.shifts[name])
+        ways = [torch.empty_like(mean).copy_(way) for way in found]
+        return torch.stack(ways) if ways else mean.new_zeros(0, *mean.shape)
+
+    def _add_gradient(self, use: Use, gradients: Tensor) -> None:
+        spread = use.spread(gradients, self.means[use.name])
+        before = self.sums.get(use.name)
+        self.sums[use.name] = spread if before is None else before + spread
+
+    def _add(self, name: str, classes: WordClasses, squares: Tensor, moved: Tensor) -> None:
+        summed, moved = classes.summed(squares[0]).cpu(), moved.double().cpu()
+        if name in self.squares:
+            summed, moved = self.squares[name] + summed, self.moved[name] + moved
+        self.squares[name], self.moved[name] = summed, moved
 
 
 @dataclass(slots=True, kw_only=True, eq=False)

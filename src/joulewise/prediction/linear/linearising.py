@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import wraps
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from joulewise.devices import Chip, Moments
+from joulewise.devices import Chip, Moments, WordClasses
 from joulewise.placement import Observer, Placed, check_finite, take
 from joulewise.placement.calling import batch_size, call
 from joulewise.prediction.linear.collectors import (
     Logits,
+    Responses,
     Sensitivities,
     Squares,
     Unforeseen,
@@ -27,40 +28,10 @@ from joulewise.prediction.linear.collectors import (
 )
 from joulewise.prediction.linear.coverage import cover
 from joulewise.prediction.linear.interception import Interception
+from joulewise.prediction.linear.pieces import LinearLogits, Piece
 from joulewise.prediction.problem import Problem
 
-__all__ = ["LinearLogits", "Linearisation", "Piece"]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Piece:
-    """Some samples, as many as run at a time."""
-
-    inputs: Any
-    reference: Tensor
-    targets: Tensor | None
-    samples: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class LinearLogits:
-    """The probed outputs of some samples, to first order in the noise.
-
-    Args:
-        mean: At the mean read, ``[samples, classes]``.
-        classes: Which outputs they are, ``[samples, classes]``.
-        has_target: Whether the first of them is the sample's target.
-        cov: What each placed tensor adds to their covariance, ``[samples, classes, classes]``.
-        chips: How far each linearised chip is from the mean, ``[samples, classes, chips]``; None
-            for no chips.
-    """
-
-    mean: Tensor
-    classes: Tensor
-    has_target: bool
-    cov: Mapping[str, Tensor]
-    chips: Tensor | None
-
+__all__ = ["Linearisation"]
 
 Made = TypeVar("Made")
 
@@ -229,6 +200,38 @@ class Linearisation:
         _backward(output, self._signs(output), roots, keep=False, create=False)
         interception.release()
         return output.detach(), collector.totals
+
+    @_foresighted
+    def responses(
+        self, piece: Piece, classes: Mapping[str, WordClasses], shifts: Mapping[str, Tensor]
+    ) -> tuple[Tensor, Responses]:
+        """How one +-1 probe of the outputs moves with the words of every placed tensor.
+
+        Args:
+            piece: Some samples.
+            classes: See `Responses`.
+            shifts: See `Responses`.
+
+        Returns:
+            How far the probed output at the mean is from that of the model as given, float64
+            ``[samples]``; and the rest.
+        """
+        collector = Responses(
+            samples=piece.samples,
+            means=self._fixed,
+            coverage=self._coverage,
+            classes=classes,
+            shifts=shifts,
+        )
+        output, roots, interception = self._forward(piece.inputs, self._fixed, collector)
+        probe = self._signs(output)
+        _backward(output, probe, roots, keep=False, create=False)
+        for name, rows in self._one_by_one(piece, self._fixed, [probe]).items():
+            collector.add_whole(name, rows[:, 0])
+        collector.end_probe()
+        interception.release()
+        error = (output.detach() - piece.reference).double() * probe
+        return error.reshape(piece.samples, -1).sum(1).cpu(), collector
 
     def variance(self, name: str) -> Tensor:
         """The variance of what is read of a placed weight, in its shape; see `_own_variance`."""
@@ -414,7 +417,7 @@ class Linearisation:
         self,
         inputs: Any,
         means: Mapping[str, Tensor],
-        collector: Squares | Logits | Sensitivities,
+        collector: Squares | Logits | Sensitivities | Responses,
     ) -> tuple[Tensor, list[Tensor], Interception]:
         """The output at the mean, and what to ask gradients for so that every use is passed by."""
         interception = Interception(means, collector.receive)

@@ -1,0 +1,177 @@
+"""The error as a function of the plan: exact where first order is, and its gradients."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from joulewise.devices import SRAM, Crossbar, Flip, Mask
+from joulewise.errors import InputError
+from joulewise.models import seeded
+from joulewise.placement import place
+from joulewise.prediction import FirstOrder, error_model, predict
+from joulewise.simulation import simulate
+
+# One output: a probe of +-1 squares to the square itself, so nothing is left to chance.
+EXACT = FirstOrder(accuracy=False, thinned=False)
+
+
+def network(*layers):
+    with seeded(0):
+        return nn.Sequential(*[make() for make in layers]).double().eval()
+
+
+def convolutional():
+    return network(
+        lambda: nn.Conv2d(2, 4, 3, padding=1),
+        lambda: nn.BatchNorm2d(4),
+        lambda: nn.Softplus(),
+        lambda: nn.Flatten(),
+        lambda: nn.Linear(64, 1),
+    )
+
+
+class Shared(nn.Module):
+    """A weight that is used twice, and one that no operation is known for."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(6, 6)
+        self.odd = nn.Parameter(torch.randn(6, 6) / 3)
+        self.head = nn.Linear(6, 1)
+
+    def forward(self, x):
+        x = torch.tanh(self.layer(x))
+        x = torch.tanh(self.layer(x))
+        return self.head(x @ torch.linalg.matrix_exp(self.odd))
+
+
+def images(samples=6):
+    generator = torch.Generator().manual_seed(1)
+    return [(torch.randn(samples, 2, 4, 4, generator=generator, dtype=torch.float64), None)]
+
+
+def vectors(samples=5):
+    generator = torch.Generator().manual_seed(1)
+    return [(torch.randn(samples, 6, generator=generator, dtype=torch.float64), None)]
+
+
+def check_at(placement, data, plan):
+    """At the plan that it was made around, it says what the first order says."""
+    errors = error_model(placement, data, plan)
+    shift, variance = errors.parts(plan)
+    first = predict(placement, data, plan, method=EXACT)
+    assert math.isclose(float(shift), float(first.mean_shift), rel_tol=1e-6)
+    for name, part in first.variance.items():
+        assert math.isclose(float(variance[name]), float(part), rel_tol=1e-6), name
+    return errors
+
+
+@pytest.mark.parametrize("fault", [Mask(), Flip()])
+def test_convolutions_and_linear_layers(fault):
+    placement = place(convolutional(), weights=SRAM(bits=6, fault=fault))
+    check_at(placement, images(), placement.plan(eta=0.3))
+
+
+def test_activations():
+    model = convolutional()
+    memory = SRAM(bits=6)
+    placement = place(model, weights=memory, activations=memory, inputs=images()[0][0])
+    assert len(placement.placed) == 4
+    check_at(placement, images(), placement.plan(eta=0.35))
+
+
+def test_weights_used_twice_and_of_unknown_operations():
+    with seeded(0):
+        model = Shared().double().eval()
+    placement = place(model, weights=SRAM(bits=6))
+    check_at(placement, vectors(), placement.plan(eta=0.35))
+
+
+def test_points_for_each_bit_plane():
+    placement = place(convolutional(), weights=SRAM(bits=6))
+    planes = torch.linspace(0.2, 0.7, 6, dtype=torch.float64)
+    check_at(placement, images(), {p.name: planes for p in placement.placed})
+
+
+def test_a_range_for_each_channel():
+    placement = place(convolutional(), weights=SRAM(bits=6, channel_dim=0))
+    check_at(placement, images(), placement.plan(eta=0.3))
+
+
+def test_conductances():
+    crossbar = Crossbar(sigma=2e-6, levels=512)
+    placement = place(convolutional(), weights=crossbar)
+    check_at(placement, images(), placement.plan(g_max=2e-5))
+
+
+@pytest.mark.parametrize("planes", [None, 6])
+def test_a_linear_network_is_known_at_every_plan(planes):
+    placement = place(network(lambda: nn.Linear(6, 1)), weights=SRAM(bits=6))
+    first = torch.tensor(0.5) if planes is None else torch.full((planes,), 0.5)
+    errors = error_model(placement, vectors(), {"0.weight": first})
+    generator = torch.Generator().manual_seed(3)
+    for _ in range(5):
+        elsewhere = torch.rand(first.shape, generator=generator, dtype=torch.float64)
+        plan = {"0.weight": elsewhere}
+        expected = predict(placement, vectors(), plan, method=EXACT)
+        assert math.isclose(float(errors.mse(plan)), float(expected.mse), rel_tol=1e-5)
+
+
+def test_probes_are_right_on_average():
+    """Several outputs: over many probes the mean is the first order's, within its error."""
+    model = network(lambda: nn.Linear(6, 8), lambda: nn.Tanh(), lambda: nn.Linear(8, 5))
+    placement = place(model, weights=SRAM(bits=6))
+    plan = placement.plan(eta=0.3)
+    found = torch.tensor(
+        [float(error_model(placement, vectors(), plan, seed=seed).mse(plan)) for seed in range(60)]
+    )
+    expected = float(predict(placement, vectors(), plan, method=EXACT).mse)
+    exact = predict(placement, [(vectors()[0][0], torch.zeros(5).long())], plan)
+    assert exact.per_output is not None  # every output was probed
+    assert abs(float(found.mean()) - float(exact.mse)) < 5 * float(found.std()) / 60**0.5
+    assert expected > 0
+
+
+def test_simulation_agrees_where_noise_is_weak():
+    model = convolutional()
+    placement = place(model, weights=SRAM(bits=8, fault=Flip()), inputs=images()[0][0])
+    plan = placement.plan(eta=0.85)  # the bit error rate is 2e-5
+    errors = error_model(placement, images(), placement.plan(eta=0.7))
+    simulated = simulate(placement, images(), plan=plan, chips=4000, seed=5)
+    low, high = simulated.mse_interval(1 - 1e-6)
+    assert low < float(errors.mse(plan)) < high
+
+
+def test_gradients_are_those_of_finite_differences():
+    placement = place(convolutional(), weights=SRAM(bits=6))
+    errors = error_model(placement, images(), placement.plan(eta=0.4))
+    at = torch.tensor([0.35, 0.45], dtype=torch.float64, requires_grad=True)
+
+    def mse(points):
+        return errors.mse(dict(zip(("0.weight", "4.weight"), points, strict=True)))
+
+    (slope,) = torch.autograd.grad(mse(at), at)
+    for number in range(2):
+        step = torch.zeros(2, dtype=torch.float64)
+        step[number] = 1e-5
+        difference = float(mse(at.detach() + step) - mse(at.detach() - step)) / 2e-5
+        assert math.isclose(float(slope[number]), difference, rel_tol=1e-5)
+
+
+def test_changes_are_differences_of_whole_errors():
+    placement = place(convolutional(), weights=SRAM(bits=6))
+    errors = error_model(placement, images(), placement.plan(eta=0.4))
+    plan = placement.plan(eta=0.35)
+    points = torch.tensor([0.2, 0.5, 0.9], dtype=torch.float64)
+    changes = errors.changes(plan, "4.weight", points)
+    for point, change in zip(points, changes, strict=True):
+        expected = errors.mse({**plan, "4.weight": point}) - errors.mse(plan)
+        assert math.isclose(float(change), float(expected), rel_tol=1e-9, abs_tol=1e-15)
+
+
+def test_a_plan_that_does_not_fit_is_refused():
+    placement = place(convolutional(), weights=SRAM(bits=6))
+    with pytest.raises(InputError, match="no operating point for"):
+        error_model(placement, images(), {"0.weight": 0.5})
