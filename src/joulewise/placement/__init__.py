@@ -11,6 +11,7 @@ opening      functions of PyTorch that would hide what they call
 gradients    straight through words, and of the ranges that weights are clipped to
 memory       reads the stored tensors back into the model, and restores it bit for bit
 energy       joules per inference at given operating points
+plans        plans as small files, refused where they do not fit
 folding      batch normalisation folded into the layer before it
 precision    float32 multiplied as float32, on GPUs too
 restoring    the model as it was, whatever a forward pass did to it
@@ -37,6 +38,7 @@ from joulewise.placement.memory import read_by as read_by
 from joulewise.placement.placing import Placed as Placed
 from joulewise.placement.placing import Placement as Placement
 from joulewise.placement.placing import place as place
+from joulewise.placement.plans import PlanFile as PlanFile
 from joulewise.placement.restoring import frozen as frozen
 from joulewise.placement.restoring import same_modes as same_modes
 
@@ -47,6 +49,7 @@ __all__ = [
     "Observer",
     "Placed",
     "Placement",
+    "PlanFile",
     "call",
     "check_finite",
     "clipped",

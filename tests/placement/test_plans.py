@@ -1,0 +1,117 @@
+"""Plan files: what is written is read, and what does not fit is refused by name."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from joulewise.devices import SRAM, Crossbar, Flip
+from joulewise.errors import InputError, OperatingPointError
+from joulewise.placement import PlanFile, place
+
+
+def model(width=3, seed=0):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)  # noqa: TID251
+        return nn.Sequential(nn.Linear(4, width), nn.ReLU(), nn.Linear(width, 2))
+
+
+PLAN = {"0.weight": 0.4, "2.weight": torch.linspace(0.1, 0.8, 8, dtype=torch.float64)}
+
+
+@pytest.fixture
+def path(tmp_path):
+    path = tmp_path / "plan.json"
+    PlanFile.of(place(model(), weights=SRAM()), PLAN, {"command": "by hand"}).write(path)
+    return path
+
+
+def test_what_is_written_is_read(path):
+    placement = place(model(), weights=SRAM())
+    file = PlanFile.read(path)
+    plan = file.plan_for(placement)
+    assert plan["0.weight"] == 0.4
+    torch.testing.assert_close(plan["2.weight"], PLAN["2.weight"], rtol=0, atol=0)
+    assert file.note == {"command": "by hand"}
+    assert file.is_for_weights_of(placement)
+
+
+def test_a_person_can_read_and_edit_it(path):
+    lines = path.read_text().splitlines()
+    (line,) = [line for line in lines if '"0.weight"' in line]
+    path.write_text(path.read_text().replace(line, line.replace("0.4", "0.9")))
+    assert PlanFile.read(path).plan_for(place(model(), weights=SRAM()))["0.weight"] == 0.9
+
+
+def test_other_weights_are_told_apart(path):
+    assert not PlanFile.read(path).is_for_weights_of(place(model(seed=1), weights=SRAM()))
+
+
+class Renamed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 3), nn.Linear(3, 2)
+
+
+@pytest.mark.parametrize(
+    ("placement", "said"),
+    [
+        (lambda: place(model(5), weights=SRAM()), r"the shape of 0.weight is \(5, 4\)"),
+        (lambda: place(Renamed(), weights=SRAM()), "a point for 0.weight, which is not placed"),
+        (lambda: place(model(), weights=SRAM(bits=6)), "bits of the memory of 0.weight is 6"),
+        (lambda: place(model(), weights=SRAM(fault=Flip())), "fault of the memory of 0.weight"),
+        (lambda: place(model(), weights=Crossbar(sigma=1e-6)), "knob of the memory of 0.weight"),
+        (
+            lambda: place(model(), weights=SRAM(), include=["0.weight"]),
+            "a point for 2.weight, which is not placed",
+        ),
+        (
+            lambda: place(model(), weights=SRAM(), include=["*.weight", "0.bias"]),
+            "0.bias is placed here",
+        ),
+    ],
+)
+def test_another_network_or_memory_is_refused_by_name(path, placement, said):
+    with pytest.raises(InputError, match=said):
+        PlanFile.read(path).plan_for(placement())
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "is no plan"),
+        ("{", "is no plan"),
+        ("[]", "is no plan"),
+        ('{"joulewise_plan": 2, "devices": [], "tensors": [], "weights": ""}', "joulewise_plan: 1"),
+        ('{"joulewise_plan": 1, "devices": [], "weights": ""}', "tensors: Field required"),
+    ],
+)
+def test_what_is_no_plan_is_refused(tmp_path, text, said):
+    path = tmp_path / "plan.json"
+    path.write_text(text)
+    with pytest.raises(InputError, match=said):
+        PlanFile.read(path)
+
+
+def test_a_file_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(InputError, match="cannot be read"):
+        PlanFile.read(tmp_path / "none.json")
+    with pytest.raises(InputError, match="cannot be written"):
+        PlanFile.of(place(model(), weights=SRAM()), PLAN).write(tmp_path / "none" / "plan.json")
+
+
+def test_a_point_out_of_range_is_refused(path):
+    fields = json.loads(path.read_text())
+    fields["tensors"][0]["point"] = 1.5
+    path.write_text(json.dumps(fields))
+    with pytest.raises(OperatingPointError, match=r"eta is 1.5"):
+        PlanFile.read(path).plan_for(place(model(), weights=SRAM()))
+
+
+def test_a_device_that_is_not_listed_is_refused(path):
+    fields = json.loads(path.read_text())
+    fields["tensors"][0]["device"] = 3
+    path.write_text(json.dumps(fields))
+    with pytest.raises(InputError, match="the device of 0.weight in the plan is 3"):
+        PlanFile.read(path).plan_for(place(model(), weights=SRAM()))
