@@ -1,0 +1,27 @@
+"""Allocation: who deserves the energy.
+
+allocating   one call: a goal in, a plan and the evidence for it out
+front        the least energy for every error, in one call
+sampling     some of the data, to predict with
+variables    which operating points may be chosen, one by one or together
+spending     the energy of a plan, at the speed of a search
+surveying    one pass of the network, and a planner that knows its gradients
+planning     the cheapest plan within a predicted error, without running the network
+waterfilling in closed form, where errors fall exponentially: where refining begins
+refining     the method of multipliers, for points that may have any value
+levels       an integer programme, for points from a list
+guessing     about how large an error a loss of accuracy stands for
+searching    the largest predicted error that a goal allows, by few simulated chips
+goals        what must hold on fresh chips, and how sure that is
+result       what was found, as plain data
+"""
+
+from joulewise.allocation.allocating import allocate as allocate
+from joulewise.allocation.front import Front as Front
+from joulewise.allocation.front import FrontPoint as FrontPoint
+from joulewise.allocation.front import pareto as pareto
+from joulewise.allocation.result import Allocation as Allocation
+from joulewise.allocation.result import Attempt as Attempt
+from joulewise.allocation.variables import Granularity as Granularity
+
+__all__ = ["Allocation", "Attempt", "Front", "FrontPoint", "Granularity", "allocate", "pareto"]

@@ -1,0 +1,372 @@
+"""Allocating: the least energy that holds a goal, shown on chips that no plan was chosen by."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from joulewise.allocation.goals import ErrorGoal, Goal, MeanGoal, YieldGoal
+from joulewise.allocation.guessing import error_for_drop
+from joulewise.allocation.planning import Planner
+from joulewise.allocation.result import Allocation, Attempt
+from joulewise.allocation.sampling import some_of
+from joulewise.allocation.searching import Search
+from joulewise.allocation.surveying import Progress, Surveyor
+from joulewise.allocation.variables import Granularity
+from joulewise.data import Split
+from joulewise.devices import plain_point
+from joulewise.errors import InputError, check_in_range, check_whole, refuse
+from joulewise.placement import Placement, energy, prepare
+from joulewise.simulation import EnergyRecord, Simulation, simulate
+
+__all__ = ["allocate"]
+
+# Chips to choose by: far from the seeds that people simulate with.
+_SEED_OF_TRIALS = 1 << 44
+_ATTEMPTS, _STEP_BACK = 6, 0.8
+_PASSES = 3
+# A search from a guess, then one from what the first found: its ratios from trial to trial.
+_STRIDES = (3.0, 1.25)
+_EACH_TENSOR = Granularity()
+_GOALS = ("max_accuracy_drop", "min_accuracy", "max_mse", "max_energy")
+
+
+def allocate(
+    placement: Placement,
+    data: Split | Iterable[Any],
+    *,
+    granularity: Granularity = _EACH_TENSOR,
+    chips: int = 200,
+    confidence: float = 0.95,
+    samples: int = 512,
+    seed: int = 0,
+    batch_size: int | None = None,
+    progress: Progress | None = None,
+    **goal: float,
+) -> Allocation:
+    """Choose an operating point for each placed tensor: the least energy that holds a goal.
+
+    Plans of least energy for each predicted output error are found without simulation. Of these,
+    the cheapest that holds the goal is looked for by simulating a tenth of ``chips``. It is then
+    simulated on fresh chips; where these do not show that it holds, the next more reliable one is,
+    on chips that are fresh again. The ``confidence`` is one-sided and that of all attempts
+    together: the first is held to half of the chance of error, the next to a quarter, and so on.
+
+    The goal is one of these; with ``max_energy`` the predicted output error is least, else energy:
+
+    - ``max_accuracy_drop``: the mean accuracy over chips is at most this much below that of a
+      perfect memory of the same words; above 0 to 1.
+    - ``min_accuracy``: the mean accuracy is at least this; above 0 to 1.
+    - ``max_mse``: the output error, mean over chips, is at most this; above 0.
+    - ``max_energy``: the energy of placed memory is at most this share of the most reliable plan's.
+
+    With ``min_yield`` beside one of the first two, above 0 and below 1, this share of the chips is
+    held to that accuracy, not their mean.
+
+    Args:
+        placement: What is stored where; traced, so give `place` a batch as ``inputs``.
+        data: A split, or an iterable of ``(inputs, targets)`` batches, read once and kept. Some
+            ``samples`` of a split, chosen by chance, or the first batches of others, are predicted
+            with; all are simulated.
+        granularity: What has an operating point of its own.
+        chips: Fresh chips in each attempt; 0 for none, with ``max_mse`` or ``max_energy`` alone.
+        confidence: See above; above 0.5, below 1.
+        samples: See ``data``; 1 or more.
+        seed: The first fresh chip, and of the samples and probes.
+        batch_size: As for `joulewise.simulation.simulate`.
+        progress: Called with a word for what is done, how much of it, and how much there is.
+        **goal: One of the goals above, and perhaps ``min_yield``.
+
+    Returns:
+        The plan, its energy, and the evidence. ``holds`` is False where the goal is out of reach:
+        the plan is then the best that there is.
+
+    Raises:
+        InputError: if no goal or several are given, a field is outside its range, or a knob is not
+            there to be set.
+
+    Example:
+        >>> from joulewise.data import load_digits
+        >>> from joulewise.devices import SRAM
+        >>> from joulewise.models import build
+        >>> from joulewise.placement import place
+        >>> digits = load_digits()
+        >>> model = build("mlp", digits.input_shape, digits.classes, seed=0)
+        >>> placement = place(model, weights=SRAM(bits=8), inputs=digits.train.inputs[:1])
+        >>> found = allocate(placement, digits.test, max_mse=1e-3, chips=20)
+        >>> found.holds, found.simulation.chips, found.attempts[-1].bound < 1e-3
+        (True, 20, True)
+
+    References:
+        S. Henwood et al., "Layerwise noise maximisation to train low-energy deep neural networks",
+        AICAS 2020, arXiv 1912.10764 (an operating point for each layer). The method is ours.
+    """
+    _check(chips, confidence, samples, seed)
+    asked = _Asked.of(goal)
+    if not chips and asked.max_mse is None and asked.max_energy is None:
+        refuse("chips", 0, "2 or more: accuracy is not held without simulation")
+    run = _Run(
+        placement=placement,
+        data=data if isinstance(data, Split) else list(data),
+        asked=asked,
+        granularity=granularity,
+        chips=chips,
+        confidence=confidence,
+        samples=samples,
+        seed=seed,
+        batch_size=batch_size,
+        progress=progress or (lambda what, done, expected: None),
+    )
+    return run.within_energy() if asked.max_energy is not None else run.within_goal()
+
+
+def _check(chips: int, confidence: float, samples: int, seed: int) -> None:
+    for field_, value, low in (("chips", chips, 0), ("samples", samples, 1), ("seed", seed, 0)):
+        check_in_range(field_, value, low, 2**40)
+        check_whole(field_, value)
+    check_in_range("confidence", confidence, 0.5, 1.0 - 1e-9, open_low=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Asked:
+    """The goal as it was given; what depends on the network is not known yet."""
+
+    max_accuracy_drop: float | None = None
+    min_accuracy: float | None = None
+    max_mse: float | None = None
+    max_energy: float | None = None
+    min_yield: float | None = None
+
+    @classmethod
+    def of(cls, goal: Mapping[str, float]) -> _Asked:
+        """The goal, refused unless there is one.
+
+        Raises:
+            InputError: naming what is missing, unknown or out of range.
+        """
+        for name, value in goal.items():
+            if name not in (*_GOALS, "min_yield"):
+                refuse("the goal", name, f"one of {', '.join(_GOALS)}; and min_yield")
+            check_in_range(name, value, 0.0, 1e30 if name == "max_mse" else 1.0, open_low=True)
+        named = [name for name in _GOALS if name in goal]
+        if len(named) != 1:
+            refuse("the goal", " and ".join(named) or "missing", f"one of {', '.join(_GOALS)}")
+        if "min_yield" in goal:
+            if named[0] in ("max_mse", "max_energy"):
+                refuse("min_yield", f"given with {named[0]}", "with an accuracy or a drop of it")
+            check_in_range("min_yield", goal["min_yield"], 0.0, 1.0 - 1e-9, open_low=True)
+        return cls(**goal)
+
+    def goal(self, ideal_accuracy: float | None) -> Goal:
+        """The goal of a network whose accuracy on a perfect memory is known.
+
+        Raises:
+            InputError: if accuracy is wanted, and not known.
+        """
+        if self.max_mse is not None:
+            return ErrorGoal(mse=self.max_mse)
+        if ideal_accuracy is None:
+            raise InputError("a goal of accuracy needs targets; allowed: max_mse or max_energy")
+        accuracy = self.min_accuracy
+        if accuracy is None:
+            assert self.max_accuracy_drop is not None
+            accuracy = ideal_accuracy - self.max_accuracy_drop
+        if self.min_yield is not None:
+            return YieldGoal(accuracy=accuracy, share=self.min_yield)
+        return MeanGoal(accuracy=accuracy)
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class _Run:
+    """One call of `allocate`."""
+
+    placement: Placement
+    data: Split | list[Any]
+    asked: _Asked
+    granularity: Granularity
+    chips: int
+    confidence: float
+    samples: int
+    seed: int
+    batch_size: int | None
+    progress: Progress
+    attempts: list[Attempt] = field(default_factory=list)
+    trials: int = 0
+    surveyor: Surveyor = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.surveyor = Surveyor(
+            placement=self.placement,
+            few=some_of(self.data, self.samples, self.seed),
+            granularity=self.granularity,
+            seed=self.seed,
+            batch_size=self.batch_size,
+            progress=self.progress,
+        )
+
+    def within_energy(self) -> Allocation:
+        """The least predicted error within an energy."""
+        budget = self.asked.max_energy
+        assert budget is not None
+        shares = None
+        for _ in range(_PASSES):
+            planner = self.surveyor.around(shares)
+            shares = planner.best(budget)
+        assert shares is not None
+        simulation = self._simulated(shares, self.chips, self.seed) if self.chips else None
+        spent = energy(self.placement, self.surveyor.variables.exact_plan(shares)).normalised
+        return self._allocation(
+            planner,
+            shares,
+            goal={"goal": "EnergyGoal", "energy": budget},
+            simulation=simulation,
+            holds=spent <= budget * (1 + 1e-9),
+        )
+
+    def within_goal(self) -> Allocation:
+        """The least energy that holds a goal."""
+        planner = self.surveyor.around()
+        if not self.chips:
+            return self._unsimulated(planner)
+        few = max(10, self.chips // 10)
+        ideal = self._simulated(planner.reliable, few, _SEED_OF_TRIALS)
+        goal = self.asked.goal(ideal.ideal_accuracy)
+        goal.check(self.chips, self._confidence(0))
+        limit = self._first_limit(goal, ideal)
+        # Gradients where the answer will be: around the first guess, then around what was found.
+        for stride in _STRIDES:
+            planner = self.surveyor.around(planner.cheapest(limit))
+            found = self._search(planner, goal, few, stride).run(limit)
+            if found is None:
+                return self._verified(planner, goal, planner.mse(planner.reliable))
+            limit = found.limit
+        return self._verified(planner, goal, limit)
+
+    def _unsimulated(self, planner: Planner) -> Allocation:
+        assert self.asked.max_mse is not None
+        for _ in range(2):
+            shares = planner.cheapest(self.asked.max_mse)
+            planner = self.surveyor.around(shares)
+        shares = planner.cheapest(self.asked.max_mse, shares)
+        return self._allocation(
+            planner,
+            shares,
+            goal=ErrorGoal(mse=self.asked.max_mse).describe(),
+            simulation=None,
+            holds=None,
+        )
+
+    def _verified(self, planner: Planner, goal: Goal, limit: float) -> Allocation:
+        """The first plan that fresh chips show to hold, from ``limit`` on."""
+        simulation, shares = None, None
+        for number in range(_ATTEMPTS):
+            shares = planner.cheapest(limit, shares)
+            seed = self.seed + number * self.chips
+            simulation = self._simulated(shares, self.chips, seed)
+            attempt = self._attempt(planner, goal, shares, simulation, self._confidence(number))
+            self.attempts.append(attempt)
+            if attempt.holds or bool((shares == planner.reliable).all()):
+                break
+            # The last attempt is the best that there is.
+            last = number + 2 == _ATTEMPTS
+            limit = planner.mse(planner.reliable) if last else limit * _STEP_BACK
+        return self._allocation(
+            planner,
+            shares,
+            goal=goal.describe(),
+            simulation=simulation,
+            holds=self.attempts[-1].holds,
+        )
+
+    def _attempt(
+        self,
+        planner: Planner,
+        goal: Goal,
+        shares: Tensor,
+        simulation: Simulation,
+        confidence: float,
+    ) -> Attempt:
+        return Attempt(
+            energy=simulation.energy.normalised,
+            predicted_mse=planner.mse(shares),
+            seed=simulation.seed,
+            chips=simulation.chips,
+            confidence=confidence,
+            bound=goal.bound(simulation, confidence),
+            holds=goal.holds(simulation, confidence),
+            mean_accuracy=simulation.mean_accuracy if simulation.accuracy else None,
+            mean_mse=simulation.mean_mse,
+        )
+
+    def _confidence(self, number: int) -> float:
+        """Of one attempt, so that all together have the confidence that is wanted."""
+        return float(1 - (1 - self.confidence) / 2 ** (number + 1))
+
+    def _search(self, planner: Planner, goal: Goal, few: int, stride: float) -> Search:
+        def slack(shares: Tensor) -> float:
+            self.trials += 1
+            simulation = self._simulated(shares, few, _SEED_OF_TRIALS)
+            return goal.slack(simulation, self.chips, self._confidence(0))
+
+        return Search(
+            planned=planner.cheapest,
+            slack=slack,
+            lowest=planner.mse(planner.reliable),
+            highest=planner.mse(planner.lowest),
+            stride=stride,
+        )
+
+    def _first_limit(self, goal: Goal, ideal: Simulation) -> float:
+        """A guess of the predicted error that the goal allows."""
+        if isinstance(goal, ErrorGoal):
+            return goal.mse
+        assert isinstance(goal, (MeanGoal, YieldGoal)) and ideal.ideal_accuracy is not None
+        drop = max(ideal.ideal_accuracy - goal.accuracy, 1e-4)
+        return error_for_drop(self.placement.model, self._batches(), drop)
+
+    def _simulated(self, shares: Tensor, chips: int, seed: int) -> Simulation:
+        what = "choosing" if seed >= _SEED_OF_TRIALS else "verifying"
+        return simulate(
+            self.placement,
+            self.data,
+            plan=self.surveyor.variables.exact_plan(shares),
+            chips=chips,
+            seed=seed,
+            batch_size=self.batch_size,
+            progress=lambda done: self.progress(what, done, chips),
+        )
+
+    def _batches(self) -> list[Any]:
+        return prepare(self.surveyor.few, self.placement.model, self.batch_size)
+
+    def _allocation(
+        self,
+        planner: Planner,
+        shares: Tensor | None,
+        *,
+        goal: dict[str, Any],
+        simulation: Simulation | None,
+        holds: bool | None,
+    ) -> Allocation:
+        assert shares is not None
+        plan = self.surveyor.variables.exact_plan(shares)
+        with torch.no_grad():
+            shift, variance = planner.errors.parts(self.surveyor.variables.plan(shares))
+        return Allocation(
+            granularity=self.granularity,
+            goal=goal,
+            plan={name: plain_point(point) for name, point in plan.items()},
+            energy=EnergyRecord.of(energy(self.placement, plan)),
+            predicted_shift=float(shift),
+            predicted_variance={name: float(part) for name, part in variance.items()},
+            simulation=simulation,
+            attempts=tuple(self.attempts),
+            trials=self.trials,
+            holds=holds,
+            confidence=self.confidence,
+            evaluations=self.surveyor.passes,
+        )

@@ -1,0 +1,95 @@
+"""Refining: the least of one smooth figure of a plan while another stays within a limit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+from torch import Tensor
+
+__all__ = ["Refined", "least"]
+
+Figures = Callable[[Tensor], tuple[Tensor, Tensor]]
+
+_ROUNDS, _EVALUATIONS, _MET = 12, 150, 1e-3
+# The limit is met to _MET, from within.
+_INSIDE = 1 + _MET
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Refined:
+    """What was found.
+
+    Args:
+        shares: float64 ``[variables]``.
+        objective: There.
+        excess: The other figure there, over its limit: at most 1.
+        price: What a relative change of the limit changes the objective by.
+        evaluations: How often both figures were worked out.
+    """
+
+    shares: Tensor
+    objective: float
+    excess: float
+    price: float
+    evaluations: int
+
+
+def least(figures: Figures, start: Tensor, price: float = 0.1) -> Refined:
+    """Find shares of least objective, near a start.
+
+    The method of multipliers on the logarithm of the constraint, each round by L-BFGS-B within
+    the bounds.
+
+    Args:
+        figures: From shares, the objective, of order 1, and the other figure over its limit, above
+            0; float64 scalars, differentiable.
+        start: float64 ``[variables]``, 0 to 1.
+        price: A first guess of the price.
+
+    References:
+        D. P. Bertsekas, "Constrained Optimization and Lagrange Multiplier Methods", Academic Press
+        1982, chapter 3; C. Zhu, R. H. Byrd, P. Lu, J. Nocedal, "Algorithm 778: L-BFGS-B", ACM TOMS
+        23(4), 1997.
+    """
+    weight, shares, evaluations = 1.0, start.clamp(0, 1).numpy().copy(), 0
+    bounds = [(0.0, 1.0)] * len(shares)
+
+    def evaluated(x: NDArray[np.float64]) -> tuple[float, float]:
+        with torch.no_grad():
+            objective, excess = figures(torch.from_numpy(x))
+        return float(objective), float(excess)
+
+    def lagrangian(x: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        nonlocal evaluations
+        evaluations += 1
+        at = torch.tensor(x, requires_grad=True)
+        with torch.enable_grad():
+            objective, excess = figures(at)
+            beyond = torch.relu((excess * _INSIDE).log() + price / weight)
+            whole = objective + weight / 2 * beyond.square()
+            (slope,) = torch.autograd.grad(whole, at)
+        return float(whole.detach()), slope.numpy()
+
+    for _ in range(_ROUNDS):
+        options = {"maxiter": _EVALUATIONS}
+        found = minimize(
+            lagrangian, shares, jac=True, bounds=bounds, method="L-BFGS-B", options=options
+        )
+        shares = np.clip(found.x, 0.0, 1.0)
+        objective, excess = evaluated(shares)
+        off = float(np.log(excess * _INSIDE))
+        price = max(0.0, price + weight * off)
+        if abs(off) < _MET or (price == 0 and off < 0):
+            break
+    return Refined(
+        shares=torch.from_numpy(shares),
+        objective=objective,
+        excess=excess,
+        price=price,
+        evaluations=evaluations,
+    )

@@ -1,0 +1,82 @@
+"""Surveying: one pass of the network around some shares, and a planner that knows them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from joulewise.allocation.planning import Planner
+from joulewise.allocation.spending import Spending
+from joulewise.allocation.variables import Granularity, Variables
+from joulewise.data import Split
+from joulewise.placement import Placement
+from joulewise.prediction import error_model
+
+__all__ = ["Progress", "Surveyor"]
+
+Progress = Callable[[str, float, float], None]
+"""Told what is done, how much of it, and how much there is."""
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Surveyor:
+    """Makes planners for one placement.
+
+    Args:
+        placement: What is stored where; traced.
+        few: Samples to predict with.
+        granularity: What has an operating point of its own.
+        seed: Of the probes.
+        batch_size: As for `joulewise.simulation.simulate`.
+        progress: See `Progress`.
+
+    Attributes:
+        variables: What may be chosen.
+        passes: Planners that were made.
+    """
+
+    placement: Placement
+    few: Split | list[Any]
+    granularity: Granularity
+    seed: int
+    batch_size: int | None
+    progress: Progress
+    passes: int = 0
+    variables: Variables = field(init=False)
+    _spending: Spending = field(init=False)
+    _levels: tuple[float, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be allocated, before the network runs."""
+        self.variables = Variables.of(self.placement, self.granularity)
+        self._levels = self.granularity.shares(self.placement)
+        self._spending = Spending(self.placement)
+
+    def around(self, shares: Tensor | None = None) -> Planner:
+        """A planner whose gradients are those at some shares.
+
+        Args:
+            shares: float64 ``[variables]``; None for the most reliable ones.
+        """
+        self.passes += 1
+        if shares is None:
+            shares = torch.ones(self.variables.count, dtype=torch.float64)
+        errors = error_model(
+            self.placement,
+            self.few,
+            self.variables.exact_plan(shares),
+            seed=self.seed,
+            batch_size=self.batch_size,
+            progress=lambda done, expected: self.progress("predicting", done, expected),
+        )
+        return Planner(
+            errors=errors,
+            spending=self._spending,
+            variables=self.variables,
+            levels=self._levels,
+            rails=self.granularity.rails,
+        )

@@ -1,0 +1,147 @@
+"""Variables: which operating points an allocation may choose, one by one or together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from joulewise.devices import KnobRange, Point
+from joulewise.devices.device import as_point
+from joulewise.errors import InputError, check_in_range, check_whole, refuse
+from joulewise.placement import Placed, Placement
+
+__all__ = ["Granularity", "Per", "Variables"]
+
+Per = Literal["network", "role", "tensor"]
+"""What has an operating point of its own: all, the weights and the activations, each tensor."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Granularity:
+    """What has an operating point of its own, and which points there are.
+
+    Args:
+        per: ``"network"``, ``"role"`` (weights, activations) or ``"tensor"``.
+        bit_planes: Whether each bit plane of a word has a point, too.
+        rails: How many points may be in use, 1 or more, to be chosen; None for any number.
+        levels: The only points that may be used, on the device's knob; empty for all.
+
+    Raises:
+        InputError: if a field is outside its range, or rails and levels are both given.
+    """
+
+    per: Per = "tensor"
+    bit_planes: bool = False
+    rails: int | None = None
+    levels: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check the fields once."""
+        if self.per not in get_args(Per):
+            refuse("per", repr(self.per), f"one of {', '.join(get_args(Per))}")
+        if self.rails is not None:
+            check_in_range("rails", self.rails, 1, 10**6)
+            check_whole("rails", self.rails)
+            if self.levels:
+                refuse("rails", f"{self.rails}, beside levels", "one of the two")
+
+    def shares(self, placement: Placement) -> tuple[float, ...]:
+        """The levels as shares of the range of the knob, ascending.
+
+        Raises:
+            InputError: if there are levels, and memories of different ranges.
+        """
+        if not self.levels:
+            return ()
+        if len({KnobRange.of(placed.device) for placed in placement.placed}) > 1:
+            refuse("levels", "given for memories of different knobs", "none, or one kind of memory")
+        device = placement.placed[0].device
+        points = [device.point(**{device.knob: float(level)}) for level in self.levels]
+        return tuple(sorted({KnobRange.of(device).share(float(point)) for point in points}))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Variables:
+    """The shares of the ranges of all knobs that are chosen, as one vector.
+
+    Args:
+        ranges: The range of each placed tensor's knob.
+        index: For each placed tensor, which variable its point is: no axes, or one for each bit
+            plane.
+        count: How many variables there are.
+    """
+
+    ranges: Mapping[str, KnobRange]
+    index: Mapping[str, Tensor]
+    count: int
+
+    @classmethod
+    def of(cls, placement: Placement, granularity: Granularity) -> Variables:
+        """The variables of a placement.
+
+        Args:
+            placement: What is stored where.
+            granularity: What has points of its own.
+
+        Raises:
+            InputError: if bit planes are to have points, and a device has none.
+        """
+        first: dict[tuple[str, int | None], int] = {}
+        index, count = {}, 0
+        for placed in placement.placed:
+            planes = _planes(placed) if granularity.bit_planes else None
+            key = (_owner(placed, granularity.per), planes)
+            if key not in first:
+                first[key], count = count, count + (planes or 1)
+            own = torch.arange(planes) if planes else torch.tensor(0)
+            index[placed.name] = first[key] + own
+        ranges = {p.name: KnobRange.of(p.device) for p in placement.placed}
+        return cls(ranges=ranges, index=index, count=count)
+
+    def plan(self, shares: Tensor) -> dict[str, Point]:
+        """The plan at some shares, differentiable.
+
+        Args:
+            shares: float64 ``[count]``, 0 to 1.
+        """
+        return {
+            name: self.ranges[name].differentiable(shares[index])
+            for name, index in self.index.items()
+        }
+
+    def exact_plan(self, shares: Tensor) -> dict[str, Point]:
+        """The same, within the range whatever rounding does; plain numbers for scalar points."""
+        plan: dict[str, Point] = {}
+        for name, index in self.index.items():
+            points = [self.ranges[name].point(float(s)) for s in shares[index].reshape(-1)]
+            plan[name] = torch.tensor(points, dtype=torch.float64) if index.ndim else points[0]
+        return plan
+
+    def shares(self, plan: Mapping[str, Point]) -> Tensor:
+        """The shares of a plan; where several points share a variable, their mean."""
+        total, met = (torch.zeros(self.count, dtype=torch.float64) for _ in range(2))
+        for name, index in self.index.items():
+            points = as_point(plan[name]).detach().expand(index.shape).reshape(-1)
+            found = [self.ranges[name].share(float(point)) for point in points]
+            total.index_add_(0, index.reshape(-1), torch.tensor(found, dtype=torch.float64))
+            met.index_add_(0, index.reshape(-1), torch.ones(len(found), dtype=torch.float64))
+        return total / met
+
+
+def _owner(placed: Placed, per: Per) -> str:
+    if per == "network":
+        return ""
+    return placed.role if per == "role" else placed.name
+
+
+def _planes(placed: Placed) -> int:
+    if placed.device.planes is None:
+        raise InputError(
+            f"bit_planes is True and {placed.name} lies on a {type(placed.device).__name__}, which "
+            "has no bit planes; allowed: False, or an SRAM"
+        )
+    return placed.device.planes

@@ -1,0 +1,58 @@
+"""Spending: the energy of `placement.energy`, at every point, with its slope."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from joulewise.allocation.spending import Spending
+from joulewise.devices import PCM, SRAM, Crossbar
+from joulewise.errors import InputError
+from joulewise.placement import energy, place
+
+
+def placed(memory):
+    model = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 2))
+    return place(model, weights=memory, inputs=torch.rand(3, 6))
+
+
+@pytest.mark.parametrize(
+    ("memory", "points"),
+    [
+        (SRAM(), (0.2, 0.9)),
+        (SRAM(), (torch.linspace(0, 1, 8, dtype=torch.float64), 0.4)),
+        (Crossbar(sigma=1e-6), (3.3e-6, 2e-4)),
+        (Crossbar(variability=0.1, clip=False), (1e-7, 1e-3)),
+    ],
+)
+def test_it_is_the_energy(memory, points):
+    placement = placed(memory)
+    plan = dict(zip(("0.weight", "2.weight"), points, strict=True))
+    expected = energy(placement, plan)
+    found = Spending(placement)
+    assert math.isclose(float(found.normalised(plan)), expected.normalised, rel_tol=1e-3)
+    for name, joules in expected.memory_j.items():
+        own = float(found.of(name, torch.as_tensor(plan[name]).double())) * found.reliable_j
+        assert math.isclose(own, float(joules), rel_tol=1e-3)
+
+
+@pytest.mark.parametrize(("memory", "point"), [(SRAM(), 0.4), (Crossbar(sigma=1e-6), 2.3e-5)])
+def test_its_slope(memory, point):
+    placement = placed(memory)
+    found = Spending(placement)
+    at = torch.tensor(point, dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(found.of("0.weight", at), at)
+    step = 1e-4 * point
+    ends = [float(found.of("0.weight", at.detach() + d)) for d in (-step, step)]
+    assert math.isclose(float(slope), (ends[1] - ends[0]) / (2 * step), rel_tol=1e-3)
+
+
+def test_a_knob_that_nobody_sets_is_refused():
+    with pytest.raises(InputError, match="the knob of 0.weight is seconds, which nobody sets"):
+        Spending(placed(PCM()))
+
+
+def test_a_placement_without_accesses_is_refused():
+    with pytest.raises(InputError, match="without access counts"):
+        Spending(place(nn.Linear(4, 3), weights=SRAM()))

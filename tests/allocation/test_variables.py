@@ -1,0 +1,70 @@
+"""Variables: which points move together."""
+
+import pytest
+import torch
+from torch import nn
+
+from joulewise.allocation.variables import Granularity, Variables
+from joulewise.devices import SRAM, Crossbar
+from joulewise.errors import InputError, OperatingPointError
+from joulewise.placement import place
+
+
+def both(**memory):
+    model = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))
+    return place(model, weights=SRAM(**memory), activations=SRAM(**memory), inputs=torch.ones(2, 4))
+
+
+@pytest.mark.parametrize(
+    ("granularity", "count"),
+    [
+        (Granularity(per="network"), 1),
+        (Granularity(per="role"), 2),
+        (Granularity(), 4),
+        (Granularity(per="network", bit_planes=True), 6),
+        (Granularity(per="role", bit_planes=True), 12),
+        (Granularity(bit_planes=True), 24),
+    ],
+)
+def test_how_many_there_are(granularity, count):
+    placement = both(bits=6)
+    variables = Variables.of(placement, granularity)
+    shares = torch.rand(count, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    assert variables.count == count
+    plan = placement.check_plan(variables.exact_plan(shares))
+    torch.testing.assert_close(variables.shares(plan), shares)
+    for name, point in variables.plan(shares).items():
+        torch.testing.assert_close(torch.as_tensor(plan[name]).double(), point)
+
+
+def test_the_ends_are_the_ends_of_the_range():
+    placement = place(nn.Linear(4, 3), weights=Crossbar(sigma=1e-6, g_range=(1e-6, 3e-4)))
+    variables = Variables.of(placement, Granularity())
+    assert variables.exact_plan(torch.ones(1).double()) == {"weight": 3e-4}
+    assert variables.exact_plan(torch.zeros(1).double()) == {"weight": 1e-6}
+
+
+def test_a_memory_without_bit_planes_is_refused_by_name():
+    placement = place(nn.Linear(4, 3), weights=Crossbar(sigma=1e-6))
+    with pytest.raises(InputError, match="weight lies on a Crossbar, which has no bit planes"):
+        Variables.of(placement, Granularity(bit_planes=True))
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"per": "layer"}, "per is 'layer'; allowed: one of network, role, tensor"),
+        ({"rails": 0}, "rails is 0"),
+        ({"rails": 2.5}, "rails is 2.5"),
+        ({"rails": 2, "levels": (0.5,)}, "rails is 2, beside levels"),
+    ],
+)
+def test_what_is_not_allowed_is_refused(fields, said):
+    with pytest.raises(InputError, match=said):
+        Granularity(**fields)
+
+
+def test_levels_become_shares():
+    assert Granularity(levels=(0.7, 0.3, 0.7)).shares(both()) == (0.3, 0.7)
+    with pytest.raises(OperatingPointError, match=r"eta is 1\.2"):
+        Granularity(levels=(1.2,)).shares(both())
