@@ -10,13 +10,22 @@ from joulewise.cli import main
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-COMMANDS = ("demo", "train", "simulate", "predict", "compare", "compare-training")
+COMMANDS = (
+    "demo",
+    "train",
+    "simulate",
+    "predict",
+    "allocate",
+    "pareto",
+    "compare",
+    "compare-training",
+)
 BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 
 
 def test_the_python_of_the_readme_runs(capsys):
     namespace = {}
-    assert len(BLOCKS) == 4
+    assert len(BLOCKS) == 5
     for block in BLOCKS:
         # Fewer chips: this shows that the text runs, not what it finds.
         exec(re.sub(r"chips=\d+", "chips=20", block), namespace)

@@ -9,6 +9,7 @@
     forecast = jw.predict(placement, data, eta=0.5)  # the same without simulating chips
     forecast.mse, forecast.shares, forecast.accuracy.mean
 
+    plan = jw.allocate(placement, data, max_accuracy_drop=0.005).plan  # one point for each tensor
     optimizer = jw.optim.SAMSON(model.parameters(), torch.optim.SGD, lr=0.1, rho=0.2)
 
 Names are imported when they are first used: the command line's ``--help`` must not wait for torch.
@@ -23,6 +24,10 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from joulewise import optim as optim
+    from joulewise.allocation import Allocation as Allocation
+    from joulewise.allocation import Granularity as Granularity
+    from joulewise.allocation import allocate as allocate
+    from joulewise.allocation import pareto as pareto
     from joulewise.data import Dataset as Dataset
     from joulewise.data import Split as Split
     from joulewise.data import load_data as load_data
@@ -45,15 +50,18 @@ if TYPE_CHECKING:
     from joulewise.models import load_weights as load_weights
     from joulewise.models import save_weights as save_weights
     from joulewise.placement import Placement as Placement
+    from joulewise.placement import PlanFile as PlanFile
     from joulewise.placement import energy as energy
     from joulewise.placement import fold_batchnorm as fold_batchnorm
     from joulewise.placement import loaded as loaded
     from joulewise.placement import place as place
     from joulewise.placement import with_accesses as with_accesses
     from joulewise.prediction import Corrected as Corrected
+    from joulewise.prediction import ErrorModel as ErrorModel
     from joulewise.prediction import FirstOrder as FirstOrder
     from joulewise.prediction import Forecast as Forecast
     from joulewise.prediction import Moments as Moments
+    from joulewise.prediction import error_model as error_model
     from joulewise.prediction import predict as predict
     from joulewise.report import write_report as write_report
     from joulewise.simulation import Simulation as Simulation
@@ -79,7 +87,14 @@ _ROOMS = {
     "Array": "devices",
     "Chip": "devices",
     "Contender": "study",
+    "Allocation": "allocation",
     "Corrected": "prediction",
+    "ErrorModel": "prediction",
+    "Granularity": "allocation",
+    "PlanFile": "placement",
+    "allocate": "allocation",
+    "pareto": "allocation",
+    "error_model": "prediction",
     "Correlated": "devices",
     "Crossbar": "devices",
     "Dataset": "data",
@@ -126,6 +141,13 @@ _ROOMS = {
 }
 
 __all__ = [
+    "pareto",
+    "error_model",
+    "allocate",
+    "PlanFile",
+    "Granularity",
+    "ErrorModel",
+    "Allocation",
     "PCM",
     "SRAM",
     "Array",

@@ -11,9 +11,11 @@ import typer
 from pydantic import ValidationError
 
 from joulewise import __version__
+from joulewise.cli.allocate import allocate
 from joulewise.cli.compare import compare
 from joulewise.cli.compare_training import compare_training
 from joulewise.cli.demo import demo
+from joulewise.cli.pareto import pareto
 from joulewise.cli.predict import predict
 from joulewise.cli.simulate import simulate
 from joulewise.cli.train import train
@@ -45,7 +47,7 @@ def _interruptible(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-for command in (demo, train, simulate, predict, compare, compare_training):
+for command in (demo, train, simulate, predict, allocate, pareto, compare, compare_training):
     app.command()(_interruptible(command))
 
 
@@ -68,7 +70,7 @@ def main() -> None:
     """Run the command line.
 
     Exit codes: 0 done; 2 the input is not allowed, said in one sentence on standard error;
-    130 interrupted.
+    3 `allocate` could not show its goal to hold; 130 interrupted.
     """
     try:
         app()

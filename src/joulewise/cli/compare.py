@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from joulewise.data import Dataset
     from joulewise.study import Comparison, Contender, NetworkSpec, PlacementSpec
 
-__all__ = ["compare", "present", "ready", "run"]
+__all__ = ["compare", "network_of", "present", "ready", "run"]
 
 
 @placing.places(several=True, without=("accesses",))
@@ -55,7 +55,7 @@ def compare(
     specs = placing.placement_specs(placed)
     drops = options.accuracy_drops(drop)
     points = _points(specs, {"eta": eta, "v_dd": v_dd, "g_max": g_max, "seconds": seconds})
-    networks = [_network(text) for text in model]
+    networks = [network_of(text) for text in model]
     folder = ready(out)
     dataset = load_data(data)
     comparison = run(
@@ -73,7 +73,12 @@ def compare(
     present(comparison, folder, json)
 
 
-def _network(text: str) -> NetworkSpec:
+def network_of(text: str) -> NetworkSpec:
+    """A network as ``--model`` has it, MODEL=WEIGHTS or MODEL.
+
+    Raises:
+        ModelError: if it is one of joulewise's own, without weights.
+    """
     from joulewise.errors import ModelError
     from joulewise.models import ZOO
     from joulewise.study import NetworkSpec

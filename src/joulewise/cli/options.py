@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
+    from joulewise.placement import PlanFile as Plan
     from joulewise.study import NetworkSpec
 
 _MODELS = (
@@ -67,6 +69,12 @@ Seconds = Annotated[
 ]
 
 
+PlanFile = Annotated[
+    Path | None,
+    typer.Option("--plan", help="a plan.json of joulewise allocate, in place of a point for all"),
+]
+
+
 def accuracy_drops(points: list[float] | None) -> list[float]:
     """The drops that a command was given in points, as shares; without any, the default ones.
 
@@ -100,6 +108,28 @@ def operating_points(**knobs: list[float] | None) -> tuple[str, list[float]]:
         )
     ((name, values),) = used.items()
     return name, values
+
+
+def plan_file(path: Path | None, knobs: Mapping[str, list[float] | None]) -> Plan | None:
+    """The plan that a command was given in place of operating points; None for these.
+
+    Args:
+        path: Of the file.
+        knobs: What each knob's option was given.
+
+    Raises:
+        InputError: if both were given, or several kinds of points, or neither.
+    """
+    from joulewise.errors import InputError
+    from joulewise.placement import PlanFile as Plan
+
+    used = [name for name, values in knobs.items() if values]
+    if path is None:
+        operating_points(**knobs)
+        return None
+    if used:
+        raise InputError(f"plan is given beside {used[0]}; allowed: one of the two")
+    return Plan.read(path)
 
 
 def trained_network(model: str, weights: Path | None, seed: int) -> NetworkSpec:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json as json_module
 import shlex
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -14,7 +14,8 @@ from joulewise.cli import console, options, placing
 from joulewise.units import format_percent, format_point, format_si
 
 if TYPE_CHECKING:
-    from joulewise.placement import Placed
+    from joulewise.devices import Point
+    from joulewise.placement import Placed, Placement, PlanFile
     from joulewise.simulation import Simulation
 
 __all__ = ["simulate"]
@@ -29,6 +30,7 @@ def simulate(
     v_dd: options.VDD = None,
     g_max: options.GMax = None,
     seconds: options.Seconds = None,
+    plan: options.PlanFile = None,
     chips: options.Chips = 200,
     half_width: Annotated[
         float | None,
@@ -48,6 +50,8 @@ def simulate(
     """Accuracy of one network over many chips, at the operating points you name.
 
     Example: joulewise simulate --model cnn --weights cnn.safetensors --eta 0.5 --eta 0.4
+
+    Example: joulewise simulate --model cnn --weights cnn.safetensors --plan plan/plan.json
     """
     console.start(threads)
     from joulewise.data import load_data
@@ -56,23 +60,25 @@ def simulate(
     from joulewise.study import Environment
 
     spec = placing.placement_spec(placed)
-    knob, points = options.operating_points(eta=eta, v_dd=v_dd, g_max=g_max, seconds=seconds)
+    knobs = {"eta": eta, "v_dd": v_dd, "g_max": g_max, "seconds": seconds}
+    file = options.plan_file(plan, knobs)
     if target is not None:
         check_in_range("target", target, 0.0, 100.0)
     network = options.trained_network(model, weights, seed)
     dataset = load_data(data)
     contender = network.place(dataset, spec)
     placement = contender.placement
+    settings = _settings(placement, knobs, file)
     test = dataset.test if images is None else dataset.test.subset(images, seed=0)
     with console.bar(f"simulate {contender.name}") as update:
         results = sweep(
             placement,
             test,
-            [placement.plan(**{knob: point}) for point in points],
+            [setting.plan for setting in settings],
             chips=chips,
             seed=seed,
             half_width=None if half_width is None else half_width / 100,
-            progress=lambda done: update(done, chips * len(points), ""),
+            progress=lambda done: update(done, chips * len(settings), ""),
         )
     goal = None if target is None else target / 100
     if json:
@@ -83,13 +89,41 @@ def simulate(
             "macs": placement.macs,
             "tensors": [_accesses(tensor) for tensor in placement.placed],
             "results": [
-                {knob: p, "summary": r.summary(goal), "simulation": r.model_dump(mode="json")}
-                for p, r in zip(points, results, strict=True)
+                s.said | {"summary": r.summary(goal), "simulation": r.model_dump(mode="json")}
+                for s, r in zip(settings, results, strict=True)
             ],
         }
         typer.echo(json_module.dumps(record, indent=2))
     else:
-        _print(contender.name, knob, points, results, goal)
+        _print(contender.name, settings, results, goal)
+
+
+class _Setting(NamedTuple):
+    """One plan, and how it was named on the command line."""
+
+    title: str
+    name: str
+    said: dict[str, Any]
+    plan: Mapping[str, Point]
+
+
+def _settings(
+    placement: Placement, knobs: dict[str, list[float] | None], file: PlanFile | None
+) -> list[_Setting]:
+    """Every plan that was asked for."""
+    if file is not None:
+        plan = file.plan_for(placement)
+        if not file.is_for_weights_of(placement):
+            typer.echo("joulewise: the plan was chosen for other weights than these", err=True)
+        from joulewise.devices import plain_point
+
+        said = {"plan": {name: plain_point(point) for name, point in plan.items()}}
+        return [_Setting("plan", "of the file", said, plan)]
+    knob, points = options.operating_points(**knobs)
+    return [
+        _Setting(knob, format_point(knob, p), {knob: p}, placement.plan(**{knob: p}))
+        for p in points
+    ]
 
 
 def _accesses(tensor: Placed) -> dict[str, str | float]:
@@ -102,14 +136,13 @@ def _accesses(tensor: Placed) -> dict[str, str | float]:
 
 def _print(
     name: str,
-    knob: str,
-    points: Sequence[float],
+    settings: Sequence[_Setting],
     results: Sequence[Simulation],
     target: float | None,
 ) -> None:
     first = results[0]
     known = first.ideal_accuracy is not None
-    columns = [knob, "memory energy", "of reliable", "chips"]
+    columns = [settings[0].title, "memory energy", "of reliable", "chips"]
     columns += ["accuracy, 95 % interval", "5 % quantile"] if known else []
     columns += ["output MSE"] + ([f"yield at {100 * target:g} %"] if target is not None else [])
     title = f"{name}, {first.images} images"
@@ -118,7 +151,7 @@ def _print(
             f": accuracy {100 * first.float_accuracy:.2f} % as given, "
             f"{100 * first.ideal_accuracy:.2f} % with a perfect memory"
         )
-    rows = [_row(format_point(knob, p), r, target) for p, r in zip(points, results, strict=True)]
+    rows = [_row(s.name, r, target) for s, r in zip(settings, results, strict=True)]
     console.print_table(title, columns, rows)
 
 

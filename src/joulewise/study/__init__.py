@@ -5,6 +5,8 @@ iso_accuracy the lowest energy within a given accuracy drop, with an interval
 forecasting  predictions along a curve, and how well they agree with simulation
 crossing     where a loss crosses a limit on the way from reliable points down
 comparison   several networks on their memories, accuracy against energy
+allocations  plans of one network for one goal, beside the best common point
+fronts       accuracy against energy over the whole range, several networks and memories
 recipes      ways to train in short words, and networks trained by them
 arms         ways to train, each with several seeds, by the energy that their networks need
 placed       placed tensors as plain data
@@ -12,6 +14,8 @@ spec         choices as plain data, and the networks and memories that they buil
 environment  versions and machine, for the record
 """
 
+from joulewise.study.allocations import AllocationRecord as AllocationRecord
+from joulewise.study.allocations import allocate_each as allocate_each
 from joulewise.study.arms import Arm as Arm
 from joulewise.study.arms import ArmComparison as ArmComparison
 from joulewise.study.arms import ArmRecord as ArmRecord
@@ -27,6 +31,10 @@ from joulewise.study.curve import energy_curve as energy_curve
 from joulewise.study.environment import Environment as Environment
 from joulewise.study.forecasting import Agreement as Agreement
 from joulewise.study.forecasting import agreement as agreement
+from joulewise.study.fronts import FrontComparison as FrontComparison
+from joulewise.study.fronts import FrontRecord as FrontRecord
+from joulewise.study.fronts import Runner as Runner
+from joulewise.study.fronts import compare_fronts as compare_fronts
 from joulewise.study.iso_accuracy import IsoAccuracy as IsoAccuracy
 from joulewise.study.iso_accuracy import iso_accuracy as iso_accuracy
 from joulewise.study.placed import PlacedRecord as PlacedRecord
@@ -40,6 +48,7 @@ from joulewise.study.spec import memory_specs as memory_specs
 
 __all__ = [
     "Agreement",
+    "AllocationRecord",
     "Arm",
     "ArmComparison",
     "ArmRecord",
@@ -49,6 +58,8 @@ __all__ = [
     "ContenderRecord",
     "Curve",
     "Environment",
+    "FrontComparison",
+    "FrontRecord",
     "IsoAccuracy",
     "MemorySpec",
     "NetworkRecord",
@@ -56,9 +67,12 @@ __all__ = [
     "PlacedRecord",
     "PlacementSpec",
     "Recipe",
+    "Runner",
     "agreement",
+    "allocate_each",
     "compare",
     "compare_arms",
+    "compare_fronts",
     "energy_curve",
     "iso_accuracy",
     "memory_specs",

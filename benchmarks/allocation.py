@@ -1,0 +1,166 @@
+"""How much energy do points of their own save, at one goal of accuracy?
+
+    python benchmarks/allocation.py --data CIFAR10 --out results/allocation
+    python benchmarks/allocation.py --table results/allocation
+
+Each network on each memory is given the least energy by `jw.allocate` at several granularities, all
+for one goal: a mean accuracy of at most half a point below that of a perfect memory, shown on 200
+fresh chips with 95 % confidence. What is saved is against one common point for all tensors, found
+and shown in the same way. One file for each allocation; those that are there are not made again.
+
+Networks: a CNN and a ResNet-8 trained on digits here, and the stored ResNet-20 on CIFAR-10.
+Memories: 8-bit SRAM, bit masking and bit flips; crossbars with additive programming noise of 1 uS,
+with the power of their devices and amplifiers alone, since at the prices of published converters
+nearly all energy is theirs, and no operating point changes it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from joulewise.allocation import Allocation, Granularity, allocate
+from joulewise.cli.allocator import keep_freed_memory
+from joulewise.data import Split, load_data
+from joulewise.devices import ISAAC, SRAM, Crossbar, Device, Flip
+from joulewise.files import write_atomically
+from joulewise.models import build, load_weights
+from joulewise.placement import Placement, place
+from joulewise.study import Environment
+from joulewise.training import TrainingSpec, train
+
+WEIGHTS = Path("results/cifar10-resnet20-mask/resnet20-cifar10.safetensors")
+DROP = 0.005
+MEMORIES: dict[str, Device[Any]] = {
+    "mask": SRAM(bits=8),
+    "flip": SRAM(bits=8, fault=Flip()),
+    "crossbar": Crossbar(
+        sigma=1e-6,
+        readout=replace(ISAAC, input_j=0.0, output_j=0.0, source="no converters: illustrative"),
+    ),
+}
+GRANULARITIES = {
+    "network": Granularity(per="network"),
+    "tensor": Granularity(),
+    "plane": Granularity(per="network", bit_planes=True),
+    "tensor-plane": Granularity(bit_planes=True),
+    "tensor-2-rails": Granularity(rails=2),
+    "tensor-3-rails": Granularity(rails=3),
+    "tensor-plane-2-rails": Granularity(bit_planes=True, rails=2),
+    "tensor-plane-3-rails": Granularity(bit_planes=True, rails=3),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", help="a folder with CIFAR-10; digits alone without it")
+    parser.add_argument("--networks", nargs="+", default=["cnn", "resnet8", "resnet20"])
+    parser.add_argument("--memories", nargs="+", choices=list(MEMORIES), default=list(MEMORIES))
+    parser.add_argument(
+        "--granularities", nargs="+", choices=list(GRANULARITIES), default=list(GRANULARITIES)
+    )
+    parser.add_argument("--images", type=int, default=1000)
+    parser.add_argument("--chips", type=int, default=200)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--table", type=Path, help="print the table of a folder, and nothing else")
+    arguments = parser.parse_args()
+    if arguments.table is not None:
+        print(table(arguments.table))
+        return
+    keep_freed_memory()
+    torch.set_num_threads(arguments.threads)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    for network in arguments.networks:
+        if network == "resnet20" and arguments.data is None:
+            continue
+        run(network, arguments)
+
+
+def run(network: str, arguments: argparse.Namespace) -> None:
+    """Every allocation of one network that is not there yet."""
+    model, split, inputs = prepared(network, arguments)
+    for memory in arguments.memories:
+        for name in arguments.granularities:
+            path = arguments.out / f"{network}-{memory}-{name}.json"
+            granularity = GRANULARITIES[name]
+            if path.exists() or (granularity.bit_planes and MEMORIES[memory].planes is None):
+                continue
+            placement = place(model, weights=MEMORIES[memory], inputs=inputs)
+            record = allocated(placement, split, granularity, arguments.chips)
+            record |= {"network": network, "memory": memory, "granularity": name}
+            write_atomically(path, json.dumps(record, indent=1))
+            found = Allocation.model_validate(record["allocation"])
+            print(f"{path.stem}: {found.energy.normalised:.4f}, holds: {found.holds}", flush=True)
+
+
+def prepared(
+    network: str, arguments: argparse.Namespace
+) -> tuple[torch.nn.Module, Split, torch.Tensor]:
+    """A trained network, test images, and a batch to trace with."""
+    on_cifar = network == "resnet20"
+    data = load_data(arguments.data if on_cifar else "digits")
+    model = build(network, data.input_shape, data.classes, seed=0)
+    if on_cifar:
+        load_weights(model, WEIGHTS)
+    else:
+        train(model, data, TrainingSpec(epochs=30, lr=0.1, seed=0))
+    test = data.test.subset(min(arguments.images, len(data.test)), seed=0)
+    inputs, _ = next(iter(data.train.batches(256)))
+    return model, test, inputs
+
+
+def allocated(
+    placement: Placement, split: Split, granularity: Granularity, chips: int
+) -> dict[str, Any]:
+    """One allocation, as a record."""
+    began = time.perf_counter()
+    found = allocate(placement, split, granularity=granularity, max_accuracy_drop=DROP, chips=chips)
+    return {
+        "command": shlex.join(["python", *sys.argv]),
+        "environment": Environment.now().model_dump(),
+        "seconds": time.perf_counter() - began,
+        "allocation": found.model_dump(mode="json"),
+    }
+
+
+def table(folder: Path) -> str:
+    """Energies and savings, in Markdown."""
+    records = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    found = {
+        (r["network"], r["memory"], r["granularity"]): Allocation.model_validate(r["allocation"])
+        for r in records
+    }
+    lines = [
+        "| network | memory | a point for each | memory energy | against one point | accuracy |"
+    ]
+    lines.append("|---|---|---|---|---|---|")
+    for (network, memory, name), allocation in sorted(
+        found.items(), key=lambda item: (*item[0][:2], list(GRANULARITIES).index(item[0][2]))
+    ):
+        common = found.get((network, memory, "network"))
+        spent = allocation.energy
+        saved = ""
+        if common is not None and name != "network":
+            saved = f"{100 * (spent.memory_total_j / common.energy.memory_total_j - 1):+.1f} %"
+        assert allocation.simulation is not None
+        low, high = allocation.simulation.accuracy_interval()
+        mean = allocation.simulation.mean_accuracy
+        shown = "" if allocation.holds else " (not shown)"
+        lines.append(
+            f"| {network} | {memory} | {name} | {100 * spent.normalised:.1f} % | {saved} | "
+            f"{100 * mean:.2f} [{100 * low:.2f}, {100 * high:.2f}]{shown} |"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,244 @@
+"""``joulewise allocate``: an operating point for each tensor, shown to hold on fresh chips."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from joulewise.cli import console, options, placing
+from joulewise.cli.compare import ready
+from joulewise.units import format_percent, format_point, format_si
+
+if TYPE_CHECKING:
+    from joulewise.allocation import Allocation, Granularity
+    from joulewise.placement import Placement
+    from joulewise.study import AllocationRecord
+
+__all__ = ["allocate", "granularity_name"]
+
+# What a shell sees where the goal was not shown to hold: the plan is the best that there is.
+_OUT_OF_REACH = 3
+_GOAL = "Goal, one of these  [default: --drop 0.5]"
+
+
+def _goal(text: str) -> Any:
+    return typer.Option(help=text, rich_help_panel=_GOAL, show_default=False)
+
+
+def _points(text: str, *names: str) -> Any:
+    return typer.Option(*names, help=text, rich_help_panel="What has a point of its own")
+
+
+@placing.places()
+def allocate(
+    model: options.Model,
+    weights: options.Weights = None,
+    data: options.Data = "digits",
+    drop: Annotated[float | None, _goal("mean accuracy lost against a perfect memory, points")] = (
+        None
+    ),
+    min_accuracy: Annotated[float | None, _goal("mean accuracy, percent")] = None,
+    max_mse: Annotated[float | None, _goal("mean squared error of the outputs")] = None,
+    max_energy: Annotated[
+        float | None, _goal("memory energy, percent of a reliable one; the error is least")
+    ] = None,
+    min_yield: Annotated[
+        float | None, _goal("with an accuracy or a drop: percent of the chips, not the mean")
+    ] = None,
+    per: Annotated[str, _points("network, role (weights, activations) or tensor")] = "tensor",
+    bit_planes: Annotated[bool, _points("each bit plane, too", "--bit-planes")] = False,
+    rails: Annotated[int | None, _points("points in use, to be chosen")] = None,
+    point: Annotated[list[float] | None, _points("a point that may be used; repeat it")] = None,
+    common: Annotated[
+        bool, typer.Option(help="allocate one point for all as well, to compare with")
+    ] = True,
+    out: Annotated[Path | None, typer.Option(help="folder for plan.json and allocation.json")] = (
+        None
+    ),
+    confidence: Annotated[float, typer.Option(help="that the goal holds, percent")] = 95.0,
+    samples: Annotated[int, typer.Option(help="images to predict with")] = 512,
+    chips: Annotated[
+        int, typer.Option(min=0, help="fresh chips that a plan is shown to hold on")
+    ] = 200,
+    images: options.Images = None,
+    seed: options.Seed = 0,
+    threads: options.Threads = 0,
+    json: options.Json = False,
+    *,
+    placed: dict[str, Any],
+) -> None:
+    """The least energy that holds an accuracy, an operating point for each tensor.
+
+    The plan is chosen by prediction and a few chips, and shown to hold on fresh ones. Exit code 3:
+    it was not shown, and the plan is the best that there is.
+
+    Example: joulewise allocate --model cnn --weights cnn.safetensors --drop 0.5 --out plan
+
+    Example: joulewise allocate --model cnn --weights cnn.safetensors --bit-planes --rails 3
+    """
+    console.start(threads)
+    from joulewise.allocation import Granularity
+    from joulewise.data import load_data
+    from joulewise.study import allocate_each
+
+    spec = placing.placement_spec(placed)
+    goal = _asked(drop, min_accuracy, max_mse, max_energy, min_yield)
+    chosen = Granularity(
+        per=per,  # type: ignore[arg-type]
+        bit_planes=bit_planes,
+        rails=rails,
+        levels=tuple(point or ()),
+    )
+    all_alike = Granularity(per="network")
+    folder = ready(out)
+    network = options.trained_network(model, weights, seed)
+    dataset = load_data(data)
+    contender = network.place(dataset, spec)
+    test = dataset.test if images is None else dataset.test.subset(images, seed=0)
+    with console.bar("allocate") as update:
+        record = allocate_each(
+            contender.placement,
+            test,
+            [all_alike, chosen] if common and chosen != all_alike else [chosen],
+            network=contender.name,
+            data_name=dataset.name,
+            command=shlex.join(["joulewise", *sys.argv[1:]]),
+            progress=lambda what, done, expected: update(done, expected, what),
+            chips=chips,
+            confidence=confidence / 100,
+            samples=samples,
+            seed=seed,
+            **goal,
+        )
+    _present(record, contender.placement, folder, json)
+    if record.allocations[-1].holds is False:
+        raise typer.Exit(_OUT_OF_REACH)
+
+
+def _asked(
+    drop: float | None,
+    min_accuracy: float | None,
+    max_mse: float | None,
+    max_energy: float | None,
+    min_yield: float | None,
+) -> dict[str, float]:
+    """The goal in the words of `joulewise.allocation.allocate`, percents as shares."""
+    if drop is min_accuracy is max_mse is max_energy is None:
+        drop = 0.5
+    percents = {
+        "max_accuracy_drop": drop,
+        "min_accuracy": min_accuracy,
+        "max_energy": max_energy,
+        "min_yield": min_yield,
+    }
+    goal = {name: value / 100 for name, value in percents.items() if value is not None}
+    return goal | ({} if max_mse is None else {"max_mse": max_mse})
+
+
+def _present(
+    record: AllocationRecord, placement: Placement, folder: Path | None, json: bool
+) -> None:
+    """Write the plan and the record, and print the result."""
+    from joulewise.files import write_atomically
+    from joulewise.placement import PlanFile
+
+    last = record.allocations[-1]
+    if folder is not None:
+        note = {
+            "command": record.command,
+            "goal": last.goal,
+            "holds": last.holds,
+            "confidence": last.confidence,
+            "memory_energy_normalised": last.energy.normalised,
+        }
+        PlanFile.of(placement, last.points, note).write(folder / "plan.json")
+        write_atomically(folder / "allocation.json", record.model_dump_json(indent=1))
+    if json:
+        typer.echo(record.model_dump_json(indent=2))
+        return
+    _print_allocations(record)
+    _print_plan(record, last)
+    if folder is not None:
+        typer.echo(f"The plan: {folder / 'plan.json'}")
+
+
+def _print_allocations(record: AllocationRecord) -> None:
+    columns = ["a point for each", "memory energy", "of reliable", "against one point", "holds"]
+    columns += ["accuracy, 95 % interval", "output MSE, predicted", "simulated"]
+    rows = []
+    for number, found in enumerate(record.allocations):
+        several = number > 0
+        rows.append(
+            [
+                granularity_name(found.granularity),
+                format_si(found.energy.memory_total_j, "J"),
+                format_percent(found.energy.normalised, 1),
+                format_percent(-record.saved_against_first(number), 1) if several else "",
+                {True: "yes", False: "NOT SHOWN", None: "not simulated"}[found.holds],
+                _accuracy(found),
+                f"{found.predicted_mse:.3g}",
+                "" if found.simulation is None else f"{found.simulation.mean_mse:.3g}",
+            ]
+        )
+    console.print_table(f"{record.network}, {record.images} images: {_said(record)}", columns, rows)
+
+
+def _print_plan(record: AllocationRecord, found: Allocation) -> None:
+    rows = []
+    for tensor in record.tensors:
+        point = found.plan[tensor.name]
+        points = point if isinstance(point, tuple) else (point,)
+        spent = found.energy.memory_j[tensor.name]
+        rows.append(
+            [
+                tensor.name,
+                str(tensor.words),
+                " ".join(format_point(record.knob, p) for p in points),
+                format_percent(spent / tensor.reliable_j, 1),
+                format_percent(spent / found.energy.memory_total_j, 1),
+                format_percent(found.predicted_variance[tensor.name] / found.predicted_mse, 1),
+            ]
+        )
+    planes = ", low bits first" if found.granularity.bit_planes else ""
+    columns = ["tensor", "words", record.knob + planes, "of reliable", "of energy", "of error"]
+    console.print_table("The plan", columns, rows)
+
+
+def granularity_name(granularity: Granularity) -> str:
+    """What has a point of its own, in words."""
+    each = {"network": "one point", "role": "role", "tensor": "tensor"}[granularity.per]
+    parts = [each + (" and bit plane" if granularity.bit_planes else "")]
+    if granularity.rails is not None:
+        parts.append(f"{granularity.rails} rails")
+    if granularity.levels:
+        parts.append(f"of {len(granularity.levels)} levels")
+    return ", ".join(parts)
+
+
+def _accuracy(found: Allocation) -> str:
+    simulation = found.simulation
+    if simulation is None or not simulation.accuracy:
+        return ""
+    low, high = simulation.accuracy_interval()
+    return f"{100 * simulation.mean_accuracy:.2f} % [{100 * low:.2f}, {100 * high:.2f}]"
+
+
+def _said(record: AllocationRecord) -> str:
+    """The goal, and on how many chips it was shown."""
+    found = record.allocations[-1]
+    goal = found.goal
+    sentence = {
+        "MeanGoal": lambda: f"mean accuracy {100 * goal['accuracy']:.2f} % or more",
+        "YieldGoal": lambda: (
+            f"{100 * goal['share']:g} % of chips with {100 * goal['accuracy']:.2f} % or more"
+        ),
+        "ErrorGoal": lambda: f"output MSE {goal['mse']:.3g} or less",
+        "EnergyGoal": lambda: f"{100 * goal['energy']:g} % of the energy or less",
+    }[goal["goal"]]()
+    if found.simulation is None:
+        return sentence
+    return f"{sentence}, {found.simulation.chips} fresh chips, {100 * found.confidence:g} % sure"
