@@ -7,7 +7,11 @@ import torch
 
 from joulewise.allocation.planning import Planner
 from joulewise.allocation.spending import Spending
+from joulewise.allocation.surveying import Surveyor
 from joulewise.allocation.variables import Granularity, Variables
+from joulewise.devices import SRAM, Measured
+from joulewise.errors import InputError
+from joulewise.placement import place
 from joulewise.prediction import error_model
 
 
@@ -119,3 +123,36 @@ def test_out_of_reach_gives_the_ends(planner_of):
     assert planner.cheapest(1e-12).tolist() == [1.0] * planner.variables.count
     assert float(planner.best(1e-12).max()) <= 1e-9
     assert planner.best(1.0).tolist() == [1.0] * planner.variables.count
+
+
+def test_a_measured_map_goes_by_its_levels(network, digits):
+    thresholds = 10 ** torch.linspace(-5, -0.5, 512).double()
+    order = torch.randperm(512, generator=torch.Generator().manual_seed(0))
+    fault_map = Measured(columns=64, thresholds=tuple(thresholds[order].tolist()))
+    inputs = next(iter(digits.train.batches(4)))[0]
+    placement = place(network, weights=SRAM(bits=8, fault_map=fault_map), inputs=inputs)
+    few, levels = digits.train.subset(100, seed=0), (0.3, 0.5, 0.8)
+    with pytest.raises(InputError, match=r"features.1.weight is one whose errors change .* steps"):
+        survey(placement, few, Granularity())
+    planner = survey(placement, few, Granularity(levels=levels)).around()
+    limit = planner.mse(planner._everywhere(0.5))
+    found = planner.cheapest(limit)
+    assert set(found.tolist()) <= set(levels) and planner.mse(found) <= limit
+    ticks = itertools.product(levels, repeat=planner.variables.count)
+    best = min(
+        planner.energy(at)
+        for shares in ticks
+        if planner.mse(at := torch.tensor(shares, dtype=torch.float64)) <= limit
+    )
+    assert planner.energy(found) <= best * (1 + 1e-3)
+
+
+def survey(placement, few, granularity):
+    return Surveyor(
+        placement=placement,
+        few=few,
+        granularity=granularity,
+        seed=0,
+        batch_size=None,
+        progress=lambda *told: None,
+    )

@@ -25,6 +25,7 @@ _ROUNDS, _WORTH_IT = 6, 1e-3
 # An objective of order 1: errors span decades where energies span shares.
 _DECADES = 10.0
 _HALVINGS = 12
+_LOWERINGS = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -37,6 +38,7 @@ class Planner:
         variables: What may be chosen.
         levels: Shares of the range that may be chosen, ascending; empty for all.
         rails: How many shares may be in use, chosen here; None for any number.
+        smooth: Whether errors have slopes; without them there have to be levels.
     """
 
     errors: ErrorModel
@@ -44,6 +46,7 @@ class Planner:
     variables: Variables
     levels: tuple[float, ...] = ()
     rails: int | None = None
+    smooth: bool = True
 
     @property
     def reliable(self) -> Tensor:
@@ -88,9 +91,11 @@ class Planner:
         if self.mse(self.reliable) >= limit:
             return self.reliable
         if start is None:
-            start = self._filled(limit)
+            start = self._filled(limit) if self.smooth else self._everywhere(self.common(limit))
 
-        shares = self._least(limit, start, torch.arange(self.variables.count)).shares
+        shares = start
+        if self.smooth:
+            shares = self._least(limit, start, torch.arange(self.variables.count)).shares
         if self.levels:
             return self._on_levels(limit, shares, np.array(self.levels))
         if self.rails is not None and self.rails < self.variables.count:
@@ -117,6 +122,8 @@ class Planner:
             return self.lowest
         if self.energy(self.reliable) <= budget:
             return self.reliable
+        if not self.smooth:
+            return self._dearest_within(budget, self.reliable)
         if start is None:
             beyond = lambda share: self.energy(self._everywhere(share)) - budget  # noqa: E731
             start = self._everywhere(brentq(beyond, 0.0, 1.0))
@@ -163,7 +170,27 @@ class Planner:
             if error <= limit and cost < least_cost:
                 best, least_cost = shares, cost
             aim *= min(max(limit / error, 0.5), 1.02)
-        return best
+        return self._lowered(limit, best, levels)
+
+    def _lowered(self, limit: float, shares: Tensor, levels: NDArray[np.float64]) -> Tensor:
+        """With single variables lowered as long as the error stays within the limit.
+
+        What a single change does is known exactly, where the programme added changes up.
+        """
+        if self.mse(shares) > limit:
+            return shares
+        rows = np.arange(self.variables.count)
+        for _ in range(_LOWERINGS):
+            costs, harms = self._alternatives(shares, levels)
+            now = np.abs(shares.numpy()[:, None] - levels).argmin(1)
+            saved = costs[rows, now][:, None] - costs
+            allowed = (harms <= limit - self.mse(shares)) & (saved > 0)
+            if not allowed.any():
+                break
+            variable, level = np.unravel_index(np.where(allowed, saved, -1).argmax(), saved.shape)
+            shares = shares.clone()
+            shares[int(variable)] = float(levels[level])
+        return shares
 
     def _alternatives(
         self, shares: Tensor, levels: NDArray[np.float64]

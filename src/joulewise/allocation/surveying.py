@@ -13,6 +13,7 @@ from joulewise.allocation.planning import Planner
 from joulewise.allocation.spending import Spending
 from joulewise.allocation.variables import Granularity, Variables
 from joulewise.data import Split
+from joulewise.errors import refuse
 from joulewise.placement import Placement
 from joulewise.prediction import error_model
 
@@ -51,9 +52,20 @@ class Surveyor:
     _levels: tuple[float, ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be allocated, before the network runs."""
+        """Refuse what cannot be allocated, before the network runs.
+
+        Raises:
+            InputError: if errors change by steps, and there are no levels.
+        """
         self.variables = Variables.of(self.placement, self.granularity)
         self._levels = self.granularity.shares(self.placement)
+        for placed in self.placement.placed:
+            if not placed.device.smooth and not self._levels:
+                refuse(
+                    f"the memory of {placed.name}",
+                    "one whose errors change with its point by steps (a measured fault map)",
+                    "a list of levels to choose from, or another fault map",
+                )
         self._spending = Spending(self.placement)
 
     def around(self, shares: Tensor | None = None) -> Planner:
@@ -79,4 +91,5 @@ class Surveyor:
             variables=self.variables,
             levels=self._levels,
             rails=self.granularity.rails,
+            smooth=all(placed.device.smooth for placed in self.placement.placed),
         )

@@ -249,6 +249,11 @@ class Device(ABC, Generic[Stored]):
         return True
 
     @property
+    def smooth(self) -> bool:
+        """Whether moments change with the point by slopes, and not by steps alone."""
+        return True
+
+    @property
     def planes(self) -> int | None:
         """Bit planes that may each have an operating point of their own; None where none may."""
         return None

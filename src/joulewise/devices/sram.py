@@ -13,7 +13,7 @@ from torch import Tensor
 
 from joulewise.devices.device import Chip, Device, Moments, Point, Traffic, as_point
 from joulewise.devices.fault_kinds import FaultKind, Mask
-from joulewise.devices.fault_maps import FaultMap, Independent
+from joulewise.devices.fault_maps import FaultMap, Independent, Measured
 from joulewise.devices.laws import ExponentialLaw, ReliabilityLaw
 from joulewise.devices.word_classes import WordClasses
 from joulewise.errors import OperatingPointError, check_in_range, refuse
@@ -112,6 +112,11 @@ class SRAM(Device[StoredWords]):
     def independent_words(self) -> bool:
         """Whether the fault map is `Independent`: others have weak rows, columns or places."""
         return isinstance(self.fault_map, Independent)
+
+    @property
+    def smooth(self) -> bool:
+        """Whether the fault map is not `Measured`, whose cells fail one after the other."""
+        return not isinstance(self.fault_map, Measured)
 
     @property
     def planes(self) -> int:

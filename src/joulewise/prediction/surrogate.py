@@ -45,6 +45,7 @@ class _Alike:
         squares: ``S``, summed over each class, ``[tensors, classes]``.
         ways: In which the means of the classes move, orthonormal, ``[ways, classes]``.
         moved: The probed output per unit of each way, ``[samples, tensors * ways]``.
+        smooth: As the device says it.
         origin: Where along the ways the plan ``P0`` is, ``[tensors, ways]``.
     """
 
@@ -53,12 +54,13 @@ class _Alike:
     squares: Tensor
     ways: Tensor
     moved: Tensor
+    smooth: bool
     origin: Tensor
 
     def at(self, plan: Mapping[str, Point]) -> tuple[Tensor, Tensor]:
         """How far the probed outputs move, ``[samples]``, and the variance by tensor."""
         points = torch.stack([as_point(plan[name]) for name in self.names])
-        mean, var = _of_each(self.moments, points)
+        mean, var = _of_each(self.moments, points, self.smooth)
         along = mean @ self.ways.mT - self.origin
         return self.moved @ along.reshape(-1), (self.squares * var).sum(1)
 
@@ -71,17 +73,17 @@ class _Alike:
         """
         row = self.names.index(name)
         before = as_point(plan[name])[None]
-        mean, var = _of_each(self.moments, torch.cat([before, points]))
+        mean, var = _of_each(self.moments, torch.cat([before, points]), self.smooth)
         along = (mean[1:] - mean[0]) @ self.ways.mT
         own = self.moved.reshape(len(self.moved), len(self.names), -1)[:, row]
         return own @ along.mT, (var[1:] - var[0]) @ self.squares[row]
 
 
-def _of_each(moments: Moments, points: Tensor) -> tuple[Tensor, Tensor]:
+def _of_each(moments: Moments, points: Tensor, smooth: bool) -> tuple[Tensor, Tensor]:
     """Moments at several points, ``[points, classes]``."""
-    if len(points) == 1:
-        mean, var = moments(points[0])
-        return mean[None], var[None]
+    if len(points) == 1 or not smooth:  # steps are worked out in NumPy, point by point
+        means, variances = zip(*[moments(point) for point in points], strict=True)
+        return torch.stack(means), torch.stack(variances)
     found: tuple[Tensor, Tensor] = torch.func.vmap(moments)(points)
     return found
 
@@ -214,6 +216,7 @@ class _Maker:
             self._moments[placed.name] = classes.moments
             if placed.role == "weight":
                 self._classes[placed.name] = classes
+        self._smooth = {p.name: p.device.smooth for p in problem.placement.placed}
         self._groups = self._grouped()
         self._ways = {name: ways for names, ways in self._groups for name in names}
 
@@ -246,7 +249,7 @@ class _Maker:
         if len(shape):  # planes that are alike, too
             shares = shares * torch.rand(_TRIED, 1, generator=generator, dtype=torch.float64)
         points = KnobRange.of(placed.device).differentiable(shares)
-        means, _ = _of_each(self._moments[placed.name], points)
+        means, _ = _of_each(self._moments[placed.name], points, placed.device.smooth)
         moved = means - means.mean(0)
         _, sizes, ways = torch.linalg.svd(moved, full_matrices=False)
         matter = (sizes > _NEGLIGIBLE * means.norm()) & (torch.arange(len(sizes)) < _MOST_WAYS)
@@ -288,7 +291,8 @@ class _Maker:
         numbers: int,
     ) -> _Alike:
         moments = self._moments[names[0]]
-        mean, _ = _of_each(moments, torch.stack([self._plan[name] for name in names]))
+        smooth = self._smooth[names[0]]
+        mean, _ = _of_each(moments, torch.stack([self._plan[name] for name in names]), smooth)
         none = torch.zeros(mean.shape[1], dtype=torch.float64)
         return _Alike(
             names=tuple(names),
@@ -296,5 +300,6 @@ class _Maker:
             squares=torch.stack([squares.get(name, none) for name in names]) / numbers,
             ways=ways,
             moved=torch.cat([torch.cat(list(moved[name])) for name in names], 1),
+            smooth=smooth,
             origin=mean @ ways.mT,
         )
