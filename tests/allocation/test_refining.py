@@ -82,3 +82,19 @@ def test_the_price_is_what_a_larger_limit_saves():
     wider = least(lambda x: (figures(x)[0], figures(x)[1] / 1.1), start)
     saved = found.objective - wider.objective
     assert math.isclose(saved, found.price * math.log(1.1), rel_tol=0.05)
+
+
+def test_the_limit_is_kept_where_slopes_jump():
+    """Gradients with kinks, from a start that is within the limit."""
+    for seed in range(4):
+        generator = torch.Generator().manual_seed(seed)
+        worth = 1 + 9 * torch.rand(6, generator=generator, dtype=torch.float64)
+
+        def figures(x, worth=worth):
+            kinked = torch.where(x < 0.4, 3 * x, 1.2 + 0.5 * (x - 0.4))
+            return -(worth * kinked).sum() / 10, x.sum() / 2.4
+
+        start = torch.full((6,), 0.4, dtype=torch.float64)
+        found = least(figures, start)
+        assert found.excess <= 1.0
+        assert found.objective <= float(figures(start)[0]) + 1e-6

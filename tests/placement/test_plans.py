@@ -115,3 +115,11 @@ def test_a_device_that_is_not_listed_is_refused(path):
     path.write_text(json.dumps(fields))
     with pytest.raises(InputError, match="the device of 0.weight in the plan is 3"):
         PlanFile.read(path).plan_for(place(model(), weights=SRAM()))
+
+
+def test_a_tensor_that_is_named_twice_is_refused(path):
+    fields = json.loads(path.read_text())
+    fields["tensors"].append(fields["tensors"][0])
+    path.write_text(json.dumps(fields))
+    with pytest.raises(InputError, match="0.weight in the plan is named twice"):
+        PlanFile.read(path).plan_for(place(model(), weights=SRAM()))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from joulewise.devices import SRAM, Crossbar, Flip, Mask
+from joulewise.devices import SRAM, Crossbar, Device, Flip, Mask
 from joulewise.errors import InputError
 from joulewise.models import seeded
 from joulewise.placement import place
@@ -175,3 +175,13 @@ def test_a_plan_that_does_not_fit_is_refused():
     placement = place(convolutional(), weights=SRAM(bits=6))
     with pytest.raises(InputError, match="no operating point for"):
         error_model(placement, images(), {"0.weight": 0.5})
+
+
+def test_activations_on_a_memory_without_classes_are_refused_by_name():
+    class Plain(SRAM):
+        word_classes = Device.word_classes
+
+    model = convolutional()
+    placement = place(model, activations=Plain(bits=6), inputs=images()[0][0])
+    with pytest.raises(InputError, match="the memory of 0:input is Plain, which knows no classes"):
+        error_model(placement, images(), placement.plan(eta=0.4))

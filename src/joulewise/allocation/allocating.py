@@ -73,7 +73,8 @@ def allocate(
             ``samples`` of a split, chosen by chance, or the first batches of others, are predicted
             with; all are simulated.
         granularity: What has an operating point of its own.
-        chips: Fresh chips in each attempt; 0 for none, with ``max_mse`` or ``max_energy`` alone.
+        chips: Fresh chips in each attempt, 20 or more for a mean; 0 for none, with ``max_mse`` or
+            ``max_energy`` alone.
         confidence: See above; above 0.5, below 1.
         samples: See ``data``; 1 or more.
         seed: The first fresh chip, and of the samples and probes.
@@ -109,6 +110,8 @@ def allocate(
     asked = _Asked.of(goal)
     if not chips and asked.max_mse is None and asked.max_energy is None:
         refuse("chips", 0, "2 or more: accuracy is not held without simulation")
+    if chips and asked.max_energy is None:
+        asked.check(chips, confidence)
     run = _Run(
         placement=placement,
         data=data if isinstance(data, Split) else list(data),
@@ -122,6 +125,11 @@ def allocate(
         progress=progress or (lambda what, done, expected: None),
     )
     return run.within_energy() if asked.max_energy is not None else run.within_goal()
+
+
+def first_confidence(confidence: float) -> float:
+    """Of the first attempt, which takes half of the chance of error; the next takes a quarter."""
+    return (1 + confidence) / 2
 
 
 def _check(chips: int, confidence: float, samples: int, seed: int) -> None:
@@ -161,6 +169,15 @@ class _Asked:
             check_in_range("min_yield", goal["min_yield"], 0.0, 1.0 - 1e-9, open_low=True)
         return cls(**goal)
 
+    def check(self, chips: int, confidence: float) -> None:
+        """Refuse chips that can never show the goal to hold, before anything runs."""
+        goal: Goal = MeanGoal(accuracy=0.0)
+        if self.max_mse is not None:
+            goal = ErrorGoal(mse=self.max_mse)
+        if self.min_yield is not None:
+            goal = YieldGoal(accuracy=0.0, share=self.min_yield)
+        goal.check(chips, first_confidence(confidence))
+
     def goal(self, ideal_accuracy: float | None) -> Goal:
         """The goal of a network whose accuracy on a perfect memory is known.
 
@@ -174,7 +191,8 @@ class _Asked:
         accuracy = self.min_accuracy
         if accuracy is None:
             assert self.max_accuracy_drop is not None
-            accuracy = ideal_accuracy - self.max_accuracy_drop
+            # Accuracies are whole numbers over images: a tie is within the drop.
+            accuracy = max(ideal_accuracy - self.max_accuracy_drop - 1e-12, 0.0)
         if self.min_yield is not None:
             return YieldGoal(accuracy=accuracy, share=self.min_yield)
         return MeanGoal(accuracy=accuracy)
@@ -217,8 +235,11 @@ class _Run:
             planner = self.surveyor.around(shares)
             shares = planner.best(budget)
         assert shares is not None
+        spent = self._spent(shares)
+        if spent > budget:  # what a table of energies was off by
+            shares = planner.best(budget * 0.999 * budget / spent, shares)
+            spent = self._spent(shares)
         simulation = self._simulated(shares, self.chips, self.seed) if self.chips else None
-        spent = energy(self.placement, self.surveyor.variables.exact_plan(shares)).normalised
         return self._allocation(
             planner,
             shares,
@@ -226,6 +247,9 @@ class _Run:
             simulation=simulation,
             holds=spent <= budget * (1 + 1e-9),
         )
+
+    def _spent(self, shares: Tensor) -> float:
+        return energy(self.placement, self.surveyor.variables.exact_plan(shares)).normalised
 
     def within_goal(self) -> Allocation:
         """The least energy that holds a goal."""
@@ -235,7 +259,6 @@ class _Run:
         few = max(10, self.chips // 10)
         ideal = self._simulated(planner.reliable, few, _SEED_OF_TRIALS)
         goal = self.asked.goal(ideal.ideal_accuracy)
-        goal.check(self.chips, self._confidence(0))
         limit = self._first_limit(goal, ideal)
         # Gradients where the answer will be: around the first guess, then around what was found.
         for stride in _STRIDES:
@@ -252,12 +275,13 @@ class _Run:
             shares = planner.cheapest(self.asked.max_mse)
             planner = self.surveyor.around(shares)
         shares = planner.cheapest(self.asked.max_mse, shares)
+        out_of_reach = planner.mse(shares) > self.asked.max_mse
         return self._allocation(
             planner,
             shares,
             goal=ErrorGoal(mse=self.asked.max_mse).describe(),
             simulation=None,
-            holds=None,
+            holds=False if out_of_reach else None,
         )
 
     def _verified(self, planner: Planner, goal: Goal, limit: float) -> Allocation:
@@ -304,7 +328,7 @@ class _Run:
 
     def _confidence(self, number: int) -> float:
         """Of one attempt, so that all together have the confidence that is wanted."""
-        return float(1 - (1 - self.confidence) / 2 ** (number + 1))
+        return float(1 - (1 - first_confidence(self.confidence)) / 2**number)
 
     def _search(self, planner: Planner, goal: Goal, few: int, stride: float) -> Search:
         def slack(shares: Tensor) -> float:

@@ -114,8 +114,10 @@ def pareto(
         >>> energies == sorted(energies, reverse=True)
         True
     """
-    check_in_range("plans", plans, 2, 1000)
-    check_whole("plans", plans)
+    bounds = {"plans": (plans, 2), "chips": (chips, 1), "samples": (samples, 1), "seed": (seed, 0)}
+    for name, (value, low) in bounds.items():
+        check_in_range(name, value, low, 2**40)
+        check_whole(name, value)
     data = data if isinstance(data, Split) else list(data)
     tell = progress or (lambda what, done, expected: None)
     few = some_of(data, samples, seed)
@@ -128,7 +130,7 @@ def pareto(
         batch_size=batch_size,
         progress=tell,
     )
-    middle = surveyor.around().cheapest(limits[plans // 2])
+    middle = surveyor.around().cheapest(limits[(plans - 1) // 2])
     planner = surveyor.around(middle)
     found: list[torch.Tensor] = []
     for limit in limits:

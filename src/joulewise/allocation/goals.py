@@ -13,7 +13,10 @@ from scipy import stats
 from joulewise.errors import InputError, check_in_range
 from joulewise.simulation import Simulation, proportion_interval
 
-__all__ = ["ErrorGoal", "Goal", "MeanGoal", "YieldGoal"]
+__all__ = ["FEWEST", "ErrorGoal", "Goal", "MeanGoal", "YieldGoal"]
+
+FEWEST = 20
+"""Chips below which Student's t interval of a skewed figure is not to be trusted."""
 
 
 class Goal(ABC):
@@ -49,6 +52,8 @@ class Goal(ABC):
 class MeanGoal(Goal):
     """The mean accuracy over chips is at least ``accuracy``.
 
+    The interval is Student's t. A bad chip so rare that none was drawn is not in it.
+
     Args:
         accuracy: In [0, 1].
     """
@@ -70,8 +75,8 @@ class MeanGoal(Goal):
         return float(simulation.mean_accuracy - reach - self.accuracy)
 
     def check(self, chips: int, confidence: float) -> None:
-        """Two chips are the fewest that have an interval."""
-        check_in_range("chips", chips, 2, 10**7)
+        """Fewer chips say little of a mean: see `joulewise.simulation.mean_interval`."""
+        check_in_range("chips", chips, FEWEST, 10**7)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,10 +114,8 @@ class YieldGoal(Goal):
         Raises:
             InputError: naming the fewest.
         """
-        if self._needed(chips, confidence) > chips:
-            fewest = chips
-            while self._needed(fewest, confidence) > fewest:
-                fewest += 1
+        fewest = math.ceil(math.log(1 - confidence) / math.log(self.share) - 1e-9)
+        if chips < fewest:
             raise InputError(
                 f"chips is {chips}, and not even all of them good would show a yield of "
                 f"{self.share:g} with {confidence:.1%} confidence; allowed: {fewest} or more"
@@ -148,8 +151,9 @@ class ErrorGoal(Goal):
         """See `Goal`; in logarithms."""
         spread = float(np.std(simulation.mse, ddof=1)) / chips**0.5
         reach = float(stats.t.ppf(confidence, chips - 1)) * spread
-        return float(math.log(self.mse) - math.log(simulation.mean_mse + reach))
+        found = simulation.mean_mse + reach
+        return math.log(self.mse / found) if found > 0 else math.inf
 
     def check(self, chips: int, confidence: float) -> None:
-        """Two chips are the fewest that have an interval."""
-        check_in_range("chips", chips, 2, 10**7)
+        """Fewer chips say little of a mean: see `joulewise.simulation.mean_interval`."""
+        check_in_range("chips", chips, FEWEST, 10**7)

@@ -90,6 +90,8 @@ class Planner:
         """
         if self.mse(self.reliable) >= limit:
             return self.reliable
+        if self.mse(self.lowest) <= limit:
+            return self.lowest
         if start is None:
             start = self._filled(limit) if self.smooth else self._everywhere(self.common(limit))
 

@@ -16,6 +16,8 @@ __all__ = ["Refined", "least"]
 Figures = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 _ROUNDS, _EVALUATIONS, _MET = 12, 150, 1e-3
+# What a violation weighs more where the last round did not halve it.
+_HEAVIER, _HALVINGS = 4.0, 30
 # The limit is met to _MET, from within.
 _INSIDE = 1 + _MET
 
@@ -27,7 +29,7 @@ class Refined:
     Args:
         shares: float64 ``[variables]``.
         objective: There.
-        excess: The other figure there, over its limit: at most 1.
+        excess: The other figure there, over its limit: at most 1, if it is so at the start.
         price: What a relative change of the limit changes the objective by.
         evaluations: How often both figures were worked out.
     """
@@ -75,6 +77,8 @@ def least(figures: Figures, start: Tensor, price: float = 0.1) -> Refined:
             (slope,) = torch.autograd.grad(whole, at)
         return float(whole.detach()), slope.numpy()
 
+    best: tuple[float, NDArray[np.float64]] | None = None
+    first, before = shares.copy(), np.inf
     for _ in range(_ROUNDS):
         options = {"maxiter": _EVALUATIONS}
         found = minimize(
@@ -82,10 +86,17 @@ def least(figures: Figures, start: Tensor, price: float = 0.1) -> Refined:
         )
         shares = np.clip(found.x, 0.0, 1.0)
         objective, excess = evaluated(shares)
+        if excess <= 1.0 and (best is None or objective < best[0]):
+            best = objective, shares
         off = float(np.log(excess * _INSIDE))
         price = max(0.0, price + weight * off)
         if abs(off) < _MET or (price == 0 and off < 0):
             break
+        if abs(off) > before / 2:
+            weight *= _HEAVIER
+        before = abs(off)
+    shares = best[1] if best is not None else _within(evaluated, first, shares)
+    objective, excess = evaluated(shares)
     return Refined(
         shares=torch.from_numpy(shares),
         objective=objective,
@@ -93,3 +104,17 @@ def least(figures: Figures, start: Tensor, price: float = 0.1) -> Refined:
         price=price,
         evaluations=evaluations,
     )
+
+
+def _within(
+    evaluated: Callable[[NDArray[np.float64]], tuple[float, float]],
+    inside: NDArray[np.float64],
+    outside: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """The last shares within the limit on the way from some to others."""
+    low, high = 0.0, 1.0
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        within = evaluated(inside + middle * (outside - inside))[1] <= 1.0
+        low, high = (middle, high) if within else (low, middle)
+    return inside + low * (outside - inside)

@@ -25,7 +25,8 @@ class Granularity:
     """What has an operating point of its own, and which points there are.
 
     Args:
-        per: ``"network"``, ``"role"`` (weights, activations) or ``"tensor"``.
+        per: ``"network"``, ``"role"`` (weights, activations) or ``"tensor"``. Points of memories of
+            different ranges that go together are at the same share of each.
         bit_planes: Whether each bit plane of a word has a point, too.
         rails: How many points may be in use, 1 or more, to be chosen; None for any number.
         levels: The only points that may be used, on the device's knob; empty for all.
@@ -53,12 +54,17 @@ class Granularity:
         """The levels as shares of the range of the knob, ascending.
 
         Raises:
-            InputError: if there are levels, and memories of different ranges.
+            InputError: if there are levels or rails, and memories of different ranges.
         """
+        restricted = "levels" if self.levels else "rails"
+        if not self.levels and self.rails is None:
+            return ()
+        knobs = {(p.device.knob, KnobRange.of(p.device)) for p in placement.placed}
+        if len(knobs) > 1:
+            allowed = "none, or one kind of memory"
+            refuse(restricted, "given for memories of different knobs or ranges", allowed)
         if not self.levels:
             return ()
-        if len({KnobRange.of(placed.device) for placed in placement.placed}) > 1:
-            refuse("levels", "given for memories of different knobs", "none, or one kind of memory")
         device = placement.placed[0].device
         points = [device.point(**{device.knob: float(level)}) for level in self.levels]
         return tuple(sorted({KnobRange.of(device).share(float(point)) for point in points}))

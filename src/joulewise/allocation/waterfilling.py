@@ -17,7 +17,7 @@ from torch import Tensor
 __all__ = ["filled"]
 
 # How far apart slopes are taken to see how fast they fall, in shares; and the range of what counts
-# as a fall: where a slope does not fall, the variable moves by a tenth of the range at most.
+# as a fall.
 _APART, _SLOWEST, _FASTEST = 0.02, 1.0, 200.0
 _LEVELS = 30.0
 

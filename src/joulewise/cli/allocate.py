@@ -203,6 +203,8 @@ def _print_plan(record: AllocationRecord, found: Allocation) -> None:
                 format_percent(found.predicted_variance[tensor.name] / found.predicted_mse, 1),
             ]
         )
+    shift = format_percent(found.predicted_shift / found.predicted_mse, 1)
+    rows.append(["shift of the mean", "", "", "", "", shift])
     planes = ", low bits first" if found.granularity.bit_planes else ""
     columns = ["tensor", "words", record.knob + planes, "of reliable", "of energy", "of error"]
     console.print_table("The plan", columns, rows)
@@ -224,7 +226,8 @@ def _accuracy(found: Allocation) -> str:
     if simulation is None or not simulation.accuracy:
         return ""
     low, high = simulation.accuracy_interval()
-    return f"{100 * simulation.mean_accuracy:.2f} % [{100 * low:.2f}, {100 * high:.2f}]"
+    reach = f"[{100 * low:.2f}, {100 * high:.2f}]" if simulation.chips > 1 else "(one chip)"
+    return f"{100 * simulation.mean_accuracy:.2f} % {reach}"
 
 
 def _said(record: AllocationRecord) -> str:
@@ -241,4 +244,5 @@ def _said(record: AllocationRecord) -> str:
     }[goal["goal"]]()
     if found.simulation is None:
         return sentence
-    return f"{sentence}, {found.simulation.chips} fresh chips, {100 * found.confidence:g} % sure"
+    sure = "" if goal["goal"] == "EnergyGoal" else f", {100 * found.confidence:g} % sure"
+    return f"{sentence}, {found.simulation.chips} fresh chips{sure}"

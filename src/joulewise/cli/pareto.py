@@ -33,7 +33,9 @@ def pareto(
     ] = False,
     drop: options.Drops = None,
     plans: Annotated[int, typer.Option(help="plans in a front")] = 10,
-    out: Annotated[Path | None, typer.Option(help="folder for pareto.json and the plans")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="folder for pareto.json, which holds every plan")
+    ] = None,
     samples: Annotated[int, typer.Option(help="images to predict with")] = 512,
     chips: options.Chips = 50,
     images: options.Images = None,

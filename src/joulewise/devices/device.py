@@ -309,7 +309,7 @@ class Device(ABC, Generic[Stored]):
 
         def moments(point: Tensor) -> tuple[Tensor, Tensor]:
             found = self.moments(stored, point)
-            return found.mean.double().reshape(-1), found.var.double().reshape(-1)
+            return found.mean.double().cpu().reshape(-1), found.var.double().cpu().reshape(-1)
 
         one = torch.ones((), dtype=torch.float64, device=whole.device)
         return WordClasses(index=index, scale=one, count=whole.numel(), moments=moments)

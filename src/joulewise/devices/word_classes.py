@@ -59,4 +59,4 @@ class WordClasses:
         Returns:
             ``[..., *tensor]``.
         """
-        return values[..., self.index] * self.scale
+        return values.to(self.index.device)[..., self.index] * self.scale

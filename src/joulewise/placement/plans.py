@@ -148,6 +148,9 @@ class PlanFile(BaseModel):
             OperatingPointError: if a point is out of its device's range.
         """
         known = {tensor.name: tensor for tensor in self.tensors}
+        names = [tensor.name for tensor in self.tensors]
+        if twice := [name for name in known if names.count(name) > 1]:
+            refuse(f"{twice[0]} in the plan", "named twice", "one line for each tensor")
         own = {placed.name: placed for placed in placement.placed}
         for name in known:
             if name not in own:

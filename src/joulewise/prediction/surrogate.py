@@ -22,7 +22,7 @@ from torch import Tensor
 from joulewise.data import Split
 from joulewise.devices import Device, KnobRange, Point, WordClasses
 from joulewise.devices.device import as_point
-from joulewise.errors import check_in_range
+from joulewise.errors import check_in_range, refuse
 from joulewise.placement import Placed, Placement
 from joulewise.prediction.linear import Linearisation
 from joulewise.prediction.problem import Problem, posed
@@ -224,6 +224,12 @@ class _Maker:
         device: Device[Any] = placed.device
         if placed.role == "weight":
             return device.word_classes(self._problem.memory.stored[placed.name])
+        if type(device).word_classes is Device.word_classes:
+            refuse(
+                f"the memory of {placed.name}",
+                f"{type(device).__name__}, which knows no classes of words",
+                "one with a word_classes that does not depend on what is stored, for activations",
+            )
         # Any activation will do: what is asked for is what all have in common.
         return device.word_classes(device.store(torch.zeros(1), limit=placed.limit))
 
