@@ -94,7 +94,7 @@ def test_the_limit_is_kept_where_slopes_jump():
             kinked = torch.where(x < 0.4, 3 * x, 1.2 + 0.5 * (x - 0.4))
             return -(worth * kinked).sum() / 10, x.sum() / 2.4
 
-        start = torch.full((6,), 0.4, dtype=torch.float64)
+        start = torch.full((6,), 0.395, dtype=torch.float64)
         found = least(figures, start)
         assert found.excess <= 1.0
-        assert found.objective <= float(figures(start)[0]) + 1e-6
+        assert found.objective <= float(figures(start)[0])
