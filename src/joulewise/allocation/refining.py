@@ -95,7 +95,11 @@ def least(figures: Figures, start: Tensor, price: float = 0.1) -> Refined:
         if abs(off) > before / 2:
             weight *= _HEAVIER
         before = abs(off)
-    shares = best[1] if best is not None else _within(evaluated, first, shares)
+    inside = first if best is None else best[1]
+    # Beyond the limit by a little, the last round may still be the best to go towards.
+    shares = inside if excess <= 1.0 else _within(evaluated, inside, shares)
+    if best is not None and best[0] <= evaluated(shares)[0]:
+        shares = inside
     objective, excess = evaluated(shares)
     return Refined(
         shares=torch.from_numpy(shares),
