@@ -4,21 +4,7 @@ import json
 
 import pytest
 
-from joulewise.data import load_digits
-from joulewise.models import build, save_weights
-from joulewise.training import TrainingSpec, train
-
 QUICK = ("--model", "mlp", "--images", "200", "--samples", "64", "--chips", "30")
-
-
-@pytest.fixture(scope="session")
-def trained(tmp_path_factory):
-    path = tmp_path_factory.mktemp("weights") / "mlp.safetensors"
-    digits = load_digits()
-    model = build("mlp", digits.input_shape, digits.classes, seed=0)
-    train(model, digits, TrainingSpec(epochs=8, lr=0.1, seed=0))
-    save_weights(model, path, {})
-    return path
 
 
 def test_a_plan_is_made_and_simulated(run, trained, tmp_path):

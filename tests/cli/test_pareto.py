@@ -4,21 +4,7 @@ import json
 
 import pytest
 
-from joulewise.data import load_digits
-from joulewise.models import build, save_weights
-from joulewise.training import TrainingSpec, train
-
 QUICK = ("--images", "150", "--samples", "64", "--chips", "6", "--plans", "4")
-
-
-@pytest.fixture(scope="session")
-def trained(tmp_path_factory):
-    path = tmp_path_factory.mktemp("weights") / "net.safetensors"
-    digits = load_digits()
-    model = build("mlp", digits.input_shape, digits.classes, seed=0)
-    train(model, digits, TrainingSpec(epochs=6, lr=0.1, seed=0))
-    save_weights(model, path, {})
-    return path
 
 
 def test_fronts_of_several_kinds(run, trained, tmp_path):

@@ -2,7 +2,7 @@
 
 allocating   one call: a goal in, a plan and the evidence for it out
 front        the least energy for every error, in one call
-sampling     some of the data, to predict with
+sampling     how many there are of what, and some of the data to predict with
 variables    which operating points may be chosen, one by one or together
 spending     the energy of a plan, at the speed of a search
 surveying    one pass of the network, and a planner that knows its gradients

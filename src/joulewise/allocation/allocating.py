@@ -13,13 +13,13 @@ from joulewise.allocation.goals import ErrorGoal, Goal, MeanGoal, YieldGoal
 from joulewise.allocation.guessing import error_for_drop
 from joulewise.allocation.planning import Planner
 from joulewise.allocation.result import Allocation, Attempt
-from joulewise.allocation.sampling import some_of
+from joulewise.allocation.sampling import check_counts, some_of
 from joulewise.allocation.searching import Search
 from joulewise.allocation.surveying import Progress, Surveyor
 from joulewise.allocation.variables import Granularity
 from joulewise.data import Split
 from joulewise.devices import plain_point
-from joulewise.errors import InputError, check_in_range, check_whole, refuse
+from joulewise.errors import InputError, check_in_range, refuse
 from joulewise.placement import Placement, energy, prepare
 from joulewise.simulation import EnergyRecord, Simulation, simulate
 
@@ -106,37 +106,29 @@ def allocate(
         S. Henwood et al., "Layerwise noise maximisation to train low-energy deep neural networks",
         AICAS 2020, arXiv 1912.10764 (an operating point for each layer). The method is ours.
     """
-    _check(chips, confidence, samples, seed)
+    check_counts(chips=(chips, 0), samples=(samples, 1), seed=(seed, 0))
+    check_in_range("confidence", confidence, 0.5, 1.0 - 1e-9, open_low=True)
     asked = _Asked.of(goal)
     if not chips and asked.max_mse is None and asked.max_energy is None:
         refuse("chips", 0, "2 or more: accuracy is not held without simulation")
     if chips and asked.max_energy is None:
         asked.check(chips, confidence)
-    run = _Run(
+    data = data if isinstance(data, Split) else list(data)
+    surveyor = Surveyor(
         placement=placement,
-        data=data if isinstance(data, Split) else list(data),
-        asked=asked,
+        few=some_of(data, samples, seed),
         granularity=granularity,
-        chips=chips,
-        confidence=confidence,
-        samples=samples,
         seed=seed,
         batch_size=batch_size,
         progress=progress or (lambda what, done, expected: None),
     )
+    run = _Run(surveyor=surveyor, data=data, asked=asked, chips=chips, confidence=confidence)
     return run.within_energy() if asked.max_energy is not None else run.within_goal()
 
 
-def first_confidence(confidence: float) -> float:
-    """Of the first attempt, which takes half of the chance of error; the next takes a quarter."""
-    return (1 + confidence) / 2
-
-
-def _check(chips: int, confidence: float, samples: int, seed: int) -> None:
-    for field_, value, low in (("chips", chips, 0), ("samples", samples, 1), ("seed", seed, 0)):
-        check_in_range(field_, value, low, 2**40)
-        check_whole(field_, value)
-    check_in_range("confidence", confidence, 0.5, 1.0 - 1e-9, open_low=True)
+def _confidence_of(number: int, confidence: float) -> float:
+    """Of one attempt, from 0: the first takes half of the chance of error, the next a quarter."""
+    return float(1 - (1 - confidence) / 2 ** (number + 1))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,7 +168,7 @@ class _Asked:
             goal = ErrorGoal(mse=self.max_mse)
         if self.min_yield is not None:
             goal = YieldGoal(accuracy=0.0, share=self.min_yield)
-        goal.check(chips, first_confidence(confidence))
+        goal.check(chips, _confidence_of(0, confidence))
 
     def goal(self, ideal_accuracy: float | None) -> Goal:
         """The goal of a network whose accuracy on a perfect memory is known.
@@ -202,29 +194,13 @@ class _Asked:
 class _Run:
     """One call of `allocate`."""
 
-    placement: Placement
+    surveyor: Surveyor
     data: Split | list[Any]
     asked: _Asked
-    granularity: Granularity
     chips: int
     confidence: float
-    samples: int
-    seed: int
-    batch_size: int | None
-    progress: Progress
     attempts: list[Attempt] = field(default_factory=list)
     trials: int = 0
-    surveyor: Surveyor = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.surveyor = Surveyor(
-            placement=self.placement,
-            few=some_of(self.data, self.samples, self.seed),
-            granularity=self.granularity,
-            seed=self.seed,
-            batch_size=self.batch_size,
-            progress=self.progress,
-        )
 
     def within_energy(self) -> Allocation:
         """The least predicted error within an energy."""
@@ -239,7 +215,8 @@ class _Run:
         if spent > budget:  # what a table of energies was off by
             shares = planner.best(budget * 0.999 * budget / spent, shares)
             spent = self._spent(shares)
-        simulation = self._simulated(shares, self.chips, self.seed) if self.chips else None
+        seed = self.surveyor.seed
+        simulation = self._simulated(shares, self.chips, seed) if self.chips else None
         return self._allocation(
             planner,
             shares,
@@ -249,7 +226,9 @@ class _Run:
         )
 
     def _spent(self, shares: Tensor) -> float:
-        return energy(self.placement, self.surveyor.variables.exact_plan(shares)).normalised
+        return energy(
+            self.surveyor.placement, self.surveyor.variables.exact_plan(shares)
+        ).normalised
 
     def within_goal(self) -> Allocation:
         """The least energy that holds a goal."""
@@ -289,9 +268,10 @@ class _Run:
         simulation, shares = None, None
         for number in range(_ATTEMPTS):
             shares = planner.cheapest(limit, shares)
-            seed = self.seed + number * self.chips
+            seed = self.surveyor.seed + number * self.chips
             simulation = self._simulated(shares, self.chips, seed)
-            attempt = self._attempt(planner, goal, shares, simulation, self._confidence(number))
+            confidence = _confidence_of(number, self.confidence)
+            attempt = _attempt(planner, goal, shares, simulation, confidence)
             self.attempts.append(attempt)
             if attempt.holds or bool((shares == planner.reliable).all()):
                 break
@@ -306,35 +286,11 @@ class _Run:
             holds=self.attempts[-1].holds,
         )
 
-    def _attempt(
-        self,
-        planner: Planner,
-        goal: Goal,
-        shares: Tensor,
-        simulation: Simulation,
-        confidence: float,
-    ) -> Attempt:
-        return Attempt(
-            energy=simulation.energy.normalised,
-            predicted_mse=planner.mse(shares),
-            seed=simulation.seed,
-            chips=simulation.chips,
-            confidence=confidence,
-            bound=goal.bound(simulation, confidence),
-            holds=goal.holds(simulation, confidence),
-            mean_accuracy=simulation.mean_accuracy if simulation.accuracy else None,
-            mean_mse=simulation.mean_mse,
-        )
-
-    def _confidence(self, number: int) -> float:
-        """Of one attempt, so that all together have the confidence that is wanted."""
-        return float(1 - (1 - first_confidence(self.confidence)) / 2**number)
-
     def _search(self, planner: Planner, goal: Goal, few: int, stride: float) -> Search:
         def slack(shares: Tensor) -> float:
             self.trials += 1
             simulation = self._simulated(shares, few, _SEED_OF_TRIALS)
-            return goal.slack(simulation, self.chips, self._confidence(0))
+            return goal.slack(simulation, self.chips, _confidence_of(0, self.confidence))
 
         return Search(
             planned=planner.cheapest,
@@ -350,22 +306,21 @@ class _Run:
             return goal.mse
         assert isinstance(goal, (MeanGoal, YieldGoal)) and ideal.ideal_accuracy is not None
         drop = max(ideal.ideal_accuracy - goal.accuracy, 1e-4)
-        return error_for_drop(self.placement.model, self._batches(), drop)
+        model = self.surveyor.placement.model
+        batches = prepare(self.surveyor.few, model, self.surveyor.batch_size)
+        return error_for_drop(model, batches, drop)
 
     def _simulated(self, shares: Tensor, chips: int, seed: int) -> Simulation:
         what = "choosing" if seed >= _SEED_OF_TRIALS else "verifying"
         return simulate(
-            self.placement,
+            self.surveyor.placement,
             self.data,
             plan=self.surveyor.variables.exact_plan(shares),
             chips=chips,
             seed=seed,
-            batch_size=self.batch_size,
-            progress=lambda done: self.progress(what, done, chips),
+            batch_size=self.surveyor.batch_size,
+            progress=lambda done: self.surveyor.progress(what, done, chips),
         )
-
-    def _batches(self) -> list[Any]:
-        return prepare(self.surveyor.few, self.placement.model, self.batch_size)
 
     def _allocation(
         self,
@@ -381,10 +336,10 @@ class _Run:
         with torch.no_grad():
             shift, variance = planner.errors.parts(self.surveyor.variables.plan(shares))
         return Allocation(
-            granularity=self.granularity,
+            granularity=self.surveyor.granularity,
             goal=goal,
             plan={name: plain_point(point) for name, point in plan.items()},
-            energy=EnergyRecord.of(energy(self.placement, plan)),
+            energy=EnergyRecord.of(energy(self.surveyor.placement, plan)),
             predicted_shift=float(shift),
             predicted_variance={name: float(part) for name, part in variance.items()},
             simulation=simulation,
@@ -394,3 +349,23 @@ class _Run:
             confidence=self.confidence,
             evaluations=self.surveyor.passes,
         )
+
+
+def _attempt(
+    planner: Planner,
+    goal: Goal,
+    shares: Tensor,
+    simulation: Simulation,
+    confidence: float,
+) -> Attempt:
+    return Attempt(
+        energy=simulation.energy.normalised,
+        predicted_mse=planner.mse(shares),
+        seed=simulation.seed,
+        chips=simulation.chips,
+        confidence=confidence,
+        bound=goal.bound(simulation, confidence),
+        holds=goal.holds(simulation, confidence),
+        mean_accuracy=simulation.mean_accuracy if simulation.accuracy else None,
+        mean_mse=simulation.mean_mse,
+    )

@@ -10,12 +10,11 @@ import torch
 from pydantic import BaseModel, ConfigDict
 
 from joulewise.allocation.result import as_points
-from joulewise.allocation.sampling import some_of
+from joulewise.allocation.sampling import check_counts, some_of
 from joulewise.allocation.surveying import Progress, Surveyor
 from joulewise.allocation.variables import Granularity
 from joulewise.data import Split
 from joulewise.devices import Point, plain_point
-from joulewise.errors import check_in_range, check_whole
 from joulewise.placement import Placement, frozen, outputs_of, prepare
 from joulewise.simulation import Simulation, sweep
 
@@ -114,32 +113,28 @@ def pareto(
         >>> energies == sorted(energies, reverse=True)
         True
     """
-    bounds = {"plans": (plans, 2), "chips": (chips, 1), "samples": (samples, 1), "seed": (seed, 0)}
-    for name, (value, low) in bounds.items():
-        check_in_range(name, value, low, 2**40)
-        check_whole(name, value)
+    check_counts(plans=(plans, 2), chips=(chips, 1), samples=(samples, 1), seed=(seed, 0))
     data = data if isinstance(data, Split) else list(data)
     tell = progress or (lambda what, done, expected: None)
-    few = some_of(data, samples, seed)
-    limits = _limits(placement, few, plans, batch_size)
     surveyor = Surveyor(
         placement=placement,
-        few=few,
+        few=some_of(data, samples, seed),
         granularity=granularity,
         seed=seed,
         batch_size=batch_size,
         progress=tell,
     )
+    limits = _limits(surveyor, plans)
     middle = surveyor.around().cheapest(limits[(plans - 1) // 2])
     planner = surveyor.around(middle)
     found: list[torch.Tensor] = []
     for limit in limits:
         found.append(planner.cheapest(limit, found[-1] if found else None))
-    variables = planner.variables
+    chosen = [surveyor.variables.exact_plan(shares) for shares in found]
     simulations = sweep(
         placement,
         data,
-        [variables.exact_plan(shares) for shares in found],
+        chosen,
         chips=chips,
         seed=seed,
         batch_size=batch_size,
@@ -149,23 +144,22 @@ def pareto(
         granularity=granularity,
         points=tuple(
             FrontPoint(
-                plan={n: plain_point(p) for n, p in variables.exact_plan(shares).items()},
+                plan={name: plain_point(point) for name, point in plan.items()},
                 energy=simulation.energy.normalised,
                 predicted_mse=planner.mse(shares),
                 simulation=simulation,
             )
-            for shares, simulation in zip(found, simulations, strict=True)
+            for plan, shares, simulation in zip(chosen, found, simulations, strict=True)
         ),
         evaluations=surveyor.passes,
     )
 
 
-def _limits(
-    placement: Placement, few: Split | list[Any], plans: int, batch_size: int | None
-) -> list[float]:
+def _limits(surveyor: Surveyor, plans: int) -> list[float]:
     """Predicted errors in equal ratios, ascending."""
-    model = placement.model
+    model = surveyor.placement.model
     with frozen(model), torch.no_grad():
-        outputs = torch.cat(outputs_of(model, prepare(few, model, batch_size)))
+        batches = prepare(surveyor.few, model, surveyor.batch_size)
+        outputs = torch.cat(outputs_of(model, batches))
     spread = float(outputs.double().var(0).mean()) if len(outputs) > 1 else 1.0
     return [float(x) for x in np.geomspace(_HARMLESS * spread, _USELESS * spread, plans)]

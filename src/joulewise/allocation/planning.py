@@ -94,7 +94,6 @@ class Planner:
             return self.lowest
         if start is None:
             start = self._filled(limit) if self.smooth else self._everywhere(self.common(limit))
-
         shares = start
         if self.smooth:
             shares = self._least(limit, start, torch.arange(self.variables.count)).shares

@@ -1,13 +1,25 @@
-"""Sampling: some of the data, to predict with."""
+"""Sampling: how many there are of what, and some of the data to predict with."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from joulewise.data import Split
+from joulewise.errors import check_in_range, check_whole
 from joulewise.placement.calling import batch_size
 
-__all__ = ["some_of"]
+__all__ = ["check_counts", "some_of"]
+
+
+def check_counts(**counts: tuple[float, int]) -> None:
+    """Refuse what is no whole number, or too small.
+
+    Args:
+        **counts: By name, what was given and the least that is allowed.
+    """
+    for name, (value, low) in counts.items():
+        check_in_range(name, value, low, 2**40)
+        check_whole(name, value)
 
 
 def some_of(data: Split | list[Any], samples: int, seed: int) -> Split | list[Any]:

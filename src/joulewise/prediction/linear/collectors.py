@@ -55,7 +55,7 @@ class Squares:
             return None
         operation = _operation(use, self.coverage, self.samples)
         if use.name in self.coverage.repeated:
-            return lambda g: self._add_gradient(use, operation.jacobians([g])[:, 0])
+            return lambda g: _add_up(self.sums, use, operation.jacobians([g])[:, 0], self.means)
         var = use.view(self.variances[use.name])
         if use.name not in self.commons:
             return lambda g: self.add(use.name, operation.squared(g, var, self.generator))
@@ -94,11 +94,6 @@ class Squares:
             common = self.commons[name]
             sums = ((gradients * t).flatten(1).sum(1) for t in (self.means[name], common.coupling))
             self.add(name, common.variance(*sums))
-
-    def _add_gradient(self, use: Use, gradients: Tensor) -> None:
-        spread = use.spread(gradients, self.means[use.name])
-        before = self.sums.get(use.name)
-        self.sums[use.name] = spread if before is None else before + spread
 
     def add(self, name: str, part: Tensor) -> None:
         """Add ``[samples]`` to what is known of a tensor."""
@@ -181,7 +176,7 @@ class Responses:
             return None
         operation = _operation(use, self.coverage, self.samples)
         if name in self.coverage.repeated:
-            return lambda g: self._add_gradient(use, operation.jacobians([g])[:, 0])
+            return lambda g: _add_up(self.sums, use, operation.jacobians([g])[:, 0], self.means)
         ways = self._ways(name)
         along = torch.stack([use.view(way) for way in ways]) if len(ways) else None
 
@@ -229,11 +224,6 @@ class Responses:
         found = self.classes[name].spread(self.shifts[name])
         ways = [torch.empty_like(mean).copy_(way) for way in found]
         return torch.stack(ways) if ways else mean.new_zeros(0, *mean.shape)
-
-    def _add_gradient(self, use: Use, gradients: Tensor) -> None:
-        spread = use.spread(gradients, self.means[use.name])
-        before = self.sums.get(use.name)
-        self.sums[use.name] = spread if before is None else before + spread
 
     def _add(self, name: str, classes: WordClasses, squares: Tensor, moved: Tensor) -> None:
         summed, moved = classes.summed(squares[0]).cpu(), moved.double().cpu()
@@ -328,6 +318,15 @@ def _operation(use: Use, coverage: Coverage, samples: int) -> Operation:
     if length == 0 or length % samples:
         raise Unforeseen(use.name)
     return use.reading.operation(axis)
+
+
+def _add_up(
+    sums: dict[str, Tensor], use: Use, gradients: Tensor, means: Mapping[str, Tensor]
+) -> None:
+    """Gradients of a weight that is used several times, to be squared once all are there."""
+    spread = use.spread(gradients, means[use.name])
+    before = sums.get(use.name)
+    sums[use.name] = spread if before is None else before + spread
 
 
 def weighted_products(jacobian: Tensor, var: Tensor) -> Tensor:
