@@ -34,7 +34,7 @@ from joulewise.devices import ISAAC, SRAM, Crossbar, Device, Flip
 from joulewise.files import write_atomically
 from joulewise.models import build, load_weights
 from joulewise.placement import Placement, place
-from joulewise.study import Environment
+from joulewise.study import Environment, saving_at_goal
 from joulewise.training import TrainingSpec, train
 
 WEIGHTS = Path("results/cifar10-resnet20-mask/resnet20-cifar10.safetensors")
@@ -150,7 +150,7 @@ def table(folder: Path) -> str:
         spent = allocation.energy
         saved = ""
         if common is not None and name != "network":
-            saved = f"{100 * (spent.memory_total_j / common.energy.memory_total_j - 1):+.1f} %"
+            saved = against(common, allocation)
         assert allocation.simulation is not None
         low, high = allocation.simulation.accuracy_interval()
         mean = allocation.simulation.mean_accuracy
@@ -160,6 +160,14 @@ def table(folder: Path) -> str:
             f"{100 * mean:.2f} [{100 * low:.2f}, {100 * high:.2f}]{shown} |"
         )
     return "\n".join(lines)
+
+
+def against(common: Allocation, other: Allocation) -> str:
+    """Energy against the best common point, both just at the goal, with its interval."""
+    saving = saving_at_goal(common, other)
+    if saving is None:
+        return f"{100 * (other.energy.normalised / common.energy.normalised - 1):+.1f} %"
+    return f"{-100 * saving.share:+.1f} % [{-100 * saving.high:+.1f}, {-100 * saving.low:+.1f}]"
 
 
 if __name__ == "__main__":

@@ -73,3 +73,31 @@ def test_slack_is_above_zero_where_a_goal_will_hold(goal, better, worse):
 def test_slack_of_an_error_is_a_logarithm():
     found = simulation(accuracy=(0.9,) * 20, mse=(1.0,) * 20)
     assert ErrorGoal(mse=np.e).slack(found, 200, 0.95) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("goal", [MeanGoal(accuracy=0.9), YieldGoal(accuracy=0.88, share=0.9)])
+def test_the_interval_of_a_margin_covers(goal):
+    """Against what the margin is on very many chips."""
+    generator = np.random.default_rng(1)
+    truth, _ = goal.margin(simulation(generator.normal(0.905, 0.01, 10**6)))
+    rounds, covered = 1000, 0
+    for _ in range(rounds):
+        value, interval = goal.margin(simulation(generator.normal(0.905, 0.01, 100)))
+        assert interval.low <= value <= interval.high
+        covered += interval.low <= truth <= interval.high
+    spread = (rounds * 0.95 * 0.05) ** 0.5
+    assert covered >= 0.95 * rounds - 5 * spread
+    # Order statistics go by whole chips, outwards.
+    assert covered <= (0.95 if isinstance(goal, MeanGoal) else 0.98) * rounds + 5 * spread
+
+
+def test_a_margin_of_errors_is_a_logarithm():
+    value, interval = ErrorGoal(mse=1.0).margin(simulation(mse=[0.4, 0.6]))
+    assert value == pytest.approx(np.log(2)) and interval.high == np.inf
+    value, interval = ErrorGoal(mse=1.0).margin(simulation(mse=[0.5] * 30))
+    assert interval.low == interval.high == value
+
+
+def test_few_chips_bound_no_high_share():
+    _, interval = YieldGoal(accuracy=0.9, share=0.99).margin(simulation([0.95] * 19 + [0.9]))
+    assert interval.low == -np.inf

@@ -75,4 +75,10 @@ def test_savings_are_against_the_first(placement, digits):
     first, other = (found.energy.normalised for found in record.allocations)
     assert record.saved_against_first(1) == pytest.approx(1 - other / first)
     assert 0 < record.saved_against_first(1) < 1
+    saving = record.saving_at_goal(1)
+    assert 0 < saving.low < saving.share < saving.high < 1
+    assert record.saving_at_goal(0).share == 0.0
+    unknown = record.allocations[1].model_copy(update={"at_goal": None})
+    other = record.model_copy(update={"allocations": (record.allocations[0], unknown)})
+    assert other.saving_at_goal(1) is None
     assert AllocationRecord.model_validate_json(record.model_dump_json()) == record

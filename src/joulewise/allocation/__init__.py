@@ -13,6 +13,7 @@ levels       an integer programme, for points from a list
 guessing     about how large an error a loss of accuracy stands for
 searching    the largest predicted error that a goal allows, by few simulated chips
 goals        what must hold on fresh chips, and how sure that is
+meeting      the energy at which a goal would just be met
 result       what was found, as plain data
 """
 
@@ -22,6 +23,18 @@ from joulewise.allocation.front import FrontPoint as FrontPoint
 from joulewise.allocation.front import pareto as pareto
 from joulewise.allocation.result import Allocation as Allocation
 from joulewise.allocation.result import Attempt as Attempt
+from joulewise.allocation.result import EnergyAtGoal as EnergyAtGoal
+from joulewise.allocation.result import Trial as Trial
 from joulewise.allocation.variables import Granularity as Granularity
 
-__all__ = ["Allocation", "Attempt", "Front", "FrontPoint", "Granularity", "allocate", "pareto"]
+__all__ = [
+    "Allocation",
+    "Attempt",
+    "EnergyAtGoal",
+    "Front",
+    "FrontPoint",
+    "Granularity",
+    "Trial",
+    "allocate",
+    "pareto",
+]

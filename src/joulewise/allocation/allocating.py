@@ -11,8 +11,9 @@ from torch import Tensor
 
 from joulewise.allocation.goals import ErrorGoal, Goal, MeanGoal, YieldGoal
 from joulewise.allocation.guessing import error_for_drop
+from joulewise.allocation.meeting import energy_at_goal
 from joulewise.allocation.planning import Planner
-from joulewise.allocation.result import Allocation, Attempt
+from joulewise.allocation.result import Allocation, Attempt, EnergyAtGoal, Trial
 from joulewise.allocation.sampling import check_counts, some_of
 from joulewise.allocation.searching import Search
 from joulewise.allocation.surveying import Progress, Surveyor
@@ -200,7 +201,7 @@ class _Run:
     chips: int
     confidence: float
     attempts: list[Attempt] = field(default_factory=list)
-    trials: int = 0
+    trials: list[Trial] = field(default_factory=list)
 
     def within_energy(self) -> Allocation:
         """The least predicted error within an energy."""
@@ -284,12 +285,23 @@ class _Run:
             goal=goal.describe(),
             simulation=simulation,
             holds=self.attempts[-1].holds,
+            at_goal=energy_at_goal(
+                self.trials, simulation.energy.normalised, *goal.margin(simulation)
+            )
+            if simulation is not None
+            else None,
         )
 
     def _search(self, planner: Planner, goal: Goal, few: int, stride: float) -> Search:
         def slack(shares: Tensor) -> float:
-            self.trials += 1
             simulation = self._simulated(shares, few, _SEED_OF_TRIALS)
+            self.trials.append(
+                Trial(
+                    energy=simulation.energy.normalised,
+                    predicted_mse=planner.mse(shares),
+                    margin=goal.margin(simulation)[0],
+                )
+            )
             return goal.slack(simulation, self.chips, _confidence_of(0, self.confidence))
 
         return Search(
@@ -330,6 +342,7 @@ class _Run:
         goal: dict[str, Any],
         simulation: Simulation | None,
         holds: bool | None,
+        at_goal: EnergyAtGoal | None = None,
     ) -> Allocation:
         assert shares is not None
         plan = self.surveyor.variables.exact_plan(shares)
@@ -344,7 +357,8 @@ class _Run:
             predicted_variance={name: float(part) for name, part in variance.items()},
             simulation=simulation,
             attempts=tuple(self.attempts),
-            trials=self.trials,
+            trials=tuple(self.trials),
+            at_goal=at_goal,
             holds=holds,
             confidence=self.confidence,
             evaluations=self.surveyor.passes,

@@ -11,7 +11,7 @@ import numpy as np
 from scipy import stats
 
 from joulewise.errors import InputError, check_in_range
-from joulewise.simulation import Simulation, proportion_interval
+from joulewise.simulation import Interval, Simulation, proportion_interval
 
 __all__ = ["FEWEST", "ErrorGoal", "Goal", "MeanGoal", "YieldGoal"]
 
@@ -39,6 +39,10 @@ class Goal(ABC):
             chips: Of the verification to come.
             confidence: Of the verification.
         """
+
+    @abstractmethod
+    def margin(self, simulation: Simulation) -> tuple[float, Interval]:
+        """How much better than needed the simulated chips are, and its 95 % interval."""
 
     def check(self, chips: int, confidence: float) -> None:  # noqa: B027
         """Refuse a number of chips that can never show the goal to hold."""
@@ -74,6 +78,10 @@ class MeanGoal(Goal):
         reach = float(stats.t.ppf(confidence, chips - 1)) * spread
         return float(simulation.mean_accuracy - reach - self.accuracy)
 
+    def margin(self, simulation: Simulation) -> tuple[float, Interval]:
+        """See `Goal`; accuracy."""
+        return _beyond(simulation.mean_accuracy, simulation.accuracy_interval(), self.accuracy)
+
     def check(self, chips: int, confidence: float) -> None:
         """Fewer chips say little of a mean: see `joulewise.simulation.mean_interval`."""
         check_in_range("chips", chips, FEWEST, 10**7)
@@ -107,6 +115,17 @@ class YieldGoal(Goal):
         reach = float(stats.norm.ppf(min(needed, 1 - 0.5 / chips)))
         spread = float(np.std(simulation.accuracy, ddof=1))
         return simulation.mean_accuracy - reach * spread - self.accuracy
+
+    def margin(self, simulation: Simulation) -> tuple[float, Interval]:
+        """See `Goal`; the accuracy that the share of chips has, and its order statistics."""
+        chips = simulation.chips
+        ranked = np.sort(simulation.accuracy)
+        low, high = stats.binom.ppf([0.025, 0.975], chips, 1 - self.share).astype(int)
+        interval = Interval(
+            float(ranked[low - 1]) if low else -math.inf,
+            float(ranked[high]) if high < chips else math.inf,
+        )
+        return _beyond(float(np.quantile(ranked, 1 - self.share)), interval, self.accuracy)
 
     def check(self, chips: int, confidence: float) -> None:
         """Enough chips that all of them good would show it.
@@ -151,9 +170,21 @@ class ErrorGoal(Goal):
         """See `Goal`; in logarithms."""
         spread = float(np.std(simulation.mse, ddof=1)) / chips**0.5
         reach = float(stats.t.ppf(confidence, chips - 1)) * spread
-        found = simulation.mean_mse + reach
-        return math.log(self.mse / found) if found > 0 else math.inf
+        return self._within(simulation.mean_mse + reach)
+
+    def margin(self, simulation: Simulation) -> tuple[float, Interval]:
+        """See `Goal`; in logarithms."""
+        interval = simulation.mse_interval()
+        ends = [self._within(mse) for mse in (interval.high, interval.low)]
+        return self._within(simulation.mean_mse), Interval(*ends)
+
+    def _within(self, mse: float) -> float:
+        return math.log(self.mse / mse) if mse > 0 else math.inf
 
     def check(self, chips: int, confidence: float) -> None:
         """Fewer chips say little of a mean: see `joulewise.simulation.mean_interval`."""
         check_in_range("chips", chips, FEWEST, 10**7)
+
+
+def _beyond(value: float, interval: Interval, wanted: float) -> tuple[float, Interval]:
+    return value - wanted, Interval(interval.low - wanted, interval.high - wanted)

@@ -12,7 +12,7 @@ from joulewise.allocation.variables import Granularity
 from joulewise.devices import Point
 from joulewise.simulation import EnergyRecord, Simulation
 
-__all__ = ["Allocation", "Attempt", "as_points"]
+__all__ = ["Allocation", "Attempt", "EnergyAtGoal", "Trial", "as_points"]
 
 PlainPlan = Mapping[str, float | tuple[float, ...]]
 
@@ -23,6 +23,38 @@ def as_points(plan: PlainPlan) -> dict[str, Point]:
         name: torch.tensor(point, dtype=torch.float64) if isinstance(point, tuple) else point
         for name, point in plan.items()
     }
+
+
+class Trial(BaseModel):
+    """A plan that was simulated on few chips, the same for all, to choose among plans.
+
+    Args:
+        energy: Of placed memory, over that of the most reliable plan.
+        predicted_mse: The output error that was predicted.
+        margin: How much better than the goal it is; accuracy, or the logarithm of output errors.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    energy: float
+    predicted_mse: float
+    margin: float
+
+
+class EnergyAtGoal(BaseModel):
+    """The energy at which a goal would just be met; see `joulewise.allocation.meeting`.
+
+    Args:
+        energy: Of placed memory, over that of the most reliable plan.
+        low: The lower end of its 95 % interval.
+        high: The upper end.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    energy: float
+    low: float
+    high: float
 
 
 class Attempt(BaseModel):
@@ -66,6 +98,7 @@ class Allocation(BaseModel):
         simulation: The plan on fresh chips; None if it was not asked for.
         attempts: The plans that were tried on fresh chips, in order; the last is this one.
         trials: Plans that were simulated on few chips to choose among.
+        at_goal: The energy at which the goal would just be met; None where that is not known.
         holds: Whether the goal was shown to hold; None without a simulation.
         confidence: One-sided, that all attempts share.
         evaluations: Passes of the network over the samples that predictions needed.
@@ -81,7 +114,8 @@ class Allocation(BaseModel):
     predicted_variance: dict[str, float]
     simulation: Simulation | None
     attempts: tuple[Attempt, ...]
-    trials: int
+    trials: tuple[Trial, ...]
+    at_goal: EnergyAtGoal | None
     holds: bool | None
     confidence: float
     evaluations: int

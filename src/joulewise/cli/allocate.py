@@ -171,13 +171,12 @@ def _print_allocations(record: AllocationRecord) -> None:
     columns += ["accuracy, 95 % interval", "output MSE, predicted", "simulated"]
     rows = []
     for number, found in enumerate(record.allocations):
-        several = number > 0
         rows.append(
             [
                 granularity_name(found.granularity),
                 format_si(found.energy.memory_total_j, "J"),
                 format_percent(found.energy.normalised, 1),
-                format_percent(-record.saved_against_first(number), 1) if several else "",
+                _against_first(record, number) if number else "",
                 {True: "yes", False: "NOT SHOWN", None: "not simulated"}[found.holds],
                 _accuracy(found),
                 f"{found.predicted_mse:.3g}",
@@ -185,6 +184,16 @@ def _print_allocations(record: AllocationRecord) -> None:
             ]
         )
     console.print_table(f"{record.network}, {record.images} images: {_said(record)}", columns, rows)
+
+
+def _against_first(record: AllocationRecord, number: int) -> str:
+    """Energies of the plans; and, in brackets, the interval where both just meet the goal."""
+    said = format_percent(-record.saved_against_first(number), 1)
+    saving = record.saving_at_goal(number)
+    if saving is None:
+        return said
+    low, high = (format_percent(-end, 1) for end in (saving.high, saving.low))
+    return f"{said} [{low}, {high}]"
 
 
 def _print_plan(record: AllocationRecord, found: Allocation) -> None:

@@ -15,7 +15,9 @@ environment  versions and machine, for the record
 """
 
 from joulewise.study.allocations import AllocationRecord as AllocationRecord
+from joulewise.study.allocations import Saving as Saving
 from joulewise.study.allocations import allocate_each as allocate_each
+from joulewise.study.allocations import saving_at_goal as saving_at_goal
 from joulewise.study.arms import Arm as Arm
 from joulewise.study.arms import ArmComparison as ArmComparison
 from joulewise.study.arms import ArmRecord as ArmRecord
@@ -68,6 +70,7 @@ __all__ = [
     "PlacementSpec",
     "Recipe",
     "Runner",
+    "Saving",
     "agreement",
     "allocate_each",
     "compare",
@@ -77,5 +80,6 @@ __all__ = [
     "iso_accuracy",
     "memory_specs",
     "placed_records",
+    "saving_at_goal",
     "train_networks",
 ]

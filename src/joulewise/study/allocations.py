@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
-from joulewise.allocation import Allocation, Granularity, allocate
+from joulewise.allocation import Allocation, EnergyAtGoal, Granularity, allocate
 from joulewise.data import Split
 from joulewise.placement import Placement
 from joulewise.study.environment import Environment
 from joulewise.study.placed import PlacedRecord, placed_records
 
-__all__ = ["AllocationRecord", "allocate_each"]
+__all__ = ["AllocationRecord", "Saving", "allocate_each", "saving_at_goal"]
+
+
+class Saving(NamedTuple):
+    """Share of energy that one plan saves against another, both just at the goal.
+
+    Args:
+        share: Below 0 where it needs more.
+        low: The lower end of its 95 % interval.
+        high: The upper end.
+    """
+
+    share: float
+    low: float
+    high: float
 
 
 class AllocationRecord(BaseModel):
@@ -47,6 +62,41 @@ class AllocationRecord(BaseModel):
         """Share of the first allocation's memory energy that another saves; below 0 for more."""
         first, other = self.allocations[0].energy, self.allocations[index].energy
         return 1 - other.memory_total_j / first.memory_total_j
+
+    def saving_at_goal(self, index: int) -> Saving | None:
+        """What another allocation saves against the first; see `saving_at_goal`."""
+        return saving_at_goal(self.allocations[0], self.allocations[index])
+
+
+def saving_at_goal(first: Allocation, other: Allocation) -> Saving | None:
+    """What an allocation saves against another where both just meet their goal.
+
+    Intervals of the two add up as those of independent figures do, in logarithms.
+
+    Args:
+        first: What is saved against.
+        other: For the same network, memory and goal.
+
+    Returns:
+        None where a goal was not shown to hold, or no energy at it is known.
+    """
+    if first.at_goal is None or other.at_goal is None or not (first.holds and other.holds):
+        return None
+    if min(first.at_goal.low, other.at_goal.low) <= 0:
+        return None
+    first_up, first_down = _reaches(first.at_goal)
+    other_up, other_down = _reaches(other.at_goal)
+    ratio = math.log(other.at_goal.energy / first.at_goal.energy)
+    return Saving(
+        share=1 - math.exp(ratio),
+        low=1 - math.exp(ratio + math.hypot(other_up, first_down)),
+        high=1 - math.exp(ratio - math.hypot(other_down, first_up)),
+    )
+
+
+def _reaches(at: EnergyAtGoal) -> tuple[float, float]:
+    """How far the interval reaches up and down, in logarithms."""
+    return math.log(at.high / at.energy), math.log(at.energy / at.low)
 
 
 def allocate_each(
