@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from joulewise.allocation import Allocation, Granularity, allocate
+from joulewise.allocation import Allocation, Granularity, allocate, pareto
 from joulewise.devices import SRAM, Crossbar, VoltageTable
 from joulewise.devices.laws import VoltageRow
 from joulewise.errors import InputError
@@ -176,6 +176,20 @@ def test_the_model_is_left_as_it_was(placement, split):
     allocate(placement, split, max_mse=0.2, chips=20, samples=64)
     for parameter, old in zip(placement.model.parameters(), before, strict=True):
         assert torch.equal(parameter, old)
+
+
+@pytest.mark.parametrize("search", [{"max_accuracy_drop": 0.05}, {"max_mse": 0.1}])
+def test_statistics_of_a_model_in_training_mode_are_left_as_they_were(search):
+    with seeded(0):
+        model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, 3))
+        batches = [(torch.rand(9, 1, 4, 4), torch.randint(3, (9,))) for _ in range(3)]
+    before = {name: value.clone() for name, value in model.train().state_dict().items()}
+    placement = place(model, weights=SRAM(bits=8), inputs=batches[0][0])
+    allocate(placement, batches, chips=20, samples=20, **search)
+    pareto(placement, batches, plans=2, chips=2, samples=20)
+    assert model.training and model[1].training
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]), name
 
 
 def test_activations_and_batches_without_targets():

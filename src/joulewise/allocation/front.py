@@ -15,7 +15,7 @@ from joulewise.allocation.surveying import Progress, Surveyor
 from joulewise.allocation.variables import Granularity
 from joulewise.data import Split
 from joulewise.devices import Point, plain_point
-from joulewise.placement import Placement, frozen, outputs_of, prepare
+from joulewise.placement import Placement, outputs_of, plain_execution, prepare
 from joulewise.simulation import Simulation, sweep
 
 __all__ = ["Front", "FrontPoint", "pareto"]
@@ -158,7 +158,7 @@ def pareto(
 def _limits(surveyor: Surveyor, plans: int) -> list[float]:
     """Predicted errors in equal ratios, ascending."""
     model = surveyor.placement.model
-    with frozen(model), torch.no_grad():
+    with plain_execution(model):
         batches = prepare(surveyor.few, model, surveyor.batch_size)
         outputs = torch.cat(outputs_of(model, batches))
     spread = float(outputs.double().var(0).mean()) if len(outputs) > 1 else 1.0

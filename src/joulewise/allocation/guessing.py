@@ -8,7 +8,7 @@ import torch
 from scipy.optimize import brentq
 from torch import Tensor, nn
 
-from joulewise.placement import Batch, frozen, outputs_of
+from joulewise.placement import Batch, outputs_of, plain_execution
 
 __all__ = ["error_for_drop"]
 
@@ -32,7 +32,7 @@ def error_for_drop(model: nn.Module, batches: Sequence[Batch], drop: float) -> f
         >>> round(2.0 / (2 * error) ** 0.5, 3)  # a tenth of normal numbers exceed 1.282
         1.282
     """
-    with frozen(model), torch.no_grad():
+    with plain_execution(model):
         outputs = outputs_of(model, batches)
     margins = torch.cat(
         [

@@ -40,6 +40,7 @@ from joulewise.placement.placing import Placement as Placement
 from joulewise.placement.placing import place as place
 from joulewise.placement.plans import PlanFile as PlanFile
 from joulewise.placement.restoring import frozen as frozen
+from joulewise.placement.restoring import plain_execution as plain_execution
 from joulewise.placement.restoring import same_modes as same_modes
 
 __all__ = [
@@ -59,6 +60,7 @@ __all__ = [
     "loaded",
     "outputs_of",
     "place",
+    "plain_execution",
     "prepare",
     "read_by",
     "same_modes",
