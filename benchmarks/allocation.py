@@ -8,7 +8,8 @@ for one goal: a mean accuracy of at most half a point below that of a perfect me
 fresh chips with 95 % confidence. What is saved is against one common point for all tensors, found
 and shown in the same way. One file for each allocation; those that are there are not made again.
 
-Networks: a CNN and a ResNet-8 trained on digits here, and the stored ResNet-20 on CIFAR-10.
+Networks: a CNN and a ResNet-8 trained on digits here; a ResNet-8 and a ResNet-20 on CIFAR-10, whose
+weights are stored.
 Memories: 8-bit SRAM, bit masking and bit flips; crossbars with additive programming noise of 1 uS,
 with the power of their devices and amplifiers alone, since at the prices of published converters
 nearly all energy is theirs, and no operating point changes it.
@@ -37,7 +38,10 @@ from joulewise.placement import Placement, place
 from joulewise.study import Environment, saving_at_goal
 from joulewise.training import TrainingSpec, train
 
-WEIGHTS = Path("results/cifar10-resnet20-mask/resnet20-cifar10.safetensors")
+STORED = {  # networks on CIFAR-10, without any robust training
+    "resnet8-cifar": Path("results/robust-training/networks/SGD-0-0.safetensors"),
+    "resnet20-cifar": Path("results/cifar10-resnet20-mask/resnet20-cifar10.safetensors"),
+}
 DROP = 0.005
 MEMORIES: dict[str, Device[Any]] = {
     "mask": SRAM(bits=8),
@@ -62,7 +66,7 @@ GRANULARITIES = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", help="a folder with CIFAR-10; digits alone without it")
-    parser.add_argument("--networks", nargs="+", default=["cnn", "resnet8", "resnet20"])
+    parser.add_argument("--networks", nargs="+", default=["cnn", "resnet8", *STORED])
     parser.add_argument("--memories", nargs="+", choices=list(MEMORIES), default=list(MEMORIES))
     parser.add_argument(
         "--granularities", nargs="+", choices=list(GRANULARITIES), default=list(GRANULARITIES)
@@ -80,7 +84,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     arguments.out.mkdir(parents=True, exist_ok=True)
     for network in arguments.networks:
-        if network == "resnet20" and arguments.data is None:
+        if network in STORED and arguments.data is None:
             continue
         run(network, arguments)
 
@@ -106,13 +110,14 @@ def prepared(
     network: str, arguments: argparse.Namespace
 ) -> tuple[torch.nn.Module, Split, torch.Tensor]:
     """A trained network, test images, and a batch to trace with."""
-    on_cifar = network == "resnet20"
-    data = load_data(arguments.data if on_cifar else "digits")
-    model = build(network, data.input_shape, data.classes, seed=0)
-    if on_cifar:
-        load_weights(model, WEIGHTS)
+    stored = STORED.get(network)
+    data = load_data(arguments.data if stored else "digits")
+    model = build(network.removesuffix("-cifar"), data.input_shape, data.classes, seed=0)
+    if stored:
+        load_weights(model, stored)
     else:
         train(model, data, TrainingSpec(epochs=30, lr=0.1, seed=0))
+    model.eval().to(memory_format=torch.channels_last)
     test = data.test.subset(min(arguments.images, len(data.test)), seed=0)
     inputs, _ = next(iter(data.train.batches(256)))
     return model, test, inputs

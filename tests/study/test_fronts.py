@@ -10,9 +10,11 @@ from joulewise.models import build
 from joulewise.placement import place
 from joulewise.study import (
     AllocationRecord,
+    CoDesignRecord,
     FrontComparison,
     Runner,
     allocate_each,
+    co_design_record,
     compare_fronts,
 )
 from joulewise.training import TrainingSpec, train
@@ -82,3 +84,23 @@ def test_savings_are_against_the_first(placement, digits):
     other = record.model_copy(update={"allocations": (record.allocations[0], unknown)})
     assert other.saving_at_goal(1) is None
     assert AllocationRecord.model_validate_json(record.model_dump_json()) == record
+
+
+def test_a_co_design_is_a_record_of_two_allocations(digits):
+    model = build("mlp", digits.input_shape, digits.classes, seed=0)
+    train(model, digits, TrainingSpec(epochs=6, lr=0.1, seed=0))
+    placed = place(model, weights=SRAM(bits=8), inputs=next(iter(digits.train.batches(4)))[0])
+    record = co_design_record(
+        placed,
+        digits,
+        digits.test.subset(200, seed=0),
+        network="mlp",
+        max_accuracy_drop=0.02,
+        rounds=1,
+        chips=20,
+        samples=128,
+    )
+    first, last = record.allocations
+    assert first == record.design.rounds[0].allocation and last == record.design.allocation
+    assert record.images == 200
+    assert CoDesignRecord.model_validate_json(record.model_dump_json()) == record

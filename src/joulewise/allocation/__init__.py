@@ -1,6 +1,7 @@
 """Allocation: who deserves the energy.
 
 allocating   one call: a goal in, a plan and the evidence for it out
+alternating  allocation and training in turns
 front        the least energy for every error, in one call
 sampling     how many there are of what, and some of the data to predict with
 variables    which operating points may be chosen, one by one or together
@@ -18,6 +19,9 @@ result       what was found, as plain data
 """
 
 from joulewise.allocation.allocating import allocate as allocate
+from joulewise.allocation.alternating import CoDesign as CoDesign
+from joulewise.allocation.alternating import Round as Round
+from joulewise.allocation.alternating import co_design as co_design
 from joulewise.allocation.front import Front as Front
 from joulewise.allocation.front import FrontPoint as FrontPoint
 from joulewise.allocation.front import pareto as pareto
@@ -30,11 +34,14 @@ from joulewise.allocation.variables import Granularity as Granularity
 __all__ = [
     "Allocation",
     "Attempt",
+    "CoDesign",
     "EnergyAtGoal",
     "Front",
     "FrontPoint",
     "Granularity",
+    "Round",
     "Trial",
     "allocate",
+    "co_design",
     "pareto",
 ]

@@ -15,8 +15,10 @@ environment  versions and machine, for the record
 """
 
 from joulewise.study.allocations import AllocationRecord as AllocationRecord
+from joulewise.study.allocations import CoDesignRecord as CoDesignRecord
 from joulewise.study.allocations import Saving as Saving
 from joulewise.study.allocations import allocate_each as allocate_each
+from joulewise.study.allocations import co_design_record as co_design_record
 from joulewise.study.allocations import saving_at_goal as saving_at_goal
 from joulewise.study.arms import Arm as Arm
 from joulewise.study.arms import ArmComparison as ArmComparison
@@ -55,6 +57,7 @@ __all__ = [
     "ArmComparison",
     "ArmRecord",
     "ArmSaving",
+    "CoDesignRecord",
     "Comparison",
     "Contender",
     "ContenderRecord",
@@ -73,6 +76,7 @@ __all__ = [
     "Saving",
     "agreement",
     "allocate_each",
+    "co_design_record",
     "compare",
     "compare_arms",
     "compare_fronts",

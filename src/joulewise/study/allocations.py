@@ -8,13 +8,27 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
-from joulewise.allocation import Allocation, EnergyAtGoal, Granularity, allocate
-from joulewise.data import Split
+from joulewise.allocation import (
+    Allocation,
+    CoDesign,
+    EnergyAtGoal,
+    Granularity,
+    allocate,
+    co_design,
+)
+from joulewise.data import Dataset, Split
 from joulewise.placement import Placement
 from joulewise.study.environment import Environment
 from joulewise.study.placed import PlacedRecord, placed_records
 
-__all__ = ["AllocationRecord", "Saving", "allocate_each", "saving_at_goal"]
+__all__ = [
+    "AllocationRecord",
+    "CoDesignRecord",
+    "Saving",
+    "allocate_each",
+    "co_design_record",
+    "saving_at_goal",
+]
 
 
 class Saving(NamedTuple):
@@ -66,6 +80,17 @@ class AllocationRecord(BaseModel):
     def saving_at_goal(self, index: int) -> Saving | None:
         """What another allocation saves against the first; see `saving_at_goal`."""
         return saving_at_goal(self.allocations[0], self.allocations[index])
+
+
+class CoDesignRecord(AllocationRecord):
+    """A network and a plan that were made for each other, as plain data.
+
+    Args:
+        design: What was tried. Of ``allocations`` the first is that of the network as it was given,
+            the last that of the network as it was left.
+    """
+
+    design: CoDesign
 
 
 def saving_at_goal(first: Allocation, other: Allocation) -> Saving | None:
@@ -126,15 +151,53 @@ def allocate_each(
         allocate(placement, data, granularity=granularity, progress=progress, **options)
         for granularity in granularities
     )
-    device = placement.placed[0].device
     return AllocationRecord(
         command=command,
-        environment=Environment.now(),
         network=network,
         data=data_name,
         images=len(data),
-        device=device.describe(),
-        knob=device.knob,
-        tensors=placed_records(placement),
         allocations=allocations,
+        **_circumstances(placement),
     )
+
+
+def co_design_record(
+    placement: Placement,
+    data: Dataset,
+    judge: Split,
+    *,
+    network: str,
+    command: str = "",
+    **how: Any,
+) -> CoDesignRecord:
+    """Fit a network and its plan to each other; see `joulewise.allocation.co_design`.
+
+    Args:
+        placement: What is stored where; traced. Its model is trained.
+        data: To train on.
+        judge: What accuracy is held on.
+        network: The network's name, for the record.
+        command: For the record.
+        **how: The goal, and other options of `joulewise.allocation.co_design`.
+    """
+    design = co_design(placement, data, judge=judge, **how)
+    return CoDesignRecord(
+        command=command,
+        network=network,
+        data=data.name,
+        images=len(judge),
+        allocations=(design.rounds[0].allocation, design.allocation),
+        design=design,
+        **_circumstances(placement),
+    )
+
+
+def _circumstances(placement: Placement) -> dict[str, Any]:
+    """What records say of machine and memory."""
+    device = placement.placed[0].device
+    return {
+        "environment": Environment.now(),
+        "device": device.describe(),
+        "knob": device.knob,
+        "tensors": placed_records(placement),
+    }
