@@ -5,54 +5,90 @@ import math
 import numpy as np
 import pytest
 
-from joulewise.allocation import Trial
-from joulewise.allocation.meeting import energy_at_goal
-from joulewise.simulation import Interval
+from joulewise.allocation import Attempt, Trial
+from joulewise.allocation.meeting import energy_at_goal, line_through
 
 
-def _trials(energies, margins):
-    return [
-        Trial(energy=e, predicted_mse=1.0, margin=m) for e, m in zip(energies, margins, strict=True)
-    ]
+def trial(mse, margin, energy=None):
+    energy = 0.5 - 0.1 * math.log(mse) if energy is None else energy
+    return Trial(energy=energy, predicted_mse=mse, margin=margin, chips=20)
+
+
+def attempt(mse, margin, half_width=0.001):
+    return Attempt(
+        energy=0.5 - 0.1 * math.log(mse),
+        predicted_mse=mse,
+        seed=0,
+        chips=200,
+        confidence=0.95,
+        bound=0.0,
+        holds=True,
+        margin=margin,
+        half_width=half_width,
+        mean_accuracy=None,
+        mean_mse=mse,
+    )
 
 
 def test_the_interval_covers_as_often_as_it_says():
-    """Margins of a known law with the chance of chips: the slope comes from other chips."""
+    """A law with the chance of chips: the goal is met exactly at an error of 1."""
     generator = np.random.default_rng(0)
-    spread, chips, rounds = 0.01, 200, 1000
-    covered = 0
+    spread, rounds, covered, apart = 0.01, 1000, 0, []
+    reach = 1.96 * spread / 200**0.5
     for _ in range(rounds):
-        energies = np.array([0.46, 0.48, 0.50, 0.53])
-        # The same few chips for all, so that their luck is one number.
-        seen = (energies - 0.5) * 0.4 + generator.normal(0, spread / 20**0.5)
-        energy = 0.51
-        margin = 0.004 + generator.normal(0, spread / chips**0.5)
-        reach = 1.96 * spread / chips**0.5
-        found = energy_at_goal(
-            _trials(energies, seen), energy, margin, Interval(margin - reach, margin + reach)
-        )
+        luck = generator.normal(0, spread / 20**0.5)  # one for all trials: the same chips
+        trials = [trial(mse, -0.02 * math.log(mse) + luck) for mse in (0.5, 0.8, 1.2, 2.0)]
+        seen = -0.02 * math.log(0.9) + generator.normal(0, spread / 200**0.5)
+        chosen = attempt(0.9, seen, reach)
+        found = energy_at_goal(trials, [chosen], chosen)
         covered += found.low <= 0.5 <= found.high
-    assert 0.95 * rounds - 5 * (rounds * 0.95 * 0.05) ** 0.5 <= covered
-    assert covered <= 0.95 * rounds + 5 * (rounds * 0.95 * 0.05) ** 0.5
+        apart.append(found.energy - 0.5)
+    sigma = (rounds * 0.95 * 0.05) ** 0.5
+    assert 0.95 * rounds - 5 * sigma <= covered <= 0.95 * rounds + 5 * sigma
+    assert abs(np.mean(apart)) < 5 * 0.1 / 0.02 * spread / 200**0.5 / rounds**0.5
+
+
+def test_attempts_tell_a_slope_without_trials():
+    attempts = [attempt(0.8, 0.006), attempt(1.0, 0.001)]
+    line = line_through([], attempts)
+    slope = -0.005 / math.log(1.25)
+    assert line.level == pytest.approx(0.001) and line.slope == pytest.approx(slope)
+    assert line.energy_slope == pytest.approx(-0.1)
+
+
+def test_the_luck_of_the_few_moves_no_level():
+    trials = [trial(mse, -0.02 * math.log(mse) + 0.5) for mse in (0.5, 1.0, 2.0)]
+    line = line_through(trials, [attempt(1.0, 0.001)])
+    assert line.level == pytest.approx(0.001) and line.slope == pytest.approx(-0.02)
+
+
+def test_far_trials_hardly_bend_the_slope():
+    near = [trial(mse, -0.02 * math.log(mse)) for mse in (0.9, 1.0, 1.1)]
+    far = [trial(1e-6, 0.03), trial(1e-9, 0.03)]
+    line = line_through(near + far, [attempt(1.0, 0.0)])
+    bent = line_through([near[1], *far], [attempt(1.0, 0.0)])
+    assert abs(line.slope + 0.02) < abs(bent.slope + 0.02)
 
 
 @pytest.mark.parametrize(
-    ("energies", "margins", "interval"),
+    "trials",
     [
-        ([], [], Interval(0.0, 0.1)),
-        ([0.5], [0.0], Interval(0.0, 0.1)),
-        ([0.5, 0.5], [0.0, 0.1], Interval(0.0, 0.1)),
-        ([0.5, 0.6], [0.1, 0.0], Interval(0.0, 0.1)),
-        ([0.5, 0.6], [0.0, math.inf], Interval(0.0, 0.1)),
-        ([0.5, 0.6], [0.0, 0.1], Interval(-math.inf, 0.1)),
+        [],
+        [trial(1.0, 0.0)],
+        [trial(1.0, 0.0), trial(1.0, 0.1)],
+        [trial(1.0, 0.0), trial(2.0, 0.1)],
+        [trial(1.0, 0.1), trial(2.0, math.inf)],
+        [trial(1.0, 0.1, 0.5), trial(2.0, 0.0, 0.5)],
     ],
 )
-def test_nothing_is_made_up_where_there_is_no_slope_or_no_interval(energies, margins, interval):
-    assert energy_at_goal(_trials(energies, margins), 0.5, 0.05, interval) is None
+def test_nothing_is_made_up_where_there_is_no_slope(trials):
+    chosen = attempt(1.0, 0.05)
+    assert line_through(trials, [chosen]) is None
+    assert energy_at_goal(trials, [chosen], chosen) is None
 
 
-def test_far_trials_do_not_bend_the_slope():
-    energies = [0.49, 0.5, 0.51, 0.52, 0.9, 1.0]
-    margins = [-0.01, 0.0, 0.01, 0.02, 0.03, 0.03]
-    found = energy_at_goal(_trials(energies, margins), 0.505, 0.005, Interval(0.004, 0.006))
-    assert found.energy == pytest.approx(0.5) and found.low == pytest.approx(0.499)
+def test_nothing_is_made_up_without_an_interval():
+    chosen = attempt(1.0, 0.05, math.inf)
+    assert line_through([trial(1.0, 0.0), trial(0.5, 0.1)], [chosen]) is not None
+    assert energy_at_goal([trial(1.0, 0.0), trial(0.5, 0.1)], [chosen], chosen) is None
+    assert line_through([trial(1.0, 0.0), trial(0.5, 0.1)], [attempt(1.0, math.inf)]) is None

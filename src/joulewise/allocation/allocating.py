@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from scipy import stats
 from torch import Tensor
 
 from joulewise.allocation.goals import ErrorGoal, Goal, MeanGoal, YieldGoal
 from joulewise.allocation.guessing import error_for_drop
-from joulewise.allocation.meeting import energy_at_goal
+from joulewise.allocation.meeting import energy_at_goal, line_through
 from joulewise.allocation.planning import Planner
 from joulewise.allocation.result import Allocation, Attempt, EnergyAtGoal, Trial
 from joulewise.allocation.sampling import check_counts, some_of
@@ -30,8 +32,9 @@ __all__ = ["allocate"]
 _SEED_OF_TRIALS = 1 << 44
 _ATTEMPTS, _STEP_BACK = 6, 0.8
 _PASSES = 3
-# A search from a guess, then one from what the first found: its ratios from trial to trial.
-_STRIDES = (3.0, 1.25)
+# From one attempt to the next: the longest way, in logarithms of the error; standard deviations
+# beyond what would just hold; and the energy that another attempt has to save.
+_LONGEST, _SPARE, _WORTH_IT = math.log(3.0), 1.2, 0.02
 _EACH_TENSOR = Granularity()
 _GOALS = ("max_accuracy_drop", "min_accuracy", "max_mse", "max_energy")
 
@@ -53,9 +56,10 @@ def allocate(
 
     Plans of least energy for each predicted output error are found without simulation. Of these,
     the cheapest that holds the goal is looked for by simulating a tenth of ``chips``. It is then
-    simulated on fresh chips; where these do not show that it holds, the next more reliable one is,
-    on chips that are fresh again. The ``confidence`` is one-sided and that of all attempts
-    together: the first is held to half of the chance of error, the next to a quarter, and so on.
+    simulated on fresh chips; where these do not show that it holds, a more reliable one is, where
+    they leave much over, a cheaper one, on chips that are fresh again. The ``confidence`` is
+    one-sided and that of all attempts together: the first is held to half of the chance of error,
+    the next to a quarter, and so on.
 
     The goal is one of these; with ``max_energy`` the predicted output error is least, else energy:
 
@@ -240,14 +244,12 @@ class _Run:
         ideal = self._simulated(planner.reliable, few, _SEED_OF_TRIALS)
         goal = self.asked.goal(ideal.ideal_accuracy)
         limit = self._first_limit(goal, ideal)
-        # Gradients where the answer will be: around the first guess, then around what was found.
-        for stride in _STRIDES:
-            planner = self.surveyor.around(planner.cheapest(limit))
-            found = self._search(planner, goal, few, stride).run(limit)
-            if found is None:
-                return self._verified(planner, goal, planner.mse(planner.reliable))
-            limit = found.limit
-        return self._verified(planner, goal, limit)
+        found = self._search(planner, goal, few).run(limit)
+        if found is None:
+            return self._verified(planner, goal, planner.mse(planner.reliable))
+        # Gradients where the answer will be.
+        planner = self.surveyor.around(found.shares)
+        return self._verified(planner, goal, planner.mse(found.shares))
 
     def _unsimulated(self, planner: Planner) -> Allocation:
         assert self.asked.max_mse is not None
@@ -265,34 +267,55 @@ class _Run:
         )
 
     def _verified(self, planner: Planner, goal: Goal, limit: float) -> Allocation:
-        """The first plan that fresh chips show to hold, from ``limit`` on."""
-        simulation, shares = None, None
-        for number in range(_ATTEMPTS):
-            shares = planner.cheapest(limit, shares)
+        """The cheapest plan that fresh chips show to hold, each near where the others point."""
+        tried: list[tuple[Tensor, Simulation]] = []
+        following: float | None = limit
+        while following is not None:
+            limit, number = following, len(tried)
+            shares = planner.cheapest(limit, tried[-1][0] if tried else None)
             seed = self.surveyor.seed + number * self.chips
             simulation = self._simulated(shares, self.chips, seed)
             confidence = _confidence_of(number, self.confidence)
-            attempt = _attempt(planner, goal, shares, simulation, confidence)
-            self.attempts.append(attempt)
-            if attempt.holds or bool((shares == planner.reliable).all()):
-                break
-            # The last attempt is the best that there is.
-            last = number + 2 == _ATTEMPTS
-            limit = planner.mse(planner.reliable) if last else limit * _STEP_BACK
+            self.attempts.append(_attempt(planner, goal, shares, simulation, confidence))
+            tried.append((shares, simulation))
+            following = self._next_limit(planner, goal, limit, *tried[-1])
+        held = [k for k, attempt in enumerate(self.attempts) if attempt.holds]
+        chosen = min(held, key=lambda k: self.attempts[k].energy, default=len(tried) - 1)
+        shares, simulation = tried[chosen]
         return self._allocation(
             planner,
             shares,
             goal=goal.describe(),
             simulation=simulation,
-            holds=self.attempts[-1].holds,
-            at_goal=energy_at_goal(
-                self.trials, simulation.energy.normalised, *goal.margin(simulation)
-            )
-            if simulation is not None
-            else None,
+            holds=bool(held),
+            chosen=chosen,
+            at_goal=energy_at_goal(self.trials, self.attempts, self.attempts[chosen]),
         )
 
-    def _search(self, planner: Planner, goal: Goal, few: int, stride: float) -> Search:
+    def _next_limit(
+        self, planner: Planner, goal: Goal, limit: float, shares: Tensor, simulation: Simulation
+    ) -> float | None:
+        """Where the next attempt should be; None where it would gain nothing."""
+        number, last = len(self.attempts), self.attempts[-1]
+        held = any(attempt.holds for attempt in self.attempts)
+        if number == _ATTEMPTS or held > last.holds or bool((shares == planner.reliable).all()):
+            return None
+        if not held and number + 1 == _ATTEMPTS:  # the last attempt is the best that there is
+            return planner.mse(planner.reliable)
+        line = line_through(self.trials, self.attempts)
+        if line is None:
+            return None if held else limit * _STEP_BACK
+        confidence = _confidence_of(number, self.confidence)
+        spared = float(stats.norm.cdf(stats.norm.ppf(confidence) + _SPARE))
+        needed = last.margin - goal.slack(simulation, self.chips, spared)
+        move = (line.level - needed) / -line.slope
+        if held:
+            saved = min(move, _LONGEST) * -line.energy_slope
+            worth_it = saved > _WORTH_IT * last.energy and limit < planner.mse(planner.lowest)
+            return limit * math.exp(min(move, _LONGEST)) if worth_it else None
+        return limit * math.exp(min(max(move, -_LONGEST), math.log(_STEP_BACK) / 4))
+
+    def _search(self, planner: Planner, goal: Goal, few: int) -> Search:
         def slack(shares: Tensor) -> float:
             simulation = self._simulated(shares, few, _SEED_OF_TRIALS)
             self.trials.append(
@@ -300,6 +323,7 @@ class _Run:
                     energy=simulation.energy.normalised,
                     predicted_mse=planner.mse(shares),
                     margin=goal.margin(simulation)[0],
+                    chips=few,
                 )
             )
             return goal.slack(simulation, self.chips, _confidence_of(0, self.confidence))
@@ -309,7 +333,6 @@ class _Run:
             slack=slack,
             lowest=planner.mse(planner.reliable),
             highest=planner.mse(planner.lowest),
-            stride=stride,
         )
 
     def _first_limit(self, goal: Goal, ideal: Simulation) -> float:
@@ -342,6 +365,7 @@ class _Run:
         goal: dict[str, Any],
         simulation: Simulation | None,
         holds: bool | None,
+        chosen: int | None = None,
         at_goal: EnergyAtGoal | None = None,
     ) -> Allocation:
         assert shares is not None
@@ -357,6 +381,7 @@ class _Run:
             predicted_variance={name: float(part) for name, part in variance.items()},
             simulation=simulation,
             attempts=tuple(self.attempts),
+            chosen=chosen,
             trials=tuple(self.trials),
             at_goal=at_goal,
             holds=holds,
@@ -372,6 +397,7 @@ def _attempt(
     simulation: Simulation,
     confidence: float,
 ) -> Attempt:
+    margin, interval = goal.margin(simulation)
     return Attempt(
         energy=simulation.energy.normalised,
         predicted_mse=planner.mse(shares),
@@ -380,6 +406,8 @@ def _attempt(
         confidence=confidence,
         bound=goal.bound(simulation, confidence),
         holds=goal.holds(simulation, confidence),
+        margin=margin,
+        half_width=interval.half_width,
         mean_accuracy=simulation.mean_accuracy if simulation.accuracy else None,
         mean_mse=simulation.mean_mse,
     )

@@ -32,6 +32,7 @@ class Trial(BaseModel):
         energy: Of placed memory, over that of the most reliable plan.
         predicted_mse: The output error that was predicted.
         margin: How much better than the goal it is; accuracy, or the logarithm of output errors.
+        chips: How many.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -39,6 +40,7 @@ class Trial(BaseModel):
     energy: float
     predicted_mse: float
     margin: float
+    chips: int
 
 
 class EnergyAtGoal(BaseModel):
@@ -68,6 +70,8 @@ class Attempt(BaseModel):
         confidence: One-sided, of the bound.
         bound: The figure that is as good as this, or better, with that confidence.
         holds: Whether it is within the goal.
+        margin: How much better than the goal the chips are; as `Trial` has it.
+        half_width: Of the 95 % interval of the margin.
         mean_accuracy: Over chips; None without targets.
         mean_mse: Over chips.
     """
@@ -81,6 +85,8 @@ class Attempt(BaseModel):
     confidence: float
     bound: float
     holds: bool
+    margin: float
+    half_width: float
     mean_accuracy: float | None
     mean_mse: float
 
@@ -96,7 +102,8 @@ class Allocation(BaseModel):
         predicted_shift: The part of the predicted output error that is a shift of the mean.
         predicted_variance: The part that each placed tensor adds.
         simulation: The plan on fresh chips; None if it was not asked for.
-        attempts: The plans that were tried on fresh chips, in order; the last is this one.
+        attempts: The plans that were tried on fresh chips, in order.
+        chosen: Which of them this is: the cheapest that holds, or the last; None for none.
         trials: Plans that were simulated on few chips to choose among.
         at_goal: The energy at which the goal would just be met; None where that is not known.
         holds: Whether the goal was shown to hold; None without a simulation.
@@ -114,6 +121,7 @@ class Allocation(BaseModel):
     predicted_variance: dict[str, float]
     simulation: Simulation | None
     attempts: tuple[Attempt, ...]
+    chosen: int | None
     trials: tuple[Trial, ...]
     at_goal: EnergyAtGoal | None
     holds: bool | None

@@ -39,7 +39,6 @@ class Search:
         lowest: The error of the most reliable plan, below which there is nothing to look for.
         highest: The error of the least reliable plan.
         trials: The most that are simulated.
-        stride: From one trial to the next, until one is within the goal and one is not; a ratio.
     """
 
     planned: Callable[[float, Tensor | None], Tensor]
@@ -47,7 +46,6 @@ class Search:
     lowest: float
     highest: float
     trials: int = 10
-    stride: float = _STRIDE
     tried: list[Tried] = field(default_factory=list)
 
     def run(self, first: float) -> Tried | None:
@@ -92,11 +90,9 @@ class Search:
         good, bad = self._good(), self._bad()
         if bad is None:
             assert good is not None
-            return (
-                None if good.limit >= self.highest else min(good.limit * self.stride, self.highest)
-            )
+            return None if good.limit >= self.highest else min(good.limit * _STRIDE, self.highest)
         if good is None:
-            return None if bad.limit <= self.lowest else max(bad.limit / self.stride, self.lowest)
+            return None if bad.limit <= self.lowest else max(bad.limit / _STRIDE, self.lowest)
         if bad.limit <= good.limit * _NEAR:
             return None
         # Where a line through both is 0, but not so near to either that little is learned.
