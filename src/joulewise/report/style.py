@@ -14,12 +14,24 @@ import plotly.graph_objects as go
 
 from joulewise.units import format_si
 
-__all__ = ["ACTIVATIONS", "WEIGHTS", "Style", "empty_figure", "plain", "si", "style_of"]
+__all__ = [
+    "ACTIVATIONS",
+    "OTHER",
+    "WEIGHTS",
+    "Style",
+    "empty_figure",
+    "plain",
+    "short_name",
+    "si",
+    "style_of",
+]
 
 # Blue, vermillion, bluish green, reddish purple, orange, sky blue.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 SYMBOLS = ("circle", "square", "triangle-up", "diamond-wide", "pentagon", "x")
-WEIGHTS, ACTIVATIONS = "#56B4E9", "#E69F00"
+WEIGHTS, ACTIVATIONS, OTHER = "#56B4E9", "#E69F00", "#909090"
+# What fits beside bars on a phone.
+_MOST_LETTERS, _LAST_LETTERS = 26, 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +69,14 @@ def empty_figure() -> go.Figure:
 def plain(text: str) -> str:
     """Text for plotly, which reads a few tags and entities wherever text goes."""
     return html.escape(text, quote=False)
+
+
+def short_name(name: str) -> str:
+    """A long name without its middle: blocks differ at the start, layers of a block at the end."""
+    if len(name) <= _MOST_LETTERS:
+        return name
+    start, end = name[: _MOST_LETTERS - _LAST_LETTERS - 1], name[-_LAST_LETTERS:]
+    return f"{start.rstrip('.')}…{end.lstrip('.')}"
 
 
 def style_of(index: int, name: str) -> Style:
