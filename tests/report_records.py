@@ -76,6 +76,8 @@ def allocation(point, share, names=("a.weight", "b:input"), simulated=True, **ch
         confidence=0.975,
         bound=0.978,
         holds=True,
+        margin=0.01,
+        half_width=0.002,
         mean_accuracy=0.985,
         mean_mse=0.2,
     )
@@ -88,6 +90,7 @@ def allocation(point, share, names=("a.weight", "b:input"), simulated=True, **ch
         predicted_variance=dict.fromkeys(names, 0.15 / len(names)),
         simulation=found,
         attempts=(attempt,) if simulated else (),
+        chosen=0 if simulated else None,
         trials=(),
         at_goal=EnergyAtGoal(energy=share, low=0.99 * share, high=1.01 * share),
         holds=True if simulated else None,

@@ -99,7 +99,7 @@ def test_conductances_over_decades_lie_on_a_logarithmic_axis():
     record = allocation_record(allocation([1e-6, 1e-4], 0.3)).model_copy(update={"knob": "g_max"})
     figure = allocation_figure(record, 0)
     assert figure.layout.yaxis.type == "log"
-    assert figure.layout.yaxis.ticktext[0] == "1 uS"
+    assert figure.layout.yaxis.ticktext[0] == "1 µS"
     finite(figure)
 
 

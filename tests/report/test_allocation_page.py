@@ -75,6 +75,10 @@ def test_an_energy_goal_says_that_no_chance_is_in_it():
     found = allocation(0.4, 0.3, goal=goal, at_goal=None, attempts=())
     text = Page(render_allocation(allocation_record(found))).text
     assert "least predicted output error within the energy" in text and "one-sided" not in text
+    page = Page(render_allocation(allocation_record(found, found)))
+    header, *rows = page.tables["allocations"]
+    assert not [cell for cell in header if "Saved" in cell]
+    assert {len(row) for row in rows} == {len(header)}
 
 
 @pytest.mark.parametrize("planes", [False, True])

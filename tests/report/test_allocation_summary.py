@@ -99,7 +99,7 @@ def test_goals_in_words(goal, said, bound):
     assert goal_in_words(goal) == said
     found = allocation(0.4, 0.3, goal=goal)
     cells = attempt_cells(found, found.attempts[0])
-    assert cells == ["30.0 %", "2, seeds 0 to 1", bound, "97.50 %", "yes"]
+    assert cells == ["30.0 %", "2, seeds 0 to 1", bound, "97.50 %", "yes", "this plan"]
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,13 @@ def test_shares_are_of_what_they_say():
     assert tensor_shares(nothing, nothing.allocations[1])[0].error_share == 0.0
 
 
-def test_more_attempts_are_told_of():
+def test_more_attempts_are_told_of_and_which_one_it_is():
     found = allocation(0.4, 0.3)
-    record = allocation_record(found.model_copy(update={"attempts": found.attempts * 2}))
-    assert allocation_answer(record).details[-1].startswith("It took 2 attempts")
+    (held,) = found.attempts
+    dearer = held.model_copy(update={"energy": 0.4, "seed": 2})
+    found = found.model_copy(update={"attempts": (held, dearer)})
+    said = allocation_answer(allocation_record(found)).details[-1]
+    assert said.startswith("2 plans were tried") and said.endswith("the cheapest that held.")
+    assert [attempt_cells(found, attempt)[-1] for attempt in found.attempts] == ["this plan", ""]
+    lost = found.model_copy(update={"holds": False})
+    assert allocation_answer(allocation_record(lost)).details[-1].endswith("this is the last.")

@@ -51,7 +51,9 @@ def test_networks_of_different_accuracy_are_compared_by_what_they_lose():
     assert list(first.y) == pytest.approx(list(second.y))
     assert figure.layout.yaxis.range[0] > figure.layout.yaxis.range[1]
     assert labels(figure) == ["perfect memory", "0.5 lost", "2 lost"]
-    assert labels(front_figure(comparison)) == ["perfect memory 95.00 %", "perfect memory 99.00 %"]
+    assert labels(front_figure(comparison)) == ["perfect memory 99.00 %", "perfect memory 95.00 %"]
+    near = front_comparison(front("one"), front("other", ideal=0.988))
+    assert labels(front_figure(near)) == ["perfect memory 99.00 %"]
 
 
 @pytest.mark.parametrize("view", ["accuracy", "lost", "mse"])

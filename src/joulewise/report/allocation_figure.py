@@ -22,6 +22,7 @@ from joulewise.report.style import (
     OTHER,
     WEIGHTS,
     empty_figure,
+    micro,
     plain,
     short_name,
     si,
@@ -185,7 +186,10 @@ class _Scale:
         pad = 0.12 * (high - low) or 0.1 * abs(high) or 1.0
         axis["range"] = [low - pad, high + pad]
         if ticks := self.ticks():
-            axis |= {"tickvals": ticks, "ticktext": [plain(self.knob.text(t)) for t in ticks]}
+            axis |= {
+                "tickvals": ticks,
+                "ticktext": [plain(micro(self.knob.text(t))) for t in ticks],
+            }
         return axis
 
     def colour(self, point: float) -> float:
@@ -201,12 +205,12 @@ class _Scale:
             count = len(self.levels)
             shown = sample_colorscale(_SCALE, [k / max(count - 1, 1) for k in range(count)])
             steps = [[(k + end) / count, shown[k]] for k in range(count) for end in (0, 1)]
-            written = [plain(self.knob.text(level)) for level in self.levels]
+            written = [plain(micro(self.knob.text(level))) for level in self.levels]
             bar |= {"tickvals": list(range(count)), "ticktext": written}
             return {"colorscale": steps, "zmin": -0.5, "zmax": count - 0.5, "colorbar": bar}
         if ticks := self.ticks():
             bar["tickvals"] = [self.colour(tick) for tick in ticks]
-            bar["ticktext"] = [plain(self.knob.text(tick)) for tick in ticks]
+            bar["ticktext"] = [plain(micro(self.knob.text(tick))) for tick in ticks]
         ends = {"zmin": self.colour(self.low), "zmax": self.colour(self.high)}
         return {"colorscale": _SCALE, "colorbar": bar, **ends}
 
@@ -237,8 +241,8 @@ def points_in_words(points: tuple[float, ...], knob: Knob) -> str:
         ('eta 0.500', 'eta 0.250 0.500 (low bits first)')
     """
     if len(points) == 1:
-        return knob.named(points[0])
-    written = " ".join(knob.text(point) for point in points)
+        return micro(knob.named(points[0]))
+    written = " ".join(micro(knob.text(point)) for point in points)
     return f"{knob.name} {written} (low bits first)"
 
 
@@ -273,12 +277,14 @@ def _heat_map(shares: list[TensorShare], planes: int, scale: _Scale, panels: _Pa
     for plane in range(planes):
         points = [row[plane] for row in rows]
         z.append([None if point is None else scale.colour(point) for point in points])
-        cells.append(["" if point is None else plain(scale.knob.text(point)) for point in points])
+        cells.append(
+            ["" if point is None else plain(micro(scale.knob.text(point))) for point in points]
+        )
         hovers.append(
             [
                 ""
                 if point is None
-                else f"<b>{names[plane]}</b>: {plain(scale.knob.named(point))}<br>{text}"
+                else f"<b>{names[plane]}</b>: {plain(micro(scale.knob.named(point)))}<br>{text}"
                 for point, text in zip(points, texts, strict=True)
             ]
         )

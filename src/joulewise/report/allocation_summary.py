@@ -226,7 +226,7 @@ def _over(part: float, whole: float) -> float:
 
 
 def attempt_cells(found: Allocation, attempt: Attempt) -> list[str]:
-    """One plan on fresh chips as a row: energy, chips, bound, confidence, whether it holds.
+    """One plan on fresh chips as a row: energy, chips, bound, confidence, whether it holds, taken.
 
     Args:
         found: The allocation that it was tried for.
@@ -243,6 +243,7 @@ def attempt_cells(found: Allocation, attempt: Attempt) -> list[str]:
         bound,
         format_percent(attempt.confidence),
         _HOLDS[attempt.holds],
+        "this plan" if found.simulation and found.simulation.seed == attempt.seed else "",
     ]
 
 
@@ -257,8 +258,8 @@ def allocation_answer(record: AllocationRecord) -> Answer:
     details = _who(tensor_shares(record, found), shift)
     if len(found.attempts) > 1:
         details.append(
-            f"It took {len(found.attempts)} attempts, each on chips of its own: cheaper plans were "
-            "not shown to hold."
+            f"{len(found.attempts)} plans were tried, each on fresh chips of its own; this is the "
+            f"{'cheapest that held' if found.holds else 'last'}."
         )
     if found.goal["goal"] == "EnergyGoal":
         return Answer(sentence=_within_energy(record), details=tuple(details))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -15,6 +16,7 @@ from joulewise.report.fronts_summary import (
     plan_in_words,
 )
 from joulewise.report.style import OTHER, Style, empty_figure, plain, si, style_of
+from joulewise.report.summary import points
 from joulewise.simulation import Interval
 from joulewise.study import FrontComparison, FrontRecord
 from joulewise.units import format_percent
@@ -26,6 +28,8 @@ View = Literal["accuracy", "lost", "mse"]
 
 # Accuracy below the lowest perfect-memory accuracy that the chart still shows.
 _WINDOW = 0.12
+# Points between lines that can both be written on.
+_APART = 0.5
 
 
 def front_figure(comparison: FrontComparison, view: View = "accuracy") -> go.Figure:
@@ -163,7 +167,7 @@ def _crossings(front: FrontRecord, style: Style, view: View) -> go.Scatter:
         showlegend=False,
         legendgroup=style.group,
         text=[
-            f"<b>{style.name}</b><br>{100 * one.drop:g} points lost at {place:.1f} % of reliable"
+            f"<b>{style.name}</b><br>{points(one.drop)} lost at {place:.1f} % of reliable"
             for one, place in zip(found, x, strict=True)
         ],
         hovertemplate="%{text}<extra></extra>",
@@ -212,7 +216,12 @@ def _levels(comparison: FrontComparison, view: View) -> list[tuple[float, str]]:
         ideal = 100 * front_ideal(comparison.fronts[0])
         below = [(ideal - drop, label) for drop, label in drops]
         return [(ideal, f"perfect memory {ideal:.2f} %"), *below]
-    ideals = sorted({100 * front_ideal(front) for front in comparison.fronts})
-    # Of several networks the lines would be written on top of each other.
-    lines = [(ideal, f"perfect memory {ideal:.2f} %") for ideal in ideals]
+    ideals = sorted({100 * front_ideal(front) for front in comparison.fronts}, reverse=True)
+    # Of several networks there is no room for what is written on every line.
+    lines: list[tuple[float, str]] = []
+    written = math.inf
+    for ideal in ideals:
+        apart = written - ideal > _APART
+        lines.append((ideal, f"perfect memory {ideal:.2f} %" if apart else ""))
+        written = ideal if apart else written
     return lines + [(ideal - drop, "") for ideal in ideals for drop, _ in drops]

@@ -20,6 +20,7 @@ __all__ = [
     "WEIGHTS",
     "Style",
     "empty_figure",
+    "micro",
     "plain",
     "short_name",
     "si",
@@ -91,4 +92,9 @@ def style_of(index: int, name: str) -> Style:
 
 def si(joules: float) -> str:
     """Joules as print has them, with a Greek micro."""
-    return format_si(joules, "J").replace(" u", " µ")
+    return micro(format_si(joules, "J"))
+
+
+def micro(figures: str) -> str:
+    """Figures with their units, with a Greek micro."""
+    return figures.replace(" u", " µ")
