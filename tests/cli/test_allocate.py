@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from html_page import Page
+
 QUICK = ("--model", "mlp", "--images", "200", "--samples", "64", "--chips", "30")
 
 
@@ -14,10 +16,16 @@ def test_a_plan_is_made_and_simulated(run, trained, tmp_path):
     )
     assert code == 0, err
     assert "against one point" in said and "The plan" in said
+    assert f"The report, for a browser: {out / 'report.html'}" in " ".join(said.split())
+    assert {path.name for path in out.iterdir()} == {"plan.json", "allocation.json", "report.html"}
     record = json.loads((out / "allocation.json").read_text())
     assert [found["granularity"]["per"] for found in record["allocations"]] == ["network", "tensor"]
     plan = json.loads((out / "plan.json").read_text())
     assert plan["note"]["holds"] is True
+    page = Page((out / "report.html").read_text())
+    assert json.loads(page.script("joulewise-record")) == record
+    json.loads(page.script("joulewise-figures"), parse_constant=pytest.fail)
+    assert "was shown to hold on 30 fresh chips" in page.text
     code, said, err = run(
         "simulate", "--model", "mlp", "--weights", trained, "--images", 200, "--chips", 30,
         "--plan", out / "plan.json", "--json",
@@ -58,6 +66,7 @@ def test_out_of_reach_is_exit_code_3_with_the_best_plan(run, trained, tmp_path):
     assert "NOT SHOWN" in said
     plan = json.loads((tmp_path / "plan.json").read_text())
     assert {tensor["point"] for tensor in plan["tensors"]} == {1.0}
+    assert "NOT SHOWN to hold: output MSE" in Page((tmp_path / "report.html").read_text()).text
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from html_page import Page
+
 QUICK = ("--images", "150", "--samples", "64", "--chips", "6", "--plans", "4")
 
 
@@ -14,7 +16,11 @@ def test_fronts_of_several_kinds(run, trained, tmp_path):
     )  # fmt: skip
     assert code == 0, err
     assert "0.5 points lost" in out and "net, tensor and bit plane" in out
+    assert f"The report, for a browser: {tmp_path / 'report.html'}" in out
     record = json.loads((tmp_path / "pareto.json").read_text())
+    page = Page((tmp_path / "report.html").read_text())
+    assert json.loads(page.script("joulewise-record")) == record
+    json.loads(page.script("joulewise-figures"), parse_constant=pytest.fail)
     assert [front["name"] for front in record["fronts"]] == [
         "net, one point", "net, tensor", "net, tensor and bit plane",
     ]  # fmt: skip

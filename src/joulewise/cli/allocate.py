@@ -14,11 +14,11 @@ from joulewise.cli.compare import ready
 from joulewise.units import format_percent, format_point, format_si
 
 if TYPE_CHECKING:
-    from joulewise.allocation import Allocation, Granularity
+    from joulewise.allocation import Allocation
     from joulewise.placement import Placement
     from joulewise.study import AllocationRecord
 
-__all__ = ["allocate", "granularity_name"]
+__all__ = ["allocate"]
 
 # What a shell sees where the goal was not shown to hold: the plan is the best that there is.
 _OUT_OF_REACH = 3
@@ -56,9 +56,9 @@ def allocate(
     common: Annotated[
         bool, typer.Option(help="allocate one point for all as well, to compare with")
     ] = True,
-    out: Annotated[Path | None, typer.Option(help="folder for plan.json and allocation.json")] = (
-        None
-    ),
+    out: Annotated[
+        Path | None, typer.Option(help="folder for plan.json, allocation.json and report.html")
+    ] = None,
     confidence: Annotated[float, typer.Option(help="that the goal holds, percent")] = 95.0,
     samples: Annotated[int, typer.Option(help="images to predict with")] = 512,
     chips: Annotated[
@@ -142,9 +142,10 @@ def _asked(
 def _present(
     record: AllocationRecord, placement: Placement, folder: Path | None, json: bool
 ) -> None:
-    """Write the plan and the record, and print the result."""
+    """Write the plan, the record and the report, and print the result."""
     from joulewise.files import write_atomically
     from joulewise.placement import PlanFile
+    from joulewise.report import write_allocation_report
 
     last = record.allocations[-1]
     if folder is not None:
@@ -157,6 +158,7 @@ def _present(
         }
         PlanFile.of(placement, last.points, note).write(folder / "plan.json")
         write_atomically(folder / "allocation.json", record.model_dump_json(indent=1))
+        write_allocation_report(record, folder / "report.html")
     if json:
         typer.echo(record.model_dump_json(indent=2))
         return
@@ -164,9 +166,12 @@ def _present(
     _print_plan(record, last)
     if folder is not None:
         typer.echo(f"The plan: {folder / 'plan.json'}")
+        typer.echo(f"The report, for a browser: {folder / 'report.html'}")
 
 
 def _print_allocations(record: AllocationRecord) -> None:
+    from joulewise.report import granularity_name
+
     columns = ["a point for each", "memory energy", "of reliable", "against one point", "holds"]
     columns += ["accuracy, 95 % interval", "output MSE, predicted", "simulated"]
     rows = []
@@ -219,17 +224,6 @@ def _print_plan(record: AllocationRecord, found: Allocation) -> None:
     console.print_table("The plan", columns, rows)
 
 
-def granularity_name(granularity: Granularity) -> str:
-    """What has a point of its own, in words."""
-    each = {"network": "one point", "role": "role", "tensor": "tensor"}[granularity.per]
-    parts = [each + (" and bit plane" if granularity.bit_planes else "")]
-    if granularity.rails is not None:
-        parts.append(f"{granularity.rails} rails")
-    if granularity.levels:
-        parts.append(f"of {len(granularity.levels)} levels")
-    return ", ".join(parts)
-
-
 def _accuracy(found: Allocation) -> str:
     simulation = found.simulation
     if simulation is None or not simulation.accuracy:
@@ -241,17 +235,11 @@ def _accuracy(found: Allocation) -> str:
 
 def _said(record: AllocationRecord) -> str:
     """The goal, and on how many chips it was shown."""
+    from joulewise.report import goal_in_words
+
     found = record.allocations[-1]
-    goal = found.goal
-    sentence = {
-        "MeanGoal": lambda: f"mean accuracy {100 * goal['accuracy']:.2f} % or more",
-        "YieldGoal": lambda: (
-            f"{100 * goal['share']:g} % of chips with {100 * goal['accuracy']:.2f} % or more"
-        ),
-        "ErrorGoal": lambda: f"output MSE {goal['mse']:.3g} or less",
-        "EnergyGoal": lambda: f"{100 * goal['energy']:g} % of the energy or less",
-    }[goal["goal"]]()
+    sentence = goal_in_words(found.goal)
     if found.simulation is None:
         return sentence
-    sure = "" if goal["goal"] == "EnergyGoal" else f", {100 * found.confidence:g} % sure"
+    sure = "" if found.goal["goal"] == "EnergyGoal" else f", {100 * found.confidence:g} % sure"
     return f"{sentence}, {found.simulation.chips} fresh chips{sure}"

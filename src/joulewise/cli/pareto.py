@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from joulewise.cli import console, options, placing
-from joulewise.cli.allocate import granularity_name
 from joulewise.cli.compare import network_of, ready
 from joulewise.units import format_percent, format_si
 
@@ -34,7 +33,7 @@ def pareto(
     drop: options.Drops = None,
     plans: Annotated[int, typer.Option(help="plans in a front")] = 10,
     out: Annotated[
-        Path | None, typer.Option(help="folder for pareto.json, which holds every plan")
+        Path | None, typer.Option(help="folder for pareto.json, with every plan, and report.html")
     ] = None,
     samples: Annotated[int, typer.Option(help="images to predict with")] = 512,
     chips: options.Chips = 50,
@@ -54,6 +53,7 @@ def pareto(
     console.start(threads)
     from joulewise.allocation import Granularity
     from joulewise.data import load_data
+    from joulewise.report import granularity_name
     from joulewise.study import Runner, compare_fronts
 
     specs = placing.placement_specs(placed)
@@ -88,14 +88,18 @@ def pareto(
         )
     if folder is not None:
         from joulewise.files import write_atomically
+        from joulewise.report import write_fronts_report
 
         write_atomically(folder / "pareto.json", comparison.model_dump_json(indent=1))
+        write_fronts_report(comparison, folder / "report.html")
     if json:
         typer.echo(comparison.model_dump_json(indent=2))
         return
     _print_within(comparison)
     for front in comparison.fronts:
         _print_front(front)
+    if folder is not None:
+        typer.echo(f"The report, for a browser: {folder / 'report.html'}")
 
 
 def _print_within(comparison: FrontComparison) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from joulewise.report.arms_figure import arms_figure, shows_intervals
 from joulewise.report.arms_summary import ArmRow, arm_rows, arms_answer, arms_knob
 from joulewise.report.html import render_page, standard_error, write_page
-from joulewise.report.provenance import about_device, device_facts, recipe_facts
+from joulewise.report.provenance import about_device, device_facts, recipe_facts, run_facts
 from joulewise.simulation import mean_interval
 from joulewise.study import ArmComparison, ArmRecord
 
@@ -34,6 +34,7 @@ def render_arms(comparison: ArmComparison) -> str:
         "arms.html.j2",
         comparison,
         {"accuracy": arms_figure(comparison)},
+        run=run_facts(comparison),
         title=f"Ways to train {comparison.model} on {comparison.data}",
         answer=arms_answer(comparison),
         first=comparison.first.name,

@@ -8,7 +8,15 @@ import plotly.graph_objects as go
 
 from joulewise.report.forecasts import Layer, LayerShares, Pair, hover, pairs
 from joulewise.report.knob import Knob
-from joulewise.report.style import ACTIVATIONS, WEIGHTS, Style, empty_figure, plain, style_of
+from joulewise.report.style import (
+    ACTIVATIONS,
+    WEIGHTS,
+    Style,
+    empty_figure,
+    plain,
+    short_name,
+    style_of,
+)
 from joulewise.study import Comparison
 from joulewise.units import format_percent
 
@@ -19,8 +27,6 @@ MOST_LAYERS = 40
 
 _GREY = "#909090"
 _TICKS = (0.0, 0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0)
-# What fits beside bars on a phone.
-_MOST_LETTERS, _LAST_LETTERS = 26, 16
 
 
 def agreement_figure(comparison: Comparison) -> go.Figure:
@@ -130,7 +136,7 @@ def layers_figure(shares: LayerShares) -> go.Figure:
         xaxis={"title": {"text": "Share (%)"}, "rangemode": "tozero"},
         yaxis={
             "tickvals": list(range(len(layers))),
-            "ticktext": [plain(_short(layer.placed.name)) + " " for layer in layers],
+            "ticktext": [plain(short_name(layer.placed.name)) + " " for layer in layers],
             "range": [len(layers) - 0.4, -0.6],
             "showgrid": False,
             "fixedrange": True,
@@ -143,14 +149,6 @@ def _drawn(layers: tuple[Layer, ...]) -> list[Layer]:
     ranked = sorted(layers, key=lambda layer: max(layer.error_share, layer.energy_share))
     chosen = {layer.placed.name for layer in ranked[-MOST_LAYERS:]}
     return [layer for layer in layers if layer.placed.name in chosen]
-
-
-def _short(name: str) -> str:
-    """A long name without its middle: blocks differ at the start, layers of a block at the end."""
-    if len(name) <= _MOST_LETTERS:
-        return name
-    start, end = name[: _MOST_LETTERS - _LAST_LETTERS - 1], name[-_LAST_LETTERS:]
-    return f"{start.rstrip('.')}…{end.lstrip('.')}"
 
 
 def _bars(

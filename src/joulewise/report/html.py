@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,31 +16,39 @@ from plotly.offline import get_plotlyjs
 
 from joulewise.errors import InputError, refuse
 from joulewise.files import write_atomically
-from joulewise.report.provenance import run_facts
-from joulewise.study import ArmComparison, Comparison
+from joulewise.report.provenance import Fact
+from joulewise.study import AllocationRecord, ArmComparison, Comparison, FrontComparison
 
 __all__ = ["render_page", "standard_error", "write_page"]
 
+_Record = Comparison | ArmComparison | AllocationRecord | FrontComparison
+
 
 def render_page(
-    name: str, comparison: Comparison | ArmComparison, figures: Mapping[str, go.Figure], **said: Any
+    name: str,
+    record: _Record,
+    figures: Mapping[str, go.Figure],
+    *,
+    run: Sequence[Fact],
+    **said: Any,
 ) -> str:
     """A page of charts, tables and the record itself.
 
     Args:
         name: Of a template of this room.
-        comparison: The record.
+        record: What the page is about.
         figures: By the names that the template's slots show.
+        run: How the record was made.
         **said: What else the template says.
     """
     charts = {slot: figure.to_plotly_json() for slot, figure in figures.items()}
     return _template(name).render(
-        version=comparison.environment.joulewise,
-        comparison=comparison,
-        run=run_facts(comparison),
+        version=record.environment.joulewise,
+        comparison=record,
+        run=run,
         plotly=Markup(get_plotlyjs()),  # noqa: S704
         figures=_script_json(json.dumps(charts)),
-        record=_script_json(comparison.model_dump_json()),
+        record=_script_json(record.model_dump_json()),
         **said,
     )
 

@@ -25,6 +25,7 @@ from joulewise.report.provenance import (
     about_devices,
     devices,
     network_facts,
+    run_facts,
     training_facts,
 )
 from joulewise.report.summary import answer, iso_rows, several_devices
@@ -62,6 +63,7 @@ def render(comparison: Comparison) -> str:
         "comparison.html.j2",
         comparison,
         _figures(comparison),
+        run=run_facts(comparison),
         title=_title(comparison),
         answer=said,
         knob=title_of(comparison),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from joulewise.devices.laws import HOROWITZ_SRAM_BIT_J
-from joulewise.study import ArmComparison, Comparison, ContenderRecord
+from joulewise.study import ArmComparison, Comparison, ContenderRecord, Environment
 from joulewise.training import TrainingRecord
 from joulewise.units import format_percent, format_si, format_time
 
@@ -16,8 +16,11 @@ __all__ = [
     "NetworkFacts",
     "about_device",
     "about_devices",
+    "asked_facts",
+    "chips_in_words",
     "device_facts",
     "devices",
+    "machine_facts",
     "network_facts",
     "recipe_facts",
     "run_facts",
@@ -78,21 +81,49 @@ class NetworkFacts:
 
 def run_facts(comparison: Comparison | ArmComparison) -> list[Fact]:
     """Command, data, chips, versions and machine."""
-    environment = comparison.environment
-    first, last = comparison.seed, comparison.seed + comparison.chips - 1
-    seeds = f"seeds {first} to {last}" if last > first else f"seed {first}"
+    chips = chips_in_words(comparison.chips, comparison.seed)
     return [
-        Fact("Command", comparison.command or "not recorded"),
-        Fact("Data", f"{comparison.data}, {comparison.images:,} images"),
-        Fact("Chips", f"{comparison.chips:,}, {seeds}; the same at all points, for all networks"),
+        *asked_facts(comparison.command, comparison.data, comparison.images),
+        Fact("Chips", f"{chips}; the same at all points, for all networks"),
         Fact("Multiply-accumulate", _arithmetic(comparison.arithmetic)),
+        *machine_facts(comparison.environment, comparison.seconds),
+    ]
+
+
+def asked_facts(command: str, data: str, images: int) -> list[Fact]:
+    """Command and data of a record."""
+    return [
+        Fact("Command", command or "not recorded"),
+        Fact("Data", f"{data}, {images:,} image{'' if images == 1 else 's'}"),
+    ]
+
+
+def chips_in_words(chips: int, seed: int) -> str:
+    """How many chips, and their seeds.
+
+    Args:
+        chips: 1 or more.
+        seed: Of the first.
+
+    Example:
+        >>> chips_in_words(1, 3), chips_in_words(2000, 0)
+        ('1, seed 3', '2,000, seeds 0 to 1999')
+    """
+    seeds = f"seeds {seed} to {seed + chips - 1}" if chips > 1 else f"seed {seed}"
+    return f"{chips:,}, {seeds}"
+
+
+def machine_facts(environment: Environment, seconds: float | None = None) -> list[Fact]:
+    """Versions, machine and time of a record."""
+    after = "" if seconds is None else f", after {duration(seconds)}"
+    return [
         Fact(
             "Software",
             f"joulewise {environment.joulewise}, Python {environment.python}, "
             f"PyTorch {environment.torch}, NumPy {environment.numpy}",
         ),
         Fact("Machine", f"{environment.machine}; {_count(environment.threads, 'thread')}"),
-        Fact("Finished", f"{_time(environment.finished)}, after {duration(comparison.seconds)}"),
+        Fact("Finished", f"{_time(environment.finished)}{after}"),
     ]
 
 

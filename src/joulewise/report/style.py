@@ -14,12 +14,25 @@ import plotly.graph_objects as go
 
 from joulewise.units import format_si
 
-__all__ = ["ACTIVATIONS", "WEIGHTS", "Style", "empty_figure", "plain", "si", "style_of"]
+__all__ = [
+    "ACTIVATIONS",
+    "OTHER",
+    "WEIGHTS",
+    "Style",
+    "empty_figure",
+    "micro",
+    "plain",
+    "short_name",
+    "si",
+    "style_of",
+]
 
 # Blue, vermillion, bluish green, reddish purple, orange, sky blue.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 SYMBOLS = ("circle", "square", "triangle-up", "diamond-wide", "pentagon", "x")
-WEIGHTS, ACTIVATIONS = "#56B4E9", "#E69F00"
+WEIGHTS, ACTIVATIONS, OTHER = "#56B4E9", "#E69F00", "#909090"
+# What fits beside bars on a phone.
+_MOST_LETTERS, _LAST_LETTERS = 26, 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +72,14 @@ def plain(text: str) -> str:
     return html.escape(text, quote=False)
 
 
+def short_name(name: str) -> str:
+    """A long name without its middle: blocks differ at the start, layers of a block at the end."""
+    if len(name) <= _MOST_LETTERS:
+        return name
+    start, end = name[: _MOST_LETTERS - _LAST_LETTERS - 1], name[-_LAST_LETTERS:]
+    return f"{start.rstrip('.')}…{end.lstrip('.')}"
+
+
 def style_of(index: int, name: str) -> Style:
     """The style of the network at a place in the comparison; a network keeps it in every chart."""
     return Style(
@@ -71,4 +92,9 @@ def style_of(index: int, name: str) -> Style:
 
 def si(joules: float) -> str:
     """Joules as print has them, with a Greek micro."""
-    return format_si(joules, "J").replace(" u", " µ")
+    return micro(format_si(joules, "J"))
+
+
+def micro(figures: str) -> str:
+    """Figures with their units, with a Greek micro."""
+    return figures.replace(" u", " µ")
