@@ -65,6 +65,14 @@ def test_an_energy(placement, split):
     assert found.simulation.mean_mse < common.mean_mse
 
 
+@pytest.mark.parametrize("budget", [0.1, 0.17, 0.25])
+def test_an_energy_so_low_that_gradients_of_reliable_plans_mislead(placement, split, budget):
+    found = allocate(placement, split, max_energy=budget, chips=30, samples=128)
+    common = simulate(placement, split, eta=budget, chips=30)
+    assert 0.98 * budget <= found.energy.normalised <= budget
+    assert found.simulation.mse_interval(1 - 1e-4).high < common.mse_interval(1 - 1e-4).low
+
+
 def test_verification_corrects_a_prediction_that_is_off(placement, split, monkeypatch):
     """Without a search, a plan that was predicted wrongly is refused by fresh chips."""
     plain = surrogate.ErrorModel.parts

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from joulewise.allocation import CoDesign, Granularity, alternating, co_design
+from joulewise.allocation import CoDesign, alternating, co_design
 from joulewise.devices import SRAM
 from joulewise.errors import InputError
 from joulewise.placement import place
@@ -24,11 +24,11 @@ def fresh(network, digits):
 
 
 def test_it_needs_less_energy_for_the_accuracy_as_given(fresh, digits):
-    judge = digits.test.subset(300, seed=0)
+    judge = digits.test.subset(200, seed=0)
     given = accuracy(fresh.model, judge)
     told = []
     found = co_design(
-        fresh, digits, judge=judge, granularity=Granularity(bit_planes=True), spec=SPEC, rounds=2,
+        fresh, digits, judge=judge, spec=SPEC, rounds=2,
         progress=lambda what, done, expected: told.append(what), **QUICK,
     )  # fmt: skip
     assert found.given_accuracy == given

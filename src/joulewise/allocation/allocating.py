@@ -31,7 +31,7 @@ __all__ = ["allocate"]
 # Chips to choose by: far from the seeds that people simulate with.
 _SEED_OF_TRIALS = 1 << 44
 _ATTEMPTS, _STEP_BACK = 6, 0.8
-_PASSES = 3
+_PASSES, _PARTS = 3, (1.0, 0.5, 0.25)
 # From one attempt to the next: the longest way, in logarithms of the error; standard deviations
 # beyond what would just hold; and the energy that another attempt has to save.
 _LONGEST, _SPARE, _WORTH_IT = math.log(3.0), 1.2, 0.02
@@ -211,11 +211,7 @@ class _Run:
         """The least predicted error within an energy."""
         budget = self.asked.max_energy
         assert budget is not None
-        shares = None
-        for _ in range(_PASSES):
-            planner = self.surveyor.around(shares)
-            shares = planner.best(budget)
-        assert shares is not None
+        planner, shares = self._best_within(budget)
         spent = self._spent(shares)
         if spent > budget:  # what a table of energies was off by
             shares = planner.best(budget * 0.999 * budget / spent, shares)
@@ -230,6 +226,27 @@ class _Run:
             holds=spent <= budget * (1 + 1e-9),
         )
 
+    def _best_within(self, budget: float) -> tuple[Planner, Tensor]:
+        """The least error within an energy, and a planner around about there.
+
+        Gradients of one plan can be wrong about another, far off: a plan is taken only if the error
+        model around it agrees that it is better, else one that is less far away.
+        """
+        shares = self.surveyor.around().common_within(budget)
+        planner = self.surveyor.around(shares)
+        for _ in range(_PASSES):
+            wanted = planner.best(budget)
+            restricted = self.surveyor.granularity.rails or self.surveyor.granularity.levels
+            for part in _PARTS[: 1 if restricted else None]:
+                tried = shares + part * (wanted - shares)
+                around = self.surveyor.around(tried)
+                if around.mse(tried) < planner.mse(shares):
+                    planner, shares = around, tried
+                    break
+            else:
+                break
+        return planner, shares
+
     def _spent(self, shares: Tensor) -> float:
         return energy(
             self.surveyor.placement, self.surveyor.variables.exact_plan(shares)
@@ -237,13 +254,13 @@ class _Run:
 
     def within_goal(self) -> Allocation:
         """The least energy that holds a goal."""
-        planner = self.surveyor.around()
         if not self.chips:
-            return self._unsimulated(planner)
+            return self._unsimulated()
         few = max(10, self.chips // 10)
-        ideal = self._simulated(planner.reliable, few, _SEED_OF_TRIALS)
+        ideal = self._simulated(self.surveyor.reliable, few, _SEED_OF_TRIALS)
         goal = self.asked.goal(ideal.ideal_accuracy)
         limit = self._first_limit(goal, ideal)
+        planner = self.surveyor.near(limit)
         found = self._search(planner, goal, few).run(limit)
         if found is None:
             return self._verified(planner, goal, planner.mse(planner.reliable))
@@ -251,12 +268,11 @@ class _Run:
         planner = self.surveyor.around(found.shares)
         return self._verified(planner, goal, planner.mse(found.shares))
 
-    def _unsimulated(self, planner: Planner) -> Allocation:
+    def _unsimulated(self) -> Allocation:
         assert self.asked.max_mse is not None
-        for _ in range(2):
-            shares = planner.cheapest(self.asked.max_mse)
-            planner = self.surveyor.around(shares)
-        shares = planner.cheapest(self.asked.max_mse, shares)
+        planner = self.surveyor.near(self.asked.max_mse)
+        planner = self.surveyor.around(planner.cheapest(self.asked.max_mse))
+        shares = planner.cheapest(self.asked.max_mse)
         out_of_reach = planner.mse(shares) > self.asked.max_mse
         return self._allocation(
             planner,

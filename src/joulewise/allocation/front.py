@@ -80,8 +80,7 @@ def pareto(
     """Plans of least energy over the whole range of errors, all simulated on the same chips.
 
     Predicted errors go in equal ratios from a thousandth to half of the variance that outputs have
-    over samples. Each plan begins where the one before ended; gradients are those around the plan
-    in the middle.
+    over samples. Each plan begins where the one before ended, with gradients of that one.
 
     Args:
         placement: As for `allocate`.
@@ -125,11 +124,14 @@ def pareto(
         progress=tell,
     )
     limits = _limits(surveyor, plans)
-    middle = surveyor.around().cheapest(limits[(plans - 1) // 2])
-    planner = surveyor.around(middle)
+    planner = surveyor.near(limits[0])
     found: list[torch.Tensor] = []
+    predicted: list[float] = []
     for limit in limits:
-        found.append(planner.cheapest(limit, found[-1] if found else None))
+        shares = planner.cheapest(limit, found[-1] if found else None)
+        planner = surveyor.around(shares)
+        found.append(shares)
+        predicted.append(planner.mse(shares))
     chosen = [surveyor.variables.exact_plan(shares) for shares in found]
     simulations = sweep(
         placement,
@@ -146,10 +148,10 @@ def pareto(
             FrontPoint(
                 plan={name: plain_point(point) for name, point in plan.items()},
                 energy=simulation.energy.normalised,
-                predicted_mse=planner.mse(shares),
+                predicted_mse=mse,
                 simulation=simulation,
             )
-            for plan, shares, simulation in zip(chosen, found, simulations, strict=True)
+            for plan, mse, simulation in zip(chosen, predicted, simulations, strict=True)
         ),
         evaluations=surveyor.passes,
     )

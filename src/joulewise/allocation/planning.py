@@ -111,6 +111,18 @@ class Planner:
             self._everywhere(self.common(limit)),
         )
 
+    def common_within(self, budget: float) -> Tensor:
+        """The largest share that all variables may have within an energy, or the least there is."""
+        if self.levels:
+            within = [x for x in self.levels if self.energy(self._everywhere(x)) <= budget]
+            return self._everywhere(max(within, default=min(self.levels)))
+        if self.energy(self.lowest) >= budget:
+            return self.lowest
+        if self.energy(self.reliable) <= budget:
+            return self.reliable
+        beyond = lambda share: self.energy(self._everywhere(share)) - budget  # noqa: E731
+        return self._everywhere(brentq(beyond, 0.0, 1.0))
+
     def best(self, budget: float, start: Tensor | None = None) -> Tensor:
         """The shares of least predicted error whose energy is within a budget.
 
@@ -126,8 +138,7 @@ class Planner:
         if not self.smooth:
             return self._dearest_within(budget, self.reliable)
         if start is None:
-            beyond = lambda share: self.energy(self._everywhere(share)) - budget  # noqa: E731
-            start = self._everywhere(brentq(beyond, 0.0, 1.0))
+            start = self.common_within(budget)
         scale = self.mse(start)
 
         def figures(shares: Tensor) -> tuple[Tensor, Tensor]:

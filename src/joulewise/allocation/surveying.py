@@ -68,6 +68,12 @@ class Surveyor:
                 )
         self._spending = Spending(self.placement)
 
+    @property
+    def reliable(self) -> Tensor:
+        """The most reliable shares that may be chosen."""
+        most = max(self._levels, default=1.0)
+        return torch.full((self.variables.count,), most, dtype=torch.float64)
+
     def around(self, shares: Tensor | None = None) -> Planner:
         """A planner whose gradients are those at some shares.
 
@@ -93,3 +99,12 @@ class Surveyor:
             rails=self.granularity.rails,
             smooth=all(placed.device.smooth for placed in self.placement.placed),
         )
+
+    def near(self, limit: float) -> Planner:
+        """A planner whose gradients are those about where a predicted error is a limit.
+
+        Gradients of one plan can be wrong about another, far off: common points come first.
+        """
+        planner = self.around()
+        planner = self.around(torch.full_like(planner.reliable, planner.common(limit)))
+        return self.around(planner.cheapest(limit))
