@@ -16,6 +16,7 @@ COMMANDS = (
     "simulate",
     "predict",
     "allocate",
+    "co-design",
     "pareto",
     "compare",
     "compare-training",

@@ -5,7 +5,8 @@ options    options that several commands share
 placing    the options of the Memory and Placement panels
 console    tables, progress bars and figures in the terminal
 allocator  memory allocator settings that a CPU run needs
-train, simulate, predict, allocate, pareto, compare, compare_training, demo   one command each
+train, simulate, predict, allocate, co_design, pareto, compare, compare_training, demo
+           one command each
 """
 
 from joulewise.cli.app import main as main

@@ -14,23 +14,19 @@ from joulewise.cli.compare import ready
 from joulewise.units import format_percent, format_point, format_si
 
 if TYPE_CHECKING:
-    from joulewise.allocation import Allocation
+    from joulewise.allocation import Allocation, Granularity
     from joulewise.placement import Placement
     from joulewise.study import AllocationRecord
 
-__all__ = ["allocate"]
+__all__ = ["OUT_OF_REACH", "allocate", "granularity", "present"]
 
 # What a shell sees where the goal was not shown to hold: the plan is the best that there is.
-_OUT_OF_REACH = 3
+OUT_OF_REACH = 3
 _GOAL = "Goal, one of these  [default: --drop 0.5]"
 
 
 def _goal(text: str) -> Any:
     return typer.Option(help=text, rich_help_panel=_GOAL, show_default=False)
-
-
-def _points(text: str, *names: str) -> Any:
-    return typer.Option(*names, help=text, rich_help_panel="What has a point of its own")
 
 
 @placing.places()
@@ -49,21 +45,19 @@ def allocate(
     min_yield: Annotated[
         float | None, _goal("with an accuracy or a drop: percent of the chips, not the mean")
     ] = None,
-    per: Annotated[str, _points("network, role (weights, activations) or tensor")] = "tensor",
-    bit_planes: Annotated[bool, _points("each bit plane, too", "--bit-planes")] = False,
-    rails: Annotated[int | None, _points("points in use, to be chosen")] = None,
-    point: Annotated[list[float] | None, _points("a point that may be used; repeat it")] = None,
+    per: options.Per = "tensor",
+    bit_planes: options.BitPlanes = False,
+    rails: options.Rails = None,
+    point: options.Points = None,
     common: Annotated[
         bool, typer.Option(help="allocate one point for all as well, to compare with")
     ] = True,
     out: Annotated[
         Path | None, typer.Option(help="folder for plan.json, allocation.json and report.html")
     ] = None,
-    confidence: Annotated[float, typer.Option(help="that the goal holds, percent")] = 95.0,
-    samples: Annotated[int, typer.Option(help="images to predict with")] = 512,
-    chips: Annotated[
-        int, typer.Option(min=0, help="fresh chips that a plan is shown to hold on")
-    ] = 200,
+    confidence: options.Confidence = 95.0,
+    samples: options.Samples = 512,
+    chips: options.FreshChips = 200,
     images: options.Images = None,
     seed: options.Seed = 0,
     threads: options.Threads = 0,
@@ -87,12 +81,7 @@ def allocate(
 
     spec = placing.placement_spec(placed)
     goal = _asked(drop, min_accuracy, max_mse, max_energy, min_yield)
-    chosen = Granularity(
-        per=per,  # type: ignore[arg-type]
-        bit_planes=bit_planes,
-        rails=rails,
-        levels=tuple(point or ()),
-    )
+    chosen = granularity(per, bit_planes, rails, point)
     all_alike = Granularity(per="network")
     folder = ready(out)
     network = options.trained_network(model, weights, seed)
@@ -114,9 +103,23 @@ def allocate(
             seed=seed,
             **goal,
         )
-    _present(record, contender.placement, folder, json)
+    present(record, contender.placement, folder, json)
     if record.allocations[-1].holds is False:
-        raise typer.Exit(_OUT_OF_REACH)
+        raise typer.Exit(OUT_OF_REACH)
+
+
+def granularity(
+    per: str, bit_planes: bool, rails: int | None, points: list[float] | None
+) -> Granularity:
+    """What has a point of its own, from the options."""
+    from joulewise.allocation import Granularity
+
+    return Granularity(
+        per=per,  # type: ignore[arg-type]
+        bit_planes=bit_planes,
+        rails=rails,
+        levels=tuple(points or ()),
+    )
 
 
 def _asked(
@@ -139,10 +142,24 @@ def _asked(
     return goal | ({} if max_mse is None else {"max_mse": max_mse})
 
 
-def _present(
-    record: AllocationRecord, placement: Placement, folder: Path | None, json: bool
+def present(
+    record: AllocationRecord,
+    placement: Placement,
+    folder: Path | None,
+    json: bool,
+    name: str = "allocation",
+    against: str = "one point",
 ) -> None:
-    """Write the plan, the record and the report, and print the result."""
+    """Write the plan, the record and the report, and print the result.
+
+    Args:
+        record: What was found; the last allocation is the result.
+        placement: That it is of.
+        folder: Where to write to; None for nowhere.
+        json: Print the record as it is.
+        name: Of the record's file.
+        against: What the first allocation is.
+    """
     from joulewise.files import write_atomically
     from joulewise.placement import PlanFile
     from joulewise.report import write_allocation_report
@@ -157,22 +174,22 @@ def _present(
             "memory_energy_normalised": last.energy.normalised,
         }
         PlanFile.of(placement, last.points, note).write(folder / "plan.json")
-        write_atomically(folder / "allocation.json", record.model_dump_json(indent=1))
+        write_atomically(folder / f"{name}.json", record.model_dump_json(indent=1))
         write_allocation_report(record, folder / "report.html")
     if json:
         typer.echo(record.model_dump_json(indent=2))
         return
-    _print_allocations(record)
+    _print_allocations(record, against)
     _print_plan(record, last)
     if folder is not None:
         typer.echo(f"The plan: {folder / 'plan.json'}")
         typer.echo(f"The report, for a browser: {folder / 'report.html'}")
 
 
-def _print_allocations(record: AllocationRecord) -> None:
+def _print_allocations(record: AllocationRecord, against: str) -> None:
     from joulewise.report import granularity_name
 
-    columns = ["a point for each", "memory energy", "of reliable", "against one point", "holds"]
+    columns = ["a point for each", "memory energy", "of reliable", f"against {against}", "holds"]
     columns += ["accuracy, 95 % interval", "output MSE, predicted", "simulated"]
     rows = []
     for number, found in enumerate(record.allocations):

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from joulewise import __version__
 from joulewise.cli.allocate import allocate
+from joulewise.cli.co_design import co_design
 from joulewise.cli.compare import compare
 from joulewise.cli.compare_training import compare_training
 from joulewise.cli.demo import demo
@@ -47,7 +48,9 @@ def _interruptible(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-for command in (demo, train, simulate, predict, allocate, pareto, compare, compare_training):
+for command in (
+    demo, train, simulate, predict, allocate, co_design, pareto, compare, compare_training,
+):  # fmt: skip
     app.command()(_interruptible(command))
 
 

@@ -51,6 +51,24 @@ Drops = Annotated[
 Threads = Annotated[
     int, typer.Option("--threads", min=0, help="CPU threads; 0 leaves the choice to torch")
 ]
+_POINTS = "What has a point of its own"
+Per = Annotated[
+    str,
+    typer.Option(help="network, role (weights, activations) or tensor", rich_help_panel=_POINTS),
+]
+BitPlanes = Annotated[
+    bool, typer.Option("--bit-planes", help="each bit plane, too", rich_help_panel=_POINTS)
+]
+Rails = Annotated[
+    int | None, typer.Option(help="points in use, to be chosen", rich_help_panel=_POINTS)
+]
+Points = Annotated[
+    list[float] | None,
+    typer.Option(help="a point that may be used; repeat it", rich_help_panel=_POINTS),
+]
+Confidence = Annotated[float, typer.Option(help="that the goal holds, percent")]
+Samples = Annotated[int, typer.Option(help="images to predict with")]
+FreshChips = Annotated[int, typer.Option(min=0, help="fresh chips that a plan is shown to hold on")]
 Eta = Annotated[
     list[float] | None,
     typer.Option("--eta", help="energy of an access over a reliable one; repeat it"),
