@@ -2,14 +2,21 @@
 
 import pytest
 
-from joulewise.allocation import EnergyAtGoal, Granularity
+from joulewise.allocation import CoDesign, EnergyAtGoal, Granularity, Round
 from joulewise.report import (
     allocation_answer,
     allocation_rows,
     goal_in_words,
     granularity_name,
+    render_allocation,
 )
-from joulewise.report.allocation_summary import attempt_cells, granularity_words, tensor_shares
+from joulewise.report.allocation_summary import (
+    attempt_cells,
+    granularity_words,
+    round_cells,
+    tensor_shares,
+)
+from joulewise.study import CoDesignRecord
 from report_records import allocation, allocation_record
 
 ENERGY = {"goal": "EnergyGoal", "energy": 0.3}
@@ -137,3 +144,27 @@ def test_more_attempts_are_told_of_and_which_one_it_is():
     assert [attempt_cells(found, attempt)[-1] for attempt in found.attempts] == ["this plan", ""]
     lost = found.model_copy(update={"holds": False})
     assert allocation_answer(allocation_record(lost)).details[-1].endswith("this is the last.")
+
+
+def test_a_co_design_is_against_the_network_as_it_was_given():
+    plain = allocation_record()
+    turns = [
+        Round(training=None, training_energy=None, allocation=plain.allocations[0], kept=True),
+        Round(training=None, training_energy=0.4, allocation=plain.allocations[1], kept=False),
+    ]
+    design = CoDesign(
+        given_accuracy=0.98,
+        min_accuracy=0.975,
+        rounds=tuple(turns),
+        allocation=plain.allocations[1],
+    )
+    record = CoDesignRecord(**dict(plain), design=design)
+    said = allocation_answer(record).sentence
+    assert said.startswith("A point for each tensor, trained for it, saves 70.0 %")
+    assert "against the network as it was given where both" in said
+    assert [row.granularity for row in allocation_rows(record)] == ["as given", "co-designed"]
+    assert [cells[-1] for cells in round_cells(record)] == ["yes", "no"]
+    assert round_cells(plain) == []
+    page = render_allocation(record)
+    assert "Training and allocation, in turns" in page and ">As given<" in page
+    assert "Training and allocation, in turns" not in render_allocation(plain)

@@ -247,7 +247,15 @@ class _Turns:
 
 
 def _better(found: Allocation, best: Allocation) -> bool:
-    """Whether it holds at less energy, or holds where the best does not."""
+    """Whether it holds at less energy, or holds where the best does not.
+
+    Where both are known it is the energy at which the goal is just met that counts: how much is
+    left over beyond it is chance.
+    """
     if not found.holds:
         return False
-    return not best.holds or found.energy.normalised < best.energy.normalised
+    if not best.holds:
+        return True
+    if found.at_goal is None or best.at_goal is None:
+        return found.energy.normalised < best.energy.normalised
+    return found.at_goal.energy < best.at_goal.energy

@@ -11,11 +11,12 @@ from joulewise.report.allocation_figure import allocation_figure
 from joulewise.report.allocation_summary import (
     allocation_answer,
     allocation_knob,
+    allocation_name,
     allocation_rows,
+    allocation_words,
     attempt_cells,
     goal_in_words,
-    granularity_name,
-    granularity_words,
+    round_cells,
     tensor_shares,
 )
 from joulewise.report.html import render_page, standard_error, write_page
@@ -28,7 +29,7 @@ from joulewise.report.provenance import (
     device_facts,
     machine_facts,
 )
-from joulewise.study import AllocationRecord
+from joulewise.study import AllocationRecord, CoDesignRecord
 from joulewise.units import format_percent
 
 __all__ = ["render_allocation", "write_allocation_report"]
@@ -64,7 +65,8 @@ def render_allocation(record: AllocationRecord) -> str:
         goal=goal_in_words(last.goal),
         kind=last.goal["goal"],
         rows=allocation_rows(record),
-        first=granularity_words(record.allocations[0].granularity),
+        first=allocation_words(record, 0),
+        rounds=round_cells(record),
         plans=[_plan(record, index) for index in range(len(record.allocations))],
         confidence=f"{100 * last.confidence:g}",
         miss=f"{100 * (1 - last.confidence):.3g}",
@@ -91,14 +93,22 @@ def _plan(record: AllocationRecord, index: int) -> dict[str, Any]:
     found, knob = record.allocations[index], allocation_knob(record)
     return {
         "index": index,
-        "name": granularity_name(found.granularity),
-        "words": granularity_words(found.granularity),
+        "name": allocation_name(record, index),
+        "words": allocation_words(record, index),
+        "button": _button(record, index),
         "planes": any(isinstance(point, tuple) for point in found.plan.values()),
         "shift": format_percent(found.predicted_shift / (found.predicted_mse or 1.0), 1),
         "levels": _levels(found, knob),
         "attempts": [attempt_cells(found, attempt) for attempt in found.attempts],
         "tensors": _tensors(record, found),
     }
+
+
+def _button(record: AllocationRecord, index: int) -> str:
+    """What the plan is called where one of them is chosen."""
+    if isinstance(record, CoDesignRecord):
+        return allocation_name(record, index)
+    return allocation_words(record, index).removeprefix("a point for ")
 
 
 def _levels(found: Allocation, knob: Knob) -> str:

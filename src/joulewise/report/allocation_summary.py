@@ -10,7 +10,7 @@ from joulewise.allocation import Allocation, Attempt, Granularity
 from joulewise.report.knob import Knob, unit_of
 from joulewise.report.summary import Answer, percent
 from joulewise.simulation import Simulation
-from joulewise.study import AllocationRecord, PlacedRecord
+from joulewise.study import AllocationRecord, CoDesignRecord, PlacedRecord
 from joulewise.units import format_percent, format_si
 
 __all__ = [
@@ -18,11 +18,14 @@ __all__ = [
     "TensorShare",
     "allocation_answer",
     "allocation_knob",
+    "allocation_name",
     "allocation_rows",
+    "allocation_words",
     "attempt_cells",
     "goal_in_words",
     "granularity_name",
     "granularity_words",
+    "round_cells",
     "tensor_shares",
 ]
 
@@ -150,6 +153,52 @@ def goal_in_words(goal: Mapping[str, Any]) -> str:
     return f"{100 * goal['energy']:g} % of the energy of a reliable memory or less"
 
 
+def allocation_name(record: AllocationRecord, index: int) -> str:
+    """What an allocation differs from the others by: what has a point, or how it was trained.
+
+    Args:
+        record: The record.
+        index: Of the allocation.
+    """
+    if isinstance(record, CoDesignRecord):
+        return "co-designed" if index else "as given"
+    return granularity_name(record.allocations[index].granularity)
+
+
+def allocation_words(record: AllocationRecord, index: int) -> str:
+    """The same, in a sentence.
+
+    Args:
+        record: The record.
+        index: Of the allocation.
+    """
+    words = granularity_words(record.allocations[index].granularity)
+    if isinstance(record, CoDesignRecord):
+        return f"{words}, trained for it" if index else "the network as it was given"
+    return words
+
+
+def round_cells(record: AllocationRecord) -> list[list[str]]:
+    """The rounds of a co-design as rows: energy trained through, epochs, energy, holds, kept.
+
+    Args:
+        record: The record; without rows unless it is that of a co-design.
+    """
+    if not isinstance(record, CoDesignRecord):
+        return []
+    return [
+        [
+            str(number) if number else "as given",
+            "" if turn.training_energy is None else percent(turn.training_energy),
+            "" if turn.training is None else str(turn.training.spec.epochs),
+            percent(turn.allocation.energy.normalised),
+            _HOLDS[turn.allocation.holds],
+            "yes" if turn.kept else "no",
+        ]
+        for number, turn in enumerate(record.design.rounds)
+    ]
+
+
 def allocation_rows(record: AllocationRecord) -> list[AllocationRow]:
     """One row for each allocation, the first in front.
 
@@ -165,7 +214,7 @@ def _row(record: AllocationRecord, index: int) -> AllocationRow:
     accuracy, interval = _accuracy(simulation)
     compared = index > 0
     return AllocationRow(
-        granularity=granularity_name(found.granularity),
+        granularity=allocation_name(record, index),
         memory_energy=format_si(found.energy.memory_total_j, "J"),
         of_reliable=percent(found.energy.normalised),
         against_first=_signed(record.saved_against_first(index)) if compared else "",
@@ -243,7 +292,7 @@ def attempt_cells(found: Allocation, attempt: Attempt) -> list[str]:
         bound,
         format_percent(attempt.confidence),
         _HOLDS[attempt.holds],
-        "this plan" if found.simulation and found.simulation.seed == attempt.seed else "",
+        "this plan" if found.chosen == found.attempts.index(attempt) else "",
     ]
 
 
@@ -291,7 +340,7 @@ def _evidence(found: Allocation) -> str:
 def _saved(record: AllocationRecord) -> str:
     """What the last allocation saves against a reliable memory, and against the first."""
     found, index = record.allocations[-1], len(record.allocations) - 1
-    words = granularity_words(found.granularity)
+    words = allocation_words(record, index)
     comma = "," if "," in words else ""
     said = (
         f"{_capital(words)}{comma} saves {percent(found.saved)} of the memory energy of "
@@ -301,7 +350,7 @@ def _saved(record: AllocationRecord) -> str:
 
 
 def _against_first(record: AllocationRecord, index: int) -> str:
-    first = granularity_words(record.allocations[0].granularity)
+    first = allocation_words(record, 0)
     saving = record.saving_at_goal(index)
     if saving is None:
         share, interval, at = record.saved_against_first(index), "", ""
