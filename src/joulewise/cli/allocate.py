@@ -50,7 +50,9 @@ def allocate(
     min_yield: Annotated[
         float | None, _goal("with an accuracy or a drop: percent of the chips, not the mean")
     ] = None,
-    per: Annotated[str, _points("network, role (weights, activations) or tensor")] = "tensor",
+    per: Annotated[
+        str, _points("network, role (weights, activations), tensor or channel")
+    ] = "tensor",
     bit_planes: Annotated[bool, _points("each bit plane, too", "--bit-planes")] = False,
     rails: Annotated[int | None, _points("points in use, to be chosen")] = None,
     point: Annotated[list[float] | None, _points("a point that may be used; repeat it")] = None,
@@ -230,7 +232,7 @@ def _point(knob: str, point: PlainPoint) -> str:
 
 def granularity_name(granularity: Granularity) -> str:
     """What has a point of its own, in words."""
-    each = {"network": "one point", "role": "role", "tensor": "tensor"}[granularity.per]
+    each = "one point" if granularity.per == "network" else granularity.per
     parts = [each + (" and bit plane" if granularity.bit_planes else "")]
     if granularity.rails is not None:
         parts.append(f"{granularity.rails} rails")
