@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from joulewise.devices import Chip, Device, Load, Point, Traffic
-from joulewise.errors import OperatingPointError, WeightsError
+from joulewise.errors import InputError, OperatingPointError, WeightsError
 
 CHIPS = 300
 SHAPE = (48, 16)
@@ -46,6 +46,7 @@ def check_device(device: Device[Any], points: Sequence[Point]) -> None:
     check_store_and_ideal(device, tensor)
     check_most_reliable(device, tensor)
     check_energy(device, points)
+    check_channels(device, stored, [p for p in points if torch.as_tensor(p).ndim == 0])
     for point in points:
         check_same_chip(device, stored, point)
         check_moments(device, stored, point)
@@ -136,6 +137,57 @@ def check_energy(device: Device[Any], points: Sequence[Point]) -> None:
     assert float(device.energy(traffic(2), points[0])) == pytest.approx(2 * values[0], rel=1e-12)
     for point in points:
         check_gradient(lambda at: device.energy(once, at), point)
+
+
+def check_channels(device: Device[Any], stored: Any, points: Sequence[Point]) -> None:
+    """Points for each output channel, or a refusal.
+
+    Equal ones are one point, on chips and in figures; unequal ones have their own moments, and
+    energies that add up; numbers of channels that do not fit are refused.
+    """
+    if len(points) < 2:
+        return
+    ends = torch.tensor([float(points[0]), float(points[-1])], dtype=torch.float64)
+    if not device.channel_points:
+        with pytest.raises(OperatingPointError, match=device.knob):
+            device.point(**{device.knob: ends[:1].repeat(SHAPE[0], 1)})
+        with pytest.raises(NotImplementedError, match="no points for channels"):
+            device.energy_by_channel(traffic(1), float(ends[0]), SHAPE[0])
+        return
+    chip, once = Chip(seed=3, part="a"), traffic(1)
+    for end in ends:
+        equal = device.point(**{device.knob: end.repeat(SHAPE[0], 1)})
+        assert torch.equal(device.read(stored, equal, chip), device.read(stored, end, chip))
+        together, alone = device.moments(stored, equal), device.moments(stored, end)
+        assert torch.equal(together.mean, alone.mean) and torch.equal(together.var, alone.var)
+        joules = device.energy_by_channel(once, equal, SHAPE[0])
+        assert joules.shape == (SHAPE[0],) and float(joules.min()) > 0
+        torch.testing.assert_close(joules.sum(), device.energy(once, end), rtol=1e-12, atol=0)
+        one = device.energy_by_channel(once, end, SHAPE[0])
+        torch.testing.assert_close(joules, one, rtol=1e-12, atol=0)
+        with pytest.raises(InputError, match=device.knob):
+            device.read(stored, equal[1:], chip)
+        with pytest.raises(InputError, match=device.knob):
+            device.moments(stored, equal[1:])
+    # Every other channel at the other end: what each does alone.
+    odd = torch.arange(SHAPE[0]) % 2
+    mixed = ends[odd][:, None]
+    moments, read = device.moments(stored, mixed), device.read(stored, mixed, chip)
+    joules = device.energy_by_channel(once, mixed, SHAPE[0])
+    torch.testing.assert_close(joules.sum(), device.energy(once, mixed), rtol=1e-12, atol=0)
+    for number, end in enumerate(ends):
+        alone = device.moments(stored, end)
+        own = slice(number, None, 2)
+        assert torch.equal(moments.mean[own], alone.mean[own])
+        assert torch.equal(moments.var[own], alone.var[own])
+        assert torch.equal(read[own], device.read(stored, end, chip)[own])
+        torch.testing.assert_close(
+            joules[own], device.energy_by_channel(once, end, SHAPE[0])[own], rtol=1e-12, atol=0
+        )
+    check_moments(device, stored, mixed)
+    check_gradient(lambda at: device.moments(stored, at[odd][:, None]).var.sum(), ends)
+    check_gradient(lambda at: device.moments(stored, at[odd][:, None]).mean.sum(), ends)
+    check_gradient(lambda at: device.energy(once, at[odd][:, None]), ends)
 
 
 def check_same_chip(device: Device[Any], stored: Any, point: Point) -> None:

@@ -1,17 +1,21 @@
 """Planning: the best plans of a small network against everything else that could be tried."""
 
 import itertools
+import math
+from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
 from joulewise.allocation.planning import Planner
 from joulewise.allocation.spending import Spending
 from joulewise.allocation.surveying import Surveyor
 from joulewise.allocation.variables import Granularity, Variables
-from joulewise.devices import SRAM, Measured
+from joulewise.devices import ISAAC, SRAM, Crossbar, Measured
 from joulewise.errors import InputError
-from joulewise.placement import place
+from joulewise.models import seeded
+from joulewise.placement import energy, place
 from joulewise.prediction import error_model
 
 
@@ -72,6 +76,87 @@ def test_finer_granularities_cost_less(planner_of, limit):
         spent.append(planner.energy(found))
     assert spent[0] > spent[1] > spent[2]
     assert abs(spent[0] - 0.4) < 1e-3
+
+
+def uneven(memory):
+    """A network some of whose channels hardly matter to what follows."""
+    with seeded(0):
+        first, last = nn.Linear(6, 12), nn.Linear(12, 2)
+    with torch.no_grad():
+        last.weight[:, ::2] *= 0.02
+        last.weight[1] *= 0.2
+    inputs = torch.randn(64, 6, generator=torch.Generator().manual_seed(1))
+    placement = place(nn.Sequential(first, nn.ReLU(), last), weights=memory, inputs=inputs)
+    return placement, [(inputs, None)]
+
+
+# Converters cost the same at any point: without them, points are all that is paid for.
+DEVICES_ALONE = replace(ISAAC, input_j=0.0, output_j=0.0)
+
+
+@pytest.mark.parametrize("memory", [SRAM(), Crossbar(sigma=1e-6, readout=DEVICES_ALONE)])
+def test_channels_cost_less_at_the_same_error_where_they_differ(memory):
+    placement, data = uneven(memory)
+    tensor, channel = (
+        survey(placement, data, Granularity(per=per)).around() for per in ("tensor", "channel")
+    )
+    limit = tensor.mse(tensor._everywhere(0.4))
+    by_tensor, by_channel = tensor.cheapest(limit), channel.cheapest(limit)
+    assert tensor.mse(by_tensor) <= limit and channel.mse(by_channel) <= limit
+    plans = [p.variables.exact_plan(s) for p, s in ((tensor, by_tensor), (channel, by_channel))]
+    spent = [energy(placement, plan).normalised for plan in plans]
+    assert spent[1] < 0.97 * spent[0]
+    # Rows of little weight in what follows are the ones that are let go.
+    points = torch.as_tensor(plans[1]["0.weight"])[:, 0]
+    assert float(points[::2].max()) < float(points[1::2].min())
+    # Both models say the same of a plan that both know.
+    known = [float(planner.errors.mse(plans[0])) for planner in (tensor, channel)]
+    assert math.isclose(known[0], known[1], rel_tol=1e-5)
+    # As good as starting from the best plan of tensors, and never worse than it.
+    again = channel.cheapest(limit, channel.variables.shares(plans[0]))
+    assert math.isclose(channel.energy(again), channel.energy(by_channel), rel_tol=5e-3)
+
+
+@pytest.mark.parametrize("per", ["tensor", "channel"])
+def test_channels_that_are_alike_cost_what_the_tensor_costs(per):
+    """One row, sixteen times over, to outputs of their own."""
+    layer = nn.Linear(5, 16, bias=False)
+    with torch.no_grad():
+        layer.weight.copy_(torch.linspace(-1, 1, 5).expand(16, 5))
+    inputs = torch.randn(400, 5, generator=torch.Generator().manual_seed(1))
+    placement = place(layer, weights=SRAM(), inputs=inputs)
+    planner = survey(placement, [(inputs, None)], Granularity(per=per)).around()
+    limit = planner.mse(planner._everywhere(0.4))
+    assert math.isclose(planner.energy(planner.cheapest(limit)), 0.4, rel_tol=1e-3)
+
+
+def test_no_grid_has_a_cheaper_plan_of_channels():
+    inputs = torch.randn(64, 6, generator=torch.Generator().manual_seed(1))
+    with seeded(0):
+        layer = nn.Linear(6, 3)
+    with torch.no_grad():
+        layer.weight *= torch.tensor([[1.0], [0.3], [0.05]])
+    placement = place(layer, weights=SRAM(channel_dim=0), inputs=inputs)
+    planner = survey(placement, [(inputs, None)], Granularity(per="channel")).around()
+    limit = planner.mse(planner._everywhere(0.4))
+    found = planner.cheapest(limit)
+    assert planner.variables.count == 3 and planner.mse(found) <= limit
+    best = on_a_grid(planner, limit, torch.linspace(0.0, 0.7, 29))
+    assert planner.energy(found) <= best * (1 + 1e-3)
+
+
+@pytest.mark.parametrize("restricted", [{"rails": 2}, {"levels": (0.2, 0.35, 0.5, 1.0)}])
+def test_channels_on_few_points(restricted):
+    placement, data = uneven(SRAM())
+    granularity = Granularity(per="channel", **restricted)
+    planner = survey(placement, data, granularity).around()
+    free = survey(placement, data, Granularity(per="channel")).around()
+    common = survey(placement, data, Granularity(per="network", **restricted)).around()
+    limit = free.mse(free._everywhere(0.4))
+    found = planner.cheapest(limit)
+    assert planner.mse(found) <= limit and len(set(found.tolist())) <= 4
+    assert free.energy(free.cheapest(limit)) <= planner.energy(found) * (1 + 1e-3)
+    assert planner.energy(found) < common.energy(common.cheapest(limit))
 
 
 def test_levels_are_those_of_the_best_combination(planner_of, limit):

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from joulewise.allocation.spending import Spending
-from joulewise.devices import PCM, SRAM, Crossbar
+from joulewise.devices import PCM, SRAM, Crossbar, KnobRange
 from joulewise.errors import InputError
 from joulewise.models import seeded
 from joulewise.placement import energy, place
@@ -26,6 +26,8 @@ def placed(memory):
         (SRAM(), (torch.linspace(0, 1, 8, dtype=torch.float64), 0.4)),
         (Crossbar(sigma=1e-6), (3.3e-6, 2e-4)),
         (Crossbar(variability=0.1, clip=False), (1e-7, 1e-3)),
+        (SRAM(), (torch.linspace(0, 1, 5, dtype=torch.float64)[:, None], 0.4)),
+        (Crossbar(sigma=1e-6), (torch.logspace(-7, -3, 5, dtype=torch.float64)[:, None], 2e-5)),
     ],
 )
 def test_it_is_the_energy(memory, points):
@@ -37,6 +39,21 @@ def test_it_is_the_energy(memory, points):
     for name, joules in expected.memory_j.items():
         own = float(found.of(name, torch.as_tensor(plan[name]).double())) * found.reliable_j
         assert math.isclose(own, float(joules), rel_tol=1e-3)
+
+
+@pytest.mark.parametrize("memory", [SRAM(), Crossbar(sigma=1e-6)])
+def test_its_slope_in_the_points_of_channels(memory):
+    found = Spending(placed(memory))
+    limits = KnobRange.of(memory)
+    shares = torch.tensor([[0.0], [0.31], [0.5], [0.77], [1.0]], dtype=torch.float64)
+    at = limits.differentiable(shares).requires_grad_()
+    (slope,) = torch.autograd.grad(found.of("0.weight", at), at)
+    for channel in range(5):
+        step = torch.zeros_like(at)
+        step[channel] = 1e-4 * at[channel].detach().clamp(min=1e-7)
+        ends = [float(found.of("0.weight", at.detach() + s * step)) for s in (-1, 1)]
+        difference = (ends[1] - ends[0]) / (2 * float(step[channel]))
+        assert math.isclose(float(slope[channel]), difference, rel_tol=1e-3)
 
 
 @pytest.mark.parametrize(("memory", "point"), [(SRAM(), 0.4), (Crossbar(sigma=1e-6), 2.3e-5)])

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from joulewise.allocation.variables import Granularity, Variables
-from joulewise.devices import SRAM, Crossbar
+from joulewise.devices import PCM, SRAM, Crossbar
 from joulewise.errors import InputError, OperatingPointError
 from joulewise.placement import place
 
@@ -24,6 +24,7 @@ def both(**memory):
         (Granularity(per="network", bit_planes=True), 6),
         (Granularity(per="role", bit_planes=True), 12),
         (Granularity(bit_planes=True), 24),
+        (Granularity(per="channel"), 3 + 2 + 2),
     ],
 )
 def test_how_many_there_are(granularity, count):
@@ -50,10 +51,36 @@ def test_a_memory_without_bit_planes_is_refused_by_name():
         Variables.of(placement, Granularity(bit_planes=True))
 
 
+def test_channels_have_points_and_activations_one():
+    plan = Variables.of(both(), Granularity(per="channel")).exact_plan(
+        torch.full((7,), 0.5).double()
+    )
+    shapes = [tuple(torch.as_tensor(point).shape) for point in plan.values()]
+    assert shapes == [(3, 1), (2, 1), (), ()]
+
+
+@pytest.mark.parametrize(
+    ("layer", "memory", "said"),
+    [
+        (nn.Linear(4, 4), PCM(), "per is 'channel' and weight lies on a PCM, which takes one"),
+        (
+            nn.ConvTranspose1d(4, 4, 1),
+            Crossbar(sigma=1e-6),
+            "the first axis of weight runs over the rows of a matrix",
+        ),
+    ],
+)
+def test_channels_without_points_are_refused_by_name(layer, memory, said):
+    placement = place(layer, weights=memory, inputs=torch.ones(2, 4, 4))
+    with pytest.raises(InputError, match=said):
+        Variables.of(placement, Granularity(per="channel"))
+
+
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"per": "layer"}, "per is 'layer'; allowed: one of network, role, tensor"),
+        ({"per": "layer"}, "per is 'layer'; allowed: one of network, role, tensor, channel"),
+        ({"per": "channel", "bit_planes": True}, "bit_planes is True, beside per='channel'"),
         ({"rails": 0}, "rails is 0"),
         ({"rails": 2.5}, "rails is 2.5"),
         ({"rails": 2, "levels": (0.5,)}, "rails is 2, beside levels"),

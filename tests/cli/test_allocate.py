@@ -1,6 +1,7 @@
 """``joulewise allocate``: a plan that another command can use, and honest exit codes."""
 
 import json
+import re
 
 import pytest
 
@@ -36,6 +37,29 @@ def test_a_plan_is_made_and_simulated(run, trained, tmp_path):
     expected = sum(last["energy"]["memory_j"].values()) / last["energy"]["memory_reliable_j"]
     assert abs(result["summary"]["memory_energy_normalised"] - expected) < 1e-9
     assert result["simulation"]["accuracy"] == last["simulation"]["accuracy"]
+
+
+def test_a_plan_of_output_channels_is_made_and_simulated(run, trained, tmp_path):
+    code, said, err = run(
+        "allocate", *QUICK, "--weights", trained, "--max-mse", 0.5, "--per", "channel",
+        "--out", tmp_path,
+    )  # fmt: skip
+    assert code == 0, err
+    assert re.search(r"channel +│? *[0-9.]+ nJ", said) and "10 channels" in said
+    record = json.loads((tmp_path / "allocation.json").read_text())
+    plan = json.loads((tmp_path / "plan.json").read_text())
+    for tensor in plan["tensors"]:
+        weight = tensor["role"] == "weight"
+        assert not weight or [len(row) for row in tensor["point"]] == [1] * tensor["shape"][0]
+        assert weight or isinstance(tensor["point"], float)
+    code, said, err = run(
+        "simulate", "--model", "mlp", "--weights", trained, "--images", 200, "--chips", 30,
+        "--plan", tmp_path / "plan.json", "--json",
+    )  # fmt: skip
+    assert code == 0, err
+    (result,) = json.loads(said)["results"]
+    assert result["simulation"]["mse"] == record["allocations"][-1]["simulation"]["mse"]
+    assert result["simulation"]["energy"] == record["allocations"][-1]["energy"]
 
 
 def test_json_and_a_budget_of_energy(run, trained):
@@ -75,6 +99,7 @@ def test_out_of_reach_is_exit_code_3_with_the_best_plan(run, trained, tmp_path):
         (("--drop", 1, "--max-mse", 1), "the goal is max_accuracy_drop and max_mse"),
         (("--drop", 0), "max_accuracy_drop is 0"),
         (("--per", "layer"), "per is 'layer'"),
+        (("--per", "channel", "--bit-planes"), "bit_planes is True, beside per='channel'"),
         (("--rails", 0), "rails is 0"),
         (("--point", 1.5), "eta is 1.5"),
         (("--device", "crossbar", "--sigma", 1e-6, "--bit-planes"), "which has no bit planes"),

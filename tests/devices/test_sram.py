@@ -309,6 +309,67 @@ def test_equal_planes_are_one_point(kind):
     assert torch.equal(memory.read(stored, point, chip), memory.read(stored, 0.2, chip))
 
 
+# A point for each output channel
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+def test_a_channel_that_is_lowered_keeps_its_faults_and_leaves_others_alone(kind):
+    """Words that fail at a high point fail at lower ones, and channels know nothing of others."""
+    memory = SRAM(fault=kind)
+    stored = memory.store(torch.randn(6, 400, generator=torch.Generator().manual_seed(0)))
+    right = memory.ideal(stored)
+    for seed in range(3):
+        chip = Chip(seed=seed)
+        before = torch.zeros(6, 400, dtype=torch.bool)
+        point = torch.tensor([[0.6], [0.5], [0.4], [0.3], [0.2], [0.0]], dtype=torch.float64)
+        first = memory.read(stored, point, chip)
+        for eta in (0.7, 0.5, 0.3, 0.15):
+            point[1] = eta
+            read = memory.read(stored, point, chip)
+            wrong = hit_cells(memory, stored, point, chip)
+            assert torch.equal(read[[0, 2, 3, 4, 5]], first[[0, 2, 3, 4, 5]])
+            assert not bool((before & ~wrong)[1].any())
+            before = wrong
+        assert bool(before[1].any()) and bool((first != right)[5].any())
+
+
+def hit_cells(memory, stored, point, chip):
+    """The words with a cell that fails, whatever it holds."""
+    hit = torch.zeros(stored.values.numel(), dtype=torch.bool)
+    hit[memory._upsets(hit.numel(), point, chip).places] = True
+    return hit.reshape(stored.values.shape)
+
+
+def test_points_for_planes_of_channels_are_those_of_each_channel():
+    memory = SRAM(bits=6, fault=Flip(), channel_dim=0)
+    stored = memory.store(torch.randn(3, 50, 2, generator=torch.Generator().manual_seed(0)))
+    point = torch.rand(3, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    assert memory.point(eta=point) is point
+    moments, read = memory.moments(stored, point), memory.read(stored, point, Chip(seed=4))
+    for channel, planes in enumerate(point):
+        alone = memory.moments(stored, planes)
+        assert torch.equal(moments.mean[channel], alone.mean[channel])
+        assert torch.equal(moments.var[channel], alone.var[channel])
+        assert torch.equal(read[channel], memory.read(stored, planes, Chip(seed=4))[channel])
+
+
+def test_channels_may_have_volts():
+    table = SRAM(law=TABLE)
+    volts = torch.tensor([[0.5], [0.6], [0.8]], dtype=torch.float64)
+    expected = [[float(table.point(v_dd=float(v)))] for v in volts]
+    assert table.point(v_dd=volts).tolist() == expected
+
+
+def test_activations_have_no_channels():
+    point = torch.full((4, 1), 0.4, dtype=torch.float64)
+    with pytest.raises(
+        OperatingPointError, match="eta is for 4 channels; allowed: .* only weights"
+    ):
+        SRAM().round_trip(torch.ones(4, 3), point, Chip(seed=0), None)
+    with pytest.raises(OperatingPointError, match="eta is of shape"):
+        SRAM().point(eta=torch.full((4, 2), 0.4))
+
+
 # Layouts, shapes and dtypes: cells belong to logical words
 
 
@@ -449,7 +510,7 @@ def test_points():
         ({"eta": torch.tensor([0.5] * 7 + [1.5])}, "^eta is 1.5; allowed: 0 to 1$"),
         (
             {"eta": torch.tensor([0.5] * 7)},
-            r"^eta is of shape \(7,\); allowed: one number, or 8, one for each bit plane$",
+            r"^eta is of shape \(7,\); allowed: one number, or 8, one for each bit plane; or",
         ),
         ({}, "^an SRAM was given no setting; allowed: one of eta, v_dd$"),
         ({"eta": 0.5, "v_dd": 0.6}, "^an SRAM was given eta, v_dd; allowed: one of eta, v_dd$"),

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from joulewise.devices import HOROWITZ_INT8, SRAM, Arithmetic, ExponentialLaw
+from joulewise.devices import HOROWITZ_INT8, ISAAC, SRAM, Arithmetic, Crossbar, ExponentialLaw
 from joulewise.errors import InputError, TableError
 from joulewise.placement import energy, place, with_accesses
 
@@ -75,6 +75,35 @@ def test_one_point_for_each_bit_plane(placement):
     plan = placement.plan(eta=0.5) | {"0.weight": torch.arange(1, 9, dtype=torch.float64) / 8}
     joules = float(energy(placement, plan).memory_j["0.weight"])
     assert joules == pytest.approx(24 * BIT_J * 36 / 8, rel=1e-12, abs=0)
+
+
+def test_one_point_for_each_channel(placement):
+    channels = torch.tensor([[0.1], [0.2], [0.6], [0.7]], dtype=torch.float64)
+    plan = placement.plan(eta=0.5) | {"0.weight": channels}
+    joules = float(energy(placement, plan).memory_j["0.weight"])
+    assert joules == pytest.approx(24 * 8 * BIT_J * 0.4, rel=1e-12, abs=0)
+    planes = channels * torch.arange(1, 9, dtype=torch.float64) / 8
+    joules = float(energy(placement, plan | {"0.weight": planes}).memory_j["0.weight"])
+    assert joules == pytest.approx(24 * BIT_J * 0.4 * 36 / 8, rel=1e-12, abs=0)
+
+
+def test_columns_of_a_crossbar_have_energies_of_their_own():
+    """A network of one column has the energy of that column, but for the inputs they share."""
+    x = torch.rand(7, 6, generator=torch.Generator().manual_seed(0))
+    layer = nn.Linear(6, 3, bias=False)
+    readout = replace(ISAAC, input_j=0.0)
+    crossbar = Crossbar(sigma=1e-6, limit=1.0, readout=readout)
+    points = torch.tensor([[1e-5], [3e-5], [8e-5]], dtype=torch.float64)
+    (whole,) = place(layer, weights=crossbar, inputs=x).placed
+    by_channel = crossbar.energy_by_channel(whole.traffic, points, 3)
+    for channel, point in enumerate(points):
+        alone = nn.Linear(6, 1, bias=False)
+        alone.weight.data = layer.weight.data[channel : channel + 1]
+        placement = place(alone, weights=crossbar, inputs=x)
+        joules = energy(placement, {"weight": float(point)}).memory_j["weight"]
+        torch.testing.assert_close(by_channel[channel], joules, rtol=1e-12, atol=0)
+    together = energy(place(layer, weights=crossbar, inputs=x), {"weight": points})
+    torch.testing.assert_close(together.memory_j["weight"], by_channel.sum())
 
 
 def test_each_device_has_its_own_price():

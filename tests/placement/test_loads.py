@@ -54,6 +54,17 @@ def test_vectors_times_matrix_are_the_outputs(name):
     assert float(load.inputs.abs().max()) <= 1
 
 
+@pytest.mark.parametrize("name", LAYERS)
+def test_columns_are_output_channels(name):
+    layer, shape = LAYERS[name]
+    ((load,),) = loads(layer, rand(*shape)).values()
+    columns = load.channels()
+    first = torch.arange(len(layer.weight)).reshape(-1, *(1,) * (layer.weight.ndim - 1))
+    matrix = load.matrix(first.expand(layer.weight.shape))
+    assert torch.equal(columns[..., None].expand(matrix.shape), matrix)
+    assert sorted(columns.flatten().tolist()) == list(range(len(layer.weight)))
+
+
 def test_a_transposed_convolution():
     layer = nn.ConvTranspose1d(4, 6, 3, stride=3, groups=2, bias=False)
     x = rand(2, 4, 5)
@@ -62,6 +73,7 @@ def test_a_transposed_convolution():
     apart = found.reshape(2, 5, 6, 3)  # the taps of one position touch no other's
     torch.testing.assert_close(apart.permute(0, 2, 1, 3).reshape(2, 6, 15), layer(x).detach())
     assert load.rows_first
+    assert load.channels() is None
 
 
 def test_a_square_weight_on_either_side():

@@ -301,11 +301,24 @@ def test_plans():
         ({"0.weight": 0.5}, InputError, "no operating point for 1.weight; give it one"),
         ({"0.bias": 0.5}, InputError, "the plan names 0.bias, which is not placed; allowed: "),
         ({"0.weight": 0.5, "1.weight": 1.5}, OperatingPointError, "eta is 1.5; allowed: 0 to 1"),
+        (
+            {"0.weight": torch.full((3, 1), 0.5), "1.weight": 0.5},
+            OperatingPointError,
+            "the points of 0.weight is 3; allowed: 2, one for each output channel",
+        ),
     ],
 )
 def test_a_plan_that_does_not_fit_is_refused(plan, error, message):
     placement = place(nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2)), weights=W)
     with pytest.raises(error, match=message):
+        placement.check_plan(plan)
+
+
+def test_points_for_channels_of_activations_are_refused_by_name():
+    placement = place(nn.Linear(3, 2), weights=W, activations=W, inputs=rand(4, 3))
+    plan = {"weight": torch.full((2, 1), 0.5), ":input": torch.full((4, 1), 0.5)}
+    said = "the operating point of :input is for 4 channels; allowed: .*only weights have output"
+    with pytest.raises(OperatingPointError, match=said):
         placement.check_plan(plan)
 
 

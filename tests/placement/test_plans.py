@@ -20,6 +20,10 @@ def model(width=3, seed=0):
 PLAN = {"0.weight": 0.4, "2.weight": torch.linspace(0.1, 0.8, 8, dtype=torch.float64)}
 
 
+CHANNELS = torch.tensor([[0.3], [0.5], [0.9]], dtype=torch.float64)
+BOTH = torch.linspace(0.1, 0.9, 16, dtype=torch.float64).reshape(2, 8)
+
+
 @pytest.fixture
 def path(tmp_path):
     path = tmp_path / "plan.json"
@@ -35,6 +39,39 @@ def test_what_is_written_is_read(path):
     torch.testing.assert_close(plan["2.weight"], PLAN["2.weight"], rtol=0, atol=0)
     assert file.note == {"command": "by hand"}
     assert file.is_for_weights_of(placement)
+
+
+def test_points_for_channels_and_for_planes_of_channels(tmp_path):
+    placement = place(model(), weights=SRAM())
+    PlanFile.of(placement, {"0.weight": CHANNELS, "2.weight": BOTH}).write(tmp_path / "plan.json")
+    assert '"point": [[0.3], [0.5], [0.9]]' in (tmp_path / "plan.json").read_text()
+    plan = PlanFile.read(tmp_path / "plan.json").plan_for(placement)
+    torch.testing.assert_close(plan["0.weight"], CHANNELS, rtol=0, atol=0)
+    torch.testing.assert_close(plan["2.weight"], BOTH, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("memory", "point", "said"),
+    [
+        (SRAM(), [[0.3], [0.5]], "the points of 0.weight is 2; allowed: 3, one for each output"),
+        (SRAM(), [[0.3] * 7] * 3, r"eta is of shape \(3, 7\)"),
+        (SRAM(), [[0.3], [0.5], [1.5]], "eta is 1.5"),
+        (
+            SRAM(),
+            [[0.3], [0.5, 0.6], [0.7]],
+            "0.weight in the plan is given rows of 1 and 2 numbers",
+        ),
+        (Crossbar(sigma=1e-6), [[2e-5]] * 4, "the points of 0.weight is 4; allowed: 3"),
+    ],
+)
+def test_channels_that_do_not_fit_are_refused_by_name(tmp_path, memory, point, said):
+    placement = place(model(), weights=memory)
+    PlanFile.of(placement, placement.plan_at_most_reliable()).write(tmp_path / "plan.json")
+    fields = json.loads((tmp_path / "plan.json").read_text())
+    fields["tensors"][0]["point"] = point
+    (tmp_path / "plan.json").write_text(json.dumps(fields))
+    with pytest.raises(InputError, match=said):
+        PlanFile.read(tmp_path / "plan.json").plan_for(placement)
 
 
 def test_a_person_can_read_and_edit_it(path):

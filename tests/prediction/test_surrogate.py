@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from joulewise.devices import SRAM, Crossbar, Device, Flip, Mask
+from joulewise.devices import SRAM, Crossbar, Device, Flip, KnobRange, Mask, Measured, law
 from joulewise.errors import InputError
 from joulewise.models import seeded
 from joulewise.placement import place
@@ -119,6 +119,106 @@ def test_a_linear_network_is_known_at_every_plan(planes):
         assert math.isclose(float(errors.mse(plan)), float(expected.mse), rel_tol=1e-5)
 
 
+def channels_of(placement, seed=0, low=0.2, high=0.6):
+    """A plan with a point for each output channel of each weight, all different."""
+    generator = torch.Generator().manual_seed(seed)
+    plan = {}
+    for placed in placement.placed:
+        shape = () if placed.channels is None else (placed.channels, 1)
+        shares = low + (high - low) * torch.rand(shape, generator=generator, dtype=torch.float64)
+        plan[placed.name] = KnobRange.of(placed.device).differentiable(shares)
+    return plan
+
+
+@pytest.mark.parametrize(
+    "memory",
+    [
+        SRAM(bits=6),
+        SRAM(bits=6, fault=Flip(), channel_dim=0),
+        SRAM(bits=6, law=law("stutz2021-14nm")),
+        Crossbar(sigma=2e-6, levels=512),
+        Crossbar(variability=0.1, read_noise=1e-6, levels=512, channel_dim=0),
+    ],
+)
+def test_points_for_each_channel(memory):
+    placement = place(convolutional(), weights=memory)
+    check_at(placement, images(), channels_of(placement))
+
+
+def test_points_for_each_channel_of_weights_used_twice_or_turned():
+    class Turned(Shared):
+        def forward(self, x):
+            return super().forward(x) + self.head(x @ self.layer.weight)
+
+    for kind in (Shared, Turned):
+        with seeded(0):
+            model = kind().double().eval()
+        placement = place(model, weights=SRAM(bits=6))
+        check_at(placement, vectors(), channels_of(placement))
+
+
+def test_points_for_each_channel_beside_activations():
+    memory, model = SRAM(bits=6), convolutional()
+    placement = place(model, weights=memory, activations=memory, inputs=images()[0][0])
+    errors = check_at(placement, images(), channels_of(placement))
+    assert len(errors.groups) == 1  # of the same memory
+
+
+def test_points_for_each_plane_of_each_channel():
+    placement = place(convolutional(), weights=SRAM(bits=6))
+    plan = {
+        name: point + torch.linspace(0, 0.2, 6, dtype=torch.float64)
+        for name, point in channels_of(placement).items()
+    }
+    check_at(placement, images(), plan)
+
+
+@pytest.mark.parametrize("planes", [1, 6])
+def test_a_lone_channel(planes):
+    placement = place(network(lambda: nn.Linear(6, 1)), weights=SRAM(bits=6))
+    check_at(placement, vectors(), {"0.weight": torch.full((1, planes), 0.4).double()})
+
+
+def test_points_for_each_channel_of_a_map_that_has_steps():
+    thresholds = 10 ** torch.linspace(-4, -0.5, 48).double()
+    order = torch.randperm(48, generator=torch.Generator().manual_seed(0))
+    fault_map = Measured(columns=12, thresholds=tuple(thresholds[order].tolist()))
+    placement = place(convolutional(), weights=SRAM(bits=6, fault_map=fault_map))
+    check_at(placement, images(), channels_of(placement))
+
+
+def test_equal_channels_are_one_point():
+    placement = place(convolutional(), weights=SRAM(bits=6))
+    by_tensor = error_model(placement, images(), placement.plan(eta=0.4))
+    equal = {
+        p.name: torch.full((p.channels, 1), 0.4, dtype=torch.float64) for p in placement.placed
+    }
+    by_channel = error_model(placement, images(), equal)
+    for eta in (0.05, 0.3, 0.4, 0.77, 1.0):
+        plan = placement.plan(eta=eta)
+        shift, variance = by_tensor.parts(plan)
+        for same in (plan, {name: torch.full_like(p, eta) for name, p in equal.items()}):
+            found, parts = by_channel.parts(same)
+            assert math.isclose(float(found), float(shift), rel_tol=1e-6)
+            for name, part in variance.items():
+                assert math.isclose(float(parts[name]), float(part), rel_tol=1e-6, abs_tol=1e-15)
+
+
+@pytest.mark.parametrize("memory", [SRAM(bits=6), Crossbar(sigma=2e-6, levels=512)])
+def test_a_linear_network_is_known_at_every_plan_of_channels(memory):
+    placement = place(network(lambda: nn.Linear(6, 3), Summed), weights=memory)
+    errors = error_model(placement, vectors(), channels_of(placement))
+    for seed in range(1, 6):
+        plan = channels_of(placement, seed, 0.0, 1.0)
+        expected = predict(placement, vectors(), plan, method=EXACT)
+        assert math.isclose(float(errors.mse(plan)), float(expected.mse), rel_tol=2e-5)
+
+
+class Summed(nn.Module):
+    def forward(self, x):
+        return (x * torch.tensor([1.0, -2.0, 0.5], dtype=x.dtype)).sum(1, keepdim=True)
+
+
 def test_probes_are_right_on_average():
     """Several outputs: over many probes the mean is the first order's, within its error."""
     model = network(lambda: nn.Linear(6, 8), lambda: nn.Tanh(), lambda: nn.Linear(8, 5))
@@ -171,10 +271,36 @@ def test_changes_are_differences_of_whole_errors():
         assert math.isclose(float(change), float(expected), rel_tol=1e-9, abs_tol=1e-15)
 
 
+@pytest.mark.parametrize("planes", [1, 6])
+def test_gradients_and_changes_of_channels(planes):
+    placement = place(convolutional(), weights=SRAM(bits=6))
+
+    def points(seed):
+        return {n: p.expand(-1, planes) for n, p in channels_of(placement, seed).items()}
+
+    errors, plan = error_model(placement, images(), points(0)), points(1)
+    at = plan["0.weight"].clone().requires_grad_()
+    (slope,) = torch.autograd.grad(errors.mse({**plan, "0.weight": at}), at)
+    for channel in range(len(at)):
+        step = torch.zeros_like(at)
+        step[channel, -1] = 1e-5
+        ends = [float(errors.mse({**plan, "0.weight": at.detach() + s * step})) for s in (1, -1)]
+        difference = (ends[0] - ends[1]) / 2e-5
+        assert math.isclose(float(slope[channel, -1]), difference, rel_tol=1e-4)
+    tried = torch.stack([points(seed)["0.weight"] for seed in (2, 3, 4)])
+    changes = errors.changes(plan, "0.weight", tried)
+    for point, change in zip(tried, changes, strict=True):
+        expected = errors.mse({**plan, "0.weight": point}) - errors.mse(plan)
+        assert math.isclose(float(change), float(expected), rel_tol=1e-9, abs_tol=1e-15)
+
+
 def test_a_plan_that_does_not_fit_is_refused():
     placement = place(convolutional(), weights=SRAM(bits=6))
     with pytest.raises(InputError, match="no operating point for"):
         error_model(placement, images(), {"0.weight": 0.5})
+    few = torch.full((3, 1), 0.5, dtype=torch.float64)
+    with pytest.raises(InputError, match="the points of 0.weight is 3; allowed: 4, one for each"):
+        error_model(placement, images(), {"0.weight": few, "4.weight": 0.5})
 
 
 def test_activations_on_a_memory_without_classes_are_refused_by_name():

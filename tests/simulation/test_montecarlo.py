@@ -212,6 +212,27 @@ def test_bit_planes_may_have_points_of_their_own(placement, test):
     assert simulate(placement, test, eta=torch.tensor(protected), chips=20) == result
 
 
+def test_channels_may_have_points_of_their_own(placement, test):
+    weights = [p for p in placement.placed if p.role == "weight"]
+    plan = placement.plan(eta=0.9) | {p.name: 0.25 for p in weights}
+    common = simulate(placement, test, plan=plan, chips=10)
+    points = {p.name: torch.full((p.channels, 1), 0.25, dtype=torch.float64) for p in weights}
+    plan |= points
+    equal = simulate(placement, test, plan=plan, chips=10)
+    assert (equal.mse, equal.accuracy) == (common.mse, common.accuracy)  # the same chips
+    assert math.isclose(equal.energy.normalised, common.energy.normalised, rel_tol=1e-12)
+    for point in points.values():
+        point[1::2] = 0.8
+    result = simulate(placement, test, plan=plan, chips=10)
+    assert all(a < b for a, b in zip(result.mse, common.mse, strict=True))
+    assert simulate(placement, test, plan=result.plan, chips=10) == result
+    assert Simulation.model_validate_json(result.model_dump_json()) == result
+    name = weights[0].name
+    plan[name] = plan[name][1:]
+    with pytest.raises(OperatingPointError, match=f"the points of {name} is"):
+        simulate(placement, test, plan=plan, chips=2)
+
+
 def test_faults_that_cannot_matter_are_warned_of(test):
     class Detached(nn.Module):
         def __init__(self):

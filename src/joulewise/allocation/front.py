@@ -14,7 +14,7 @@ from joulewise.allocation.sampling import check_counts, some_of
 from joulewise.allocation.surveying import Progress, Surveyor
 from joulewise.allocation.variables import Granularity
 from joulewise.data import Split
-from joulewise.devices import Point, plain_point
+from joulewise.devices import PlainPoint, Point, plain_point
 from joulewise.placement import Placement, outputs_of, plain_execution, prepare
 from joulewise.simulation import Simulation, sweep
 
@@ -38,7 +38,7 @@ class FrontPoint(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    plan: dict[str, float | tuple[float, ...]]
+    plan: dict[str, PlainPoint]
     energy: float
     predicted_mse: float
     simulation: Simulation

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import sparse
 from scipy.optimize import LinearConstraint, milp
 
 __all__ = ["assigned"]
@@ -35,7 +36,7 @@ def assigned(costs: Floats, harms: Floats, limit: float) -> NDArray[np.int64] | 
     if harms.min(1).sum() > limit:
         return None
     variables, levels = costs.shape
-    one_each = np.kron(np.eye(variables), np.ones(levels))
+    one_each = sparse.kron(sparse.eye_array(variables), np.ones((1, levels)), format="csr")
     size = max(abs(limit), 1e-300)
     constraints = [
         LinearConstraint(one_each, 1, 1),

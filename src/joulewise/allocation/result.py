@@ -9,12 +9,12 @@ import torch
 from pydantic import BaseModel, ConfigDict
 
 from joulewise.allocation.variables import Granularity
-from joulewise.devices import Point
+from joulewise.devices import PlainPoint, Point
 from joulewise.simulation import EnergyRecord, Simulation
 
 __all__ = ["Allocation", "Attempt", "EnergyAtGoal", "Trial", "as_points"]
 
-PlainPlan = Mapping[str, float | tuple[float, ...]]
+PlainPlan = Mapping[str, PlainPoint]
 
 
 def as_points(plan: PlainPlan) -> dict[str, Point]:
@@ -97,7 +97,8 @@ class Allocation(BaseModel):
     Args:
         granularity: What has points of its own, and which there are.
         goal: What was to hold.
-        plan: The operating point of each placed tensor; one number, or one for each bit plane.
+        plan: The operating point of each placed tensor; one number, or one for each
+            bit plane or output channel.
         energy: Joules of one inference.
         predicted_shift: The part of the predicted output error that is a shift of the mean.
         predicted_variance: The part that each placed tensor adds.
@@ -115,7 +116,7 @@ class Allocation(BaseModel):
 
     granularity: Granularity
     goal: dict[str, Any]
-    plan: dict[str, float | tuple[float, ...]]
+    plan: dict[str, PlainPoint]
     energy: EnergyRecord
     predicted_shift: float
     predicted_variance: dict[str, float]

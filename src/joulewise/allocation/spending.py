@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cache
 
 import numpy as np
 import torch
@@ -19,6 +20,8 @@ __all__ = ["Spending"]
 # Points at which the energy of a memory that computes is worked out; between them its logarithm is
 # interpolated, to about 0.1 %.
 _TABLE = 25
+# A channel that no product uses has an energy, too, if only in logarithms.
+_NOTHING_J = 1e-300
 
 
 class Spending:
@@ -66,7 +69,36 @@ def _energy_of(placed: Placed) -> Callable[[Tensor], Tensor]:
     limits = KnobRange.of(device)
     shares = np.linspace(0, 1, _TABLE)
     joules = [float(device.energy(traffic, limits.point(share))) for share in shares]
-    return _Curve(limits, PchipInterpolator(shares, np.log(joules))).at
+    whole = _Curve(limits, PchipInterpolator(shares, np.log(joules)))
+
+    @cache
+    def by_channel() -> _ChannelCurves:
+        channels = placed.channels or 1
+        points = [limits.point(share) for share in shares]
+        table = [device.energy_by_channel(traffic, point, channels) for point in points]
+        logarithms = np.log(torch.stack(table).cpu().clamp(min=_NOTHING_J).numpy())
+        return _ChannelCurves(limits, PchipInterpolator(shares, logarithms))
+
+    return lambda point: by_channel().at(point) if point.ndim else whole.at(point)
+
+
+class _ChannelCurves:
+    """Tabulated energies of the channels of a tensor, over the share of the range of the knob."""
+
+    def __init__(self, limits: KnobRange, logarithms: PchipInterpolator) -> None:
+        self._limits = limits
+        self._shares = torch.from_numpy(logarithms.x)
+        self._powers = torch.from_numpy(logarithms.c)  # [4, pieces, channels], cubes first
+
+    def at(self, point: Tensor) -> Tensor:
+        """What all channels spend at their points ``[channels, 1]``."""
+        share = self._limits.shares(point.reshape(-1))
+        right = torch.searchsorted(self._shares, share.detach(), right=True)
+        piece = right.clamp(1, len(self._shares) - 1) - 1
+        powers = self._powers[:, piece, torch.arange(len(piece))]
+        away = share - self._shares[piece]
+        logarithm = ((powers[0] * away + powers[1]) * away + powers[2]) * away + powers[3]
+        return logarithm.exp().sum()
 
 
 class _Curve:

@@ -16,8 +16,8 @@ from joulewise.placement import Placed, Placement
 
 __all__ = ["Granularity", "Per", "Variables"]
 
-Per = Literal["network", "role", "tensor"]
-"""What has an operating point of its own: all, the weights and the activations, each tensor."""
+Per = Literal["network", "role", "tensor", "channel"]
+"""What has a point of its own: all, the weights and the activations, each tensor or channel."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,8 +25,9 @@ class Granularity:
     """What has an operating point of its own, and which points there are.
 
     Args:
-        per: ``"network"``, ``"role"`` (weights, activations) or ``"tensor"``. Points of memories of
-            different ranges that go together are at the same share of each.
+        per: ``"network"``, ``"role"`` (weights, activations), ``"tensor"``, or ``"channel"``: each
+            output channel of a weight, the first axis, and each activation as a whole. Points of
+            memories of different ranges that go together are at the same share of each.
         bit_planes: Whether each bit plane of a word has a point, too.
         rails: How many points may be in use, 1 or more, to be chosen; None for any number.
         levels: The only points that may be used, on the device's knob; empty for all.
@@ -44,6 +45,8 @@ class Granularity:
         """Check the fields once."""
         if self.per not in get_args(Per):
             refuse("per", repr(self.per), f"one of {', '.join(get_args(Per))}")
+        if self.per == "channel" and self.bit_planes:
+            refuse("bit_planes", "True, beside per='channel'", "one of the two")
         if self.rails is not None:
             check_in_range("rails", self.rails, 1, 10**6)
             check_whole("rails", self.rails)
@@ -76,8 +79,8 @@ class Variables:
 
     Args:
         ranges: The range of each placed tensor's knob.
-        index: For each placed tensor, which variable its point is: no axes, or one for each bit
-            plane.
+        index: For each placed tensor, which variable its point is, in the shape of the point: no
+            axes, ``[bits]`` for bit planes, ``[channels, 1]`` for output channels.
         count: How many variables there are.
     """
 
@@ -94,16 +97,19 @@ class Variables:
             granularity: What has points of its own.
 
         Raises:
-            InputError: if bit planes are to have points, and a device has none.
+            InputError: if bit planes or channels are to have points, and a device has none.
         """
-        first: dict[tuple[str, int | None], int] = {}
+        first: dict[tuple[str, torch.Size], int] = {}
         index, count = {}, 0
         for placed in placement.placed:
-            planes = _planes(placed) if granularity.bit_planes else None
-            key = (_owner(placed, granularity.per), planes)
+            own = torch.tensor(0)
+            if granularity.bit_planes:
+                own = torch.arange(_planes(placed))
+            elif granularity.per == "channel" and placed.channels is not None:
+                own = torch.arange(_channels(placed))[:, None]
+            key = (_owner(placed, granularity.per), own.shape)
             if key not in first:
-                first[key], count = count, count + (planes or 1)
-            own = torch.arange(planes) if planes else torch.tensor(0)
+                first[key], count = count, count + own.numel()
             index[placed.name] = first[key] + own
         ranges = {p.name: KnobRange.of(p.device) for p in placement.placed}
         return cls(ranges=ranges, index=index, count=count)
@@ -124,7 +130,8 @@ class Variables:
         plan: dict[str, Point] = {}
         for name, index in self.index.items():
             points = [self.ranges[name].point(float(s)) for s in shares[index].reshape(-1)]
-            plan[name] = torch.tensor(points, dtype=torch.float64) if index.ndim else points[0]
+            several = torch.tensor(points, dtype=torch.float64).reshape(index.shape)
+            plan[name] = several if index.ndim else points[0]
         return plan
 
     def shares(self, plan: Mapping[str, Point]) -> Tensor:
@@ -142,6 +149,23 @@ def _owner(placed: Placed, per: Per) -> str:
     if per == "network":
         return ""
     return placed.role if per == "role" else placed.name
+
+
+def _channels(placed: Placed) -> int:
+    assert placed.channels is not None
+    if not placed.device.channel_points:
+        raise InputError(
+            f"per is 'channel' and {placed.name} lies on a {type(placed.device).__name__}, which "
+            "takes one point for a whole tensor; allowed: network, role or tensor"
+        )
+    loads = placed.traffic.loads if placed.traffic is not None else ()
+    if placed.device.computes and any(load.channels() is None for load in loads):
+        raise InputError(
+            f"per is 'channel' and the first axis of {placed.name} runs over the rows of a matrix, "
+            f"whose columns have points on a {type(placed.device).__name__}; allowed: network, "
+            "role or tensor"
+        )
+    return placed.channels
 
 
 def _planes(placed: Placed) -> int:

@@ -15,6 +15,7 @@ from joulewise.units import format_percent, format_point, format_si
 
 if TYPE_CHECKING:
     from joulewise.allocation import Allocation, Granularity
+    from joulewise.devices import PlainPoint
     from joulewise.placement import Placement
     from joulewise.study import AllocationRecord
 
@@ -221,14 +222,12 @@ def _against_first(record: AllocationRecord, number: int) -> str:
 def _print_plan(record: AllocationRecord, found: Allocation) -> None:
     rows = []
     for tensor in record.tensors:
-        point = found.plan[tensor.name]
-        points = point if isinstance(point, tuple) else (point,)
         spent = found.energy.memory_j[tensor.name]
         rows.append(
             [
                 tensor.name,
                 str(tensor.words),
-                " ".join(format_point(record.knob, p) for p in points),
+                _point(record.knob, found.plan[tensor.name]),
                 format_percent(spent / tensor.reliable_j, 1),
                 format_percent(spent / found.energy.memory_total_j, 1),
                 format_percent(found.predicted_variance[tensor.name] / found.predicted_mse, 1),
@@ -239,6 +238,16 @@ def _print_plan(record: AllocationRecord, found: Allocation) -> None:
     planes = ", low bits first" if found.granularity.bit_planes else ""
     columns = ["tensor", "words", record.knob + planes, "of reliable", "of energy", "of error"]
     console.print_table("The plan", columns, rows)
+
+
+def _point(knob: str, point: PlainPoint) -> str:
+    """An operating point; of those of many channels, the lowest and the highest."""
+    points = point if isinstance(point, tuple) else (point,)
+    flat = [p for row in points for p in (row if isinstance(row, tuple) else (row,))]
+    if not isinstance(points[0], tuple):
+        return " ".join(format_point(knob, p) for p in flat)
+    low, high = (format_point(knob, end(flat)) for end in (min, max))
+    return f"{low} to {high}, {len(points)} channels"
 
 
 def _accuracy(found: Allocation) -> str:

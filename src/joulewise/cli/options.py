@@ -54,7 +54,9 @@ Threads = Annotated[
 _POINTS = "What has a point of its own"
 Per = Annotated[
     str,
-    typer.Option(help="network, role (weights, activations) or tensor", rich_help_panel=_POINTS),
+    typer.Option(
+        help="network, role (weights, activations), tensor or channel", rich_help_panel=_POINTS
+    ),
 ]
 BitPlanes = Annotated[
     bool, typer.Option("--bit-planes", help="each bit plane, too", rich_help_panel=_POINTS)

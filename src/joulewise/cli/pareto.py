@@ -25,7 +25,9 @@ def pareto(
     data: options.Data = "digits",
     per: Annotated[
         list[str] | None,
-        typer.Option(help="network, role or tensor; repeat it  [default: network, tensor]"),
+        typer.Option(
+            help="network, role, tensor or channel; repeat it  [default: network, tensor]"
+        ),
     ] = None,
     bit_planes: Annotated[
         bool, typer.Option("--bit-planes", help="a point for each bit plane as well, in fronts")

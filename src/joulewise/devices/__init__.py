@@ -27,6 +27,7 @@ from joulewise.devices.device import Common as Common
 from joulewise.devices.device import Device as Device
 from joulewise.devices.device import Load as Load
 from joulewise.devices.device import Moments as Moments
+from joulewise.devices.device import PlainPoint as PlainPoint
 from joulewise.devices.device import Point as Point
 from joulewise.devices.device import Traffic as Traffic
 from joulewise.devices.device import plain_point as plain_point
@@ -68,6 +69,7 @@ __all__ = [
     "Mask",
     "Measured",
     "Moments",
+    "PlainPoint",
     "Point",
     "ReadOut",
     "Stuck",

@@ -109,6 +109,11 @@ class Crossbar(PairDevice):
         return self.g_range[0]
 
     @property
+    def channel_points(self) -> bool:
+        """Each column has a range of conductances of its own, and its own read-out."""
+        return True
+
+    @property
     def fresh(self) -> bool:
         """Whether there is read noise."""
         return self.read_noise > 0
@@ -186,6 +191,20 @@ class Crossbar(PairDevice):
         Raises:
             InputError: if it is not known how the tensor is used.
         """
+        plus, minus = self._conductances(traffic, point)
+        return self.readout.energy_j(traffic.loads, plus, minus, self.array)
+
+    def energy_by_channel(self, traffic: Traffic, point: Point, channels: int) -> Tensor:
+        """What each column spends, and an equal share of the conversion of inputs.
+
+        Raises:
+            InputError: if it is not known how the tensor is used, or channels are not its columns.
+        """
+        plus, minus = self._conductances(traffic, point)
+        return self.readout.energy_by_channel_j(traffic.loads, plus, minus, self.array)
+
+    def _conductances(self, traffic: Traffic, point: Point) -> tuple[Moments, Moments]:
+        """Moments of the positive and the negative devices of a weight, siemens."""
         check_loads(traffic.loads)
         stored = self.store(traffic.loads[0].weight)
         unit = self._unit(stored, point)
@@ -193,7 +212,7 @@ class Crossbar(PairDevice):
             Moments(mean=m.mean / unit, var=m.var / unit.square())
             for m in self._devices(stored, unit)
         )
-        return self.readout.energy_j(traffic.loads, plus, minus, self.array)
+        return plus, minus
 
     def describe(self) -> dict[str, Any]:
         """Plain data for records."""

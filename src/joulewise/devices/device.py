@@ -27,6 +27,7 @@ __all__ = [
     "Device",
     "Load",
     "Moments",
+    "PlainPoint",
     "Point",
     "Traffic",
     "as_point",
@@ -34,7 +35,14 @@ __all__ = [
 ]
 
 Point = float | Tensor
-"""An operating point: a number, or one number for each bit plane, on the device's own knob."""
+"""An operating point on the device's own knob: a number, or several, where the device takes them.
+
+One for each bit plane is ``[bits]``, one for each output channel (the first axis of a weight)
+``[channels, 1]``, and one for each bit plane of each channel ``[channels, bits]``.
+"""
+
+PlainPoint = float | tuple[float, ...] | tuple[tuple[float, ...], ...]
+"""An operating point as plain data: a number, or the rows of a table."""
 
 Stored = TypeVar("Stored")
 
@@ -44,8 +52,10 @@ def as_point(point: Point) -> Tensor:
     return torch.as_tensor(point, dtype=torch.float64)
 
 
-def plain_point(point: Point) -> float | tuple[float, ...]:
+def plain_point(point: Point) -> PlainPoint:
     """An operating point as plain data, for records."""
+    if isinstance(point, Tensor) and point.ndim > 1:
+        return tuple(tuple(float(p) for p in row) for row in point)
     if isinstance(point, Tensor) and point.ndim:
         return tuple(float(p) for p in point)
     return float(point)
@@ -192,6 +202,17 @@ class Load:
             return tensor.reshape(groups, rows, -1).mT
         return tensor.reshape(groups, -1, rows)
 
+    def channels(self) -> Tensor | None:
+        """The output channel that each column belongs to, the first axis of the weight.
+
+        Returns:
+            int64 ``[groups, columns]``; None where that axis does not run over the columns.
+        """
+        first = torch.arange(len(self.weight), device=self.weight.device)
+        index = first.reshape(-1, *(1,) * (self.weight.ndim - 1)).expand(self.weight.shape)
+        found = self.matrix(index)
+        return found[..., 0] if bool((found == found[..., :1]).all()) else None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Traffic:
@@ -259,6 +280,11 @@ class Device(ABC, Generic[Stored]):
         return None
 
     @property
+    def channel_points(self) -> bool:
+        """Whether each output channel of a weight may have an operating point of its own."""
+        return False
+
+    @property
     @abstractmethod
     def reliable_bit_j(self) -> float:
         """Joules to read one bit from reliable memory beside this one: what is not placed costs."""
@@ -317,6 +343,22 @@ class Device(ABC, Generic[Stored]):
     @abstractmethod
     def energy(self, traffic: Traffic, point: Point) -> Tensor:
         """Joules that one inference spends on accesses; float64, differentiable in ``point``."""
+
+    def energy_by_channel(self, traffic: Traffic, point: Point, channels: int) -> Tensor:
+        """What each output channel of a weight spends; they sum to `energy`.
+
+        Args:
+            traffic: As for `energy`.
+            point: As for `energy`.
+            channels: How many there are, the length of the weight's first axis.
+
+        Returns:
+            float64 ``[channels]``; each depends on its own channel's point alone.
+
+        Raises:
+            NotImplementedError: if channels have no points of their own.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no points for channels")
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:

@@ -32,10 +32,10 @@ class FaultKind(Protocol):
         """How often a cell fails when it holds a 0 and a 1.
 
         Args:
-            bit_error_rate: For each bit plane, shape ``[bits]``.
+            bit_error_rate: For each bit plane, shape ``[bits]``; or ``[channels, bits]``.
 
         Returns:
-            Shape ``[2, bits]``: the rate at which a cell that holds 0, and 1, is hit.
+            Shape ``[2, *bit_error_rate]``: the rate at which a cell that holds 0, and 1, is hit.
         """
 
     def select(self, cells: Cells, holds: int, chip: Chip) -> Cells:

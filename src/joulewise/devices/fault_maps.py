@@ -38,7 +38,8 @@ class FaultMap(Protocol):
         Args:
             words: Words in this part of the chip.
             rates: Shape ``[2, bits]``: the rate at which a cell of each bit plane fails when it
-                holds 0, and 1.
+                holds 0, and 1. Or ``[2, channels, bits]``, where the words are those of one
+                channel after the other, as many for each.
             chip: The chip, at the part in question.
 
         Returns:
@@ -76,15 +77,15 @@ class Independent:
         """See `FaultMap.failing`."""
         rate = float(rates.max())
         if float(rates.min()) == rate < 1.0:
-            _, cells = _arrivals(words * rates.shape[1], -math.log1p(-rate), chip)
+            _, cells = _arrivals(words * rates.shape[-1], -math.log1p(-rate), chip)
             failing = _each_once(cells)
             return failing, failing
         certain = rates >= 1.0  # no finite time: such planes fail whole, and cost no arrivals
         horizons = -np.log1p(-np.where(certain, 0.0, rates))
-        times, cells = _arrivals(words * rates.shape[1], float(horizons.max()), chip)
+        times, cells = _arrivals(words * rates.shape[-1], float(horizons.max()), chip)
 
         def failing_while(held: int) -> Cells:
-            hit = _before(times, cells, horizons[held])
+            hit = _before(times, cells, horizons[held], words)
             return _with_whole_planes(hit, certain[held], words)
 
         on_zero = failing_while(0)
@@ -122,20 +123,31 @@ def _arrivals(cells: int, horizon: float, chip: Chip) -> tuple[Rates, Cells]:
     return time[:count], np.concatenate(places)[:count]
 
 
-def _before(times: Rates, cells: Cells, horizons: Rates) -> Cells:
+def _before(times: Rates, cells: Cells, horizons: Rates, words: int) -> Cells:
     """The cells that were hit before the horizon of their bit plane, ascending, each once."""
-    if (horizons == horizons[0]).all():
-        count = int(np.searchsorted(times, horizons[0], side="right"))
+    first = horizons.flat[0]
+    if (horizons == first).all():
+        count = int(np.searchsorted(times, first, side="right"))
         return _each_once(cells[:count])
-    return _each_once(cells[times <= horizons[cells % len(horizons)]])
+    bits = horizons.shape[-1]
+    own = cells % bits
+    if horizons.ndim > 1:
+        own += cells // (words // len(horizons) * bits) * bits
+    return _each_once(cells[times <= horizons.reshape(-1)[own]])
 
 
 def _with_whole_planes(cells: Cells, certain: NDArray[np.bool_], words: int) -> Cells:
     """``cells`` and every cell of the bit planes that are ``certain`` to fail."""
     if not certain.any():
         return cells
-    firsts = np.arange(words)[:, None] * len(certain)
-    return _each_once(np.concatenate([cells, (firsts + np.flatnonzero(certain)).reshape(-1)]))
+    whole = np.flatnonzero(_by_word(certain, words))
+    return _each_once(np.concatenate([cells, whole]))
+
+
+def _by_word(planes: NDArray[Any], words: int) -> NDArray[Any]:
+    """Figures of bit planes, or of those of each channel, for every word: ``[words, bits]``."""
+    table = planes.reshape(-1, planes.shape[-1])
+    return np.repeat(table, words // len(table), axis=0)
 
 
 def _each_once(cells: Cells) -> Cells:
@@ -208,9 +220,10 @@ class Correlated:
 
     def failing(self, words: int, rates: Rates, chip: Chip) -> tuple[Cells, Cells]:
         """See `FaultMap.failing`."""
-        bits = rates.shape[1]
+        bits = rates.shape[-1]
         latent = self._latent(words * bits, chip).reshape(words, bits)
-        on_zero, on_one = (np.flatnonzero(latent < ndtri(plane)) for plane in rates)
+        margins = (_by_word(ndtri(planes), words) for planes in rates)
+        on_zero, on_one = (np.flatnonzero(latent < margin) for margin in margins)
         return on_zero, on_one
 
     def _latent(self, cells: int, chip: Chip) -> Rates:
@@ -325,10 +338,10 @@ class Measured:
 
     def failing(self, words: int, rates: Rates, chip: Chip) -> tuple[Cells, Cells]:
         """See `FaultMap.failing`."""
-        array = np.asarray(self.thresholds).reshape(-1, rates.shape[1])
+        array = np.asarray(self.thresholds).reshape(-1, rates.shape[-1])
         start = int(chip.generator("faults").integers(len(array)))
         thresholds = array[(start + np.arange(words)) % len(array)]
-        on_zero, on_one = (np.flatnonzero(thresholds <= plane) for plane in rates)
+        on_zero, on_one = (np.flatnonzero(thresholds <= _by_word(p, words)) for p in rates)
         return on_zero, on_one
 
     def mixture(self, rates: Tensor) -> tuple[Tensor, Tensor]:

@@ -56,6 +56,13 @@ class KnobRange:
             least, most, at = math.log(least), math.log(most), math.log(at)
         return min(max((at - least) / (most - least), 0.0), 1.0)
 
+    def shares(self, points: Tensor) -> Tensor:
+        """The same of many points, float64, differentiable; of points beyond the ends, beyond."""
+        least, most, at = self.least, self.most, points.double()
+        if self.logarithmic:
+            least, most, at = math.log(least), math.log(most), at.log()
+        return (at - least) / (most - least)
+
     def point(self, share: float) -> float:
         """The point at a share: at 0 and 1 the ends themselves, and never outside the range."""
         if share in (0.0, 1.0):

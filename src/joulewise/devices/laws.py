@@ -275,5 +275,10 @@ def _interpolate(x: Tensor, xs: Tensor, ys: Tensor) -> Tensor:
     """
     upper = torch.searchsorted(xs, x.detach().contiguous()).clamp(1, len(xs) - 1)
     lower = upper - 1
-    share = (x - xs[lower]) / (xs[upper] - xs[lower])
-    return torch.lerp(ys[lower], ys[upper], share)
+    share = (x - _picked(xs, lower)) / (_picked(xs, upper) - _picked(xs, lower))
+    return torch.lerp(_picked(ys, lower), _picked(ys, upper), share)
+
+
+def _picked(numbers: Tensor, places: Tensor) -> Tensor:
+    """``numbers[places]``, also where a lone place stands for many in `torch.func`."""
+    return numbers[places.reshape(-1)].reshape(places.shape)

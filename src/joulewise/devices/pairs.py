@@ -46,6 +46,10 @@ class Pairs:
     def along_columns(self, point: Tensor, name: str = "g_max") -> Tensor:
         """An operating point, or one for each index of the first axis, to broadcast to ``weights``.
 
+        Args:
+            point: One number, ``[columns]`` or ``[columns, 1]``.
+            name: Of the knob.
+
         Raises:
             WeightsError: if there are not as many points.
         """
@@ -161,7 +165,8 @@ def point_of(knob: str, low: float, high: float, setting: Mapping[str, Point]) -
         knob: The knob's name.
         low: Lower end of its range.
         high: Upper end, included.
-        setting: What a user gave: one number, or one for each output column.
+        setting: What a user gave: one number, or one for each output column, ``[columns]`` or
+            ``[columns, 1]``.
 
     Raises:
         OperatingPointError: if the setting is of another knob, or out of range.
@@ -171,7 +176,7 @@ def point_of(knob: str, low: float, high: float, setting: Mapping[str, Point]) -
         raise OperatingPointError(f"the device was given {got}; allowed: {knob}")
     value = setting[knob]
     point = as_point(value)
-    if point.ndim > 1:
+    if point.ndim > 2 or point.numel() == 0 or (point.ndim == 2 and point.shape[1] != 1):
         allowed = "one number, or one for each output column"
         refuse(knob, f"of shape {tuple(point.shape)}", allowed, OperatingPointError)
     for number in point.detach().reshape(-1).tolist():

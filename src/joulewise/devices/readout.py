@@ -84,29 +84,65 @@ class ReadOut:
         Returns:
             One number, float64; differentiable.
         """
-        largest = max(load.largest for load in loads) or 1.0
-        parts = [self._of_use(load, load.largest / largest, plus, minus, array) for load in loads]
+        parts = [spent.sum() for spent in self._by_column(loads, plus, minus, array)]
         return torch.stack(parts).sum()
+
+    def energy_by_channel_j(
+        self, loads: Sequence[Load], plus: Moments, minus: Moments, array: Array = WHOLE
+    ) -> Tensor:
+        """The same for each output channel, the first axis of the weight.
+
+        What inputs cost is shared out evenly among the columns that they reach.
+
+        Args:
+            loads: As for `energy_j`.
+            plus: As for `energy_j`.
+            minus: As for `energy_j`.
+            array: As for `energy_j`.
+
+        Returns:
+            float64 ``[channels]``, differentiable.
+
+        Raises:
+            InputError: if channels are not columns.
+        """
+        total = torch.zeros(len(plus.mean), dtype=torch.float64, device=plus.mean.device)
+        for load, spent in zip(loads, self._by_column(loads, plus, minus, array), strict=True):
+            channels = load.channels()
+            if channels is None:
+                raise InputError(
+                    "the first axis of the weight runs over the rows of its matrix, so its "
+                    "channels are no columns; allowed: one operating point for the whole tensor"
+                )
+            total = total.index_add(0, channels.reshape(-1), spent.reshape(-1))
+        return total
+
+    def _by_column(
+        self, loads: Sequence[Load], plus: Moments, minus: Moments, array: Array
+    ) -> list[Tensor]:
+        """Joules of each use, ``[groups, columns]``."""
+        largest = max(load.largest for load in loads) or 1.0
+        return [self._of_use(load, load.largest / largest, plus, minus, array) for load in loads]
 
     def _of_use(
         self, load: Load, level: float, plus: Moments, minus: Moments, array: Array
     ) -> Tensor:
         volts = self.v_read * level * load.inputs.double()
-        watts = torch.zeros((), dtype=torch.float64, device=volts.device)
+        parts = []
         for side in (plus, minus):
             mean, var = load.matrix(side.mean), load.matrix(side.var)
             squares = volts.square().mean(0)
-            watts = watts + torch.einsum("gnk,gk->", mean, squares)
+            parts.append(torch.einsum("gnk,gk->gn", mean, squares))
             for rows in array.pieces(mean.shape[2]):
                 currents = torch.einsum("sgk,gnk->sgn", volts[..., rows], mean[..., rows])
-                noise = torch.einsum("gnk,gk->", var[..., rows], squares[..., rows])
-                watts = watts + self.r_amplifier * (currents.square().mean(0).sum() + noise)
+                noise = torch.einsum("gnk,gk->gn", var[..., rows], squares[..., rows])
+                parts.append(self.r_amplifier * (currents.square().mean(0) + noise))
         groups, columns, inputs = mean.shape
         given = inputs * array.beside(columns)
         converted = given * self.input_j * (array.input_bits or _BITS) / _BITS
         conversions = columns * array.count(inputs)
         converted += conversions * self.output_j * 2.0 ** ((array.output_bits or _BITS) - _BITS)
-        return load.uses * (self.t_read * watts + groups * converted)
+        return load.uses * (self.t_read * torch.stack(parts).sum(0) + converted / columns)
 
     def describe(self) -> dict[str, Any]:
         """Plain data for records."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
@@ -124,6 +125,11 @@ class SRAM(Device[StoredWords]):
         return self.bits
 
     @property
+    def channel_points(self) -> bool:
+        """A weight's words lie channel by channel, and each channel may have a supply."""
+        return True
+
+    @property
     def reliable_bit_j(self) -> float:
         """The law's energy at its most reliable point."""
         return float(self.law.energy_per_bit_j(as_point(self.most_reliable)))
@@ -136,7 +142,8 @@ class SRAM(Device[StoredWords]):
     def point(self, **setting: Point) -> Point:
         """An operating point from ``eta=`` or ``v_dd=`` (volts, or the unit of the law's table).
 
-        One number, or one for each bit plane, least significant first.
+        One number, or one for each bit plane, least significant first: ``[bits]``. For a weight,
+        also one for each output channel, ``[channels, 1]``, or for both, ``[channels, bits]``.
 
         Raises:
             OperatingPointError: if the setting is neither, or out of the law's range.
@@ -146,8 +153,11 @@ class SRAM(Device[StoredWords]):
             raise OperatingPointError(f"an SRAM was given {got}; allowed: one of eta, v_dd")
         (name, value), *_ = setting.items()
         point = as_point(value)
-        if point.ndim and point.shape != (self.bits,):
-            allowed = f"one number, or {self.bits}, one for each bit plane"
+        for_all = point.shape in ((), (self.bits,))
+        by_channel = point.ndim == 2 and len(point) > 0 and point.shape[1] in (1, self.bits)
+        if not (for_all or by_channel):
+            allowed = f"one number, or {self.bits}, one for each bit plane; or [channels, 1] or "
+            allowed += f"[channels, {self.bits}], for each output channel"
             refuse(name, f"of shape {tuple(point.shape)}", allowed, OperatingPointError)
         if name == "v_dd":
             point = self.law.eta(point)
@@ -180,6 +190,7 @@ class SRAM(Device[StoredWords]):
             point: ``eta``.
             chip: The chip, at the part that holds this tensor.
         """
+        self._check_channels(point, len(stored.values) if stored.values.ndim else 0)
         upsets = self._upsets(stored.values.numel(), point, chip)
         values = stored.values.clone()
         self._strike(values[None], stored.scale, upsets)
@@ -206,6 +217,7 @@ class SRAM(Device[StoredWords]):
             words: Words of this part of the chip, of which a shorter sample uses the first; None
                 for as many as a sample has.
         """
+        self._check_channels(point, 0)
         # One scale: ``channel_dim`` is an axis of weights, and would be the batch here.
         format = replace(self._format(limit), channel_dim=None)
         inputs = inputs.detach()
@@ -226,12 +238,28 @@ class SRAM(Device[StoredWords]):
         Exact for `Independent` and `Measured` maps; for `Correlated` ones up to the quadrature
         error that the class states. Differentiable in ``point``.
         """
-        mean, var = self.code_moments(point)
+        self._check_channels(point, len(stored.values) if stored.values.ndim else 0)
         scale, index = stored.scale, self._index(stored)
+        if isinstance(point, float) or as_point(point).ndim < 2:
+            mean, var = (of_code.to(scale).take(index) for of_code in self.code_moments(point))
+        else:
+            found = zip(self._moments_of_rows(as_point(point)), index, strict=True)
+            rows = [(m.to(scale).take(own), v.to(scale).take(own)) for (m, v), own in found]
+            mean, var = (torch.stack(part) for part in zip(*rows, strict=True))
         # Half precision only after the scale: squares would underflow in it.
-        return Moments(
-            mean=mean.to(scale).take(index) * scale, var=var.to(scale).take(index) * scale**2
-        )
+        return Moments(mean=mean * scale, var=var * scale**2)
+
+    def _moments_of_rows(self, points: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """`code_moments` at each of several points; without gradients, of each point once."""
+        known: dict[tuple[float, ...], tuple[Tensor, Tensor]] = {}
+        for point in points:
+            if points.requires_grad:
+                yield self.code_moments(point)
+                continue
+            key = tuple(point.tolist())
+            if key not in known:
+                known[key] = self.code_moments(point)
+            yield known[key]
 
     def word_classes(self, stored: StoredWords) -> WordClasses:
         """A class for each code."""
@@ -249,6 +277,9 @@ class SRAM(Device[StoredWords]):
     def code_moments(self, point: Point) -> tuple[Tensor, Tensor]:
         """Mean and variance of the code that is read, for every code that can be stored.
 
+        Args:
+            point: One number, or one for each bit plane.
+
         Returns:
             Two float64 tensors of shape ``[2**bits]``, in the order of ``all_codes(bits)``.
         """
@@ -262,8 +293,29 @@ class SRAM(Device[StoredWords]):
 
     def energy(self, traffic: Traffic, point: Point) -> Tensor:
         """Joules per inference: bits accessed times the energy of an access at ``point``."""
-        per_bit = self.law.energy_per_bit_j(as_point(point)).expand(self.bits)
-        return (traffic.reads + traffic.writes) * per_bit.sum()
+        return (traffic.reads + traffic.writes) * self._word_j(point).mean()
+
+    def energy_by_channel(self, traffic: Traffic, point: Point, channels: int) -> Tensor:
+        """An equal share of the accesses, each at the energy of the channel's own point."""
+        accesses = (traffic.reads + traffic.writes) / channels
+        return accesses * self._word_j(point).expand(channels)
+
+    def _word_j(self, point: Point) -> Tensor:
+        """Joules of an access to a word: one number, or one for each channel."""
+        return self._in_planes(self.law.energy_per_bit_j(as_point(point))).sum(-1)
+
+    def _in_planes(self, figures: Tensor) -> Tensor:
+        """Figures of a point, one for each bit plane: ``[bits]``, or ``[channels, bits]``."""
+        return figures.expand(*figures.shape[:-1], self.bits)
+
+    def _check_channels(self, point: Point, channels: int) -> None:
+        """Refuse points for other channels than there are; 0 for none, as activations have."""
+        if isinstance(point, float) or as_point(point).ndim < 2 or len(point) == channels:
+            return
+        allowed = f"one number, or one for each of {channels} output channels"
+        if not channels:
+            allowed = "one number, or one for each bit plane: only weights have output channels"
+        refuse(self.knob, f"for {len(point)} channels", allowed, OperatingPointError)
 
     def describe(self) -> dict[str, Any]:
         """Plain data for records."""
@@ -286,7 +338,7 @@ class SRAM(Device[StoredWords]):
     def _rates(self, point: Point) -> NDArray[np.float64]:
         if isinstance(point, float):
             return _common_rates(self.law, self.fault, self.bits, point)
-        rate = self.bit_error_rate(point).detach().expand(self.bits)
+        rate = self._in_planes(self.bit_error_rate(point).detach())
         return self.fault.rates(rate).cpu().numpy()
 
     def _upsets(self, words: int, point: Point, chip: Chip) -> _Upsets:

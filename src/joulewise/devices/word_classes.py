@@ -35,20 +35,27 @@ class WordClasses:
     count: int
     moments: Callable[[Tensor], tuple[Tensor, Tensor]]
 
-    def summed(self, weights: Tensor) -> Tensor:
+    def summed(self, weights: Tensor, *, by_channel: bool = False) -> Tensor:
         """The sum over the words of each class of ``weights * scale^2``.
 
         Times ``var`` it is the sum over all words of weight times variance.
 
         Args:
             weights: The shape of the tensor.
+            by_channel: Whether to sum within each output channel, the first axis of the tensor.
 
         Returns:
-            float64 ``[count]``.
+            float64 ``[count]``, or ``[channels, count]``.
         """
         scaled = weights.double() * self.scale.double().square()
-        sums = torch.zeros(self.count, dtype=torch.float64, device=scaled.device)
-        return sums.index_add_(0, self.index.reshape(-1), scaled.reshape(-1))
+        index, channels = self.index, 1
+        if by_channel:
+            channels = len(index)
+            first = torch.arange(channels, device=index.device) * self.count
+            index = index + first.reshape(-1, *(1,) * (index.ndim - 1))
+        sums = torch.zeros(channels * self.count, dtype=torch.float64, device=scaled.device)
+        sums.index_add_(0, index.reshape(-1), scaled.reshape(-1))
+        return sums.reshape(channels, -1) if by_channel else sums
 
     def spread(self, values: Tensor) -> Tensor:
         """Each word's value, given one for each class, in the unit of the tensor.

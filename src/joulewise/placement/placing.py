@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from joulewise.devices import Device, Point, Traffic
-from joulewise.errors import InputError, ModelError, refuse
+from joulewise.errors import InputError, ModelError, OperatingPointError, refuse
 from joulewise.placement.addresses import extent
 from joulewise.placement.restoring import check_initialised
 from joulewise.placement.tracing import Trace, trace
@@ -52,6 +52,11 @@ class Placed:
         for length in self.shape:
             words *= length
         return words
+
+    @property
+    def channels(self) -> int | None:
+        """Output channels of a weight, along its first axis; None for what has none."""
+        return self.shape[0] if self.role == "weight" and self.shape else None
 
     def parameters(self, modules: Mapping[str, nn.Module]) -> list[Tensor]:
         """Of a weight, those that the model has now, one for each owner.
@@ -109,16 +114,38 @@ class Placement:
 
         Raises:
             InputError: if a tensor is missing from the plan, or is not placed.
+            OperatingPointError: if a point is out of range, or for channels that are not there.
         """
         names = [tensor.name for tensor in self.placed]
         for name in plan:
             if name not in names:
                 raise InputError(f"the plan names {name}, which is not placed; allowed: {names}")
         check_complete(plan, names)
-        return {
-            tensor.name: tensor.device.point(**{tensor.device.knob: plan[tensor.name]})
-            for tensor in self.placed
-        }
+        checked = {}
+        for tensor in self.placed:
+            point = tensor.device.point(**{tensor.device.knob: plan[tensor.name]})
+            _check_channels(tensor, point)
+            checked[tensor.name] = point
+        return checked
+
+
+def _check_channels(placed: Placed, point: Point) -> None:
+    """Refuse points for channels that a tensor does not have.
+
+    Raises:
+        OperatingPointError: naming the tensor.
+    """
+    if not (isinstance(point, Tensor) and placed.device.channel_points):
+        return
+    if point.ndim < (2 if placed.device.planes else 1):
+        return
+    if placed.channels is None:
+        allowed = "one for the whole tensor: only weights have output channels"
+        got = f"for {len(point)} channels"
+        refuse(f"the operating point of {placed.name}", got, allowed, OperatingPointError)
+    if len(point) != placed.channels:
+        allowed = f"{placed.channels}, one for each output channel, or one for the whole tensor"
+        refuse(f"the points of {placed.name}", len(point), allowed, OperatingPointError)
 
 
 def check_complete(plan: Mapping[str, Point], names: Iterable[str]) -> None:

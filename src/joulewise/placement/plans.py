@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from joulewise.devices import Point, plain_point
+from joulewise.devices import PlainPoint, Point, plain_point
 from joulewise.errors import InputError, refuse
 from joulewise.files import write_atomically
 from joulewise.placement.placing import Placed, Placement
@@ -32,7 +32,7 @@ class _Tensor(BaseModel):
     role: Literal["weight", "activation"]
     shape: tuple[int, ...]
     device: int
-    point: float | tuple[float, ...]
+    point: PlainPoint
 
 
 class PlanFile(BaseModel):
@@ -42,7 +42,8 @@ class PlanFile(BaseModel):
         joulewise_plan: The version of the format.
         devices: Each kind of memory, as its ``describe`` says it, with the name of its ``knob``.
         tensors: Name, role, shape, device and operating point of each stored tensor, the point as
-            a number, or as one for each bit plane (least significant first) or output column.
+            a number, or as one for each bit plane (least significant first); for output channels,
+            as one row for each, of one number or of one for each bit plane.
         weights: A digest of the stored weights, for which the plan was chosen.
         note: What else is worth knowing: how it was made, what was shown of it.
 
@@ -145,7 +146,7 @@ class PlanFile(BaseModel):
 
         Raises:
             InputError: naming the first tensor that the plan is not for, or does not fit.
-            OperatingPointError: if a point is out of its device's range.
+            OperatingPointError: if a point is out of its device's range, or for other channels.
         """
         known = {tensor.name: tensor for tensor in self.tensors}
         names = [tensor.name for tensor in self.tensors]
@@ -166,6 +167,7 @@ class PlanFile(BaseModel):
                     "plan has no point for it"
                 )
             self._check_fits(known[name], placed)
+            _check_rows(known[name])
         return placement.check_plan(
             {
                 name: torch.tensor(tensor.point, dtype=torch.float64)
@@ -194,6 +196,15 @@ class PlanFile(BaseModel):
             if planned.get(field) != here.get(field):
                 allowed = f"{planned.get(field)!r}, which the plan is for"
                 refuse(f"{field} of the memory of {placed.name}", repr(here.get(field)), allowed)
+
+
+def _check_rows(tensor: _Tensor) -> None:
+    """Refuse a table of points whose rows are not alike."""
+    rows = tensor.point if isinstance(tensor.point, tuple) else ()
+    lengths = {len(row) for row in rows if isinstance(row, tuple)}
+    if len(lengths) > 1:
+        said = " and ".join(str(length) for length in sorted(lengths))
+        refuse(f"{tensor.name} in the plan", f"given rows of {said} numbers", "as many in each")
 
 
 def _described(placed: Placed) -> dict[str, Any]:

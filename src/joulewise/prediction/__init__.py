@@ -6,6 +6,7 @@ total          what pieces of the data add up to
 forecast       what a prediction says
 first_order    linear in the noise: any network, for the price of about a training step
 surrogate      the first order as a function of the plan, for thousands of plans
+curves         sums over classes of words at many points at once, from tables
 corrected      first order, and what it gets wrong on a few simulated chips
 secants        what single large faults do beyond the first order
 moments        mean and full covariance, by a table of rules: small networks, strong noise

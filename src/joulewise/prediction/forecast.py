@@ -9,7 +9,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from joulewise.devices import Point, plain_point
+from joulewise.devices import PlainPoint, Point, plain_point
 
 __all__ = ["AccuracyForecast", "Forecast", "ForecastRecord"]
 
@@ -40,7 +40,7 @@ class ForecastRecord(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     method: str
-    plan: dict[str, float | tuple[float, ...]]
+    plan: dict[str, PlainPoint]
     images: int
     mse: float
     standard_error: float | None

@@ -7,13 +7,14 @@ there, ``S_i`` squared gradients and ``J`` gradients at the mean that plan ``P0`
 
 Words of one class have the same moments, so ``S`` is summed over the words of each class and what
 is left is a product of short vectors: thousands of plans in the time of one forward pass,
-differentiable in every operating point.
+differentiable in every operating point. Where each output channel has a point, ``S`` is summed over
+the words of each class in each channel, and every channel's mean moves on its own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from joulewise.devices import Device, KnobRange, Point, WordClasses
 from joulewise.devices.device import as_point
 from joulewise.errors import check_in_range, refuse
 from joulewise.placement import Placed, Placement
+from joulewise.prediction.curves import Curves
 from joulewise.prediction.linear import Linearisation
 from joulewise.prediction.problem import Problem, posed
 
@@ -39,30 +41,48 @@ _TRIED, _NEGLIGIBLE, _MOST_WAYS = 48, 1e-4, 12
 class _Alike:
     """Placed tensors whose words have the same moments.
 
+    A tensor with one point is one row of what follows, one with a point for each output channel as
+    many rows as channels.
+
     Args:
         names: The tensors.
-        moments: Of each class at a point; see `WordClasses`.
-        squares: ``S``, summed over each class, ``[tensors, classes]``.
+        rows: Of each.
+        row: The shape of the point of a row.
+        by_channel: Whether any of them has a point for each output channel.
+        moments: Of each class at the point of a row; see `WordClasses`.
+        squares: ``S``, summed over each class, ``[rows, classes]``.
         ways: In which the means of the classes move, orthonormal, ``[ways, classes]``.
-        moved: The probed output per unit of each way, ``[samples, tensors * ways]``.
+        moved: The probed output per unit of each way, ``[samples, rows * ways]``.
         smooth: As the device says it.
-        origin: Where along the ways the plan ``P0`` is, ``[tensors, ways]``.
+        origin: Where along the ways the plan ``P0`` is, ``[rows, ways]``.
+        curves: Where there are channels with scalar points: of each row the variance, then of each
+            way how far along it the means are; the origin is then counted from there, too.
     """
 
     names: tuple[str, ...]
+    rows: tuple[int, ...]
+    row: torch.Size
+    by_channel: bool
     moments: Moments
     squares: Tensor
     ways: Tensor
     moved: Tensor
     smooth: bool
     origin: Tensor
+    curves: Curves | None = None
 
     def at(self, plan: Mapping[str, Point]) -> tuple[Tensor, Tensor]:
         """How far the probed outputs move, ``[samples]``, and the variance by tensor."""
-        points = torch.stack([as_point(plan[name]) for name in self.names])
-        mean, var = _of_each(self.moments, points, self.smooth)
-        along = mean @ self.ways.mT - self.origin
-        return self.moved @ along.reshape(-1), (self.squares * var).sum(1)
+        if not self.by_channel:
+            whole = torch.stack([as_point(plan[name]) for name in self.names])
+            mean, each = _of_each(self.moments, whole, self.smooth)
+            way = mean @ self.ways.mT - self.origin
+            return self.moved @ way.reshape(-1), (self.squares * each).sum(1)
+        points = torch.cat([self._point_of(plan[name], n) for n, name in enumerate(self.names)])
+        along, var = self._of_rows(points[None], slice(None))
+        parts = torch.split(var[0], list(self.rows))
+        moved = self.moved @ (along[0] - self.origin).reshape(-1)
+        return moved, torch.stack([part.sum() for part in parts])
 
     def with_one_at(
         self, plan: Mapping[str, Point], name: str, points: Tensor
@@ -71,12 +91,48 @@ class _Alike:
 
         Both are differences to where the tensor is in the plan.
         """
-        row = self.names.index(name)
-        before = as_point(plan[name])[None]
-        mean, var = _of_each(self.moments, torch.cat([before, points]), self.smooth)
-        along = (mean[1:] - mean[0]) @ self.ways.mT
-        own = self.moved.reshape(len(self.moved), len(self.names), -1)[:, row]
-        return own @ along.mT, (var[1:] - var[0]) @ self.squares[row]
+        place = self.names.index(name)
+        rows, first = self.rows[place], sum(self.rows[:place])
+        own = slice(first, first + rows)
+        tried = torch.stack([self._point_of(p, place) for p in (plan[name], *points)])
+        along, var = self._of_rows(tried, own)
+        moved = self.moved.reshape(len(self.moved), len(self.squares), -1)[:, own].flatten(1)
+        return moved @ (along[1:] - along[0]).flatten(1).mT, (var[1:] - var[0]).sum(1)
+
+    def _point_of(self, point: Point, place: int) -> Tensor:
+        """A tensor's point as those of its rows."""
+        point = as_point(point)
+        if point.ndim == len(self.row) + 1:
+            return point
+        if point.ndim == len(self.row) + 2:  # scalars of channels
+            return point[:, 0]
+        return point[None].expand(self.rows[place], *self.row)
+
+    def _of_rows(self, points: Tensor, own: slice) -> tuple[Tensor, Tensor]:
+        """How far along the ways some rows are, and their variance, at several points of each.
+
+        Args:
+            points: ``[points, rows, *point]``.
+            own: Which rows.
+
+        Returns:
+            ``[points, rows, ways]`` and ``[points, rows]``.
+        """
+        row = torch.arange(len(self.squares))[own]
+        if self.curves is not None:
+            way = len(self.squares) + torch.arange(len(self.ways))
+            return self.curves.at(points[..., None], way), self.curves.at(points, row)
+        flat, shape = points.flatten(0, 1), points.shape[:2]
+        # What many rows have in common is worked out once.
+        if len(row) > 1 and not flat.requires_grad:
+            flat, again = torch.unique(flat, dim=0, return_inverse=True)
+            again = again.reshape(shape)
+            mean, var = _of_each(self.moments, flat, self.smooth)
+            each = (var @ self.squares[own].mT)[again, torch.arange(len(row))]
+            return (mean @ self.ways.mT)[again], each
+        mean, var = _of_each(self.moments, flat, self.smooth)
+        along = (mean @ self.ways.mT).reshape(*shape, -1)
+        return along, (var.reshape(*shape, -1) * self.squares[own]).sum(-1)
 
 
 def _of_each(moments: Moments, points: Tensor, smooth: bool) -> tuple[Tensor, Tensor]:
@@ -169,7 +225,8 @@ def error_model(
         placement: What is stored where; its model is left as it was, whatever happens.
         data: As for `predict`; targets are not looked at.
         plan: The plan to linearise around. Points that are numbers get numbers, points for each bit
-            plane get points for each bit plane.
+            plane get points for each bit plane, points for each output channel get points for each
+            output channel or one for all.
         seed: Of the probes.
         batch_size: As for `predict`.
         memory_bytes: What one pass may hold beside the model, roughly.
@@ -217,6 +274,12 @@ class _Maker:
             if placed.role == "weight":
                 self._classes[placed.name] = classes
         self._smooth = {p.name: p.device.smooth for p in problem.placement.placed}
+        self._channels = {
+            p.name: len(plan[p.name])
+            for p in problem.placement.placed
+            if plan[p.name].ndim > (1 if p.device.planes else 0)
+        }
+        self._rows = {name: _rows(p, name in self._channels) for name, p in plan.items()}
         self._groups = self._grouped()
         self._ways = {name: ways for names, ways in self._groups for name in names}
 
@@ -240,7 +303,7 @@ class _Maker:
             for group in groups:
                 first = group[0].name
                 same = self._moments[first] == self._moments[placed.name]
-                if same and self._plan[first].shape == self._plan[placed.name].shape:
+                if same and self._rows[first].shape[1:] == self._rows[placed.name].shape[1:]:
                     group.append(placed)
                     break
             else:
@@ -249,7 +312,7 @@ class _Maker:
 
     def _ways_of(self, placed: Placed) -> Tensor:
         """An orthonormal basis of what the means of the classes do over the range of the knob."""
-        shape = self._plan[placed.name].shape
+        shape = self._rows[placed.name].shape[1:]
         generator = torch.Generator().manual_seed(0)
         shares = torch.rand(_TRIED, *shape, generator=generator, dtype=torch.float64, device="cpu")
         if len(shape):  # planes that are alike, too
@@ -268,11 +331,12 @@ class _Maker:
         moved: dict[str, list[Tensor]] = {name: [] for name in self._plan}
         most = max(len(ways) for ways in self._ways.values())
         for piece in network.pieces(most):
-            error, found = network.responses(piece, self._classes, self._ways)
+            error, found = network.responses(piece, self._classes, self._ways, self._channels)
             images += piece.samples
             errors.append(error)
             for name, ways in self._ways.items():
-                none = torch.zeros(piece.samples, len(ways), dtype=torch.float64)
+                numbers = len(self._rows[name]) * len(ways)
+                none = torch.zeros(piece.samples, numbers, dtype=torch.float64)
                 moved[name].append(found.moved.get(name, none))
             for name, part in found.squares.items():
                 squares[name] = squares[name] + part if name in squares else part
@@ -298,14 +362,48 @@ class _Maker:
     ) -> _Alike:
         moments = self._moments[names[0]]
         smooth = self._smooth[names[0]]
-        mean, _ = _of_each(moments, torch.stack([self._plan[name] for name in names]), smooth)
+        rows = [self._rows[name] for name in names]
+        mean, _ = _of_each(moments, torch.cat(rows), smooth)
         none = torch.zeros(mean.shape[1], dtype=torch.float64)
-        return _Alike(
+        summed = torch.cat(
+            [
+                squares.get(name, none).expand(len(row), -1)
+                for name, row in zip(names, rows, strict=True)
+            ]
+        )
+        alike = _Alike(
             names=tuple(names),
+            rows=tuple(len(row) for row in rows),
+            row=rows[0].shape[1:],
+            by_channel=not self._channels.keys().isdisjoint(names),
             moments=moments,
-            squares=torch.stack([squares.get(name, none) for name in names]) / numbers,
+            squares=summed / numbers,
             ways=ways,
             moved=torch.cat([torch.cat(list(moved[name])) for name in names], 1),
             smooth=smooth,
             origin=mean @ ways.mT,
         )
+        if not (alike.by_channel and smooth and rows[0].ndim == 1):
+            return alike
+        (placed,) = (p for p in self._problem.placement.placed if p.name == names[0])
+        return _with_curves(alike, KnobRange.of(placed.device))
+
+
+def _rows(point: Tensor, by_channel: bool) -> Tensor:
+    """A point as rows: of the tensor as a whole, or of each channel, ``[rows, *point]``."""
+    if not by_channel:
+        return point[None]
+    return point[:, 0] if point.ndim == 2 and point.shape[1] == 1 else point
+
+
+def _with_curves(alike: _Alike, limits: KnobRange) -> _Alike:
+    """The same with tables of what is asked of it at many points."""
+    most, _ = alike.moments(torch.tensor(limits.most, dtype=torch.float64))
+
+    def figures(point: Tensor) -> Tensor:
+        mean, var = alike.moments(point)
+        # Means are near those at the most reliable point: only the difference is to be exact.
+        return torch.cat([alike.squares @ var, alike.ways @ (mean - most)])
+
+    curves = Curves.tabulated(limits, figures, 8 * len(most))
+    return replace(alike, curves=curves, origin=alike.origin - alike.ways @ most)

@@ -5,15 +5,18 @@ from __future__ import annotations
 import math
 import os.path
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 import plotly.graph_objects as go
 from plotly.colors import sample_colorscale
 
 from joulewise.allocation import Granularity
+from joulewise.devices import PlainPoint
 from joulewise.report.allocation_summary import (
     TensorShare,
     allocation_knob,
+    flat_points,
     tensor_shares,
 )
 from joulewise.report.knob import Knob
@@ -59,7 +62,7 @@ def allocation_figure(record: AllocationRecord, index: int) -> go.Figure:
     """
     found = record.allocations[index]
     shares, knob = tensor_shares(record, found), allocation_knob(record)
-    planes = max(len(share.points) for share in shares)
+    planes = max(share.planes for share in shares)
     panels = _Panels(heights=(_PLANE * planes if planes > 1 else _PANEL, _PANEL, _PANEL))
     figure = empty_figure()
     scale = _Scale.of(shares, found.granularity, knob)
@@ -228,20 +231,26 @@ def plane_names(planes: int) -> list[str]:
     return [*(f"bit {k}" for k in range(planes - 1)), "sign"]
 
 
-def points_in_words(points: tuple[float, ...], knob: Knob) -> str:
-    """An operating point, or those of the bit planes.
+def points_in_words(point: PlainPoint, knob: Knob) -> str:
+    """An operating point, those of the bit planes, or the range of those of the channels.
 
     Args:
-        points: One, or one for each bit plane, low bits first.
+        point: As records have it.
         knob: What they are settings of.
 
     Example:
         >>> eta = Knob(name="eta")
-        >>> points_in_words((0.5,), eta), points_in_words((0.25, 0.5), eta)
+        >>> points_in_words(0.5, eta), points_in_words((0.25, 0.5), eta)
         ('eta 0.500', 'eta 0.250 0.500 (low bits first)')
+        >>> points_in_words(((0.25,), (0.5,)), eta)
+        'eta 0.250 to 0.500 (2 channels)'
     """
-    if len(points) == 1:
-        return micro(knob.named(points[0]))
+    if not isinstance(point, tuple):
+        return micro(knob.named(point))
+    points = flat_points(point)
+    if isinstance(point[0], tuple):
+        low, high = (micro(knob.text(end(points))) for end in (min, max))
+        return f"{knob.name} {low} to {high} ({len(point)} channels)"
     written = " ".join(micro(knob.text(point)) for point in points)
     return f"{knob.name} {written} (low bits first)"
 
@@ -252,7 +261,7 @@ def _hover(share: TensorShare, knob: Knob) -> list[str]:
     return [
         f"<b>{plain(placed.name)}</b>",
         f"{placed.words:,} words{bits}",
-        plain(points_in_words(share.points, knob)),
+        plain(points_in_words(share.point, knob)),
         f"Energy {si(share.memory_j)}, {format_percent(share.of_reliable, 1)} of its reliable one",
         f"{format_percent(share.energy_share, 1)} of the energy that is spent",
         f"{format_percent(share.error_share, 1)} of the predicted output error",
@@ -315,9 +324,22 @@ def _plane_axis(planes: int) -> dict[str, Any]:
     }
 
 
+def _spread(shares: list[TensorShare], colour: str) -> dict[str, Any]:
+    """From the lowest to the highest of the channels; nothing where a tensor has one point."""
+    means = [fmean(share.points) for share in shares]
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": [max(s.points) - mean for s, mean in zip(shares, means, strict=True)],
+        "arrayminus": [mean - min(s.points) for s, mean in zip(shares, means, strict=True)],
+        "color": colour,
+        "visible": any(len(share.points) > 1 for share in shares),
+    }
+
+
 def _marks(shares: list[TensorShare], texts: list[str], scale: _Scale) -> list[Any]:
-    """A step for each tensor, and a mark in the colour of its role."""
-    points = [share.points[0] for share in shares]
+    """A step for each tensor, and a mark in the colour of its role; channels at their mean."""
+    points = [fmean(share.points) for share in shares]
     places = list(range(len(shares)))
     steps = go.Scatter(
         x=[-0.5, *places, len(shares) - 0.5],
@@ -336,6 +358,7 @@ def _marks(shares: list[TensorShare], texts: list[str], scale: _Scale) -> list[A
                     x=chosen,
                     y=[points[place] for place in chosen],
                     mode="markers",
+                    error_y=_spread([shares[place] for place in chosen], colour),
                     marker={"size": 10 if len(shares) <= _FEW else 7, "color": colour},
                     legendgroup=role,
                     showlegend=False,

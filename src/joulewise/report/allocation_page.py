@@ -15,6 +15,7 @@ from joulewise.report.allocation_summary import (
     allocation_rows,
     allocation_words,
     attempt_cells,
+    flat_points,
     goal_in_words,
     round_cells,
     tensor_shares,
@@ -96,7 +97,7 @@ def _plan(record: AllocationRecord, index: int) -> dict[str, Any]:
         "name": allocation_name(record, index),
         "words": allocation_words(record, index),
         "button": _button(record, index),
-        "planes": any(isinstance(point, tuple) for point in found.plan.values()),
+        "planes": any(share.planes > 1 for share in tensor_shares(record, found)),
         "shift": format_percent(found.predicted_shift / (found.predicted_mse or 1.0), 1),
         "levels": _levels(found, knob),
         "attempts": [attempt_cells(found, attempt) for attempt in found.attempts],
@@ -114,11 +115,12 @@ def _button(record: AllocationRecord, index: int) -> str:
 def _levels(found: Allocation, knob: Knob) -> str:
     """How often each level is used, where they are few on purpose."""
     points = found.plan.values()
-    used = Counter(p for point in points for p in (point if isinstance(point, tuple) else (point,)))
+    used = Counter(p for point in points for p in flat_points(point))
     restricted = found.granularity.rails is not None or found.granularity.levels
     if not restricted or len(used) > _MOST_LEVELS:
         return ""
-    what = "bit planes" if found.granularity.bit_planes else "tensors"
+    what = "channels" if found.granularity.per == "channel" else "tensors"
+    what = "bit planes" if found.granularity.bit_planes else what
     each = [f"{knob.text(level)} for {used[level]}" for level in sorted(used)]
     return f"{knob.title} is {', '.join(each)} of the {used.total()} {what}"
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from joulewise.allocation import Allocation, Attempt, Granularity
+from joulewise.devices import PlainPoint
 from joulewise.report.knob import Knob, unit_of
 from joulewise.report.summary import Answer, percent
 from joulewise.simulation import Simulation
@@ -22,6 +23,7 @@ __all__ = [
     "allocation_rows",
     "allocation_words",
     "attempt_cells",
+    "flat_points",
     "goal_in_words",
     "granularity_name",
     "granularity_words",
@@ -71,7 +73,8 @@ class TensorShare:
 
     Args:
         placed: Name, role and size.
-        points: Its operating point, or one for each bit plane, low bits first and the sign last.
+        point: Its operating point; or one for each bit plane, low bits first and the sign last; or
+            a row for each output channel.
         memory_j: Joules of its accesses.
         of_reliable: These over those at the device's most reliable point.
         energy_share: These over those of all placed tensors, under this plan.
@@ -79,11 +82,32 @@ class TensorShare:
     """
 
     placed: PlacedRecord
-    points: tuple[float, ...]
+    point: PlainPoint
     memory_j: float
     of_reliable: float
     energy_share: float
     error_share: float
+
+    @property
+    def points(self) -> tuple[float, ...]:
+        """All its points in a row."""
+        return flat_points(self.point)
+
+    @property
+    def planes(self) -> int:
+        """How many bit planes have a point of their own; 1 for none."""
+        several = isinstance(self.point, tuple) and not isinstance(self.point[0], tuple)
+        return len(self.points) if several else 1
+
+
+def flat_points(point: PlainPoint) -> tuple[float, ...]:
+    """The points of a tensor in a row, whether it has one, one for each bit plane or each channel.
+
+    Args:
+        point: As records have it.
+    """
+    rows = point if isinstance(point, tuple) else (point,)
+    return tuple(p for row in rows for p in (row if isinstance(row, tuple) else (row,)))
 
 
 def allocation_knob(record: AllocationRecord) -> Knob:
@@ -101,7 +125,7 @@ def granularity_name(granularity: Granularity) -> str:
         >>> granularity_name(Granularity(bit_planes=True, rails=3))
         'tensor and bit plane, 3 rails'
     """
-    each = {"network": "one point", "role": "role", "tensor": "tensor"}[granularity.per]
+    each: str = "one point" if granularity.per == "network" else granularity.per
     if granularity.bit_planes:
         each = "bit plane" if granularity.per == "network" else f"{each} and bit plane"
     parts = [each]
@@ -254,12 +278,11 @@ def tensor_shares(record: AllocationRecord, found: Allocation) -> list[TensorSha
     total, error = found.energy.memory_total_j, found.predicted_mse
     shares = []
     for placed in record.tensors:
-        point = found.plan[placed.name]
         joules = found.energy.memory_j[placed.name]
         shares.append(
             TensorShare(
                 placed=placed,
-                points=point if isinstance(point, tuple) else (point,),
+                point=found.plan[placed.name],
                 memory_j=joules,
                 of_reliable=_over(joules, placed.reliable_j),
                 energy_share=_over(joules, total),

@@ -152,9 +152,7 @@ def plan_in_words(front: FrontRecord, point: FrontPoint) -> list[str]:
     knob = front_knob(front)
     written = {}
     for tensor in front.tensors:
-        points = point.plan[tensor.name]
-        each = points if isinstance(points, tuple) else (points,)
-        written[tensor.name] = points_in_words(each, knob)
+        written[tensor.name] = points_in_words(point.plan[tensor.name], knob)
     if len(written) > 1 and len(set(written.values())) == 1:
         return [f"All tensors: {next(iter(written.values()))}"]
     names = list(written)

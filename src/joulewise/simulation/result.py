@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from joulewise.devices import PlainPoint
 from joulewise.errors import InputError, check_in_range
 from joulewise.placement import Energy
 from joulewise.simulation.statistics import Interval, mean_interval, proportion_interval
@@ -54,7 +55,8 @@ class Simulation(BaseModel):
     """One plan on many chips.
 
     Args:
-        plan: The operating point of each placed tensor; one number, or one for each bit plane.
+        plan: The operating point of each placed tensor; one number, or one for each
+            bit plane or output channel.
         seed: Chip ``k`` has the seed ``seed + k``.
         images: Samples that every chip saw.
         float_accuracy: Accuracy of the model as given, not rounded to words; None without targets.
@@ -68,7 +70,7 @@ class Simulation(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    plan: dict[str, float | tuple[float, ...]]
+    plan: dict[str, PlainPoint]
     seed: int
     images: int
     float_accuracy: float | None

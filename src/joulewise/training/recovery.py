@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from joulewise.data import Dataset, Split
-from joulewise.devices import Chip, Point, plain_point
+from joulewise.devices import Chip, PlainPoint, Point, plain_point
 from joulewise.errors import (
     DataError,
     InputError,
@@ -66,7 +66,7 @@ class Recovery(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     chip: int
-    plan: dict[str, float | tuple[float, ...]]
+    plan: dict[str, PlainPoint]
     parameters: Choice
     fitted: tuple[str, ...]
     words: int

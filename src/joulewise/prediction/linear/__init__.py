@@ -6,6 +6,7 @@ bending        what strong noise does beyond the tangent, from pairs of noisy pa
 interception   the operations of a forward pass that consume placed weights
 coverage       which of them the interception gets right, by trying it out
 gradients      per-sample gradients of each kind of operation
+channels       the response to noise, apart for each output channel
 collectors     what is made of the gradients as they come by
 """
 

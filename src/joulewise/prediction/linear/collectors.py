@@ -6,7 +6,7 @@ keeps them until those of every class are there, for the covariance of a sample'
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -14,6 +14,11 @@ from torch import Tensor
 
 from joulewise.devices import Common, WordClasses
 from joulewise.placement import Placed
+from joulewise.prediction.linear.channels import (
+    channel_index,
+    response_by_channel,
+    sums_by_channel,
+)
 from joulewise.prediction.linear.coverage import Coverage, Key
 from joulewise.prediction.linear.gradients import Operation
 from joulewise.prediction.linear.interception import Use
@@ -153,11 +158,13 @@ class Responses:
         classes: Of the words of each placed weight.
         shifts: For each placed tensor, ways in which the means of its classes may move,
             ``[ways, classes]``.
+        by_channel: The weights whose output channels count one by one.
 
     Attributes:
         squares: For each placed tensor, ``(scale dz/dw)^2`` summed over samples and the words of
-            each class, ``[classes]``.
-        moved: For each, how far a unit of each way moves the output, ``[samples, ways]``.
+            each class, ``[classes]``, or ``[channels, classes]``.
+        moved: For each, how far a unit of each way moves the output, ``[samples, ways]``, or
+            ``[samples, channels * ways]``.
     """
 
     samples: int
@@ -165,6 +172,7 @@ class Responses:
     coverage: Coverage
     classes: Mapping[str, WordClasses]
     shifts: Mapping[str, Tensor]
+    by_channel: Collection[str] = ()
     squares: dict[str, Tensor] = field(default_factory=dict)
     moved: dict[str, Tensor] = field(default_factory=dict)
     sums: dict[str, Tensor] = field(default_factory=dict)
@@ -179,10 +187,13 @@ class Responses:
             return lambda g: _add_up(self.sums, use, operation.jacobians([g])[:, 0], self.means)
         ways = self._ways(name)
         along = torch.stack([use.view(way) for way in ways]) if len(ways) else None
+        index = use.view(channel_index(mean)) if name in self.by_channel else None
 
         def caught(g: Tensor) -> None:
             moved = g.new_zeros(self.samples, 0)
-            if along is not None:
+            if along is not None and index is not None:
+                moved = response_by_channel(operation, g, along, index, len(mean)).flatten(1)
+            elif along is not None:
                 moved = operation.response([g], along)[:, 0]
             self._add(name, self.classes[name], use.spread(operation.summed(g)[None], mean), moved)
 
@@ -214,7 +225,9 @@ class Responses:
         """Add what gradients ``[samples, *weight]`` amount to."""
         ways = self._ways(name)
         moved = gradients.new_zeros(self.samples, 0)
-        if len(ways):
+        if len(ways) and name in self.by_channel:
+            moved = sums_by_channel(gradients, ways).flatten(1)
+        elif len(ways):
             moved = gradients.flatten(1) @ ways.flatten(1).mT.to(gradients)
         self._add(name, self.classes[name], gradients.double().square().sum(0)[None], moved)
 
@@ -226,7 +239,8 @@ class Responses:
         return torch.stack(ways) if ways else mean.new_zeros(0, *mean.shape)
 
     def _add(self, name: str, classes: WordClasses, squares: Tensor, moved: Tensor) -> None:
-        summed, moved = classes.summed(squares[0]).cpu(), moved.double().cpu()
+        summed = classes.summed(squares[0], by_channel=name in self.by_channel).cpu()
+        moved = moved.double().cpu()
         if name in self.squares:
             summed, moved = self.squares[name] + summed, self.moved[name] + moved
         self.squares[name], self.moved[name] = summed, moved

@@ -31,6 +31,7 @@ __all__ = [
     "BatchAxis",
     "Convolution",
     "Elementwise",
+    "InParts",
     "Lookup",
     "ManyRows",
     "OneRow",
@@ -106,7 +107,7 @@ def _wide(tensor: Tensor) -> Tensor:
     return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
 
 
-class _InParts(ABC):
+class InParts(ABC):
     """An operation whose gradients are made for some samples at a time, used, and forgotten.
 
     They are made in whatever order of the weight's entries comes naturally: to put millions of
@@ -210,38 +211,43 @@ class OneRow:
     def _rows(self, gs: Sequence[Tensor]) -> Tensor:
         return torch.stack([_wide(g).reshape(self.batch.samples, -1) for g in gs], 1)
 
-    def _x(self) -> Tensor:
+    def rows(self, g: Tensor) -> Tensor:
+        """The gradient at the output, ``[batch, out]``."""
+        return self._rows([g])[:, 0]
+
+    def x(self) -> Tensor:
+        """What the weight meets, ``[batch, in]``."""
         return _wide(self.inputs).reshape(self.batch.samples, -1)
 
     def jacobians(self, gs: Sequence[Tensor]) -> Tensor:
         """See `Operation`."""
-        return self._rows(gs)[..., None] * self._x()[:, None, None, :]
+        return self._rows(gs)[..., None] * self.x()[:, None, None, :]
 
     def squared(self, g: Tensor, var: Tensor, generator: torch.Generator | None) -> Tensor:
         """``sum_oi var_oi g_o^2 x_i^2``."""
-        x2 = self._x().square()
-        return ((x2 @ var.mT.to(x2.dtype)) * self._rows([g])[:, 0].square()).sum(1)
+        x2 = self.x().square()
+        return ((x2 @ var.mT.to(x2.dtype)) * self.rows(g).square()).sum(1)
 
     def products(
         self, gs: Sequence[Tensor], var: Tensor, generator: torch.Generator | None
     ) -> Tensor:
         """``sum_o g_ko g_lo sum_i var_oi x_i^2``."""
-        rows, x2 = self._rows(gs), self._x().square()
+        rows, x2 = self._rows(gs), self.x().square()
         return torch.matmul(rows * (x2 @ var.mT.to(x2.dtype))[:, None, :], rows.mT)
 
     def summed(self, g: Tensor) -> Tensor:
         """``sum_n g_no^2 x_ni^2``."""
-        return self._rows([g])[:, 0].square().mT @ self._x().square()
+        return self.rows(g).square().mT @ self.x().square()
 
     def response(self, gs: Sequence[Tensor], noise: Tensor) -> Tensor:
         """``sum_o g_ko sum_i noise_moi x_i``."""
-        rows, x = self._rows(gs), self._x()
+        rows, x = self._rows(gs), self.x()
         moved = [torch.matmul(rows, (x @ one.mT.to(x.dtype))[:, :, None])[..., 0] for one in noise]
         return torch.stack(moved, 2)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class ManyRows(_InParts):
+class ManyRows(InParts):
     """A linear operation that the same weights serve at several rows (tokens) of a sample.
 
     Args:
@@ -257,23 +263,23 @@ class ManyRows(_InParts):
         return self.batch.first(_wide(tensor)).flatten(1, -2)
 
     def parts(self, gs: Sequence[Tensor]) -> Iterator[Tensor]:
-        """See `_InParts`."""
+        """See `InParts`."""
         x, rows = self._rows(self.inputs), [self._rows(g) for g in gs]
         each = len(gs) * x.shape[2] * rows[0].shape[2]
         for block in blocks(len(x), each):
             yield torch.stack([torch.bmm(g[block].mT, x[block]).flatten(1) for g in rows], 1)
 
     def natural(self, weights: Tensor) -> Tensor:
-        """See `_InParts`: the order of the weight itself."""
+        """See `InParts`: the order of the weight itself."""
         return weights.flatten(1)
 
     def ordered(self, jacobians: Tensor) -> Tensor:
-        """See `_InParts`."""
+        """See `InParts`."""
         return jacobians.reshape(*jacobians.shape[:2], -1, self.inputs.shape[-1])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Convolution(_InParts):
+class Convolution(InParts):
     """A convolution in one, two or three dimensions; the same weights serve every position.
 
     For a transposed convolution the input and the output change places.
@@ -299,7 +305,7 @@ class Convolution(_InParts):
     transposed: bool
 
     def parts(self, gs: Sequence[Tensor]) -> Iterator[Tensor]:
-        """See `_InParts`."""
+        """See `InParts`."""
         if self.transposed:
             for part in zip(*(self._swapped(g) for g in gs), strict=True):
                 yield torch.stack(part, 1)
@@ -311,7 +317,7 @@ class Convolution(_InParts):
     def squared(self, g: Tensor, var: Tensor, generator: torch.Generator | None) -> Tensor:
         """See `Operation`; some of the input channels may stand for all of them (`_thinned`)."""
         if generator is None or self.transposed or self.groups > 1:
-            return _InParts.squared(self, g, var, None)
+            return InParts.squared(self, g, var, None)
         parts = self._thinned([g], var, generator)
         return torch.cat([turns * (p[:, 0].square() @ weights) for p, weights, turns in parts])
 
@@ -320,7 +326,7 @@ class Convolution(_InParts):
     ) -> Tensor:
         """See `Operation`; some of the input channels may stand for all of them (`_thinned`)."""
         if generator is None or self.transposed or self.groups > 1:
-            return _InParts.products(self, gs, var, None)
+            return InParts.products(self, gs, var, None)
         found = []
         for part, weights, turns in self._thinned(gs, var, generator):
             scaled = part * weights.sqrt()
@@ -384,11 +390,11 @@ class Convolution(_InParts):
         return found.transpose(1, 2).reshape(batch, len(gs), -1)
 
     def natural(self, weights: Tensor) -> Tensor:
-        """See `_InParts`: the channels last, as they are met."""
+        """See `InParts`: the channels last, as they are met."""
         return weights.movedim(2, -1).flatten(1)
 
     def ordered(self, jacobians: Tensor) -> Tensor:
-        """See `_InParts`."""
+        """See `InParts`."""
         outputs, channels, *taps = self.kernel
         shape = (*jacobians.shape[:2], outputs, *taps, channels)
         return jacobians.reshape(shape).movedim(-1, 3)
@@ -413,7 +419,7 @@ class Convolution(_InParts):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Lookup(_InParts):
+class Lookup(InParts):
     """Rows of a table, as an embedding reads them.
 
     Args:
@@ -429,7 +435,7 @@ class Lookup(_InParts):
     padding: int
 
     def parts(self, gs: Sequence[Tensor]) -> Iterator[Tensor]:
-        """See `_InParts`."""
+        """See `InParts`."""
         found = self.batch.first(self.indices).flatten(1)
         features = gs[0].shape[-1]
         several = [self.batch.first(_wide(g)).flatten(1, -2) for g in gs]
@@ -438,11 +444,11 @@ class Lookup(_InParts):
             yield torch.stack([self._rows_of(g[block], where).flatten(1) for g in several], 1)
 
     def natural(self, weights: Tensor) -> Tensor:
-        """See `_InParts`: the order of the weight itself."""
+        """See `InParts`: the order of the weight itself."""
         return weights.flatten(1)
 
     def ordered(self, jacobians: Tensor) -> Tensor:
-        """See `_InParts`."""
+        """See `InParts`."""
         return jacobians.reshape(*jacobians.shape[:2], self.rows, -1)
 
     def _rows_of(self, g: Tensor, where: Tensor) -> Tensor:
@@ -453,7 +459,7 @@ class Lookup(_InParts):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Elementwise(_InParts):
+class Elementwise(InParts):
     """``y = factor * w + ...``, the weight broadcast: biases, scales of a normalisation, positions.
 
     Args:
@@ -472,15 +478,15 @@ class Elementwise(_InParts):
     part: tuple[int, int, int] | None = None
 
     def parts(self, gs: Sequence[Tensor]) -> Iterator[Tensor]:
-        """See `_InParts`."""
+        """See `InParts`."""
         yield torch.stack([self._one(g) for g in gs], 1)
 
     def natural(self, weights: Tensor) -> Tensor:
-        """See `_InParts`: the order of the weight itself."""
+        """See `InParts`: the order of the weight itself."""
         return weights.flatten(1)
 
     def ordered(self, jacobians: Tensor) -> Tensor:
-        """See `_InParts`."""
+        """See `InParts`."""
         return jacobians.reshape(*jacobians.shape[:2], *self.weight)
 
     def _one(self, g: Tensor) -> Tensor:

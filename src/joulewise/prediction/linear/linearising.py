@@ -7,7 +7,7 @@ each sample is how the noise of every placed tensor moves the probed outputs.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import wraps
 from typing import Any, TypeVar
@@ -203,7 +203,11 @@ class Linearisation:
 
     @_foresighted
     def responses(
-        self, piece: Piece, classes: Mapping[str, WordClasses], shifts: Mapping[str, Tensor]
+        self,
+        piece: Piece,
+        classes: Mapping[str, WordClasses],
+        shifts: Mapping[str, Tensor],
+        by_channel: Collection[str] = (),
     ) -> tuple[Tensor, Responses]:
         """How one +-1 probe of the outputs moves with the words of every placed tensor.
 
@@ -211,6 +215,7 @@ class Linearisation:
             piece: Some samples.
             classes: See `Responses`.
             shifts: See `Responses`.
+            by_channel: See `Responses`.
 
         Returns:
             How far the probed output at the mean is from that of the model as given, float64
@@ -222,6 +227,7 @@ class Linearisation:
             coverage=self._coverage,
             classes=classes,
             shifts=shifts,
+            by_channel=by_channel,
         )
         output, roots, interception = self._forward(piece.inputs, self._fixed, collector)
         probe = self._signs(output)
