@@ -241,3 +241,18 @@ def survey(placement, few, granularity):
         batch_size=None,
         progress=lambda *told: None,
     )
+
+
+@pytest.mark.parametrize("factor", [1e-3, 0.1, 0.9])
+def test_wherever_it_starts_the_plan_is_within_the_limit(planner_of, factor):
+    planner = planner_of(Granularity(bit_planes=True))
+    limit = factor * planner.mse(planner.lowest)
+    if limit <= planner.mse(planner.reliable):
+        limit = 2 * planner.mse(planner.reliable)
+    best = planner.cheapest(limit)
+    for start in (planner.lowest, planner.reliable, 1 - best):
+        shares = planner.cheapest(limit, start)
+        assert planner.mse(shares) <= limit * 1.01
+        assert planner.energy(shares) <= planner.energy(planner.common_within(1.0))
+        common = torch.full_like(shares, planner.common(limit))
+        assert planner.energy(shares) <= planner.energy(common) * (1 + 1e-6)

@@ -264,9 +264,13 @@ class _Run:
         found = self._search(planner, goal, few).run(limit)
         if found is None:
             return self._verified(planner, goal, planner.mse(planner.reliable))
-        # Gradients where the answer will be.
-        planner = self.surveyor.around(found.shares)
-        return self._verified(planner, goal, planner.mse(found.shares))
+        # Gradients where the answer will be, if the few chips agree that they are better.
+        there = self.surveyor.around(found.shares)
+        shares = there.cheapest(there.mse(found.shares), found.shares)
+        cheaper = self._spent(shares) < self._spent(found.shares)
+        if cheaper and self._slack(there, goal, few, shares) >= 0:
+            return self._verified(there, goal, there.mse(shares), shares)
+        return self._verified(planner, goal, found.limit, found.shares)
 
     def _unsimulated(self) -> Allocation:
         assert self.asked.max_mse is not None
@@ -282,13 +286,17 @@ class _Run:
             holds=False if out_of_reach else None,
         )
 
-    def _verified(self, planner: Planner, goal: Goal, limit: float) -> Allocation:
+    def _verified(
+        self, planner: Planner, goal: Goal, limit: float, start: Tensor | None = None
+    ) -> Allocation:
         """The cheapest plan that fresh chips show to hold, each near where the others point."""
         tried: list[tuple[Tensor, Simulation]] = []
         following: float | None = limit
         while following is not None:
             limit, number = following, len(tried)
-            shares = planner.cheapest(limit, tried[-1][0] if tried else None)
+            if tried and limit <= planner.mse(planner.reliable) and number + 1 < _ATTEMPTS:
+                planner, limit = self._halfway(planner, tried[-1][0])
+            shares = planner.cheapest(limit, tried[-1][0] if tried else start)
             seed = self.surveyor.seed + number * self.chips
             simulation = self._simulated(shares, self.chips, seed)
             confidence = _confidence_of(number, self.confidence)
@@ -307,6 +315,17 @@ class _Run:
             chosen=chosen,
             at_goal=energy_at_goal(self.trials, self.attempts, self.attempts[chosen]),
         )
+
+    def _halfway(self, planner: Planner, shares: Tensor) -> tuple[Planner, float]:
+        """A planner, and a limit, half way to the most reliable plan.
+
+        Far from where gradients are from, the shift of the mean may be predicted never to vanish.
+        """
+        if self.surveyor.granularity.rails or self.surveyor.granularity.levels:
+            return planner, planner.mse(planner.reliable)
+        between = (shares + planner.reliable) / 2
+        planner = self.surveyor.around(between)
+        return planner, planner.mse(between)
 
     def _next_limit(
         self, planner: Planner, goal: Goal, limit: float, shares: Tensor, simulation: Simulation
@@ -332,24 +351,25 @@ class _Run:
         return limit * math.exp(min(max(move, -_LONGEST), math.log(_STEP_BACK) / 4))
 
     def _search(self, planner: Planner, goal: Goal, few: int) -> Search:
-        def slack(shares: Tensor) -> float:
-            simulation = self._simulated(shares, few, _SEED_OF_TRIALS)
-            self.trials.append(
-                Trial(
-                    energy=simulation.energy.normalised,
-                    predicted_mse=planner.mse(shares),
-                    margin=goal.margin(simulation)[0],
-                    chips=few,
-                )
-            )
-            return goal.slack(simulation, self.chips, _confidence_of(0, self.confidence))
-
         return Search(
             planned=planner.cheapest,
-            slack=slack,
+            slack=lambda shares: self._slack(planner, goal, few, shares),
             lowest=planner.mse(planner.reliable),
             highest=planner.mse(planner.lowest),
         )
+
+    def _slack(self, planner: Planner, goal: Goal, few: int, shares: Tensor) -> float:
+        """How much better than needed a plan is on the few chips."""
+        simulation = self._simulated(shares, few, _SEED_OF_TRIALS)
+        self.trials.append(
+            Trial(
+                energy=simulation.energy.normalised,
+                predicted_mse=planner.mse(shares),
+                margin=goal.margin(simulation)[0],
+                chips=few,
+            )
+        )
+        return goal.slack(simulation, self.chips, _confidence_of(0, self.confidence))
 
     def _first_limit(self, goal: Goal, ideal: Simulation) -> float:
         """A guess of the predicted error that the goal allows."""

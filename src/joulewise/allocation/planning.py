@@ -25,6 +25,8 @@ _ROUNDS, _WORTH_IT = 6, 1e-3
 # An objective of order 1: errors span decades where energies span shares.
 _DECADES = 10.0
 _HALVINGS = 12
+# By which a plan may be beyond a limit.
+_SLACK = 1e-2
 _LOWERINGS = 8
 
 
@@ -92,16 +94,28 @@ class Planner:
             return self.reliable
         if self.mse(self.lowest) <= limit:
             return self.lowest
-        if start is None:
-            start = self._filled(limit) if self.smooth else self._everywhere(self.common(limit))
-        shares = start
-        if self.smooth:
-            shares = self._least(limit, start, torch.arange(self.variables.count)).shares
+        shares = self._anywhere(limit, start)
         if self.levels:
             return self._on_levels(limit, shares, np.array(self.levels))
         if self.rails is not None and self.rails < self.variables.count:
             return self._on_rails(limit, shares, self.rails)
         return shares
+
+    def _anywhere(self, limit: float, start: Tensor | None) -> Tensor:
+        """The shares of least energy within a predicted error, of any value.
+
+        Where a search from ``start`` ends beyond the limit, it begins anew from the common share.
+        """
+        common = self._everywhere(self.common(limit))
+        if not self.smooth:
+            return common if start is None else start
+        each = torch.arange(self.variables.count)
+        starts = [self._filled(limit)] if start is None else [start, self._filled(limit)]
+        for begun in starts:
+            shares = self._least(limit, begun, each).shares
+            if self.mse(shares) <= limit * (1 + _SLACK):
+                return shares
+        return common
 
     def _filled(self, limit: float) -> Tensor:
         """Near the shares of least energy within a predicted error."""
