@@ -314,6 +314,18 @@ def test_a_plan_that_does_not_fit_is_refused(plan, error, message):
         placement.check_plan(plan)
 
 
+def test_points_for_channels_of_a_memory_that_takes_one_are_refused_by_name():
+    class Careless(SRAM):
+        channel_points = False
+
+        def point(self, **setting):
+            return setting["eta"]
+
+    placement = place(nn.Linear(3, 2), weights=Careless())
+    with pytest.raises(OperatingPointError, match="point of weight is .* as a Careless takes it"):
+        placement.check_plan({"weight": torch.full((2, 1), 0.5)})
+
+
 def test_points_for_channels_of_activations_are_refused_by_name():
     placement = place(nn.Linear(3, 2), weights=W, activations=W, inputs=rand(4, 3))
     plan = {"weight": torch.full((2, 1), 0.5), ":input": torch.full((4, 1), 0.5)}

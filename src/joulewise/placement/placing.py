@@ -135,9 +135,13 @@ def _check_channels(placed: Placed, point: Point) -> None:
     Raises:
         OperatingPointError: naming the tensor.
     """
-    if not (isinstance(point, Tensor) and placed.device.channel_points):
+    if not isinstance(point, Tensor) or point.ndim == 0:
         return
-    if point.ndim < (2 if placed.device.planes else 1):
+    if not placed.device.channel_points and point.ndim > 1:
+        allowed = f"one for the whole tensor, as a {type(placed.device).__name__} takes it"
+        got = f"of shape {tuple(point.shape)}"
+        refuse(f"the operating point of {placed.name}", got, allowed, OperatingPointError)
+    if not placed.device.channel_points or (point.ndim == 1 and placed.device.planes):
         return
     if placed.channels is None:
         allowed = "one for the whole tensor: only weights have output channels"
