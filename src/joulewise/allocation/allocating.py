@@ -238,7 +238,7 @@ class _Run:
             wanted = planner.best(budget)
             restricted = self.surveyor.granularity.rails or self.surveyor.granularity.levels
             for part in _PARTS[: 1 if restricted else None]:
-                tried = shares + part * (wanted - shares)
+                tried = torch.lerp(shares, wanted, part)  # of 1.0: to the last bit
                 around = self.surveyor.around(tried)
                 if around.mse(tried) < planner.mse(shares):
                     planner, shares = around, tried
@@ -290,22 +290,27 @@ class _Run:
         self, planner: Planner, goal: Goal, limit: float, start: Tensor | None = None
     ) -> Allocation:
         """The cheapest plan that fresh chips show to hold, each near where the others point."""
-        tried: list[tuple[Tensor, Simulation]] = []
+        tried: list[tuple[Planner, Tensor, Simulation]] = []
         following: float | None = limit
         while following is not None:
             limit, number = following, len(tried)
-            if tried and limit <= planner.mse(planner.reliable) and number + 1 < _ATTEMPTS:
-                planner, limit = self._halfway(planner, tried[-1][0])
-            shares = planner.cheapest(limit, tried[-1][0] if tried else start)
+            if (
+                start is not None
+                and tried
+                and limit <= planner.mse(planner.reliable)
+                and number + 1 < _ATTEMPTS
+            ):
+                planner, limit = self._halfway(planner, start)
+            shares = planner.cheapest(limit, start)
             seed = self.surveyor.seed + number * self.chips
             simulation = self._simulated(shares, self.chips, seed)
             confidence = _confidence_of(number, self.confidence)
             self.attempts.append(_attempt(planner, goal, shares, simulation, confidence))
-            tried.append((shares, simulation))
-            following = self._next_limit(planner, goal, limit, *tried[-1])
+            tried.append((planner, shares, simulation))
+            start, following = shares, self._next_limit(limit, goal, *tried[-1])
         held = [k for k, attempt in enumerate(self.attempts) if attempt.holds]
         chosen = min(held, key=lambda k: self.attempts[k].energy, default=len(tried) - 1)
-        shares, simulation = tried[chosen]
+        planner, shares, simulation = tried[chosen]
         return self._allocation(
             planner,
             shares,
@@ -328,7 +333,7 @@ class _Run:
         return planner, planner.mse(between)
 
     def _next_limit(
-        self, planner: Planner, goal: Goal, limit: float, shares: Tensor, simulation: Simulation
+        self, limit: float, goal: Goal, planner: Planner, shares: Tensor, simulation: Simulation
     ) -> float | None:
         """Where the next attempt should be; None where it would gain nothing."""
         number, last = len(self.attempts), self.attempts[-1]
