@@ -104,7 +104,8 @@ class Planner:
     def _anywhere(self, limit: float, start: Tensor | None) -> Tensor:
         """The shares of least energy within a predicted error, of any value.
 
-        Where a search from ``start`` ends beyond the limit, it begins anew from the common share.
+        Where a search from ``start`` ends beyond the limit, or costs more than the common share, it
+        begins anew from that.
         """
         common = self._everywhere(self.common(limit))
         if not self.smooth:
@@ -113,7 +114,8 @@ class Planner:
         starts = [self._filled(limit)] if start is None else [start, self._filled(limit)]
         for begun in starts:
             shares = self._least(limit, begun, each).shares
-            if self.mse(shares) <= limit * (1 + _SLACK):
+            within = self.mse(shares) <= limit * (1 + _SLACK)
+            if within and self.energy(shares) <= self.energy(common):
                 return shares
         return common
 
