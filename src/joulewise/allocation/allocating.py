@@ -232,7 +232,7 @@ class _Run:
         Gradients of one plan can be wrong about another, far off: a plan is taken only if the error
         model around it agrees that it is better, else one that is less far away.
         """
-        shares = self.surveyor.around().common_within(budget)
+        shares = self.surveyor.common_within(budget)
         planner = self.surveyor.around(shares)
         for _ in range(_PASSES):
             wanted = planner.best(budget)

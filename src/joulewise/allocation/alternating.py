@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -143,7 +144,16 @@ def co_design(
         drop = options.pop("max_accuracy_drop")
         check_in_range("max_accuracy_drop", drop, 0.0, 1.0, open_low=True)
         options["min_accuracy"] = max(given_accuracy - drop - 1e-12, 1e-12)
-    run = _Turns(placement, data, judge, granularity, spec, seed, tell, options)
+    run = _Turns(
+        placement=placement,
+        data=data,
+        judge=judge,
+        granularity=granularity,
+        spec=spec,
+        seed=seed,
+        tell=tell,
+        options=options,
+    )
     with _kept_unless_done(placement.model):
         few = max(_FEWEST_CHIPS, chips // _SHARE_OF_CHIPS)
         tried = run.rounds(rounds, step, few)
@@ -168,33 +178,28 @@ def _kept_unless_done(model: nn.Module) -> Iterator[None]:
         raise
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Turns:
     """One call of `co_design`."""
 
-    def __init__(
-        self,
-        placement: Placement,
-        data: Dataset,
-        judge: Split,
-        granularity: Granularity,
-        spec: TrainingSpec,
-        seed: int,
-        tell: Progress,
-        options: dict[str, Any],
-    ) -> None:
-        self._placement, self._data, self._judge = placement, data, judge
-        self._granularity, self._spec, self._seed = granularity, spec, seed
-        self._tell, self._options = tell, options
+    placement: Placement
+    data: Dataset
+    judge: Split
+    granularity: Granularity
+    spec: TrainingSpec
+    seed: int
+    tell: Progress
+    options: dict[str, Any]
 
     def rounds(self, count: int, step: float, chips: int) -> list[Round]:
         """The turns; the model is left with the weights of the best."""
-        model = self._placement.model
-        best = self.allocated("round 0", chips, self._seed + _APART)
+        model = self.placement.model
+        best = self.allocated("round 0", chips, self.seed + _APART)
         found = [Round(training=None, training_energy=None, allocation=best, kept=True)]
         weights = copy.deepcopy(model.state_dict())
         for number in range(1, count + 1):
             energy, training = self._trained(number, step * best.energy.normalised)
-            seed = self._seed + (number + 1) * _APART
+            seed = self.seed + (number + 1) * _APART
             allocation = self.allocated(f"round {number}", chips, seed)
             kept = _better(allocation, best)
             found.append(
@@ -210,39 +215,31 @@ class _Turns:
     def _trained(self, number: int, budget: float) -> tuple[float, TrainingRecord]:
         """Some epochs through the best plan within an energy; that energy, and the record."""
         what = f"round {number}"
-        few = {k: self._options[k] for k in ("samples", "batch_size") if k in self._options}
-        harder = allocate(
-            self._placement,
-            self._judge,
-            granularity=self._granularity,
-            max_energy=budget,
-            chips=0,
-            seed=self._seed,
-            progress=lambda doing, done, expected: self._tell(f"{what}, {doing}", done, expected),
-            **few,
-        )
-        spec = self._spec.model_copy(update={"seed": self._spec.seed + number})
+        few = {k: self.options[k] for k in ("samples", "batch_size") if k in self.options}
+        harder = self._allocate(what, chips=0, seed=self.seed, max_energy=budget, **few)
+        spec = self.spec.model_copy(update={"seed": self.spec.seed + number})
         training = train(
-            self._placement.model,
-            self._data,
+            self.placement.model,
+            self.data,
             spec,
-            lambda epoch: self._tell(f"{what}, training", epoch.epoch, spec.epochs),
+            lambda epoch: self.tell(f"{what}, training", epoch.epoch, spec.epochs),
             memory=TrainingMemory(
-                self._placement, plan=harder.points, seed=self._seed + number * _APART
+                self.placement, plan=harder.points, seed=self.seed + number * _APART
             ),
         )
         return harder.energy.normalised, training
 
     def allocated(self, what: str, chips: int, seed: int) -> Allocation:
         """The least energy that holds the goal, for the network as it is now."""
+        return self._allocate(what, chips=chips, seed=seed, **self.options)
+
+    def _allocate(self, what: str, **options: Any) -> Allocation:
         return allocate(
-            self._placement,
-            self._judge,
-            granularity=self._granularity,
-            chips=chips,
-            seed=seed,
-            progress=lambda doing, done, expected: self._tell(f"{what}, {doing}", done, expected),
-            **self._options,
+            self.placement,
+            self.judge,
+            granularity=self.granularity,
+            progress=lambda doing, done, expected: self.tell(f"{what}, {doing}", done, expected),
+            **options,
         )
 
 

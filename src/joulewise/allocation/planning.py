@@ -7,12 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import brentq
 from torch import Tensor
 
 from joulewise.allocation.levels import assigned
 from joulewise.allocation.refining import Refined, least
-from joulewise.allocation.spending import Spending
+from joulewise.allocation.spending import Spending, common_share
 from joulewise.allocation.variables import Variables
 from joulewise.allocation.waterfilling import filled
 from joulewise.devices.device import as_point
@@ -111,33 +110,26 @@ class Planner:
         if not self.smooth:
             return common if start is None else start
         each = torch.arange(self.variables.count)
-        starts = [self._filled(limit)] if start is None else [start, self._filled(limit)]
-        for begun in starts:
+        for known in [None] if start is None else [start, None]:
+            begun = self._filled(common) if known is None else known
             shares = self._least(limit, begun, each).shares
             within = self.mse(shares) <= limit * (1 + _SLACK)
             if within and self.energy(shares) <= self.energy(common):
                 return shares
         return common
 
-    def _filled(self, limit: float) -> Tensor:
-        """Near the shares of least energy within a predicted error."""
+    def _filled(self, common: Tensor) -> Tensor:
+        """Near the shares of least energy that have the predicted error of a common share."""
         return filled(
             lambda shares: self.errors.mse(self.variables.plan(shares)),
             lambda shares: self.spending.normalised(self.variables.plan(shares)),
-            self._everywhere(self.common(limit)),
+            common,
         )
 
     def common_within(self, budget: float) -> Tensor:
         """The largest share that all variables may have within an energy, or the least there is."""
-        if self.levels:
-            within = [x for x in self.levels if self.energy(self._everywhere(x)) <= budget]
-            return self._everywhere(max(within, default=min(self.levels)))
-        if self.energy(self.lowest) >= budget:
-            return self.lowest
-        if self.energy(self.reliable) <= budget:
-            return self.reliable
-        beyond = lambda share: self.energy(self._everywhere(share)) - budget  # noqa: E731
-        return self._everywhere(brentq(beyond, 0.0, 1.0))
+        of = lambda share: self.energy(self._everywhere(share))  # noqa: E731
+        return self._everywhere(common_share(of, budget, self.levels))
 
     def best(self, budget: float, start: Tensor | None = None) -> Tensor:
         """The shares of least predicted error whose energy is within a budget.

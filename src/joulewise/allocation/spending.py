@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 
 import numpy as np
 import torch
 from scipy.interpolate import PchipInterpolator
+from scipy.optimize import brentq
 from torch import Tensor
 
 from joulewise.devices import KnobRange, Point
@@ -15,7 +16,7 @@ from joulewise.devices.device import as_point
 from joulewise.errors import refuse
 from joulewise.placement import Placed, Placement
 
-__all__ = ["Spending"]
+__all__ = ["Spending", "common_share"]
 
 # Points at which the energy of a memory that computes is worked out; between them its logarithm is
 # interpolated, to about 0.1 %.
@@ -59,6 +60,32 @@ class Spending:
     def of(self, name: str, point: Tensor) -> Tensor:
         """What one tensor spends at a point, in the same unit."""
         return self._of[name](point) / self.reliable_j
+
+
+def common_share(
+    energy: Callable[[float], float], budget: float, levels: Sequence[float] = ()
+) -> float:
+    """The largest share that all points may have within an energy, or the least there is.
+
+    Args:
+        energy: Of a common share; rises with it.
+        budget: In its unit.
+        levels: The only shares that may be chosen; empty for all from 0 to 1.
+
+    Example:
+        >>> common_share(lambda share: 2 * share, 0.5)
+        0.25
+        >>> common_share(lambda share: 2 * share, 0.5, levels=(0.1, 0.2, 0.3))
+        0.2
+    """
+    if levels:
+        within = [level for level in levels if energy(level) <= budget]
+        return max(within, default=min(levels))
+    if energy(0.0) >= budget:
+        return 0.0
+    if energy(1.0) <= budget:
+        return 1.0
+    return float(brentq(lambda share: energy(share) - budget, 0.0, 1.0))
 
 
 def _energy_of(placed: Placed) -> Callable[[Tensor], Tensor]:

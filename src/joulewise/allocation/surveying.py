@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from joulewise.allocation.planning import Planner
-from joulewise.allocation.spending import Spending
+from joulewise.allocation.spending import Spending, common_share
 from joulewise.allocation.variables import Granularity, Variables
 from joulewise.data import Split
 from joulewise.errors import refuse
@@ -73,6 +73,15 @@ class Surveyor:
         """The most reliable shares that may be chosen."""
         most = max(self._levels, default=1.0)
         return torch.full((self.variables.count,), most, dtype=torch.float64)
+
+    def common_within(self, budget: float) -> Tensor:
+        """The largest common share within an energy, without a pass of the network."""
+
+        def of(share: float) -> float:
+            plan = self.variables.plan(torch.full_like(self.reliable, share))
+            return float(self._spending.normalised(plan))
+
+        return torch.full_like(self.reliable, common_share(of, budget, self._levels))
 
     def around(self, shares: Tensor | None = None) -> Planner:
         """A planner whose gradients are those at some shares.

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from joulewise.placement import Placement
     from joulewise.study import AllocationRecord
 
-__all__ = ["OUT_OF_REACH", "allocate", "granularity", "present"]
+__all__ = ["OUT_OF_REACH", "allocate", "asked", "granularity", "present"]
 
 # What a shell sees where the goal was not shown to hold: the plan is the best that there is.
 OUT_OF_REACH = 3
@@ -81,7 +81,7 @@ def allocate(
     from joulewise.study import allocate_each
 
     spec = placing.placement_spec(placed)
-    goal = _asked(drop, min_accuracy, max_mse, max_energy, min_yield)
+    goal = asked(drop, min_accuracy, min_yield, max_mse, max_energy)
     chosen = granularity(per, bit_planes, rails, point)
     all_alike = Granularity(per="network")
     folder = ready(out)
@@ -123,12 +123,12 @@ def granularity(
     )
 
 
-def _asked(
+def asked(
     drop: float | None,
     min_accuracy: float | None,
-    max_mse: float | None,
-    max_energy: float | None,
     min_yield: float | None,
+    max_mse: float | None = None,
+    max_energy: float | None = None,
 ) -> dict[str, float]:
     """The goal in the words of `joulewise.allocation.allocate`, percents as shares."""
     if drop is min_accuracy is max_mse is max_energy is None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from joulewise.cli import console, options, placing
-from joulewise.cli.allocate import OUT_OF_REACH, granularity, present
+from joulewise.cli.allocate import OUT_OF_REACH, asked, granularity, present
 from joulewise.cli.compare import ready
 from joulewise.units import format_percent
 
@@ -116,7 +116,7 @@ def co_design(
             confidence=confidence / 100,
             samples=samples,
             seed=seed,
-            **_asked(drop, min_accuracy, min_yield),
+            **asked(drop, min_accuracy, min_yield),
         )
     if folder is not None:
         save_weights(
@@ -131,16 +131,6 @@ def co_design(
         typer.echo(f"The weights: {folder / 'weights.safetensors'}")
     if record.allocations[-1].holds is False:
         raise typer.Exit(OUT_OF_REACH)
-
-
-def _asked(
-    drop: float | None, min_accuracy: float | None, min_yield: float | None
-) -> dict[str, float]:
-    """The goal in the words of `joulewise.allocation.co_design`, percents as shares."""
-    if drop is min_accuracy is None:
-        drop = 0.5
-    percents = {"max_accuracy_drop": drop, "min_accuracy": min_accuracy, "min_yield": min_yield}
-    return {name: value / 100 for name, value in percents.items() if value is not None}
 
 
 def _print_rounds(design: CoDesign) -> None:

@@ -37,7 +37,7 @@ def pareto(
     out: Annotated[
         Path | None, typer.Option(help="folder for pareto.json, with every plan, and report.html")
     ] = None,
-    samples: Annotated[int, typer.Option(help="images to predict with")] = 512,
+    samples: options.Samples = 512,
     chips: options.Chips = 50,
     images: options.Images = None,
     seed: options.Seed = 0,

@@ -9,6 +9,7 @@ from typing import Any
 from joulewise.allocation import Allocation
 from joulewise.report.allocation_figure import allocation_figure
 from joulewise.report.allocation_summary import (
+    TensorShare,
     allocation_answer,
     allocation_knob,
     allocation_name,
@@ -92,16 +93,17 @@ def write_allocation_report(record: AllocationRecord, path: str | Path) -> None:
 
 def _plan(record: AllocationRecord, index: int) -> dict[str, Any]:
     found, knob = record.allocations[index], allocation_knob(record)
+    shares = tensor_shares(record, found)
     return {
         "index": index,
         "name": allocation_name(record, index),
         "words": allocation_words(record, index),
         "button": _button(record, index),
-        "planes": any(share.planes > 1 for share in tensor_shares(record, found)),
+        "planes": any(share.planes > 1 for share in shares),
         "shift": format_percent(found.predicted_shift / (found.predicted_mse or 1.0), 1),
         "levels": _levels(found, knob),
         "attempts": [attempt_cells(found, attempt) for attempt in found.attempts],
-        "tensors": _tensors(record, found),
+        "tensors": [_cells(share) for share in shares],
     }
 
 
@@ -125,21 +127,18 @@ def _levels(found: Allocation, knob: Knob) -> str:
     return f"{knob.title} is {', '.join(each)} of the {used.total()} {what}"
 
 
-def _tensors(record: AllocationRecord, found: Allocation) -> list[list[str]]:
-    """Rows of the full table: plain numbers in SI units, for copying."""
+def _cells(share: TensorShare) -> list[str]:
+    """One row of the full table: plain numbers in SI units, for copying."""
     return [
-        [
-            share.placed.name,
-            share.placed.role,
-            str(share.placed.words),
-            "" if share.placed.bits is None else str(share.placed.bits),
-            " ".join(f"{point:.6g}" for point in share.points),
-            f"{share.memory_j:.5g}",
-            f"{share.of_reliable:.5f}",
-            f"{share.energy_share:.5f}",
-            f"{share.error_share:.5f}",
-        ]
-        for share in tensor_shares(record, found)
+        share.placed.name,
+        share.placed.role,
+        str(share.placed.words),
+        "" if share.placed.bits is None else str(share.placed.bits),
+        " ".join(f"{point:.6g}" for point in share.points),
+        f"{share.memory_j:.5g}",
+        f"{share.of_reliable:.5f}",
+        f"{share.energy_share:.5f}",
+        f"{share.error_share:.5f}",
     ]
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from joulewise.report.fronts_figure import View, front_figure
 from joulewise.report.fronts_summary import (
+    FrontRow,
     front_ideal,
     front_rows,
     fronts_answer,
@@ -46,7 +47,7 @@ def render_fronts(comparison: FrontComparison) -> str:
     Returns:
         HTML of about 5 MB, nearly all of it plotly.js; it refers to nothing outside itself.
     """
-    views = _views(comparison)
+    views, rows = _views(comparison), front_rows(comparison)
     known = has_accuracy(comparison)
     lowest = min(front_ideal(front) for front in comparison.fronts)
     devices = {repr(front.device): front.device for front in comparison.fronts}
@@ -61,7 +62,7 @@ def render_fronts(comparison: FrontComparison) -> str:
         known=known,
         alone=one_baseline(comparison),
         drops=[points(drop) for drop in comparison.drops] if known else [],
-        fronts=[_front(comparison, front) for front in comparison.fronts],
+        fronts=[_front(front, rows) for front in comparison.fronts],
         about=[text for text in map(about_device, devices.values()) if text],
         devices=_devices(comparison),
         test_error=standard_error(lowest, comparison.images) if known else "",
@@ -90,13 +91,12 @@ def _views(comparison: FrontComparison) -> list[View]:
     return ["accuracy", "lost", "mse"]
 
 
-def _front(comparison: FrontComparison, front: FrontRecord) -> dict[str, Any]:
-    rows = [row for row in front_rows(comparison) if row.name == front.name]
+def _front(front: FrontRecord, rows: list[FrontRow]) -> dict[str, Any]:
     return {
         "name": front.name,
         "ideal": format_percent(front_ideal(front)),
         "reliable": format_si(front.reliable_j, "J"),
-        "rows": rows,
+        "rows": [row for row in rows if row.name == front.name],
         "points": [_cells(front, index) for index in range(len(front.front.points))],
     }
 
