@@ -12,6 +12,7 @@ def test_weights_and_plan_belong_together(run, trained, tmp_path):
     )
     assert code == 0, err
     assert "as given" in said and "The weights" in said
+    assert "co-designed" in said  # beside the network as given, not a tensor twice
     record = json.loads((out / "co-design.json").read_text())
     assert len(record["design"]["rounds"]) == 2
     assert (out / "report.html").read_text().startswith("<!DOCTYPE html>")

@@ -188,7 +188,7 @@ def present(
 
 
 def _print_allocations(record: AllocationRecord, against: str) -> None:
-    from joulewise.report import granularity_name
+    from joulewise.report import allocation_name
 
     columns = ["a point for each", "memory energy", "of reliable", f"against {against}", "holds"]
     columns += ["accuracy, 95 % interval", "output MSE, predicted", "simulated"]
@@ -196,7 +196,7 @@ def _print_allocations(record: AllocationRecord, against: str) -> None:
     for number, found in enumerate(record.allocations):
         rows.append(
             [
-                granularity_name(found.granularity),
+                allocation_name(record, number),
                 format_si(found.energy.memory_total_j, "J"),
                 format_percent(found.energy.normalised, 1),
                 _against_first(record, number) if number else "",

@@ -15,7 +15,7 @@ from joulewise.cli.compare import ready
 from joulewise.units import format_percent
 
 if TYPE_CHECKING:
-    from joulewise.allocation import CoDesign
+    from joulewise.study import CoDesignRecord
 
 __all__ = ["co_design"]
 
@@ -125,7 +125,7 @@ def co_design(
             {"model": model, "co_design": record.command},
         )
     if not json:
-        _print_rounds(record.design)
+        _print_rounds(record)
     present(record, contender.placement, folder, json, "co-design", "as given")
     if folder is not None and not json:
         typer.echo(f"The weights: {folder / 'weights.safetensors'}")
@@ -133,23 +133,13 @@ def co_design(
         raise typer.Exit(OUT_OF_REACH)
 
 
-def _print_rounds(design: CoDesign) -> None:
-    rows = []
-    for number, turn in enumerate(design.rounds):
-        trained = turn.training_energy
-        found = turn.allocation
-        rows.append(
-            [
-                str(number) if number else "as given",
-                "" if trained is None else format_percent(trained, 1),
-                format_percent(found.energy.normalised, 1),
-                "yes" if found.holds else "NOT SHOWN",
-                "yes" if turn.kept else "no",
-            ]
-        )
-    columns = ["round", "energy trained through", "energy that holds", "holds", "kept"]
+def _print_rounds(record: CoDesignRecord) -> None:
+    from joulewise.report import round_cells
+
+    design = record.design
+    columns = ["round", "energy trained through", "epochs", "energy that holds", "holds", "kept"]
     title = (
         f"At least {format_percent(design.min_accuracy, 2)} accuracy; "
         f"{format_percent(design.given_accuracy, 2)} as given"
     )
-    console.print_table(title, columns, rows)
+    console.print_table(title, columns, round_cells(record))

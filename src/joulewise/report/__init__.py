@@ -26,9 +26,11 @@ from joulewise.report.allocation_page import render_allocation as render_allocat
 from joulewise.report.allocation_page import write_allocation_report as write_allocation_report
 from joulewise.report.allocation_summary import AllocationRow as AllocationRow
 from joulewise.report.allocation_summary import allocation_answer as allocation_answer
+from joulewise.report.allocation_summary import allocation_name as allocation_name
 from joulewise.report.allocation_summary import allocation_rows as allocation_rows
 from joulewise.report.allocation_summary import goal_in_words as goal_in_words
 from joulewise.report.allocation_summary import granularity_name as granularity_name
+from joulewise.report.allocation_summary import round_cells as round_cells
 from joulewise.report.arms_page import render_arms as render_arms
 from joulewise.report.arms_page import write_arms_report as write_arms_report
 from joulewise.report.arms_summary import ArmRow as ArmRow
@@ -55,6 +57,7 @@ __all__ = [
     "FrontRow",
     "IsoRow",
     "allocation_answer",
+    "allocation_name",
     "allocation_rows",
     "answer",
     "arm_rows",
@@ -69,6 +72,7 @@ __all__ = [
     "render_allocation",
     "render_arms",
     "render_fronts",
+    "round_cells",
     "title_of",
     "write_allocation_report",
     "write_arms_report",
