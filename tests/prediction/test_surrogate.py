@@ -160,13 +160,15 @@ def test_gradients_are_those_of_finite_differences():
         assert math.isclose(float(slope[number]), difference, rel_tol=1e-5)
 
 
-def test_changes_are_differences_of_whole_errors():
+def test_single_changes_are_differences_of_whole_errors():
     placement = place(convolutional(), weights=SRAM(bits=6))
     errors = error_model(placement, images(), placement.plan(eta=0.4))
     plan = placement.plan(eta=0.35)
     points = torch.tensor([0.2, 0.5, 0.9], dtype=torch.float64)
-    changes = errors.changes(plan, "4.weight", points)
-    for point, change in zip(points, changes, strict=True):
+    off = errors.outputs_off(plan)
+    moved, variance = errors.single_changes(plan, "4.weight", points)
+    shift = (off[:, None] + moved).square().mean(0) - off.square().mean()
+    for point, change in zip(points, shift / errors.outputs + variance, strict=True):
         expected = errors.mse({**plan, "4.weight": point}) - errors.mse(plan)
         assert math.isclose(float(change), float(expected), rel_tol=1e-9, abs_tol=1e-15)
 
