@@ -12,7 +12,7 @@ from joulewise.allocation.planning import Planner
 from joulewise.allocation.spending import Spending
 from joulewise.allocation.surveying import Surveyor
 from joulewise.allocation.variables import Granularity, Variables
-from joulewise.devices import ISAAC, SRAM, Crossbar, Measured
+from joulewise.devices import ISAAC, SRAM, Crossbar, Flip, Measured
 from joulewise.errors import InputError
 from joulewise.models import seeded
 from joulewise.placement import energy, place
@@ -168,18 +168,16 @@ def test_levels_are_those_of_the_best_combination(planner_of, limit):
 
 
 def test_two_rails_are_nearly_as_good_as_the_best_pair(planner_of, limit):
-    planner = planner_of(Granularity(bit_planes=True), rails=2)
+    planner = planner_of(Granularity(per="network", bit_planes=True), rails=2)
     found = planner.cheapest(limit)
     assert len(set(found.tolist())) == 2 and planner.mse(found) <= limit
     pairs = itertools.combinations(torch.linspace(0, 0.7, 8).tolist(), 2)
-    free = planner_of(Granularity(bit_planes=True))
+    free = planner_of(Granularity(per="network", bit_planes=True)).cheapest(limit)
     best = min(
-        energy
-        for pair in pairs
-        if (energy := _on_levels(planner, free.cheapest(limit), pair, limit)) is not None
+        energy for pair in pairs if (energy := _on_levels(planner, free, pair, limit)) is not None
     )
     assert planner.energy(found) <= best * 1.01
-    assert planner.energy(found) >= free.energy(free.cheapest(limit))
+    assert planner.energy(found) >= planner.energy(free)
 
 
 def _on_levels(planner, shares, pair, limit):
@@ -194,7 +192,8 @@ def test_as_many_rails_as_variables_are_no_restriction(planner_of, limit):
 
 @pytest.mark.parametrize("restricted", [{}, {"rails": 2}, {"levels": (0.2, 0.4, 0.6, 1.0)}])
 def test_the_least_error_within_an_energy(planner_of, restricted):
-    planner = planner_of(Granularity(bit_planes=True), **restricted)
+    per = "network" if restricted else "tensor"
+    planner = planner_of(Granularity(per=per, bit_planes=True), **restricted)
     found = planner.best(0.4)
     assert planner.energy(found) <= 0.4
     common = torch.full_like(found, 0.4)
@@ -230,6 +229,33 @@ def test_a_measured_map_goes_by_its_levels(network, digits):
         if planner.mse(at := torch.tensor(shares, dtype=torch.float64)) <= limit
     )
     assert planner.energy(found) <= best * (1 + 1e-3)
+
+
+@pytest.mark.parametrize(
+    "memory",
+    [
+        SRAM(),
+        SRAM(fault=Flip()),
+        SRAM(fault=Flip(zero_to_one=2.0, one_to_zero=0.0)),
+        Crossbar(sigma=1e-6),
+        Crossbar(sigma=1e-6, variability=0.2),
+    ],
+    ids=str,
+)
+def test_errors_fall_with_a_common_share(network, digits, memory):
+    inputs = next(iter(digits.train.batches(4)))[0]
+    placement = place(network, weights=memory, inputs=inputs)
+    planner = survey(placement, digits.train.subset(50, seed=0), Granularity()).around()
+    errors = [planner.mse(planner._everywhere(share / 8)) for share in range(9)]
+    assert errors == sorted(errors, reverse=True)
+
+
+@pytest.mark.parametrize("restricted", [{"levels": (0.2, 0.4, 0.6, 1.0)}, {"rails": 2}])
+def test_few_points_for_many_planes_cost_less_than_one_for_all(planner_of, limit, restricted):
+    planner = planner_of(Granularity(bit_planes=True), **restricted)
+    found = planner.cheapest(limit)
+    assert planner.mse(found) <= limit
+    assert planner.energy(found) < 0.8 * 0.4
 
 
 def survey(placement, few, granularity):

@@ -95,3 +95,13 @@ def test_levels_become_shares():
     assert Granularity(levels=(0.7, 0.3, 0.7)).shares(both()) == (0.3, 0.7)
     with pytest.raises(OperatingPointError, match=r"eta is 1\.2"):
         Granularity(levels=(1.2,)).shares(both())
+
+
+def test_levels_come_back_as_they_were_given():
+    placement = place(nn.Linear(4, 3), weights=Crossbar(sigma=1e-6))
+    given = (1e-6, 3e-6, 7e-6, 2e-5, 3.3e-5, 1.1e-4, 1e-3)
+    granularity = Granularity(levels=given)
+    variables = Variables.of(placement, granularity)
+    shares = granularity.shares(placement)
+    plans = [variables.exact_plan(torch.tensor([s], dtype=torch.float64)) for s in shares]
+    assert [plan["weight"] for plan in plans] == list(given)

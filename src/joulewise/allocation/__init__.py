@@ -10,7 +10,7 @@ surveying    one pass of the network, and a planner that knows its gradients
 planning     the cheapest plan within a predicted error, without running the network
 waterfilling in closed form, where errors fall exponentially: where refining begins
 refining     the method of multipliers, for points that may have any value
-levels       an integer programme, for points from a list
+levels       which of a list of points each variable gets, means that shift together included
 guessing     about how large an error a loss of accuracy stands for
 searching    the largest predicted error that a goal allows, by few simulated chips
 goals        what must hold on fresh chips, and how sure that is

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from joulewise.allocation.levels import assigned
+from joulewise.allocation.levels import Alternatives, chosen, some_levels
 from joulewise.allocation.refining import Refined, least
 from joulewise.allocation.spending import Spending, common_share
 from joulewise.allocation.variables import Variables
@@ -19,14 +20,17 @@ from joulewise.prediction import ErrorModel
 
 __all__ = ["Planner"]
 
-# Choices of levels, one around the other; and what a further one has to save.
-_ROUNDS, _WORTH_IT = 6, 1e-3
+# Choices of rails, and of levels, one around the other; and what a further one has to save.
+_ROUNDS, _LOOKS, _WORTH_IT = 4, 8, 1e-3
 # An objective of order 1: errors span decades where energies span shares.
 _DECADES = 10.0
 _HALVINGS = 12
 # By which a plan may be beyond a limit.
 _SLACK = 1e-2
-_LOWERINGS = 8
+# Shares that rails are first looked for among.
+_GRID = 26
+# What rounding may do to an error that is worked out in two ways.
+_INSIDE = 1 - 1e-9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -75,7 +79,7 @@ class Planner:
     def common(self, limit: float) -> float:
         """The least share that all variables may have within a predicted error; 1 if none may."""
         low, high = 0.0, 1.0
-        for _ in range(40):
+        for _ in range(30):
             middle = (low + high) / 2
             within = self.mse(self._everywhere(middle)) <= limit
             low, high = (low, middle) if within else (middle, high)
@@ -175,53 +179,49 @@ class Planner:
     def _on_levels(self, limit: float, shares: Tensor, levels: NDArray[np.float64]) -> Tensor:
         """Each variable on one of the levels.
 
-        Errors of single changes add up but for the shift of the mean, so the choice is made anew
-        around the one before, within what the last was beyond the limit.
+        Bit planes of one word move its mean together in other ways than one by one, so the choice
+        is made anew around the best so far, with fewer changes where many were too many.
         """
-        best = torch.full_like(shares, float(levels[-1]))
-        least_cost, aim = np.inf, limit
-        for _ in range(_ROUNDS):
-            costs, harms = self._alternatives(shares, levels)
-            choice = assigned(costs, harms, aim - self.mse(shares))
-            if choice is None:
-                break
-            shares = torch.from_numpy(levels[choice])
-            cost, error = self.energy(shares), self.mse(shares)
+        best, least_cost = self._level_for_all(limit, levels)
+        most: int | None = None
+        for _ in range(_LOOKS):
+            nearest = np.abs(shares.numpy()[:, None] - levels).argmin(1)
+            choice = chosen(self._alternatives(shares, levels), limit * _INSIDE, nearest, most)
+            found = torch.from_numpy(levels[choice])
+            cost, error = self.energy(found), self.mse(found)
             if error <= limit and cost < least_cost:
-                best, least_cost = shares, cost
-            aim *= min(max(limit / error, 0.5), 1.02)
-        return self._lowered(limit, best, levels)
-
-    def _lowered(self, limit: float, shares: Tensor, levels: NDArray[np.float64]) -> Tensor:
-        """With single variables lowered as long as the error stays within the limit.
-
-        What a single change does is known exactly, where the programme added changes up.
-        """
-        if self.mse(shares) > limit:
-            return shares
-        rows = np.arange(self.variables.count)
-        for _ in range(_LOWERINGS):
-            costs, harms = self._alternatives(shares, levels)
-            now = np.abs(shares.numpy()[:, None] - levels).argmin(1)
-            saved = costs[rows, now][:, None] - costs
-            allowed = (harms <= limit - self.mse(shares)) & (saved > 0)
-            if not allowed.any():
+                enough = cost > least_cost * (1 - _WORTH_IT) and most is not None
+                best, least_cost = found, cost
+                if enough:
+                    break
+            else:  # too many changes at once, or none that is worth it
+                most = max((most or self.variables.count) // 4, 1)
+            if not math.isfinite(least_cost):
+                shares = found
+            elif torch.equal(shares, best) and torch.equal(found, best):
                 break
-            variable, level = np.unravel_index(np.where(allowed, saved, -1).argmax(), saved.shape)
-            shares = shares.clone()
-            shares[int(variable)] = float(levels[level])
-        return shares
+            else:
+                shares = best
+        return best
 
-    def _alternatives(
-        self, shares: Tensor, levels: NDArray[np.float64]
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Energy of each variable at each level; and the change of the error, others as they are.
+    def _level_for_all(self, limit: float, levels: NDArray[np.float64]) -> tuple[Tensor, float]:
+        """The lowest level that all variables may have, and its energy; the highest if none may."""
+        for level in levels[:-1]:
+            shares = self._everywhere(float(level))
+            if self.mse(shares) <= limit:
+                return shares, self.energy(shares)
+        shares = self._everywhere(float(levels[-1]))
+        return shares, self.energy(shares) if self.mse(shares) <= limit else np.inf
 
-        Both ``[variables, levels]``.
-        """
-        costs, harms = (np.zeros((self.variables.count, len(levels))) for _ in range(2))
+    def _alternatives(self, shares: Tensor, levels: NDArray[np.float64]) -> Alternatives:
+        """What each variable does at each level, others as they are."""
+        shape = (self.variables.count, len(levels))
+        costs, variances = (torch.zeros(shape, dtype=torch.float64) for _ in range(2))
         with torch.no_grad():
             plan = self.variables.plan(shares)
+            off = self.errors.outputs_off(plan)
+            moves = torch.zeros((*shape, len(off)), dtype=torch.float64)
+            whole = self.errors.parts(plan)[1]
             for name, index in self.variables.index.items():
                 own = sorted(set(index.reshape(-1).tolist()))
                 tried = shares.repeat(len(own), len(levels), 1)
@@ -229,34 +229,55 @@ class Planner:
                     tried[row, :, variable] = torch.from_numpy(levels)
                 points = self.variables.ranges[name].differentiable(tried[..., index])
                 flat = points.reshape(len(own) * len(levels), *index.shape)
-                changes = self.errors.changes(plan, name, flat)
-                spent = torch.stack([self.spending.of(name, point) for point in flat])
+                moved, variance = self.errors.single_changes(plan, name, flat)
+                moves[own] += moved.mT.reshape(len(own), len(levels), -1)
                 # What others of its variables cost is shared out: only sums are looked at.
-                rest = self.spending.of(name, as_point(plan[name])) * (1 - 1 / len(own))
-                costs[own] += (spent - rest).reshape(len(own), -1).numpy()
-                harms[own] += changes.reshape(len(own), -1).numpy()
-        return costs, harms
+                rest = self.spending.of(name, as_point(plan[name])[None]) * (1 - 1 / len(own))
+                costs[own] += (self.spending.of(name, flat) - rest).reshape(len(own), -1)
+                variances[own] += (variance + whole[name] / len(own)).reshape(len(own), -1)
+        return Alternatives(
+            costs=costs.numpy(),
+            variances=variances.numpy(),
+            moves=moves.numpy(),
+            off=off.numpy(),
+            numbers=len(off) * self.errors.outputs,
+        )
 
     def _on_rails(self, limit: float, shares: Tensor, rails: int) -> Tensor:
         """Each variable on one of a few shares, which are chosen along with it."""
-        levels = _clustered(shares.numpy(), rails)
-        best, least_cost = torch.ones_like(shares), np.inf
+        grid = np.linspace(0, 1, _GRID)
+        highest = max(self.common(limit), float(shares.max()))
+        first = _on_grid(np.append(_clustered(shares.numpy(), rails)[: rails - 1], highest), rails)
+        levels = grid[some_levels(self._alternatives(shares, grid), limit, first)]
+        best, cost = self._everywhere(self.common(limit)), np.inf
         for _ in range(_ROUNDS):
-            chosen = self._on_levels(limit, shares, levels)
-            belongs = torch.from_numpy(np.abs(chosen.numpy()[:, None] - levels).argmin(1))
-            found = self._least(limit, torch.from_numpy(levels), belongs)
-            if not found.objective < least_cost * (1 - _WORTH_IT):
+            following, levels, less = self._rails_from(limit, shares, levels)
+            if not less < cost * (1 - _WORTH_IT):
                 break
-            best, least_cost = found.shares[belongs], found.objective
-            levels = np.array(sorted(set(found.shares.tolist())))
+            best, shares, cost = following, following, less
         return best
 
+    def _rails_from(
+        self, limit: float, shares: Tensor, levels: NDArray[np.float64]
+    ) -> tuple[Tensor, NDArray[np.float64], float]:
+        """Shares on levels, then better levels; and the energy, infinite beyond the limit."""
+        on_them = self._on_levels(limit, shares, levels)
+        belongs = torch.from_numpy(np.abs(on_them.numpy()[:, None] - levels).argmin(1))
+        found = self._least(limit, torch.from_numpy(levels), belongs)
+        better = found.shares[belongs]
+        cost = self.energy(better) if found.excess <= 1.0 else np.inf
+        return better, np.unique(found.shares.numpy()), cost
+
     def _least(self, limit: float, start: Tensor, belongs: Tensor) -> Refined:
-        """The least energy within a predicted error; ``belongs`` ties variables together."""
+        """The least energy within a predicted error; ``belongs`` ties variables together.
+
+        Its objective is the energy over that of the start.
+        """
+        scale = max(self.energy(start[belongs]), 1e-9)
 
         def figures(shares: Tensor) -> tuple[Tensor, Tensor]:
             plan = self.variables.plan(shares[belongs])
-            return self.spending.normalised(plan), self.errors.mse(plan) / limit
+            return self.spending.normalised(plan) / scale, self.errors.mse(plan) / limit
 
         return least(figures, start)
 
@@ -274,3 +295,13 @@ def _clustered(shares: NDArray[np.float64], count: int) -> NDArray[np.float64]:
         )
     found: NDArray[np.float64] = np.unique(centres)
     return found
+
+
+def _on_grid(shares: NDArray[np.float64], count: int) -> list[int]:
+    """So many different places on the grid, none lower than the highest share."""
+    places = {min(math.ceil(share * (_GRID - 1) - 1e-9), _GRID - 1) for share in shares}
+    for place in range(_GRID):
+        if len(places) >= min(count, _GRID):
+            break
+        places.add(place)
+    return sorted(places)

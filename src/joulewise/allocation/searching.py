@@ -37,7 +37,8 @@ class Search:
         planned: The shares of least energy for a limit, given shares to start from.
         slack: Of a plan, by simulation; the same chips in every call.
         lowest: The error of the most reliable plan, below which there is nothing to look for.
-        highest: The error of the least reliable plan.
+        highest: The error of the plan of least energy: no limit beyond it gives a cheaper one, even
+            where other plans have larger errors.
         trials: The most that are simulated.
     """
 

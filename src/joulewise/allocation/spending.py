@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +13,7 @@ from scipy.interpolate import PchipInterpolator
 from scipy.optimize import brentq
 from torch import Tensor
 
-from joulewise.devices import KnobRange, Point
+from joulewise.devices import Device, KnobRange, Point, Traffic
 from joulewise.devices.device import as_point
 from joulewise.errors import refuse
 from joulewise.placement import Placed, Placement
@@ -28,8 +30,9 @@ _NOTHING_J = 1e-300
 class Spending:
     """Energy of the placed tensors as a function of the plan.
 
-    The energy of a memory that computes takes long to work out, so it is tabulated. What is
-    reported of a plan in the end is worked out by `joulewise.placement.energy`.
+    The energy of a memory that computes takes long to work out, so it is tabulated; that of others
+    is in proportion to accesses, so tensors on one device are worked out together. What is reported
+    of a plan in the end is worked out by `joulewise.placement.energy`.
 
     Args:
         placement: Traced.
@@ -48,18 +51,41 @@ class Spending:
                     f"{placed.device.knob}, which nobody sets",
                     "a memory whose operating point trades energy for reliability",
                 )
-        self._of = {placed.name: _energy_of(placed) for placed in placement.placed}
-        most = placement.plan_at_most_reliable()
-        self.reliable_j = float(sum(self._of[name](as_point(most[name])) for name in most))
+        self._kinds: list[_Kind] = []
+        self._kind_of: dict[str, int] = {}
+        for name, device, members in _kinds(placement.placed):
+            kind = _Computing(members) if device.computes else _Accessed(members)
+            self._kind_of |= dict.fromkeys(name, len(self._kinds))
+            self._kinds.append(kind)
+        self.reliable_j = float(self._joules(placement.plan_at_most_reliable()))
 
     def normalised(self, plan: Mapping[str, Point]) -> Tensor:
         """Energy over that of the most reliable plan; float64, differentiable."""
-        parts = [energy(as_point(plan[name])) for name, energy in self._of.items()]
-        return torch.stack(parts).sum() / self.reliable_j
+        return self._joules(plan) / self.reliable_j
 
-    def of(self, name: str, point: Tensor) -> Tensor:
-        """What one tensor spends at a point, in the same unit."""
-        return self._of[name](point) / self.reliable_j
+    def _joules(self, plan: Mapping[str, Point]) -> Tensor:
+        together: dict[tuple[int, torch.Size], dict[str, Tensor]] = {}
+        for name, kind in self._kind_of.items():
+            point = as_point(plan[name])
+            together.setdefault((kind, point.shape), {})[name] = point
+        parts = [
+            self._kinds[kind].joules(list(points), torch.stack(list(points.values())))
+            for (kind, _), points in together.items()
+        ]
+        return torch.cat(parts).sum()
+
+    def of(self, name: str, points: Tensor) -> Tensor:
+        """What one tensor spends, in the same unit.
+
+        Args:
+            name: The tensor.
+            points: Points to try, ``[tried, *point]``.
+
+        Returns:
+            float64 ``[tried]``.
+        """
+        names = [name] * len(points)
+        return self._kinds[self._kind_of[name]].joules(names, points) / self.reliable_j
 
 
 def common_share(
@@ -88,60 +114,84 @@ def common_share(
     return float(brentq(lambda share: energy(share) - budget, 0.0, 1.0))
 
 
-def _energy_of(placed: Placed) -> Callable[[Tensor], Tensor]:
-    device, traffic = placed.device, placed.traffic
-    assert traffic is not None
-    if not device.computes:
-        return lambda point: device.energy(traffic, point)
-    limits = KnobRange.of(device)
-    shares = np.linspace(0, 1, _TABLE)
-    joules = [float(device.energy(traffic, limits.point(share))) for share in shares]
-    whole = _Curve(limits, PchipInterpolator(shares, np.log(joules)))
+class _Kind(ABC):
+    """Placed tensors whose energies are worked out together."""
 
-    @cache
-    def by_channel() -> _ChannelCurves:
-        channels = placed.channels or 1
-        points = [limits.point(share) for share in shares]
-        table = [device.energy_by_channel(traffic, point, channels) for point in points]
-        logarithms = np.log(torch.stack(table).cpu().clamp(min=_NOTHING_J).numpy())
-        return _ChannelCurves(limits, PchipInterpolator(shares, logarithms))
-
-    return lambda point: by_channel().at(point) if point.ndim else whole.at(point)
+    @abstractmethod
+    def joules(self, names: Sequence[str], points: Tensor) -> Tensor:
+        """What each of some tensors spends at its own of ``[names, *point]``, ``[names]``."""
 
 
-class _ChannelCurves:
-    """Tabulated energies of the channels of a tensor, over the share of the range of the knob."""
-
-    def __init__(self, limits: KnobRange, logarithms: PchipInterpolator) -> None:
-        self._limits = limits
-        self._shares = torch.from_numpy(logarithms.x)
-        self._powers = torch.from_numpy(logarithms.c)  # [4, pieces, channels], cubes first
-
-    def at(self, point: Tensor) -> Tensor:
-        """What all channels spend at their points ``[channels, 1]``."""
-        share = self._limits.shares(point.reshape(-1))
-        right = torch.searchsorted(self._shares, share.detach(), right=True)
-        piece = right.clamp(1, len(self._shares) - 1) - 1
-        powers = self._powers[:, piece, torch.arange(len(piece))]
-        away = share - self._shares[piece]
-        logarithm = ((powers[0] * away + powers[1]) * away + powers[2]) * away + powers[3]
-        return logarithm.exp().sum()
+def _kinds(
+    placed: Sequence[Placed],
+) -> list[tuple[list[str], Device[Any], list[Placed]]]:
+    kinds: list[tuple[list[str], Device[Any], list[Placed]]] = []
+    for one in placed:
+        for names, device, members in kinds:
+            same = KnobRange.of(device) == KnobRange.of(one.device)
+            if device == one.device or (device.computes and one.device.computes and same):
+                names.append(one.name)
+                members.append(one)
+                break
+        else:
+            kinds.append(([one.name], one.device, [one]))
+    return kinds
 
 
-class _Curve:
-    """A tabulated energy, over the share of the range of the knob."""
+class _Accessed(_Kind):
+    """Tensors on one device, whose energy is that of an access times how many there are."""
 
-    def __init__(self, limits: KnobRange, logarithm: PchipInterpolator) -> None:
-        self._limits, self._logarithm = limits, logarithm
-        self._slope = logarithm.derivative()
+    def __init__(self, placed: Sequence[Placed]) -> None:
+        self._device = placed[0].device
+        most = self._device.most_reliable
+        energies = [float(self._device.energy(_traffic(p), most)) for p in placed]
+        largest = int(np.argmax(energies))
+        self._traffic = _traffic(placed[largest])
+        self._times = {p.name: e / energies[largest] for p, e in zip(placed, energies, strict=True)}
 
-    def at(self, point: Tensor) -> Tensor:
-        share = self._limits.share(float(point.detach()))
-        value = torch.tensor(float(self._logarithm(share)), dtype=torch.float64).exp()
-        if not point.requires_grad:
-            return value
-        # The value is a number; its slope comes back by one step of the chain rule.
-        low = torch.tensor(share, dtype=torch.float64, requires_grad=True)
-        (stretch,) = torch.autograd.grad(self._limits.differentiable(low), low)
-        slope = value * float(self._slope(share)) / stretch
-        return value + slope * (point - point.detach())
+    def joules(self, names: Sequence[str], points: Tensor) -> Tensor:
+        traffic = self._traffic
+        if self._device.smooth:
+            each = torch.func.vmap(lambda point: self._device.energy(traffic, point))(points)
+        else:
+            each = torch.stack([self._device.energy(traffic, point) for point in points])
+        return each * torch.tensor([self._times[name] for name in names], dtype=torch.float64)
+
+
+class _Computing(_Kind):
+    """Tensors whose energies are tabulated over the share of one range of the knob."""
+
+    def __init__(self, placed: Sequence[Placed]) -> None:
+        self._limits = KnobRange.of(placed[0].device)
+        self._placed = {p.name: p for p in placed}
+        self._cubic = cache(self._tabulated)
+
+    def joules(self, names: Sequence[str], points: Tensor) -> Tensor:
+        each = list(dict.fromkeys(names))
+        tables = torch.stack([self._cubic(name, points.ndim > 1) for name in each])
+        row = torch.tensor([each.index(name) for name in names])[:, None]
+        share = self._limits.shares(points.reshape(len(names), -1))
+        piece = (share.detach() * (_TABLE - 1)).long().clamp(0, _TABLE - 2)
+        own = tables[row, :, piece, torch.arange(share.shape[1])]
+        third, second, first, value = own.unbind(-1)
+        along = share - piece / (_TABLE - 1)
+        return (value + along * (first + along * (second + along * third))).exp().sum(1)
+
+    def _tabulated(self, name: str, by_channel: bool) -> Tensor:
+        """Cubics of the logarithms of energies, ``[powers, pieces, energies]``."""
+        placed = self._placed[name]
+        device, traffic = placed.device, _traffic(placed)
+        shares = np.linspace(0, 1, _TABLE)
+        points = [self._limits.point(share) for share in shares]
+        if by_channel:
+            channels = placed.channels or 1
+            rows = [device.energy_by_channel(traffic, point, channels) for point in points]
+            joules = torch.stack(rows).cpu().clamp(min=_NOTHING_J).numpy()
+        else:
+            joules = np.array([[float(device.energy(traffic, point))] for point in points])
+        return torch.from_numpy(PchipInterpolator(shares, np.log(joules)).c)
+
+
+def _traffic(placed: Placed) -> Traffic:
+    assert placed.traffic is not None
+    return placed.traffic

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 import torch
@@ -59,18 +59,24 @@ class Granularity:
         Raises:
             InputError: if there are levels or rails, and memories of different ranges.
         """
+        return tuple(sorted(self.listed(placement)))
+
+    def listed(self, placement: Placement) -> dict[float, float]:
+        """The levels by their share of the range of the knob.
+
+        Raises:
+            InputError: as `shares` says it.
+        """
         restricted = "levels" if self.levels else "rails"
         if not self.levels and self.rails is None:
-            return ()
+            return {}
         knobs = {(p.device.knob, KnobRange.of(p.device)) for p in placement.placed}
         if len(knobs) > 1:
             allowed = "none, or one kind of memory"
             refuse(restricted, "given for memories of different knobs or ranges", allowed)
-        if not self.levels:
-            return ()
         device = placement.placed[0].device
-        points = [device.point(**{device.knob: float(level)}) for level in self.levels]
-        return tuple(sorted({KnobRange.of(device).share(float(point)) for point in points}))
+        points = [float(device.point(**{device.knob: float(level)})) for level in self.levels]
+        return {KnobRange.of(device).share(point): point for point in points}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -82,11 +88,13 @@ class Variables:
         index: For each placed tensor, which variable its point is, in the shape of the point: no
             axes, ``[bits]`` for bit planes, ``[channels, 1]`` for output channels.
         count: How many variables there are.
+        listed: Points that were given as levels, by their share: they come back as they were.
     """
 
     ranges: Mapping[str, KnobRange]
     index: Mapping[str, Tensor]
     count: int
+    listed: Mapping[float, float] = field(default_factory=dict)
 
     @classmethod
     def of(cls, placement: Placement, granularity: Granularity) -> Variables:
@@ -97,7 +105,8 @@ class Variables:
             granularity: What has points of its own.
 
         Raises:
-            InputError: if bit planes or channels are to have points, and a device has none.
+            InputError: if bit planes or channels are to have points, and a device has none; or as
+                `Granularity.shares` says it.
         """
         first: dict[tuple[str, torch.Size], int] = {}
         index, count = {}, 0
@@ -112,7 +121,8 @@ class Variables:
                 first[key], count = count, count + own.numel()
             index[placed.name] = first[key] + own
         ranges = {p.name: KnobRange.of(p.device) for p in placement.placed}
-        return cls(ranges=ranges, index=index, count=count)
+        listed = granularity.listed(placement)
+        return cls(ranges=ranges, index=index, count=count, listed=listed)
 
     def plan(self, shares: Tensor) -> dict[str, Point]:
         """The plan at some shares, differentiable.
@@ -120,16 +130,22 @@ class Variables:
         Args:
             shares: float64 ``[count]``, 0 to 1.
         """
-        return {
-            name: self.ranges[name].differentiable(shares[index])
-            for name, index in self.index.items()
-        }
+        alike: dict[tuple[KnobRange, torch.Size], list[str]] = {}
+        for name, index in self.index.items():
+            alike.setdefault((self.ranges[name], index.shape), []).append(name)
+        plan: dict[str, Point] = {}
+        for (limits, _), names in alike.items():  # one operation for all of one range: searches
+            index = torch.stack([self.index[name] for name in names])
+            plan.update(zip(names, limits.differentiable(shares[index]), strict=True))
+        return {name: plan[name] for name in self.index}
 
     def exact_plan(self, shares: Tensor) -> dict[str, Point]:
         """The same, within the range whatever rounding does; plain numbers for scalar points."""
         plan: dict[str, Point] = {}
         for name, index in self.index.items():
-            points = [self.ranges[name].point(float(s)) for s in shares[index].reshape(-1)]
+            limits = self.ranges[name]
+            own = [float(share) for share in shares[index].reshape(-1)]
+            points = [self.listed[s] if s in self.listed else limits.point(s) for s in own]
             several = torch.tensor(points, dtype=torch.float64).reshape(index.shape)
             plan[name] = several if index.ndim else points[0]
         return plan

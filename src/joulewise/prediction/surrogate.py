@@ -180,8 +180,17 @@ class ErrorModel:
             variance.update(zip(group.names, var, strict=True))
         return error.square().mean() / self.outputs, variance
 
-    def changes(self, plan: Mapping[str, Point], name: str, points: Tensor) -> Tensor:
-        """What the whole error changes by if one tensor has another point, others as planned.
+    def outputs_off(self, plan: Mapping[str, Point]) -> Tensor:
+        """How far the probed outputs at the mean read are from those wanted, ``[samples]``."""
+        error = self.error
+        for group in self.groups:
+            error = error + group.at(plan)[0]
+        return error
+
+    def single_changes(
+        self, plan: Mapping[str, Point], name: str, points: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """What one tensor at other points changes, others as planned.
 
         Args:
             plan: An operating point for each placed tensor.
@@ -189,15 +198,12 @@ class ErrorModel:
             points: The points to try, ``[tried, *point]``.
 
         Returns:
-            float64 ``[tried]``.
+            How far the probed outputs move, ``[samples, tried]``, and what is added to the
+            variance, ``[tried]``; float64.
         """
-        error = self.error
-        for group in self.groups:
-            error = error + group.at(plan)[0]
-            if name in group.names:
-                moved, variance = group.with_one_at(plan, name, points)
-        shift = (error[:, None] + moved).square().mean(0) - error.square().mean()
-        return shift / self.outputs + variance
+        group = next(group for group in self.groups if name in group.names)
+        moved, variance = group.with_one_at(plan, name, points)
+        return moved, variance
 
     def mse(self, plan: Mapping[str, Point]) -> Tensor:
         """The whole error at a plan, a float64 scalar; see `parts`."""

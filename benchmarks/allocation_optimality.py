@@ -1,0 +1,319 @@
+"""How far are the plans of `jw.allocate` from the best there are, by the same error model?
+
+    python benchmarks/allocation_optimality.py --out results/allocation-optimality.json
+    python benchmarks/allocation_optimality.py --table results/allocation-optimality.json
+
+One error model for each network and memory, around one common point that also sets the error that
+is allowed: networks trained on digits here, 200 images. What is compared is `Planner.cheapest`:
+
+- with a grid over all plans of a small network, made five times finer around its best, thrice;
+- with every combination of levels;
+- with every assignment of two rails, on a grid of 31 shares that is made finer twice;
+- with scipy's SLSQP and trust-constr from the best common point, from the plan found, and from
+  random plans, on networks with more variables. Of all of these the best within the limit counts.
+
+The gap is what the plan found costs more, in percent of the energy of the other; below 0 it is the
+cheaper one. Nonconvex problems have several local minima: no entry of the last kind is a bound.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import shlex
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.optimize import Bounds, NonlinearConstraint, minimize
+
+from joulewise.allocation import Granularity
+from joulewise.allocation.planning import Planner
+from joulewise.allocation.surveying import Surveyor
+from joulewise.cli.allocator import keep_freed_memory
+from joulewise.data import Dataset, load_data
+from joulewise.devices import ISAAC, SRAM, Crossbar, Device, Flip
+from joulewise.files import write_atomically
+from joulewise.models import build
+from joulewise.placement import place
+from joulewise.study import Environment
+from joulewise.training import TrainingSpec, train
+
+Floats = NDArray[np.float64]
+
+IMAGES, STARTS = 200, 3
+MEMORIES: dict[str, Device[Any]] = {
+    "mask": SRAM(bits=8),
+    "flip": SRAM(bits=8, fault=Flip()),
+    "crossbar": Crossbar(
+        sigma=1e-6,
+        readout=replace(ISAAC, input_j=0.0, output_j=0.0, source="no converters: illustrative"),
+    ),
+}
+# The common shares of the range that set the errors allowed.
+SHARES = {"mask": 0.45, "flip": 0.55, "crossbar": 0.55}
+LEVELS = {
+    "mask": (0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0),
+    "flip": (0.3, 0.4, 0.5, 0.6, 0.7, 0.85, 1.0),
+    "crossbar": (0.3, 0.4, 0.5, 0.6, 0.7, 0.85, 1.0),
+}
+EACH, PLANES = Granularity(), Granularity(per="network", bit_planes=True)
+BOTH = Granularity(bit_planes=True)
+Case = tuple[str, str, str, Granularity, str]
+CASES: list[Case] = [
+    *[("grid", "mlp", memory, EACH, "tensor") for memory in MEMORIES],
+    *[("levels", "mlp", memory, EACH, "tensor") for memory in MEMORIES],
+    *[("levels", "cnn", memory, EACH, "tensor") for memory in MEMORIES],
+    *[("levels", "cnn", memory, PLANES, "plane") for memory in ("mask", "flip")],
+    *[("levels", "resnet8", memory, EACH, "tensor") for memory in MEMORIES],
+    *[("rails", "cnn", memory, EACH, "tensor") for memory in MEMORIES],
+    *[("rails", "cnn", memory, PLANES, "plane") for memory in ("mask", "flip")],
+    *[("solvers", "cnn", memory, EACH, "tensor") for memory in MEMORIES],
+    *[("solvers", "cnn", memory, PLANES, "plane") for memory in ("mask", "flip")],
+    *[("solvers", "cnn", memory, BOTH, "tensor and plane") for memory in ("mask", "flip")],
+    *[("solvers", "resnet8", memory, EACH, "tensor") for memory in MEMORIES],
+    *[("solvers", "resnet8", memory, BOTH, "tensor and plane") for memory in ("mask", "flip")],
+]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--table", type=Path, help="print the table of a record, and nothing else")
+    arguments = parser.parse_args()
+    if arguments.table is not None:
+        print(table(json.loads(arguments.table.read_text())))
+        return
+    keep_freed_memory()
+    torch.set_num_threads(arguments.threads)
+    record: dict[str, Any] = {
+        "command": shlex.join(["python", *sys.argv]),
+        "seed": 0,
+        "images": IMAGES,
+        "cases": [],
+    }
+    for case in CASES:
+        found = compared(*case)
+        print({k: v for k, v in found.items() if k != "others"}, file=sys.stderr, flush=True)
+        record["cases"].append(found)
+        record["environment"] = Environment.now().model_dump()
+        if arguments.out is not None:
+            write_atomically(arguments.out, json.dumps(record, indent=1))
+    print(table(record))
+
+
+@cache
+def trained(network: str) -> tuple[torch.nn.Module, Dataset]:
+    data = load_data("digits")
+    model = build(network, data.input_shape, data.classes, seed=0)
+    train(model, data, TrainingSpec(epochs=10, lr=0.1, seed=0))
+    return model, data
+
+
+@cache
+def free(network: str, memory: str, granularity: Granularity) -> tuple[Planner, float]:
+    """A planner of any points, and the error allowed."""
+    model, data = trained(network)
+    inputs, _ = next(iter(data.train.batches(16)))
+    survey = Surveyor(
+        placement=place(model, weights=MEMORIES[memory], inputs=inputs),
+        few=data.train.subset(IMAGES, seed=0),
+        granularity=granularity,
+        seed=0,
+        batch_size=None,
+        progress=lambda what, done, expected: None,
+    )
+    around = torch.full((survey.variables.count,), SHARES[memory], dtype=torch.float64)
+    planner = survey.around(around)
+    return planner, planner.mse(around)
+
+
+def compared(
+    kind: str, network: str, memory: str, granularity: Granularity, name: str
+) -> dict[str, Any]:
+    planner, limit = free(network, memory, granularity)
+    if kind == "levels":
+        planner = replace(planner, levels=LEVELS[memory])
+        if planner.variables.count > 5:  # so that all combinations can be tried
+            few = LEVELS[memory][2:5:2] if memory == "crossbar" else LEVELS[memory][1:6:2]
+            planner = replace(planner, levels=few)
+    if kind == "rails":
+        planner = replace(planner, rails=2)
+    began = time.process_time()
+    found = planner.cheapest(limit)
+    seconds = time.process_time() - began
+    other: Callable[[Planner, float], dict[str, float]] = {
+        "grid": by_grid,
+        "levels": by_enumeration,
+        "rails": by_rails,
+        "solvers": by_solvers,
+    }[kind]
+    began = time.process_time()
+    others = other(planner, limit)
+    return {
+        "kind": kind,
+        "network": network,
+        "memory": memory,
+        "granularity": name,
+        "variables": planner.variables.count,
+        "levels": len(planner.levels),
+        "energy": planner.energy(found),
+        "common_energy": planner.energy(planner._everywhere(SHARES[memory])),
+        "excess": planner.mse(found) / limit,
+        "seconds": seconds,
+        "others": others,
+        "seconds_of_others": time.process_time() - began,
+        "gap": planner.energy(found) / min(others.values()) - 1,
+    }
+
+
+def figures(planner: Planner, shares: Floats) -> tuple[Floats, Floats]:
+    """Energy and error of many plans."""
+
+    def of(one: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        plan = planner.variables.plan(one)
+        return planner.spending.normalised(plan), planner.errors.mse(plan)
+
+    with torch.no_grad():
+        both = torch.func.vmap(of, chunk_size=128)(torch.from_numpy(shares))
+    return both[0].numpy(), both[1].numpy()
+
+
+def cheapest_of(planner: Planner, limit: float, shares: Floats) -> tuple[float, Floats]:
+    energies, errors = figures(planner, shares)
+    energies = np.where(errors <= limit, energies, np.inf)
+    return float(energies.min()), shares[energies.argmin()]
+
+
+def by_grid(planner: Planner, limit: float) -> dict[str, float]:
+    count, ticks = planner.variables.count, 25 if planner.variables.count < 4 else 13
+    middle, width = np.full(count, 0.5), 0.5
+    best = np.inf
+    for _ in range(4):
+        axes = [np.clip(np.linspace(m - width, m + width, ticks), 0, 1) for m in middle]
+        grid = np.array(list(itertools.product(*axes)))
+        energy, at = cheapest_of(planner, limit, grid)
+        if energy < best:
+            best, middle = energy, at
+        width *= 0.2
+    return {"grid": best}
+
+
+def by_enumeration(planner: Planner, limit: float) -> dict[str, float]:
+    every = itertools.product(planner.levels, repeat=planner.variables.count)
+    return {"enumeration": cheapest_of(planner, limit, np.array(list(every)))[0]}
+
+
+def by_rails(planner: Planner, limit: float) -> dict[str, float]:
+    """Every assignment of two shares, on a grid, then on a finer one around the best."""
+    count = planner.variables.count
+    masks = np.array(list(itertools.product((0, 1), repeat=count)))
+    low_high = np.array([(a, b) for a, b in itertools.combinations(np.linspace(0, 1, 31), 2)])
+    best, at, mask = np.inf, np.zeros(2), masks[0]
+    for assignment in masks[: len(masks) // 2]:  # the other half are the same, turned over
+        for pairs in (low_high, low_high[:, ::-1]):
+            energy, plan = cheapest_of(planner, limit, np.ascontiguousarray(pairs[:, assignment]))
+            if energy < best:
+                best, mask = energy, assignment
+                at = np.array(
+                    [plan[assignment == k][0] if (assignment == k).any() else 0.5 for k in (0, 1)]
+                )
+    for width in (0.03, 0.003):
+        fine = [np.clip(np.linspace(x - width, x + width, 31), 0, 1) for x in at]
+        pairs = np.array(list(itertools.product(*fine)))
+        energy, plan = cheapest_of(planner, limit, np.ascontiguousarray(pairs[:, mask]))
+        if energy < best:
+            best = energy
+            at = np.array([plan[mask == k][0] if (mask == k).any() else at[k] for k in (0, 1)])
+    return {"every pair": best}
+
+
+def by_solvers(planner: Planner, limit: float) -> dict[str, float]:
+    """Generic constrained optimisers, from several starts."""
+    common = planner._everywhere(planner.common(limit)).numpy()
+    generator = np.random.default_rng(0)
+    starts = {"common": common, "found": planner.cheapest(limit).numpy()}
+    for number in range(STARTS):
+        starts[f"random {number}"] = generator.uniform(0.2, 1.0, len(common))
+    found = {}
+    for method in ("SLSQP", "trust-constr"):
+        for name, start in starts.items():
+            if method == "trust-constr" and name.startswith("random ") and name != "random 0":
+                continue
+            energy = solved(planner, limit, start, method)
+            if np.isfinite(energy):
+                found[f"{method}, {name}"] = energy
+    return found
+
+
+def solved(planner: Planner, limit: float, start: Floats, method: str) -> float:
+    def figure(which: int) -> Callable[[Floats], tuple[float, Floats]]:
+        def of(x: Floats) -> tuple[float, Floats]:
+            at = torch.tensor(np.clip(x, 0, 1), requires_grad=True)
+            plan = planner.variables.plan(at)
+            value = (
+                planner.spending.normalised(plan)
+                if which == 0
+                else (planner.errors.mse(plan) / limit).log()
+            )
+            (slope,) = torch.autograd.grad(value, at)
+            return float(value.detach()), slope.numpy()
+
+        return of
+
+    energy, excess = figure(0), figure(1)
+    options: dict[str, Any] = {"maxiter": 200}
+    constraint: Any = {
+        "type": "ineq",
+        "fun": lambda x: -excess(x)[0],
+        "jac": lambda x: -excess(x)[1],
+    }
+    if method == "trust-constr":
+        constraint = NonlinearConstraint(
+            lambda x: excess(x)[0], -np.inf, 0.0, jac=lambda x: excess(x)[1][None]
+        )
+        options = {"maxiter": 300}
+    found = minimize(
+        energy,
+        start,
+        jac=True,
+        method=method,
+        bounds=Bounds(np.zeros(len(start)), np.ones(len(start))),
+        constraints=[constraint],
+        options=options,
+    )
+    # Within the limit to 1e-6, as solvers understand it; else it is no plan.
+    x = np.clip(found.x, 0, 1)
+    return energy(x)[0] if excess(x)[0] <= 1e-6 else np.inf
+
+
+def table(record: dict[str, Any]) -> str:
+    """Gaps, in Markdown."""
+    lines = [
+        "| compared with | network | memory | a point for each | variables | energy against one "
+        "point | gap | seconds | of the other |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for case in record["cases"]:
+        other = min(case["others"], key=case["others"].get)
+        kind = f"{case['levels']} levels, enumeration" if case["levels"] else other
+        lines.append(
+            f"| {kind} | {case['network']} | {case['memory']} | {case['granularity']} | "
+            f"{case['variables']} | {100 * (case['energy'] / case['common_energy'] - 1):+.1f} % | "
+            f"{100 * case['gap']:+.2f} % | {case['seconds']:.2f} | "
+            f"{case['seconds_of_others']:.1f} |"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
