@@ -54,6 +54,7 @@ MEMORIES: dict[str, Device[Any]] = {
 GRANULARITIES = {
     "network": Granularity(per="network"),
     "tensor": Granularity(),
+    "channel": Granularity(per="channel"),
     "plane": Granularity(per="network", bit_planes=True),
     "tensor-plane": Granularity(bit_planes=True),
     "tensor-2-rails": Granularity(rails=2),
