@@ -28,7 +28,7 @@ _DECADES, _HALVINGS, _ROUNDS = 5.0, 20, 12
 _EXCHANGES = 200
 # How far a level is moved at a time, in search of the best few.
 _SHIFTS = (-3, -1, 1, 3)
-_FEW_SAMPLES, _FEW_HALVINGS = 64, 14
+_FEW_SAMPLES, _FEW_HALVINGS, _NEARBY = 64, 7, 3.0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -150,7 +150,7 @@ def chosen(
 
 
 def _met(alternatives: Alternatives, limit: float, start: Choice, most: int | None) -> Choice:
-    found = _priced(alternatives, limit, start, most)
+    found = _priced(alternatives, limit, start, most).choice
     if alternatives.error(found) > limit:
         return found
     return _exchanged(alternatives, limit, found)
@@ -170,16 +170,19 @@ def some_levels(alternatives: Alternatives, limit: float, first: list[int]) -> l
         first: The levels to begin with, as many as are wanted; each is moved as long as that
             helps.
     """
-    alternatives = alternatives.of_few_samples()
+    few = alternatives.of_few_samples()
+    best, last = tuple(first), alternatives.costs.shape[1] - 1
+    start = np.full(len(few.costs), len(best) - 1)
+    priced = _priced(few.among(best), limit, start)
+    known = {best: _worth(few.among(best), limit, priced.choice)}
 
     def worth(levels: tuple[int, ...]) -> tuple[float, float]:
-        few = alternatives.among(levels)
-        start = np.full(len(few.costs), len(levels) - 1)
-        choice = _priced(few, limit, start, halvings=_FEW_HALVINGS)
-        return _worth(few, limit, choice)
+        own = few.among(levels)
+        # The next levels to these: choices and prices are about the same.
+        around = (priced.price / _NEARBY, priced.price * _NEARBY)
+        choice = _priced(own, limit, priced.choice, around=around, halvings=_FEW_HALVINGS).choice
+        return _worth(own, limit, choice)
 
-    best, last = tuple(first), alternatives.costs.shape[1] - 1
-    known = {best: worth(best)}
     while True:
         moved = {
             tuple(sorted({*best[:k], min(max(best[k] + shift, 0), last), *best[k + 1 :]}))
@@ -193,6 +196,7 @@ def some_levels(alternatives: Alternatives, limit: float, first: list[int]) -> l
         if following == best:
             return list(best)
         best = following
+        priced = _priced(few.among(best), limit, priced.choice)
 
 
 def _best_of_all(alternatives: Alternatives, limit: float) -> Choice:
@@ -215,22 +219,33 @@ def _best_of_all(alternatives: Alternatives, limit: float) -> Choice:
     return choice
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Priced:
+    """A choice, and the price of error that it is best at."""
+
+    choice: Choice
+    price: float
+
+
 def _priced(
     alternatives: Alternatives,
     limit: float,
     start: Choice,
     most: int | None = None,
+    around: tuple[float, float] | None = None,
     halvings: int = _HALVINGS,
-) -> Choice:
+) -> _Priced:
     """The cheapest choice within the limit of those that are best at some price of error."""
-    scale = np.ptp(alternatives.costs, axis=1).sum() / limit
-    low, high = -_DECADES, _DECADES
+    if around is None:
+        middle = float(np.ptp(alternatives.costs, axis=1).sum()) / limit
+        around = (middle / 10**_DECADES, middle * 10**_DECADES)
+    low, high = np.log(around)
     choice, best, least = start.copy(), None, np.inf
     reliable, least_error = start, np.inf
     for _ in range(halvings):
         middle = (low + high) / 2
         first = choice if most is None else start
-        choice = _at_price(alternatives, scale * 10**middle, first, most)
+        choice = _at_price(alternatives, float(np.exp(middle)), first, most)
         error, cost = alternatives.error(choice), alternatives.cost(choice)
         if error < least_error:
             reliable, least_error = choice, error
@@ -240,7 +255,7 @@ def _priced(
                 best, least = choice, cost
         else:
             low = middle
-    return reliable if best is None else best
+    return _Priced(reliable if best is None else best, float(np.exp(high)))
 
 
 def _at_price(alternatives: Alternatives, price: float, start: Choice, most: int | None) -> Choice:

@@ -1,9 +1,9 @@
 """Curves: figures of many scalar operating points at once, from tables over the knob.
 
-Every output channel has a point of its own, and the moments of all classes of words at hundreds of
-points take too long to work out for each plan. What is needed of them are a few sums, smooth
-functions of one number: they are worked out at some shares of the knob's range, with their slopes,
-and interpolated by cubics between. Shares lie as close as it takes.
+Every tensor, or output channel, has a point of its own, and the moments of all classes of words at
+hundreds of points take too long to work out for each plan. What is needed of them are a few sums,
+smooth functions of one number: they are worked out at some shares of the knob's range, with their
+slopes, and interpolated by cubics between. Shares lie as close as it takes.
 """
 
 from __future__ import annotations

@@ -55,8 +55,8 @@ class _Alike:
         moved: The probed output per unit of each way, ``[samples, rows * ways]``.
         smooth: As the device says it.
         origin: Where along the ways the plan ``P0`` is, ``[rows, ways]``.
-        curves: Where there are channels with scalar points: of each row the variance, then of each
-            way how far along it the means are; the origin is then counted from there, too.
+        curves: Of smooth devices whose rows have scalar points: of each row the variance, then of
+            each way how far along it the means are; the origin is then counted from there, too.
     """
 
     names: tuple[str, ...]
@@ -74,14 +74,14 @@ class _Alike:
     def at(self, plan: Mapping[str, Point]) -> tuple[Tensor, Tensor]:
         """How far the probed outputs move, ``[samples]``, and the variance by tensor."""
         if not self.by_channel:
-            whole = torch.stack([as_point(plan[name]) for name in self.names])
-            mean, each = _of_each(self.moments, whole, self.smooth)
-            way = mean @ self.ways.mT - self.origin
-            return self.moved @ way.reshape(-1), (self.squares * each).sum(1)
-        points = torch.cat([self._point_of(plan[name], n) for n, name in enumerate(self.names)])
+            points = torch.stack([as_point(plan[name]) for name in self.names])
+        else:
+            points = torch.cat([self._point_of(plan[name], n) for n, name in enumerate(self.names)])
         along, var = self._of_rows(points[None], slice(None))
-        parts = torch.split(var[0], list(self.rows))
         moved = self.moved @ (along[0] - self.origin).reshape(-1)
+        if not self.by_channel:
+            return moved, var[0]
+        parts = torch.split(var[0], list(self.rows))
         return moved, torch.stack([part.sum() for part in parts])
 
     def with_one_at(
@@ -121,7 +121,9 @@ class _Alike:
         row = torch.arange(len(self.squares))[own]
         if self.curves is not None:
             way = len(self.squares) + torch.arange(len(self.ways))
-            return self.curves.at(points[..., None], way), self.curves.at(points, row)
+            which = torch.cat([row[:, None], way.expand(len(row), -1)], 1)
+            found = self.curves.at(points[..., None], which)
+            return found[..., 1:], found[..., 0]
         flat, shape = points.flatten(0, 1), points.shape[:2]
         # What many rows have in common is worked out once.
         if len(row) > 1 and not flat.requires_grad:
@@ -226,7 +228,7 @@ def error_model(
     One forward and one backward pass, from a random +-1 probe of each sample's outputs: some 500
     samples are enough. Near ``plan`` it says what `predict` by the first order says, apart from the
     chance in the probes; further away, gradients are those at ``plan``, moments are exact. Those of
-    channels with scalar points come from tables, within a millionth.
+    scalar points come from tables, within a millionth.
 
     What the first order leaves out, a rectifier that only noise switches on above all, is left out
     here, and plans that are chosen by this lean on it, the more so the more points they have: chips
@@ -394,7 +396,7 @@ class _Maker:
             smooth=smooth,
             origin=mean @ ways.mT,
         )
-        if not (alike.by_channel and smooth and rows[0].ndim == 1):
+        if not smooth or rows[0].ndim > 1:
             return alike
         (placed,) = (p for p in self._problem.placement.placed if p.name == names[0])
         return _with_curves(alike, KnobRange.of(placed.device))
