@@ -27,13 +27,13 @@ def test_a_plan_is_made_and_simulated(run, trained, tmp_path):
     assert json.loads(page.script("joulewise-record")) == record
     json.loads(page.script("joulewise-figures"), parse_constant=pytest.fail)
     assert "was shown to hold on 30 fresh chips" in page.text
+    last = record["allocations"][-1]
     code, said, err = run(
         "simulate", "--model", "mlp", "--weights", trained, "--images", 200, "--chips", 30,
-        "--plan", out / "plan.json", "--json",
+        "--plan", out / "plan.json", "--seed", last["simulation"]["seed"], "--json",
     )  # fmt: skip
     assert code == 0, err
     (result,) = json.loads(said)["results"]
-    last = record["allocations"][-1]
     expected = sum(last["energy"]["memory_j"].values()) / last["energy"]["memory_reliable_j"]
     assert abs(result["summary"]["memory_energy_normalised"] - expected) < 1e-9
     assert result["simulation"]["accuracy"] == last["simulation"]["accuracy"]
@@ -60,6 +60,22 @@ def test_a_plan_of_output_channels_is_made_and_simulated(run, trained, tmp_path)
     (result,) = json.loads(said)["results"]
     assert result["simulation"]["mse"] == record["allocations"][-1]["simulation"]["mse"]
     assert result["simulation"]["energy"] == record["allocations"][-1]["energy"]
+    code, said, err = run(
+        "predict", "--model", "mlp", "--weights", trained, "--images", 200,
+        "--plan", tmp_path / "plan.json", "--json",
+    )  # fmt: skip
+    assert code == 0, err
+    (predicted,) = json.loads(said)["results"]
+    assert predicted["plan"] == result["plan"]
+    assert predicted["energy"]["memory_j"] == result["simulation"]["energy"]["memory_j"]
+    mse = result["simulation"]["mse"]
+    assert predicted["forecast"]["mse"] == pytest.approx(sum(mse) / len(mse), rel=0.4)
+    code, said, err = run(
+        "predict", "--model", "mlp", "--weights", trained, "--plan", tmp_path / "plan.json",
+        "--eta", 0.5,
+    )  # fmt: skip
+    assert (code, said) == (2, "")
+    assert "plan is given beside eta; allowed: one of the two" in " ".join(err.split())
 
 
 def test_json_and_a_budget_of_energy(run, trained):

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from joulewise.cli import console, options, placing
-from joulewise.units import format_percent, format_point, format_si
+from joulewise.cli.settings import Setting, settings_of
+from joulewise.units import format_percent, format_si
 
 if TYPE_CHECKING:
     from joulewise.data import Split
@@ -37,6 +38,7 @@ def predict(
     v_dd: options.VDD = None,
     g_max: options.GMax = None,
     seconds: options.Seconds = None,
+    plan: options.PlanFile = None,
     method: Annotated[
         str,
         typer.Option(
@@ -75,6 +77,8 @@ def predict(
     No chip is simulated, unless --check asks for some beside the prediction.
 
     Example: joulewise predict --model cnn --weights cnn.safetensors --eta 0.5 --check 100
+
+    Example: joulewise predict --model cnn --weights cnn.safetensors --plan plan/plan.json
     """
     console.start(threads)
     from joulewise.data import load_data
@@ -82,7 +86,8 @@ def predict(
     from joulewise.study import Environment, placed_records
 
     spec = placing.placement_spec(placed)
-    knob, points = options.operating_points(eta=eta, v_dd=v_dd, g_max=g_max, seconds=seconds)
+    knobs = {"eta": eta, "v_dd": v_dd, "g_max": g_max, "seconds": seconds}
+    file = options.plan_file(plan, knobs)
     if check is not None:
         check_in_range("check", check, 2, 10**7)
     chosen = _method(
@@ -93,12 +98,13 @@ def predict(
     contender = network.place(dataset, spec)
     placement = contender.placement
     test = dataset.test if images is None else dataset.test.subset(images, seed=0)
-    forecasts = _forecasts(placement, test, knob, points, chosen)
-    simulations = _simulations(placement, test, knob, points, check, seed)
+    settings = settings_of(placement, knobs, file)
+    forecasts = _forecasts(placement, test, settings, chosen)
+    simulations = _simulations(placement, test, settings, check, seed)
     ideal = _ideal_accuracy(placement, test, forecasts, simulations)
     results = [
-        _Result.of(placement, knob, point, ideal, forecast, simulation)
-        for point, forecast, simulation in zip(points, forecasts, simulations, strict=True)
+        _Result.of(placement, setting, ideal, forecast, simulation)
+        for setting, forecast, simulation in zip(settings, forecasts, simulations, strict=True)
     ]
     tensors = placed_records(placement)
     if json:
@@ -121,8 +127,7 @@ def predict(
 class _Result:
     """What is said of one operating point."""
 
-    knob: str
-    point: float
+    setting: Setting
     ideal_accuracy: float | None
     forecast: ForecastRecord
     energy: EnergyRecord
@@ -132,8 +137,7 @@ class _Result:
     def of(
         cls,
         placement: Placement,
-        knob: str,
-        point: float,
+        setting: Setting,
         ideal_accuracy: float | None,
         forecast: ForecastRecord,
         simulation: Simulation | None,
@@ -142,11 +146,10 @@ class _Result:
         from joulewise.simulation import EnergyRecord
 
         return cls(
-            knob=knob,
-            point=point,
+            setting=setting,
             ideal_accuracy=ideal_accuracy,
             forecast=forecast,
-            energy=EnergyRecord.of(energy(placement, placement.plan(**{knob: point}))),
+            energy=EnergyRecord.of(energy(placement, setting.plan)),
             simulation=simulation,
         )
 
@@ -161,7 +164,7 @@ class _Result:
         """For ``--json``."""
         energy = self.energy
         return {
-            self.knob: self.point,
+            **self.setting.said,
             "forecast": self.forecast.model_dump(mode="json"),
             "accuracy_loss": self.accuracy_loss,
             "energy": {
@@ -210,42 +213,40 @@ def _method(name: str, given: dict[str, Any], seed: int) -> str | Method:
 
 
 def _forecasts(
-    placement: Placement, test: Split, knob: str, points: Sequence[float], method: str | Method
+    placement: Placement, test: Split, settings: Sequence[Setting], method: str | Method
 ) -> list[ForecastRecord]:
     from joulewise.prediction import predict as predict_one
 
     found = []
     with console.bar("predict") as update:
-        for number, point in enumerate(points):
+        for number, setting in enumerate(settings):
 
             def report(done: float, expected: float, number: int = number) -> None:
-                update(number + done / expected, len(points), "")
+                update(number + done / expected, len(settings), "")
 
-            plan = placement.plan(**{knob: point})
-            found.append(predict_one(placement, test, plan, method=method, progress=report))
+            found.append(predict_one(placement, test, setting.plan, method=method, progress=report))
     return [forecast.record() for forecast in found]
 
 
 def _simulations(
     placement: Placement,
     test: Split,
-    knob: str,
-    points: Sequence[float],
+    settings: Sequence[Setting],
     chips: int | None,
     seed: int,
 ) -> Sequence[Simulation | None]:
     from joulewise.simulation import sweep
 
     if chips is None:
-        return [None] * len(points)
+        return [None] * len(settings)
     with console.bar("simulate, to check") as update:
         return sweep(
             placement,
             test,
-            [placement.plan(**{knob: point}) for point in points],
+            [setting.plan for setting in settings],
             chips=chips,
             seed=seed,
-            progress=lambda done: update(done, chips * len(points), ""),
+            progress=lambda done: update(done, chips * len(settings), ""),
         )
 
 
@@ -271,7 +272,13 @@ def _print_points(name: str, results: Sequence[_Result]) -> None:
     title = f"{name}, {first.forecast.images} images, predicted by {first.forecast.method}"
     if first.ideal_accuracy is not None:
         title += f": accuracy {100 * first.ideal_accuracy:.2f} % with a perfect memory"
-    columns = [first.knob, "memory energy", "of reliable", "output MSE ± error", "of it mean shift"]
+    columns = [
+        first.setting.title,
+        "memory energy",
+        "of reliable",
+        "output MSE ± error",
+        "of it mean shift",
+    ]
     columns += [] if first.accuracy_loss is None else ["accuracy", "loss in points"]
     predicted = first.forecast.accuracy
     if predicted is not None and predicted.quantiles is not None:
@@ -279,7 +286,7 @@ def _print_points(name: str, results: Sequence[_Result]) -> None:
     console.print_table(title, columns, [_row(result) for result in results])
     if first.simulation is not None:
         title = f"beside {first.simulation.chips} simulated chips, with 95 % intervals"
-        columns = [first.knob, "predicted MSE", "simulated MSE", "predicted / simulated"]
+        columns = [first.setting.title, "predicted MSE", "simulated MSE", "predicted / simulated"]
         columns += ["predicted accuracy"] if first.forecast.accuracy is not None else []
         columns += ["simulated accuracy"] if first.simulation.accuracy else []
         console.print_table(title, columns, [_check_row(result) for result in results])
@@ -289,7 +296,7 @@ def _row(result: _Result) -> list[str]:
     forecast = result.forecast
     error = "" if forecast.standard_error is None else f" ± {forecast.standard_error:.2g}"
     cells = [
-        format_point(result.knob, result.point),
+        result.setting.name,
         _joules(result.energy.memory_total_j),
         format_percent(result.energy.normalised, 1),
         f"{forecast.mse:.3g}{error}",
@@ -312,7 +319,7 @@ def _check_row(result: _Result) -> list[str]:
     ratio = agreement(forecast, simulation)
     ends = f"[{_number(ratio.low)}, {_number(ratio.high)}]"
     cells = [
-        format_point(result.knob, result.point),
+        result.setting.name,
         f"{forecast.mse:.3g}",
         f"{simulation.mean_mse:.3g} [{low:.3g}, {high:.3g}]",
         "" if ratio.ratio is None else f"{ratio.ratio:.3f} {ends}",
@@ -362,13 +369,10 @@ def _print_layers(name: str, results: Sequence[_Result], tensors: Sequence[Place
         rows.append([f"{len(rest)} others, each less", "", f"{words:,}", "", energy, *summed])
     shift = [_share(result.forecast.mean_shift, result.forecast.mse) for result in shown]
     rows.append(["mean shift, of all together", "", "", "", "", "", *shift])
-    point = format_point(last.knob, last.point)
-    title = f"{name}, tensor by tensor: memory energy at {last.knob} {point}, "
+    title = f"{name}, tensor by tensor: memory energy at {last.setting.label}, "
     title += "and shares of the predicted output MSE; * the largest"
     columns = ["tensor", "role", "words", "bits", "memory energy", "share of it"]
-    columns += [
-        f"MSE at {result.knob} {format_point(result.knob, result.point)}" for result in shown
-    ]
+    columns += [f"MSE at {result.setting.label}" for result in shown]
     console.print_table(title, columns, rows)
 
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 import json as json_module
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from joulewise.cli import console, options, placing
-from joulewise.units import format_percent, format_point, format_si
+from joulewise.cli.settings import Setting, settings_of
+from joulewise.units import format_percent, format_si
 
 if TYPE_CHECKING:
-    from joulewise.devices import Point
-    from joulewise.placement import Placed, Placement, PlanFile
+    from joulewise.placement import Placed
     from joulewise.simulation import Simulation
 
 __all__ = ["simulate"]
@@ -68,7 +68,7 @@ def simulate(
     dataset = load_data(data)
     contender = network.place(dataset, spec)
     placement = contender.placement
-    settings = _settings(placement, knobs, file)
+    settings = settings_of(placement, knobs, file)
     test = dataset.test if images is None else dataset.test.subset(images, seed=0)
     with console.bar(f"simulate {contender.name}") as update:
         results = sweep(
@@ -98,34 +98,6 @@ def simulate(
         _print(contender.name, settings, results, goal)
 
 
-class _Setting(NamedTuple):
-    """One plan, and how it was named on the command line."""
-
-    title: str
-    name: str
-    said: dict[str, Any]
-    plan: Mapping[str, Point]
-
-
-def _settings(
-    placement: Placement, knobs: dict[str, list[float] | None], file: PlanFile | None
-) -> list[_Setting]:
-    """Every plan that was asked for."""
-    if file is not None:
-        plan = file.plan_for(placement)
-        if not file.is_for_weights_of(placement):
-            typer.echo("joulewise: the plan was chosen for other weights than these", err=True)
-        from joulewise.devices import plain_point
-
-        said = {"plan": {name: plain_point(point) for name, point in plan.items()}}
-        return [_Setting("plan", "of the file", said, plan)]
-    knob, points = options.operating_points(**knobs)
-    return [
-        _Setting(knob, format_point(knob, p), {knob: p}, placement.plan(**{knob: p}))
-        for p in points
-    ]
-
-
 def _accesses(tensor: Placed) -> dict[str, str | float]:
     """A placed tensor with what one inference does to it, under the names of ``--accesses``."""
     traffic = tensor.traffic
@@ -136,7 +108,7 @@ def _accesses(tensor: Placed) -> dict[str, str | float]:
 
 def _print(
     name: str,
-    settings: Sequence[_Setting],
+    settings: Sequence[Setting],
     results: Sequence[Simulation],
     target: float | None,
 ) -> None:
