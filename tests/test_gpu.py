@@ -145,3 +145,33 @@ def test_the_error_is_differentiable():
     eta = torch.tensor(0.4, requires_grad=True)
     jw.predict(*on("cuda", "cnn", memory), eta=eta, method="first-order").mse.backward()
     assert eta.grad is not None and float(eta.grad) < 0
+
+
+@pytest.mark.parametrize("per", ["tensor", "channel"])
+@pytest.mark.parametrize("case", ["mask", "clipped pairs"])
+def test_error_models(case, per):
+    memory, setting = MEMORIES[case]
+    found = []
+    for device in ("cpu", "cuda"):
+        placement, batches = on(device, "cnn", memory)
+        plan = placement.plan(**setting)
+        if per == "channel":
+            point = next(iter(setting.values()))
+            for placed in placement.placed:
+                if placed.channels is not None:
+                    rows = torch.full((placed.channels, 1), point, dtype=torch.float64)
+                    plan[placed.name] = rows
+        errors = jw.error_model(placement, batches, plan)
+        lower = {name: 0.8 * torch.as_tensor(at).double() for name, at in plan.items()}
+        found.append([float(errors.mse(plan)), float(errors.mse(lower))])
+    assert found[1] == pytest.approx(found[0], rel=2 * CLOSE)
+
+
+@pytest.mark.parametrize("case", ["mask", "clipped pairs"])
+def test_allocations(case):
+    memory, _ = MEMORIES[case]
+    here, there = (
+        jw.allocate(*on(device, "cnn", memory), max_mse=1e-3, chips=20) for device in ("cpu", "cuda")
+    )
+    assert there.holds == here.holds
+    assert there.energy.normalised == pytest.approx(here.energy.normalised, rel=0.02)
