@@ -171,7 +171,8 @@ def test_error_models(case, per):
 def test_allocations(case):
     memory, _ = MEMORIES[case]
     here, there = (
-        jw.allocate(*on(device, "cnn", memory), max_mse=1e-3, chips=20) for device in ("cpu", "cuda")
+        jw.allocate(*on(device, "cnn", memory), max_mse=1e-3, chips=20)
+        for device in ("cpu", "cuda")
     )
     assert there.holds == here.holds
     assert there.energy.normalised == pytest.approx(here.energy.normalised, rel=0.02)

@@ -4,6 +4,7 @@ import itertools
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -282,3 +283,21 @@ def test_wherever_it_starts_the_plan_is_within_the_limit(planner_of, factor):
         assert planner.energy(shares) <= planner.energy(planner.common_within(1.0))
         common = torch.full_like(shares, planner.common(limit))
         assert planner.energy(shares) <= planner.energy(common) * (1 + 1e-6)
+
+
+@pytest.mark.parametrize("memory", [SRAM(), Crossbar(sigma=1e-6, readout=ISAAC)], ids=str)
+@pytest.mark.parametrize("per", ["network", "tensor", "channel"])
+def test_alternatives_are_the_energy_and_the_error_of_every_choice(network, digits, memory, per):
+    inputs = next(iter(digits.train.batches(4)))[0]
+    placement = place(network, weights=memory, inputs=inputs)
+    few = digits.train.subset(50, seed=0)
+    planner = survey(placement, few, Granularity(per=per)).around()
+    generator = torch.Generator().manual_seed(0)
+    count, levels = planner.variables.count, np.array([0.3, 0.5, 0.8])
+    shares = torch.rand(count, generator=generator, dtype=torch.float64)
+    known = planner._alternatives(shares, levels)
+    for _ in range(3):
+        choice = torch.randint(3, (count,), generator=generator).numpy()
+        there = torch.from_numpy(levels[choice])
+        assert known.cost(choice) == pytest.approx(planner.energy(there), rel=1e-9)
+        assert known.error(choice) == pytest.approx(planner.mse(there), rel=1e-9)

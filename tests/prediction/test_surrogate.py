@@ -265,16 +265,19 @@ def test_single_changes_are_differences_of_whole_errors():
     errors = error_model(placement, images(), placement.plan(eta=0.4))
     plan = placement.plan(eta=0.35)
     points = torch.tensor([0.2, 0.5, 0.9], dtype=torch.float64)
-    assert_single_changes(errors, plan, "4.weight", points)
+    others = [[{**plan, "4.weight": point}] for point in points]
+    assert_single_changes(errors, plan, "4.weight", points[:, None], others)
 
 
-def assert_single_changes(errors, plan, name, points):
+def assert_single_changes(errors, plan, name, points, others):
     off = errors.outputs_off(plan)
     moved, variance = errors.single_changes(plan, name, points)
-    shift = (off[:, None] + moved).square().mean(0) - off.square().mean()
-    for point, change in zip(points, shift / errors.outputs + variance, strict=True):
-        expected = errors.mse({**plan, name: point}) - errors.mse(plan)
-        assert math.isclose(float(change), float(expected), rel_tol=1e-9, abs_tol=1e-15)
+    shift = (off + moved).square().mean(-1) - off.square().mean()
+    changes = shift / errors.outputs + variance
+    for tried, own in zip(others, changes, strict=True):
+        for other, change in zip(tried, own, strict=True):
+            expected = errors.mse(other) - errors.mse(plan)
+            assert math.isclose(float(change), float(expected), rel_tol=1e-9, abs_tol=1e-15)
 
 
 @pytest.mark.parametrize("planes", [1, 6])
@@ -294,7 +297,14 @@ def test_gradients_and_changes_of_channels(planes):
         difference = (ends[0] - ends[1]) / 2e-5
         assert math.isclose(float(slope[channel, -1]), difference, rel_tol=1e-4)
     tried = torch.stack([points(seed)["0.weight"] for seed in (2, 3, 4)])
-    assert_single_changes(errors, plan, "0.weight", tried)
+
+    def with_one(rows, channel):
+        own = plan["0.weight"].clone()
+        own[channel] = rows[channel]
+        return {**plan, "0.weight": own}
+
+    others = [[with_one(rows, channel) for channel in range(len(rows))] for rows in tried]
+    assert_single_changes(errors, plan, "0.weight", tried.squeeze(-1), others)
 
 
 def test_a_plan_that_does_not_fit_is_refused():

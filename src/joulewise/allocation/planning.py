@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,7 @@ from joulewise.allocation.refining import Refined, least
 from joulewise.allocation.spending import Spending, common_share
 from joulewise.allocation.variables import Variables
 from joulewise.allocation.waterfilling import filled
+from joulewise.devices import Point
 from joulewise.devices.device import as_point
 from joulewise.prediction import ErrorModel
 
@@ -220,21 +222,15 @@ class Planner:
         with torch.no_grad():
             plan = self.variables.plan(shares)
             off = self.errors.outputs_off(plan)
-            moves = torch.zeros((*shape, len(off)), dtype=torch.float64)
             whole = self.errors.parts(plan)[1]
+            moves = torch.zeros((*shape, len(off)), dtype=torch.float64)
             for name, index in self.variables.index.items():
-                own = sorted(set(index.reshape(-1).tolist()))
-                tried = shares.repeat(len(own), len(levels), 1)
-                for row, variable in enumerate(own):
-                    tried[row, :, variable] = torch.from_numpy(levels)
-                points = self.variables.ranges[name].differentiable(tried[..., index])
-                flat = points.reshape(len(own) * len(levels), *index.shape)
-                moved, variance = self.errors.single_changes(plan, name, flat)
-                moves[own] += moved.mT.reshape(len(own), len(levels), -1)
-                # What others of its variables cost is shared out: only sums are looked at.
-                rest = self.spending.of(name, as_point(plan[name])[None]) * (1 - 1 / len(own))
-                costs[own] += (self.spending.of(name, flat) - rest).reshape(len(own), -1)
-                variances[own] += (variance + whole[name] / len(own)).reshape(len(own), -1)
+                own = index.reshape(-1)
+                spent, variance, moved = self._single(plan, name, torch.from_numpy(levels))
+                costs.index_add_(0, own, spent)
+                # What the others of its variables add is shared out: only sums are looked at.
+                variances.index_add_(0, own, variance + whole[name] / len(own))
+                moves.index_add_(0, own, moved)
         return Alternatives(
             costs=costs.numpy(),
             variances=variances.numpy(),
@@ -242,6 +238,34 @@ class Planner:
             off=off.numpy(),
             numbers=len(off) * self.errors.outputs,
         )
+
+    def _single(
+        self, plan: Mapping[str, Point], name: str, levels: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What each variable of one tensor does at each level, others as planned.
+
+        Returns:
+            Energy, ``[variables, levels]``; and the differences in variance, likewise, and in the
+            probed outputs, ``[variables, levels, samples]``.
+        """
+        limits = self.variables.ranges[name]
+        points = limits.differentiable(levels)
+        shape = self.variables.index[name].shape
+        if len(shape) == 1:  # planes of one word: all of it, with one after the other changed
+            now = as_point(plan[name])
+            each = now.repeat(len(now), len(levels), 1)
+            for plane in range(len(now)):
+                each[plane, :, plane] = points
+            words = each.reshape(-1, len(now))
+            moved, variance = self.errors.single_changes(plan, name, words[:, None])
+            rest = self.spending.of(name, now[None]) * (1 - 1 / len(now))
+            spent = self.spending.of(name, words) - rest
+            lines = (len(now), len(levels))
+            return spent.reshape(lines), variance.reshape(lines), moved.reshape(*lines, -1)
+        rows = points[:, None].expand(-1, shape.numel())
+        moved, variance = self.errors.single_changes(plan, name, rows)
+        spent = self.spending.of(name, rows.reshape(-1, *shape))
+        return spent.mT, variance.mT, moved.transpose(0, 1)
 
     def _on_rails(self, limit: float, shares: Tensor, rails: int) -> Tensor:
         """Each variable on one of a few shares, which are chosen along with it."""

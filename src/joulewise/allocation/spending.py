@@ -72,7 +72,7 @@ class Spending:
             self._kinds[kind].joules(list(points), torch.stack(list(points.values())))
             for (kind, _), points in together.items()
         ]
-        return torch.cat(parts).sum()
+        return torch.cat([part.sum(1) for part in parts]).sum()
 
     def of(self, name: str, points: Tensor) -> Tensor:
         """What one tensor spends, in the same unit.
@@ -82,7 +82,7 @@ class Spending:
             points: Points to try, ``[tried, *point]``.
 
         Returns:
-            float64 ``[tried]``.
+            float64 ``[tried, 1]``; ``[tried, channels]`` if each has a point of its own.
         """
         names = [name] * len(points)
         return self._kinds[self._kind_of[name]].joules(names, points) / self.reliable_j
@@ -119,7 +119,11 @@ class _Kind(ABC):
 
     @abstractmethod
     def joules(self, names: Sequence[str], points: Tensor) -> Tensor:
-        """What each of some tensors spends at its own of ``[names, *point]``, ``[names]``."""
+        """What each of some tensors spends at its own of ``[names, *point]``.
+
+        Returns:
+            ``[names, 1]``; ``[names, channels]`` if each has a point of its own.
+        """
 
 
 def _kinds(
@@ -150,12 +154,17 @@ class _Accessed(_Kind):
         self._times = {p.name: e / energies[largest] for p, e in zip(placed, energies, strict=True)}
 
     def joules(self, names: Sequence[str], points: Tensor) -> Tensor:
-        traffic = self._traffic
         if self._device.smooth:
-            each = torch.func.vmap(lambda point: self._device.energy(traffic, point))(points)
+            each = torch.func.vmap(self._at)(points)
         else:
-            each = torch.stack([self._device.energy(traffic, point) for point in points])
-        return each * torch.tensor([self._times[name] for name in names], dtype=torch.float64)
+            each = torch.stack([self._at(point) for point in points])
+        times = torch.tensor([self._times[name] for name in names], dtype=torch.float64)
+        return each * times[:, None]
+
+    def _at(self, point: Tensor) -> Tensor:
+        if point.ndim > 1:
+            return self._device.energy_by_channel(self._traffic, point, len(point))
+        return self._device.energy(self._traffic, point)[None]
 
 
 class _Computing(_Kind):
@@ -175,7 +184,7 @@ class _Computing(_Kind):
         own = tables[row, :, piece, torch.arange(share.shape[1])]
         third, second, first, value = own.unbind(-1)
         along = share - piece / (_TABLE - 1)
-        return (value + along * (first + along * (second + along * third))).exp().sum(1)
+        return (value + along * (first + along * (second + along * third))).exp()
 
     def _tabulated(self, name: str, by_channel: bool) -> Tensor:
         """Cubics of the logarithms of energies, ``[powers, pieces, energies]``."""

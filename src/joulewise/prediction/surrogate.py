@@ -84,23 +84,24 @@ class _Alike:
         parts = torch.split(var[0], list(self.rows))
         return moved, torch.stack([part.sum() for part in parts])
 
-    def with_one_at(
+    def with_others_at(
         self, plan: Mapping[str, Point], name: str, points: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """How far outputs move, ``[samples, points]``, and variance, with one tensor elsewhere.
+        """The same with each row of one tensor at other points, apart from its other rows.
 
-        Both are differences to where the tensor is in the plan.
+        Both are differences to where the row is in the plan, ``[tried, rows, samples]`` and
+        ``[tried, rows]``.
         """
         place = self.names.index(name)
         rows, first = self.rows[place], sum(self.rows[:place])
         own = slice(first, first + rows)
-        tried = torch.stack([self._point_of(p, place) for p in (plan[name], *points)])
-        along, var = self._of_rows(tried, own)
-        moved = self.moved.reshape(len(self.moved), len(self.squares), -1)[:, own].flatten(1)
-        return moved @ (along[1:] - along[0]).flatten(1).mT, (var[1:] - var[0]).sum(1)
+        now = self._point_of(plan[name], place)[None]
+        along, var = self._of_rows(torch.cat([now, points]), own)
+        moved = self.moved.reshape(len(self.moved), len(self.squares), -1)[:, own]
+        return torch.einsum("srw,trw->trs", moved, along[1:] - along[0]), var[1:] - var[0]
 
     def _point_of(self, point: Point, place: int) -> Tensor:
-        """A tensor's point as those of its rows."""
+        """A tensor's point as those of its rows, ``[rows, *point]``."""
         point = as_point(point)
         if point.ndim == len(self.row) + 1:
             return point
@@ -192,20 +193,20 @@ class ErrorModel:
     def single_changes(
         self, plan: Mapping[str, Point], name: str, points: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """What one tensor at other points changes, others as planned.
+        """What one tensor, or one of its output channels, at other points changes.
 
         Args:
             plan: An operating point for each placed tensor.
             name: The tensor.
-            points: The points to try, ``[tried, *point]``.
+            points: The points to try, ``[tried, 1, *point]``; where channels have points of their
+                own ``[tried, channels, *point]``, each tried apart from the others.
 
         Returns:
-            How far the probed outputs move, ``[samples, tried]``, and what is added to the
-            variance, ``[tried]``; float64.
+            How far the probed outputs move, ``[tried, channels, samples]``, and what is added to
+            the variance, ``[tried, channels]``; float64.
         """
         group = next(group for group in self.groups if name in group.names)
-        moved, variance = group.with_one_at(plan, name, points)
-        return moved, variance
+        return group.with_others_at(plan, name, points)
 
     def mse(self, plan: Mapping[str, Point]) -> Tensor:
         """The whole error at a plan, a float64 scalar; see `parts`."""
