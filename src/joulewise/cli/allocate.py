@@ -190,7 +190,8 @@ def present(
 def _print_allocations(record: AllocationRecord, against: str) -> None:
     from joulewise.report import allocation_name
 
-    columns = ["a point for each", "memory energy", "of reliable", f"against {against}", "holds"]
+    columns = ["a point for each", "memory energy", "of reliable", f"against {against}"]
+    columns += ["where both just meet the goal", "holds"]
     columns += ["accuracy, 95 % interval", "output MSE, predicted", "simulated"]
     rows = []
     for number, found in enumerate(record.allocations):
@@ -199,7 +200,8 @@ def _print_allocations(record: AllocationRecord, against: str) -> None:
                 allocation_name(record, number),
                 format_si(found.energy.memory_total_j, "J"),
                 format_percent(found.energy.normalised, 1),
-                _against_first(record, number) if number else "",
+                format_percent(-record.saved_against_first(number), 1) if number else "",
+                _at_goal(record, number) if number else "",
                 {True: "yes", False: "NOT SHOWN", None: "not simulated"}[found.holds],
                 _accuracy(found),
                 f"{found.predicted_mse:.3g}",
@@ -209,14 +211,12 @@ def _print_allocations(record: AllocationRecord, against: str) -> None:
     console.print_table(f"{record.network}, {record.images} images: {_said(record)}", columns, rows)
 
 
-def _against_first(record: AllocationRecord, number: int) -> str:
-    """Energies of the plans; and, in brackets, the interval where both just meet the goal."""
-    said = format_percent(-record.saved_against_first(number), 1)
+def _at_goal(record: AllocationRecord, number: int) -> str:
     saving = record.saving_at_goal(number)
     if saving is None:
-        return said
-    low, high = (format_percent(-end, 1) for end in (saving.high, saving.low))
-    return f"{said} [{low}, {high}]"
+        return ""
+    share, low, high = (-100 * s for s in (saving.share, saving.high, saving.low))
+    return f"{share:.1f} % [{low:.1f}, {high:.1f}]"
 
 
 def _print_plan(record: AllocationRecord, found: Allocation) -> None:
