@@ -168,6 +168,20 @@ def test_levels_are_those_of_the_best_combination(planner_of, limit):
     assert planner.energy(found) <= on_a_grid(planner, limit, ticks) * (1 + 1e-3)
 
 
+@pytest.mark.parametrize("rails", [2, 3])
+def test_no_way_to_share_out_tensors_among_rails_costs_less(planner_of, limit, rails):
+    planner = planner_of(Granularity(), rails=rails)
+    found = planner.cheapest(limit)
+    assert planner.mse(found) <= limit and len(set(found.tolist())) == rails
+    every = itertools.product(range(rails), repeat=planner.variables.count)
+    energies = []
+    for belongs in every:
+        start = torch.full((rails,), planner.common(limit), dtype=torch.float64)
+        tied = planner._least(limit, start, torch.tensor(belongs))
+        energies.append(planner.energy(tied.shares[list(belongs)]))
+    assert planner.energy(found) <= min(energies) * (1 + 1e-3)
+
+
 def test_two_rails_are_nearly_as_good_as_the_best_pair(planner_of, limit):
     planner = planner_of(Granularity(per="network", bit_planes=True), rails=2)
     found = planner.cheapest(limit)

@@ -11,6 +11,7 @@ planning     the cheapest plan within a predicted error, without running the net
 waterfilling in closed form, where errors fall exponentially: where refining begins
 refining     the method of multipliers, for points that may have any value
 levels       which of a list of points each variable gets, means that shift together included
+rails        a few shares for many variables, cut in the order of what each would have alone
 guessing     about how large an error a loss of accuracy stands for
 searching    the largest predicted error that a goal allows, by few simulated chips
 goals        what must hold on fresh chips, and how sure that is

@@ -10,13 +10,13 @@ time or chance.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Alternatives", "chosen", "some_levels"]
+__all__ = ["Alternatives", "chosen"]
 
 Floats = NDArray[np.float64]
 Choice = NDArray[np.int64]
@@ -26,9 +26,6 @@ _COMBINATIONS, _IN_PAIRS = 20_000, 800
 # Of the search for the price of error: decades to both sides, halvings, rounds over all variables.
 _DECADES, _HALVINGS, _ROUNDS = 5.0, 20, 12
 _EXCHANGES = 200
-# How far a level is moved at a time, in search of the best few.
-_SHIFTS = (-3, -1, 1, 3)
-_FEW_SAMPLES, _FEW_HALVINGS, _NEARBY = 64, 7, 3.0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -72,27 +69,6 @@ class Alternatives:
         """The error of a choice."""
         variance = self.variances[np.arange(len(choice)), choice].sum()
         return float(np.square(self.off_at(choice)).sum() / self.numbers + variance)
-
-    def among(self, levels: tuple[int, ...]) -> Alternatives:
-        """Some of the levels alone."""
-        some = list(levels)
-        return replace(
-            self,
-            costs=self.costs[:, some],
-            variances=self.variances[:, some],
-            moves=self.moves[:, some],
-        )
-
-    def of_few_samples(self) -> Alternatives:
-        """About the same, in less time."""
-        step = -(-len(self.off) // _FEW_SAMPLES)
-        few = self.off[::step]
-        return replace(
-            self,
-            moves=np.ascontiguousarray(self.moves[..., ::step]),
-            off=few,
-            numbers=self.numbers * len(few) / len(self.off),
-        )
 
     def changes(self, choice: Choice) -> tuple[Floats, Floats]:
         """What each single change of a choice adds to energy and error, ``[variables, levels]``."""
@@ -150,7 +126,7 @@ def chosen(
 
 
 def _met(alternatives: Alternatives, limit: float, start: Choice, most: int | None) -> Choice:
-    found = _priced(alternatives, limit, start, most).choice
+    found = _priced(alternatives, limit, start, most)
     if alternatives.error(found) > limit:
         return found
     return _exchanged(alternatives, limit, found)
@@ -159,44 +135,6 @@ def _met(alternatives: Alternatives, limit: float, start: Choice, most: int | No
 def _worth(alternatives: Alternatives, limit: float, choice: Choice) -> tuple[float, float]:
     """How good a choice is, less being better: within the limit by energy, beyond it by error."""
     return max(alternatives.error(choice) / limit, 1.0), alternatives.cost(choice)
-
-
-def some_levels(alternatives: Alternatives, limit: float, first: list[int]) -> list[int]:
-    """A few of the levels that are good to choose from, ascending.
-
-    Args:
-        alternatives: What there is.
-        limit: Of the error.
-        first: The levels to begin with, as many as are wanted; each is moved as long as that
-            helps.
-    """
-    few = alternatives.of_few_samples()
-    best, last = tuple(first), alternatives.costs.shape[1] - 1
-    start = np.full(len(few.costs), len(best) - 1)
-    priced = _priced(few.among(best), limit, start)
-    known = {best: _worth(few.among(best), limit, priced.choice)}
-
-    def worth(levels: tuple[int, ...]) -> tuple[float, float]:
-        own = few.among(levels)
-        # The next levels to these: choices and prices are about the same.
-        around = (priced.price / _NEARBY, priced.price * _NEARBY)
-        choice = _priced(own, limit, priced.choice, around=around, halvings=_FEW_HALVINGS).choice
-        return _worth(own, limit, choice)
-
-    while True:
-        moved = {
-            tuple(sorted({*best[:k], min(max(best[k] + shift, 0), last), *best[k + 1 :]}))
-            for k in range(len(best))
-            for shift in _SHIFTS
-        }
-        for levels in sorted(moved - known.keys()):
-            if len(levels) == len(best):
-                known[levels] = worth(levels)
-        following = min(known, key=lambda levels: (known[levels], levels))
-        if following == best:
-            return list(best)
-        best = following
-        priced = _priced(few.among(best), limit, priced.choice)
 
 
 def _best_of_all(alternatives: Alternatives, limit: float) -> Choice:
@@ -219,33 +157,21 @@ def _best_of_all(alternatives: Alternatives, limit: float) -> Choice:
     return choice
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Priced:
-    """A choice, and the price of error that it is best at."""
-
-    choice: Choice
-    price: float
-
-
 def _priced(
     alternatives: Alternatives,
     limit: float,
     start: Choice,
     most: int | None = None,
-    around: tuple[float, float] | None = None,
-    halvings: int = _HALVINGS,
-) -> _Priced:
+) -> Choice:
     """The cheapest choice within the limit of those that are best at some price of error."""
-    if around is None:
-        middle = float(np.ptp(alternatives.costs, axis=1).sum()) / limit
-        around = (middle / 10**_DECADES, middle * 10**_DECADES)
-    low, high = np.log(around)
+    scale = np.ptp(alternatives.costs, axis=1).sum() / limit
+    low, high = -_DECADES, _DECADES
     choice, best, least = start.copy(), None, np.inf
     reliable, least_error = start, np.inf
-    for _ in range(halvings):
+    for _ in range(_HALVINGS):
         middle = (low + high) / 2
         first = choice if most is None else start
-        choice = _at_price(alternatives, float(np.exp(middle)), first, most)
+        choice = _at_price(alternatives, scale * 10**middle, first, most)
         error, cost = alternatives.error(choice), alternatives.cost(choice)
         if error < least_error:
             reliable, least_error = choice, error
@@ -255,7 +181,7 @@ def _priced(
                 best, least = choice, cost
         else:
             low = middle
-    return _Priced(reliable if best is None else best, float(np.exp(high)))
+    return reliable if best is None else best
 
 
 def _at_price(alternatives: Alternatives, price: float, start: Choice, most: int | None) -> Choice:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from joulewise.allocation.levels import Alternatives, chosen, some_levels
+from joulewise.allocation.levels import Alternatives, chosen
+from joulewise.allocation.rails import Tied, cut_in_order
 from joulewise.allocation.refining import Refined, least
 from joulewise.allocation.spending import Spending, common_share
 from joulewise.allocation.variables import Variables
@@ -29,8 +31,6 @@ _DECADES = 10.0
 _HALVINGS = 12
 # By which a plan may be beyond a limit.
 _SLACK = 1e-2
-# Shares that rails are first looked for among.
-_GRID = 26
 # What rounding may do to an error that is worked out in two ways.
 _INSIDE = 1 - 1e-9
 
@@ -268,31 +268,35 @@ class Planner:
         return spent.mT, variance.mT, moved.transpose(0, 1)
 
     def _on_rails(self, limit: float, shares: Tensor, rails: int) -> Tensor:
-        """Each variable on one of a few shares, which are chosen along with it."""
-        grid = np.linspace(0, 1, _GRID)
-        highest = max(self.common(limit), float(shares.max()))
-        first = _on_grid(np.append(_clustered(shares.numpy(), rails)[: rails - 1], highest), rails)
-        levels = grid[some_levels(self._alternatives(shares, grid), limit, first)]
-        best, cost = self._everywhere(self.common(limit)), np.inf
+        """Each variable on one of a few shares, which are chosen along with it.
+
+        Rails are found for the variables in the order of the shares that each would have; then
+        single ones change over to another rail, out of that order, as long as it is worth it.
+        """
+        tied = partial(self._tied, limit)
+        best, cost, following = shares, np.inf, cut_in_order(shares, rails, tied)
         for _ in range(_ROUNDS):
-            following, levels, less = self._rails_from(limit, shares, levels)
-            if not less < cost * (1 - _WORTH_IT):
+            if not following.energy < cost * (1 - _WORTH_IT):
                 break
-            best, shares, cost = following, following, less
-        return best
+            best, cost = following.shares, following.energy
+            levels = np.unique(best.numpy())
+            on_them = self._on_levels(limit, best, levels)
+            belongs = torch.from_numpy(np.abs(on_them.numpy()[:, None] - levels).argmin(1))
+            following = tied(belongs, torch.from_numpy(levels), following.price)
+        return best if math.isfinite(cost) else self._everywhere(self.common(limit))
 
-    def _rails_from(
-        self, limit: float, shares: Tensor, levels: NDArray[np.float64]
-    ) -> tuple[Tensor, NDArray[np.float64], float]:
-        """Shares on levels, then better levels; and the energy, infinite beyond the limit."""
-        on_them = self._on_levels(limit, shares, levels)
-        belongs = torch.from_numpy(np.abs(on_them.numpy()[:, None] - levels).argmin(1))
-        found = self._least(limit, torch.from_numpy(levels), belongs)
-        better = found.shares[belongs]
-        cost = self.energy(better) if found.excess <= 1.0 else np.inf
-        return better, np.unique(found.shares.numpy()), cost
+    def _tied(self, limit: float, belongs: Tensor, start: Tensor, price: float | None) -> Tied:
+        """The best rails for variables that each belong to one."""
+        found = self._least(limit, start, belongs, price)
+        if found.excess > 1.0:  # from within the limit
+            found = self._least(limit, torch.full_like(start, self.common(limit)), belongs)
+        shares = found.shares[belongs]
+        energy = self.energy(shares) if found.excess <= 1.0 else np.inf
+        return Tied(shares=shares, rails=found.shares, energy=energy, price=found.price)
 
-    def _least(self, limit: float, start: Tensor, belongs: Tensor) -> Refined:
+    def _least(
+        self, limit: float, start: Tensor, belongs: Tensor, price: float | None = None
+    ) -> Refined:
         """The least energy within a predicted error; ``belongs`` ties variables together.
 
         Its objective is the energy over that of the start.
@@ -303,29 +307,4 @@ class Planner:
             plan = self.variables.plan(shares[belongs])
             return self.spending.normalised(plan) / scale, self.errors.mse(plan) / limit
 
-        return least(figures, start)
-
-
-def _clustered(shares: NDArray[np.float64], count: int) -> NDArray[np.float64]:
-    """A few shares that stand for many, each the mean of those that are nearest to it."""
-    centres = np.quantile(shares, (np.arange(count) + 0.5) / count)
-    for _ in range(50):
-        nearest = np.abs(shares[:, None] - centres).argmin(1)
-        centres = np.array(
-            [
-                shares[nearest == k].mean() if (nearest == k).any() else centres[k]
-                for k in range(count)
-            ]
-        )
-    found: NDArray[np.float64] = np.unique(centres)
-    return found
-
-
-def _on_grid(shares: NDArray[np.float64], count: int) -> list[int]:
-    """So many different places on the grid, none lower than the highest share."""
-    places = {min(math.ceil(share * (_GRID - 1) - 1e-9), _GRID - 1) for share in shares}
-    for place in range(_GRID):
-        if len(places) >= min(count, _GRID):
-            break
-        places.add(place)
-    return sorted(places)
+        return least(figures, start) if price is None else least(figures, start, price)
