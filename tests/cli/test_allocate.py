@@ -113,7 +113,7 @@ def test_out_of_reach_is_exit_code_3_with_the_best_plan(run, trained, tmp_path):
     ("extra", "said"),
     [
         (("--drop", 1, "--max-mse", 1), "the goal is max_accuracy_drop and max_mse"),
-        (("--drop", 0), "max_accuracy_drop is 0"),
+        (("--drop", 0), "drop is 0; allowed: above 0 to 100"),
         (("--per", "layer"), "per is 'layer'"),
         (("--per", "channel", "--bit-planes"), "bit_planes is True, beside per='channel'"),
         (("--rails", 0), "rails is 0"),

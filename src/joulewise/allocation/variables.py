@@ -53,6 +53,17 @@ class Granularity:
             if self.levels:
                 refuse("rails", f"{self.rails}, beside levels", "one of the two")
 
+    def check(self, placement: Placement) -> None:
+        """Refuse a placement whose memories cannot be given points so.
+
+        Args:
+            placement: What is stored where.
+
+        Raises:
+            InputError: as `Variables.of` says it.
+        """
+        Variables.of(placement, self)
+
     def shares(self, placement: Placement) -> tuple[float, ...]:
         """The levels as shares of the range of the knob, ascending.
 

@@ -130,16 +130,25 @@ def asked(
     max_mse: float | None = None,
     max_energy: float | None = None,
 ) -> dict[str, float]:
-    """The goal in the words of `joulewise.allocation.allocate`, percents as shares."""
+    """The goal in the words of `joulewise.allocation.allocate`, percents as shares.
+
+    Raises:
+        InputError: if a percentage is none.
+    """
+    from joulewise.errors import check_in_range
+
     if drop is min_accuracy is max_mse is max_energy is None:
         drop = 0.5
     percents = {
-        "max_accuracy_drop": drop,
+        "drop": drop,
         "min_accuracy": min_accuracy,
         "max_energy": max_energy,
         "min_yield": min_yield,
     }
-    goal = {name: value / 100 for name, value in percents.items() if value is not None}
+    given = {name: value for name, value in percents.items() if value is not None}
+    for name, value in given.items():
+        check_in_range(name, value, 0.0, 100.0, open_low=True)
+    goal = {"max_accuracy_drop" if n == "drop" else n: v / 100 for n, v in given.items()}
     return goal | ({} if max_mse is None else {"max_mse": max_mse})
 
 

@@ -146,7 +146,13 @@ def allocate_each(
         command: For the record.
         progress: As for `joulewise.allocation.allocate`.
         **options: The goal, and other options of `joulewise.allocation.allocate`.
+
+    Raises:
+        InputError: if the placement cannot be given points so, before anything is allocated; or as
+            `joulewise.allocation.allocate` says it.
     """
+    for granularity in granularities:
+        granularity.check(placement)
     allocations = tuple(
         allocate(placement, data, granularity=granularity, progress=progress, **options)
         for granularity in granularities
