@@ -29,7 +29,7 @@ class Exponential:
         )
         found = (errors * weights.sum() / (weights * LIMIT)).log() / 8
         energy = float((weights * found).sum())
-        return Tied(shares=found[belongs], rails=found, energy=energy, price=float(weights.sum()))
+        return Tied(shares=found[belongs], rails=found, cost=energy, price=float(weights.sum()))
 
 
 # Two cuts that would have to move at once stay where they are.
@@ -41,11 +41,11 @@ def test_no_other_way_to_share_them_out_costs_less(seed, rails, gap):
     found = cut_in_order(alone, rails, problem.tied)
     every = itertools.product(range(rails), repeat=7)
     energies = [
-        problem.tied(torch.tensor(belongs), None, None).energy
+        problem.tied(torch.tensor(belongs), None, None).cost
         for belongs in every
         if len(set(belongs)) == rails
     ]
-    assert found.energy == pytest.approx(min(energies), rel=gap)
+    assert found.cost == pytest.approx(min(energies), rel=gap)
     assert len(found.rails) == rails
     assert float((problem.errors * (-8 * found.shares).exp()).sum()) == pytest.approx(LIMIT)
 
@@ -62,4 +62,4 @@ def test_many_variables_take_few_tries():
         belongs = torch.zeros(3000, dtype=torch.long)
         for cut in cuts:
             belongs[order[cut:]] += 1
-        assert found.energy <= problem.tied(belongs, None, None).energy * (1 + 1e-3)
+        assert found.cost <= problem.tied(belongs, None, None).cost * (1 + 1e-3)

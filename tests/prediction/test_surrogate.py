@@ -280,6 +280,16 @@ def assert_single_changes(errors, plan, name, points, others):
             assert math.isclose(float(change), float(expected), rel_tol=1e-9, abs_tol=1e-15)
 
 
+def test_many_plans_at_once():
+    placement = place(convolutional(), weights=SRAM(bits=6))
+    errors = error_model(placement, images(), placement.plan(eta=[0.4] * 6))
+    points = torch.rand(5, 2, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    plans = [{"0.weight": one, "4.weight": other} for one, other in points]
+    at_once = torch.func.vmap(lambda p: errors.mse({"0.weight": p[0], "4.weight": p[1]}))(points)
+    expected = torch.stack([errors.mse(plan) for plan in plans])
+    torch.testing.assert_close(at_once, expected, rtol=1e-9, atol=0.0)
+
+
 @pytest.mark.parametrize("planes", [1, 6])
 def test_gradients_and_changes_of_channels(planes):
     placement = place(convolutional(), weights=SRAM(bits=6))

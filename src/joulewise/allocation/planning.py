@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -102,9 +102,8 @@ class Planner:
         shares = self._anywhere(limit, start)
         if self.levels:
             return self._on_levels(limit, shares, np.array(self.levels))
-        if self.rails is not None and self.rails < self.variables.count:
-            return self._on_rails(limit, shares, self.rails)
-        return shares
+        rails = self.rails or self.variables.count
+        return shares if rails >= self.variables.count else self._on_rails(limit, shares, rails)
 
     def _anywhere(self, limit: float, start: Tensor | None) -> Tensor:
         """The shares of least energy within a predicted error, of any value.
@@ -151,19 +150,17 @@ class Planner:
             return self.reliable
         if not self.smooth:
             return self._dearest_within(budget, self.reliable)
-        if start is None:
-            start = self.common_within(budget)
-        scale = self.mse(start)
-
-        def figures(shares: Tensor) -> tuple[Tensor, Tensor]:
-            plan = self.variables.plan(shares)
-            error = (self.errors.mse(plan) / scale).log() / _DECADES
-            return error, self.spending.normalised(plan) / budget
-
-        shares = least(figures, start).shares
-        if not self.levels and self.rails is None:
+        common = self.common_within(budget)
+        each = torch.arange(self.variables.count)
+        shares = self._least_error(budget, common if start is None else start, each).shares
+        if self.levels:
+            return self._dearest_within(budget, shares)
+        rails = self.rails or self.variables.count
+        if rails >= self.variables.count:
             return shares
-        return self._dearest_within(budget, shares)
+        tied = partial(self._tied, partial(self._least_error, budget), self.mse, common[0])
+        found = cut_in_order(shares, rails, tied)
+        return found.shares if found.cost < self.mse(common) else common
 
     def _dearest_within(self, budget: float, start: Tensor) -> Tensor:
         """Of the cheapest plans for each error, the last whose energy is within a budget."""
@@ -273,26 +270,40 @@ class Planner:
         Rails are found for the variables in the order of the shares that each would have; then
         single ones change over to another rail, out of that order, as long as it is worth it.
         """
-        tied = partial(self._tied, limit)
-        best, cost, following = shares, np.inf, cut_in_order(shares, rails, tied)
+        common = self._everywhere(self.common(limit))
+        tied = partial(self._tied, partial(self._least, limit), self.energy, common[0])
+        best, cost, following = common, np.inf, cut_in_order(shares, rails, tied)
         for _ in range(_ROUNDS):
-            if not following.energy < cost * (1 - _WORTH_IT):
+            if not following.cost < cost * (1 - _WORTH_IT):
                 break
-            best, cost = following.shares, following.energy
+            best, cost = following.shares, following.cost
             levels = np.unique(best.numpy())
             on_them = self._on_levels(limit, best, levels)
             belongs = torch.from_numpy(np.abs(on_them.numpy()[:, None] - levels).argmin(1))
             following = tied(belongs, torch.from_numpy(levels), following.price)
-        return best if math.isfinite(cost) else self._everywhere(self.common(limit))
+        return best
 
-    def _tied(self, limit: float, belongs: Tensor, start: Tensor, price: float | None) -> Tied:
-        """The best rails for variables that each belong to one."""
-        found = self._least(limit, start, belongs, price)
-        if found.excess > 1.0:  # from within the limit
-            found = self._least(limit, torch.full_like(start, self.common(limit)), belongs)
+    def _tied(
+        self,
+        least: Callable[..., Refined],
+        cost: Callable[[Tensor], float],
+        common: Tensor,
+        belongs: Tensor,
+        start: Tensor,
+        price: float | None,
+    ) -> Tied:
+        """The best rails for variables that each belong to one; a common share is within bounds."""
+        found = least(start, belongs, price)
+        if found.excess > 1.0:
+            found = least(common.expand(len(start)), belongs)
         shares = found.shares[belongs]
-        energy = self.energy(shares) if found.excess <= 1.0 else np.inf
-        return Tied(shares=shares, rails=found.shares, energy=energy, price=found.price)
+        within = found.excess <= 1.0
+        return Tied(
+            shares=shares,
+            rails=found.shares,
+            cost=cost(shares) if within else np.inf,
+            price=found.price,
+        )
 
     def _least(
         self, limit: float, start: Tensor, belongs: Tensor, price: float | None = None
@@ -306,5 +317,21 @@ class Planner:
         def figures(shares: Tensor) -> tuple[Tensor, Tensor]:
             plan = self.variables.plan(shares[belongs])
             return self.spending.normalised(plan) / scale, self.errors.mse(plan) / limit
+
+        return least(figures, start) if price is None else least(figures, start, price)
+
+    def _least_error(
+        self, budget: float, start: Tensor, belongs: Tensor, price: float | None = None
+    ) -> Refined:
+        """The least predicted error within an energy; likewise.
+
+        Its objective is the logarithm of the error over that of the start, in decades.
+        """
+        scale = self.mse(start[belongs])
+
+        def figures(shares: Tensor) -> tuple[Tensor, Tensor]:
+            plan = self.variables.plan(shares[belongs])
+            error = (self.errors.mse(plan) / scale).log() / _DECADES
+            return error, self.spending.normalised(plan) / budget
 
         return least(figures, start) if price is None else least(figures, start, price)

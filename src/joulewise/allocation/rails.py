@@ -1,8 +1,8 @@
 """Rails: a few shares for many variables, each of which is on one of them.
 
 Whatever the rails are, what a variable wants is known from the share that it would have alone: in
-that order they are cut into neighbours that share a rail. Cuts are moved as long as that saves
-energy, by many variables at first and by few in the end.
+that order they are cut into neighbours that share a rail. Cuts are moved as long as that costs
+less, by many variables at first and by few in the end.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ class Tied:
     Args:
         shares: Of the variables, float64 ``[variables]``.
         rails: float64 ``[rails]``.
-        energy: Infinite where no rails were found within the limit.
-        price: What a relative change of the limit changes the energy by, over the energy.
+        cost: What is to be least; infinite where no rails were found within the limit.
+        price: What a relative change of the limit changes the cost by, about, in its own unit.
     """
 
     shares: Tensor
     rails: Tensor
-    energy: float
+    cost: float
     price: float
 
 
@@ -49,12 +49,12 @@ def cut_in_order(
             start from and a guess of the price.
 
     Returns:
-        The best that was met: no cut moved by a thirty-second of all variables saves energy.
+        The best that was met: no cut moved by a thirty-second of all variables costs less.
     """
     order, count = shares.argsort(stable=True), len(shares)
     known: dict[tuple[int, ...], Tied] = {}
 
-    def energy(cuts: tuple[int, ...]) -> float:
+    def cost(cuts: tuple[int, ...]) -> float:
         if cuts not in known:
             belongs = torch.zeros(count, dtype=torch.long)
             for cut in cuts:
@@ -64,12 +64,12 @@ def cut_in_order(
             else:
                 means = [shares[belongs == rail].mean() for rail in range(rails)]
                 known[cuts] = tied(belongs, torch.stack(means), None)
-        return known[cuts].energy
+        return known[cuts].cost
 
     best = tuple(count * rail // rails for rail in range(1, rails))
     step, finest = max(count // _COARSE, 1), max(count // _FINE, 1)
     while True:
-        following = min([best, *_moved(best, step, count)], key=energy)
+        following = min([best, *_moved(best, step, count)], key=cost)
         if following == best and step == finest:
             return known[best]
         step = step if following != best else max(step // 2, finest)

@@ -126,8 +126,8 @@ class _Alike:
             found = self.curves.at(points[..., None], which)
             return found[..., 1:], found[..., 0]
         flat, shape = points.flatten(0, 1), points.shape[:2]
-        # What many rows have in common is worked out once.
-        if len(row) > 1 and not flat.requires_grad:
+        # What many channels have in common is worked out once.
+        if self.by_channel and not flat.requires_grad:
             flat, again = torch.unique(flat, dim=0, return_inverse=True)
             again = again.reshape(shape)
             mean, var = _of_each(self.moments, flat, self.smooth)
