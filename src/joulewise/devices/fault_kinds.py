@@ -108,10 +108,10 @@ class Mask:
         codes = all_codes(bits)
         magnitude = torch.where(codes >= 0, codes, -codes - 1)
         ones = to_bit_planes(magnitude, bits).to(torch.float64)[:-1]
-        p, p_sign = rates[0, :-1, None], rates[0, -1]
-        powers = _powers(bits)[:-1, None]
-        held_mean = (powers * ones * (1 - p)).sum(0)
-        held_var = (powers**2 * ones * p * (1 - p)).sum(0)
+        p, p_sign = rates[0, :-1], rates[0, -1]
+        powers = _powers(bits)[:-1]
+        held_mean = (powers * (1 - p)) @ ones
+        held_var = (powers**2 * p * (1 - p)) @ ones
         held_mean = torch.where(codes >= 0, held_mean, -held_mean - 1)
         mean = (1 - p_sign) * held_mean
         # Var = E[Var | sign] + Var[E | sign]: no difference of large squares.
@@ -125,11 +125,12 @@ class Mask:
 def _independent_bit_moments(rates: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     """Moments of a word of independent bits: a 0 reads 1 at ``rates[0]``, a 1 reads 0 at [1]."""
     ones = to_bit_planes(all_codes(bits), bits).to(torch.float64)
-    reads_one = ones * (1 - rates[1, :, None]) + (1 - ones) * rates[0, :, None]
-    weights = _powers(bits)[:, None].clone()
+    zeros = 1 - ones
+    weights = _powers(bits).clone()
     weights[-1] = -weights[-1]
-    mean = (weights * reads_one).sum(0)
-    return mean, (weights**2 * reads_one * (1 - reads_one)).sum(0)
+    mean = (weights * (1 - rates[1])) @ ones + (weights * rates[0]) @ zeros
+    spread = weights**2 * rates * (1 - rates)
+    return mean, spread[1] @ ones + spread[0] @ zeros
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -286,6 +286,8 @@ class SRAM(Device[StoredWords]):
         rate = self.bit_error_rate(point).expand(self.bits)
         weights, rates = self.fault_map.mixture(self.fault.rates(rate))
         parts = [self.fault.moments(component, self.bits) for component in rates]
+        if len(parts) == 1:
+            return parts[0]
         means, variances = (torch.stack(part) for part in zip(*parts, strict=True))
         # Var = E[Var] + Var[E], about the mean: no difference of large squares.
         mean = weights @ means
