@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import pytest
 import torch
 from scipy.optimize import minimize
 
@@ -24,10 +25,15 @@ def problem(seed, variables=6):
     return lambda shares: ((words * shares).sum(), error(shares) / limit)
 
 
-def test_a_generic_optimiser_finds_nothing_better():
+# Few shares take another way than many.
+COUNTS = pytest.mark.parametrize("count", [6, 12])
+
+
+@COUNTS
+def test_a_generic_optimiser_finds_nothing_better(count):
     for seed in range(5):
-        figures = problem(seed)
-        start = torch.full((6,), 0.55, dtype=torch.float64)
+        figures = problem(seed, count)
+        start = torch.full((count,), 0.55, dtype=torch.float64)
         found = least(figures, start)
         assert found.excess <= 1.0
 
@@ -43,10 +49,10 @@ def test_a_generic_optimiser_finds_nothing_better():
                     objective,
                     first,
                     method="SLSQP",
-                    bounds=[(0, 1)] * 6,
+                    bounds=[(0, 1)] * count,
                     constraints={"type": "ineq", "fun": excess},
                 )
-                for first in (np.full(6, 0.55), np.full(6, 0.7), found.shares.numpy())
+                for first in (np.full(count, 0.55), np.full(count, 0.7), found.shares.numpy())
             ),
             key=lambda r: r.fun if r.success else np.inf,
         )
@@ -69,32 +75,35 @@ def test_an_exhaustive_search_of_a_grid_finds_nothing_better():
     assert best <= found.objective + 0.01
 
 
-def test_a_limit_that_does_not_bind_gives_the_ends():
-    found = least(lambda x: (x.sum(), 0.5 + 0 * x.sum()), torch.full((3,), 0.5).double())
-    assert found.shares.tolist() == [0.0, 0.0, 0.0]
+@COUNTS
+def test_a_limit_that_does_not_bind_gives_the_ends(count):
+    found = least(lambda x: (x.sum(), 0.5 + 0 * x.sum()), torch.full((count,), 0.5).double())
+    assert found.shares.tolist() == [0.0] * count
     assert found.price == 0.0
 
 
-def test_the_price_is_what_a_larger_limit_saves():
-    figures = problem(2)
-    start = torch.full((6,), 0.55, dtype=torch.float64)
+@COUNTS
+def test_the_price_is_what_a_larger_limit_saves(count):
+    figures = problem(2, count)
+    start = torch.full((count,), 0.55, dtype=torch.float64)
     found = least(figures, start)
     wider = least(lambda x: (figures(x)[0], figures(x)[1] / 1.1), start)
     saved = found.objective - wider.objective
     assert math.isclose(saved, found.price * math.log(1.1), rel_tol=0.05)
 
 
-def test_the_limit_is_kept_where_slopes_jump():
+@COUNTS
+def test_the_limit_is_kept_where_slopes_jump(count):
     """Gradients with kinks, from a start that is within the limit."""
     for seed in range(4):
         generator = torch.Generator().manual_seed(seed)
-        worth = 1 + 9 * torch.rand(6, generator=generator, dtype=torch.float64)
+        worth = 1 + 9 * torch.rand(count, generator=generator, dtype=torch.float64)
 
         def figures(x, worth=worth):
             kinked = torch.where(x < 0.4, 3 * x, 1.2 + 0.5 * (x - 0.4))
-            return -(worth * kinked).sum() / 10, x.sum() / 2.4
+            return -(worth * kinked).sum() / 10, x.sum() / (0.4 * count)
 
-        start = torch.full((6,), 0.395, dtype=torch.float64)
+        start = torch.full((count,), 0.395, dtype=torch.float64)
         found = least(figures, start)
         assert found.excess <= 1.0
         assert found.objective <= float(figures(start)[0])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
@@ -20,6 +21,8 @@ _ROUNDS, _EVALUATIONS, _MET = 12, 150, 1e-3
 _HEAVIER, _HALVINGS = 4.0, 30
 # The limit is met to _MET, from within.
 _INSIDE = 1 + _MET
+# Of sequential quadratic programming: shares, steps, and how near slopes are to those of a least.
+_FEW, _STEPS, _EXACT, _STATIONARY = 8, 40, 1e-8, 0.02
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -45,7 +48,8 @@ def least(figures: Figures, start: Tensor, price: float = 0.1) -> Refined:
     """Find shares of least objective, near a start.
 
     The method of multipliers on the logarithm of the constraint, each round by L-BFGS-B within
-    the bounds.
+    the bounds; where there are few shares, sequential quadratic programming comes first, and is
+    all, if it ends within the limit.
 
     Args:
         figures: From shares, the objective, of order 1, and the other figure over its limit, above
@@ -56,8 +60,13 @@ def least(figures: Figures, start: Tensor, price: float = 0.1) -> Refined:
     References:
         D. P. Bertsekas, "Constrained Optimization and Lagrange Multiplier Methods", Academic Press
         1982, chapter 3; C. Zhu, R. H. Byrd, P. Lu, J. Nocedal, "Algorithm 778: L-BFGS-B", ACM TOMS
-        23(4), 1997.
+        23(4), 1997. D. Kraft, "A software package for sequential quadratic programming", DFVLR
+        1988 (SLSQP).
     """
+    if len(start) <= _FEW:
+        found = _of_few(figures, start.clamp(0, 1))
+        if found is not None:
+            return found
     weight, shares, evaluations = 1.0, start.clamp(0, 1).numpy().copy(), 0
     bounds = [(0.0, 1.0)] * len(shares)
 
@@ -101,6 +110,56 @@ def least(figures: Figures, start: Tensor, price: float = 0.1) -> Refined:
     if best is not None and best[0] <= evaluated(shares)[0]:
         shares = inside
     objective, excess = evaluated(shares)
+    return Refined(
+        shares=torch.from_numpy(shares),
+        objective=objective,
+        excess=excess,
+        price=price,
+        evaluations=evaluations,
+    )
+
+
+def _of_few(figures: Figures, start: Tensor) -> Refined | None:
+    """Few shares; None where what it ends at is beyond the limit, or no least."""
+    evaluations = 0
+
+    @cache
+    def at(x: tuple[float, ...]) -> tuple[float, float, NDArray[np.float64], NDArray[np.float64]]:
+        nonlocal evaluations
+        evaluations += 1
+        shares = torch.tensor(x, dtype=torch.float64).clamp(0, 1).requires_grad_()
+        with torch.enable_grad():
+            objective, excess = figures(shares)
+            left = -(excess * _INSIDE).log()
+            (slope,) = torch.autograd.grad(objective, shares, retain_graph=True)
+            (steep,) = torch.autograd.grad(left, shares)
+        return float(objective.detach()), float(left.detach()), slope.numpy(), steep.numpy()
+
+    found = minimize(
+        lambda x: at(tuple(x))[0],
+        start.numpy(),
+        jac=lambda x: at(tuple(x))[2],
+        bounds=[(0.0, 1.0)] * len(start),
+        constraints=[
+            {"type": "ineq", "fun": lambda x: at(tuple(x))[1], "jac": lambda x: at(tuple(x))[3]}
+        ],
+        method="SLSQP",
+        options={"maxiter": _STEPS, "ftol": _EXACT},
+    )
+    shares = np.clip(found.x, 0.0, 1.0)
+    objective, left, slope, steep = at(tuple(shares))
+    excess = float(np.exp(-left)) / _INSIDE
+    first, spare, _, _ = at(tuple(start.tolist()))
+    if excess > 1.0 or (spare >= 0 and objective > first):
+        return None
+    # What moves freely trades one for the other at the price, where the limit binds.
+    binds = left < _MET
+    free = (shares > 0) & (shares < 1) & binds
+    price = float(slope[free] @ steep[free]) / max(float(steep[free] @ steep[free]), 1e-300)
+    off = slope - price * steep
+    off = np.where(shares <= 0, np.minimum(off, 0), np.where(shares >= 1, np.maximum(off, 0), off))
+    if np.abs(off).max() > _STATIONARY * np.abs(slope).max():
+        return None
     return Refined(
         shares=torch.from_numpy(shares),
         objective=objective,
