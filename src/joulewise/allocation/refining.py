@@ -63,10 +63,11 @@ def least(figures: Figures, start: Tensor, price: float = 0.1) -> Refined:
         23(4), 1997. D. Kraft, "A software package for sequential quadratic programming", DFVLR
         1988 (SLSQP).
     """
-    if len(start) <= _FEW:
-        found = _of_few(figures, start.clamp(0, 1))
-        if found is not None:
-            return found
+    found = _of_few(figures, start.clamp(0, 1)) if len(start) <= _FEW else None
+    return found or _by_multipliers(figures, start, price)
+
+
+def _by_multipliers(figures: Figures, start: Tensor, price: float) -> Refined:
     weight, shares, evaluations = 1.0, start.clamp(0, 1).numpy().copy(), 0
     bounds = [(0.0, 1.0)] * len(shares)
 
