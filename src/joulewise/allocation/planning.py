@@ -318,7 +318,7 @@ class Planner:
             plan = self.variables.plan(shares[belongs])
             return self.spending.normalised(plan) / scale, self.errors.mse(plan) / limit
 
-        return least(figures, start) if price is None else least(figures, start, price)
+        return least(figures, start, price)
 
     def _least_error(
         self, budget: float, start: Tensor, belongs: Tensor, price: float | None = None
@@ -334,4 +334,4 @@ class Planner:
             error = (self.errors.mse(plan) / scale).log() / _DECADES
             return error, self.spending.normalised(plan) / budget
 
-        return least(figures, start) if price is None else least(figures, start, price)
+        return least(figures, start, price)

@@ -16,7 +16,7 @@ __all__ = ["Refined", "least"]
 
 Figures = Callable[[Tensor], tuple[Tensor, Tensor]]
 
-_ROUNDS, _EVALUATIONS, _MET = 12, 150, 1e-3
+_ROUNDS, _EVALUATIONS, _MET, _PRICE = 12, 150, 1e-3, 0.1
 # What a violation weighs more where the last round did not halve it.
 _HEAVIER, _HALVINGS = 4.0, 30
 # The limit is met to _MET, from within.
@@ -44,7 +44,7 @@ class Refined:
     evaluations: int
 
 
-def least(figures: Figures, start: Tensor, price: float = 0.1) -> Refined:
+def least(figures: Figures, start: Tensor, price: float | None = None) -> Refined:
     """Find shares of least objective, near a start.
 
     The method of multipliers on the logarithm of the constraint, each round by L-BFGS-B within
@@ -55,7 +55,7 @@ def least(figures: Figures, start: Tensor, price: float = 0.1) -> Refined:
         figures: From shares, the objective, of order 1, and the other figure over its limit, above
             0; float64 scalars, differentiable.
         start: float64 ``[variables]``, 0 to 1.
-        price: A first guess of the price.
+        price: A first guess of the price; None where nothing is known of it.
 
     References:
         D. P. Bertsekas, "Constrained Optimization and Lagrange Multiplier Methods", Academic Press
@@ -64,7 +64,7 @@ def least(figures: Figures, start: Tensor, price: float = 0.1) -> Refined:
         1988 (SLSQP).
     """
     found = _of_few(figures, start.clamp(0, 1)) if len(start) <= _FEW else None
-    return found or _by_multipliers(figures, start, price)
+    return found or _by_multipliers(figures, start, _PRICE if price is None else price)
 
 
 def _by_multipliers(figures: Figures, start: Tensor, price: float) -> Refined:
