@@ -22,6 +22,7 @@ import json
 import shlex
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -74,20 +75,26 @@ def main() -> None:
     )
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--chips", type=int, default=200)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out", type=Path)
-    parser.add_argument("--table", type=Path, help="print the table of a folder, and nothing else")
-    arguments = parser.parse_args()
-    if arguments.table is not None:
-        print(table(arguments.table))
-        return
-    keep_freed_memory()
-    torch.set_num_threads(arguments.threads)
+    arguments = begun(parser, table)
     arguments.out.mkdir(parents=True, exist_ok=True)
     for network in arguments.networks:
         if network in STORED and arguments.data is None:
             continue
         run(network, arguments)
+
+
+def begun(parser: argparse.ArgumentParser, table: Callable[[Path], str]) -> argparse.Namespace:
+    """The arguments, with those of every benchmark of allocation; prints a table if that is all."""
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--table", type=Path, help="print the table of what is there, and stop")
+    arguments = parser.parse_args()
+    if arguments.table is not None:
+        print(table(arguments.table))
+        sys.exit()
+    keep_freed_memory()
+    torch.set_num_threads(arguments.threads)
+    return arguments
 
 
 def run(network: str, arguments: argparse.Namespace) -> None:

@@ -27,7 +27,6 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,12 +34,11 @@ import torch
 from numpy.typing import NDArray
 from scipy.optimize import Bounds, NonlinearConstraint, minimize
 
+from allocation import MEMORIES, begun
 from joulewise.allocation import Granularity
 from joulewise.allocation.planning import Planner
 from joulewise.allocation.surveying import Surveyor
-from joulewise.cli.allocator import keep_freed_memory
 from joulewise.data import Dataset, load_data
-from joulewise.devices import ISAAC, SRAM, Crossbar, Device, Flip
 from joulewise.files import write_atomically
 from joulewise.models import build
 from joulewise.placement import place
@@ -50,14 +48,6 @@ from joulewise.training import TrainingSpec, train
 Floats = NDArray[np.float64]
 
 IMAGES, STARTS = 200, 3
-MEMORIES: dict[str, Device[Any]] = {
-    "mask": SRAM(bits=8),
-    "flip": SRAM(bits=8, fault=Flip()),
-    "crossbar": Crossbar(
-        sigma=1e-6,
-        readout=replace(ISAAC, input_j=0.0, output_j=0.0, source="no converters: illustrative"),
-    ),
-}
 # The common shares of the range that set the errors allowed.
 SHARES = {"mask": 0.45, "flip": 0.55, "crossbar": 0.55}
 LEVELS = {
@@ -86,15 +76,7 @@ CASES: list[Case] = [
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out", type=Path)
-    parser.add_argument("--table", type=Path, help="print the table of a record, and nothing else")
-    arguments = parser.parse_args()
-    if arguments.table is not None:
-        print(table(json.loads(arguments.table.read_text())))
-        return
-    keep_freed_memory()
-    torch.set_num_threads(arguments.threads)
+    arguments = begun(parser, lambda path: table(json.loads(path.read_text())))
     record: dict[str, Any] = {
         "command": shlex.join(["python", *sys.argv]),
         "seed": 0,

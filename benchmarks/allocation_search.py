@@ -36,7 +36,6 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -44,12 +43,12 @@ import torch
 from numpy.typing import NDArray
 from scipy.optimize import NonlinearConstraint, differential_evolution
 
+from allocation import MEMORIES, begun
 from joulewise.allocation import Granularity, allocate
 from joulewise.allocation.spending import Spending
 from joulewise.allocation.variables import Variables
-from joulewise.cli.allocator import keep_freed_memory
 from joulewise.data import Dataset, Split, load_data
-from joulewise.devices import ISAAC, Crossbar, KnobRange
+from joulewise.devices import KnobRange
 from joulewise.files import write_atomically
 from joulewise.models import build
 from joulewise.placement import Placement, energy, place
@@ -65,26 +64,14 @@ IMAGES, CHIPS = 100, 100
 POPULATION, GENERATIONS_ALL, GENERATIONS_LAYERS = 100, 20, 100
 # Of the variance of the outputs over images.
 SHARES = (0.01, 0.1)
-MEMORY = Crossbar(
-    sigma=SIGMA,
-    clip=False,
-    readout=replace(ISAAC, input_j=0.0, output_j=0.0, source="no converters: illustrative"),
-)
+MEMORY = replace(MEMORIES["crossbar"], sigma=SIGMA, clip=False)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--networks", nargs="+", default=["cnn", "resnet8"])
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out", type=Path)
-    parser.add_argument("--table", type=Path, help="print the table of a record, and nothing else")
-    arguments = parser.parse_args()
-    if arguments.table is not None:
-        print(table(json.loads(arguments.table.read_text())))
-        return
-    keep_freed_memory()
-    torch.set_num_threads(arguments.threads)
+    arguments = begun(parser, lambda path: table(json.loads(path.read_text())))
     record: dict[str, Any] = {
         "command": shlex.join(["python", *sys.argv]),
         "seeds": list(range(arguments.seeds)),

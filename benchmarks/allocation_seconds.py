@@ -23,16 +23,14 @@ from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from allocation import MEMORIES, begun
 from joulewise.allocation import Granularity
 from joulewise.allocation.planning import Planner
 from joulewise.allocation.surveying import Surveyor
-from joulewise.cli.allocator import keep_freed_memory
-from joulewise.devices import ISAAC, SRAM, Crossbar, Device
 from joulewise.files import write_atomically
 from joulewise.models import seeded
 from joulewise.models.resnet import ResNet
@@ -43,13 +41,6 @@ from joulewise.study import Environment
 DEPTH, IMAGES = 50, 256
 ETAS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.85, 1.0)
 G_MAX = (5e-6, 1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3)
-MEMORIES: dict[str, Device[Any]] = {
-    "mask": SRAM(bits=8),
-    "crossbar": Crossbar(
-        sigma=1e-6,
-        readout=replace(ISAAC, input_j=0.0, output_j=0.0, source="no converters: illustrative"),
-    ),
-}
 CASES = {
     "mask, tensor": ("mask", Granularity()),
     "mask, tensor, 2 rails": ("mask", Granularity(rails=2)),
@@ -70,17 +61,9 @@ SHARES = {"mask": 0.5, "crossbar": 0.6}
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--only", help="cases whose name has this in it")
-    parser.add_argument("--out", type=Path)
-    parser.add_argument("--table", type=Path, help="print the table of a record, and nothing else")
-    arguments = parser.parse_args()
-    if arguments.table is not None:
-        print(table(json.loads(arguments.table.read_text())))
-        return
-    keep_freed_memory()
-    torch.set_num_threads(arguments.threads)
+    arguments = begun(parser, lambda path: table(json.loads(path.read_text())))
     record: dict[str, Any] = {
         "command": shlex.join(["python", *sys.argv]),
         "seed": 0,

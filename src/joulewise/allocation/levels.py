@@ -56,6 +56,13 @@ class Alternatives:
         squares: Floats = np.einsum("vls,vls->vl", self.moves, self.moves)
         return squares
 
+    @cached_property
+    def products(self) -> Floats:
+        """Of each two moves, ``[variables * levels, variables * levels]``."""
+        flat = self.moves.reshape(self.costs.size, -1)
+        products: Floats = flat @ flat.T
+        return products
+
     def off_at(self, choice: Choice) -> Floats:
         """How far outputs are from what is wanted at a choice, ``[samples]``."""
         off: Floats = self.off + self.moves[np.arange(len(choice)), choice].sum(0)
@@ -141,13 +148,11 @@ def _best_of_all(alternatives: Alternatives, limit: float) -> Choice:
     variables, levels = alternatives.costs.shape
     every = np.indices((levels,) * variables).reshape(variables, -1).T
     rows = np.arange(variables)
-    flat = alternatives.moves.reshape(variables * levels, -1)
-    products = flat @ flat.T
     index = every + rows * levels
-    shift = 2 * (flat @ alternatives.off)[index].sum(1)
+    shift = 2 * (alternatives.moves @ alternatives.off).reshape(-1)[index].sum(1)
     for row in rows:
         for other in rows:
-            shift += products[index[:, row], index[:, other]]
+            shift += alternatives.products[index[:, row], index[:, other]]
     shift += np.square(alternatives.off).sum()
     errors = shift / alternatives.numbers + alternatives.variances[rows, every].sum(1)
     costs = alternatives.costs[rows, every].sum(1)
@@ -161,7 +166,7 @@ def _priced(
     alternatives: Alternatives,
     limit: float,
     start: Choice,
-    most: int | None = None,
+    most: int | None,
 ) -> Choice:
     """The cheapest choice within the limit of those that are best at some price of error."""
     scale = np.ptp(alternatives.costs, axis=1).sum() / limit
@@ -210,8 +215,6 @@ def _exchanged(alternatives: Alternatives, limit: float, choice: Choice) -> Choi
     """Single changes and pairs of changes that save energy within the limit, the best first."""
     variables, levels = alternatives.costs.shape
     in_pairs = variables * levels <= _IN_PAIRS
-    flat = alternatives.moves.reshape(variables * levels, -1)
-    products = flat @ flat.T if in_pairs else None
     choice = choice.copy()
     for _ in range(_EXCHANGES):
         saved, harms = (x.reshape(-1) for x in alternatives.changes(choice))
@@ -219,8 +222,8 @@ def _exchanged(alternatives: Alternatives, limit: float, choice: Choice) -> Choi
         allowed = np.where(harms <= left, saved, np.inf)
         first = int(allowed.argmin())
         change = [first] if allowed[first] < 0 else []
-        if not change and products is not None:
-            change = _pair(saved, harms, products, choice, levels, left, alternatives.numbers)
+        if not change and in_pairs:
+            change = _pair(alternatives, saved, harms, choice, left)
         if not change:
             break
         for one in change:
@@ -229,20 +232,16 @@ def _exchanged(alternatives: Alternatives, limit: float, choice: Choice) -> Choi
 
 
 def _pair(
-    saved: Floats,
-    harms: Floats,
-    products: Floats,
-    choice: Choice,
-    levels: int,
-    left: float,
-    numbers: float,
+    alternatives: Alternatives, saved: Floats, harms: Floats, choice: Choice, left: float
 ) -> list[int]:
     """The two changes of different variables that together save most within what is left."""
-    rows = np.repeat(np.arange(len(choice)), levels)
+    variables, levels = alternatives.costs.shape
+    products = alternatives.products
+    rows = np.repeat(np.arange(variables), levels)
     now = rows * levels + choice[rows]
     # What two changes do together, beyond what each does alone.
     both = products - products[now] - products[:, now] + products[np.ix_(now, now)]
-    harm = harms[:, None] + harms + 2 * both / numbers
+    harm = harms[:, None] + harms + 2 * both / alternatives.numbers
     save = saved[:, None] + saved
     useful = (harm <= left) & (save < 0) & (rows[:, None] != rows)
     if not useful.any():

@@ -99,19 +99,25 @@ class Planner:
             return self.reliable
         if self.mse(self.lowest) <= limit:
             return self.lowest
-        shares = self._anywhere(limit, start)
+        common = self._everywhere(self.common(limit))
+        shares = self._anywhere(limit, common, start)
         if self.levels:
             return self._on_levels(limit, shares, np.array(self.levels))
-        rails = self.rails or self.variables.count
-        return shares if rails >= self.variables.count else self._on_rails(limit, shares, rails)
+        rails = self._few
+        return shares if rails is None else self._on_rails(limit, common, shares, rails)
 
-    def _anywhere(self, limit: float, start: Tensor | None) -> Tensor:
+    @property
+    def _few(self) -> int | None:
+        """How many shares may be in use, where variables are more."""
+        restricts = self.rails is not None and self.rails < self.variables.count
+        return self.rails if restricts else None
+
+    def _anywhere(self, limit: float, common: Tensor, start: Tensor | None) -> Tensor:
         """The shares of least energy within a predicted error, of any value.
 
         Where a search from ``start`` ends beyond the limit, or costs more than the common share, it
         begins anew from that.
         """
-        common = self._everywhere(self.common(limit))
         if not self.smooth:
             return common if start is None else start
         each = torch.arange(self.variables.count)
@@ -155,8 +161,8 @@ class Planner:
         shares = self._least_error(budget, common if start is None else start, each).shares
         if self.levels:
             return self._dearest_within(budget, shares)
-        rails = self.rails or self.variables.count
-        if rails >= self.variables.count:
+        rails = self._few
+        if rails is None:
             return shares
         tied = partial(self._tied, partial(self._least_error, budget), self.mse, common[0])
         found = cut_in_order(shares, rails, tied)
@@ -264,13 +270,12 @@ class Planner:
         spent = self.spending.of(name, rows.reshape(-1, *shape))
         return spent.mT, variance.mT, moved.transpose(0, 1)
 
-    def _on_rails(self, limit: float, shares: Tensor, rails: int) -> Tensor:
+    def _on_rails(self, limit: float, common: Tensor, shares: Tensor, rails: int) -> Tensor:
         """Each variable on one of a few shares, which are chosen along with it.
 
         Rails are found for the variables in the order of the shares that each would have; then
         single ones change over to another rail, out of that order, as long as it is worth it.
         """
-        common = self._everywhere(self.common(limit))
         tied = partial(self._tied, partial(self._least, limit), self.energy, common[0])
         best, cost, following = common, np.inf, cut_in_order(shares, rails, tied)
         for _ in range(_ROUNDS):

@@ -53,10 +53,10 @@ class Spending:
                 )
         self._kinds: list[_Kind] = []
         self._kind_of: dict[str, int] = {}
-        for name, device, members in _kinds(placement.placed):
-            kind = _Computing(members) if device.computes else _Accessed(members)
-            self._kind_of |= dict.fromkeys(name, len(self._kinds))
-            self._kinds.append(kind)
+        for alike in _alike(placement.placed):
+            self._kind_of |= {placed.name: len(self._kinds) for placed in alike}
+            computes = alike[0].device.computes
+            self._kinds.append(_Computing(alike) if computes else _Accessed(alike))
         self.reliable_j = float(self._joules(placement.plan_at_most_reliable()))
 
     def normalised(self, plan: Mapping[str, Point]) -> Tensor:
@@ -126,20 +126,17 @@ class _Kind(ABC):
         """
 
 
-def _kinds(
-    placed: Sequence[Placed],
-) -> list[tuple[list[str], Device[Any], list[Placed]]]:
-    kinds: list[tuple[list[str], Device[Any], list[Placed]]] = []
+def _alike(placed: Sequence[Placed]) -> list[list[Placed]]:
+    """Tensors by device; those that compute by the range of the knob alone."""
+    alike: list[tuple[Device[Any] | KnobRange, list[Placed]]] = []
     for one in placed:
-        for names, device, members in kinds:
-            same = KnobRange.of(device) == KnobRange.of(one.device)
-            if device == one.device or (device.computes and one.device.computes and same):
-                names.append(one.name)
-                members.append(one)
-                break
+        kind = KnobRange.of(one.device) if one.device.computes else one.device
+        known = next((members for other, members in alike if other == kind), None)
+        if known is None:
+            alike.append((kind, [one]))
         else:
-            kinds.append(([one.name], one.device, [one]))
-    return kinds
+            known.append(one)
+    return [members for _, members in alike]
 
 
 class _Accessed(_Kind):
