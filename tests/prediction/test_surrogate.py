@@ -270,7 +270,7 @@ def test_single_changes_are_differences_of_whole_errors():
 
 
 def assert_single_changes(errors, plan, name, points, others):
-    off = errors.outputs_off(plan)
+    off, _ = errors.outputs_off(plan)
     moved, variance = errors.single_changes(plan, name, points)
     shift = (off + moved).square().mean(-1) - off.square().mean()
     changes = shift / errors.outputs + variance

@@ -224,8 +224,7 @@ class Planner:
         costs, variances = (torch.zeros(shape, dtype=torch.float64) for _ in range(2))
         with torch.no_grad():
             plan = self.variables.plan(shares)
-            off = self.errors.outputs_off(plan)
-            whole = self.errors.parts(plan)[1]
+            off, whole = self.errors.outputs_off(plan)
             moves = torch.zeros((*shape, len(off)), dtype=torch.float64)
             for name, index in self.variables.index.items():
                 own = index.reshape(-1)

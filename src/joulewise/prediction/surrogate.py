@@ -175,20 +175,25 @@ class ErrorModel:
         Returns:
             ``mean_shift`` and ``variance``, float64.
         """
-        error = self.error
+        off, variance = self.outputs_off(plan)
+        return off.square().mean() / self.outputs, variance
+
+    def outputs_off(self, plan: Mapping[str, Point]) -> tuple[Tensor, dict[str, Tensor]]:
+        """How far the probed outputs at the mean read are from those wanted, and the variance.
+
+        Args:
+            plan: As for `parts`.
+
+        Returns:
+            float64 ``[samples]``, and ``variance`` as `parts` has it.
+        """
+        off = self.error
         variance: dict[str, Tensor] = {}
         for group in self.groups:
             moved, var = group.at(plan)
-            error = error + moved
+            off = off + moved
             variance.update(zip(group.names, var, strict=True))
-        return error.square().mean() / self.outputs, variance
-
-    def outputs_off(self, plan: Mapping[str, Point]) -> Tensor:
-        """How far the probed outputs at the mean read are from those wanted, ``[samples]``."""
-        error = self.error
-        for group in self.groups:
-            error = error + group.at(plan)[0]
-        return error
+        return off, variance
 
     def single_changes(
         self, plan: Mapping[str, Point], name: str, points: Tensor
