@@ -12,7 +12,18 @@ import pytest
 import joulewise
 
 SOURCE = Path(joulewise.__file__).parent
-ROOMS = ["cli", "data", "devices", "models", "optim", "placement", "prediction", "report"]
+ROOMS = [
+    "allocation",
+    "cli",
+    "contrib",
+    "data",
+    "devices",
+    "models",
+    "optim",
+    "placement",
+    "prediction",
+    "report",
+]
 ROOMS += ["simulation", "study", "training", "words"]
 
 

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from joulewise import contrib as contrib
     from joulewise import optim as optim
     from joulewise.allocation import Allocation as Allocation
     from joulewise.allocation import Granularity as Granularity
@@ -81,7 +82,7 @@ if TYPE_CHECKING:
     from joulewise.training import train as train
 
 # Rooms that are names themselves: joulewise.optim.SAM, as one writes torch.optim.SGD.
-_OPEN_ROOMS = ("optim",)
+_OPEN_ROOMS = ("contrib", "optim")
 
 # Public name -> room. The imports above are the same table for type checkers; a test compares them.
 _ROOMS = {
@@ -183,6 +184,7 @@ __all__ = [
     "__version__",
     "clip_weights",
     "compare",
+    "contrib",
     "energy",
     "fit_to_chip",
     "fold_batchnorm",
