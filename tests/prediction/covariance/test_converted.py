@@ -3,7 +3,7 @@ import torch
 
 from joulewise.devices import Array
 from joulewise.devices.arrays import rounded
-from joulewise.placement.conversion import Converters
+from joulewise.placement.converters import Converters
 from joulewise.prediction.covariance.converted import converted, converted_apart
 from joulewise.prediction.covariance.joint import Joint, Outcome
 

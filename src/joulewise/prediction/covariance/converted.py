@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from joulewise.devices.arrays import rounded
-from joulewise.placement.conversion import Converters
+from joulewise.placement.converters import Converters
 from joulewise.prediction.covariance.gaussian import quadrature, series
 from joulewise.prediction.covariance.joint import Joint, Noise, Outcome, Same, Scale, Value
 

@@ -11,10 +11,9 @@ from torch import Tensor, nn
 
 from joulewise.data import Split
 from joulewise.errors import DataError
-from joulewise.placement.calling import batch_size, to_device
-from joulewise.placement.execution import SameDraws
-from joulewise.placement.finiteness import check_finite
+from joulewise.placement.execution import batch_size, check_finite, to_device
 from joulewise.placement.private_copy import cloned
+from joulewise.placement.process_state import SameDraws
 
 if TYPE_CHECKING:
     from joulewise.placement.memory import Memory

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from joulewise.placement.addresses import Owners, extent
+from joulewise.placement.storage import Owners, extent
 
 
 @pytest.mark.parametrize(

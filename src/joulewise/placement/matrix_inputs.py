@@ -1,4 +1,4 @@
-"""Loads: the vectors that a weight meets where it is used as a matrix."""
+"""Inputs of each matrix-vector product with a weight, for memories that compute."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from joulewise.devices import Load
 
 __all__ = ["load_of"]
 
-# The mean over so many vectors is within a few per cent of that over all.
+# The power of a crossbar, averaged over 256 inputs, is within a few per cent of that over all.
 _VECTORS = 256
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Vectors:
-    """What a matrix meets.
+    """Inputs of one product with a matrix.
 
     Args:
-        inputs: All inputs, in whatever shape.
-        some: Some vectors of them, ``[vectors, groups, rows]``.
-        total: How many vectors there are.
+        inputs: All inputs, in any shape.
+        some: A sample of the input vectors, ``[vectors, groups, rows]``.
+        total: Number of input vectors.
         matrix: The matrix ``[columns, rows]`` as a view of the weight; None for the whole weight,
             ``[groups * columns, *rows]``.
-        rows_first: Whether the first axis of the whole weight runs over the rows instead.
+        rows_first: True if the first axis of the whole weight runs over the rows instead.
     """
 
     inputs: Tensor
@@ -42,17 +42,17 @@ class _Vectors:
 def load_of(
     operation: Any, args: Sequence[Any], used: Tensor, weight: Tensor, share: float
 ) -> Load | None:
-    """How an operation uses a weight as a matrix.
+    """Inputs of an operation that uses a weight as a matrix.
 
     Args:
         operation: An operation of ATen, without its overload.
-        args: What it was called with.
-        used: One of them: the weight, a view of it or a part.
+        args: Its arguments.
+        used: The argument that is the weight, a view of it or a part.
         weight: The whole weight.
-        share: Uses are divided by this: the samples in the batch.
+        share: Divisor of the number of uses: the batch size.
 
     Returns:
-        The load; None if the operation is no product of the weight and vectors.
+        The inputs; None if the operation is no product of the weight and vectors.
     """
     place = next((n for n, arg in enumerate(args) if arg is used), None)
     if operation not in _PRODUCTS or place is None:
@@ -76,9 +76,9 @@ def load_of(
 
 
 def _some(total: int) -> Tensor:
-    """Indices all over the range, one at a random place in each of equal parts.
+    """Indices from 0 to ``total``, stratified: one at random in each of 256 equal parts.
 
-    Evenly spaced ones can be in step with the picture, and meet nothing but its corners.
+    Evenly spaced ones can coincide with the period of an image, and sample nothing but its corners.
     """
     if total <= _VECTORS:
         return torch.arange(total)

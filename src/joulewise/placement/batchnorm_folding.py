@@ -12,9 +12,9 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from joulewise.errors import ModelError, refuse
-from joulewise.placement.calling import tensors_in
-from joulewise.placement.execution import guarded
+from joulewise.placement.execution import tensors_in
 from joulewise.placement.private_copy import PrivateModel
+from joulewise.placement.process_state import guarded
 
 __all__ = ["fold_batchnorm"]
 

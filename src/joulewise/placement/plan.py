@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from joulewise.devices import PlainPoint, Point, plain_point
 from joulewise.errors import InputError, refuse
 from joulewise.files import write_atomically
-from joulewise.placement.placing import Placed, Placement
+from joulewise.placement.placement import Placed, Placement
 
 __all__ = ["PlanFile"]
 
@@ -178,7 +178,7 @@ class PlanFile(BaseModel):
         )
 
     def is_for_weights_of(self, placement: Placement) -> bool:
-        """Whether the stored weights are those that the plan was chosen for."""
+        """True if the stored weights are those that the plan was chosen for."""
         return self.weights == _digest(placement)
 
     def _check_fits(self, tensor: _Tensor, placed: Placed) -> None:

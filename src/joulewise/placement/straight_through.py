@@ -24,7 +24,7 @@ class _StraightThrough(torch.autograd.Function):
 
 
 def straight_through(given: Tensor, read: Tensor) -> Tensor:
-    """What is read, with the gradient of what was given."""
+    """Value of ``read`` with the gradient of ``given``."""
     if not (torch.is_grad_enabled() and given.requires_grad):
         return read
     through: Tensor = _StraightThrough.apply(given, read)  # type: ignore[no-untyped-call]
@@ -58,7 +58,7 @@ class RangeSlope:
         self._alpha, self._weight, self._clipped = alpha, weight, clipped
 
     def follow(self, parameter: Tensor) -> Callable[[], None]:
-        """Whatever a backward pass adds to the gradient of ``parameter`` counts from now on.
+        """Accumulate whatever a backward pass adds to the gradient of ``parameter`` from now on.
 
         Returns:
             What stops that.

@@ -1,4 +1,4 @@
-"""Opening: functions of PyTorch that would hide what they call from those who watch."""
+"""Function mode that traces into the composite functions of ``torch.nn.functional``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["Opening"]
 
 
 class Opening(TorchFunctionMode):
-    """Hands over each function that is called while it is active; those that hide others, open."""
+    """Calls `called` for each function; composite functions are run as what they are made of."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -32,8 +32,8 @@ class Opening(TorchFunctionMode):
 
         Args:
             func: The function.
-            args: What it was called with.
-            kwargs: What it was called with by name.
+            args: Its positional arguments.
+            kwargs: Its keyword arguments.
         """
 
 
@@ -43,12 +43,10 @@ def _never(*tensors: Any) -> bool:
 
 @lru_cache(maxsize=1024)
 def _opened(func: Any) -> Callable[..., Any] | None:
-    """The body of a function of `torch.nn.functional` that would hide what it calls.
+    """Body of a composite function of `torch.nn.functional`, None for any other function.
 
-    Such functions hand themselves over whole before they call anything. A copy that does not can be
-    watched from inside.
-
-    None for a function that is not of this kind.
+    Composite functions dispatch themselves whole to function modes before they call anything. The
+    body here has globals in which no tensor overrides functions, so it runs operation by operation.
     """
     if not isinstance(func, types.FunctionType) or func.__globals__ is not vars(functional):
         return None

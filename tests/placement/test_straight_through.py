@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from joulewise.placement.gradients import RangeSlope, clipped, straight_through
+from joulewise.placement.straight_through import RangeSlope, clipped, straight_through
 
 
 def followed(weight, alpha):

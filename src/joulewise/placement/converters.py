@@ -12,10 +12,10 @@ from torch.nn import functional
 
 from joulewise.devices.arrays import Array, rounded
 from joulewise.errors import InputError, ModelError
-from joulewise.placement.addresses import Owners
-from joulewise.placement.calling import tensors_in
-from joulewise.placement.opening import Opening
-from joulewise.placement.placing import Placed
+from joulewise.placement.execution import tensors_in
+from joulewise.placement.function_mode import Opening
+from joulewise.placement.placement import Placed
+from joulewise.placement.storage import Owners
 
 __all__ = ["Conversion", "Converters"]
 
@@ -90,7 +90,7 @@ class Conversion(Opening):
         self._depth = 0
 
     def __bool__(self) -> bool:
-        """Whether there is anything to convert."""
+        """True if there is anything to convert."""
         return bool(self._converters)
 
     def begin(self, weights: Mapping[str, Tensor]) -> None:
