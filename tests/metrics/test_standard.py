@@ -23,17 +23,10 @@ from joulewise.metrics import (
     default_metric,
     resolve_metric,
 )
+from metric_passes import classes, rand
 
 NAN, INF = math.nan, math.inf
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
-
-
-def rand(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def classes(*shape, of=10, seed=1):
-    return torch.randint(of, shape, generator=torch.Generator().manual_seed(seed))
 
 
 def passed(metric, *batches):
@@ -156,6 +149,13 @@ def test_whole_numbers_of_any_kind_are_classes(kind):
     assert passed(metric, (batch[0], batch[1].to(kind))) == passed(metric, batch)
 
 
+def test_bytes_do_not_wrap_around():
+    outputs, targets = rand(1, 400), torch.tensor([156], dtype=torch.uint8)  # -100 modulo 256
+    assert passed(NegativeLogLikelihood(), (outputs, targets)) is not None
+    assert "a target is 156" in refusal(NegativeLogLikelihood(), rand(1, 100), targets)
+    assert passed(Accuracy(), (outputs, targets)) is not None  # 400 is 144 modulo 256
+
+
 # Likelihood and squared error
 
 
@@ -168,6 +168,13 @@ def test_likelihood_sums_in_more_digits_than_the_outputs_have(dtype):
     assert passed(MeanSquaredError(), (outputs, softmax(outputs.float(), 1))) == pytest.approx(
         float((outputs.double() - softmax(outputs.float(), 1)).square().mean()), rel=1e-12
     )
+
+
+def test_likelihoods_of_many_tokens_sum_in_float64():
+    outputs, targets = rand(2, 50_000, 3), classes(2, 50_000, of=3)
+    rows = cross_entropy(outputs.flatten(0, 1), targets.flatten(), reduction="none")
+    expected = pytest.approx(float(rows.double().mean()), rel=1e-13)
+    assert passed(NegativeLogLikelihood(), (outputs, targets)) == expected
 
 
 @pytest.mark.parametrize("bad", [NAN, INF])

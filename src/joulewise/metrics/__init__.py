@@ -1,15 +1,16 @@
 """Metrics: one number for the outputs of a pass over data, with its direction and its bounds.
 
-metric     the interface; means over samples; metrics of torchmetrics and functions as metrics
+metric     the interface; means of scores; margins
+adapters   objects with the protocol of torchmetrics, and functions, as metrics
 standard   accuracy, token accuracy, negative log-likelihood, squared error; the default by targets
 """
 
+from joulewise.metrics.adapters import FunctionMetric as FunctionMetric
+from joulewise.metrics.adapters import as_metric as as_metric
 from joulewise.metrics.metric import Accumulator as Accumulator
-from joulewise.metrics.metric import FunctionMetric as FunctionMetric
 from joulewise.metrics.metric import MeanMetric as MeanMetric
 from joulewise.metrics.metric import Metric as Metric
 from joulewise.metrics.metric import NextToken as NextToken
-from joulewise.metrics.metric import as_metric as as_metric
 from joulewise.metrics.metric import margin as margin
 from joulewise.metrics.standard import Accuracy as Accuracy
 from joulewise.metrics.standard import MeanSquaredError as MeanSquaredError

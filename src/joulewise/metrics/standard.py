@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from joulewise.errors import DataError, refuse
-from joulewise.metrics.metric import MeanMetric, Metric, NextToken, as_metric
+from joulewise.metrics.adapters import as_metric
+from joulewise.metrics.metric import MeanMetric, Metric, NextToken
 
 __all__ = [
     "Accuracy",
@@ -52,6 +53,7 @@ class _ClassMetric(MeanMetric):
             _refuse_pair(self, outputs, targets, f"outputs {axes} and targets [batch, ...]")
         if targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool:
             _refuse_pair(self, outputs, targets, "whole numbers, such as targets.long()")
+        targets = targets.long()  # an unsigned byte would compare modulo 256
         count = outputs.shape[self.axis]
         wrong = (targets < 0) | (targets >= count)
         allowed = f"0 to {count - 1}"
