@@ -24,6 +24,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from joulewise import contrib as contrib
+    from joulewise import metrics as metrics
     from joulewise import optim as optim
     from joulewise.allocation import Allocation as Allocation
     from joulewise.allocation import Granularity as Granularity
@@ -82,7 +83,7 @@ if TYPE_CHECKING:
     from joulewise.training import train as train
 
 # Rooms that are names themselves: joulewise.optim.SAM, as one writes torch.optim.SGD.
-_OPEN_ROOMS = ("contrib", "optim")
+_OPEN_ROOMS = ("contrib", "metrics", "optim")
 
 # Public name -> room. The imports above are the same table for type checkers; a test compares them.
 _ROOMS = {
@@ -192,6 +193,7 @@ __all__ = [
     "load_model",
     "load_weights",
     "loaded",
+    "metrics",
     "optim",
     "place",
     "predict",
