@@ -17,7 +17,7 @@ from contracts import (
     traffic,
 )
 from joulewise.devices import PCM, Chip, ReadOut, Traffic
-from joulewise.devices.pairs import Pairs
+from joulewise.devices.conductance_pairs import Pairs
 from joulewise.errors import InputError, OperatingPointError, WeightsError
 
 HOUR, DAY, YEAR = 3600.0, 86400.0, 3.15e7

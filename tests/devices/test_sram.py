@@ -22,7 +22,7 @@ from joulewise.devices import (
     Traffic,
     VoltageTable,
 )
-from joulewise.devices.laws import VoltageRow
+from joulewise.devices.reliability_laws import VoltageRow
 from joulewise.errors import InputError, OperatingPointError, WeightsError
 
 LAW = settings(max_examples=40, derandomize=True, deadline=None)

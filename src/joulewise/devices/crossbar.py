@@ -13,12 +13,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from joulewise.devices.arrays import WHOLE, Array
-from joulewise.devices.device import Chip, Moments, Point, Traffic, as_point
-from joulewise.devices.pairs import PairDevice, Pairs, Rounding, normals, point_of
-from joulewise.devices.readout import ISAAC, ReadOut, check_loads
-from joulewise.devices.rectified import rectified_moments
-from joulewise.devices.word_classes import WordClasses
+from joulewise.devices.array import WHOLE, Array
+from joulewise.devices.chip import Chip, Traffic
+from joulewise.devices.conductance_pairs import (
+    PairDevice,
+    Pairs,
+    Rounding,
+    normals,
+    point_of,
+    rectified_moments,
+)
+from joulewise.devices.crossbar_energy import ISAAC, ReadOut, check_loads
+from joulewise.devices.moments import Moments, WordClasses
+from joulewise.devices.operating_point import Point, as_point
 from joulewise.errors import check_in_range, refuse
 
 __all__ = ["Crossbar"]

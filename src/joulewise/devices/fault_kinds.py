@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from joulewise.devices.device import Chip
+from joulewise.devices.chip import Chip
 from joulewise.errors import check_in_range, refuse
 from joulewise.words import to_bit_planes
 

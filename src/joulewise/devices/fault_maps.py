@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtri
 from torch import Tensor
 
-from joulewise.devices.device import Chip
+from joulewise.devices.chip import Chip
 from joulewise.errors import InputError, TableError, check_in_range, refuse
 
 __all__ = ["Correlated", "FaultMap", "Independent", "Measured"]

@@ -17,16 +17,24 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from joulewise.devices.compensation import (
+from joulewise.devices.chip import Chip, Traffic
+from joulewise.devices.conductance_pairs import (
+    PairDevice,
+    Pairs,
+    Rounding,
+    normals,
+    point_of,
+    rectified_moments,
+)
+from joulewise.devices.crossbar_energy import ISAAC, ReadOut, check_loads
+from joulewise.devices.drift_compensation import (
     PairMoments,
     believable,
     columns,
     compensating_factor,
 )
-from joulewise.devices.device import Chip, Common, Moments, Point, Traffic, as_point
-from joulewise.devices.pairs import PairDevice, Pairs, Rounding, normals, point_of
-from joulewise.devices.readout import ISAAC, ReadOut, check_loads
-from joulewise.devices.rectified import rectified_moments
+from joulewise.devices.moments import Common, Moments
+from joulewise.devices.operating_point import Point, as_point
 from joulewise.errors import OperatingPointError, check_in_range, check_whole, refuse
 
 __all__ = ["PCM"]

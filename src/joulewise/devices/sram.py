@@ -12,11 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from joulewise.devices.device import Chip, Device, Moments, Point, Traffic, as_point
+from joulewise.devices.chip import Chip, Traffic
+from joulewise.devices.device import Device
 from joulewise.devices.fault_kinds import FaultKind, Mask
 from joulewise.devices.fault_maps import FaultMap, Independent, Measured
-from joulewise.devices.laws import ExponentialLaw, ReliabilityLaw
-from joulewise.devices.word_classes import WordClasses
+from joulewise.devices.moments import Moments, WordClasses
+from joulewise.devices.operating_point import Point, as_point
+from joulewise.devices.reliability_laws import ExponentialLaw, ReliabilityLaw
 from joulewise.errors import OperatingPointError, check_in_range, refuse
 from joulewise.words import FixedPoint, decode, encode
 

@@ -4,17 +4,42 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from joulewise.devices.device import Device
+if TYPE_CHECKING:
+    from joulewise.devices.device import Device
 
-__all__ = ["KnobRange"]
+__all__ = ["KnobRange", "PlainPoint", "Point", "as_point", "plain_point"]
+
+Point = float | Tensor
+"""An operating point on the device's own knob: a number, or several, where the device takes them.
+
+One for each bit plane is ``[bits]``, one for each output channel (the first axis of a weight)
+``[channels, 1]``, and one for each bit plane of each channel ``[channels, bits]``.
+"""
+
+PlainPoint = float | tuple[float, ...] | tuple[tuple[float, ...], ...]
+"""An operating point as plain data: a number, or the rows of a table."""
 
 # From this ratio of its ends on, a range is measured in logarithms.
 _DECADE = 10.0
+
+
+def as_point(point: Point) -> Tensor:
+    """An operating point as a float64 tensor, through which gradients flow back to the caller."""
+    return torch.as_tensor(point, dtype=torch.float64)
+
+
+def plain_point(point: Point) -> PlainPoint:
+    """An operating point as plain data, for records."""
+    if isinstance(point, Tensor) and point.ndim > 1:
+        return tuple(tuple(float(p) for p in row) for row in point)
+    if isinstance(point, Tensor) and point.ndim:
+        return tuple(float(p) for p in point)
+    return float(point)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -10,12 +11,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from joulewise.devices.device import Chip, Device, Point, as_point
-from joulewise.devices.laws import HOROWITZ_SRAM_BIT_J
+from joulewise.devices.chip import Chip
+from joulewise.devices.device import Device
+from joulewise.devices.operating_point import Point, as_point
+from joulewise.devices.reliability_laws import HOROWITZ_SRAM_BIT_J
 from joulewise.errors import OperatingPointError, WeightsError, check_in_range, check_whole, refuse
 from joulewise.words import check_storable, largest_magnitude
 
-__all__ = ["PairDevice", "PairFormat", "Pairs", "Rounding", "normals", "point_of"]
+__all__ = [
+    "PairDevice",
+    "PairFormat",
+    "Pairs",
+    "Rounding",
+    "normals",
+    "point_of",
+    "rectified_moments",
+]
 
 Rounding = Literal["nearest", "floor"]
 
@@ -198,3 +209,42 @@ def normals(chip: Chip, purpose: str, shape: tuple[int, ...], *, fresh: bool = F
     """
     generator = chip.fresh(purpose) if fresh else chip.generator(purpose)
     return torch.from_numpy(generator.standard_normal(shape, dtype=np.float32))
+
+
+# Past this many standard deviations from 0, nothing is clipped in float64.
+_FAR = 40.0
+
+
+def rectified_moments(mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance of ``max(0, X)``, ``X`` normal; differentiable.
+
+    With ``a = mean / std``, ``phi`` and ``Phi`` the normal density and distribution, and
+    ``h = phi(a) - a Phi(-a)``, the mean is ``mean + std h`` and the variance
+    ``std^2 (Phi(a) - a phi(a) + a^2 Phi(-a) - h^2)``: no difference of large numbers.
+
+    Args:
+        mean: Mean of ``X``, 0 or more, float64.
+        std: Its standard deviation, 0 or more, broadcastable.
+
+    Returns:
+        Mean and variance, broadcast.
+
+    References:
+        N. L. Johnson, S. Kotz, N. Balakrishnan, "Continuous Univariate Distributions" 1, 1994,
+        section 10.1.
+
+    Example:
+        >>> idle = rectified_moments(torch.tensor(0.0), torch.tensor(1.0))
+        >>> [round(float(x), 4) for x in idle]
+        [0.3989, 0.3408]
+    """
+    std = std + torch.zeros_like(mean)
+    noisy = std > 0
+    # A standard deviation of 0 would make a slope of infinity times 0.
+    away = (mean / torch.where(noisy, std, 1.0)).clamp(max=_FAR)
+    away = torch.where(noisy, away, _FAR)
+    below = torch.special.ndtr(-away)
+    density = torch.exp(-away.square() / 2) / math.sqrt(2 * math.pi)
+    clipped = density - away * below
+    share = 1 - below - away * density + away.square() * below - clipped.square()
+    return mean + std * clipped, std.square() * share

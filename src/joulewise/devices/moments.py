@@ -12,7 +12,66 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["WordClasses"]
+__all__ = ["Common", "Moments", "WordClasses"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Common:
+    """A random factor that all words of a tensor share.
+
+    A word reads ``mean (1 + f) + e``, ``f`` the same for all, ``e`` each word's own. Words ``i``
+    and ``j`` have a covariance of ``var mean_i mean_j + mean_i coupling_j + mean_j coupling_i``.
+
+    Args:
+        var: Variance of ``f``, one number, 0 or more.
+        coupling: Covariance of ``e`` and ``f``, the shape of the tensor, its unit.
+    """
+
+    var: Tensor
+    coupling: Tensor
+
+    def own(self, mean: Tensor, var: Tensor) -> Tensor:
+        """Variance of each word's ``e``, of its mean and variance; 0 or more."""
+        mean, coupling = mean.to(var.dtype), self.coupling.to(var.dtype)
+        shared = self.var.to(var.dtype) * mean.square() + 2 * mean * coupling
+        return (var - shared).clamp(min=0)
+
+    def variance(self, mean: Tensor, coupling: Tensor) -> Tensor:
+        """What the factor adds to the variance of a weighted sum of the words.
+
+        Args:
+            mean: The weighted sum of the means, any shape.
+            coupling: That of the couplings.
+        """
+        return self.covariance(mean[..., None], coupling[..., None])[..., 0, 0]
+
+    def covariance(self, mean: Tensor, coupling: Tensor) -> Tensor:
+        """What the factor adds to the covariance of several weighted sums of the words.
+
+        Args:
+            mean: The weighted sums of the means, ``[..., sums]``.
+            coupling: Those of the couplings.
+
+        Returns:
+            ``[..., sums, sums]``.
+        """
+        mixed = mean[..., :, None] * coupling[..., None, :]
+        return self.var.to(mean) * mean[..., :, None] * mean[..., None, :] + mixed + mixed.mT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moments:
+    """Element-wise mean and variance of what is read back.
+
+    Args:
+        mean: The shape of the stored tensor, its unit.
+        var: The same shape, its unit squared, 0 or more.
+        common: What couples the words; None where they are independent.
+    """
+
+    mean: Tensor
+    var: Tensor
+    common: Common | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from joulewise.devices.rectified import rectified_moments
+from joulewise.devices.conductance_pairs import rectified_moments
 
 __all__ = ["PairMoments", "believable", "clipped_moments", "columns", "compensating_factor"]
 

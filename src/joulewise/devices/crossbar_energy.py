@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from joulewise.devices.arrays import WHOLE, Array
-from joulewise.devices.device import Load, Moments
+from joulewise.devices.array import WHOLE, Array
+from joulewise.devices.chip import Load
+from joulewise.devices.moments import Moments
 from joulewise.errors import InputError, check_in_range
 
 __all__ = ["ISAAC", "ReadOut", "check_loads"]
