@@ -133,7 +133,7 @@ def test_groups_and_rows_first_are_the_same_matrix():
 
 
 def test_a_tensor_of_unknown_use_is_refused():
-    with pytest.raises(InputError, match="depends on what it is given"):
+    with pytest.raises(InputError, match="depends on its inputs"):
         Crossbar().energy(Traffic(words=1, reads=1, writes=0), G)
 
 

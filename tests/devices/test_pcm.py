@@ -473,5 +473,5 @@ def test_points_of_another_device_are_refused():
         PCM().point(seconds=torch.ones(2))
     with pytest.raises(WeightsError, match="w"):
         PCM().store(torch.tensor([]), name="w")
-    with pytest.raises(InputError, match="depends on what it is given"):
+    with pytest.raises(InputError, match="depends on its inputs"):
         PCM().energy(Traffic(words=1, reads=1, writes=0), HOUR)

@@ -1,4 +1,4 @@
-"""Chips: manufactured instances, their random streams, and what one inference asks of a memory."""
+"""Chips and their random streams, and the accesses and products that one inference makes."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ __all__ = ["Chip", "Load", "Traffic"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chip:
-    """One manufactured instance: everything that is drawn once and then stays.
+    """One manufactured instance: all that is drawn once and then stays.
 
     Args:
-        seed: Names the chip, 0 or more. The same seed is the same chip, on any machine.
-        part: Names the region of the chip that holds one tensor; regions are independent.
-        use: Counts forward passes on the chip: noise that is fresh at each read differs by it.
+        seed: Identifier of the chip, 0 or more. The same seed is the same chip on any machine.
+        part: Name of the region that holds one tensor; regions are independent.
+        use: Zero-based index of the forward pass on this chip; selects the noise that is drawn
+            anew at every read.
     """
 
     seed: int
@@ -42,15 +43,15 @@ class Chip:
         return replace(self, use=self.use + 1)
 
     def generator(self, purpose: str) -> np.random.Generator:
-        """A random stream that depends on the chip, the part and the purpose, and on nothing else.
+        """A random stream determined by seed, part and purpose: the same in every use.
 
-        NumPy draws it on the CPU, so that a chip is the same whatever computes on it.
+        NumPy draws it on the CPU, so that chips do not depend on where a network runs.
         """
         return _stream(self.seed, _digest(self.part, purpose))
 
     def fresh(self, purpose: str) -> np.random.Generator:
-        """A random stream as from `generator`, another one in every use of the chip."""
-        # The first use is 1: a stream with a 0 at its end is the same as without.
+        """A random stream as from `generator`, different in every use of the chip."""
+        # Counted from 1: SeedSequence gives the same stream with and without a trailing 0.
         return _stream(self.seed, _digest(self.part, purpose), self.use + 1)
 
 
@@ -66,17 +67,17 @@ def _digest(part: str, purpose: str) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Load:
-    """One use of a weight as a matrix, as a memory that computes has to know it.
+    """Matrix-vector products with one weight: the inputs of one use of it in the network.
 
     Args:
-        inputs: Some of the vectors that the matrix meets, evenly from all of them, over
+        inputs: A sample of the input vectors, evenly spaced among all of them, divided by
             ``largest``: ``[vectors, groups, rows]``, within +-1.
         largest: The largest magnitude among all inputs.
-        uses: Vectors that it meets per inference.
+        uses: Input vectors per inference.
         weight: The weight, ``[groups * columns, *rows]``.
-        rows_first: Whether its first axis runs over the rows instead.
+        rows_first: True if the first axis of the weight runs over the rows of its matrix.
         view: Shape, strides and offset, in entries, of the matrix ``[columns, rows]`` within the
-            weight as it is laid out, where it is a part of it or turned; None for all of it.
+            weight in memory, if it is a part or a transpose of it; None if it is the whole.
     """
 
     inputs: Tensor
@@ -87,10 +88,11 @@ class Load:
     view: tuple[tuple[int, ...], tuple[int, ...], int] | None = None
 
     def matrix(self, tensor: Tensor) -> Tensor:
-        """A tensor in the weight's shape as ``[groups, columns, rows]``."""
+        """Rearrange a tensor of the weight's shape to ``[groups, columns, rows]``."""
         groups, rows = self.inputs.shape[1:]
         if self.view is not None:
             shape, strides, offset = self.view
+            # The strides are those of the weight in memory, which another tensor need not share.
             laid_out = torch.empty_like(self.weight, dtype=tensor.dtype).copy_(tensor)
             return laid_out.as_strided(shape, strides, offset)[None]
         if self.rows_first:
@@ -98,10 +100,10 @@ class Load:
         return tensor.reshape(groups, -1, rows)
 
     def channels(self) -> Tensor | None:
-        """The output channel that each column belongs to, the first axis of the weight.
+        """The output channel (index of the weight's first axis) of each column.
 
         Returns:
-            int64 ``[groups, columns]``; None where that axis does not run over the columns.
+            int64 ``[groups, columns]``; None if that axis does not run over the columns.
         """
         first = torch.arange(len(self.weight), device=self.weight.device)
         index = first.reshape(-1, *(1,) * (self.weight.ndim - 1)).expand(self.weight.shape)
@@ -111,13 +113,13 @@ class Load:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Traffic:
-    """How often the words of one placed tensor are accessed in one inference.
+    """Accesses to the words of one placed tensor in one inference.
 
     Args:
         words: Words stored.
-        reads: Words read per inference (all words once: ``reads == words``).
+        reads: Words read per inference; equal to ``words`` if each is read once.
         writes: Words written per inference; 0 for weights.
-        loads: What a memory that computes is used for; empty for others.
+        loads: Matrix-vector products with the tensor, if the memory computes them; else empty.
     """
 
     words: int

@@ -1,4 +1,4 @@
-"""Differential pairs: weights as differences of two conductances."""
+"""Differential pairs: weights as differences of two conductances, and their rectified noise."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ Rounding = Literal["nearest", "floor"]
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Pairs:
-    """A tensor as the targets of differential pairs, all in the tensor's unit.
+    """A tensor as the target conductances of differential pairs, in the tensor's unit.
 
-    One device of a pair has the target ``|weights|``, the other 0; a conductance is ``c`` times as
-    much, ``c = g_max / limit``.
+    One device of a pair has the target ``|weights|``, the other 0. In siemens a target is ``c``
+    times as large, ``c = g_max / limit``.
 
     Args:
         weights: Rounded to levels, within ``limit``; float32 or float64.
         limit: The weight whose conductance is ``g_max``, above 0; one number, or one for each index
-            of a column axis, broadcastable against ``weights``.
-        dtype: Of the tensor that was stored.
+            of the channel axis, broadcastable against ``weights``.
+        dtype: Dtype of the tensor that was stored.
     """
 
     weights: Tensor
@@ -51,18 +51,19 @@ class Pairs:
 
     @property
     def targets(self) -> Tensor:
-        """The active device of each pair as a share of ``g_max``, float64, 0 to 1."""
+        """Target of the active device of each pair over ``g_max``, float64, 0 to 1."""
         return self.weights.double().abs() / self.limit
 
     def along_columns(self, point: Tensor, name: str = "g_max") -> Tensor:
-        """An operating point, or one for each index of the first axis, to broadcast to ``weights``.
+        """Reshape an operating point, or one for each column, to broadcast against ``weights``.
 
         Args:
-            point: One number, ``[columns]`` or ``[columns, 1]``.
-            name: Of the knob.
+            point: One number, or one for each index of the first axis: ``[columns]`` or
+                ``[columns, 1]``.
+            name: Name of the knob in error messages.
 
         Raises:
-            WeightsError: if there are not as many points.
+            WeightsError: if the number of points is neither 1 nor that of the columns.
         """
         if point.ndim == 0:
             return point.to(self.weights.device)
@@ -75,16 +76,16 @@ class Pairs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairFormat:
-    """How weights become targets.
+    """Quantisation of weights to target conductances.
 
     Args:
-        levels: Steps from 0 to ``g_max``, 1 or more; None for a continuous range.
-        rounding: To the ``"nearest"`` level; or ``"floor"``, down on the signed weight, as in the
-            public code of MemSE, which shifts all weights by half a step on average.
+        levels: Steps from 0 to ``g_max``, 1 or more; None for continuous targets.
+        rounding: ``"nearest"`` level, or ``"floor"`` of the signed weight, as in the public code of
+            MemSE, which shifts all weights by half a step on average.
         limit: The weight whose conductance is ``g_max``; larger ones saturate. None takes the
             largest magnitude of each tensor.
-        channel_dim: The axis along which each index (each output column) has a limit of its own;
-            None gives the tensor one limit. Tensors with fewer than two axes always get one.
+        channel_dim: The axis along which each index (each output column) has a separate limit;
+            None for one limit per tensor. Tensors with fewer than two axes always have one.
 
     Raises:
         InputError: if a field is outside its range.
@@ -108,10 +109,10 @@ class PairFormat:
                 refuse("limit", "given beside channel_dim", "one of the two")
 
     def store(self, tensor: Tensor, *, limit: float | None, name: str) -> Pairs:
-        """Round a tensor to levels.
+        """Saturate a tensor at its limit and round it to levels.
 
         Raises:
-            WeightsError: if there are no entries, or one is not finite.
+            WeightsError: if the tensor is empty or not finite.
         """
         check_storable(tensor, name, self.channel_dim)
         wide = tensor.detach()
@@ -120,7 +121,7 @@ class PairFormat:
         weights = torch.minimum(torch.maximum(wide, -largest), largest)
         if self.levels is not None:
             steps = weights.double() * (self.levels / largest.double())
-            # A level that was stored before must not fall to the one below by a rounding error.
+            # Without the margin, rounding errors would move a stored level to the one below.
             steps = steps.round() if self.rounding == "nearest" else (steps + 1e-6).floor()
             weights = (steps * (largest.double() / self.levels)).to(wide.dtype)
         return Pairs(weights=weights, limit=largest, dtype=tensor.dtype)
@@ -133,7 +134,7 @@ class PairFormat:
 
 
 class PairDevice(Device[Pairs]):
-    """What devices of differential pairs have in common; their fields are those of `PairFormat`."""
+    """Base of devices that store differential pairs; their fields include those of `PairFormat`."""
 
     levels: int | None
     rounding: Rounding
@@ -142,7 +143,7 @@ class PairDevice(Device[Pairs]):
 
     @property
     def format(self) -> PairFormat:
-        """How weights become targets."""
+        """Quantisation of weights to targets."""
         return PairFormat(
             levels=self.levels,
             rounding=self.rounding,
@@ -152,16 +153,16 @@ class PairDevice(Device[Pairs]):
 
     @property
     def reliable_bit_j(self) -> float:
-        """A bit of an SRAM beside the crossbar."""
+        """Joules to read one bit of an SRAM beside the crossbar."""
         return HOROWITZ_SRAM_BIT_J
 
     @property
     def computes(self) -> bool:
-        """Currents add up in the columns."""
+        """True: currents of a column add up to a sum of products."""
         return True
 
     def store(self, tensor: Tensor, *, limit: float | None = None, name: str = "tensor") -> Pairs:
-        """Choose targets for a tensor."""
+        """Convert a tensor to target conductances."""
         return self.format.store(tensor, limit=limit, name=name)
 
     def ideal(self, stored: Pairs) -> Tensor:
@@ -170,17 +171,17 @@ class PairDevice(Device[Pairs]):
 
 
 def point_of(knob: str, low: float, high: float, setting: Mapping[str, Point]) -> Point:
-    """A point on the one knob that a device has, refused if out of range.
+    """Check the setting of a device that has one knob.
 
     Args:
-        knob: The knob's name.
+        knob: Name of the knob.
         low: Lower end of its range.
         high: Upper end, included.
-        setting: What a user gave: one number, or one for each output column, ``[columns]`` or
-            ``[columns, 1]``.
+        setting: One number, or one for each output column, ``[columns]`` or ``[columns, 1]``, by
+            the name of the knob.
 
     Raises:
-        OperatingPointError: if the setting is of another knob, or out of range.
+        OperatingPointError: if the name is another, or the value out of range.
     """
     if list(setting) != [knob]:
         got = ", ".join(setting) or "no setting"
@@ -196,13 +197,13 @@ def point_of(knob: str, low: float, high: float, setting: Mapping[str, Point]) -
 
 
 def normals(chip: Chip, purpose: str, shape: tuple[int, ...], *, fresh: bool = False) -> Tensor:
-    """Standard normal numbers of a chip.
+    """Draw standard normal numbers of a chip.
 
     Args:
         chip: The chip, at the part that holds a tensor.
-        purpose: What they are for: another purpose, other numbers.
-        shape: Of the result.
-        fresh: Whether every use of the chip has new ones.
+        purpose: Name of the random stream.
+        shape: Shape of the result.
+        fresh: True to draw anew in every use of the chip.
 
     Returns:
         float32, on the CPU.
@@ -211,23 +212,23 @@ def normals(chip: Chip, purpose: str, shape: tuple[int, ...], *, fresh: bool = F
     return torch.from_numpy(generator.standard_normal(shape, dtype=np.float32))
 
 
-# Past this many standard deviations from 0, nothing is clipped in float64.
+# Beyond this many standard deviations from 0, clipping has no effect in float64.
 _FAR = 40.0
 
 
 def rectified_moments(mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance of ``max(0, X)``, ``X`` normal; differentiable.
+    """Mean and variance of ``max(0, X)`` for normal ``X``: a conductance cannot be negative.
 
     With ``a = mean / std``, ``phi`` and ``Phi`` the normal density and distribution, and
     ``h = phi(a) - a Phi(-a)``, the mean is ``mean + std h`` and the variance
-    ``std^2 (Phi(a) - a phi(a) + a^2 Phi(-a) - h^2)``: no difference of large numbers.
+    ``std^2 (Phi(a) - a phi(a) + a^2 Phi(-a) - h^2)``, which has no difference of large numbers.
 
     Args:
         mean: Mean of ``X``, 0 or more, float64.
-        std: Its standard deviation, 0 or more, broadcastable.
+        std: Standard deviation of ``X``, 0 or more, broadcastable.
 
     Returns:
-        Mean and variance, broadcast.
+        Mean and variance, broadcast; differentiable.
 
     References:
         N. L. Johnson, S. Kotz, N. Balakrishnan, "Continuous Univariate Distributions" 1, 1994,
@@ -240,11 +241,11 @@ def rectified_moments(mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
     """
     std = std + torch.zeros_like(mean)
     noisy = std > 0
-    # A standard deviation of 0 would make a slope of infinity times 0.
+    # At std = 0 the quotient's gradient would be infinity times 0: a constant takes its place.
     away = (mean / torch.where(noisy, std, 1.0)).clamp(max=_FAR)
     away = torch.where(noisy, away, _FAR)
     below = torch.special.ndtr(-away)
     density = torch.exp(-away.square() / 2) / math.sqrt(2 * math.pi)
-    clipped = density - away * below
-    share = 1 - below - away * density + away.square() * below - clipped.square()
-    return mean + std * clipped, std.square() * share
+    shift = density - away * below
+    relative = 1 - below - away * density + away.square() * below - shift.square()
+    return mean + std * shift, std.square() * relative

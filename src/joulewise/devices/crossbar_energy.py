@@ -1,14 +1,14 @@
-"""Read-out: what it costs to compute with a crossbar.
+"""Energy of the read-out circuits of a crossbar.
 
-Voltages on the rows, currents from the columns, one amplifier to a column of each array, a
-converter at either end. The devices spend ``(g+ + g-) v^2``, an amplifier of resistance ``r``
-spends ``r i^2``; both are random, since conductances are, and their means are taken exactly.
+Voltages drive the rows, currents leave the columns, with one amplifier per column of each array and
+converters at both ends. Devices dissipate ``(g+ + g-) v^2`` and an amplifier of resistance ``r``
+dissipates ``r i^2``. Conductances, and so currents, are random: energies are exact means over them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -23,33 +23,33 @@ __all__ = ["ISAAC", "ReadOut", "check_loads"]
 
 
 def check_loads(loads: Sequence[Load]) -> None:
-    """Refuse a tensor of which nobody knows how it is used.
+    """Refuse a tensor without known matrix-vector products.
 
     Raises:
-        InputError: if there are no loads.
+        InputError: if there are none.
     """
     if not loads:
         raise InputError(
-            "the energy of a memory that computes depends on what it is given, and no product with "
+            "the energy of a compute-in-memory device depends on its inputs, and no product with "
             "this tensor was traced; give place(..., inputs=a batch), or exclude the tensor"
         )
 
 
-# Converters whose bits are not said cost as much as the profile's own.
+# Resolution that the energies of `ReadOut` are stated for, and of converters without a given one.
 _BITS = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReadOut:
-    """The circuits around a crossbar.
+    """The read-out circuits of a crossbar.
 
     Args:
-        v_read: The voltage of the largest input that a weight meets, volts, above 0.
-        t_read: How long a voltage is applied, seconds, above 0.
-        r_amplifier: Of the transimpedance amplifiers, ohms, 0 or more.
-        input_j: Joules to convert one input to 8 bits, 0 or more; taken to grow with the bits.
-        output_j: Joules to convert one sum to 8 bits, 0 or more; taken to double with each bit.
-        source: Where the figures come from.
+        v_read: Voltage of the largest input, volts, above 0.
+        t_read: Time that a voltage is applied for, seconds, above 0.
+        r_amplifier: Resistance of the transimpedance amplifiers, ohms, 0 or more.
+        input_j: Joules per 8-bit conversion of an input, 0 to 1; proportional to the bits.
+        output_j: Joules per 8-bit conversion of a sum, 0 to 1; doubles with each bit.
+        source: Origin of the figures.
 
     Raises:
         InputError: if a field is outside its range.
@@ -73,17 +73,17 @@ class ReadOut:
     def energy_j(
         self, loads: Sequence[Load], plus: Moments, minus: Moments, array: Array = WHOLE
     ) -> Tensor:
-        """Joules per inference of one tensor's products.
+        """Joules per inference of the matrix-vector products with one tensor.
 
         Args:
-            loads: How it is used.
-            plus: Mean and variance of the positive conductances, siemens, float64, in the weight's
-                shape.
-            minus: The same of the negative ones.
-            array: What the matrix is cut into.
+            loads: The products, one entry for each use of the tensor.
+            plus: Mean and variance of the positive conductances, siemens, float64, in the shape of
+                the weight.
+            minus: The same for the negative conductances.
+            array: Size of the arrays and their converters.
 
         Returns:
-            One number, float64; differentiable.
+            float64 scalar; differentiable.
         """
         parts = [spent.sum() for spent in self._by_column(loads, plus, minus, array)]
         return torch.stack(parts).sum()
@@ -91,21 +91,16 @@ class ReadOut:
     def energy_by_channel_j(
         self, loads: Sequence[Load], plus: Moments, minus: Moments, array: Array = WHOLE
     ) -> Tensor:
-        """The same for each output channel, the first axis of the weight.
+        """Joules per inference of each output channel, the first axis of the weight.
 
-        What inputs cost is shared out evenly among the columns that they reach.
-
-        Args:
-            loads: As for `energy_j`.
-            plus: As for `energy_j`.
-            minus: As for `energy_j`.
-            array: As for `energy_j`.
+        The energy of input conversion is divided evenly among the columns. Arguments as for
+        `energy_j`.
 
         Returns:
-            float64 ``[channels]``, differentiable.
+            float64 ``[channels]``; differentiable.
 
         Raises:
-            InputError: if channels are not columns.
+            InputError: if output channels are not columns of the matrix.
         """
         total = torch.zeros(len(plus.mean), dtype=torch.float64, device=plus.mean.device)
         for load, spent in zip(loads, self._by_column(loads, plus, minus, array), strict=True):
@@ -121,7 +116,7 @@ class ReadOut:
     def _by_column(
         self, loads: Sequence[Load], plus: Moments, minus: Moments, array: Array
     ) -> list[Tensor]:
-        """Joules of each use, ``[groups, columns]``."""
+        """Joules per inference of each use, ``[groups, columns]``."""
         largest = max(load.largest for load in loads) or 1.0
         return [self._of_use(load, load.largest / largest, plus, minus, array) for load in loads]
 
@@ -129,32 +124,28 @@ class ReadOut:
         self, load: Load, level: float, plus: Moments, minus: Moments, array: Array
     ) -> Tensor:
         volts = self.v_read * level * load.inputs.double()
-        parts = []
+        squares = volts.square().mean(0)
+        watts = []
         for side in (plus, minus):
             mean, var = load.matrix(side.mean), load.matrix(side.var)
-            squares = volts.square().mean(0)
-            parts.append(torch.einsum("gnk,gk->gn", mean, squares))
+            watts.append(torch.einsum("gnk,gk->gn", mean, squares))
             for rows in array.pieces(mean.shape[2]):
+                # E i^2 = (sum_k E g_k v_k)^2 + sum_k Var g_k v_k^2, conductances independent.
                 currents = torch.einsum("sgk,gnk->sgn", volts[..., rows], mean[..., rows])
                 noise = torch.einsum("gnk,gk->gn", var[..., rows], squares[..., rows])
-                parts.append(self.r_amplifier * (currents.square().mean(0) + noise))
-        groups, columns, inputs = mean.shape
-        given = inputs * array.beside(columns)
-        converted = given * self.input_j * (array.input_bits or _BITS) / _BITS
-        conversions = columns * array.count(inputs)
-        converted += conversions * self.output_j * 2.0 ** ((array.output_bits or _BITS) - _BITS)
-        return load.uses * (self.t_read * torch.stack(parts).sum(0) + converted / columns)
+                watts.append(self.r_amplifier * (currents.square().mean(0) + noise))
+        columns, inputs = mean.shape[1:]
+        converted = inputs * array.beside(columns)
+        joules = converted * self.input_j * (array.input_bits or _BITS) / _BITS
+        converted = columns * array.count(inputs)
+        joules += converted * self.output_j * 2.0 ** ((array.output_bits or _BITS) - _BITS)
+        return load.uses * (self.t_read * torch.stack(watts).sum(0) + joules / columns)
 
     def describe(self) -> dict[str, Any]:
         """Plain data for records."""
-        return {
-            "v_read": self.v_read,
-            "t_read": self.t_read,
-            "r_amplifier": self.r_amplifier,
-            "input_j": self.input_j,
-            "output_j": self.output_j,
-            "read_out_source": self.source,
-        }
+        described = asdict(self)
+        described["read_out_source"] = described.pop("source")
+        return described
 
 
 ISAAC = ReadOut(
@@ -169,4 +160,4 @@ ISAAC = ReadOut(
         "converter of 1.2 Gsample/s, 1.7 pJ a sample. 0.2 V and 1 kohm: illustrative."
     ),
 )
-"""The read-out of a published accelerator."""
+"""Read-out circuits of a published accelerator."""

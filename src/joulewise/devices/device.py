@@ -1,8 +1,8 @@
-"""The contract: a memory device is a distribution over what is read back, and a price.
+"""The interface of a memory device: a distribution over what is read back, and an energy.
 
-Both are functions of one operating point, a number on the device's own knob. A new technology is
-one file with one class that answers `store`, `read`, `moments` and `energy`; simulation,
-prediction, allocation and reports need nothing else.
+Both are functions of one operating point, a value on the device's knob. A new technology is one
+class with `store`, `read`, `moments` and `energy`; simulation, prediction, allocation and reports
+need nothing else.
 """
 
 from __future__ import annotations
@@ -24,103 +24,105 @@ Stored = TypeVar("Stored")
 
 
 class Device(ABC, Generic[Stored]):
-    """A memory technology; see the module's docstring. ``tests/contracts.py`` is its contract."""
+    """A memory technology; ``tests/contracts.py`` states what every device has to satisfy."""
 
     @property
     @abstractmethod
     def knob(self) -> str:
-        """The name of the operating point, for instance ``"eta"``."""
+        """Name of the operating point, for instance ``"eta"``."""
 
     @property
     @abstractmethod
     def most_reliable(self) -> float:
-        """The operating point at which what is read is (nearly) what was stored."""
-
-    @property
-    def independent_words(self) -> bool:
-        """Whether the faults of one word say nothing of those of any other."""
-        return True
-
-    @property
-    def computes(self) -> bool:
-        """Whether products are computed where the weights are: `energy` then needs the loads."""
-        return False
-
-    @property
-    def array(self) -> Array | None:
-        """The arrays of a memory that computes; None for one of any size with exact converters."""
-        return None
-
-    @property
-    def fresh(self) -> bool:
-        """Whether a chip reads differently in every use: noise on top of what stays."""
-        return False
-
-    @property
-    def adjustable(self) -> bool:
-        """Whether whoever designs a system sets the knob; nobody sets the age of a memory."""
-        return True
-
-    @property
-    def smooth(self) -> bool:
-        """Whether moments change with the point by slopes, and not by steps alone."""
-        return True
-
-    @property
-    def planes(self) -> int | None:
-        """Bit planes that may each have an operating point of their own; None where none may."""
-        return None
-
-    @property
-    def channel_points(self) -> bool:
-        """Whether each output channel of a weight may have an operating point of its own."""
-        return False
-
-    @property
-    @abstractmethod
-    def reliable_bit_j(self) -> float:
-        """Joules to read one bit from reliable memory beside this one: what is not placed costs."""
+        """The operating point with the least noise."""
 
     @property
     @abstractmethod
     def least_reliable(self) -> float:
-        """The operating point at the other end of what the device allows."""
+        """The operating point with the most noise."""
+
+    @property
+    def adjustable(self) -> bool:
+        """True if a system designer sets the knob; False for the age of a memory."""
+        return True
+
+    @property
+    def planes(self) -> int | None:
+        """Bit planes that can have separate operating points; None if they cannot."""
+        return None
+
+    @property
+    def channel_points(self) -> bool:
+        """True if each output channel of a weight can have a separate operating point."""
+        return False
+
+    @property
+    def smooth(self) -> bool:
+        """True if moments are differentiable in the operating point, False if they are steps."""
+        return True
+
+    @property
+    def independent_words(self) -> bool:
+        """True if the faults of different words are independent."""
+        return True
+
+    @property
+    def fresh(self) -> bool:
+        """True if some noise is drawn anew in every use of a chip."""
+        return False
+
+    @property
+    def computes(self) -> bool:
+        """True for compute-in-memory devices, whose `energy` depends on ``traffic.loads``."""
+        return False
+
+    @property
+    def array(self) -> Array | None:
+        """Array size and converters of a compute-in-memory device; None if it has neither."""
+        return None
+
+    @property
+    @abstractmethod
+    def reliable_bit_j(self) -> float:
+        """Joules to read one bit of reliable memory of this technology, for tensors not placed."""
 
     @abstractmethod
     def point(self, **setting: Point) -> Point:
-        """An operating point from what a user gives, refused if out of range.
+        """Check a setting and convert it to an operating point.
 
         Args:
             **setting: One name and value, for instance ``eta=0.5`` or ``v_dd=0.6``.
+
+        Raises:
+            OperatingPointError: if the name is unknown or the value out of range.
         """
 
     @abstractmethod
     def store(self, tensor: Tensor, *, limit: float | None = None, name: str = "tensor") -> Stored:
-        """Write a tensor to the memory, free of faults.
+        """Convert a tensor to the memory's format, free of faults.
 
         Args:
             tensor: Finite values of any shape.
             limit: The largest magnitude to represent; None leaves it to the device.
-            name: What to call the tensor in an error message.
+            name: Name of the tensor in error messages.
         """
 
     @abstractmethod
     def read(self, stored: Stored, point: Point, chip: Chip) -> Tensor:
-        """What one chip reads back: the same chip at the same point gives the same tensor."""
+        """The tensor as read back on one chip; deterministic in ``point`` and ``chip``."""
 
     @abstractmethod
     def ideal(self, stored: Stored) -> Tensor:
-        """What a perfect device of this format reads back: rounded to words, free of faults."""
+        """The tensor as read back without faults: rounded to the memory's format."""
 
     @abstractmethod
     def moments(self, stored: Stored, point: Point) -> Moments:
         """Mean and variance over chips of `read`, in closed form, differentiable in ``point``."""
 
     def word_classes(self, stored: Stored) -> WordClasses:
-        """What `moments` looks at, for those who ask at many points; see `WordClasses`.
+        """Classes of words with equal moments; allocation is faster with few of them.
 
-        Here, each word is a class of its own. A device whose words have few different contents
-        says so in a few lines, and allocation gets fast.
+        By default each word is a class.
         """
         whole = self.ideal(stored)
         index = torch.arange(whole.numel(), device=whole.device).reshape(whole.shape)
@@ -134,27 +136,27 @@ class Device(ABC, Generic[Stored]):
 
     @abstractmethod
     def energy(self, traffic: Traffic, point: Point) -> Tensor:
-        """Joules that one inference spends on accesses; float64, differentiable in ``point``."""
+        """Joules per inference; float64 scalar, differentiable in ``point``."""
 
     def energy_by_channel(self, traffic: Traffic, point: Point, channels: int) -> Tensor:
-        """What each output channel of a weight spends; they sum to `energy`.
+        """Joules per inference of each output channel of a weight; they sum to `energy`.
 
         Args:
             traffic: As for `energy`.
             point: As for `energy`.
-            channels: How many there are, the length of the weight's first axis.
+            channels: Output channels, the length of the weight's first axis.
 
         Returns:
-            float64 ``[channels]``; each depends on its own channel's point alone.
+            float64 ``[channels]``; each depends on the operating point of its channel alone.
 
         Raises:
-            NotImplementedError: if channels have no points of their own.
+            NotImplementedError: if `channel_points` is False.
         """
         raise NotImplementedError(f"{type(self).__name__} has no points for channels")
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:
-        """What a record needs in order to say which device this was; plain data."""
+        """The device's parameters as plain data, for records."""
 
     def round_trip(
         self,
@@ -165,12 +167,21 @@ class Device(ABC, Generic[Stored]):
         *,
         words: int | None = None,
     ) -> Tensor:
-        """Write a batch of activations and read it back, at once.
+        """Write a batch of activations and read it back.
 
-        All samples pass through the same cells, one after the other, so a static fault meets every
-        one of them. The batch is the first axis. Without a chip, the memory is perfect.
+        All samples pass through the same cells, one after the other: a static fault hits the same
+        position of every sample.
+
+        Args:
+            inputs: ``[batch, ...]``.
+            point: The operating point.
+            chip: The chip, at the part that holds these activations; None for a fault-free memory.
+            limit: The largest magnitude to represent, unless the device fixes it; None takes the
+                largest in the batch.
+            words: Words of this part of the chip; a sample with fewer uses the first ones. None
+                for as many as a sample has.
 
         Raises:
-            NotImplementedError: if this device does not hold activations.
+            NotImplementedError: if the device does not hold activations.
         """
         raise NotImplementedError(f"{type(self).__name__} does not hold activations")

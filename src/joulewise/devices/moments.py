@@ -1,8 +1,4 @@
-"""Word classes: a stored tensor in few numbers, where a device treats many of its words alike.
-
-Whoever looks for operating points asks for the moments of the same tensor at hundreds of them. A
-word's moments depend on what it holds, and there are far fewer different contents than words.
-"""
+"""Moments of what is read back: mean, variance, shared factors, and classes of like words."""
 
 from __future__ import annotations
 
@@ -19,38 +15,39 @@ __all__ = ["Common", "Moments", "WordClasses"]
 class Common:
     """A random factor that all words of a tensor share.
 
-    A word reads ``mean (1 + f) + e``, ``f`` the same for all, ``e`` each word's own. Words ``i``
-    and ``j`` have a covariance of ``var mean_i mean_j + mean_i coupling_j + mean_j coupling_i``.
+    Word ``i`` reads ``mean_i (1 + f) + e_i`` with ``f`` common to all words and ``e_i`` independent
+    between words. The covariance of words ``i`` and ``j`` is
+    ``var mean_i mean_j + mean_i coupling_j + mean_j coupling_i``.
 
     Args:
         var: Variance of ``f``, one number, 0 or more.
-        coupling: Covariance of ``e`` and ``f``, the shape of the tensor, its unit.
+        coupling: Covariance of ``e_i`` and ``f``, in the shape and unit of the tensor.
     """
 
     var: Tensor
     coupling: Tensor
 
     def own(self, mean: Tensor, var: Tensor) -> Tensor:
-        """Variance of each word's ``e``, of its mean and variance; 0 or more."""
+        """Variance of each word's ``e``, at least 0, given the mean and variance of its read."""
         mean, coupling = mean.to(var.dtype), self.coupling.to(var.dtype)
         shared = self.var.to(var.dtype) * mean.square() + 2 * mean * coupling
         return (var - shared).clamp(min=0)
 
     def variance(self, mean: Tensor, coupling: Tensor) -> Tensor:
-        """What the factor adds to the variance of a weighted sum of the words.
+        """Variance that the factor adds to a weighted sum of the words.
 
         Args:
-            mean: The weighted sum of the means, any shape.
-            coupling: That of the couplings.
+            mean: Weighted sum of the means, any shape.
+            coupling: Weighted sum of the couplings, the same shape.
         """
         return self.covariance(mean[..., None], coupling[..., None])[..., 0, 0]
 
     def covariance(self, mean: Tensor, coupling: Tensor) -> Tensor:
-        """What the factor adds to the covariance of several weighted sums of the words.
+        """Covariance that the factor adds to several weighted sums of the words.
 
         Args:
-            mean: The weighted sums of the means, ``[..., sums]``.
-            coupling: Those of the couplings.
+            mean: Weighted sums of the means, ``[..., sums]``.
+            coupling: Weighted sums of the couplings, the same shape.
 
         Returns:
             ``[..., sums, sums]``.
@@ -64,9 +61,9 @@ class Moments:
     """Element-wise mean and variance of what is read back.
 
     Args:
-        mean: The shape of the stored tensor, its unit.
-        var: The same shape, its unit squared, 0 or more.
-        common: What couples the words; None where they are independent.
+        mean: In the shape and unit of the stored tensor.
+        var: The same shape, unit squared, 0 or more.
+        common: Factor that correlates the words; None if they are independent.
     """
 
     mean: Tensor
@@ -76,17 +73,19 @@ class Moments:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class WordClasses:
-    """The words of a stored tensor by class; those of one class have the same moments, scaled.
+    """The words of a tensor grouped so that those of one class have equal moments, up to scale.
 
-    A word ``i`` reads with mean ``scale_i mean[index_i]`` and variance ``scale_i^2 var[index_i]``.
+    Word ``i`` reads with mean ``scale_i mean[index_i]`` and variance ``scale_i^2 var[index_i]``.
+    A word's moments depend on its content, and contents are far fewer than words: with classes,
+    moments at hundreds of operating points are cheap.
 
     Args:
-        index: The class of each word, int64, the shape of the tensor.
-        scale: A word's unit, above 0; broadcasts against ``index``.
-        count: How many classes there are.
-        moments: Mean and variance of each class at an operating point, two float64 tensors
-            ``[count]``, differentiable in the point. Tensors whose ``moments`` compare equal have
-            the same.
+        index: Class of each word, int64, in the shape of the tensor.
+        scale: Unit of each word, above 0; broadcasts against ``index``.
+        count: Number of classes.
+        moments: Function from an operating point to mean and variance of each class, two float64
+            tensors ``[count]``, differentiable in the point. Tensors whose ``moments`` compare
+            equal share one table.
     """
 
     index: Tensor
@@ -95,13 +94,13 @@ class WordClasses:
     moments: Callable[[Tensor], tuple[Tensor, Tensor]]
 
     def summed(self, weights: Tensor, *, by_channel: bool = False) -> Tensor:
-        """The sum over the words of each class of ``weights * scale^2``.
+        """Sum of ``weights * scale^2`` over the words of each class.
 
-        Times ``var`` it is the sum over all words of weight times variance.
+        Its product with ``var`` is the sum over all words of weight times variance.
 
         Args:
-            weights: The shape of the tensor.
-            by_channel: Whether to sum within each output channel, the first axis of the tensor.
+            weights: In the shape of the tensor.
+            by_channel: True for separate sums for each output channel, the tensor's first axis.
 
         Returns:
             float64 ``[count]``, or ``[channels, count]``.
@@ -117,10 +116,10 @@ class WordClasses:
         return sums.reshape(channels, -1) if by_channel else sums
 
     def spread(self, values: Tensor) -> Tensor:
-        """Each word's value, given one for each class, in the unit of the tensor.
+        """Values of classes as values of words, times each word's scale.
 
         Args:
-            values: ``[..., count]``, as ``mean`` is.
+            values: ``[..., count]``.
 
         Returns:
             ``[..., *tensor]``.

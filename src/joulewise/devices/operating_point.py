@@ -1,4 +1,4 @@
-"""Operating points as shares of the range of their knob, on a scale that suits it."""
+"""Operating points: values on the knob of a device, and their levels within its range."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ if TYPE_CHECKING:
 __all__ = ["KnobRange", "PlainPoint", "Point", "as_point", "plain_point"]
 
 Point = float | Tensor
-"""An operating point on the device's own knob: a number, or several, where the device takes them.
+"""An operating point: a value on the device's knob, or several, where the device takes them.
 
-One for each bit plane is ``[bits]``, one for each output channel (the first axis of a weight)
-``[channels, 1]``, and one for each bit plane of each channel ``[channels, bits]``.
+``[bits]`` is one for each bit plane, ``[channels, 1]`` one for each output channel (the first axis
+of a weight), ``[channels, bits]`` one for each bit plane of each channel.
 """
 
 PlainPoint = float | tuple[float, ...] | tuple[tuple[float, ...], ...]
 """An operating point as plain data: a number, or the rows of a table."""
 
-# From this ratio of its ends on, a range is measured in logarithms.
+# Ranges whose ends have this ratio or a larger one have a logarithmic scale.
 _DECADE = 10.0
 
 
 def as_point(point: Point) -> Tensor:
-    """An operating point as a float64 tensor, through which gradients flow back to the caller."""
+    """Convert an operating point to a float64 tensor; gradients flow back to a tensor argument."""
     return torch.as_tensor(point, dtype=torch.float64)
 
 
 def plain_point(point: Point) -> PlainPoint:
-    """An operating point as plain data, for records."""
+    """Convert an operating point to plain data, for records."""
     if isinstance(point, Tensor) and point.ndim > 1:
         return tuple(tuple(float(p) for p in row) for row in point)
     if isinstance(point, Tensor) and point.ndim:
@@ -44,14 +44,14 @@ def plain_point(point: Point) -> PlainPoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KnobRange:
-    """What a device allows, from its least reliable point at 0 to its most reliable one at 1.
+    """Range of a knob; levels run from 0, the least reliable point, to 1, the most reliable one.
 
-    Logarithmic where the range spans a decade or more, without 0: a ``g_max``, ``seconds``. Linear
-    elsewhere: an ``eta``, in which the logarithm of the bit error rate is about linear. So a step
-    of a share changes the noise by about the same factor wherever it starts.
+    Levels are logarithmic in the knob if its range spans a decade or more and excludes 0, as for
+    ``g_max`` and ``seconds``; else linear, as for ``eta``, in which the logarithm of the bit error
+    rate is about linear. Equal steps in level then change the noise by about equal factors.
 
     Args:
-        least: The least reliable point, on the knob.
+        least: The least reliable operating point, on the knob.
         most: The most reliable one.
 
     Example:
@@ -65,31 +65,31 @@ class KnobRange:
 
     @classmethod
     def of(cls, device: Device[Any]) -> KnobRange:
-        """The range of a device."""
+        """The range of a device's knob."""
         return cls(least=device.least_reliable, most=device.most_reliable)
 
     @property
     def logarithmic(self) -> bool:
-        """Whether shares are of the logarithm of the knob."""
+        """True if levels are linear in the logarithm of the knob."""
         low, high = sorted((self.least, self.most))
         return low > 0 and high >= _DECADE * low
 
     def share(self, point: float) -> float:
-        """The share of a point, 0 to 1."""
+        """Level of a point, clipped to [0, 1]."""
         least, most, at = self.least, self.most, point
         if self.logarithmic:
             least, most, at = math.log(least), math.log(most), math.log(at)
         return min(max((at - least) / (most - least), 0.0), 1.0)
 
     def shares(self, points: Tensor) -> Tensor:
-        """The same of many points, float64, differentiable; of points beyond the ends, beyond."""
+        """Levels of points, not clipped; float64, differentiable."""
         least, most, at = self.least, self.most, points.double()
         if self.logarithmic:
             least, most, at = math.log(least), math.log(most), at.log()
         return (at - least) / (most - least)
 
     def point(self, share: float) -> float:
-        """The point at a share: at 0 and 1 the ends themselves, and never outside the range."""
+        """Point at a level; exactly the ends at 0 and 1, and never outside the range."""
         if share in (0.0, 1.0):
             return self.most if share else self.least
         low, high = sorted((self.least, self.most))
@@ -97,7 +97,7 @@ class KnobRange:
         return min(max(at, low), high)
 
     def differentiable(self, share: Tensor) -> Tensor:
-        """The same as tensors, float64."""
+        """Points at levels, not clipped; float64, differentiable."""
         if self.logarithmic:
             return self.least * torch.exp(share * math.log(self.most / self.least))
         return self.least + share * (self.most - self.least)
