@@ -7,12 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate, stats
 
-from joulewise.devices.conductance_pairs import PairFormat, rectified_moments
+from joulewise.devices import Crossbar
+from joulewise.devices.conductance_pairs import rectified_moments
 from joulewise.errors import InputError, WeightsError
 
 
 def store(values, **options):
-    return PairFormat(**options).store(torch.tensor(values), limit=None, name="w")
+    return Crossbar(**options).store(torch.tensor(values), name="w")
 
 
 @settings(max_examples=60, derandomize=True, deadline=None)
@@ -36,8 +37,8 @@ def test_rounding_to_levels(values, levels, rounding):
 
 def test_floor_shifts_by_half_a_step_on_average():
     weights = torch.rand(100_000, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    down = PairFormat(levels=8, rounding="floor", limit=1.0).store(weights, limit=None, name="w")
-    near = PairFormat(levels=8, limit=1.0).store(weights, limit=None, name="w")
+    down = Crossbar(levels=8, rounding="floor", limit=1.0).store(weights)
+    near = Crossbar(levels=8, limit=1.0).store(weights)
     # The error is uniform over a step: its mean has a standard error of step / sqrt(12 n).
     spread = 5 / 8 / (12 * len(weights)) ** 0.5
     assert float((down.weights - weights).double().mean()) == pytest.approx(-1 / 16, abs=spread)
@@ -72,7 +73,7 @@ def test_points_along_columns():
 )
 def test_refusals(options, words):
     with pytest.raises(InputError, match=words):
-        PairFormat(**options)
+        Crossbar(**options)
 
 
 def test_nan_is_refused_by_name():

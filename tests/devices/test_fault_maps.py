@@ -335,8 +335,10 @@ def test_measured_from_csv(tmp_path):
         ("0,0,0", "line 3: bit_error_rate is 0; allowed: above 0 to 1$"),
         ("0,0,1.5", "line 3: bit_error_rate is 1.5; allowed: above 0 to 1$"),
         ("0,0,nan", "line 3: bit_error_rate is nan; allowed: above 0 to 1$"),
-        ("0,0", "line 3 is '0,0'; allowed: row, column and bit error rate$"),
-        ("a,0,0.1", "line 3 is 'a,0,0.1'; allowed: row, column and bit error rate$"),
+        ("0,0", "line 3 is '0,0'; allowed: 3 numbers, row,column,bit_error_rate$"),
+        ("0.5,0,0.1", "line 3 is cell 0.5,0; allowed: whole row and column$"),
+        ("1,1,0.2", "line 3: cell 1,1 is named twice; allowed: one line for each cell$"),
+        ("a,0,0.1", "line 3 is 'a,0,0.1'; allowed: 3 numbers, row,column,bit_error_rate$"),
     ],
 )
 def test_measured_from_csv_names_the_line(tmp_path, line, message):
@@ -349,7 +351,7 @@ def test_measured_from_csv_refuses_other_files(tmp_path):
     with pytest.raises(TableError, match="^fault map .*none.csv cannot be read: "):
         Measured.from_csv(tmp_path / "none.csv", rows=2, columns=8)
     (tmp_path / "map.csv").write_text("1,2,3\n")
-    message = "map.csv is without its header; allowed: row,column,bit_error_rate$"
+    message = "map.csv, line 1: the header is 1,2,3; allowed: row,column,bit_error_rate$"
     with pytest.raises(TableError, match=message):
         Measured.from_csv(tmp_path / "map.csv", rows=2, columns=8)
 
@@ -357,7 +359,8 @@ def test_measured_from_csv_refuses_other_files(tmp_path):
 @pytest.mark.parametrize("thresholds", [(), (0.1, 0.2, 0.3)])
 def test_measured_refuses_what_is_not_rows(thresholds):
     message = (
-        rf"^the measured map has {len(thresholds)} cells; allowed: a multiple of its 2 columns"
+        rf"^the number of cells of the measured map is {len(thresholds)}; "
+        "allowed: a multiple of its 2 columns"
     )
     with pytest.raises(InputError, match=message):
         Measured(columns=2, thresholds=thresholds)

@@ -336,7 +336,9 @@ def test_a_channel_that_is_lowered_keeps_its_faults_and_leaves_others_alone(kind
 def hit_cells(memory, stored, point, chip):
     """The words with a cell that fails, whatever it holds."""
     hit = torch.zeros(stored.values.numel(), dtype=torch.bool)
-    hit[memory._upsets(hit.numel(), point, chip).places] = True
+    rates = memory.fault.rates(memory.bit_error_rate(point).expand(-1, memory.bits)).numpy()
+    for cells in memory.fault_map.failing(hit.numel(), rates, chip):
+        hit[cells // memory.bits] = True
     return hit.reshape(stored.values.shape)
 
 

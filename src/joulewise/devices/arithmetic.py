@@ -26,7 +26,6 @@ class Arithmetic:
     source: str
 
     def __post_init__(self) -> None:
-        """Check the field once."""
         check_in_range("mac_j", self.mac_j, 0.0, 1.0)
 
     def energy_j(self, macs: float) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from torch import Tensor
@@ -42,7 +42,6 @@ class Array:
     headroom: float = 1.0
 
     def __post_init__(self) -> None:
-        """Check the fields once."""
         sizes = (("rows", 1, 2**31), ("columns", 1, 2**31))
         for field, low, high in (*sizes, ("input_bits", 2, 16), ("output_bits", 2, 16)):
             number = getattr(self, field)
@@ -72,13 +71,8 @@ class Array:
 
     def describe(self) -> dict[str, Any]:
         """Plain data for records."""
-        return {
-            "array_rows": self.rows,
-            "array_columns": self.columns,
-            "input_bits": self.input_bits,
-            "output_bits": self.output_bits,
-            "headroom": self.headroom,
-        }
+        rest = asdict(self)
+        return {"array_rows": rest.pop("rows"), "array_columns": rest.pop("columns"), **rest}
 
 
 WHOLE = Array()

@@ -31,7 +31,6 @@ class Chip:
     use: int = 0
 
     def __post_init__(self) -> None:
-        """Check the seed once."""
         check_in_range("seed", self.seed, 0, 2**63)
 
     def at(self, part: str) -> Chip:

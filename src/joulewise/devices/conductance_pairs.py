@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from joulewise.devices.chip import Chip
+from joulewise.devices.chip import Chip, Traffic
 from joulewise.devices.device import Device
 from joulewise.devices.operating_point import Point, as_point
 from joulewise.devices.reliability_laws import HOROWITZ_SRAM_BIT_J
-from joulewise.errors import OperatingPointError, WeightsError, check_in_range, check_whole, refuse
+from joulewise.errors import (
+    InputError,
+    OperatingPointError,
+    WeightsError,
+    check_in_range,
+    check_whole,
+    refuse,
+)
 from joulewise.words import check_storable, largest_magnitude
 
 __all__ = [
     "PairDevice",
-    "PairFormat",
     "Pairs",
     "Rounding",
     "normals",
@@ -75,15 +81,15 @@ class Pairs:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PairFormat:
-    """Quantisation of weights to target conductances.
+class PairDevice(Device[Pairs]):
+    """Base of devices that store weights as differential pairs.
 
     Args:
         levels: Steps from 0 to ``g_max``, 1 or more; None for continuous targets.
         rounding: ``"nearest"`` level, or ``"floor"`` of the signed weight, as in the public code of
             MemSE, which shifts all weights by half a step on average.
         limit: The weight whose conductance is ``g_max``; larger ones saturate. None takes the
-            largest magnitude of each tensor.
+            largest magnitude of each tensor; the largest of a network gives all tensors one range.
         channel_dim: The axis along which each index (each output column) has a separate limit;
             None for one limit per tensor. Tensors with fewer than two axes always have one.
 
@@ -91,13 +97,15 @@ class PairFormat:
         InputError: if a field is outside its range.
     """
 
+    computes: ClassVar[bool] = True
+    reliable_bit_j: ClassVar[float] = HOROWITZ_SRAM_BIT_J  # an SRAM beside the crossbar
+
     levels: int | None = None
     rounding: Rounding = "nearest"
     limit: float | None = None
     channel_dim: int | None = None
 
     def __post_init__(self) -> None:
-        """Check the fields once."""
         if self.levels is not None:
             check_in_range("levels", self.levels, 1, 2**31)
             check_whole("levels", self.levels)
@@ -105,10 +113,13 @@ class PairFormat:
             refuse("rounding", repr(self.rounding), "'nearest' or 'floor'")
         if self.limit is not None:
             check_in_range("limit", self.limit, 0.0, 1e30, open_low=True)
-            if self.channel_dim is not None:
-                refuse("limit", "given beside channel_dim", "one of the two")
+            self._check_one_limit(self.limit)
 
-    def store(self, tensor: Tensor, *, limit: float | None, name: str) -> Pairs:
+    def _check_one_limit(self, limit: float | None) -> None:
+        if limit is not None and self.channel_dim is not None:
+            refuse("limit", "given beside channel_dim", "one of the two")
+
+    def store(self, tensor: Tensor, *, limit: float | None = None, name: str = "tensor") -> Pairs:
         """Saturate a tensor at its limit and round it to levels.
 
         Raises:
@@ -117,7 +128,12 @@ class PairFormat:
         check_storable(tensor, name, self.channel_dim)
         wide = tensor.detach()
         wide = wide if wide.dtype == torch.float64 else wide.float()
-        largest = replace(self, limit=self.limit or limit)._largest(wide)
+        if given := self.limit or limit:
+            self._check_one_limit(given)
+            largest = wide.new_tensor(given)
+        else:
+            largest = largest_magnitude(wide, self.channel_dim)
+            largest = torch.where(largest > 0, largest, 1.0)
         weights = torch.minimum(torch.maximum(wide, -largest), largest)
         if self.levels is not None:
             steps = weights.double() * (self.levels / largest.double())
@@ -126,51 +142,27 @@ class PairFormat:
             weights = (steps * (largest.double() / self.levels)).to(wide.dtype)
         return Pairs(weights=weights, limit=largest, dtype=tensor.dtype)
 
-    def _largest(self, tensor: Tensor) -> Tensor:
-        if self.limit is not None:
-            return tensor.new_tensor(self.limit)
-        largest = largest_magnitude(tensor, self.channel_dim)
-        return torch.where(largest > 0, largest, 1.0)
+    def traced_weight(self, traffic: Traffic) -> Pairs:
+        """Target conductances of the weight in the traced matrix-vector products.
 
-
-class PairDevice(Device[Pairs]):
-    """Base of devices that store differential pairs; their fields include those of `PairFormat`."""
-
-    levels: int | None
-    rounding: Rounding
-    limit: float | None
-    channel_dim: int | None
-
-    @property
-    def format(self) -> PairFormat:
-        """Quantisation of weights to targets."""
-        return PairFormat(
-            levels=self.levels,
-            rounding=self.rounding,
-            limit=self.limit,
-            channel_dim=self.channel_dim,
-        )
-
-    @property
-    def reliable_bit_j(self) -> float:
-        """Joules to read one bit of an SRAM beside the crossbar."""
-        return HOROWITZ_SRAM_BIT_J
-
-    @property
-    def computes(self) -> bool:
-        """True: currents of a column add up to a sum of products."""
-        return True
-
-    def store(self, tensor: Tensor, *, limit: float | None = None, name: str = "tensor") -> Pairs:
-        """Convert a tensor to target conductances."""
-        return self.format.store(tensor, limit=limit, name=name)
+        Raises:
+            InputError: if no product was traced.
+        """
+        if not traffic.loads:
+            raise InputError(
+                "the energy of a compute-in-memory device depends on its inputs, and no product "
+                "with this tensor was traced; give place(..., inputs=a batch), or exclude it"
+            )
+        return self.store(traffic.loads[0].weight)
 
     def ideal(self, stored: Pairs) -> Tensor:
         """The weights, rounded to levels."""
         return stored.weights.to(stored.dtype)
 
 
-def point_of(knob: str, low: float, high: float, setting: Mapping[str, Point]) -> Point:
+def point_of(
+    knob: str, low: float, high: float, setting: Mapping[str, Point], *, by_column: bool = True
+) -> Point:
     """Check the setting of a device that has one knob.
 
     Args:
@@ -179,6 +171,7 @@ def point_of(knob: str, low: float, high: float, setting: Mapping[str, Point]) -
         high: Upper end, included.
         setting: One number, or one for each output column, ``[columns]`` or ``[columns, 1]``, by
             the name of the knob.
+        by_column: False to accept one number alone.
 
     Raises:
         OperatingPointError: if the name is another, or the value out of range.
@@ -188,8 +181,9 @@ def point_of(knob: str, low: float, high: float, setting: Mapping[str, Point]) -
         raise OperatingPointError(f"the device was given {got}; allowed: {knob}")
     value = setting[knob]
     point = as_point(value)
-    if point.ndim > 2 or point.numel() == 0 or (point.ndim == 2 and point.shape[1] != 1):
-        allowed = "one number, or one for each output column"
+    columns = point.numel() > 0 and (point.ndim == 1 or (point.ndim == 2 and point.shape[1] == 1))
+    if point.ndim and not (by_column and columns):
+        allowed = "one number" + (", or one for each output column" if by_column else "")
         refuse(knob, f"of shape {tuple(point.shape)}", allowed, OperatingPointError)
     for number in point.detach().reshape(-1).tolist():
         check_in_range(knob, number, low, high, error=OperatingPointError)

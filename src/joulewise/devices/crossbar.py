@@ -7,8 +7,8 @@ additive noise is smaller relative to the weights and power is higher.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -18,12 +18,11 @@ from joulewise.devices.chip import Chip, Traffic
 from joulewise.devices.conductance_pairs import (
     PairDevice,
     Pairs,
-    Rounding,
     normals,
     point_of,
     rectified_moments,
 )
-from joulewise.devices.crossbar_energy import ISAAC, ReadOut, check_loads
+from joulewise.devices.crossbar_energy import ISAAC, ReadOut
 from joulewise.devices.moments import Moments, WordClasses
 from joulewise.devices.operating_point import Point, as_point
 from joulewise.errors import check_in_range, refuse
@@ -37,6 +36,8 @@ _TARGETS = 512
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Crossbar(PairDevice):
     """A crossbar of differential pairs of memristors; the operating point is ``g_max``.
+
+    Weights become targets as stated, with their fields, in `PairDevice`.
 
     A device, also one with target 0, has the conductance
     ``max(0, target (1 + variability n1) + sigma n2)``, and each read adds ``read_noise n3``. All
@@ -53,10 +54,6 @@ class Crossbar(PairDevice):
             1. A read is one forward pass over one batch.
         clip: True if programmed conductances are clipped at 0, as physical ones are; False if they
             may be negative, as published closed forms assume.
-        levels: Steps from 0 to ``g_max``; see `PairFormat`.
-        rounding: See `PairFormat`.
-        limit: See `PairFormat`; the largest weight of a network gives all tensors one range.
-        channel_dim: See `PairFormat`.
         g_range: Lowest and highest ``g_max``, siemens, above 0 to 1.
         array: Size of the arrays and their converters.
         readout: Read-out circuits, for the energy.
@@ -77,20 +74,19 @@ class Crossbar(PairDevice):
         [0.0463, 0.0463, 0.0463]
     """
 
+    knob: ClassVar[str] = "g_max"
+    channel_points: ClassVar[bool] = True
+
     sigma: float = 0.0
     variability: float = 0.0
     read_noise: float = 0.0
     clip: bool = True
-    levels: int | None = None
-    rounding: Rounding = "nearest"
-    limit: float | None = None
-    channel_dim: int | None = None
     g_range: tuple[float, float] = (1e-7, 1e-3)
     array: Array = WHOLE
     readout: ReadOut = ISAAC
 
     def __post_init__(self) -> None:
-        """Check the fields once."""
+        PairDevice.__post_init__(self)  # super() would fail: slots make a new class
         check_in_range("sigma", self.sigma, 0.0, 1.0)
         check_in_range("variability", self.variability, 0.0, 1.0)
         check_in_range("read_noise", self.read_noise, 0.0, 1.0)
@@ -98,12 +94,6 @@ class Crossbar(PairDevice):
         check_in_range("g_range", low, 0.0, 1.0, open_low=True)
         if not low < high <= 1.0:
             refuse("g_range", self.g_range, "two numbers of siemens, ascending, at most 1")
-        _ = self.format  # checks its fields
-
-    @property
-    def knob(self) -> str:
-        """``g_max``."""
-        return "g_max"
 
     @property
     def most_reliable(self) -> float:
@@ -114,11 +104,6 @@ class Crossbar(PairDevice):
     def least_reliable(self) -> float:
         """The lower end of ``g_range``."""
         return self.g_range[0]
-
-    @property
-    def channel_points(self) -> bool:
-        """True: each column can have a separate range of conductances."""
-        return True
 
     @property
     def fresh(self) -> bool:
@@ -212,8 +197,7 @@ class Crossbar(PairDevice):
 
     def _conductances(self, traffic: Traffic, point: Point) -> tuple[Moments, Moments]:
         """Moments of the positive and negative conductances of a weight, siemens."""
-        check_loads(traffic.loads)
-        stored = self.store(traffic.loads[0].weight)
+        stored = self.traced_weight(traffic)
         unit = self._unit(stored, point)
         plus, minus = (
             Moments(mean=m.mean / unit, var=m.var / unit.square())
@@ -223,20 +207,10 @@ class Crossbar(PairDevice):
 
     def describe(self) -> dict[str, Any]:
         """Plain data for records."""
-        return {
-            "device": "crossbar",
-            "sigma": self.sigma,
-            "variability": self.variability,
-            "read_noise": self.read_noise,
-            "clip": self.clip,
-            "levels": self.levels,
-            "rounding": self.rounding,
-            "limit": self.limit,
-            "channel_dim": self.channel_dim,
-            "g_range": list(self.g_range),
-            **self.array.describe(),
-            **self.readout.describe(),
-        }
+        described = asdict(self) | {"g_range": list(self.g_range)}
+        del described["array"], described["readout"]
+        parts = self.array.describe() | self.readout.describe()
+        return {"device": "crossbar"} | described | parts
 
     def _unit(self, stored: Pairs, point: Point) -> Tensor:
         """Weight per siemens, ``1 / c``, float64."""

@@ -19,21 +19,7 @@ from joulewise.devices.chip import Load
 from joulewise.devices.moments import Moments
 from joulewise.errors import InputError, check_in_range
 
-__all__ = ["ISAAC", "ReadOut", "check_loads"]
-
-
-def check_loads(loads: Sequence[Load]) -> None:
-    """Refuse a tensor without known matrix-vector products.
-
-    Raises:
-        InputError: if there are none.
-    """
-    if not loads:
-        raise InputError(
-            "the energy of a compute-in-memory device depends on its inputs, and no product with "
-            "this tensor was traced; give place(..., inputs=a batch), or exclude the tensor"
-        )
-
+__all__ = ["ISAAC", "ReadOut"]
 
 # Resolution that the energies of `ReadOut` are stated for, and of converters without a given one.
 _BITS = 8
@@ -63,7 +49,6 @@ class ReadOut:
     source: str
 
     def __post_init__(self) -> None:
-        """Check the fields once."""
         check_in_range("v_read", self.v_read, 0.0, 1e3, open_low=True)
         check_in_range("t_read", self.t_read, 0.0, 1e3, open_low=True)
         check_in_range("r_amplifier", self.r_amplifier, 0.0, 1e12)

@@ -155,7 +155,6 @@ class Flip:
     one_to_zero: float = 1.0
 
     def __post_init__(self) -> None:
-        """Check the fields once."""
         check_in_range("zero_to_one", self.zero_to_one, 0.0, 2.0)
         check_in_range("one_to_zero", self.one_to_zero, 0.0, 2.0)
         if self.zero_to_one == self.one_to_zero == 0:
@@ -201,7 +200,6 @@ class Stuck:
     at_one: float = 0.5
 
     def __post_init__(self) -> None:
-        """Check the field once."""
         check_in_range("at_one", self.at_one, 0.0, 1.0)
 
     def rates(self, bit_error_rate: Tensor) -> Tensor:

@@ -1,14 +1,14 @@
-"""Reliability laws: supply energy -> how many bits fail, and what an access costs.
+"""Reliability laws: bit error rate and access energy of an SRAM against its supply.
 
-A law answers two questions about ``eta``, the energy of an access divided by that of a reliable
-access, and translates to and from a supply voltage where it has one.
+Both are functions of ``eta``, the energy of an access over that of a reliable access; a law with a
+voltage axis converts supply voltages to ``eta``. `PROFILES` are named, cited laws; their ``source``
+states their limits and is part of every record.
 """
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from joulewise.devices.tables import interpolate, read_csv
 from joulewise.errors import OperatingPointError, TableError, check_in_range, refuse
 
 __all__ = ["PROFILES", "ExponentialLaw", "ReliabilityLaw", "VoltageRow", "VoltageTable", "law"]
@@ -25,22 +26,22 @@ HOROWITZ_SRAM_BIT_J = 20e-12 / 64
 
 
 class ReliabilityLaw(Protocol):
-    """What an SRAM asks of a law: a frozen, hashable value."""
+    """Interface of a reliability law: a frozen, hashable value."""
 
     def __hash__(self) -> int: ...
 
     @property
     def eta_range(self) -> tuple[float, float]:
-        """The lowest and the highest ``eta`` for which the law holds."""
+        """Lowest and highest ``eta`` for which the law holds."""
 
     def bit_error_rate(self, eta: Tensor) -> Tensor:
-        """The probability that a cell fails, in [0, 1]; falls as ``eta`` grows."""
+        """Probability that a cell fails, in [0, 1]; decreases with ``eta``."""
 
     def energy_per_bit_j(self, eta: Tensor) -> Tensor:
-        """Joules for one access to one bit."""
+        """Joules per access to one bit."""
 
     def eta(self, v_dd: Tensor) -> Tensor:
-        """The normalised energy at a supply voltage (in volts, unless the law says otherwise)."""
+        """Normalised energy at a supply voltage, in volts or the unit that the law states."""
 
     def describe(self) -> dict[str, Any]:
         """Plain data for records."""
@@ -48,14 +49,14 @@ class ReliabilityLaw(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExponentialLaw:
-    """The deck's law: ``bit_error_rate(eta) = exp(-a * eta)``, energy proportional to ``eta``.
+    """Exponential law: ``bit_error_rate(eta) = exp(-a eta)``, energy proportional to ``eta``.
 
     Args:
         a: Decay constant, above 0. 12.8 is the value in the public code of the group that uses the
-            law (FaultyMemory, ``energy_consumption(a=12.8)``); then ``eta = 1`` is a bit error
-            rate of 2.8e-6.
-        nominal_energy_per_bit_j: Joules for one access to one bit at ``eta = 1``. The default is
-            Horowitz's 20 pJ for 64 bits of a 32 kB cache in 45 nm.
+            law (FaultyMemory, ``energy_consumption(a=12.8)``); the bit error rate at ``eta = 1`` is
+            then 2.8e-6.
+        nominal_energy_per_bit_j: Joules per access to one bit at ``eta = 1``, above 0. The default
+            is Horowitz's 20 pJ for 64 bits of a 32 kB cache in 45 nm.
 
     Raises:
         InputError: if a field is outside its range.
@@ -66,28 +67,26 @@ class ExponentialLaw:
         0.001662
 
     References:
-        G. B. Hacene et al., "Training modern deep neural networks for
-        memory-fault robustness", ISCAS 2019, arXiv 1911.10287 (the law). Horowitz, "Computing's
-        energy problem (and what we can do about it)", ISSCC 2014, figure 1.1.9 (the joules).
+        G. B. Hacene et al., "Training modern deep neural networks for memory-fault robustness",
+        ISCAS 2019, arXiv 1911.10287 (the law). M. Horowitz, "Computing's energy problem (and what
+        we can do about it)", ISSCC 2014, figure 1.1.9 (the joules).
     """
 
     a: float = 12.8
     nominal_energy_per_bit_j: float = HOROWITZ_SRAM_BIT_J
 
     def __post_init__(self) -> None:
-        """Check the fields once."""
         check_in_range("a", self.a, 0.0, 1e6, open_low=True)
-        check_in_range(
-            "nominal_energy_per_bit_j", self.nominal_energy_per_bit_j, 0.0, 1.0, open_low=True
-        )
+        nominal = self.nominal_energy_per_bit_j
+        check_in_range("nominal_energy_per_bit_j", nominal, 0.0, 1.0, open_low=True)
 
     @property
     def eta_range(self) -> tuple[float, float]:
-        """0 (every cell fails) to 1 (reliable)."""
+        """0 (every cell fails) to 1."""
         return (0.0, 1.0)
 
     def bit_error_rate(self, eta: Tensor) -> Tensor:
-        """``exp(-a * eta)``."""
+        """``exp(-a eta)``."""
         return torch.exp(-self.a * eta)
 
     def energy_per_bit_j(self, eta: Tensor) -> Tensor:
@@ -95,7 +94,7 @@ class ExponentialLaw:
         return self.nominal_energy_per_bit_j * eta
 
     def eta(self, v_dd: Tensor) -> Tensor:
-        """Refused: this law has no voltage axis."""
+        """Refused: the law has no voltage axis."""
         refuse(
             "v_dd",
             f"{float(v_dd.max()):g} V on the exponential law, which has no voltage axis",
@@ -105,16 +104,12 @@ class ExponentialLaw:
 
     def describe(self) -> dict[str, Any]:
         """Plain data for records."""
-        return {
-            "law": "exponential",
-            "a": self.a,
-            "nominal_energy_per_bit_j": self.nominal_energy_per_bit_j,
-        }
+        return {"law": "exponential", **asdict(self)}
 
 
 @dataclass(frozen=True, slots=True)
 class VoltageRow:
-    """One measured point: supply, joules for one access to one bit, bit error rate above 0."""
+    """One measurement: supply voltage, joules per access to one bit, bit error rate above 0."""
 
     v_dd: float
     energy_per_bit_j: float
@@ -123,17 +118,17 @@ class VoltageRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VoltageTable:
-    """A measured law: log bit error rate and energy, each piecewise linear in the supply voltage.
+    """Measured law: log bit error rate and energy, each piecewise linear in the supply voltage.
 
-    Nothing is extrapolated: the range is that of the rows. ``eta`` is energy divided by that of the
-    highest voltage, so 1 is the most reliable point that was measured.
+    There is no extrapolation: the range is that of the rows. ``eta`` is energy over that of the
+    highest voltage, so 1 is the most reliable measured point.
 
     Args:
-        rows: At least two, by ascending voltage; energy must rise and bit error rate must not rise
-            with the voltage.
-        source: Where the figures come from, and what they were measured on.
-        voltage_unit: The unit of the voltages. Tables that publish no volts have another, for
-            instance ``"Vmin"``: multiples of the lowest voltage without an error.
+        rows: At least two, in order of ascending voltage; energy increases with voltage and the
+            bit error rate does not.
+        source: Origin of the figures, and the device that was measured.
+        voltage_unit: Unit of the voltages; for tables without absolute volts for instance
+            ``"Vmin"``, multiples of the lowest error-free voltage.
 
     Raises:
         TableError: if the rows are not as above.
@@ -152,138 +147,88 @@ class VoltageTable:
     voltage_unit: str = "V"
 
     def __post_init__(self) -> None:
-        """Check the rows once."""
         if len(self.rows) < 2:
             refuse("the voltage table", f"{len(self.rows)} row(s)", "two rows or more", TableError)
-        for number, row in enumerate(self.rows, 1):
-            _check_row(row, f"row {number}")
-        for number, (lower, upper) in enumerate(zip(self.rows, self.rows[1:], strict=False), 2):
-            _check_pair(lower, upper, f"row {number}", self.voltage_unit)
+        places = [f"row {number}" for number in range(1, len(self.rows) + 1)]
+        _check_rows(self.rows, places, self.voltage_unit)
 
     @classmethod
     def from_csv(cls, path: str | Path) -> VoltageTable:
         """Read a table with the columns ``v_dd,energy_per_bit_j,bit_error_rate``.
 
-        Lines that start with ``#`` say where the figures come from, and are kept as the source.
-        Rows may come in either order of voltage.
+        Lines that start with ``#`` are comments, and kept as the source. Rows may be in order of
+        ascending or descending voltage.
 
         Args:
             path: A CSV file.
 
         Raises:
-            TableError: if the file is not there or a line is malformed; the message names the line.
+            TableError: if the file cannot be read or a line is malformed; the message names it.
         """
-        path = Path(path)
-        try:
-            lines = path.read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise TableError(f"voltage table {path} cannot be read: {error}") from error
-        comments = [line.lstrip("# ").strip() for line in lines if line.startswith("#")]
-        rows = sorted(_parse_rows(lines, path), key=lambda item: item[1].v_dd)
-        for (_, lower), (number, upper) in zip(rows, rows[1:], strict=False):
-            _check_pair(lower, upper, f"{path}, line {number}", "V")
-        return cls(rows=tuple(row for _, row in rows), source=" ".join(comments) or str(path))
+        columns = ("v_dd", "energy_per_bit_j", "bit_error_rate")
+        source, found = read_csv(path, columns, "voltage table")
+        found.sort(key=lambda row: row[1][0])
+        rows = tuple(VoltageRow(*numbers) for _, numbers in found)
+        _check_rows(rows, [place for place, _ in found], "V")  # whose messages name the line
+        return cls(rows=rows, source=source or str(path))
 
     def _column(self, name: str) -> Tensor:
         return torch.tensor([getattr(row, name) for row in self.rows], dtype=torch.float64)
 
     @property
     def eta_range(self) -> tuple[float, float]:
-        """From the energy of the lowest voltage, normalised, to 1."""
+        """From the energy at the lowest voltage, over that at the highest, to 1."""
         return (self.rows[0].energy_per_bit_j / self.rows[-1].energy_per_bit_j, 1.0)
 
     def v_dd(self, eta: Tensor) -> Tensor:
-        """The supply voltage, in the table's unit, that spends ``eta``."""
+        """Supply voltage at ``eta``, in the table's unit."""
         energies = self._column("energy_per_bit_j")
-        return _interpolate(self.energy_per_bit_j(eta), energies, self._column("v_dd"))
+        return interpolate(self.energy_per_bit_j(eta), energies, self._column("v_dd"))
 
     def bit_error_rate(self, eta: Tensor) -> Tensor:
-        """Interpolated in log bit error rate over the voltage."""
+        """Bit error rate, its logarithm interpolated over the voltage."""
         logs = torch.log(self._column("bit_error_rate"))
-        return torch.exp(_interpolate(self.v_dd(eta), self._column("v_dd"), logs))
+        return torch.exp(interpolate(self.v_dd(eta), self._column("v_dd"), logs))
 
     def energy_per_bit_j(self, eta: Tensor) -> Tensor:
         """``eta`` times the energy at the highest voltage."""
         return self.rows[-1].energy_per_bit_j * eta
 
     def eta(self, v_dd: Tensor) -> Tensor:
-        """Interpolated energy at a voltage, over that at the highest voltage."""
+        """Energy at a voltage, interpolated, over that at the highest voltage."""
         for volts in v_dd.detach().reshape(-1).tolist():
             low, high = self.rows[0].v_dd, self.rows[-1].v_dd
             field = f"v_dd ({self.voltage_unit})"
             check_in_range(field, volts, low, high, error=OperatingPointError)
         energies = self._column("energy_per_bit_j")
-        return _interpolate(v_dd, self._column("v_dd"), energies) / energies[-1]
+        return interpolate(v_dd, self._column("v_dd"), energies) / energies[-1]
 
     def describe(self) -> dict[str, Any]:
         """Plain data for records."""
-        rows = [[row.v_dd, row.energy_per_bit_j, row.bit_error_rate] for row in self.rows]
         return {
             "law": "voltage table",
             "source": self.source,
             "voltage_unit": self.voltage_unit,
-            "rows": rows,
+            "rows": [[row.v_dd, row.energy_per_bit_j, row.bit_error_rate] for row in self.rows],
         }
 
 
-_COLUMNS = ["v_dd", "energy_per_bit_j", "bit_error_rate"]
-
-
-def _parse_rows(lines: list[str], path: Path) -> list[tuple[int, VoltageRow]]:
-    numbered = [(n, line) for n, line in enumerate(lines, 1) if line.strip() and line[0] != "#"]
-    if not numbered:
-        raise TableError(f"{path} has no rows; allowed: a header {','.join(_COLUMNS)} and rows")
-    number, header = numbered[0]
-    if [cell.strip() for cell in header.split(",")] != _COLUMNS:
-        refuse(f"{path}, line {number}: the header", header, ",".join(_COLUMNS), TableError)
-    return [(number, _parse_row(line, f"{path}, line {number}")) for number, line in numbered[1:]]
-
-
-def _parse_row(line: str, where: str) -> VoltageRow:
-    cells = next(csv.reader([line]))
-    if len(cells) != len(_COLUMNS):
-        refuse(where, f"{len(cells)} cells ({line!r})", "3 cells", TableError)
-    try:
-        values = [float(cell) for cell in cells]
-    except ValueError:
-        refuse(where, repr(line), "three numbers", TableError)
-    row = VoltageRow(*values)
-    _check_row(row, where)
-    return row
-
-
-def _check_row(row: VoltageRow, where: str) -> None:
-    for field, high in (("v_dd", 100.0), ("energy_per_bit_j", 1.0), ("bit_error_rate", 1.0)):
-        value = getattr(row, field)
-        check_in_range(f"{where}: {field}", value, 0.0, high, open_low=True, error=TableError)
-
-
-def _check_pair(lower: VoltageRow, upper: VoltageRow, where: str, unit: str) -> None:
-    if upper.v_dd <= lower.v_dd:
-        got = f"{upper.v_dd:g} {unit} after {lower.v_dd:g} {unit}"
-        refuse(f"{where}: v_dd", got, "one row for each voltage, ascending", TableError)
-    if upper.energy_per_bit_j <= lower.energy_per_bit_j:
-        got = f"{upper.energy_per_bit_j:g} J, not above that of {lower.v_dd:g} {unit}"
-        refuse(f"{where}: energy_per_bit_j", got, "energy that rises with voltage", TableError)
-    if upper.bit_error_rate > lower.bit_error_rate:
-        got = f"{upper.bit_error_rate:g}, above that of {lower.v_dd:g} {unit}"
-        refuse(f"{where}: bit_error_rate", got, "a rate that falls with voltage", TableError)
-
-
-def _interpolate(x: Tensor, xs: Tensor, ys: Tensor) -> Tensor:
-    """Piecewise linear through ``(xs, ys)``, ``xs`` ascending; the end pieces go on beyond.
-
-    `torch.lerp` meets both ends of a piece exactly, so the highest voltage is ``eta = 1``.
-    """
-    upper = torch.searchsorted(xs, x.detach().contiguous()).clamp(1, len(xs) - 1)
-    lower = upper - 1
-    share = (x - _picked(xs, lower)) / (_picked(xs, upper) - _picked(xs, lower))
-    return torch.lerp(_picked(ys, lower), _picked(ys, upper), share)
-
-
-def _picked(numbers: Tensor, places: Tensor) -> Tensor:
-    """``numbers[places]``, also where a lone place stands for many in `torch.func`."""
-    return numbers[places.reshape(-1)].reshape(places.shape)
+def _check_rows(rows: Sequence[VoltageRow], places: Sequence[str], unit: str) -> None:
+    """Refuse rows that are out of range or not monotone; ``places`` name them in messages."""
+    for row, place in zip(rows, places, strict=True):
+        for field, high in (("v_dd", 100.0), ("energy_per_bit_j", 1.0), ("bit_error_rate", 1.0)):
+            value = getattr(row, field)
+            check_in_range(f"{place}: {field}", value, 0.0, high, open_low=True, error=TableError)
+    for lower, upper, place in zip(rows, rows[1:], places[1:], strict=False):
+        if upper.v_dd <= lower.v_dd:
+            got = f"{upper.v_dd:g} {unit} after {lower.v_dd:g} {unit}"
+            refuse(f"{place}: v_dd", got, "one row for each voltage, ascending", TableError)
+        if upper.energy_per_bit_j <= lower.energy_per_bit_j:
+            got = f"{upper.energy_per_bit_j:g} J, not above that of {lower.v_dd:g} {unit}"
+            refuse(f"{place}: energy_per_bit_j", got, "energy that rises with voltage", TableError)
+        if upper.bit_error_rate > lower.bit_error_rate:
+            got = f"{upper.bit_error_rate:g}, above that of {lower.v_dd:g} {unit}"
+            refuse(f"{place}: bit_error_rate", got, "a rate that falls with voltage", TableError)
 
 
 # Stutz et al., MLSys 2021, figure 1: V / Vmin, energy / energy(Vmin), bit error rate. Supply steps
@@ -324,13 +269,10 @@ PROFILES: Mapping[str, ReliabilityLaw] = MappingProxyType(
 
 
 def law(name: str) -> ReliabilityLaw:
-    """The reliability law of a profile.
+    """The reliability law of a profile, for ``SRAM(law=...)``.
 
     Args:
         name: One of `PROFILES`.
-
-    Returns:
-        The law, for ``SRAM(law=...)``.
 
     Raises:
         InputError: if there is no such profile.
