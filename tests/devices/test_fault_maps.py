@@ -23,7 +23,7 @@ def both(rate, bits=8):
 
 
 def check_map(law, words=160, bits=8):
-    """Ascending cells, each once, in range; nested over rates, on one chip and for a polarity."""
+    """Cells are ascending, unique and in range, and nested over rates and polarities of a chip."""
     for seed in range(3):
         chip = Chip(seed=seed, part="w")
         before = [np.zeros(0, dtype=np.int64)] * 2
@@ -110,7 +110,7 @@ def test_failing_cells_are_independent_bernoulli_exactly(rate):
     spread = 2 + (1 - 6 * rate * (1 - rate)) / (chips * rate * (1 - rate))
     assert abs(per_cell.sum() - cells) < Z * math.sqrt(cells * spread)
 
-    # Neighbours do not know of each other.
+    # Neighbouring cells are uncorrelated.
     centred = (fails - rate) / math.sqrt(rate * (1 - rate))
     products = (centred[:, 1:] * centred[:, :-1]).mean()
     assert abs(products) < Z / math.sqrt(chips * (cells - 1))
@@ -129,7 +129,7 @@ def test_each_plane_and_polarity_has_its_own_rate():
 
 
 class Spy:
-    """A generator that counts the numbers it hands out."""
+    """A generator that counts the numbers that are drawn from it."""
 
     def __init__(self, generator):
         self.generator, self.drawn = generator, 0
@@ -195,7 +195,7 @@ def chip_arrays(law, rate, rows, chips):
 
 
 def pairs(fails, axis):
-    """The share of pairs along an axis that fail together."""
+    """Fraction of pairs of cells along an axis that fail together."""
     count, size = fails.sum(axis), fails.shape[axis]
     return float((count * (count - 1)).mean() / (size * (size - 1)))
 
@@ -265,7 +265,7 @@ def test_the_quadrature_error_is_as_the_docstring_says(shared, bound):
             assert (weights.numpy() * function(nodes)).sum() == pytest.approx(integral, rel=bound)
 
 
-def test_the_shares_are_of_unit_variance():
+def test_margins_have_unit_variance():
     law = Correlated(row=0.2, column=0.3, cluster=0.1, columns=64)
     latent = np.stack([law._latent(64 * 64, Chip(seed=seed)) for seed in range(300)])
     squares = (latent**2).mean(1)

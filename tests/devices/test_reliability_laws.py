@@ -27,7 +27,7 @@ def tensor(value):
     ("rate", "eta"), [(1e-2, 0.360), (1e-3, 0.540), (1e-4, 0.720), (2.76e-6, 1.0), (0.278, 0.1)]
 )
 def test_exponential_reference_values(rate, eta):
-    """PEERS 5 and FACTS 1.1."""
+    """Values by hand, ``eta = -log(rate) / 12.8``."""
     assert -math.log(rate) / 12.8 == pytest.approx(eta, abs=5e-4)
     assert float(ExponentialLaw().bit_error_rate(tensor(eta))) == pytest.approx(rate, rel=6e-3)
 

@@ -24,7 +24,7 @@ Stored = TypeVar("Stored")
 
 
 class Device(ABC, Generic[Stored]):
-    """A memory technology; ``tests/contracts.py`` states what every device has to satisfy."""
+    """A memory technology; ``tests/contracts.py`` has the checks that every device passes."""
 
     @property
     @abstractmethod

@@ -217,8 +217,8 @@ class Stuck:
 
     def moments(self, rates: Tensor, bits: int) -> tuple[Tensor, Tensor]:
         """Those of flips at ``at_one * p`` for zeros and ``(1 - at_one) * p`` for ones."""
-        shares = torch.tensor([[self.at_one], [1 - self.at_one]], dtype=torch.float64)
-        return _independent_bit_moments(rates * shares, bits)
+        stuck_at = torch.tensor([[self.at_one], [1 - self.at_one]], dtype=torch.float64)
+        return _independent_bit_moments(rates * stuck_at, bits)
 
     def describe(self) -> dict[str, Any]:
         """Plain data for records."""
