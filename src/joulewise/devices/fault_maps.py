@@ -135,10 +135,10 @@ def _before(times: Rates, cells: Cells, horizons: Rates, words: int) -> Cells:
         count = int(np.searchsorted(times, first, side="right"))
         return _each_once(cells[:count])
     bits = horizons.shape[-1]
-    own = cells % bits
-    if horizons.ndim > 1:
-        own += cells // (words // len(horizons) * bits) * bits
-    return _each_once(cells[times <= horizons.reshape(-1)[own]])
+    plane = cells % bits
+    if horizons.ndim > 1:  # planes of channels: an equal number of words, one after the other
+        plane += cells // (words // len(horizons) * bits) * bits
+    return _each_once(cells[times <= horizons.reshape(-1)[plane]])
 
 
 def _with_whole_planes(cells: Cells, certain: NDArray[np.bool_], words: int) -> Cells:
