@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from joulewise.placement.precision import full_precision
 
 import joulewise as jw
 from joulewise.devices import Array
+from joulewise.placement.process_state import full_precision
 
 pytestmark = [
     pytest.mark.gpu,

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from joulewise.devices import Array, Chip, Crossbar
-from joulewise.devices.arrays import rounded
+from joulewise.devices.array import rounded
 from joulewise.errors import InputError, ModelError
 from joulewise.models import seeded
 from joulewise.placement import energy, loaded, place

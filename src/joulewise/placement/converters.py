@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from joulewise.devices.arrays import Array, rounded
+from joulewise.devices.array import Array, rounded
 from joulewise.errors import InputError, ModelError
 from joulewise.placement.execution import tensors_in
 from joulewise.placement.function_mode import Opening

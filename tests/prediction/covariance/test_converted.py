@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from joulewise.devices import Array
-from joulewise.devices.arrays import rounded
+from joulewise.devices.array import rounded
 from joulewise.placement.converters import Converters
 from joulewise.prediction.covariance.converted import converted, converted_apart
 from joulewise.prediction.covariance.joint import Joint, Outcome

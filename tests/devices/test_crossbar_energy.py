@@ -25,7 +25,7 @@ def traffic(weight, inputs, uses=7.0):
 
 
 def currents(device, weight, inputs, chips=1600):
-    """Watts of the devices and of the amplifiers, for each chip, from conductances themselves."""
+    """Watts of the devices and of the amplifiers of each chip, from simulated conductances."""
     volts = PLAIN.v_read * inputs[:, 0]
     unit = float(weight.abs().max()) / G
     found = []
@@ -55,7 +55,7 @@ def test_power_against_simulated_currents(clip):
 
 
 def wrong_forms(weight, inputs, sigma):
-    """What public code computes, in watts; see the names."""
+    """Watts by the right formula, and by the formulas of public code, by their mistake."""
     volts, unit = PLAIN.v_read * inputs[:, 0], float(weight.abs().max()) / G
     g = weight.abs() / unit
     plus, minus = weight.clamp(min=0) / unit, (-weight).clamp(min=0) / unit
@@ -133,7 +133,7 @@ def test_groups_and_rows_first_are_the_same_matrix():
 
 
 def test_a_tensor_of_unknown_use_is_refused():
-    with pytest.raises(InputError, match="depends on what it is given"):
+    with pytest.raises(InputError, match="depends on its inputs"):
         Crossbar().energy(Traffic(words=1, reads=1, writes=0), G)
 
 

@@ -1,9 +1,9 @@
-"""Arrays: matrices cut into pieces of hardware's size, with converters at their ends."""
+"""Arrays of compute-in-memory devices: their size, and the converters at their ends."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from torch import Tensor
@@ -15,20 +15,21 @@ __all__ = ["WHOLE", "Array", "rounded"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Array:
-    """The arrays of a memory that computes.
+    """Size of the arrays that a matrix is split into, and their converters.
 
-    The currents of a column add up over the rows of one array. Each sum is converted, and the sums
-    of several arrays are added as numbers. The two columns of a differential pair are subtracted
-    before the converter.
+    Currents of a column add up over the rows of one array. Each such partial sum is converted, and
+    those of several arrays are added digitally. The two columns of a differential pair are
+    subtracted before conversion.
 
     Args:
         rows: Rows of an array, 1 or more; None for as many as a matrix has.
-        columns: Its columns, likewise, one for both lines of a pair. Sums do not depend on them,
-            but every array converts the inputs of its rows anew.
-        input_bits: Of the input converters, sign included, 2 to 16; None for exact inputs.
-        output_bits: Of the output converters, likewise.
-        headroom: Range of the output converters over the largest sum among the vectors that were
-            traced, above 0; what is beyond saturates.
+        columns: Columns of an array, a differential pair counted once, 1 or more; None for as many
+            as a matrix has. Every array converts the inputs of its rows, so more arrays side by
+            side cost more; results do not depend on them.
+        input_bits: Bits of the input converters, sign included, 2 to 16; None for exact inputs.
+        output_bits: Bits of the output converters, sign included, 2 to 16; None for exact ones.
+        headroom: Range of the output converters over the largest partial sum of the traced inputs,
+            above 0; larger sums saturate.
 
     Raises:
         InputError: if a field is outside its range.
@@ -41,7 +42,6 @@ class Array:
     headroom: float = 1.0
 
     def __post_init__(self) -> None:
-        """Check the fields once."""
         sizes = (("rows", 1, 2**31), ("columns", 1, 2**31))
         for field, low, high in (*sizes, ("input_bits", 2, 16), ("output_bits", 2, 16)):
             number = getattr(self, field)
@@ -52,32 +52,27 @@ class Array:
 
     @property
     def exact(self) -> bool:
-        """Whether nothing is rounded: then it does not matter how a matrix is cut."""
+        """True if nothing is rounded; results then do not depend on the array size."""
         return self.input_bits is None and self.output_bits is None
 
     def pieces(self, rows: int) -> Iterator[slice]:
-        """The rows of a matrix that share an array."""
+        """Slices of a matrix's rows, one for each array."""
         step = self.rows or rows
         for start in range(0, rows, step):
             yield slice(start, min(start + step, rows))
 
     def count(self, rows: int) -> int:
-        """How many arrays the rows of a matrix take, below each other."""
+        """Arrays that the rows of a matrix are split into."""
         return -(-rows // (self.rows or rows))
 
     def beside(self, columns: int) -> int:
-        """How many arrays the columns of a matrix take, beside each other."""
+        """Arrays that the columns of a matrix are split into."""
         return -(-columns // (self.columns or columns))
 
     def describe(self) -> dict[str, Any]:
         """Plain data for records."""
-        return {
-            "array_rows": self.rows,
-            "array_columns": self.columns,
-            "input_bits": self.input_bits,
-            "output_bits": self.output_bits,
-            "headroom": self.headroom,
-        }
+        rest = asdict(self)
+        return {"array_rows": rest.pop("rows"), "array_columns": rest.pop("columns"), **rest}
 
 
 WHOLE = Array()
@@ -85,15 +80,15 @@ WHOLE = Array()
 
 
 def rounded(values: Tensor, limit: float, bits: int | None) -> Tensor:
-    """What a converter makes of a value: the nearest of ``2**bits - 1`` even steps, saturating.
+    """Quantise to ``2**bits - 1`` uniform levels from ``-limit`` to ``limit``, with saturation.
 
     Args:
         values: Any shape.
         limit: The largest magnitude, above 0.
-        bits: Of the converter, sign included; None for an exact one.
+        bits: Bits of the converter, sign included; None for an exact one.
 
     Returns:
-        The same shape and dtype; the gradient is that of the value itself.
+        The same shape and dtype; the gradient is straight through, saturation included.
 
     Example:
         >>> import torch

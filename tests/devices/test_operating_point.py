@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from joulewise.devices import PCM, SRAM, Crossbar, VoltageTable
-from joulewise.devices.knob_range import KnobRange
-from joulewise.devices.laws import VoltageRow
+from joulewise.devices.operating_point import KnobRange, as_point
+from joulewise.devices.reliability_laws import VoltageRow
 
 TABLE = VoltageTable(
     rows=(VoltageRow(0.5, 1e-14, 1e-2), VoltageRow(0.7, 2e-14, 1e-4)), source="made up"
@@ -42,3 +42,11 @@ def test_the_slope_of_a_point_in_its_share(device):
     if limits.logarithmic:
         width = point.item() * math.log(limits.most / limits.least)
     assert share.grad.item() == pytest.approx(width)
+
+
+def test_gradients_flow_through_a_point():
+    point = torch.tensor(0.5, requires_grad=True)
+    as_point(point).backward()
+    assert float(point.grad) == 1.0
+    assert as_point(0.1).dtype == torch.float64
+    assert float(as_point(0.1)) == 0.1
