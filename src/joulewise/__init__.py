@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from joulewise.devices import ReadOut as ReadOut
     from joulewise.devices import Stuck as Stuck
     from joulewise.devices import VoltageTable as VoltageTable
+    from joulewise.devices import check_device as check_device
     from joulewise.models import load_model as load_model
     from joulewise.models import load_weights as load_weights
     from joulewise.models import save_weights as save_weights
@@ -124,6 +125,7 @@ _ROOMS = {
     "TrainingMemory": "training",
     "TrainingSpec": "training",
     "VoltageTable": "devices",
+    "check_device": "devices",
     "clip_weights": "training",
     "compare": "study",
     "energy": "placement",
@@ -183,6 +185,7 @@ __all__ = [
     "TrainingSpec",
     "VoltageTable",
     "__version__",
+    "check_device",
     "clip_weights",
     "compare",
     "contrib",

@@ -18,6 +18,7 @@ crossbar_energy     energy of the read-out circuits of a crossbar
 array               array sizes and converters
 tables              CSV files of numbers, linear interpolation
 arithmetic          energy of a multiply-accumulate
+device_check        statistical self-check of a device
 """
 
 from joulewise.devices.arithmetic import HOROWITZ_INT8, Arithmetic
@@ -26,6 +27,7 @@ from joulewise.devices.chip import Chip, Load, Traffic
 from joulewise.devices.crossbar import Crossbar
 from joulewise.devices.crossbar_energy import ISAAC, ReadOut
 from joulewise.devices.device import Device
+from joulewise.devices.device_check import DeviceCheck, MomentCheck, check_device
 from joulewise.devices.fault_kinds import Flip, Mask, Stuck
 from joulewise.devices.fault_maps import Correlated, Independent, Measured
 from joulewise.devices.moments import Common, Moments, WordClasses
@@ -47,6 +49,7 @@ __all__ = [
     "Correlated",
     "Crossbar",
     "Device",
+    "DeviceCheck",
     "ExponentialLaw",
     "Flip",
     "Independent",
@@ -54,6 +57,7 @@ __all__ = [
     "Load",
     "Mask",
     "Measured",
+    "MomentCheck",
     "Moments",
     "PlainPoint",
     "Point",
@@ -62,6 +66,7 @@ __all__ = [
     "Traffic",
     "VoltageTable",
     "WordClasses",
+    "check_device",
     "law",
     "plain_point",
 ]
