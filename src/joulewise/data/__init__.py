@@ -1,6 +1,7 @@
 """Data: labelled samples from disk or from user code, checked once and handed out in batches.
 
 dataset       a split, a data set, and what both must fulfil
+nested        tensors in tuples, lists and mappings
 digits        scikit-learn's bundled 8 x 8 digits
 cifar10       CIFAR-10 in the layouts that users have: binary, pickles, Parquet
 idx           MNIST and everything else in its IDX format

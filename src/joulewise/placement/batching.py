@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from joulewise.data import Split
+from joulewise.data.nested import batch_size, to_device
 from joulewise.errors import DataError
-from joulewise.placement.calling import batch_size, call, to_device
+from joulewise.placement.calling import call
 from joulewise.placement.finiteness import check_finite
 
 __all__ = ["Batch", "outputs_of", "prepare", "take"]

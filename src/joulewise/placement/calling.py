@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from joulewise.errors import InputError, ModelError, refuse
+from joulewise.errors import ModelError
 
-__all__ = ["batch_size", "call", "tensors_in", "to_device"]
+__all__ = ["call"]
 
 
 def call(model: nn.Module, inputs: Any) -> Tensor:
@@ -43,44 +42,3 @@ def call(model: nn.Module, inputs: Any) -> Tensor:
             "logits, or a tuple that begins with a tensor"
         )
     return output
-
-
-def tensors_in(nested: Any) -> Iterator[Tensor]:
-    """Every tensor in nested tuples, lists and mappings, in order."""
-    if isinstance(nested, Tensor):
-        yield nested
-    elif isinstance(nested, Mapping):
-        for value in nested.values():
-            yield from tensors_in(value)
-    elif isinstance(nested, (tuple, list)):
-        for value in nested:
-            yield from tensors_in(value)
-
-
-def batch_size(inputs: Any) -> int:
-    """How many samples a batch holds: the first axis of its first tensor that has axes.
-
-    Raises:
-        InputError: if there is no such tensor, or it holds no sample.
-    """
-    if isinstance(inputs, PackedSequence):
-        return int(inputs.batch_sizes[0])
-    first = next((tensor for tensor in tensors_in(inputs) if tensor.ndim), None)
-    if first is None:
-        raise InputError("inputs hold no tensor with a batch axis; allowed: a batch of samples")
-    if len(first) == 0:
-        refuse("the batch", "empty", "at least one sample")
-    return len(first)
-
-
-def to_device(nested: Any, device: torch.device) -> Any:
-    """The same nesting, with every tensor on ``device``."""
-    if isinstance(nested, Tensor):
-        return nested.to(device)
-    if isinstance(nested, PackedSequence):
-        return nested.to(device)  # type: ignore[arg-type]  # its stub knows dtypes only
-    if isinstance(nested, Mapping):
-        return {key: to_device(value, device) for key, value in nested.items()}
-    if isinstance(nested, (tuple, list)):
-        return tuple(to_device(value, device) for value in nested)
-    return nested

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from joulewise.data.nested import tensors_in
 from joulewise.devices.arrays import Array, rounded
 from joulewise.errors import InputError, ModelError
 from joulewise.placement.addresses import Owners
-from joulewise.placement.calling import tensors_in
 from joulewise.placement.opening import Opening
 from joulewise.placement.placing import Placed
 

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from joulewise.data.nested import tensors_in
 from joulewise.errors import ModelError, refuse
-from joulewise.placement.calling import call, tensors_in
+from joulewise.placement.calling import call
 
 __all__ = ["check_finite"]
 

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
+from joulewise.data.nested import tensors_in
 from joulewise.errors import ModelError, refuse
-from joulewise.placement.calling import call, tensors_in
+from joulewise.placement.calling import call
 from joulewise.placement.restoring import plain_execution
 
 __all__ = ["fold_batchnorm"]

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from joulewise.data.nested import batch_size, tensors_in
 from joulewise.devices import Chip, Common, Moments, Point
 from joulewise.errors import ModelError, refuse
-from joulewise.placement.calling import batch_size, tensors_in
 from joulewise.placement.conversion import Conversion, Converters
 from joulewise.placement.gradients import RangeSlope, clipped, straight_through
 from joulewise.placement.placing import Placed, Placement, check_complete

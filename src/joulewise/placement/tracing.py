@@ -17,10 +17,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from joulewise.data.nested import batch_size, tensors_in
 from joulewise.devices import Load
 from joulewise.errors import JoulewiseError, ModelError
 from joulewise.placement.addresses import Owners
-from joulewise.placement.calling import batch_size, call, tensors_in
+from joulewise.placement.calling import call
 from joulewise.placement.loads import load_of
 from joulewise.placement.restoring import plain_execution
 from joulewise.user_code import cause_of

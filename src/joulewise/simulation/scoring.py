@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from joulewise.data.nested import batch_size
 from joulewise.errors import DataError
 from joulewise.placement import Batch
-from joulewise.placement.calling import batch_size, call
+from joulewise.placement.calling import call
 
 __all__ = ["Metric", "Score", "score", "top1"]
 

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from joulewise.data.nested import tensors_in
 from joulewise.devices import Common, Moments, Point
 from joulewise.errors import JoulewiseError, ModelError, refuse
 from joulewise.placement import Placed
-from joulewise.placement.calling import tensors_in
 from joulewise.placement.conversion import Converters
 from joulewise.prediction.covariance.converted import converted, converted_apart
 from joulewise.prediction.covariance.joint import Gain, Joint, Noise, Outcome, Value
