@@ -45,6 +45,12 @@ def test_folders_are_recognised(tmp_path):
     assert load_data(str(tmp_path / "a")).name == "cifar10"
 
 
+def test_cifar10_of_torchvision_is_read_without_it(tmp_path):
+    write_cifar10(tmp_path / "cifar-10-batches-bin")
+    dataset = load_data(f"torchvision:CIFAR10:{tmp_path}")
+    assert (dataset.name, dataset.flips) == ("cifar10", True)
+
+
 def test_folder_with_both_is_refused(tmp_path):
     write_cifar10(tmp_path / "cifar-10-batches-bin")
     (tmp_path / "MNIST" / "raw").mkdir(parents=True)

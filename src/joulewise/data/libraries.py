@@ -31,6 +31,8 @@ Samples = tuple[Tensor, Tensor]
 def load_torchvision(name: str, root: str | Path) -> Dataset:
     """Image data set of torchvision from files on disk; nothing is downloaded.
 
+    torchvision itself unpickles CIFAR-100, after a check of the MD5 digests of the official files.
+
     Args:
         name: A class of ``torchvision.datasets`` with the argument ``train`` or ``split``, for
             instance ``"FashionMNIST"``.
