@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from joulewise.data.nested import batch_size
 from joulewise.errors import ModelError, check_in_range, refuse
 from joulewise.placement import take
-from joulewise.placement.execution import batch_size
 from joulewise.prediction.covariance.budget import budget
 from joulewise.prediction.covariance.network import Network, trace_network
 from joulewise.prediction.covariance.operation import Rule

@@ -10,9 +10,9 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from joulewise.data import Split
+from joulewise.data.nested import batch_size
 from joulewise.devices import Point
 from joulewise.placement import Batch, Memory, Placement, loaded, outputs_of, prepare
-from joulewise.placement.execution import batch_size
 from joulewise.prediction.forecast import Forecast
 
 __all__ = ["Method", "Problem", "is_class", "posed"]

@@ -15,9 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from joulewise.data.nested import batch_size
 from joulewise.errors import ModelError, refuse
 from joulewise.placement import Placed, take
-from joulewise.placement.execution import batch_size, call
+from joulewise.placement.execution import call
 from joulewise.prediction.linear.gradients import BatchAxis
 from joulewise.prediction.linear.interception import Interception, Use
 from joulewise.prediction.problem import Problem

@@ -15,9 +15,10 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from joulewise.data.nested import batch_size
 from joulewise.devices import Chip, Moments, WordClasses
 from joulewise.placement import Observer, Placed, check_finite, take
-from joulewise.placement.execution import batch_size, call
+from joulewise.placement.execution import call
 from joulewise.prediction.linear.collectors import (
     Logits,
     Responses,

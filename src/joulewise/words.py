@@ -1,4 +1,4 @@
-"""Fixed point: how a real tensor becomes two's complement words, and which real each word means."""
+"""Memory words: real tensors as two's complement fixed point, and words as bit planes."""
 
 from __future__ import annotations
 
@@ -9,29 +9,39 @@ from torch import Tensor
 
 from joulewise.errors import WeightsError, check_in_range, refuse
 
-__all__ = ["MAX_BITS", "MIN_BITS", "FixedPoint", "Words", "decode", "encode"]
+__all__ = [
+    "FixedPoint",
+    "Words",
+    "check_storable",
+    "decode",
+    "encode",
+    "from_bit_planes",
+    "largest_magnitude",
+    "to_bit_planes",
+]
 
-MIN_BITS, MAX_BITS = 2, 16
+_MIN_BITS, _MAX_BITS = 2, 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FixedPoint:
-    """A number format: ``code = round(value / scale)``, stored in two's complement.
+    """A symmetric number format: ``code = round(value / scale)``, stored in two's complement.
 
-    ``scale = limit / (2**(bits - 1) - 1)``, so that ``limit`` is the largest positive word; values
-    outside saturate. The word ``-2**(bits - 1)`` exists and is read correctly, but rounding reaches
-    it only when a given ``limit`` makes values saturate.
+    ``scale = limit / (2**(bits - 1) - 1)``, so ``limit`` is the largest code; values outside
+    saturate. The code ``-2**(bits - 1)`` is decoded like any other, but rounding gives it only
+    where a given ``limit`` makes values saturate.
 
     Args:
-        bits: Bits in a word, 2 to 16.
-        limit: The largest magnitude to represent, in the tensor's unit, above 0. None takes the
-            largest magnitude present (max-abs).
-        channel_dim: The axis along which each index has its own scale (0 for the output channels of
-            a convolution or linear layer). None gives the tensor one scale. Tensors with fewer than
-            two axes always get one scale: a channel of one word would be stored without error.
+        bits: Bits of a word, 2 to 16.
+        limit: Largest magnitude to represent, in the tensor's unit, above 0. None takes the
+            largest magnitude of the tensor (max-abs).
+        channel_dim: Axis along which each index has its own scale (0 for the output channels of
+            a convolution or linear layer). None gives the tensor one scale, and so does a tensor
+            with fewer than two axes: one word with its own scale would have no rounding error.
 
     Raises:
-        InputError: if ``bits`` or ``limit`` is outside its range.
+        InputError: if ``bits`` or ``limit`` is out of range, or ``limit`` comes with
+            ``channel_dim``.
 
     Example:
         >>> words = encode(torch.tensor([-1.0, 0.5, 0.25]), FixedPoint(bits=3))
@@ -44,10 +54,10 @@ class FixedPoint:
     channel_dim: int | None = None
 
     def __post_init__(self) -> None:
-        """Check the fields once."""
+        """Check the fields."""
         if isinstance(self.bits, bool) or not isinstance(self.bits, int):
-            refuse("bits", repr(self.bits), f"a whole number from {MIN_BITS} to {MAX_BITS}")
-        check_in_range("bits", self.bits, MIN_BITS, MAX_BITS)
+            refuse("bits", repr(self.bits), f"a whole number from {_MIN_BITS} to {_MAX_BITS}")
+        check_in_range("bits", self.bits, _MIN_BITS, _MAX_BITS)
         if self.limit is not None:
             check_in_range("limit", self.limit, 0.0, 3e38, open_low=True)
         if self.limit is not None and self.channel_dim is not None:
@@ -56,16 +66,16 @@ class FixedPoint:
 
     @property
     def lowest(self) -> int:
-        """The most negative code, ``-2**(bits - 1)``."""
+        """Most negative code, ``-2**(bits - 1)``."""
         return -(1 << (self.bits - 1))
 
     @property
     def highest(self) -> int:
-        """The most positive code, ``2**(bits - 1) - 1``."""
+        """Most positive code, ``2**(bits - 1) - 1``."""
         return (1 << (self.bits - 1)) - 1
 
     def scale(self, tensor: Tensor) -> Tensor:
-        """The real value of one code step.
+        """Quantisation step: the real value of one code step.
 
         Args:
             tensor: Finite values.
@@ -86,13 +96,13 @@ class FixedPoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Words:
-    """A tensor as words.
+    """A tensor in memory words.
 
     Args:
         codes: int16, the shape of the tensor; each within ``format.lowest .. format.highest``.
-        scale: The real value of one code step; broadcasts against ``codes``.
+        scale: Real value of one code step; broadcasts against ``codes``.
         format: The number format.
-        dtype: The dtype of the tensor that was stored, and of what is decoded.
+        dtype: Dtype of the tensor that was stored, and of the decoded one.
     """
 
     codes: Tensor
@@ -102,11 +112,11 @@ class Words:
 
 
 def largest_magnitude(tensor: Tensor, channel_dim: int | None) -> Tensor:
-    """The largest magnitude of a tensor, or of each index of an axis.
+    """Largest magnitude of a tensor, or of each index along an axis.
 
     Args:
         tensor: At least one entry.
-        channel_dim: The axis; None, or a tensor with fewer than two axes, for one magnitude.
+        channel_dim: The axis; None, or a tensor with fewer than two axes, gives one magnitude.
 
     Returns:
         No axes, or the same number of axes with length 1 except along ``channel_dim``.
@@ -118,19 +128,20 @@ def largest_magnitude(tensor: Tensor, channel_dim: int | None) -> Tensor:
 
 
 def check_storable(tensor: Tensor, name: str = "tensor", channel_dim: int | None = None) -> None:
-    """Refuse what no memory word can hold: no entries, no floating dtype, NaN or infinity.
+    """Refuse a tensor that is empty, not floating point, not finite, or without ``channel_dim``.
 
     Args:
         tensor: The tensor to be stored.
-        name: What the user calls it, for the message.
-        channel_dim: The axis with a scale for each index, which the tensor must have; None for one
-            scale. A tensor with fewer than two axes gets one scale in any case.
+        name: Its name in the error message.
+        channel_dim: Axis with a scale for each index; None, or a tensor with fewer than two axes,
+            has one scale.
     """
     if not tensor.is_floating_point():
         refuse(f"the dtype of {name}", tensor.dtype, "a floating dtype", WeightsError)
     if tensor.numel() == 0:
         refuse(name, "empty", "at least one entry", WeightsError)
-    # A sum is one pass and is finite only if every entry is, but for overflow: look closer then.
+    # One pass in the common case: a finite sum has finite terms. A sum of finite terms may
+    # overflow, so a sum that is not finite is followed by a count.
     if not torch.isfinite(tensor.sum()):
         bad = int((~torch.isfinite(tensor)).sum())
         if bad:
@@ -146,9 +157,9 @@ def encode(tensor: Tensor, format: FixedPoint, name: str = "tensor") -> Words:
     """Round a real tensor to words.
 
     Args:
-        tensor: Finite floating values, any shape, at least one entry.
+        tensor: Finite floating-point values, any shape, at least one entry.
         format: The number format.
-        name: What to call the tensor in an error message.
+        name: Name of the tensor in an error message.
 
     Returns:
         The words. Where nothing saturates, ``abs(decode(words) - tensor) <= scale / 2``, up to the
@@ -162,17 +173,58 @@ def encode(tensor: Tensor, format: FixedPoint, name: str = "tensor") -> Words:
 
 
 def decode(words: Words) -> Tensor:
-    """The real tensor that words mean.
+    """Real tensor that words represent.
 
     Args:
-        words: From `encode`, or with codes of your own.
+        words: From `encode`, or with other codes, for instance after faults.
 
     Returns:
-        ``codes * scale`` in ``words.dtype``. Encoding it with the same scale gives the same codes,
-        exactly, for float32 and float64 at any width and for bfloat16 up to 8 bits.
+        ``codes * scale`` in ``words.dtype``. Encoding it with the same scale gives the same codes
+        exactly: for float32 and float64 at any width, for bfloat16 up to 8 bits.
 
     Example:
         >>> decode(encode(torch.tensor([1.0, -0.5, 0.0]), FixedPoint(bits=2))).tolist()
         [1.0, 0.0, 0.0]
     """
     return (words.codes.to(words.scale.dtype) * words.scale).to(words.dtype)
+
+
+def to_bit_planes(codes: Tensor, bits: int) -> Tensor:
+    """Split words into bit planes: plane k holds bit k of every word.
+
+    Args:
+        codes: Integer tensor of any shape, within ``-2**(bits - 1) .. 2**(bits - 1) - 1``.
+        bits: Bits of a word, 2 to 16.
+
+    Returns:
+        bool, shape ``[bits, *codes.shape]``, least significant plane first; plane ``bits - 1`` is
+        the sign.
+
+    Example:
+        >>> to_bit_planes(torch.tensor([3, -1, -4]), 3).int().T.tolist()
+        [[1, 1, 0], [1, 1, 1], [0, 0, 1]]
+    """
+    places = torch.arange(bits, device=codes.device).view(-1, *[1] * codes.ndim)
+    return ((codes.to(torch.int32) >> places) & 1).bool()
+
+
+def from_bit_planes(planes: Tensor) -> Tensor:
+    """Join bit planes to words, the inverse of `to_bit_planes`.
+
+    Args:
+        planes: bool, shape ``[bits, *shape]``, least significant plane first.
+
+    Returns:
+        int16 codes of shape ``shape``.
+
+    Example:
+        >>> from_bit_planes(to_bit_planes(torch.tensor([3, -1, -4]), 3)).tolist()
+        [3, -1, -4]
+    """
+    bits = planes.shape[0]
+    if not _MIN_BITS <= bits <= _MAX_BITS:
+        refuse("the number of bit planes", bits, f"{_MIN_BITS} to {_MAX_BITS}")
+    weights = torch.tensor([1 << k for k in range(bits)], device=planes.device)
+    weights[-1] = -weights[-1]  # two's complement: the sign bit counts negative
+    codes = (weights.view(-1, *[1] * (planes.ndim - 1)) * planes).sum(0)
+    return codes.to(torch.int16)

@@ -1,4 +1,4 @@
-"""CIFAR-10 in the layouts that users have on disk: binary records, pickles, Parquet.
+"""CIFAR-10 on disk as binary records, pickles or Parquet.
 
 References:
     A. Krizhevsky, "Learning multiple layers of features from tiny images", 2009. File formats:
@@ -23,13 +23,13 @@ from joulewise.errors import DataError, refuse
 
 __all__ = ["Layout", "find_layout", "load_cifar10"]
 
-# Of the 50,000 training images, per channel.
-MEAN = (0.4914, 0.4822, 0.4465)
-STD = (0.2470, 0.2435, 0.2616)
-CLASSES = 10
-IMAGE_SHAPE = (3, 32, 32)
-IMAGE_BYTES = 3 * 32 * 32
-RECORD_BYTES = 1 + IMAGE_BYTES
+# Mean and standard deviation of each channel over the 50,000 training images.
+_MEAN = (0.4914, 0.4822, 0.4465)
+_STD = (0.2470, 0.2435, 0.2616)
+_CLASSES = 10
+_IMAGE_SHAPE = (3, 32, 32)
+_IMAGE_BYTES = 3 * 32 * 32
+_RECORD_BYTES = 1 + _IMAGE_BYTES  # the label, then the pixels channel by channel
 
 LOOKED_FOR = (
     "CIFAR-10 as data_batch_1.bin ... test_batch.bin (also in cifar-10-batches-bin), as "
@@ -43,13 +43,13 @@ Records = tuple[NDArray[np.uint8], NDArray[np.int64]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
-    """The files of one way to store CIFAR-10, and how to read one of them.
+    """Files of CIFAR-10 in one layout, and their reader.
 
     Args:
-        name: What messages call the layout.
+        name: Name in messages.
         train: Files of the training set, in order.
         test: Files of the test set, in order.
-        read: One file to its records.
+        read: Reader of one file.
     """
 
     name: str
@@ -59,17 +59,15 @@ class Layout:
 
 
 def load_cifar10(folder: str | Path) -> Dataset:
-    """CIFAR-10, or a part of it in the same layout, normalised as is usual for it.
-
-    A missing folder, an unknown layout, a truncated file and labels out of range are refused with
-    a ``DataError``.
+    """CIFAR-10, or part of it in the same layout, normalised with its published statistics.
 
     Args:
         folder: The folder of the layout (``cifar-10-batches-bin``, ``cifar-10-batches-py``, or
             one with Parquet files), or the folder above it.
 
     Returns:
-        uint8 inputs [sample, 3, 32, 32] in ten classes.
+        uint8 inputs [sample, 3, 32, 32] in ten classes. A missing folder, an unknown layout, a
+        truncated file and labels out of range are refused with a ``DataError``.
     """
     root = Path(folder)
     if not root.is_dir():
@@ -78,18 +76,11 @@ def load_cifar10(folder: str | Path) -> Dataset:
     if layout is None:
         refuse(f"the folder {root}", "without a known layout", LOOKED_FOR, error=DataError)
     train, test = (_read_split(layout, paths) for paths in (layout.train, layout.test))
-    return Dataset(name="cifar10", train=train, test=test, classes=CLASSES, flips=True)
+    return Dataset(name="cifar10", train=train, test=test, classes=_CLASSES, flips=True)
 
 
 def find_layout(root: Path) -> Layout | None:
-    """The first layout of CIFAR-10 that is present at or below ``root``.
-
-    Args:
-        root: Where to look.
-
-    Returns:
-        The layout; its files are not opened yet, and some may be missing.
-    """
+    """First layout of CIFAR-10 at or below ``root``, with files unread and perhaps missing."""
     return (
         _find_batches(root, "cifar-10-batches-bin", suffix=".bin", read=_read_binary)
         or _find_batches(root, "cifar-10-batches-py", suffix="", read=_read_pickled)
@@ -116,7 +107,7 @@ def _find_parquet(root: Path) -> Layout | None:
         train = tuple(path for path in files if "train" in path.name)
         test = tuple(path for path in files if "test" in path.name)
         if train or test:
-            # A placeholder for the absent half, so that it is reported like any missing file.
+            # A placeholder for an absent split, so that it is reported like any missing file.
             return Layout(
                 name="Parquet",
                 train=train or (folder / "train.parquet",),
@@ -132,10 +123,10 @@ def _read_split(layout: Layout, paths: tuple[Path, ...]) -> Split:
             allowed = f"a complete copy of the {layout.name} layout, training and test files"
             refuse(str(path), "missing", allowed, error=DataError)
     records = [_checked(path, layout.read(path)) for path in paths]
-    pixels = np.concatenate([pixels for pixels, _ in records]).reshape(-1, *IMAGE_SHAPE)
+    pixels = np.concatenate([pixels for pixels, _ in records]).reshape(-1, *_IMAGE_SHAPE)
     targets = np.concatenate([labels for _, labels in records])
     return Split(
-        inputs=torch.from_numpy(pixels), targets=torch.from_numpy(targets), mean=MEAN, std=STD
+        inputs=torch.from_numpy(pixels), targets=torch.from_numpy(targets), mean=_MEAN, std=_STD
     )
 
 
@@ -147,8 +138,8 @@ def _checked(path: Path, records: Records) -> Records:
         allowed = f"{len(pixels)}, one per image"
         refuse(f"the number of labels in {path}", len(labels), allowed, error=DataError)
     for label in (int(labels.min()), int(labels.max())):
-        if not 0 <= label < CLASSES:
-            refuse(f"a label in {path}", label, f"0 to {CLASSES - 1}", error=DataError)
+        if not 0 <= label < _CLASSES:
+            refuse(f"a label in {path}", label, f"0 to {_CLASSES - 1}", error=DataError)
     return pixels, labels
 
 
@@ -157,10 +148,10 @@ def _read_binary(path: Path) -> Records:
         raw = np.fromfile(path, dtype=np.uint8)
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error}); allowed: a readable file") from error
-    if raw.size % RECORD_BYTES:
-        allowed = f"whole records of {RECORD_BYTES:,} bytes; fetch or unpack it again"
+    if raw.size % _RECORD_BYTES:
+        allowed = f"whole records of {_RECORD_BYTES:,} bytes; fetch or unpack it again"
         refuse(str(path), f"{raw.size:,} bytes long", allowed, error=DataError)
-    records = raw.reshape(-1, RECORD_BYTES)
+    records = raw.reshape(-1, _RECORD_BYTES)
     return records[:, 1:], records[:, 0].astype(np.int64)
 
 
@@ -170,9 +161,9 @@ def _read_pickled(path: Path) -> Records:
         allowed = "a dict with data and labels"
         refuse(f"the pickle in {path}", f"a {type(batch).__name__}", allowed, error=DataError)
     pixels, labels = (_field(batch, name) for name in ("data", "labels"))
-    if pixels.dtype != np.uint8 or pixels.ndim != 2 or pixels.shape[1] != IMAGE_BYTES:
+    if pixels.dtype != np.uint8 or pixels.ndim != 2 or pixels.shape[1] != _IMAGE_BYTES:
         found = f"{pixels.dtype} of shape {pixels.shape}"
-        allowed = f"uint8 of shape (records, {IMAGE_BYTES:,})"
+        allowed = f"uint8 of shape (records, {_IMAGE_BYTES:,})"
         refuse(f"data in {path}", found, allowed, error=DataError)
     if labels.ndim != 1 or (labels.size and labels.dtype.kind not in "iu"):
         found = f"{labels.dtype} of shape {labels.shape}"
@@ -209,10 +200,10 @@ def _read_parquet(path: Path) -> Records:
 
 
 def _stacked(path: Path, images: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:
-    _, height, width = IMAGE_SHAPE
+    _, height, width = _IMAGE_SHAPE
     for image in images:
         if image.shape != (height, width, 3):
             found = f"{image.shape[1]} x {image.shape[0]} pixels large"
             refuse(f"an image in {path}", found, f"{width} x {height} pixels", error=DataError)
     pixels = np.asarray(images, dtype=np.uint8).reshape(-1, height, width, 3)
-    return pixels.transpose(0, 3, 1, 2).reshape(-1, IMAGE_BYTES)
+    return pixels.transpose(0, 3, 1, 2).reshape(-1, _IMAGE_BYTES)
