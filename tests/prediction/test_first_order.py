@@ -13,8 +13,8 @@ from joulewise.errors import InputError, ModelError
 from joulewise.models import build, seeded
 from joulewise.placement import place
 from joulewise.prediction import FirstOrder, predict
-from joulewise.prediction.linear import linearising as linearising_room
-from joulewise.prediction.linear.interception import Interception
+from joulewise.prediction.linearisation import linearisation as linearising_room
+from joulewise.prediction.linearisation.op_interception import Interception
 from joulewise.simulation import simulate
 
 PLAIN = FirstOrder(accuracy=False, thinned=False)

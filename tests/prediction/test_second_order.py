@@ -10,8 +10,9 @@ from joulewise.errors import InputError
 from joulewise.models import build, seeded
 from joulewise.placement import place
 from joulewise.prediction import FirstOrder, predict
-from joulewise.prediction.linear import Linearisation, bend
+from joulewise.prediction.linearisation import Linearisation
 from joulewise.prediction.problem import posed
+from joulewise.prediction.second_order import bend
 from joulewise.simulation import simulate
 from joulewise.training import TrainingSpec, train
 

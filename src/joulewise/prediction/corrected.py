@@ -21,11 +21,11 @@ from joulewise.devices import Chip
 from joulewise.errors import InputError, check_in_range
 from joulewise.placement import Placement
 from joulewise.placement.calling import call
+from joulewise.prediction.accumulation import Total
 from joulewise.prediction.accuracy import Ballot, over_chips
 from joulewise.prediction.forecast import AccuracyForecast, Forecast
-from joulewise.prediction.linear import Linearisation, LinearLogits, Piece
+from joulewise.prediction.linearisation import Linearisation, LinearLogits, Piece
 from joulewise.prediction.problem import Problem
-from joulewise.prediction.total import Total
 
 __all__ = ["Corrected"]
 

@@ -20,11 +20,12 @@ import torch
 
 from joulewise.devices import Chip
 from joulewise.errors import check_in_range, refuse
+from joulewise.prediction.accumulation import Total
 from joulewise.prediction.forecast import Forecast
-from joulewise.prediction.linear import Bend, Linearisation, Piece, bend
+from joulewise.prediction.linearisation import Linearisation, Piece
 from joulewise.prediction.problem import Problem
-from joulewise.prediction.secants import secant_ratios
-from joulewise.prediction.total import Total
+from joulewise.prediction.second_order import Bend, bend
+from joulewise.prediction.single_faults import secant_ratios
 
 __all__ = ["FirstOrder"]
 

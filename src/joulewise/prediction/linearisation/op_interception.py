@@ -21,7 +21,7 @@ from torch.utils.hooks import RemovableHandle
 from joulewise.errors import ModelError
 from joulewise.placement.addresses import Owners
 from joulewise.placement.opening import Opening
-from joulewise.prediction.linear.gradients import (
+from joulewise.prediction.linearisation.linear_gradients import (
     BatchAxis,
     Convolution,
     Elementwise,

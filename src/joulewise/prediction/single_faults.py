@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from joulewise.devices import Chip
-from joulewise.prediction.linear import Linearisation, Piece
+from joulewise.prediction.linearisation import Linearisation, Piece
 
 __all__ = ["Ratio", "secant_ratios"]
 

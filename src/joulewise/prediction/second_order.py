@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from joulewise.prediction.linear.linearising import Linearisation
-from joulewise.prediction.linear.pieces import Piece
+from joulewise.prediction.linearisation.linearisation import Linearisation
+from joulewise.prediction.linearisation.pieces import Piece
 
 __all__ = ["Bend", "bend"]
 

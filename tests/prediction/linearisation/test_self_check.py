@@ -11,9 +11,9 @@ from joulewise.devices import SRAM
 from joulewise.errors import ModelError
 from joulewise.models import ZOO, build, seeded
 from joulewise.placement import call, loaded, place, take
-from joulewise.prediction.linear.collectors import Logits
-from joulewise.prediction.linear.coverage import cover
-from joulewise.prediction.linear.interception import Interception
+from joulewise.prediction.linearisation.op_interception import Interception
+from joulewise.prediction.linearisation.reductions import Logits
+from joulewise.prediction.linearisation.self_check import cover
 
 
 class Functional(nn.Module):

@@ -25,8 +25,8 @@ from joulewise.devices import Device, KnobRange, Point, WordClasses
 from joulewise.devices.device import as_point
 from joulewise.errors import check_in_range, refuse
 from joulewise.placement import Placed, Placement
-from joulewise.prediction.curves import Curves
-from joulewise.prediction.linear import Linearisation
+from joulewise.prediction.linearisation import Linearisation
+from joulewise.prediction.moment_curves import Curves
 from joulewise.prediction.problem import Problem, posed
 
 __all__ = ["ErrorModel", "error_model"]

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from joulewise.prediction.accuracy import Ballot
 from joulewise.prediction.forecast import Forecast
-from joulewise.prediction.linear import Bend, LinearLogits, Piece
+from joulewise.prediction.linearisation import LinearLogits, Piece
 from joulewise.prediction.problem import Problem
-from joulewise.prediction.secants import Ratio
+from joulewise.prediction.second_order import Bend
+from joulewise.prediction.single_faults import Ratio
 
 __all__ = ["Total"]
 

@@ -3,7 +3,7 @@
 import torch
 
 from joulewise.devices import KnobRange
-from joulewise.prediction.curves import Curves
+from joulewise.prediction.moment_curves import Curves
 
 ETA = KnobRange(least=0.0, most=1.0)
 SIEMENS = KnobRange(least=1e-7, most=1e-3)

@@ -14,14 +14,14 @@ from torch import Tensor
 
 from joulewise.devices import Common, WordClasses
 from joulewise.placement import Placed
-from joulewise.prediction.linear.channels import (
+from joulewise.prediction.linearisation.channel_reductions import (
     channel_index,
     response_by_channel,
     sums_by_channel,
 )
-from joulewise.prediction.linear.coverage import Coverage, Key
-from joulewise.prediction.linear.gradients import Operation
-from joulewise.prediction.linear.interception import Use
+from joulewise.prediction.linearisation.linear_gradients import Operation
+from joulewise.prediction.linearisation.op_interception import Use
+from joulewise.prediction.linearisation.self_check import Coverage, Key
 
 __all__ = ["Logits", "Responses", "Sensitivities", "Squares", "Unforeseen"]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from joulewise.prediction.linear.gradients import InParts, OneRow, Operation
+from joulewise.prediction.linearisation.linear_gradients import InParts, OneRow, Operation
 
 __all__ = ["channel_index", "response_by_channel", "sums_by_channel"]
 

@@ -18,7 +18,9 @@ from torch import Tensor
 from joulewise.devices import Chip, Moments, WordClasses
 from joulewise.placement import Observer, Placed, check_finite, take
 from joulewise.placement.calling import batch_size, call
-from joulewise.prediction.linear.collectors import (
+from joulewise.prediction.linearisation.op_interception import Interception
+from joulewise.prediction.linearisation.pieces import LinearLogits, Piece
+from joulewise.prediction.linearisation.reductions import (
     Logits,
     Responses,
     Sensitivities,
@@ -26,9 +28,7 @@ from joulewise.prediction.linear.collectors import (
     Unforeseen,
     weighted_products,
 )
-from joulewise.prediction.linear.coverage import cover
-from joulewise.prediction.linear.interception import Interception
-from joulewise.prediction.linear.pieces import LinearLogits, Piece
+from joulewise.prediction.linearisation.self_check import cover
 from joulewise.prediction.problem import Problem
 
 __all__ = ["Linearisation"]

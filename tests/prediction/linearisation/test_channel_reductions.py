@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from joulewise.prediction.linear.channels import (
+from joulewise.prediction.linearisation.channel_reductions import (
     channel_index,
     response_by_channel,
     sums_by_channel,
 )
-from joulewise.prediction.linear.gradients import (
+from joulewise.prediction.linearisation.linear_gradients import (
     BatchAxis,
     Convolution,
     Elementwise,
