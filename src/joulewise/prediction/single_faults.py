@@ -1,103 +1,126 @@
-"""Secants: how far a single fault really moves the outputs, over how far the tangent says.
+"""Large single faults: the true over the linear variance that one fault causes.
 
 A rare fault can be large: a masked sign bit reads a weight as 0. Where few weights feed an output,
-such a fault crosses a kink of the network, and the tangent at the mean says too much or too little
-however rare it is. So some single faults are tried, one forward pass each, drawn in proportion to
-what the tangent makes of them. The mean ratio of the two scales the variance of the tensor.
+such a fault crosses a kink of the network, and the tangent at the mean is wrong by a factor however
+rare the fault. So single faults are drawn in proportion to their linear effect, and tried in one
+forward pass each. The mean ratio of true to linear effect scales the variance of the tensor.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from joulewise.devices import Chip
+from joulewise.placement.calling import call
 from joulewise.prediction.linearisation import Linearisation, Piece
 
-__all__ = ["Ratio", "secant_ratios"]
+__all__ = ["FaultRatio", "single_fault_ratios"]
 
 _CHIPS = 256
+# Draws for a tensor at least, and the fraction of the variance below which it gets none.
 _LEAST, _SMALL = 4, 0.002
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ratio:
-    """True over linear variance of single faults, and the standard error of that figure."""
+class FaultRatio:
+    """True over linear variance of single faults, and the standard error of this ratio."""
 
     mean: float
     standard_error: float
 
 
-def secant_ratios(network: Linearisation, piece: Piece, draws: int, seed: int) -> dict[str, Ratio]:
-    """For each weight that matters, the ratio of true to linear variance of single faults.
+def single_fault_ratios(
+    network: Linearisation, piece: Piece, draws: int, seed: int
+) -> dict[str, FaultRatio]:
+    """Estimate the ratio of true to linear variance of single faults, for each weight that matters.
 
     With ``d`` the deviation of one word on a chip and ``S_i`` its squared gradient, faults are
     drawn with a probability proportional to ``S_i d^2`` from all words of 256 chips. The mean of
-    ``|f(mean + d) - f(mean)|^2 / (S_i d^2)`` over such draws is the ratio of the sums: a fault
-    whose ``S_i`` is estimated too high is tried more often, and counts less.
+    ``|f(mean + d) - f(mean)|^2 / (S_i d^2)`` over such draws estimates the ratio of the sums over
+    all faults without bias, even though ``S_i`` is itself an estimate (importance sampling).
 
     Args:
-        network: Around the mean read.
+        network: Linearisation around the mean read.
         piece: The samples to try faults on.
-        draws: Single faults to try, in all; at least 4 for each tensor of 0.2 % or more.
-        seed: Of the chips and the draws.
+        draws: Single faults to try, in all; at least 4 for each tensor with 0.2 % of the variance.
+        seed: Seed of the chips and the draws.
 
     Returns:
-        The ratios by tensor; placed activations, and weights that are used several times or
-        differentiated one by one, have none.
+        The ratios by tensor, without placed activations and weights that are used several times or
+        differentiated sample by sample.
     """
     output, squares = network.sensitivities(piece)
-    variance = {n: float((s * network.variance(n)).sum()) for n, s in squares.items()}
+    variance = {n: float((s * network.variances[n].detach()).sum()) for n, s in squares.items()}
     whole = sum(variance.values())
     generator = torch.Generator().manual_seed(seed)
     chips = [Chip(seed=seed + k) for k in range(_CHIPS)]
     found = {}
     for name, sensitivity in squares.items():
-        share = variance[name] / whole if whole else 0.0
-        if share < _SMALL:
+        fraction = variance[name] / whole if whole else 0.0
+        if fraction < _SMALL:
             continue
-        number = max(_LEAST, round(draws * share))
-        ratios = _ratios(network, piece, output, name, sensitivity, chips, number, generator)
-        if ratios is not None:
-            error = float(ratios.std()) / len(ratios) ** 0.5
-            found[name] = Ratio(mean=float(ratios.mean()), standard_error=error)
+        faults = _drawn_faults(
+            network, name, sensitivity, chips, max(_LEAST, round(draws * fraction)), generator
+        )
+        ratios = []
+        for entry, deviation, linear in faults:
+            change = _output_with(network, piece, name, entry, deviation).double() - output.double()
+            ratios.append(float(change.square().sum()) / linear)
+        if ratios:
+            std, mean = torch.std_mean(torch.tensor(ratios, dtype=torch.float64))
+            error = float(std) / len(ratios) ** 0.5
+            found[name] = FaultRatio(mean=float(mean), standard_error=error)
     return found
 
 
-def _ratios(
+def _drawn_faults(
     network: Linearisation,
-    piece: Piece,
-    output: Tensor,
     name: str,
     sensitivity: Tensor,
-    chips: list[Chip],
+    chips: Sequence[Chip],
     number: int,
     generator: torch.Generator,
-) -> Tensor | None:
+) -> list[tuple[int, float, float]]:
+    """Entry, deviation and linear effect of each fault drawn; none if no chip has a fault."""
     sensitivity = sensitivity.reshape(-1).double().cpu()
 
-    def linear(chip: Chip) -> tuple[Tensor, Tensor]:
-        """The deviation of each word, and what the tangent makes of it."""
+    def effects(chip: Chip) -> tuple[Tensor, Tensor]:
         noise = network.noise(name, chip).reshape(-1).double().cpu()
         return noise, sensitivity * noise.square()
 
-    totals = torch.stack([linear(chip)[1].sum() for chip in chips])
+    totals = torch.stack([effects(chip)[1].sum() for chip in chips])
     if not bool(totals.any()):
-        return None
-    ratios = []
+        return []
+    found = []
     for index in torch.multinomial(totals, number, replacement=True, generator=generator):
-        noise, weights = linear(chips[int(index)])
-        entry = _drawn(weights, generator)
-        moved = network.moved(piece, name, entry, float(noise[entry]))
-        true = (moved.double() - output.double()).square().sum()
-        ratios.append(float(true) / float(weights[entry]))
-    return torch.tensor(ratios, dtype=torch.float64)
+        noise, linear = effects(chips[int(index)])
+        entry = _drawn(linear, generator)
+        found.append((entry, float(noise[entry]), float(linear[entry])))
+    return found
 
 
 def _drawn(weights: Tensor, generator: torch.Generator) -> int:
-    """An index drawn in proportion to the weights; `torch.multinomial` stops at 2^24 of them."""
+    """An index drawn in proportion to the weights; `torch.multinomial` takes 2^24 of them only."""
     sums = weights.cumsum(0)
     at = torch.rand((), generator=generator, dtype=torch.float64, device="cpu") * sums[-1]
     return min(int(torch.searchsorted(sums, at, right=True)), len(sums) - 1)
+
+
+def _output_with(
+    network: Linearisation, piece: Piece, name: str, entry: int, deviation: float
+) -> Tensor:
+    """The output with one entry of one weight, in logical order, moved from the mean read."""
+    problem, mean = network.problem, network.fixed[name]
+    problem.memory.expect(problem.plan, network.fixed)
+    place = torch.unravel_index(torch.tensor(entry), mean.shape)
+    before = mean[place].clone()
+    with torch.no_grad():
+        try:
+            mean[place] += deviation
+            return call(problem.placement.model, piece.inputs)
+        finally:
+            mean[place] = before

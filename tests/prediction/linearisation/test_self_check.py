@@ -12,7 +12,7 @@ from joulewise.errors import ModelError
 from joulewise.models import ZOO, build, seeded
 from joulewise.placement import call, loaded, place, take
 from joulewise.prediction.linearisation.op_interception import Interception
-from joulewise.prediction.linearisation.reductions import Logits
+from joulewise.prediction.linearisation.reductions import LogitJacobians
 from joulewise.prediction.linearisation.self_check import cover
 
 
@@ -216,7 +216,7 @@ def test_jacobians_are_those_of_autograd(cases, name):
         coverage = cover(problem, means)
         recurrent = {n for n in means if "lstm" in n}
         assert coverage.one_by_one == expected | recurrent
-        collector = Logits(samples=5, means=means, coverage=coverage)
+        collector = LogitJacobians(samples=5, means=means, coverage=coverage)
         problem.memory.expect(problem.plan, means)
         interception = Interception(means, collector.receive)
         with torch.enable_grad(), interception:
@@ -234,7 +234,7 @@ def test_jacobians_are_those_of_autograd(cases, name):
         if weight in coverage.one_by_one:
             continue
         wanted = torch.stack([row[position] for row in exact])
-        torch.testing.assert_close(collector._jacobian(weight)[:, 0], wanted)
+        torch.testing.assert_close(collector.jacobian(weight)[:, 0], wanted)
         var = cases.normal(*wanted.shape[1:], seed=4).square()
         var = torch.empty_like(means[weight]).copy_(var)
         products = (wanted.square() * var).flatten(1).sum(1)
@@ -294,10 +294,10 @@ def check_refused(cases, model, inputs, match):
 
 def test_samples_that_depend_on_each_other_are_refused(cases):
     mixed = Functional(lambda x, w: functional.linear(x, w) + x.mean(0) @ w.T, (3, 5))
-    check_refused(cases, mixed, cases.normal(4, 5), "changes with the samples beside it")
+    check_refused(cases, mixed, cases.normal(4, 5), "changes with the other samples of its batch")
     drawn = Functional(lambda x, w: functional.dropout(x @ w.T, 0.5, True), (3, 5))
     with seeded(0):
-        check_refused(cases, drawn, cases.normal(4, 5), "draws nothing at random")
+        check_refused(cases, drawn, cases.normal(4, 5), "draws no random numbers")
 
 
 def test_an_output_with_tokens_first_is_refused(cases):

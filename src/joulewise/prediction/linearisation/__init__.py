@@ -1,12 +1,15 @@
-"""Linear: a network to first order in the noise of its memories.
+"""A network to first order in the noise of its memories.
 
-linearisation       a network around the mean read: forward, probes, backward
-pieces              the data cut into parts that run at a time, and what is found of each
-op_interception     the operations of a forward pass that consume placed weights
-self_check          which of them the interception gets right, by trying it out
-linear_gradients    per-sample gradients of each kind of operation
-channel_reductions  the response to noise, apart for each output channel
-reductions          what is made of the gradients as they come by
+linearisation          passes around the mean read: forward, probes, backward
+pieces                 data cut by memory; linearised logits
+op_interception        recording of the operations that consume placed weights
+op_readers             for each torch function, the weights that a call may consume
+operation_gradients    interface of per-sample gradients, and their evaluation in blocks
+linear_gradients       per-sample gradients of linear, embedding and element-wise operations
+convolution_gradients  per-sample gradients of convolutions
+reductions             reductions of the gradients as they are caught
+channel_reductions     responses for each output channel
+self_check             comparison of intercepted gradients with autograd's
 """
 
 from joulewise.prediction.linearisation.linearisation import Linearisation as Linearisation
