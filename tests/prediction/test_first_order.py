@@ -376,9 +376,7 @@ def test_options_are_checked():
 def test_the_noise_of_a_chip_is_what_the_device_reads(cases):
     layer, x = network(lambda: nn.Linear(5, 3)), cases.normal(4, 5)
     with cases.problem(layer, x, bits=5) as problem:
-        network_ = Linearisation(
-            problem, memory_bytes=1 << 20, thinned=False, generator=torch.Generator()
-        )
+        network_ = Linearisation(problem, seed=0, memory_bytes=1 << 20)
         (piece,) = network_.pieces(3)
         logits = network_.logits(piece, 3, [Chip(seed=7)])
         problem.memory.read(problem.plan, Chip(seed=7))

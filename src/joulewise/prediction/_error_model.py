@@ -164,12 +164,7 @@ def error_model(
     chosen = {name: as_point(point).detach() for name, point in plan.items()}
     placement.check_plan(chosen)
     with posed(placement, data, chosen, batch_size=batch_size, progress=progress) as problem:
-        network = Linearisation(
-            problem,
-            memory_bytes=memory_bytes,
-            thinned=False,
-            generator=torch.Generator().manual_seed(seed),
-        )
+        network = Linearisation(problem, seed=seed, memory_bytes=memory_bytes)
         return _Builder(problem, chosen).build(network)
 
 

@@ -84,12 +84,7 @@ class Corrected:
                 f"the model has {outputs} outputs, and method corrected probes each; allowed: "
                 f'Corrected(outputs={outputs}), at the cost of that, or method="first-order"'
             )
-        network = Linearisation(
-            problem,
-            memory_bytes=self.memory_bytes,
-            thinned=False,
-            generator=torch.Generator().manual_seed(self.seed),
-        )
+        network = Linearisation(problem, seed=self.seed, memory_bytes=self.memory_bytes)
         chips = [Chip(seed=_SEED_OF_CHIPS + self.seed + k) for k in range(self.chips)]
         total, paired = Total(), _PairedChips(self.chips)
         with torch.set_grad_enabled(network.differentiable):

@@ -98,10 +98,7 @@ class FirstOrder:
     def forecast(self, problem: Problem) -> Forecast:
         """See `joulewise.prediction.predict`."""
         network = Linearisation(
-            problem,
-            memory_bytes=self.memory_bytes,
-            thinned=self.thinned,
-            generator=torch.Generator().manual_seed(self.seed),
+            problem, seed=self.seed, memory_bytes=self.memory_bytes, thinned=self.thinned
         )
         wanted = self.accuracy and problem.has_classes
         outputs = problem.outputs

@@ -19,6 +19,7 @@ from joulewise.devices import Chip, WordClasses
 from joulewise.placement import Placed, check_finite, take
 from joulewise.placement.calling import batch_size, call
 from joulewise.prediction.linearisation.op_interception import Interception
+from joulewise.prediction.linearisation.operation_gradients import WholeGradients
 from joulewise.prediction.linearisation.pieces import LinearLogits, Piece
 from joulewise.prediction.linearisation.reductions import (
     ClassReduction,
@@ -27,7 +28,6 @@ from joulewise.prediction.linearisation.reductions import (
     SensitivityReduction,
     UncheckedUse,
     VarianceReduction,
-    weighted_products,
 )
 from joulewise.prediction.linearisation.self_check import cover
 from joulewise.prediction.problem import Problem
@@ -57,9 +57,9 @@ class Linearisation:
 
     Args:
         problem: The problem.
+        seed: Seed of the probes.
         memory_bytes: Memory that one pass may take, roughly.
         thinned: See `joulewise.prediction.FirstOrder`.
-        generator: Draws the probes.
 
     Attributes:
         differentiable: True if results have gradients in the points of the plan.
@@ -70,10 +70,11 @@ class Linearisation:
     """
 
     def __init__(
-        self, problem: Problem, *, memory_bytes: int, thinned: bool, generator: torch.Generator
+        self, problem: Problem, *, seed: int, memory_bytes: int, thinned: bool = False
     ) -> None:
         self.problem, self._memory_bytes = problem, memory_bytes
-        self._generator, self._thinning = generator, generator if thinned else None
+        self._generator = torch.Generator().manual_seed(seed)
+        self._thinning = self._generator if thinned else None
         self.differentiable = problem.differentiable
         with torch.set_grad_enabled(self.differentiable):
             moments = problem.memory.moments(problem.plan)
@@ -146,7 +147,9 @@ class Linearisation:
             probe = self._signs(output)
             last = number + 1 == probes and not self.differentiable
             _backward(output, probe, roots, keep=not last, create=self.differentiable)
-            self._end_probe(piece, self.means, probe, reduction)
+            for name, jacobian in self._per_sample(piece, self.means, [probe]).items():
+                reduction.add_whole(name, jacobian)
+            reduction.end_probe()
         interception.release()
         number_of = output.numel() // piece.samples * probes
         output = output if self.differentiable else output.detach()
@@ -199,7 +202,9 @@ class Linearisation:
         output, roots, interception = self._forward(piece.inputs, self.fixed, reduction)
         probe = self._signs(output)
         _backward(output, probe, roots)
-        self._end_probe(piece, self.fixed, probe, reduction)
+        for name, jacobian in self._per_sample(piece, self.fixed, [probe]).items():
+            reduction.add_whole(name, jacobian)
+        reduction.end_probe()
         interception.release()
         error = (output.detach() - piece.reference).double() * probe
         return error.reshape(piece.samples, -1).sum(1).cpu(), reduction
@@ -231,8 +236,10 @@ class Linearisation:
         for probe in probes:
             _backward(output, probe, roots, keep=True)
         interception.release()
+        for name, jacobian in self._per_sample(piece, self.fixed, probes).items():
+            reduction.add_whole(name, jacobian)
         with torch.no_grad():
-            cov, moved = self._spread(piece, reduction, probes, chips)
+            cov, moved = self._spread(reduction, chips)
         return LinearLogits(
             mean=flat.gather(1, chosen),
             classes=chosen,
@@ -248,7 +255,7 @@ class Linearisation:
         return torch.empty_like(mean).copy_(read).sub_(mean)
 
     def _spread(
-        self, piece: Piece, reduction: LogitJacobians, probes: list[Tensor], chips: Sequence[Chip]
+        self, reduction: LogitJacobians, chips: Sequence[Chip]
     ) -> tuple[dict[str, Tensor], Tensor | None]:
         """Covariance by tensor, and the deviations of each linearised chip."""
         cov: dict[str, Tensor] = {}
@@ -261,32 +268,17 @@ class Linearisation:
                 sums = reduction.response(name, along)
                 cov[name] = cov[name] + common.covariance(sums[..., 0], sums[..., 1])
             if chips:
-                moved.append(reduction.response(name, self._noise(name, chips)))
-        for name, jacobian in self._per_sample(piece, self.fixed, probes).items():
-            cov[name] = weighted_products(jacobian, self.variances[name].detach())
-            if name in self.commons:
-                common = self.commons[name]
-                mean, tied = (
-                    (jacobian * along.detach()).flatten(2).sum(2)
-                    for along in (self.fixed[name], common.coupling)
-                )
-                cov[name] = cov[name] + common.covariance(mean, tied)
-            if chips:
-                noise = self._noise(name, chips).flatten(1).mT.to(jacobian.dtype)
-                moved.append(jacobian.flatten(2) @ noise)
+                noise = torch.stack([self.noise(name, chip) for chip in chips])
+                moved.append(reduction.response(name, noise))
         for placed, inputs, mean, var, gradients in reduction.activations:
             if not gradients:  # it does not reach the output
                 continue
             jacobian = torch.stack(gradients, 1).flatten(2).to(var.dtype)
-            part = weighted_products(jacobian, var.flatten(1))
+            part = WholeGradients(jacobian=jacobian).products([], var.flatten(1), None)
             cov[placed.name] = cov[placed.name] + part if placed.name in cov else part
             if chips:
                 moved.append(self._activation_response(placed, inputs, mean, jacobian, chips))
         return cov, torch.stack(moved).sum(0) if moved else None
-
-    def _noise(self, name: str, chips: Sequence[Chip]) -> Tensor:
-        """`noise` of several chips: ``[chips, *weight]``."""
-        return torch.stack([self.noise(name, chip) for chip in chips])
 
     def _activation_response(
         self, placed: Placed, inputs: Tensor, mean: Tensor, jacobian: Tensor, chips: Sequence[Chip]
@@ -322,17 +314,6 @@ class Linearisation:
         check_finite(model, inputs, output, "at the mean that is read")
         leaves = [mean for mean in means.values() if mean.requires_grad]
         return output, [interception.root, *leaves], interception
-
-    def _end_probe(
-        self,
-        piece: Piece,
-        means: Mapping[str, Tensor],
-        probe: Tensor,
-        reduction: VarianceReduction | ClassReduction,
-    ) -> None:
-        for name, rows in self._per_sample(piece, means, [probe]).items():
-            reduction.add_whole(name, rows[:, 0])
-        reduction.end_probe()
 
     def _per_sample(
         self, piece: Piece, means: Mapping[str, Tensor], probes: Sequence[Tensor]

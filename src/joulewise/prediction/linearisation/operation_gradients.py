@@ -24,7 +24,15 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-__all__ = ["BatchAxis", "BlockedGradients", "OperationGradients", "gram", "sample_blocks", "widen"]
+__all__ = [
+    "BatchAxis",
+    "BlockedGradients",
+    "OperationGradients",
+    "WholeGradients",
+    "gram",
+    "sample_blocks",
+    "widen",
+]
 
 # Numbers that are worked on at a time, so that they stay in the processor's cache.
 _CACHED = 1 << 20
@@ -112,6 +120,40 @@ class BlockedGradients(ABC):
         """See `OperationGradients`."""
         columns = self.flat(noise).mT
         return torch.cat([block @ columns.to(block.dtype) for block in self.blocks(gs)])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class WholeGradients:
+    """Gradients that are kept whole, whatever the operations: the arguments ``gs`` are not used.
+
+    Args:
+        jacobian: ``[batch, scalars, *weight]``.
+    """
+
+    jacobian: Tensor
+
+    def jacobians(self, gs: Sequence[Tensor]) -> Tensor:
+        """See `OperationGradients`."""
+        return self.jacobian
+
+    def squared(self, g: Tensor, var: Tensor, generator: torch.Generator | None) -> Tensor:
+        """See `OperationGradients`."""
+        return (self.jacobian[:, 0].square() * var.to(self.jacobian.dtype)).flatten(1).sum(1)
+
+    def products(
+        self, gs: Sequence[Tensor], var: Tensor, generator: torch.Generator | None
+    ) -> Tensor:
+        """See `OperationGradients`; the variance may differ by sample, ``[batch, *weight]``."""
+        flat = self.jacobian.flatten(2)
+        return torch.matmul(flat * var.to(flat.dtype).reshape(-1, 1, flat.shape[2]), flat.mT)
+
+    def summed(self, g: Tensor) -> Tensor:
+        """See `OperationGradients`."""
+        return self.jacobian[:, 0].double().square().sum(0)
+
+    def response(self, gs: Sequence[Tensor], noise: Tensor) -> Tensor:
+        """See `OperationGradients`."""
+        return self.jacobian.flatten(2) @ noise.flatten(1).mT.to(self.jacobian.dtype)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,10 +20,12 @@ from joulewise.placement import Placed
 from joulewise.prediction.linearisation.channel_reductions import (
     channel_index,
     response_by_channel,
-    sums_by_channel,
 )
 from joulewise.prediction.linearisation.op_interception import Key, WeightUse
-from joulewise.prediction.linearisation.operation_gradients import OperationGradients
+from joulewise.prediction.linearisation.operation_gradients import (
+    OperationGradients,
+    WholeGradients,
+)
 from joulewise.prediction.linearisation.self_check import Coverage
 
 __all__ = [
@@ -33,7 +35,6 @@ __all__ = [
     "SensitivityReduction",
     "UncheckedUse",
     "VarianceReduction",
-    "weighted_products",
 ]
 
 Caught = Callable[[Tensor], None]
@@ -67,14 +68,38 @@ class Reduction(ABC):
     sums: dict[str, Tensor] = field(default_factory=dict)
 
     @abstractmethod
-    def receive(self, use: WeightUse) -> Caught | None:
-        """Receive a use of a weight; see `Interception`."""
+    def reduce(self, name: str, gradients: OperationGradients, use: WeightUse | None) -> Caught:
+        """Reduce the gradients of a weight: by one use of it, or whole (None)."""
 
     @abstractmethod
     def observe(self, placed: Placed, inputs: Tensor, mean: Tensor, var: Tensor) -> Caught:
         """Receive a placed activation, each of whose words has faults of its own."""
 
-    def gradients_of(self, use: WeightUse) -> OperationGradients:
+    def receive(self, use: WeightUse) -> Caught | None:
+        """Receive a use of a weight; see `Interception`."""
+        if use.name in self.coverage.one_by_one:
+            return None
+        gradients = self._gradients_of(use)
+        if use.name not in self.coverage.repeated:
+            return self.reduce(use.name, gradients, use)
+
+        def caught(g: Tensor) -> None:
+            jacobian = gradients.jacobians([g])[:, 0]
+            _add(self.sums, use.name, use.spread(jacobian, self.means[use.name]))
+
+        return caught
+
+    def add_whole(self, name: str, jacobian: Tensor) -> None:
+        """Reduce whole gradients, ``[samples, scalars, *weight]``."""
+        self.reduce(name, WholeGradients(jacobian=jacobian), None)(jacobian)
+
+    def end_probe(self) -> None:
+        """Reduce the summed gradients of the weights that a backward pass met several times."""
+        for name, total in self.sums.items():
+            self.add_whole(name, total[:, None])
+        self.sums = {}
+
+    def _gradients_of(self, use: WeightUse) -> OperationGradients:
         """The gradients of a use, on the batch axis that the self-check found.
 
         Raises:
@@ -87,25 +112,6 @@ class Reduction(ABC):
         if length == 0 or length % self.samples:
             raise UncheckedUse(use.name)
         return use.read.gradients(replace(axis, samples=self.samples))
-
-    def add_repeated(self, use: WeightUse, gradients: OperationGradients) -> Caught:
-        """Sum the gradients of a weight that is used several times, until `end_probe`."""
-
-        def caught(g: Tensor) -> None:
-            jacobian = gradients.jacobians([g])[:, 0]
-            _add(self.sums, use.name, use.spread(jacobian, self.means[use.name]))
-
-        return caught
-
-    def add_whole(self, name: str, gradients: Tensor) -> None:
-        """Reduce the gradients ``[samples, *weight]`` of one probe."""
-        raise NotImplementedError
-
-    def end_probe(self) -> None:
-        """Reduce the summed gradients of one backward pass."""
-        for name, total in self.sums.items():
-            self.add_whole(name, total)
-        self.sums = {}
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -126,24 +132,18 @@ class VarianceReduction(Reduction):
     generator: torch.Generator | None
     totals: dict[str, Tensor] = field(default_factory=dict)
 
-    def receive(self, use: WeightUse) -> Caught | None:
+    def reduce(self, name: str, gradients: OperationGradients, use: WeightUse | None) -> Caught:
         """See `Reduction`."""
-        name = use.name
-        if name in self.coverage.one_by_one:
-            return None
-        gradients = self.gradients_of(use)
-        if name in self.coverage.repeated:
-            return self.add_repeated(use, gradients)
-        var = use.view(self.variances[name])
+        var = _seen(use, self.variances[name])
         if name not in self.commons:
-            return lambda g: self._add_variance(name, gradients.squared(g, var, self.generator))
+            return lambda g: self._add(name, gradients.squared(g, var, self.generator))
         common = self.commons[name]
-        along = torch.stack([use.view(t) for t in (self.means[name], common.coupling)])
+        along = torch.stack([_seen(use, t) for t in (self.means[name], common.coupling)])
 
         def caught(g: Tensor) -> None:
             sums = gradients.response([g], along)[:, 0]
-            self._add_variance(name, gradients.squared(g, var, self.generator))
-            self._add_variance(name, common.variance(sums[:, 0], sums[:, 1]))
+            self._add(name, gradients.squared(g, var, self.generator))
+            self._add(name, common.variance(sums[:, 0], sums[:, 1]))
 
         return caught
 
@@ -152,20 +152,11 @@ class VarianceReduction(Reduction):
 
         def caught(g: Tensor) -> None:
             wide = g.to(var.dtype)
-            self._add_variance(placed.name, (wide.square() * var).flatten(1).sum(1))
+            self._add(placed.name, (wide.square() * var).flatten(1).sum(1))
 
         return caught
 
-    def add_whole(self, name: str, gradients: Tensor) -> None:
-        """See `Reduction`."""
-        var = self.variances[name].to(gradients.dtype)
-        self._add_variance(name, (gradients.square() * var).flatten(1).sum(1))
-        if name in self.commons:
-            common = self.commons[name]
-            sums = ((gradients * t).flatten(1).sum(1) for t in (self.means[name], common.coupling))
-            self._add_variance(name, common.variance(*sums))
-
-    def _add_variance(self, name: str, part: Tensor) -> None:
+    def _add(self, name: str, part: Tensor) -> None:
         _add(self.totals, name, part.double())
 
 
@@ -182,15 +173,11 @@ class SensitivityReduction(Reduction):
 
     totals: dict[str, Tensor] = field(default_factory=dict)
 
-    def receive(self, use: WeightUse) -> Caught | None:
+    def reduce(self, name: str, gradients: OperationGradients, use: WeightUse | None) -> Caught:
         """See `Reduction`."""
-        if use.name in self.coverage.one_by_one | self.coverage.repeated:
-            return None
-        gradients = self.gradients_of(use)
 
         def caught(g: Tensor) -> None:
-            part = use.spread(gradients.summed(g)[None], self.means[use.name])[0]
-            _add(self.totals, use.name, part)
+            _add(self.totals, name, _spread(use, gradients.summed(g), self.means[name]))
 
         return caught
 
@@ -225,26 +212,22 @@ class ClassReduction(Reduction):
     squares: dict[str, Tensor] = field(default_factory=dict)
     moved: dict[str, Tensor] = field(default_factory=dict)
 
-    def receive(self, use: WeightUse) -> Caught | None:
+    def reduce(self, name: str, gradients: OperationGradients, use: WeightUse | None) -> Caught:
         """See `Reduction`."""
-        name, mean = use.name, self.means[use.name]
-        if name in self.coverage.one_by_one:
-            return None
-        gradients = self.gradients_of(use)
-        if name in self.coverage.repeated:
-            return self.add_repeated(use, gradients)
-        directions = self._directions(name)
-        along = torch.stack([use.view(one) for one in directions]) if len(directions) else None
-        index = use.view(channel_index(mean)) if name in self.by_channel else None
+        mean, classes = self.means[name], self.classes[name]
+        # The directions in the shape and memory layout of the weight.
+        spread = classes.spread(self.shifts[name])
+        directions = [_seen(use, torch.empty_like(mean).copy_(one)) for one in spread]
+        index = _seen(use, channel_index(mean)) if name in self.by_channel else None
 
         def caught(g: Tensor) -> None:
             moved = g.new_zeros(self.samples, 0)
-            if along is not None and index is not None:
+            if directions and index is not None:
+                along = torch.stack(directions)
                 moved = response_by_channel(gradients, g, along, index, len(mean)).flatten(1)
-            elif along is not None:
-                moved = gradients.response([g], along)[:, 0]
-            squares = use.spread(gradients.summed(g)[None], mean)[0]
-            self._add_classes(name, self.classes[name], squares, moved)
+            elif directions:
+                moved = gradients.response([g], torch.stack(directions))[:, 0]
+            self._add(name, classes, _spread(use, gradients.summed(g), mean), moved)
 
         return caught
 
@@ -258,28 +241,11 @@ class ClassReduction(Reduction):
             wide = g.double()
             moved = torch.einsum("w...,...->...w", directions.to(wide), wide)
             moved = moved.reshape(self.samples, -1, len(directions)).sum(1)
-            self._add_classes(placed.name, classes, wide.square(), moved)
+            self._add(placed.name, classes, wide.square(), moved)
 
         return caught
 
-    def add_whole(self, name: str, gradients: Tensor) -> None:
-        """See `Reduction`."""
-        directions = self._directions(name)
-        moved = gradients.new_zeros(self.samples, 0)
-        if len(directions) and name in self.by_channel:
-            moved = sums_by_channel(gradients, directions).flatten(1)
-        elif len(directions):
-            moved = gradients.flatten(1) @ directions.flatten(1).mT.to(gradients)
-        self._add_classes(name, self.classes[name], gradients.double().square().sum(0), moved)
-
-    def _directions(self, name: str) -> Tensor:
-        """Directions in the shape and memory layout of a weight, ``[directions, *weight]``."""
-        mean = self.means[name]
-        found = self.classes[name].spread(self.shifts[name])
-        directions = [torch.empty_like(mean).copy_(one) for one in found]
-        return torch.stack(directions) if directions else mean.new_zeros(0, *mean.shape)
-
-    def _add_classes(self, name: str, classes: WordClasses, squares: Tensor, moved: Tensor) -> None:
+    def _add(self, name: str, classes: WordClasses, squares: Tensor, moved: Tensor) -> None:
         summed = classes.summed(squares, by_channel=name in self.by_channel)
         _add(self.squares, name, summed.cpu())
         _add(self.moved, name, moved.double().cpu())
@@ -294,71 +260,75 @@ class LogitJacobians(Reduction):
     """
 
     generator: torch.Generator | None = None
-    uses: dict[Key, tuple[WeightUse, OperationGradients]] = field(default_factory=dict)
-    caught: dict[Key, list[Tensor]] = field(default_factory=dict)
+    caught: dict[Key, tuple[OperationGradients, WeightUse | None, list[Tensor]]] = field(
+        default_factory=dict
+    )
     activations: list[Activation] = field(default_factory=list)
 
     def receive(self, use: WeightUse) -> Caught | None:
-        """See `Reduction`."""
+        """See `Reduction`; several uses of a weight stay apart until they are asked for."""
         if use.name in self.coverage.one_by_one:
             return None
-        self.uses[use.key] = use, self.gradients_of(use)
-        return self.caught.setdefault(use.key, []).append
+        return self.reduce(use.name, self._gradients_of(use), use)
+
+    def reduce(self, name: str, gradients: OperationGradients, use: WeightUse | None) -> Caught:
+        """See `Reduction`."""
+        gs: list[Tensor] = []
+        self.caught[name, use.ordinal if use else 0] = gradients, use, gs
+        return gs.append
 
     def observe(self, placed: Placed, inputs: Tensor, mean: Tensor, var: Tensor) -> Caught:
         """See `Reduction`."""
-        gradients: list[Tensor] = []
-        self.activations.append((placed, inputs, mean.detach(), var, gradients))
-        return gradients.append
+        gs: list[Tensor] = []
+        self.activations.append((placed, inputs, mean.detach(), var, gs))
+        return gs.append
 
     def names(self) -> list[str]:
         """The placed weights whose gradients were caught."""
-        caught = [name for (name, _), gs in self.caught.items() if gs]
-        return list(dict.fromkeys(caught))
+        return list(dict.fromkeys(name for (name, _), (*_, gs) in self.caught.items() if gs))
 
     def products(self, name: str, var: Tensor) -> Tensor:
         """``J diag(var) J^T`` for each sample, ``[samples, outputs, outputs]``."""
         uses = self._uses_of(name)
-        if len(uses) == 1:
-            (use, gradients, gs), *_ = uses
-            return gradients.products(gs, use.view(var), self.generator)
-        return weighted_products(self.jacobian(name), var)
+        if len(uses) > 1:
+            return WholeGradients(jacobian=self.jacobian(name)).products([], var, None)
+        ((gradients, use, gs),) = uses
+        return gradients.products(gs, _seen(use, var), self.generator)
 
     def response(self, name: str, noise: Tensor) -> Tensor:
         """``J noise`` for each sample and draw, ``[samples, outputs, draws]``."""
         found = [
-            gradients.response(gs, torch.stack([use.view(one) for one in noise]))
-            for use, gradients, gs in self._uses_of(name)
+            gradients.response(gs, torch.stack([_seen(use, one) for one in noise]))
+            for gradients, use, gs in self._uses_of(name)
         ]
         return torch.stack(found).sum(0)
 
     def jacobian(self, name: str) -> Tensor:
         """``J``, ``[samples, outputs, *weight]``."""
-        whole, found = self.means[name], []
-        for use, gradients, gs in self._uses_of(name):
+        found = []
+        for gradients, use, gs in self._uses_of(name):
             part = gradients.jacobians(gs)
-            spread = use.spread(part.flatten(0, 1), whole)
-            found.append(spread.reshape(*part.shape[:2], *whole.shape))
+            spread = (
+                part.flatten(0, 1)
+                if use is None
+                else use.spread(part.flatten(0, 1), self.means[name])
+            )
+            found.append(spread.reshape(*part.shape[:2], *self.means[name].shape))
         return torch.stack(found).sum(0)
 
-    def _uses_of(self, name: str) -> list[tuple[WeightUse, OperationGradients, list[Tensor]]]:
-        return [(*self.uses[key], gs) for key, gs in self.caught.items() if key[0] == name and gs]
+    def _uses_of(
+        self, name: str
+    ) -> list[tuple[OperationGradients, WeightUse | None, list[Tensor]]]:
+        return [found for key, found in self.caught.items() if key[0] == name and found[2]]
+
+
+def _seen(use: WeightUse | None, whole: Tensor) -> Tensor:
+    return whole if use is None else use.view(whole)
+
+
+def _spread(use: WeightUse | None, part: Tensor, whole: Tensor) -> Tensor:
+    return part if use is None else use.spread(part[None], whole)[0]
 
 
 def _add(sums: dict[str, Tensor], name: str, part: Tensor) -> None:
     sums[name] = sums[name] + part if name in sums else part
-
-
-def weighted_products(jacobian: Tensor, var: Tensor) -> Tensor:
-    """``J diag(v) J^T`` for each sample.
-
-    Args:
-        jacobian: ``[samples, outputs, *tensor]``.
-        var: ``[*tensor]``, or ``[samples, *tensor]``.
-
-    Returns:
-        ``[samples, outputs, outputs]``.
-    """
-    flat = jacobian.flatten(2)
-    weights = var.to(flat.dtype).reshape(-1, 1, flat.shape[2])
-    return torch.matmul(flat * weights, flat.mT)
