@@ -142,15 +142,7 @@ class Linearisation:
             coverage=self._coverage,
             generator=self._thinning,
         )
-        output, roots, interception = self._forward(piece.inputs, self.means, reduction)
-        for number in range(probes):
-            probe = self._signs(output)
-            last = number + 1 == probes and not self.differentiable
-            _backward(output, probe, roots, keep=not last, create=self.differentiable)
-            for name, jacobian in self._per_sample(piece, self.means, [probe]).items():
-                reduction.add_whole(name, jacobian)
-            reduction.end_probe()
-        interception.release()
+        output, _ = self._probe(piece, self.means, reduction, probes)
         number_of = output.numel() // piece.samples * probes
         output = output if self.differentiable else output.detach()
         return output, {name: total / number_of for name, total in reduction.totals.items()}
@@ -199,13 +191,7 @@ class Linearisation:
             shifts=shifts,
             by_channel=by_channel,
         )
-        output, roots, interception = self._forward(piece.inputs, self.fixed, reduction)
-        probe = self._signs(output)
-        _backward(output, probe, roots)
-        for name, jacobian in self._per_sample(piece, self.fixed, [probe]).items():
-            reduction.add_whole(name, jacobian)
-        reduction.end_probe()
-        interception.release()
+        output, probe = self._probe(piece, self.fixed, reduction)
         error = (output.detach() - piece.reference).double() * probe
         return error.reshape(piece.samples, -1).sum(1).cpu(), reduction
 
@@ -291,6 +277,21 @@ class Linearisation:
             deviation = (read - mean).flatten(1).to(jacobian.dtype)
             moved.append((jacobian @ deviation[:, :, None])[:, :, 0])
         return torch.stack(moved, 2)
+
+    def _probe(
+        self, piece: Piece, means: Mapping[str, Tensor], reduction: Reduction, probes: int = 1
+    ) -> tuple[Tensor, Tensor]:
+        """Reduce the gradients of random +-1 probes; the output at the mean, and the last probe."""
+        output, roots, interception = self._forward(piece.inputs, means, reduction)
+        create = self.differentiable and means is self.means
+        for number in range(probes):
+            probe = self._signs(output)
+            _backward(output, probe, roots, keep=create or number + 1 < probes, create=create)
+            for name, jacobian in self._per_sample(piece, means, [probe]).items():
+                reduction.add_whole(name, jacobian)
+            reduction.end_probe()
+        interception.release()
+        return output, probe
 
     def _signs(self, output: Tensor) -> Tensor:
         signs = torch.randint(0, 2, output.shape, generator=self._generator, device="cpu")

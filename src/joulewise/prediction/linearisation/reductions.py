@@ -84,8 +84,8 @@ class Reduction(ABC):
             return self.reduce(use.name, gradients, use)
 
         def caught(g: Tensor) -> None:
-            jacobian = gradients.jacobians([g])[:, 0]
-            _add(self.sums, use.name, use.spread(jacobian, self.means[use.name]))
+            jacobian = use.spread(gradients.jacobians([g])[:, 0], self.means[use.name])
+            _add(self.sums, use.name, jacobian)
 
         return caught
 
@@ -177,7 +177,8 @@ class SensitivityReduction(Reduction):
         """See `Reduction`."""
 
         def caught(g: Tensor) -> None:
-            _add(self.totals, name, _spread(use, gradients.summed(g), self.means[name]))
+            part = _spread(use, gradients.summed(g)[None], self.means[name])[0]
+            _add(self.totals, name, part)
 
         return caught
 
@@ -227,7 +228,8 @@ class ClassReduction(Reduction):
                 moved = response_by_channel(gradients, g, along, index, len(mean)).flatten(1)
             elif directions:
                 moved = gradients.response([g], torch.stack(directions))[:, 0]
-            self._add(name, classes, _spread(use, gradients.summed(g), mean), moved)
+            squares = _spread(use, gradients.summed(g)[None], mean)[0]
+            self._add(name, classes, squares, moved)
 
         return caught
 
@@ -308,12 +310,8 @@ class LogitJacobians(Reduction):
         found = []
         for gradients, use, gs in self._uses_of(name):
             part = gradients.jacobians(gs)
-            spread = (
-                part.flatten(0, 1)
-                if use is None
-                else use.spread(part.flatten(0, 1), self.means[name])
-            )
-            found.append(spread.reshape(*part.shape[:2], *self.means[name].shape))
+            spread = _spread(use, part.flatten(0, 1), self.means[name])
+            found.append(spread.reshape(*part.shape[:2], *spread.shape[1:]))
         return torch.stack(found).sum(0)
 
     def _uses_of(
@@ -326,8 +324,8 @@ def _seen(use: WeightUse | None, whole: Tensor) -> Tensor:
     return whole if use is None else use.view(whole)
 
 
-def _spread(use: WeightUse | None, part: Tensor, whole: Tensor) -> Tensor:
-    return part if use is None else use.spread(part[None], whole)[0]
+def _spread(use: WeightUse | None, parts: Tensor, whole: Tensor) -> Tensor:
+    return parts if use is None else use.spread(parts, whole)
 
 
 def _add(sums: dict[str, Tensor], name: str, part: Tensor) -> None:
