@@ -14,7 +14,7 @@ from joulewise.prediction.linearisation.linear_gradients import (
     EmbeddingGradients,
     linear_gradients,
 )
-from joulewise.prediction.linearisation.operation_gradients import BatchAxis
+from joulewise.prediction.linearisation.operation_gradients import BatchAxis, WholeGradients
 
 SAMPLES, DRAWS = 3, 2
 
@@ -39,6 +39,7 @@ def convolution(channels, outputs, groups=1):
 
 AXIS = BatchAxis(axis=0, samples=SAMPLES)
 CASES = {
+    "whole": ((WholeGradients(jacobian=rand(SAMPLES, 1, 4, 5)), rand(1)), (4, 5)),
     "one row": ((linear_gradients(rand(SAMPLES, 5), AXIS), rand(SAMPLES, 4, seed=1)), (4, 5)),
     "tokens": ((linear_gradients(rand(SAMPLES, 7, 5), AXIS), rand(SAMPLES, 7, 4, seed=1)), (4, 5)),
     "convolution": (convolution(2, 6), (6, 2, 3, 3)),

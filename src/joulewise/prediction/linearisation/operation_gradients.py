@@ -186,7 +186,13 @@ class BatchAxis:
 
 
 def sample_blocks(samples: int, numbers_each: int, least: int = 1) -> Iterator[slice]:
-    """Slices of the samples whose numbers fit in the processor's cache, ``least`` or more."""
+    """Slices of the samples that fit in the processor's cache.
+
+    Args:
+        samples: Number of samples.
+        numbers_each: Numbers that one sample takes.
+        least: Divides the samples: no slice is longer than ``ceil(samples / least)``.
+    """
     step = max(1, min(_CACHED // max(numbers_each, 1), -(-samples // least)))
     for start in range(0, samples, step):
         yield slice(start, min(start + step, samples))
