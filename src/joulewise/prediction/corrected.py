@@ -82,7 +82,7 @@ class Corrected:
         if outputs > self.outputs:
             raise InputError(
                 f"the model has {outputs} outputs, and method corrected probes each; allowed: "
-                f'Corrected(outputs={outputs}), at the cost of that, or method="first-order"'
+                f'Corrected(outputs={outputs}), a backward pass for each, or method="first-order"'
             )
         network = Linearisation(problem, seed=self.seed, memory_bytes=self.memory_bytes)
         chips = [Chip(seed=_SEED_OF_CHIPS + self.seed + k) for k in range(self.chips)]
@@ -131,8 +131,7 @@ class _PairedChips:
     """Errors of the same chips simulated and linearised, summed over pieces of the data."""
 
     def __init__(self, chips: int) -> None:
-        self._simulated = torch.zeros(chips, dtype=torch.float64)
-        self._linear = torch.zeros(chips, dtype=torch.float64)
+        self._simulated, self._linear = torch.zeros(2, chips, dtype=torch.float64)
         self._right = torch.zeros(chips, dtype=torch.float64)
         self._shift, self._expected, self._numbers = 0.0, 0.0, 0
         self._per_sample: list[Tensor] = []

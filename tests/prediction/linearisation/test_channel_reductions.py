@@ -9,12 +9,12 @@ from joulewise.prediction.linearisation.channel_reductions import (
     sums_by_channel,
 )
 from joulewise.prediction.linearisation.convolution_gradients import ConvolutionGradients
+from joulewise.prediction.linearisation.gradients import BatchAxis, WholeGradients
 from joulewise.prediction.linearisation.linear_gradients import (
     ElementwiseGradients,
     EmbeddingGradients,
     linear_gradients,
 )
-from joulewise.prediction.linearisation.operation_gradients import BatchAxis, WholeGradients
 
 SAMPLES, DRAWS = 3, 2
 

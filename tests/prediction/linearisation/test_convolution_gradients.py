@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from joulewise.prediction.linearisation import operation_gradients
-from joulewise.prediction.linearisation.operation_gradients import BatchAxis
+from joulewise.prediction.linearisation import gradients as gradients_module
+from joulewise.prediction.linearisation.gradients import BatchAxis
 from per_sample import check_gradients, jacobians, rand, reader_gradients
 
 CONVOLUTIONS = [torch.conv1d, torch.conv2d, torch.conv3d]
@@ -73,7 +73,7 @@ def test_transposed_convolutions(name, samples, scalars):
 
 @pytest.mark.parametrize("name", ["all at once", "depthwise", "three axes"])
 def test_one_sample_at_a_time_gives_the_same(name, monkeypatch):
-    monkeypatch.setattr(operation_gradients, "_CACHED", 1)
+    monkeypatch.setattr(gradients_module, "_CACHED", 1)
     check(CONVOLUTIONS, CASES[name], 4, 2)
 
 

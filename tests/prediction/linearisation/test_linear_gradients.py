@@ -4,13 +4,13 @@ import pytest
 import torch
 from torch.nn import functional
 
+from joulewise.prediction.linearisation.gradients import BatchAxis
 from joulewise.prediction.linearisation.linear_gradients import (
     LinearGradients,
     TokenLinearGradients,
     linear_gradients,
 )
 from joulewise.prediction.linearisation.op_readers import READERS
-from joulewise.prediction.linearisation.operation_gradients import BatchAxis
 from per_sample import check_gradients, jacobians, rand, reader_gradients
 
 

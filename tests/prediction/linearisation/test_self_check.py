@@ -14,8 +14,8 @@ from joulewise.models import ZOO, build, seeded
 from joulewise.placement import place, take
 from joulewise.prediction import FirstOrder, predict
 from joulewise.prediction.linearisation import op_interception
+from joulewise.prediction.linearisation.gradients import WholeGradients
 from joulewise.prediction.linearisation.op_readers import READERS
-from joulewise.prediction.linearisation.operation_gradients import WholeGradients
 from joulewise.prediction.linearisation.self_check import cover
 from per_sample import Functional
 

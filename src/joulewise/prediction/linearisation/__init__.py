@@ -4,7 +4,7 @@ linearisation          passes around the mean read: forward, probes, backward
 pieces                 data cut by memory; linearised logits
 op_interception        recording of the operations that consume placed weights
 op_readers             for each torch function, the weights that a call may consume
-operation_gradients    interface of per-sample gradients, and their evaluation in blocks
+gradients              interface of per-sample gradients, and their evaluation in blocks
 linear_gradients       per-sample gradients of linear, embedding and element-wise operations
 convolution_gradients  per-sample gradients of convolutions
 reductions             reductions of the gradients as they are caught

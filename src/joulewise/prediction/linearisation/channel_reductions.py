@@ -9,11 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from joulewise.prediction.linearisation.gradients import BlockedGradients, OperationGradients
 from joulewise.prediction.linearisation.linear_gradients import LinearGradients
-from joulewise.prediction.linearisation.operation_gradients import (
-    BlockedGradients,
-    OperationGradients,
-)
 
 __all__ = ["channel_index", "response_by_channel", "sums_by_channel"]
 

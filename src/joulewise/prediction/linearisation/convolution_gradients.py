@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from joulewise.prediction.linearisation.operation_gradients import (
+from joulewise.prediction.linearisation.gradients import (
     BlockedGradients,
     gram,
     sample_blocks,

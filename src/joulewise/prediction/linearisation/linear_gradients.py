@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from joulewise.prediction.linearisation.operation_gradients import (
+from joulewise.prediction.linearisation.gradients import (
     BatchAxis,
     BlockedGradients,
     OperationGradients,

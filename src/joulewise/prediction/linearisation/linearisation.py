@@ -18,8 +18,8 @@ from torch import Tensor
 from joulewise.devices import Chip, WordClasses
 from joulewise.placement import Placed, check_finite, take
 from joulewise.placement.calling import batch_size, call
+from joulewise.prediction.linearisation.gradients import WholeGradients
 from joulewise.prediction.linearisation.op_interception import Interception
-from joulewise.prediction.linearisation.operation_gradients import WholeGradients
 from joulewise.prediction.linearisation.pieces import LinearLogits, Piece
 from joulewise.prediction.linearisation.reductions import (
     ClassReduction,

@@ -16,12 +16,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from joulewise.prediction.linearisation.convolution_gradients import ConvolutionGradients
+from joulewise.prediction.linearisation.gradients import BatchAxis, OperationGradients
 from joulewise.prediction.linearisation.linear_gradients import (
     ElementwiseGradients,
     EmbeddingGradients,
     linear_gradients,
 )
-from joulewise.prediction.linearisation.operation_gradients import BatchAxis, OperationGradients
 
 __all__ = ["READERS", "WeightRead"]
 

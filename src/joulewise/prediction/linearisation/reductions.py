@@ -17,15 +17,9 @@ from torch import Tensor
 
 from joulewise.devices import Common, WordClasses
 from joulewise.placement import Placed
-from joulewise.prediction.linearisation.channel_reductions import (
-    channel_index,
-    response_by_channel,
-)
+from joulewise.prediction.linearisation.channel_reductions import channel_index, response_by_channel
+from joulewise.prediction.linearisation.gradients import OperationGradients, WholeGradients
 from joulewise.prediction.linearisation.op_interception import Key, WeightUse
-from joulewise.prediction.linearisation.operation_gradients import (
-    OperationGradients,
-    WholeGradients,
-)
 from joulewise.prediction.linearisation.self_check import Coverage
 
 __all__ = [

@@ -18,8 +18,8 @@ from torch import Tensor
 from joulewise.errors import ModelError, refuse
 from joulewise.placement import Placed, take
 from joulewise.placement.calling import batch_size, call
+from joulewise.prediction.linearisation.gradients import BatchAxis
 from joulewise.prediction.linearisation.op_interception import Interception, Key, WeightUse
-from joulewise.prediction.linearisation.operation_gradients import BatchAxis
 from joulewise.prediction.problem import Problem
 
 __all__ = ["Coverage", "cover"]

@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from joulewise.prediction.linearisation import operation_gradients
-from joulewise.prediction.linearisation.linear_gradients import linear_gradients
-from joulewise.prediction.linearisation.operation_gradients import (
+from joulewise.prediction.linearisation import gradients as gradients_module
+from joulewise.prediction.linearisation.gradients import (
     BatchAxis,
     WholeGradients,
     sample_blocks,
     widen,
 )
+from joulewise.prediction.linearisation.linear_gradients import linear_gradients
 from per_sample import check_gradients, jacobians, rand
 
 
@@ -66,7 +66,7 @@ def test_a_variance_that_differs_by_sample():
 
 
 def test_small_blocks_give_the_same(monkeypatch):
-    monkeypatch.setattr(operation_gradients, "_CACHED", 1)
+    monkeypatch.setattr(gradients_module, "_CACHED", 1)
     x, gs = rand(5, 7, 4), [rand(5, 7, 3, seed=k) for k in (1, 2)]
     exact = jacobians(torch.nn.functional.linear, rand(3, 4, seed=3), x, gs)
     check_gradients(linear_gradients(x, BatchAxis(axis=0, samples=5)), exact, gs)

@@ -24,15 +24,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-__all__ = [
-    "BatchAxis",
-    "BlockedGradients",
-    "OperationGradients",
-    "WholeGradients",
-    "gram",
-    "sample_blocks",
-    "widen",
-]
+__all__ = ["BatchAxis", "BlockedGradients", "OperationGradients", "WholeGradients"]
 
 # Numbers that are worked on at a time, so that they stay in the processor's cache.
 _CACHED = 1 << 20
