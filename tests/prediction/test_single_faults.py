@@ -7,7 +7,7 @@ from torch import nn
 from joulewise.devices import SRAM, ExponentialLaw, Flip
 from joulewise.placement import place
 from joulewise.prediction import FirstOrder, predict
-from joulewise.prediction.secants import _drawn
+from joulewise.prediction.single_faults import _drawn
 from joulewise.simulation import simulate
 
 FAR = 0.75  # one fault at a time: a rate of 7e-5

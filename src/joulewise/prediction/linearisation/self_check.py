@@ -1,14 +1,14 @@
-"""Coverage: which weights' per-sample gradients the interception gets right, by trying it out.
+"""Self-check: weights whose per-sample gradients by interception agree with autograd.
 
-No list of layers could promise that for any model. So three samples run through the model, and what
-was recorded for each of them is compared with what automatic differentiation says. A weight that
-does not agree (used by an operation that is not known, cast, inside a scripted module, batch axis
-not recognised) is differentiated sample by sample: slower, and never left out.
+No table of operations covers every model. So three samples run through the model, and the gradients
+recorded for each are compared with autograd's. A weight that disagrees (an operation without a
+reader, a cast, a scripted module, a batch axis that is not recognised) is differentiated sample by
+sample instead: slower, and nothing is left out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,35 +18,32 @@ from torch import Tensor
 from joulewise.data.nested import batch_size
 from joulewise.errors import ModelError, refuse
 from joulewise.placement import Placed, take
-from joulewise.placement.execution import call
-from joulewise.prediction.linear.gradients import BatchAxis
-from joulewise.prediction.linear.interception import Interception, Use
+from joulewise.prediction.linearisation.gradients import BatchAxis
+from joulewise.prediction.linearisation.op_interception import Interception, Key, WeightUse
 from joulewise.prediction.problem import Problem
 
 __all__ = ["Coverage", "cover"]
 
-Key = tuple[str, int]
-"""A placed tensor and the ordinal of one of its uses."""
-
 Axes = Mapping[Key, BatchAxis]
 
 _SAMPLES = 3
-# Far above rounding, far below what a wrong axis or a missed use would give.
+# Relative to the largest gradient: far above rounding, far below the effect of a wrong axis or a
+# missed use.
 _TOLERANCE = {torch.float64: 1e-8, torch.float32: 2e-3, torch.bfloat16: 0.15, torch.float16: 0.03}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Coverage:
-    """What interception can be trusted with.
+    """Result of the self-check.
 
     Args:
-        batch_axes: For each use (tensor and ordinal), the axis that holds the samples.
+        batch_axes: For each use, the axis that holds the samples.
         repeated: Weights used several times in one pass: their gradients add up before squaring.
         one_by_one: Weights to be differentiated sample by sample.
-        numbers: Numbers that the uses of one sample keep: sizes the batches.
+        numbers: Numbers that the uses and placed activations of one sample keep in memory.
     """
 
-    batch_axes: Mapping[Key, BatchAxis]
+    batch_axes: Axes
     repeated: frozenset[str]
     one_by_one: frozenset[str]
     numbers: int
@@ -54,36 +51,33 @@ class Coverage:
 
 @dataclass(slots=True)
 class _Recorder:
-    """The shapes that uses met, and the gradients at their outputs."""
+    """The uses of one pass, and the gradients at their outputs."""
 
-    uses: list[Use] = field(default_factory=list)
+    uses: list[WeightUse] = field(default_factory=list)
     activations: int = 0
     gradients: dict[Key, Tensor] = field(default_factory=dict)
 
-    def receive(self, use: Use) -> Any:
+    def receive(self, use: WeightUse) -> Callable[[Tensor], None]:
         self.uses.append(use)
-        key = (use.name, use.ordinal)
-        return lambda g: self.gradients.__setitem__(key, g.detach())
+        return lambda g: self.gradients.__setitem__(use.key, g.detach())
 
     def shapes(self) -> dict[Key, tuple[int, ...]]:
-        return {(u.name, u.ordinal): tuple(u.reading.batched.shape) for u in self.uses}
+        return {use.key: tuple(use.read.batched.shape) for use in self.uses}
 
     def numbers(self) -> int:
-        return self.activations + sum(use.reading.batched.numel() for use in self.uses)
+        return self.activations + sum(use.read.batched.numel() for use in self.uses)
 
 
 def cover(problem: Problem, means: Mapping[str, Tensor]) -> Coverage:
-    """Try the interception out on three samples.
+    """Compare per-sample gradients by interception with autograd's, on three samples.
 
     Args:
-        problem: What is to be predicted.
-        means: The mean of each placed weight, as the model is going to compute with.
-
-    Returns:
-        What can be trusted.
+        problem: The problem, whose first batch gives the samples.
+        means: The mean read of each placed weight, at which the gradients are taken.
 
     Raises:
-        ModelError: if the output does not depend differentiably on any placed tensor.
+        ModelError: if the output does not depend differentiably on any placed tensor, does not have
+            the batch as its first axis, or if samples depend on each other.
     """
     means = {name: mean.detach().clone().requires_grad_() for name, mean in means.items()}
     inputs = problem.batches[0].inputs
@@ -94,19 +88,18 @@ def cover(problem: Problem, means: Mapping[str, Tensor]) -> Coverage:
         few = take(inputs, size, [k % size for k in range(count)])
         recorder = _Recorder()
         with torch.set_grad_enabled(count == _SAMPLES):
-            output = _run(problem, means, recorder, few)
+            outputs.append(_run(problem, means, recorder, few))
         shapes.append(recorder.shapes())
-        outputs.append(output)
     _check_outputs(*outputs)
     axes = {key: axis for key, a in shapes[0].items() if (axis := _axis(a, shapes[1].get(key)))}
-    return _compared(output, means, recorder, axes)
+    return _compared(outputs[1], means, recorder, axes)
 
 
 def _check_outputs(fewer: Tensor, more: Tensor) -> None:
     """Refuse outputs that are not one sample after another, each from its own input alone.
 
     Raises:
-        ModelError: saying which of these it is.
+        ModelError: naming the property that is violated.
     """
     if not more.requires_grad:
         raise ModelError(
@@ -120,8 +113,9 @@ def _check_outputs(fewer: Tensor, more: Tensor) -> None:
     scale = float(first.abs().max()) or 1.0
     if float((first - fewer).abs().max()) > _TOLERANCE.get(more.dtype, 0.03) * scale:
         raise ModelError(
-            "the output of a sample changes with the samples beside it, or from one pass to the "
-            "next; allowed: a model whose samples are independent and that draws nothing at random"
+            "the output of a sample changes with the other samples of its batch, or from one pass "
+            "to the next; allowed: a model whose samples are independent and that draws no random "
+            "numbers"
         )
 
 
@@ -134,11 +128,11 @@ def _run(problem: Problem, means: Mapping[str, Tensor], recorder: _Recorder, inp
 
     problem.memory.expect(problem.plan, means, observe)
     with interception:
-        return call(problem.placement.model, inputs)
+        return problem.memory.call(inputs)
 
 
 def _axis(fewer: tuple[int, ...], more: tuple[int, ...] | None) -> BatchAxis | None:
-    """The axis that grew with the batch; None if it is not clear."""
+    """The one axis that grew in proportion to the batch; None if there is no such axis."""
     if more is None or len(fewer) != len(more):
         return None
     grown = [k for k, (a, b) in enumerate(zip(fewer, more, strict=True)) if a != b]
@@ -151,21 +145,30 @@ def _compared(
     output: Tensor, means: Mapping[str, Tensor], recorder: _Recorder, axes: Axes
 ) -> Coverage:
     exact = _exact(output, means)
-    wrong = _wrong(exact, recorder, means, axes)
-    # Where an axis holds tokens and samples, the tokens may also come first.
-    other = {key: _turned(key, axes, recorder) if key[0] in wrong else axes[key] for key in axes}
-    better = wrong - _wrong(exact, recorder, means, other)
+
+    def wrong(axes: Axes) -> set[str]:
+        recorded = _recorded(recorder, means, axes)
+        return {name for name in means if not _agree(exact[name], recorded.get(name))}
+
+    refuted = wrong(axes)
+    # An axis that holds tokens and samples may hold the tokens first: the second guess.
+    turned = dict(axes)
+    for use in recorder.uses:
+        if use.name in refuted and use.key in axes:
+            tokens_first = axes[use.key].is_shared(use.read.batched)
+            turned[use.key] = replace(axes[use.key], tokens_first=tokens_first)
+    mended = refuted - wrong(turned)
     names = [use.name for use in recorder.uses]
     return Coverage(
-        batch_axes={key: (other if key[0] in better else axes)[key] for key in axes},
+        batch_axes={key: (turned if key[0] in mended else axes)[key] for key in axes},
         repeated=frozenset(name for name in names if names.count(name) > 1),
-        one_by_one=frozenset(wrong - better),
+        one_by_one=frozenset(refuted - mended),
         numbers=recorder.numbers() // _SAMPLES,
     )
 
 
 def _exact(output: Tensor, means: Mapping[str, Tensor]) -> dict[str, list[Tensor | None]]:
-    """The gradients of each sample by automatic differentiation."""
+    """Gradients of each sample by autograd, of a random combination of its outputs."""
     probe = torch.randn(output.shape, generator=torch.Generator().manual_seed(0), device="cpu")
     with torch.enable_grad():
         weighted = (output * probe.to(output)).reshape(_SAMPLES, -1).sum(1).unbind()
@@ -175,41 +178,25 @@ def _exact(output: Tensor, means: Mapping[str, Tensor]) -> dict[str, list[Tensor
     rows = [
         torch.autograd.grad(one, leaves, retain_graph=True, allow_unused=True) for one in weighted
     ]
-    # Last, and for all samples together: this is what the recorder keeps.
+    # The recorder keeps the gradients of the last pass, which must be that of all samples together.
     together = [torch.ones_like(one) for one in weighted]
     torch.autograd.grad(weighted, leaves, together, allow_unused=True)
     return {name: list(column) for name, column in zip(means, zip(*rows, strict=True), strict=True)}
 
 
-def _turned(key: Key, axes: Axes, recorder: _Recorder) -> BatchAxis:
-    use = next(use for use in recorder.uses if (use.name, use.ordinal) == key)
-    return replace(axes[key], tokens_first=axes[key].is_shared(use.reading.batched))
-
-
-def _wrong(
-    exact: Mapping[str, list[Tensor | None]],
-    recorder: _Recorder,
-    means: Mapping[str, Tensor],
-    axes: Axes,
-) -> set[str]:
-    recorded = _recorded(recorder, means, axes)
-    return {name for name in means if not _agree(exact[name], recorded.get(name))}
-
-
 def _recorded(recorder: _Recorder, means: Mapping[str, Tensor], axes: Axes) -> dict[str, Tensor]:
-    """Per-sample gradients by interception; a weight of which a use is not clear is left out."""
+    """Per-sample gradients by interception, of the weights whose uses are all understood."""
     totals: dict[str, Tensor] = {}
     unclear = set()
     for use in recorder.uses:
-        key = (use.name, use.ordinal)
-        if key not in axes:
+        if use.key not in axes:
             unclear.add(use.name)
-        elif key in recorder.gradients:
-            operation = use.reading.operation(axes[key])
+        elif use.key in recorder.gradients:
+            gradients = use.read.gradients(axes[use.key])
             try:
-                each = operation.jacobians([recorder.gradients[key]])[:, 0].detach()
+                each = gradients.jacobians([recorder.gradients[use.key]])[:, 0].detach()
                 part = use.spread(each, means[use.name])
-            except (RuntimeError, ValueError, IndexError):  # shapes that no rule foresaw
+            except (RuntimeError, ValueError, IndexError):  # shapes that the reader does not expect
                 unclear.add(use.name)
                 continue
             totals[use.name] = totals[use.name] + part if use.name in totals else part
@@ -217,9 +204,9 @@ def _recorded(recorder: _Recorder, means: Mapping[str, Tensor], axes: Axes) -> d
 
 
 def _agree(exact: list[Tensor | None], recorded: Tensor | None) -> bool:
-    scale = max((float(g.abs().max()) for g in exact if g is not None), default=0.0)
     if recorded is None:
-        return False  # also where these samples do not tell: others may
+        return False  # also where these samples do not use the weight: others may
+    scale = max((float(g.abs().max()) for g in exact if g is not None), default=0.0)
     tolerance = _TOLERANCE.get(next((g.dtype for g in exact if g is not None), torch.float32), 0.0)
     return all(
         float((ours - (0 if g is None else g)).abs().max()) <= tolerance * scale

@@ -1,6 +1,7 @@
-"""Channels: the response of a probed output to noise, apart for each output channel of a weight.
+"""Response of a probed output to noise, separately for each output channel of a weight.
 
-A channel is an index of the placed weight's first axis, wherever an operation has it.
+A channel is an index of the placed weight's first axis. The operation may hold that axis anywhere:
+a weight may be consumed transposed, or in part.
 """
 
 from __future__ import annotations
@@ -8,73 +9,75 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from joulewise.prediction.linear.gradients import InParts, OneRow, Operation
+from joulewise.prediction.linearisation.gradients import BlockedGradients, OperationGradients
+from joulewise.prediction.linearisation.linear_gradients import LinearGradients
 
 __all__ = ["channel_index", "response_by_channel", "sums_by_channel"]
 
 
 def channel_index(weight: Tensor) -> Tensor:
-    """The channel of each entry of a weight, int64, in its shape and layout."""
+    """The channel of each entry of a weight, int64, in its shape and memory layout."""
     first = torch.arange(len(weight), device=weight.device)
     index = first.reshape(-1, *(1,) * (weight.ndim - 1))
     return torch.empty_like(weight, dtype=torch.int64).copy_(index.expand(weight.shape))
 
 
 def response_by_channel(
-    operation: Operation, g: Tensor, noise: Tensor, index: Tensor, channels: int
+    gradients: OperationGradients, g: Tensor, noise: Tensor, index: Tensor, channels: int
 ) -> Tensor:
-    """``J noise`` of one scalar, where the noise of one channel after the other is all there is.
+    """``J noise`` of one scalar, for the noise of each channel alone.
 
     Args:
-        operation: The operation that consumed the weight.
+        gradients: Those of the operation that consumed the weight.
         g: Gradient of the scalar at its output.
-        noise: ``[draws, *weight]``, as the operation has the weight.
+        noise: ``[draws, *weight]``, in the shape in which the operation has the weight.
         index: The channel of each entry, ``[*weight]``.
-        channels: How many there are.
+        channels: Number of channels.
 
     Returns:
-        Shape ``[batch, channels, draws]``.
+        ``[batch, channels, draws]``.
     """
-    if isinstance(operation, OneRow):
-        return _of_one_row(operation, g, noise, index, channels)
-    if not isinstance(operation, InParts):
-        jacobians = operation.jacobians([g])[:, 0].flatten(1)
+    if isinstance(gradients, LinearGradients):
+        found = _closed_form(gradients, g, noise, index, channels)
+        if found is not None:
+            return found
+    if not isinstance(gradients, BlockedGradients):
+        jacobians = gradients.jacobians([g])[:, 0].flatten(1)
         return _summed(jacobians, noise.flatten(1), index.flatten(), channels)
-    columns, where = operation.natural(noise), operation.natural(index[None])[0]
-    parts = [_summed(part[:, 0], columns, where, channels) for part in operation.parts([g])]
-    return torch.cat(parts)
+    columns, where = gradients.flat(noise), gradients.flat(index[None])[0]
+    blocks = [_summed(b[:, 0], columns, where, channels) for b in gradients.blocks([g])]
+    return torch.cat(blocks)
 
 
 def sums_by_channel(gradients: Tensor, noise: Tensor) -> Tensor:
-    """The same from gradients that are there.
+    """Sum over each channel of gradient times noise.
 
     Args:
         gradients: ``[batch, *weight]``.
         noise: ``[draws, *weight]``.
 
     Returns:
-        Shape ``[batch, channels, draws]``.
+        ``[batch, channels, draws]``.
     """
     apart = gradients.reshape(*gradients.shape[:2], -1)
     along = noise.reshape(*noise.shape[:2], -1).to(apart)
     return torch.einsum("scp,wcp->scw", apart, along)
 
 
-def _of_one_row(
-    operation: OneRow, g: Tensor, noise: Tensor, index: Tensor, channels: int
-) -> Tensor:
-    rows, x = operation.rows(g), operation.x()
+def _closed_form(
+    gradients: LinearGradients, g: Tensor, noise: Tensor, index: Tensor, channels: int
+) -> Tensor | None:
+    """`response_by_channel` without Jacobians; None unless a channel is a row or a column."""
+    rows, x = gradients.rows([g])[:, 0], gradients.x()
     if bool((index == index[:, :1]).all()):
         found = torch.stack([rows * (x @ one.mT.to(x)) for one in noise], 2)
         where = index[:, 0]
-    elif bool((index == index[:1]).all()):  # the weight is turned: its channels are inputs here
+    elif bool((index == index[:1]).all()):  # a transposed weight: its channels are inputs here
         found = torch.stack([x * (rows @ one.to(x)) for one in noise], 2)
         where = index[0]
     else:
-        jacobians = operation.jacobians([g])[:, 0].flatten(1)
-        return _summed(jacobians, noise.flatten(1), index.flatten(), channels)
-    total = found.new_zeros(len(found), channels, len(noise))
-    return total.index_add_(1, where, found)
+        return None
+    return found.new_zeros(len(found), channels, len(noise)).index_add_(1, where, found)
 
 
 def _summed(jacobians: Tensor, columns: Tensor, where: Tensor, channels: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Predicting: one call for every method, from a placement and data to a forecast."""
+"""Prediction by any method, and the methods by name."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any
 
+import torch
 from torch.nn.utils.rnn import PackedSequence
 from torch.utils.checkpoint import CheckpointError
 
@@ -19,6 +20,7 @@ from joulewise.prediction.first_order import FirstOrder
 from joulewise.prediction.forecast import Forecast
 from joulewise.prediction.moments import Moments
 from joulewise.prediction.problem import Method, Problem, is_class, posed
+from joulewise.user_code import cause_of
 
 __all__ = ["METHODS", "predict"]
 
@@ -44,16 +46,16 @@ def predict(
     progress: Callable[[float, float], None] | None = None,
     **setting: Point,
 ) -> Forecast:
-    """Output error and accuracy of a placement at one plan, without simulating chips.
+    """Predict output error and accuracy of a placement at one plan, without simulating chips.
 
     Args:
-        placement: What is stored where; its model is left as it was, whatever happens.
+        placement: The model and its memories; the model is left as it was, after errors too.
         data: A split, or an iterable of ``(inputs, targets)`` batches, read once and kept.
         plan: An operating point for each placed tensor; or give one ``setting`` for all. Points
-            that are tensors with ``requires_grad`` get gradients from the forecast's errors.
+            that are tensors with ``requires_grad`` get gradients from the forecast.
         method: A name of `METHODS`, or a method with options, such as ``FirstOrder(probes=4)``.
         batch_size: Samples in a forward pass; None chooses by the size of a sample.
-        progress: Called with samples done and samples expected.
+        progress: Called with the number of samples done and expected.
         **setting: One operating point for every placed tensor, for instance ``eta=0.5``.
 
     Returns:
@@ -62,7 +64,8 @@ def predict(
     Raises:
         InputError: if both or neither of ``plan`` and a setting are given, the method is not known,
             or the data holds no sample.
-        ModelError: if the model cannot be followed by the method.
+        DataError: if a target is a class that the model has no output for.
+        ModelError: if the method does not support the model.
 
     Example:
         >>> from joulewise.data import load_digits
@@ -91,14 +94,22 @@ def predict(
             return method.forecast(problem)
         except CheckpointError as error:
             raise ModelError(
-                "the model computes parts of a forward pass twice (torch.utils.checkpoint), and "
-                "what passes through them cannot be followed; allowed: checkpoints off in "
-                "evaluation mode, or simulate"
+                "the model computes parts of a forward pass twice (torch.utils.checkpoint), whose "
+                "gradients cannot be intercepted; allowed: checkpoints off in evaluation mode, or "
+                "simulate"
+            ) from error
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:  # the backward passes of the user's code
+            cause = cause_of(error)
+            raise ModelError(
+                f"the model cannot be differentiated: {cause}; allowed: differentiable operations "
+                "that do not write to tensors that gradients need; or simulate"
             ) from error
 
 
 def _check_data(problem: Problem) -> None:
-    """Refuse classes that the model has no output for, and data that cannot be cut into samples."""
+    """Refuse packed sequences, and targets that the model has no output for."""
     for batch, reference in zip(problem.batches, problem.references, strict=True):
         if isinstance(batch.inputs, PackedSequence):
             refuse("inputs", "a packed sequence", "a padded one, whose first axis is the batch")

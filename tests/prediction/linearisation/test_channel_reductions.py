@@ -3,17 +3,17 @@
 import pytest
 import torch
 
-from joulewise.prediction.linear.channels import (
+from joulewise.prediction.linearisation.channel_reductions import (
     channel_index,
     response_by_channel,
     sums_by_channel,
 )
-from joulewise.prediction.linear.gradients import (
-    BatchAxis,
-    Convolution,
-    Elementwise,
-    Lookup,
-    linear,
+from joulewise.prediction.linearisation.convolution_gradients import ConvolutionGradients
+from joulewise.prediction.linearisation.gradients import BatchAxis, WholeGradients
+from joulewise.prediction.linearisation.linear_gradients import (
+    ElementwiseGradients,
+    EmbeddingGradients,
+    linear_gradients,
 )
 
 SAMPLES, DRAWS = 3, 2
@@ -25,7 +25,7 @@ def rand(*shape, seed=0):
 
 def convolution(channels, outputs, groups=1):
     x = rand(SAMPLES, channels, 5, 4)
-    return Convolution(
+    return ConvolutionGradients(
         inputs=x,
         samples=SAMPLES,
         kernel=(outputs, channels // groups, 3, 3),
@@ -39,20 +39,25 @@ def convolution(channels, outputs, groups=1):
 
 AXIS = BatchAxis(axis=0, samples=SAMPLES)
 CASES = {
-    "one row": ((linear(rand(SAMPLES, 5), AXIS), rand(SAMPLES, 4, seed=1)), (4, 5)),
-    "tokens": ((linear(rand(SAMPLES, 7, 5), AXIS), rand(SAMPLES, 7, 4, seed=1)), (4, 5)),
+    "whole": ((WholeGradients(jacobian=rand(SAMPLES, 1, 4, 5)), rand(1)), (4, 5)),
+    "one row": ((linear_gradients(rand(SAMPLES, 5), AXIS), rand(SAMPLES, 4, seed=1)), (4, 5)),
+    "tokens": ((linear_gradients(rand(SAMPLES, 7, 5), AXIS), rand(SAMPLES, 7, 4, seed=1)), (4, 5)),
     "convolution": (convolution(2, 6), (6, 2, 3, 3)),
     "groups": (convolution(4, 6, 2), (6, 2, 3, 3)),
     "lookup": (
         (
-            Lookup(indices=torch.tensor([[0, 2], [3, 3], [1, 0]]), batch=AXIS, rows=4, padding=-1),
+            EmbeddingGradients(
+                indices=torch.tensor([[0, 2], [3, 3], [1, 0]]), batch=AXIS, rows=4, padding=-1
+            ),
             rand(SAMPLES, 2, 5, seed=1),
         ),
         (4, 5),
     ),
     "elementwise": (
         (
-            Elementwise(factor=rand(SAMPLES, 4, 5), batch=AXIS, shape=(4, 5), weight=(4, 5)),
+            ElementwiseGradients(
+                factor=rand(SAMPLES, 4, 5), batch=AXIS, shape=(4, 5), weight=(4, 5)
+            ),
             rand(SAMPLES, 4, 5, seed=1),
         ),
         (4, 5),
@@ -63,7 +68,7 @@ CASES = {
 @pytest.mark.parametrize("where", ["first axis", "second axis", "anywhere", "a part of more"])
 @pytest.mark.parametrize("case", CASES)
 def test_it_is_the_response_to_one_channel_after_the_other(case, where):
-    (operation, g), shape = CASES[case]
+    (gradients, g), shape = CASES[case]
     noise = rand(DRAWS, *shape, seed=2)
     index, channels = channel_index(noise[0]), shape[0]
     if where == "second axis":
@@ -73,10 +78,10 @@ def test_it_is_the_response_to_one_channel_after_the_other(case, where):
         index = index.flatten()[torch.randperm(index.numel(), generator=generator)].reshape(shape)
     if where == "a part of more":
         index, channels = index + 2, shape[0] + 3
-    found = response_by_channel(operation, g, noise, index, channels)
+    found = response_by_channel(gradients, g, noise, index, channels)
     assert found.shape == (SAMPLES, channels, DRAWS)
     for channel in range(channels):
-        alone = operation.response([g], noise * (index == channel))[:, 0]
+        alone = gradients.response([g], noise * (index == channel))[:, 0]
         torch.testing.assert_close(found[:, channel], alone, rtol=1e-12, atol=1e-12)
 
 

@@ -3,7 +3,7 @@
 import torch
 
 from joulewise.devices import KnobRange
-from joulewise.prediction.curves import Curves
+from joulewise.prediction.moment_curves import MomentCurves
 
 ETA = KnobRange(least=0.0, most=1.0)
 SIEMENS = KnobRange(least=1e-7, most=1e-3)
@@ -16,23 +16,23 @@ def falling(point):
 
 
 def test_it_is_the_figure_within_a_millionth():
-    curves = Curves.tabulated(ETA, falling, 4)
+    curves = MomentCurves.tabulate(ETA, falling, 4)
     for which in range(4):
         expected = torch.func.vmap(falling)(POINTS)[:, which]
         found = curves.at(POINTS, torch.tensor(which))
         torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-12)
-    assert len(curves.shares) < 300
+    assert len(curves.levels) < 300
 
 
 def test_logarithmic_knobs():
     points = SIEMENS.differentiable(POINTS)
-    curves = Curves.tabulated(SIEMENS, lambda g: (1 / g.square() + g)[None], 1)
+    curves = MomentCurves.tabulate(SIEMENS, lambda g: (1 / g.square() + g)[None], 1)
     found = curves.at(points, torch.tensor(0))
     torch.testing.assert_close(found, 1 / points.square() + points, rtol=1e-6, atol=0)
 
 
 def test_the_ends_are_exact_and_slopes_go_on_there():
-    curves = Curves.tabulated(ETA, falling, 4)
+    curves = MomentCurves.tabulate(ETA, falling, 4)
     for end in (0.0, 1.0):
         at = torch.tensor(end, dtype=torch.float64, requires_grad=True)
         value = curves.at(at, torch.tensor(1))
@@ -43,7 +43,7 @@ def test_the_ends_are_exact_and_slopes_go_on_there():
 
 
 def test_slopes_between():
-    curves = Curves.tabulated(ETA, falling, 4)
+    curves = MomentCurves.tabulate(ETA, falling, 4)
     at = POINTS[:50].clone().requires_grad_()
     (slope,) = torch.autograd.grad(curves.at(at, torch.tensor(1)).sum(), at)
     expected = -12.8 * 3 * torch.exp(-12.8 * at.detach())
@@ -58,7 +58,7 @@ def test_a_kink_is_found():
             None
         ]
 
-    curves = Curves.tabulated(ETA, kinked, 1)
+    curves = MomentCurves.tabulate(ETA, kinked, 1)
     expected = torch.func.vmap(kinked)(POINTS)[:, 0]
     torch.testing.assert_close(curves.at(POINTS, torch.tensor(0)), expected, rtol=1e-5, atol=0)
-    assert len(curves.shares) < 300
+    assert len(curves.levels) < 300

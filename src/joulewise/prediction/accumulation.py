@@ -1,4 +1,4 @@
-"""Total: what pieces of the data add up to, whatever the method."""
+"""Accumulation of shift, variance and accuracy over pieces of the data, whatever the method."""
 
 from __future__ import annotations
 
@@ -10,33 +10,43 @@ from torch import Tensor
 
 from joulewise.prediction.accuracy import Ballot
 from joulewise.prediction.forecast import Forecast
-from joulewise.prediction.linear import Bend, LinearLogits, Piece
+from joulewise.prediction.linearisation import LinearLogits, Piece
 from joulewise.prediction.problem import Problem
-from joulewise.prediction.secants import Ratio
+from joulewise.prediction.second_order import SecondOrderCorrection
+from joulewise.prediction.single_faults import FaultRatio
 
 __all__ = ["Total"]
 
 
 @dataclass(slots=True, eq=False)
 class Total:
-    """What the pieces of data add up to."""
+    """Figures of all samples so far.
+
+    Attributes:
+        samples: Number of samples.
+        shift: Squared mean shift of each sample, piece by piece.
+        variance: The same of the variance, by placed tensor.
+        outputs: The same of the error of each output, where it is known.
+        ratios: Ratio of true to linear variance, by placed tensor; 1 where there is none.
+        ballot: Accuracy.
+    """
 
     samples: int = 0
     shift: list[Tensor] = field(default_factory=list)
     variance: dict[str, list[Tensor]] = field(default_factory=dict)
     outputs: list[Tensor] = field(default_factory=list)
-    ratios: Mapping[str, Ratio] = field(default_factory=dict)
+    ratios: Mapping[str, FaultRatio] = field(default_factory=dict)
     ballot: Ballot = field(default_factory=Ballot)
 
     def add(
         self, shift: Tensor, variance: Mapping[str, Tensor], outputs: Tensor | None = None
     ) -> None:
-        """Some samples.
+        """Add some samples.
 
         Args:
-            shift: Mean over outputs, float64 ``[samples]``.
-            variance: The same of what each placed tensor adds; none where it adds nothing.
-            outputs: The error of each output, ``[samples, *output]``, where it is known.
+            shift: Squared mean shift, mean over outputs, float64 ``[samples]``.
+            variance: Variance by placed tensor, likewise; tensors without any may be absent.
+            outputs: Error of each output, ``[samples, *output]``, where it is known.
         """
         self.shift.append(shift)
         for name, part in variance.items():
@@ -45,54 +55,60 @@ class Total:
             self.outputs.append(outputs)
         self.samples += len(shift)
 
-    def add_squares(
+    def add_probed(
         self,
         piece: Piece,
         output: Tensor,
         variance: Mapping[str, Tensor],
-        bend: Bend | None = None,
+        correction: SecondOrderCorrection | None = None,
     ) -> None:
-        """Shift and variance from random probes."""
+        """Add shift and variance from random probes."""
         error = (output.double() - piece.reference.double()).reshape(piece.samples, -1)
         scaled = {name: part * self._ratio(name) for name, part in variance.items()}
-        if bend is not None and scaled:
-            stretch = bend.stretch(torch.stack(list(scaled.values())).sum(0))
-            scaled = {name: part * stretch for name, part in scaled.items()}
-        self.add(_squared(error, bend).mean(1), scaled)
+        if correction is not None and scaled:
+            factor = correction.variance_ratio(torch.stack(list(scaled.values())).sum(0))
+            scaled = {name: part * factor for name, part in scaled.items()}
+        self.add(_squared(error, correction).mean(1), scaled)
 
     def add_logits(
-        self, piece: Piece, logits: LinearLogits, exact: bool, bend: Bend | None = None
+        self,
+        piece: Piece,
+        logits: LinearLogits,
+        exact: bool,
+        correction: SecondOrderCorrection | None = None,
     ) -> None:
-        """Votes for the accuracy; shift and variance too, where every output was probed."""
+        """Add accuracies; with ``exact``, every output being probed, shift and variance too."""
         cov = {name: part.double() * self._ratio(name) for name, part in logits.cov.items()}
         whole = torch.stack(list(cov.values())).sum(0)
-        if bend is not None:
-            bend = bend.among(logits.classes)
-            spread = whole.diagonal(dim1=1, dim2=2).mean(1)
-            stretch = bend.stretch(spread).detach()[:, None, None]
-            cov = {name: part * stretch for name, part in cov.items()}
-            whole = whole * stretch
+        if correction is not None:
+            correction = correction.of_outputs(logits.classes)
+            linear = whole.diagonal(dim1=1, dim2=2).mean(1)
+            factor = correction.variance_ratio(linear).detach()[:, None, None]
+            cov = {name: part * factor for name, part in cov.items()}
+            whole = whole * factor
         if logits.has_target:
             # The target is the first of the chosen classes.
             first = torch.zeros(piece.samples, dtype=torch.int64, device=whole.device)
-            mean = logits.mean if bend is None else logits.mean.double() + bend.mean.detach()
+            mean = logits.mean
+            if correction is not None:
+                mean = mean.double() + correction.mean.detach()
             self.ballot.add(mean, whole, first, logits.chips)
         if not exact:
             return
         ideal = piece.reference.reshape(piece.samples, -1).double().gather(1, logits.classes)
-        shift = _squared(logits.mean.double() - ideal, bend)
-        spread = shift + whole.diagonal(dim1=1, dim2=2)
+        shift = _squared(logits.mean.double() - ideal, correction)
+        errors = shift + whole.diagonal(dim1=1, dim2=2)
         self.add(
             shift.mean(1),
             {name: part.diagonal(dim1=1, dim2=2).mean(1) for name, part in cov.items()},
-            torch.zeros_like(spread).scatter_(1, logits.classes, spread),
+            torch.zeros_like(errors).scatter_(1, logits.classes, errors),
         )
 
     def _ratio(self, name: str) -> float:
         return self.ratios[name].mean if name in self.ratios else 1.0
 
-    def _error(self, per_sample: Tensor, variance: Mapping[str, Tensor]) -> float | None:
-        """Standard error: over samples and, where single faults were tried, over those."""
+    def _standard_error(self, per_sample: Tensor, variance: Mapping[str, Tensor]) -> float | None:
+        """Standard error of the mean over samples and, where single faults were tried, of those."""
         if len(per_sample) < 2:
             return None
         squared = float(per_sample.var()) / len(per_sample)
@@ -102,7 +118,7 @@ class Total:
         return float(squared**0.5)
 
     def forecast(self, method: str, problem: Problem) -> Forecast:
-        """All of it together."""
+        """The forecast for all samples."""
         shift = torch.cat(self.shift)
         none = torch.zeros_like(shift)
         found = {name: torch.cat(parts) for name, parts in self.variance.items()}
@@ -114,15 +130,15 @@ class Total:
             images=len(per_sample),
             mean_shift=shift.mean(),
             variance={name: part.mean() for name, part in variance.items()},
-            standard_error=self._error(per_sample, variance),
+            standard_error=self._standard_error(per_sample, variance),
             per_sample=per_sample,
             per_output=torch.cat(self.outputs).mean(0) if self.outputs else None,
             accuracy=self.ballot.result(),
         )
 
 
-def _squared(error: Tensor, bend: Bend | None) -> Tensor:
-    """``|E f - z|^2`` for each output; an estimate's square is too large by its own variance."""
-    if bend is None:
+def _squared(error: Tensor, correction: SecondOrderCorrection | None) -> Tensor:
+    """``|E f - z|^2`` for each output, without the bias of an estimated mean's square."""
+    if correction is None:
         return error.square()
-    return (error + bend.mean).square() - bend.too_much
+    return (error + correction.mean).square() - correction.squared_mean_bias

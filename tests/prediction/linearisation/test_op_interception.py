@@ -1,31 +1,16 @@
-"""Interception and its rules against automatic differentiation, for any way to use a weight."""
-
-import warnings
+"""Intercepted operations: recorded uses, and Jacobians of whole models against autograd."""
 
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional
 
-from joulewise.devices import SRAM
-from joulewise.errors import ModelError
-from joulewise.models import ZOO, build, seeded
-from joulewise.placement import call, loaded, place, take
-from joulewise.prediction.linear.collectors import Logits
-from joulewise.prediction.linear.coverage import cover
-from joulewise.prediction.linear.interception import Interception
-
-
-class Functional(nn.Module):
-    """Weights that no module but this one knows of."""
-
-    def __init__(self, use, *shapes, bias=False):
-        super().__init__()
-        self.use = use
-        self.weights = nn.ParameterList([nn.Parameter(torch.randn(*s)) for s in shapes])
-
-    def forward(self, inputs):
-        return self.use(inputs, *self.weights)
+from joulewise.models import seeded
+from joulewise.placement import call
+from joulewise.prediction.linearisation.op_interception import Interception
+from joulewise.prediction.linearisation.reductions import LogitJacobians
+from joulewise.prediction.linearisation.self_check import cover
+from per_sample import Functional
 
 
 class Tied(nn.Module):
@@ -94,6 +79,10 @@ def _added_in_place(hidden, weight):
     return torch.tanh(hidden)
 
 
+def _twice(x, weight):
+    return functional.conv2d(functional.conv2d(x, weight).tanh(), weight, dilation=2)
+
+
 def image(net):
     return nn.Sequential(net, nn.Tanh(), nn.Flatten())
 
@@ -124,8 +113,23 @@ KNOWN = {
     "depthwise": (lambda: image(nn.Conv2d(4, 4, 3, groups=4, padding=1)), rand(4, 5, 5)),
     "depthwise, two each": (lambda: image(nn.Conv2d(4, 8, 3, groups=4)), rand(4, 5, 5)),
     "conv2d same": (lambda: image(nn.Conv2d(2, 4, 3, padding="same", dilation=2)), rand(2, 5, 5)),
-    "conv2d reflect": (
-        lambda: image(nn.Conv2d(2, 4, 3, padding=1, padding_mode="reflect")),
+    **{
+        f"conv2d {mode}": (
+            lambda mode=mode: image(nn.Conv2d(2, 4, 3, padding=1, padding_mode=mode)),
+            rand(2, 5, 5),
+        )
+        for mode in ("reflect", "replicate", "circular")
+    },
+    "conv2d without bias": (lambda: image(nn.Conv2d(2, 4, 3, bias=False)), rand(2, 5, 5)),
+    "conv2d used twice": (
+        lambda: Functional(lambda x, w: _twice(x, w).flatten(1), (2, 2, 3, 3)),
+        rand(2, 7, 7),
+    ),
+    "conv2d in transposed use": (
+        lambda: Functional(
+            lambda x, w: functional.conv_transpose2d(functional.conv2d(x, w).tanh(), w).flatten(1),
+            (3, 2, 3, 3),
+        ),
         rand(2, 5, 5),
     ),
     "pointwise": (lambda: image(nn.Conv2d(4, 6, 1)), rand(4, 5, 5)),
@@ -157,6 +161,12 @@ KNOWN = {
         integers(7, 5),
     ),
     "tied": (Tied, rand(6)),
+    "embedding tied to the head": (
+        lambda: Functional(
+            lambda x, w: functional.linear(functional.embedding(x, w).tanh(), w).flatten(1), (7, 4)
+        ),
+        integers(7, 5),
+    ),
     "class token": (ClassToken, rand(4, 6)),
     "attention": (lambda: Attention(True), rand(4, 6)),
     "attention, batch second": (lambda: Attention(False), rand(4, 6)),
@@ -197,26 +207,29 @@ UNKNOWN = {
 ALL = {name: (*case, set()) for name, case in KNOWN.items()} | UNKNOWN
 
 
-def made(name):
+def made(name, samples=5):
     make, one, expected = ALL[name]
     with seeded(0):
         model = make().eval()
     model = model if not one.is_floating_point() else model.double()
-    batch = torch.stack([one * (1 + 0.3 * k) + 0.1 * k for k in range(5)])
-    batch = batch.double() if one.is_floating_point() else integers(7, 5, *one.shape)
+    batch = torch.stack([one * (1 + 0.3 * k) + 0.1 * k for k in range(samples)])
+    batch = batch.double() if one.is_floating_point() else integers(7, samples, *one.shape)
     return model, batch, expected
 
 
-@pytest.mark.parametrize("name", ALL)
-def test_jacobians_are_those_of_autograd(cases, name):
-    model, inputs, expected = made(name)
+@pytest.mark.parametrize(
+    ("name", "samples"),
+    [(name, 5) for name in ALL] + [(name, 1) for name in ("linear", "conv2d groups", "tied")],
+)
+def test_jacobians_are_those_of_autograd(cases, name, samples):
+    model, inputs, expected = made(name, samples)
     # Everything is placed, vectors too.
     with cases.problem(model, inputs, include=["*"]) as problem:
         means = {n: m.mean.detach() for n, m in problem.memory.moments(problem.plan).items()}
         coverage = cover(problem, means)
         recurrent = {n for n in means if "lstm" in n}
         assert coverage.one_by_one == expected | recurrent
-        collector = Logits(samples=5, means=means, coverage=coverage)
+        collector = LogitJacobians(samples=samples, means=means, coverage=coverage)
         problem.memory.expect(problem.plan, means)
         interception = Interception(means, collector.receive)
         with torch.enable_grad(), interception:
@@ -227,14 +240,14 @@ def test_jacobians_are_those_of_autograd(cases, name):
         leaves = {n: m.clone().requires_grad_() for n, m in means.items()}
         problem.memory.expect(problem.plan, leaves)
         with torch.enable_grad():
-            weighted = (call(model, inputs) * probe).reshape(5, -1).sum(1).unbind()
+            weighted = (call(model, inputs) * probe).reshape(samples, -1).sum(1).unbind()
         exact = [torch.autograd.grad(w, list(leaves.values()), retain_graph=True) for w in weighted]
     assert set(collector.names()) == set(means) - coverage.one_by_one
     for position, weight in enumerate(means):
         if weight in coverage.one_by_one:
             continue
         wanted = torch.stack([row[position] for row in exact])
-        torch.testing.assert_close(collector._jacobian(weight)[:, 0], wanted)
+        torch.testing.assert_close(collector.jacobian(weight)[:, 0], wanted)
         var = cases.normal(*wanted.shape[1:], seed=4).square()
         var = torch.empty_like(means[weight]).copy_(var)
         products = (wanted.square() * var).flatten(1).sum(1)
@@ -244,90 +257,81 @@ def test_jacobians_are_those_of_autograd(cases, name):
         torch.testing.assert_close(moved, wanted.flatten(1) @ noise.flatten(1).T)
 
 
-@pytest.mark.parametrize("name", ZOO)
-def test_the_zoo_needs_no_sample_by_sample_pass(cases, name):
-    model = build(name, (3, 8, 8), 5, seed=0).eval()
-    with cases.problem(model, cases.normal(4, 3, 8, 8, dtype=torch.float32)) as problem:
-        means = {n: m.mean for n, m in problem.memory.moments(problem.plan).items()}
-        assert not cover(problem, means).one_by_one
+def recorded(function, weights, caught=lambda use: None):
+    """Uses of weights while a function runs, and the interception."""
+    uses = []
+
+    def receive(use):
+        uses.append(use)
+        return caught(use)
+
+    interception = Interception(weights, receive)
+    with interception:
+        output = function(**weights)
+    return output, uses, interception
 
 
-def test_a_scripted_module_is_differentiated_sample_by_sample(cases):
-    class Half(nn.Module):
-        def __init__(self):
-            super().__init__()
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", DeprecationWarning)
-                self.scripted = torch.jit.script(nn.Linear(5, 4))
-            self.plain = nn.Linear(4, 3)
-
-        def forward(self, inputs):
-            return self.plain(torch.tanh(self.scripted(inputs)))
-
-    with cases.problem(Half().double().eval(), cases.normal(4, 5)) as problem:
-        means = {n: m.mean for n, m in problem.memory.moments(problem.plan).items()}
-        assert "scripted.weight" in means
-        assert cover(problem, means).one_by_one == {"scripted.weight"}
+def test_uses_are_counted_by_weight_and_views_know_where_they_begin():
+    weights = {"a": rand(6, 4), "b": rand(4, 4)}
+    x = rand(2, 4)
+    _, uses, _ = recorded(lambda a, b: (x @ a[2:].T, x @ b, x @ a.T, a[:, 1:] @ rand(3)), weights)
+    assert [use.key for use in uses] == [("a", 0), ("b", 0), ("a", 1)]
+    assert [use.offset for use in uses] == [8, 0, 0]
 
 
-def test_an_output_that_cannot_be_differentiated_is_refused(cases):
-    class Hard(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.linear = nn.Linear(5, 4)
-
-        def forward(self, inputs):
-            return self.linear(inputs).argmax(1, keepdim=True).double()
-
-    with cases.problem(Hard().double().eval(), cases.normal(4, 5)) as problem:
-        means = {n: m.mean for n, m in problem.memory.moments(problem.plan).items()}
-        with pytest.raises(ModelError, match=r"shape \(3, 1\).*does not depend differentiably"):
-            cover(problem, means)
-
-
-def check_refused(cases, model, inputs, match):
-    with cases.problem(model.double().eval(), inputs) as problem:
-        means = {n: m.mean for n, m in problem.memory.moments(problem.plan).items()}
-        with pytest.raises(ModelError, match=match):
-            cover(problem, means)
+@pytest.mark.parametrize(
+    "view",
+    [lambda w: w, lambda w: w[2:], lambda w: w[:, 1:3], lambda w: w.T[1:], lambda w: w[::2, ::3]],
+)
+def test_gradients_of_a_view_land_on_its_entries(view):
+    whole = rand(6, 4)
+    part = view(whole)
+    _, (use,), _ = recorded(lambda w: functional.linear(rand(2, part.shape[1]), view(w)),
+                            {"w": whole})  # fmt: skip
+    gradients = rand(3, *part.shape)
+    expected = torch.zeros(3, 6, 4)
+    for one, own in zip(expected, gradients, strict=True):
+        view(one).add_(own)
+    torch.testing.assert_close(use.spread(gradients, whole), expected, rtol=0, atol=0)
+    torch.testing.assert_close(use.view(whole), part, rtol=0, atol=0)
 
 
-def test_samples_that_depend_on_each_other_are_refused(cases):
-    mixed = Functional(lambda x, w: functional.linear(x, w) + x.mean(0) @ w.T, (3, 5))
-    check_refused(cases, mixed, cases.normal(4, 5), "changes with the samples beside it")
-    drawn = Functional(lambda x, w: functional.dropout(x @ w.T, 0.5, True), (3, 5))
-    with seeded(0):
-        check_refused(cases, drawn, cases.normal(4, 5), "draws nothing at random")
+def test_a_weight_in_another_memory_layout():
+    whole = rand(4, 3, 2, 2).contiguous(memory_format=torch.channels_last)
+    x = rand(2, 3, 5, 5)
+    _, (use,), _ = recorded(lambda w: torch.conv2d(x, w), {"w": whole})
+    gradients = rand(2, *whole.shape)
+    torch.testing.assert_close(use.spread(gradients, whole), gradients, rtol=0, atol=0)
 
 
-def test_an_output_with_tokens_first_is_refused(cases):
-    last = Functional(lambda x, w: (x @ w.T).transpose(0, 1), (3, 5))
-    check_refused(cases, last, cases.normal(4, 6, 5), "the shape of the output is")
+def test_copies_and_arithmetic_on_a_weight_are_no_uses():
+    x, weights = rand(2, 4), {"w": rand(6, 4)}
+    for function in (
+        lambda w: functional.linear(x, w.clone()),
+        lambda w: functional.linear(x, 2.0 * w[:, :]),
+        lambda w: torch.addmm(x, x, w[:4], alpha=2.0),
+    ):
+        _, uses, _ = recorded(lambda w, function=function: function(w), weights)
+        assert not [use for use in uses if use.read.batched is x]
 
 
-def test_an_embedding_that_rescales_itself_is_refused(cases):
-    model = nn.Sequential(nn.Embedding(7, 4, max_norm=0.5), nn.Flatten())
-    check_refused(cases, model, integers(7, 5, 2), "max_norm")
+def test_every_output_depends_on_the_root_until_it_is_released():
+    x, weights, caught = rand(2, 4), {"w": rand(3, 4)}, []
+    output, _, interception = recorded(
+        lambda w: torch.tanh(functional.linear(x, w)), weights, lambda use: caught.append
+    )
+    for number in range(2):
+        torch.autograd.grad(output.sum(), interception.root, retain_graph=True)
+        assert len(caught) == number + 1
+    expected = 1 - torch.tanh(x @ weights["w"].T).square()
+    torch.testing.assert_close(caught[0], expected)
+    interception.release()
+    torch.autograd.grad(output.sum(), interception.root)
+    assert len(caught) == 2
 
 
-def test_take_cuts_what_belongs_to_the_batch():
-    nested = {"x": torch.arange(4), "y": (torch.arange(8).reshape(4, 2), torch.arange(3)), "z": 1}
-    some = take(nested, 4, slice(1, 3))
-    assert some["x"].tolist() == [1, 2]
-    assert some["y"][0].tolist() == [[2, 3], [4, 5]]
-    assert some["y"][1].tolist() == [0, 1, 2]
-    assert some["z"] == 1
-
-
-def test_the_model_is_left_as_it_was(cases):
-    model, inputs, _ = made("tied")
-    before = {name: p.clone() for name, p in model.named_parameters()}
-    objects = [id(p) for p in model.parameters()]
-    with cases.problem(model, inputs) as problem:
-        means = {n: m.mean for n, m in problem.memory.moments(problem.plan).items()}
-        cover(problem, means)
-    assert [id(p) for p in model.parameters()] == objects
-    assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
-    assert all(p.requires_grad for p in model.parameters())
-    with loaded(place(model, weights=SRAM(), inputs=inputs)):
-        pass
+def test_without_gradients_nothing_is_rooted():
+    with torch.no_grad():
+        output, uses, _ = recorded(lambda w: rand(2, 4) @ w.T, {"w": rand(3, 4)})
+    assert len(uses) == 1
+    assert not output.requires_grad
