@@ -105,8 +105,9 @@ class MomentCurves:
         t = (levels - self.levels[left]) / step
         from_left, from_right = (1 + 2 * t) * (1 - t).square(), (3 - 2 * t) * t.square()
         total = from_left * self.values[left, which] + from_right * self.values[right, which]
+        bulge = t * (1 - t) * step
         slope = (1 - t) * self.slopes[left, which] - t * self.slopes[right, which]
-        return total + t * (1 - t) * step * slope
+        return total + bulge * slope
 
 
 def _with_slopes(

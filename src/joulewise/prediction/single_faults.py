@@ -70,9 +70,9 @@ def single_fault_ratios(
             change = _output_with(network, piece, name, entry, deviation).double() - output.double()
             ratios.append(float(change.square().sum()) / linear)
         if ratios:
-            std, mean = torch.std_mean(torch.tensor(ratios, dtype=torch.float64))
-            error = float(std) / len(ratios) ** 0.5
-            found[name] = FaultRatio(mean=float(mean), standard_error=error)
+            all_ratios = torch.tensor(ratios, dtype=torch.float64)
+            error = float(all_ratios.std()) / len(ratios) ** 0.5
+            found[name] = FaultRatio(mean=float(all_ratios.mean()), standard_error=error)
     return found
 
 
