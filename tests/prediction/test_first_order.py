@@ -381,7 +381,7 @@ def test_the_noise_of_a_chip_is_what_the_device_reads(cases):
         logits = network_.logits(piece, 3, [Chip(seed=7)])
         problem.memory.read(problem.plan, Chip(seed=7))
         with torch.no_grad():
-            read = layer(x).gather(1, logits.classes)
+            read = problem.memory.call(x).gather(1, logits.classes)
     torch.testing.assert_close(logits.mean + logits.chips[:, :, 0], read)
 
 

@@ -84,6 +84,11 @@ class Memory:
         return self._private.call(inputs)
 
     @property
+    def draws(self) -> bool:
+        """True if a forward pass draws random numbers; known after the first one."""
+        return self._private is not None and self._private.draws
+
+    @property
     def watches(self) -> bool:
         """True if something happens at each forward pass."""
         return bool(self._fresh or self._conversion)

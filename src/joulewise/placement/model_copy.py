@@ -108,7 +108,8 @@ def _rebuilt(model: nn.Module, rebuild: Callable[[], nn.Module]) -> nn.Module:
 
 def _copy(model: nn.Module) -> nn.Module:
     try:
-        return copy.deepcopy(model, _memo(model))
+        with torch.no_grad():  # clones of a ScriptModule would have a history
+            return copy.deepcopy(model, _memo(model))
     except Exception as error:
         raise ModelError(f"the model cannot be copied: {cause_of(error)}; {REBUILD}") from error
 

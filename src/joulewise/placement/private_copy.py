@@ -82,6 +82,7 @@ class PrivateModel:
         modules: Its modules, by path.
         parameters: The copy's parameters of each placed weight, one for each owner.
         originals: The user's tensor of each placed weight, detached.
+        draws: True if the first pass drew random numbers.
 
     Raises:
         ModelError: if the model cannot be copied, or the copy is not one.
@@ -113,7 +114,7 @@ class PrivateModel:
                 mine.data = self._given[name].clone()
         self.model.eval()
         self._state = ModuleState(self.model)
-        self._watched = self._stateful = self._draws = self._writes_inputs = False
+        self._watched = self._stateful = self.draws = self._writes_inputs = False
 
     def freeze(self) -> None:
         """Let no parameter ask for a gradient."""
@@ -145,7 +146,7 @@ class PrivateModel:
         given = cloned(inputs) if self._writes_inputs else inputs
         versions = _versions(given)
         with ExitStack() as stack:
-            if self._draws:
+            if self.draws:
                 stack.enter_context(SameDraws())
             output = _run(self.model, given)
         self._writes_inputs |= versions != _versions(given)
@@ -160,7 +161,7 @@ class PrivateModel:
             with watch:
                 output = _run(self.model, given)
             after = random_state()
-        self._draws = not all(map(torch.equal, before, after))
+        self.draws = not all(map(torch.equal, before, after))
         self._writes_inputs = versions != _versions(given)
         self._stateful = self._state.changed() or any(
             not torch.equal(mine, self._given[name]) for name, mine in self._kept

@@ -66,6 +66,7 @@ def predict(
             or the data holds no sample.
         DataError: if a target is a class that the model has no output for.
         ModelError: if the method does not support the model.
+        OutOfMemoryError: if there is too little memory.
 
     Example:
         >>> from joulewise.data import load_digits

@@ -6,7 +6,6 @@ from torch import nn
 from torch.nn import functional
 
 from joulewise.models import seeded
-from joulewise.placement import call
 from joulewise.prediction.linearisation.op_interception import Interception
 from joulewise.prediction.linearisation.reductions import LogitJacobians
 from joulewise.prediction.linearisation.self_check import cover
@@ -233,14 +232,14 @@ def test_jacobians_are_those_of_autograd(cases, name, samples):
         problem.memory.expect(problem.plan, means)
         interception = Interception(means, collector.receive)
         with torch.enable_grad(), interception:
-            output = call(model, inputs)
+            output = problem.memory.call(inputs)
         probe = cases.normal(*output.shape, seed=3)
         if output.requires_grad:
             torch.autograd.grad(output, interception.root, probe, allow_unused=True)
         leaves = {n: m.clone().requires_grad_() for n, m in means.items()}
         problem.memory.expect(problem.plan, leaves)
         with torch.enable_grad():
-            weighted = (call(model, inputs) * probe).reshape(samples, -1).sum(1).unbind()
+            weighted = (problem.memory.call(inputs) * probe).reshape(samples, -1).sum(1).unbind()
         exact = [torch.autograd.grad(w, list(leaves.values()), retain_graph=True) for w in weighted]
     assert set(collector.names()) == set(means) - coverage.one_by_one
     for position, weight in enumerate(means):

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from joulewise.devices import SRAM, Common
 from joulewise.models import seeded
-from joulewise.placement import call, place
+from joulewise.placement import place
 from joulewise.prediction.linearisation.op_interception import Interception
 from joulewise.prediction.linearisation.reductions import (
     ClassReduction,
@@ -68,7 +68,7 @@ class Pass:
         rows = {name: [] for name in leaves}
         for sample in range(SAMPLES):
             with torch.enable_grad():
-                (output,) = call(self.problem.placement.model, self.x[sample : sample + 1])
+                (output,) = self.problem.memory.call(self.x[sample : sample + 1])
                 output = output.unbind()
             for name, leaf in leaves.items():
                 found = [torch.autograd.grad(o, leaf, retain_graph=True)[0] for o in output]
@@ -86,7 +86,7 @@ class Pass:
         interception = Interception(self.means, reduction.receive)
         self.problem.memory.expect(self.problem.plan, self.means)
         with torch.enable_grad(), interception:
-            output = call(self.problem.placement.model, self.x)
+            output = self.problem.memory.call(self.x)
         for probe in probes:
             torch.autograd.grad(
                 output, interception.root, probe, retain_graph=True, allow_unused=True

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from joulewise.devices import Common, WordClasses
+from joulewise.errors import JoulewiseError
 from joulewise.placement import Placed
 from joulewise.prediction.linearisation.channel_reductions import channel_index, response_by_channel
 from joulewise.prediction.linearisation.gradients import OperationGradients, WholeGradients
@@ -38,7 +39,7 @@ Activation = tuple[Placed, Tensor, Tensor, Tensor, list[Tensor]]
 """A placed activation: values stored, mean read, variance, and the gradient there by output."""
 
 
-class UncheckedUse(Exception):  # noqa: N818
+class UncheckedUse(JoulewiseError):  # noqa: N818
     """A use that did not occur in the self-check; the pass is repeated without its weight."""
 
     def __init__(self, name: str) -> None:

@@ -79,6 +79,8 @@ def cover(problem: Problem, means: Mapping[str, Tensor]) -> Coverage:
         ModelError: if the output does not depend differentiably on any placed tensor, does not have
             the batch as its first axis, or if samples depend on each other.
     """
+    if problem.memory.draws:
+        refuse("the model", "one that draws random numbers", "one that does not", ModelError)
     means = {name: mean.detach().clone().requires_grad_() for name, mean in means.items()}
     inputs = problem.batches[0].inputs
     size = batch_size(inputs)
@@ -113,9 +115,8 @@ def _check_outputs(fewer: Tensor, more: Tensor) -> None:
     scale = float(first.abs().max()) or 1.0
     if float((first - fewer).abs().max()) > _TOLERANCE.get(more.dtype, 0.03) * scale:
         raise ModelError(
-            "the output of a sample changes with the other samples of its batch, or from one pass "
-            "to the next; allowed: a model whose samples are independent and that draws no random "
-            "numbers"
+            "the output of a sample changes with the other samples of its batch; allowed: a model "
+            "whose samples are independent"
         )
 
 
