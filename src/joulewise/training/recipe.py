@@ -7,17 +7,29 @@ clipping it is one of those.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import nn
-from torch.optim import Optimizer
+from torch.optim import SGD, Optimizer
 
-from joulewise.training.methods import Method, optimizer_of
-from joulewise.training.ranges import LearnedRanges
+from joulewise.optim import ASAM, SAM, SAMSON
+from joulewise.training.weight_ranges import WeightRanges
 
-__all__ = ["TrainingSpec", "optimizer_for", "schedule_of"]
+__all__ = ["Method", "TrainingSpec", "optimizer_for", "schedule_of"]
+
+Method = Literal["sgd", "sam", "asam", "samson2", "samsoninf"]
+"""SGD; or SAM, ASAM, or SAMSON with p = 2 or infinity, around it."""
+
+_OPTIMIZERS: Mapping[Method, Callable[..., Optimizer]] = {
+    "sgd": SGD,
+    "sam": partial(SAM, base=SGD),
+    "asam": partial(ASAM, base=SGD),
+    "samson2": partial(SAMSON, base=SGD, p=2),
+    "samsoninf": partial(SAMSON, base=SGD, p=math.inf),
+}
 
 
 class TrainingSpec(BaseModel):
@@ -59,7 +71,7 @@ class TrainingSpec(BaseModel):
 
 
 def optimizer_for(
-    model: nn.Module, spec: TrainingSpec, ranges: LearnedRanges | None = None, **options: Any
+    model: nn.Module, spec: TrainingSpec, ranges: WeightRanges | None = None, **options: Any
 ) -> Optimizer:
     """The optimizer of a recipe, without weight decay on what has fewer than two axes.
 
@@ -81,7 +93,8 @@ def optimizer_for(
         groups.append({"params": learned, "weight_decay": spec.range_decay, **still})
     groups = [group for group in groups if group["params"]]
     own = {"lr": spec.lr, "momentum": spec.momentum, "nesterov": spec.momentum > 0}
-    return optimizer_of(spec.method, groups, spec.rho, **(own | options))
+    radius = {} if spec.rho is None else {"rho": spec.rho}
+    return _OPTIMIZERS[spec.method](groups, **radius, **(own | options))
 
 
 def schedule_of(steps: int, warmup: float) -> Callable[[int], float]:

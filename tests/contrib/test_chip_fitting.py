@@ -5,13 +5,14 @@ from pydantic import ValidationError
 from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
+from joulewise.contrib import fit_to_chip
 from joulewise.data import Dataset, Split, load_digits
 from joulewise.devices import SRAM, Chip, Crossbar
 from joulewise.errors import DataError, InputError, ModelError, OperatingPointError, WeightsError
 from joulewise.models import build, seeded
 from joulewise.placement import place
 from joulewise.simulation import simulate
-from joulewise.training import TrainingMemory, fit_to_chip, reestimate_batchnorm
+from joulewise.training import TrainingMemory, reestimate_batchnorm
 
 CHIP = Chip(seed=3)
 KINDS = ["scales", "last", "all"]

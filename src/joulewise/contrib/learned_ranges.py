@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from joulewise.devices import Device
 from joulewise.errors import InputError, refuse
 from joulewise.placement import Placement, clipped
-from joulewise.training.clipping import placed_weights
+from joulewise.training.weight_clipping import placed_weights
 
 __all__ = ["LearnedRanges"]
 

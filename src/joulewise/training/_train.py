@@ -19,13 +19,12 @@ from joulewise.errors import DataError, InputError, ModelError, WeightsError, re
 from joulewise.models import seeded
 from joulewise.optim import SharpnessAware
 from joulewise.placement import same_modes
-from joulewise.training.augment import augment
-from joulewise.training.clipping import clip_weights
 from joulewise.training.recipe import TrainingSpec, optimizer_for, schedule_of
-from joulewise.training.through import TrainingMemory
+from joulewise.training.training_memory import TrainingMemory
+from joulewise.training.weight_clipping import clip_weights
 from joulewise.user_code import cause_of
 
-__all__ = ["EpochRecord", "TrainingRecord", "accuracy", "train"]
+__all__ = ["EpochRecord", "TrainingRecord", "accuracy", "augment", "train"]
 
 
 class EpochRecord(BaseModel):
@@ -259,3 +258,29 @@ def _slopes(model: nn.Module, inputs: Tensor, targets: Tensor, spec: TrainingSpe
     loss = functional.cross_entropy(outputs.float(), targets, label_smoothing=spec.label_smoothing)
     loss.backward()  # type: ignore[no-untyped-call]
     return loss.detach()
+
+
+def augment(images: Tensor, *, padding: int, flips: bool, generator: torch.Generator) -> Tensor:
+    """Shift each image by up to ``padding`` pixels, and mirror half of them.
+
+    Args:
+        images: ``[batch, channels, height, width]``, any dtype.
+        padding: Pixels of zeros around the image before the crop, 0 or more.
+        flips: Whether a mirrored image still shows its class.
+        generator: The source of randomness; numbers are drawn on its device.
+
+    Returns:
+        A tensor of the same shape and dtype.
+    """
+    count, _, height, width = images.shape
+    padded = functional.pad(images, (padding,) * 4)
+    where = generator.device
+    shift = torch.randint(2 * padding + 1, (2, count, 1), generator=generator, device=where)
+    rows = shift[0] + torch.arange(height, device=where)
+    columns = shift[1] + torch.arange(width, device=where)
+    if flips:
+        mirrored = torch.rand(count, 1, generator=generator, device=where) < 0.5
+        columns = torch.where(mirrored, columns.flip(1), columns)
+    samples = torch.arange(count, device=where)[:, None, None]
+    cropped = padded.movedim(1, 3)[samples, rows[:, :, None], columns[:, None, :]]
+    return cropped.movedim(3, 1)

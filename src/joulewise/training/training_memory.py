@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any
 
@@ -15,9 +15,9 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from joulewise.devices import Chip, Point, plain_point
 from joulewise.errors import InputError, check_in_range, check_whole, refuse
 from joulewise.placement import Memory, Placed, Placement, read_by
-from joulewise.training.ranges import LearnedRanges
+from joulewise.training.weight_ranges import WeightRanges
 
-__all__ = ["Plan", "TrainingMemory"]
+__all__ = ["Plan", "Ramp", "TrainingMemory"]
 
 Plan = Mapping[str, Point]
 
@@ -139,7 +139,7 @@ class TrainingMemory(AbstractContextManager[Chip | None]):
         chip: Chip | None = None,
         scale_gradients: bool = False,
         perfect: bool = False,
-        ranges: LearnedRanges | None = None,
+        ranges: WeightRanges | None = None,
         **setting: Point | Callable[[int], Point],
     ) -> None:
         if (plan is not None) + bool(setting) + perfect != 1:
@@ -325,3 +325,36 @@ def _following(placement: Placement) -> Placement:
     """The placement with ranges of activations that follow the batch."""
     placed: tuple[Placed, ...] = tuple(replace(p, limit=None) for p in placement.placed)
     return replace(placement, placed=placed)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ramp:
+    """A straight line from one operating point to another; from then on it stays there.
+
+    Args:
+        start: The operating point of step 0, on the device's knob.
+        stop: That of step ``steps`` and of all later ones.
+        steps: How many steps it takes, 1 or more.
+
+    Raises:
+        InputError: if ``steps`` is not a whole number of 1 or more.
+
+    Example:
+        >>> eta = Ramp(start=1.0, stop=0.6, steps=4)
+        >>> [round(eta(step), 1) for step in range(6)]
+        [1.0, 0.9, 0.8, 0.7, 0.6, 0.6]
+    """
+
+    start: float
+    stop: float
+    steps: int
+
+    def __post_init__(self) -> None:
+        """Check the field once."""
+        check_in_range("steps", self.steps, 1, 2**62)
+        check_whole("steps", self.steps)
+
+    def __call__(self, step: int) -> float:
+        """The operating point of a step, counted from 0."""
+        done = min(step / self.steps, 1.0)
+        return (1 - done) * self.start + done * self.stop

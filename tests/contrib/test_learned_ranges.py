@@ -7,13 +7,14 @@ import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call
 
+from joulewise.contrib import LearnedRanges
 from joulewise.data import load_digits
 from joulewise.devices import PCM, SRAM, Chip, Crossbar, Flip
 from joulewise.errors import InputError, WeightsError
 from joulewise.models import build, seeded
 from joulewise.optim import SAM
 from joulewise.placement import loaded, place
-from joulewise.training import LearnedRanges, TrainingMemory, TrainingSpec, train
+from joulewise.training import TrainingMemory, TrainingSpec, train
 from joulewise.training.recipe import optimizer_for
 
 BITS = 4

@@ -10,13 +10,15 @@ from scipy import integrate, optimize, stats
 from torch import nn
 
 from gaussian_memory import GaussianMemory
+from joulewise.contrib import NoiseMaximisation
+from joulewise.contrib.noise_maximisation import LOWEST, moves, price_of
 from joulewise.data import load_digits
 from joulewise.devices import SRAM, Crossbar, Flip, Mask
 from joulewise.errors import InputError, OperatingPointError
 from joulewise.models import build, seeded
 from joulewise.optim import SAM
 from joulewise.placement import energy, place
-from joulewise.training import NoiseMaximisation, TrainingMemory, TrainingSpec, train
+from joulewise.training import TrainingMemory, TrainingSpec, train
 
 HELD = {"lr": 1e-12, "price": 1.0}
 
@@ -563,3 +565,64 @@ def test_placements_that_nothing_could_be_learned_of():
     model[3].weight.requires_grad_(False)
     with pytest.raises(InputError, match=r"requires_grad of 3.weight is False; allowed: True"):
         NoiseMaximisation(place(model, weights=SRAM(bits=8), inputs=x), energy=0.3)
+
+
+# Moves and prices.
+
+
+LR = 0.02
+
+
+def drawn(seed, count=12):
+    generator = np.random.Generator(np.random.PCG64(seed))
+    harms, costs = np.exp(4 * generator.normal(size=(2, count)))
+    return harms, costs, generator.uniform(0.1, 0.9, count)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_moves_are_towards_balance_bounded_and_without_units(seed):
+    harms, costs, shares = drawn(seed)
+    moved = moves(harms, costs, 2.0, LR, shares)
+    assert (np.sign(moved) == np.sign(harms - 2.0 * costs)).all()
+    assert (np.abs(moved) <= LR).all()
+    again = moves(1e6 * harms, 1e-3 * costs, 2e9, LR, shares)
+    np.testing.assert_allclose(again, moved, rtol=1e-9)
+    balanced = moves(2.0 * costs, costs, 2.0, LR, shares)
+    np.testing.assert_array_equal(balanced, 0.0)
+
+
+def test_what_does_no_harm_falls_and_what_costs_nothing_rises_within_the_range():
+    harms, costs = (
+        np.array([-1.0, 0.0, 1.0, 0.0, 1.0, -1.0]),
+        np.array([1.0, 1.0, 0.0, 0.0, 0.0, 1]),
+    )
+    shares = np.array([0.5, 0.5, 0.5, 0.5, 0.995, LOWEST + 0.005])
+    moved = moves(harms, costs, 1.0, LR, shares)
+    np.testing.assert_allclose(moved, [-LR, -LR, LR, 0.0, 0.005, -0.005], atol=1e-15)
+    # A plan that starts below what is learned is lifted.
+    assert moves(np.array([0.0]), np.array([1.0]), 1.0, LR, np.array([0.01])) == LOWEST - 0.01
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("part", [-0.6, 0.0, 0.6])
+def test_the_price_leads_to_the_energy_that_is_wanted(seed, part):
+    harms, costs, shares = drawn(seed)
+    change = part * LR * costs.sum()
+    price = price_of(change, harms, costs, LR, shares)
+    found = costs @ moves(harms, costs, price, LR, shares)
+    assert found == pytest.approx(change, abs=1e-9 * costs.sum())
+    dearer = costs @ moves(harms, costs, 1.1 * price, LR, shares)
+    assert dearer < found
+
+
+def test_beyond_what_a_step_can_do_every_point_moves_as_far_as_it_may():
+    harms, costs, shares = drawn(0)
+    for sign in (-1, 1):
+        price = price_of(sign * 1e9, harms, costs, LR, shares)
+        np.testing.assert_allclose(moves(harms, costs, price, LR, shares), sign * LR, rtol=1e-5)
+
+
+def test_where_nothing_is_known_to_harm_nothing_moves():
+    costs, shares = np.ones(3), np.full(3, 0.5)
+    price = price_of(-0.01, np.zeros(3), costs, LR, shares)
+    assert (moves(np.zeros(3), costs, price, LR, shares) == 0).all()

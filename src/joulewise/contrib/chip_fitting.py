@@ -27,12 +27,12 @@ from joulewise.errors import (
     refuse,
 )
 from joulewise.models import seeded
-from joulewise.optim.buffers import written
+from joulewise.optim.ascent import writable
 from joulewise.placement import Batch, Placement, call, loaded, prepare, same_modes
-from joulewise.training.baseline import right
+from joulewise.training._train import right
 from joulewise.training.batchnorm import reestimate_batchnorm, tracked
 from joulewise.training.recipe import schedule_of
-from joulewise.training.through import Plan, TrainingMemory
+from joulewise.training.training_memory import Plan, TrainingMemory
 
 __all__ = ["Recovery", "fit_to_chip"]
 
@@ -264,7 +264,7 @@ def _layer(path: str) -> str:
 def _only(model: nn.Module, fitted: Collection[Tensor]) -> Iterator[None]:
     """Only these ask for gradients; after an exception they and the buffers are as they were."""
     before = [(p, p.requires_grad, p.grad) for p in model.parameters() if p.is_floating_point()]
-    changing = chain(fitted, written(model.buffers()))
+    changing = chain(fitted, writable(model.buffers()))
     copies = [(t.detach(), t.detach().clone()) for t in changing]
     try:
         for own, _, _ in before:
