@@ -10,7 +10,7 @@ import joulewise as jw
 from gaussian_memory import GaussianMemory, output_moments
 from joulewise.devices import SRAM, Chip
 from joulewise.errors import InputError
-from joulewise.placement import frozen, loaded, place
+from joulewise.placement import loaded, place
 from joulewise.prediction.moments import Moments
 from joulewise.prediction.predicting import predict
 from joulewise.prediction.problem import posed
@@ -56,13 +56,13 @@ def forecast(placement, x, plan, **options):
 
 def errors_of_chips(placement, x, plan, chips):
     """The output error of each chip, mean over samples and outputs."""
-    with frozen(placement.model), loaded(placement) as memory:
+    with loaded(placement, frozen=True) as memory:
         memory.original()
-        reference = placement.model(x)
+        reference = memory.call(x)
         errors = []
         for seed in range(chips):
             memory.read(plan, Chip(seed=seed))
-            errors.append((placement.model(x) - reference).square().mean())
+            errors.append((memory.call(x) - reference).square().mean())
     return torch.stack(errors)
 
 

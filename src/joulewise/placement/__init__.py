@@ -13,8 +13,8 @@ memory       reads the stored tensors back into the model, and restores it bit f
 energy       joules per inference at given operating points
 plans        plans as small files, refused where they do not fit
 folding      batch normalisation folded into the layer before it
-precision    float32 multiplied as float32, on GPUs too
-restoring    the model as it was, whatever a forward pass did to it
+private_copy the model that computes, so that the user's is never written to
+execution    process-wide switches, random numbers, and the state of a thread
 calling      how a model is called, and which of its outputs counts
 batching     data as batches on the model's device
 finiteness   the first layer whose output is NaN or infinite
@@ -28,20 +28,18 @@ from joulewise.placement.calling import call as call
 from joulewise.placement.energy import Energy as Energy
 from joulewise.placement.energy import energy as energy
 from joulewise.placement.energy import with_accesses as with_accesses
+from joulewise.placement.execution import guarded as guarded
+from joulewise.placement.execution import same_modes as same_modes
 from joulewise.placement.finiteness import check_finite as check_finite
 from joulewise.placement.folding import fold_batchnorm as fold_batchnorm
 from joulewise.placement.gradients import clipped as clipped
 from joulewise.placement.memory import Memory as Memory
 from joulewise.placement.memory import Observer as Observer
 from joulewise.placement.memory import loaded as loaded
-from joulewise.placement.memory import read_by as read_by
 from joulewise.placement.placing import Placed as Placed
 from joulewise.placement.placing import Placement as Placement
 from joulewise.placement.placing import place as place
 from joulewise.placement.plans import PlanFile as PlanFile
-from joulewise.placement.restoring import frozen as frozen
-from joulewise.placement.restoring import plain_execution as plain_execution
-from joulewise.placement.restoring import same_modes as same_modes
 
 __all__ = [
     "Batch",
@@ -56,13 +54,11 @@ __all__ = [
     "clipped",
     "energy",
     "fold_batchnorm",
-    "frozen",
+    "guarded",
     "loaded",
     "outputs_of",
     "place",
-    "plain_execution",
     "prepare",
-    "read_by",
     "same_modes",
     "take",
     "with_accesses",

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from joulewise.data import Split
 from joulewise.errors import DataError
-from joulewise.placement.calling import batch_size, call, to_device
+from joulewise.placement.calling import batch_size, to_device
+from joulewise.placement.execution import SameDraws
 from joulewise.placement.finiteness import check_finite
+from joulewise.placement.private_copy import cloned
+
+if TYPE_CHECKING:
+    from joulewise.placement.memory import Memory
 
 __all__ = ["Batch", "outputs_of", "prepare", "take"]
 
@@ -49,7 +54,9 @@ def prepare(data: Split | Iterable[Any], model: nn.Module, batch: int | None = N
     if isinstance(data, Split):
         data = data.batches(batch or min(max(800_000 // data.inputs[0].numel(), 32), 2048))
     batches: list[Batch] = []
-    for item in data:
+    with SameDraws(None):  # a loader draws the seed of its workers
+        items = list(data)
+    for item in items:
         pair = isinstance(item, (tuple, list)) and len(item) == 2
         inputs, targets = item if pair else (item, None)
         inputs = to_device(inputs, parameter.device)
@@ -76,14 +83,15 @@ def _targets(targets: Any, inputs: Any, device: torch.device) -> Tensor | None:
     return tensor
 
 
-def outputs_of(model: nn.Module, batches: Sequence[Batch]) -> list[Tensor]:
+def outputs_of(memory: Memory, batches: Sequence[Batch]) -> list[Tensor]:
     """The outputs of a model as given for every batch, in float32 or float64.
 
     One that is NaN or infinite is refused with a ``ModelError`` that names the first layer.
     """
-    outputs = [call(model, batch.inputs) for batch in batches]
+    # Clones: this shows whether the model writes to its inputs.
+    outputs = [memory.call(cloned(batch.inputs)) for batch in batches]
     for batch, output in zip(batches, outputs, strict=True):
-        check_finite(model, batch.inputs, output, "without any fault")
+        check_finite(memory.placement.model, batch.inputs, output, "without any fault")
     return [o if o.dtype == torch.float64 else o.float() for o in outputs]
 
 

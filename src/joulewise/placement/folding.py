@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
 from collections.abc import Callable
-from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -14,8 +12,9 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from joulewise.errors import ModelError, refuse
-from joulewise.placement.calling import call, tensors_in
-from joulewise.placement.restoring import plain_execution
+from joulewise.placement.calling import tensors_in
+from joulewise.placement.execution import guarded
+from joulewise.placement.private_copy import PrivateModel
 
 __all__ = ["fold_batchnorm"]
 
@@ -23,6 +22,7 @@ _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
+@guarded
 def fold_batchnorm(model: nn.Module, inputs: Any) -> nn.Module:
     """A copy of a model with each batch normalisation folded into the layer that feeds it.
 
@@ -48,17 +48,19 @@ def fold_batchnorm(model: nn.Module, inputs: Any) -> nn.Module:
           (1): Identity()
         )
     """
-    folded = copy.deepcopy(model).eval()
-    with plain_execution(model):
-        expected = call(model, inputs)
+    private = PrivateModel(model, {})
+    folded = private.model
+    with torch.no_grad():
+        expected = private.call(inputs)
+    private.reset()
     for layer, norm in _pairs(folded, inputs):
         source = folded.get_submodule(layer)
         target: Any = folded.get_submodule(norm)
         fuse: Any = fuse_linear_bn_eval if isinstance(source, nn.Linear) else fuse_conv_bn_eval
         _replace(folded, source, fuse(source, target))
         _replace(folded, target, nn.Identity().eval())
-    with plain_execution(folded):
-        actual = call(folded, inputs)
+    with torch.no_grad():
+        actual = PrivateModel(folded, {}).call(inputs)
     _check_same(actual, expected)
     return folded
 
@@ -89,16 +91,14 @@ def _check_same(actual: Tensor, expected: Tensor) -> None:
 def _pairs(model: nn.Module, inputs: Any) -> list[tuple[str, str]]:
     """Layer and normalisation, where the output of the first is the input of the second."""
     wiring = _Wiring()
-    with ExitStack() as stack:
-        stack.enter_context(plain_execution(model))
-        for path, module in model.named_modules():
-            if isinstance(module, (*_CONVOLUTIONS, nn.Linear)):
-                stack.callback(module.register_forward_hook(wiring.made_by(path)).remove)
-            elif isinstance(module, _NORMS) and module.running_mean is not None:
-                hook = wiring.consumed_by(path)
-                handle = module.register_forward_pre_hook(hook, with_kwargs=True)
-                stack.callback(handle.remove)
-        call(model, inputs)
+    private = PrivateModel(model, {})
+    for path, module in private.modules.items():
+        if isinstance(module, (*_CONVOLUTIONS, nn.Linear)):
+            module.register_forward_hook(wiring.made_by(path))
+        elif isinstance(module, _NORMS) and module.running_mean is not None:
+            module.register_forward_pre_hook(wiring.consumed_by(path), with_kwargs=True)
+    with torch.no_grad():
+        private.call(inputs)
     return [pair for pair in wiring.pairs if all(wiring.calls[path] == 1 for path in pair)]
 
 

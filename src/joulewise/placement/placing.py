@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any, Literal
@@ -13,13 +13,11 @@ from torch import Tensor, nn
 from joulewise.devices import Device, Point, Traffic
 from joulewise.errors import InputError, ModelError, OperatingPointError, refuse
 from joulewise.placement.addresses import extent
-from joulewise.placement.restoring import check_initialised
+from joulewise.placement.execution import guarded
+from joulewise.placement.private_copy import Owner, PrivateModel, check_initialised
 from joulewise.placement.tracing import Trace, trace
 
 __all__ = ["Placed", "Placement", "check_complete", "place"]
-
-Owner = tuple[str, str]
-"""A module's path and the name of one of its parameters."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,29 +71,31 @@ class Placement:
     """A model, and which of its tensors live on which memory.
 
     Args:
-        model: The model. It is never copied, and changed only while a `Memory` is loaded.
+        model: The model; written to by training alone.
         placed: The placed tensors: weights in the model's order, then activations.
         reliable_bits: Bits of the parameters left in reliable memory, at their own dtype.
         macs: Multiply-accumulates per inference outside of memories that compute; None until a
             forward pass was traced.
+        rebuild: Builds an equal model, for one that cannot be copied; see `place`.
     """
 
     model: nn.Module
     placed: tuple[Placed, ...]
     reliable_bits: int
     macs: float | None = None
+    rebuild: Callable[[], nn.Module] | None = None
 
     @property
     def traced(self) -> bool:
         """Whether accesses and multiply-accumulates are known."""
         return self.macs is not None
 
+    @guarded
     def trace(self, inputs: Any) -> Placement:
         """This placement with accesses counted in one forward pass over ``inputs``."""
         if self.traced:
             return self
-        parameters = {name: group.tensor for name, group in _groups(self.model).items()}
-        return _count(self, trace(self.model, parameters, [], inputs, _computing(self.placed)))
+        return _count(self, _traced(self, _groups(self.model), [], inputs))
 
     def plan(self, **setting: Point) -> dict[str, Point]:
         """The plan that gives every placed tensor the same operating point.
@@ -163,6 +163,7 @@ def check_complete(plan: Mapping[str, Point], names: Iterable[str]) -> None:
             raise InputError(f"the plan has no operating point for {name}; give it one")
 
 
+@guarded
 def place(
     model: nn.Module,
     *,
@@ -171,6 +172,7 @@ def place(
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     inputs: Any = None,
+    rebuild: Callable[[], nn.Module] | None = None,
 ) -> Placement:
     """Say which tensors of a model live on which memory.
 
@@ -189,6 +191,8 @@ def place(
         exclude: Patterns of names to leave in reliable memory; wins over ``include``.
         inputs: A batch, used to count accesses and to set the range of activations; needed where
             ``activations`` is given.
+        rebuild: Builds an equal model, which is then given the state dict of ``model``: for a model
+            that cannot be copied, since simulation and prediction run on a copy.
 
     Returns:
         The placement.
@@ -216,11 +220,10 @@ def place(
     if not groups:
         raise ModelError("the model has no parameters; there is nothing to place")
     stored = _place_weights(groups, weights, choice)
-    placement = Placement(model=model, placed=stored, reliable_bits=0)
+    placement = Placement(model=model, placed=stored, reliable_bits=0, rebuild=rebuild)
     if inputs is not None:
-        parameters = {name: group.tensor for name, group in groups.items()}
         layers = _layers(model) if activations is not None else []
-        counts = trace(model, parameters, layers, inputs, _computing(stored))
+        counts = _traced(placement, groups, layers, inputs)
         if activations is not None:
             extra = _place_activations(counts, activations, choice, layers)
             placement = replace(placement, placed=stored + extra)
@@ -231,6 +234,17 @@ def place(
     placed = {tensor.name for tensor in placement.placed}
     reliable = sum(_bits(group.tensor) for name, group in groups.items() if name not in placed)
     return replace(placement, reliable_bits=reliable)
+
+
+def _traced(
+    placement: Placement, groups: Mapping[str, _Group], layers: Sequence[str], inputs: Any
+) -> Trace:
+    """Counts of one forward pass of a private copy of the model."""
+    private = PrivateModel(
+        placement.model, {name: g.owners for name, g in groups.items()}, placement.rebuild
+    )
+    private.own_placed()
+    return trace(private, layers, inputs, _computing(placement.placed))
 
 
 def _bits(tensor: Tensor) -> int:

@@ -13,7 +13,7 @@ from torch.utils.checkpoint import CheckpointError
 from joulewise.data import Split
 from joulewise.devices import Point
 from joulewise.errors import DataError, InputError, ModelError, refuse
-from joulewise.placement import Placement
+from joulewise.placement import Placement, guarded
 from joulewise.prediction.corrected import Corrected
 from joulewise.prediction.first_order import FirstOrder
 from joulewise.prediction.forecast import Forecast
@@ -33,6 +33,7 @@ METHODS: Mapping[str, Callable[[], Method]] = MappingProxyType(
 """The methods by name, each with its default options."""
 
 
+@guarded
 def predict(
     placement: Placement,
     data: Split | Iterable[Any],

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from joulewise.data import Split
 from joulewise.devices import Point
-from joulewise.placement import Batch, Memory, Placement, frozen, loaded, outputs_of, prepare
+from joulewise.placement import Batch, Memory, Placement, loaded, outputs_of, prepare
 from joulewise.placement.calling import batch_size
 from joulewise.prediction.forecast import Forecast
 
@@ -77,7 +77,7 @@ def posed(
     batch_size: int | None = None,
     progress: Callable[[float, float], None] | None = None,
 ) -> Iterator[Problem]:
-    """A problem with its memory loaded and its model frozen; afterwards the model is as it was.
+    """A problem whose placement is of a private copy of the model, with its memory.
 
     Args:
         placement: What is stored where.
@@ -90,14 +90,14 @@ def posed(
         The problem.
     """
     batches = prepare(data, placement.model, batch_size)
-    with frozen(placement.model), loaded(placement) as memory:
+    with loaded(placement, frozen=True) as memory:
         memory.original()
         yield Problem(
-            placement=placement,
+            placement=memory.placement,
             memory=memory,
             plan=plan,
             batches=batches,
-            references=outputs_of(placement.model, batches),
+            references=outputs_of(memory, batches),
             progress=progress or (lambda done, expected: None),
         )
 
