@@ -387,7 +387,7 @@ def test_weights_that_the_last_step_breaks_are_noticed_and_all_is_as_it_was(kind
         ({"seed": 1.5}, InputError, "seed is 1.5; allowed: a whole number"),
         ({"parameters": "first"}, InputError, "parameters is 'first'; allowed: 'scales' or 'last'"),
         ({"eta": 2.0}, OperatingPointError, "eta is 2"),
-        ({"plan": {}}, InputError, "needs a plan or one setting such as eta=0.3, and not both"),
+        ({"plan": {}}, InputError, "needs either a plan or one setting such as eta=0.3"),
     ],
 )
 def test_what_is_out_of_range_is_refused(options, error, message):

@@ -462,7 +462,7 @@ def test_what_is_not_allowed_is_refused():
     TrainingMemory(place(model, weights=SRAM(bits=8)), eta=0.5, ranges=ranges)
     with pytest.raises(InputError, match="init is 'best'; allowed: 'mse' or 'max'"):
         LearnedRanges(placement, init="best")
-    with pytest.raises(InputError, match="nothing to learn: the placement has no weights"):
+    with pytest.raises(InputError, match="the placement has no weights; allowed: one or more"):
         LearnedRanges(place(model, activations=SRAM(bits=8), inputs=x))
     model[4].weight.data[0, 0] = torch.nan
     with pytest.raises(WeightsError, match=r"4.weight is NaN or infinite"):

@@ -95,7 +95,7 @@ def test_without_statistics_or_data_it_is_refused():
         nn.Linear(6, 5), nn.BatchNorm1d(5, track_running_stats=False)
     ).double()
     for model in (plain, untracked):
-        with pytest.raises(ModelError, match="no layer of the model keeps running statistics"):
+        with pytest.raises(ModelError, match="no layer of the model tracks running statistics"):
             reestimate_batchnorm(memory_of(model), BATCHES)
     model = network()
     before = tensors(model, True)

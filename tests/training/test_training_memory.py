@@ -316,7 +316,7 @@ def test_a_step_within_the_block_is_refused_and_one_of_other_parameters_is_not()
     before = copies(model)
     with memory:
         slopes(model, data)
-        with pytest.raises(InputError, match=r"step\(\) is within .* lost on 0.weight"):
+        with pytest.raises(InputError, match=r"step\(\) is within .* the update of 0.weight would be lost"):
             everything.step()
         biases.step()
     after = copies(model)
@@ -537,16 +537,16 @@ def test_a_plan_gives_each_tensor_its_point():
 @pytest.mark.parametrize(
     ("options", "error", "match"),
     [
-        ({}, InputError, "a plan or one setting"),
-        ({"plan": {}, "eta": 0.5}, InputError, "a plan or one setting"),
+        ({}, InputError, "exactly one of a plan, a setting"),
+        ({"plan": {}, "eta": 0.5}, InputError, "exactly one of a plan, a setting"),
         ({"plan": {"0.weight": 0.5}}, InputError, "no operating point for 4.weight"),
         ({"eta": 1.5}, OperatingPointError, "eta is 1.5"),
         ({"eta": Ramp(start=1.5, stop=0.5, steps=9)}, OperatingPointError, "eta is 1.5"),
         ({"g_max": 1e-6}, OperatingPointError, "g_max"),
         ({"eta": 0.5, "seed": 1, "chip": Chip(seed=1)}, InputError, "a seed .* or one chip"),
         ({"eta": 0.5, "seed": -1}, InputError, "seed is -1"),
-        ({"eta": 0.5, "perfect": True}, InputError, "or perfect=True, and no two"),
-        ({"plan": {}, "perfect": True}, InputError, "or perfect=True, and no two"),
+        ({"eta": 0.5, "perfect": True}, InputError, "exactly one of a plan, a setting"),
+        ({"plan": {}, "perfect": True}, InputError, "exactly one of a plan, a setting"),
         ({"perfect": True, "seed": 1}, InputError, "perfect is given beside a seed"),
         ({"perfect": True, "chip": Chip(seed=1)}, InputError, "perfect is given beside a seed"),
         ({"perfect": True, "scale_gradients": True}, InputError, "perfect is given beside"),

@@ -1,4 +1,4 @@
-"""Learned ranges: the magnitude that a weight is clipped to, trained beside the weight."""
+"""Learned ranges (WCAT): the magnitude that a weight is clipped to, trained beside the weight."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from joulewise.training.weight_clipping import placed_weights
 __all__ = ["LearnedRanges"]
 
 _SMALLEST = 1e-12
+# Points of the two grids that search for the initial range.
 _COARSE, _FINE = 49, 33
 
 
 class LearnedRanges(nn.Module):
-    """One range for each placed weight, which `TrainingMemory` clips it to and trains.
+    """A trainable range for each placed weight; a `joulewise.training.WeightRanges`.
 
     ::
 
@@ -33,35 +34,33 @@ class LearnedRanges(nn.Module):
             lr=0.1, momentum=0.9,
         )
         ...  # as with any TrainingMemory
-        ranges.clip()  # what is placed from now on takes the ranges
+        ranges.clip()  # for placements from now on
 
-    A flip of a word's first bit moves a weight by about its range, so a smaller range is a smaller
-    fault, at the price of the weights that it clips. In a block a weight w is stored as
-    ``clip(w, -alpha, alpha)``. The gradient of alpha is that of the entries that are clipped, each
-    times its sign, their sum over the root of the number of all entries; w gets its gradient
-    straight through, clipped or not. The gradient lets a range grow where clipping hurts; what
-    shrinks it is the weight decay of its parameter group, as in the code of the paper, where it is
-    0.01.
+    A flip of a word's sign bit moves a weight by about its range, so a smaller range means smaller
+    faults, at the cost of clipping. In a block a weight w is stored as ``clip(w, -alpha, alpha)``.
+    With g the gradient of the loss at the stored value and N the number of entries, the gradient of
+    alpha is ``sum over |w| > alpha of sign(w) g / sqrt(N)``; w gets g straight through, clipped or
+    not. The gradient widens a range where clipping costs accuracy; the weight decay of its
+    parameter group, 0.01 in the paper's code, narrows it.
 
-    Weights that share storage have one range. One that is frozen, or that the model does not use,
-    gets no gradient, so its range stays as it is. A range that falls below 1e-12 is put back there
-    when the next block begins, so that it stays positive. With SAM, ASAM or SAMSON give the group a
-    ``rho`` of 0: words that are stored already do not follow a range that climbs.
+    Weights that share storage share a range. A weight that is frozen or unused has no gradient, and
+    its range keeps its value. A range below 1e-12 is set to 1e-12 when the next block begins. With
+    SAM, ASAM or SAMSON the group needs a ``rho`` of 0, since weights that are stored already do not
+    follow a perturbed range.
 
-    The parameters are called ``alpha/`` and the tensor's name, with ``/`` for ``.``, so that a
-    state dict says which is which.
+    Parameters are named ``alpha/`` and the tensor's name, with ``/`` for ``.``.
 
     Args:
-        placement: Whose weights. They are read here once, to start from.
-        init: ``"mse"``, the range with the least squared error of what a perfect memory reads, over
-            a grid of 49 from a hundredth of the largest magnitude to all of it, and a finer one
-            about the best; or ``"max"``, the largest magnitude, which clips nothing yet.
+        placement: The placement of the weights. Weights are read once, for the initial ranges.
+        init: ``"mse"``: the range with the least squared error of a perfect memory's read, over a
+            logarithmic grid of 49 points from 1 % to 100 % of the largest magnitude, and a finer
+            one around the best. ``"max"``: the largest magnitude, without clipping at first.
 
     Attributes:
         placement: As given.
 
     Raises:
-        InputError: if no weights are placed, one is on a device with a ``limit`` or
+        InputError: if no weights are placed, a weight is on a device with a ``limit`` or
             ``channel_dim``, or ``init`` is neither.
         WeightsError: if a weight is NaN or infinite.
 
@@ -79,11 +78,11 @@ class LearnedRanges(nn.Module):
         [[0.5, -0.75, 0.25]]
 
     References:
-        WCAT, TMLR 2023, openreview BxjHMPwZIH, and its public code, which has the gradient (its arm
-        ``ste``), the decay and the start at the least error; there by Nelder-Mead, the grid is
-        ours. Ours too: the range of the words is the largest magnitude after clipping, what a
-        later placement of the clipped network uses; in the paper's code it is alpha, also where no
-        weight reaches it, in words whose largest is alpha less a step.
+        WCAT, TMLR 2023, openreview BxjHMPwZIH, and its public code, which has the gradient (option
+        ``ste``), the decay and the initial range of least error, found there by Nelder-Mead and
+        here on a grid. Here the range of the words is the largest magnitude after clipping, as in a
+        later placement of the clipped network; in the paper's code it is alpha even if no weight
+        reaches it, and the largest word is one step below alpha.
     """
 
     def __init__(self, placement: Placement, *, init: Literal["mse", "max"] = "mse") -> None:
@@ -92,60 +91,56 @@ class LearnedRanges(nn.Module):
             refuse("init", repr(init), "'mse' or 'max'")
         self.placement = placement
         self.check_fits(placement)
-        start = _least_error if init == "mse" else _largest
-        for name, weight in placed_weights(placement).items():
-            device = self._devices()[name]
-            device.store(weight.detach(), name=name)  # refuses what is not finite, by its name
+        devices = _devices(placement)
+        for name, parameter in placed_weights(placement).items():
+            weight, device = parameter.detach(), devices[name]
+            device.store(weight, name=name)  # refuses NaN and infinity by name
+            start = float(weight.abs().max()) if init == "max" else _least_error(weight, device)
             wide = torch.promote_types(weight.dtype, torch.float32)
-            alpha = max(start(weight.detach(), device), _SMALLEST)
-            parameter = nn.Parameter(torch.tensor(alpha, dtype=wide, device=weight.device))
-            self.register_parameter(_key(name), parameter)
+            alpha = torch.tensor(max(start, _SMALLEST), dtype=wide, device=weight.device)
+            self.register_parameter(_key(name), nn.Parameter(alpha))
 
     def by_name(self) -> dict[str, nn.Parameter]:
-        """The ranges by the names of their tensors; each is the parameter itself, one number."""
-        return {name: self.get_parameter(_key(name)) for name in self._devices()}
+        """The ranges, scalar parameters, by the names of their tensors."""
+        return {name: self.get_parameter(_key(name)) for name in _devices(self.placement)}
 
     def check_fits(self, placement: Placement) -> None:
-        """Refuse a placement that these ranges are not for.
+        """Refuse a placement with other weights than these ranges.
 
         Args:
-            placement: To be trained with them.
+            placement: The placement to train.
 
         Raises:
             InputError: if it is of another model or other weights, or a device has a range already.
         """
-        mine, theirs = self._devices(), _devices(placement)
-        if placement.model is not self.placement.model or mine.keys() != theirs.keys():
+        own, theirs = _devices(self.placement), _devices(placement)
+        if placement.model is not self.placement.model or own.keys() != theirs.keys():
             refuse("ranges", "those of another placement", "LearnedRanges(placement) of this one")
         if not theirs:
-            raise InputError("ranges have nothing to learn: the placement has no weights")
+            raise InputError("the placement has no weights; allowed: one or more, for their ranges")
         for name, device in theirs.items():
             for field in ("limit", "channel_dim"):
-                own = getattr(device, field, None)
-                if own is not None:
-                    allowed = "None, where the range is to be learned"
-                    refuse(f"{field} of the memory of {name}", own, allowed)
+                given = getattr(device, field, None)
+                if given is not None:
+                    refuse(f"{field} of the memory of {name}", given, "None with learned ranges")
 
     @torch.no_grad()
     def keep_positive(self) -> None:
-        """Put ranges that fell below 1e-12 back there; every block of a memory begins with it."""
+        """Raise ranges below 1e-12 to it; called at the start of every block."""
         for alpha in self.parameters():
             alpha.clamp_(min=_SMALLEST)
 
     @torch.no_grad()
     def clip(self) -> None:
-        """Clip the placed weights to their ranges, in place: after training."""
+        """Clip the placed weights to their ranges, in place, after training."""
         self.keep_positive()
         ranges = self.by_name()
         for name, weight in placed_weights(self.placement).items():
             weight.copy_(clipped(weight, ranges[name]))
 
     def describe(self) -> dict[str, float]:
-        """Plain data for records: the ranges by name."""
+        """The ranges by name, as plain numbers for records."""
         return {name: float(alpha.detach()) for name, alpha in self.by_name().items()}
-
-    def _devices(self) -> dict[str, Device[Any]]:
-        return _devices(self.placement)
 
 
 def _devices(placement: Placement) -> dict[str, Device[Any]]:
@@ -156,22 +151,19 @@ def _key(name: str) -> str:
     return f"alpha/{name.replace('.', '/')}"
 
 
-def _largest(weight: Tensor, device: Device[Any]) -> float:
-    return float(weight.abs().max())
-
-
 def _least_error(weight: Tensor, device: Device[Any]) -> float:
-    """The range at which what a perfect memory reads is nearest to the weight."""
+    """The range with the least squared error of a perfect memory's read of the clipped weight."""
     largest = weight.abs().max().to(torch.float64)
-    shares = torch.logspace(-2, 0, _COARSE, dtype=torch.float64, device=weight.device)
-    best = _best(weight, device, shares * largest)
-    step = 2 / (_COARSE - 1)  # of the exponents, from each to the next
-    about = torch.logspace(-step, step, _FINE, dtype=torch.float64, device=weight.device)
-    return float(_best(weight, device, (about * best).clamp(max=largest)))
+    fractions = torch.logspace(-2, 0, _COARSE, dtype=torch.float64, device=weight.device)
+    best = _best(weight, device, fractions * largest)
+    # One coarse step of the exponent to either side.
+    step = 2 / (_COARSE - 1)
+    factors = torch.logspace(-step, step, _FINE, dtype=torch.float64, device=weight.device)
+    return float(_best(weight, device, (factors * best).clamp(max=largest)))
 
 
 def _best(weight: Tensor, device: Device[Any], candidates: Tensor) -> Tensor:
-    """That of the least error; of equals the largest, candidates ascending."""
+    """The candidate of least error, the largest of equals; ``candidates`` ascend."""
 
     def error(alpha: Tensor) -> Tensor:
         read = device.ideal(device.store(clipped(weight, alpha)))
