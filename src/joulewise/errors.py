@@ -6,6 +6,7 @@
     |  |- WeightsError              a weights file or a tensor to be stored
     |  |- ModelError                a model, or the path it was to be imported from
     |  |- TableError                a device table or a fault map
+    |  |- DeviceError               a memory device that contradicts itself
     |  `- OperatingPointError       a knob outside what the device allows
 
 Each message is one sentence: the field, what arrived, what is allowed, what to do next.
@@ -18,6 +19,7 @@ from typing import Never
 
 __all__ = [
     "DataError",
+    "DeviceError",
     "InputError",
     "JoulewiseError",
     "ModelError",
@@ -52,6 +54,10 @@ class ModelError(InputError):
 
 class TableError(InputError):
     """A device table or a fault map is malformed."""
+
+
+class DeviceError(InputError):
+    """A memory device whose answers contradict each other."""
 
 
 class OperatingPointError(InputError):

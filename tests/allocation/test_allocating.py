@@ -6,7 +6,7 @@ from torch import nn
 
 from joulewise.allocation import Allocation, Granularity, allocate, pareto
 from joulewise.devices import SRAM, Crossbar, VoltageTable
-from joulewise.devices.laws import VoltageRow
+from joulewise.devices.reliability_laws import VoltageRow
 from joulewise.errors import InputError
 from joulewise.models import seeded
 from joulewise.placement import place

@@ -316,7 +316,7 @@ def test_a_step_within_the_block_is_refused_and_one_of_other_parameters_is_not()
     before = copies(model)
     with memory:
         slopes(model, data)
-        with pytest.raises(InputError, match=r"step\(\) is within .* the update of 0.weight would be lost"):
+        with pytest.raises(InputError, match=r"step\(\) is within .* of 0.weight would be lost"):
             everything.step()
         biases.step()
     after = copies(model)

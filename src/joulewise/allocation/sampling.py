@@ -6,7 +6,7 @@ from typing import Any
 
 from joulewise.data import Split
 from joulewise.errors import check_in_range, check_whole
-from joulewise.placement.calling import batch_size
+from joulewise.placement.execution import batch_size
 
 __all__ = ["check_counts", "some_of"]
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
@@ -13,21 +12,15 @@ from torch import Tensor, nn
 
 from joulewise.devices import Chip, Common, Moments, Point
 from joulewise.errors import ModelError, refuse
-from joulewise.placement.calling import batch_size, call, tensors_in
-from joulewise.placement.conversion import Conversion, Converters
-from joulewise.placement.execution import Exact
-from joulewise.placement.gradients import RangeSlope, clipped, straight_through
-from joulewise.placement.placing import Placed, Placement, check_complete
+from joulewise.placement.activation_hooks import Observer, Reading, activation_hook, pass_on
+from joulewise.placement.converters import Conversion, Converters
+from joulewise.placement.execution import batch_size, call
+from joulewise.placement.placement import Placed, Placement, check_complete
 from joulewise.placement.private_copy import PrivateModel
-from joulewise.placement.tracing import float_inputs, input_name
+from joulewise.placement.process_state import Exact
+from joulewise.placement.straight_through import RangeSlope, clipped
 
-__all__ = ["Memory", "Observer", "loaded"]
-
-Observer = Callable[[Placed, Tensor, Tensor, Tensor], Tensor]
-"""Told of a placed activation, its mean read and that read's variance, all ``[batch, ...]``.
-
-What it returns goes on in place of the mean read.
-"""
+__all__ = ["Memory", "loaded"]
 
 
 class Memory:
@@ -44,7 +37,7 @@ class Memory:
     Attributes:
         placement: As given, with the model that computes.
         stored: Each placed weight, as its device stores it.
-        converters: Of the weights whose arrays round.
+        converters: Converters of each weight whose arrays round.
     """
 
     def __init__(
@@ -76,15 +69,11 @@ class Memory:
         self._conversion = Conversion(self.converters)
         self._current: dict[str, Tensor] = {}
         self._fresh = [p for p in self._weights if p.device.fresh]
-        self._samples: int | None = None
-        self._chip: Chip | None = None
-        self._plan: Mapping[str, Point] | None = None
-        self._observer: Observer | None = None
-        self._in_table = False
-        self._used, self._again, self._convert = False, True, True
+        self._reading = Reading()
+        self._in_table, self._used, self._again = False, False, True
 
     def _ideal(self, placed: Placed) -> Tensor:
-        """What a perfect memory of the same word format reads."""
+        """Weight as a perfect memory of the same word format reads it."""
         return placed.device.ideal(self.stored[placed.name])
 
     def call(self, inputs: Any) -> Tensor:
@@ -95,12 +84,12 @@ class Memory:
 
     @property
     def watches(self) -> bool:
-        """Whether something happens at each forward pass."""
+        """True if something happens at each forward pass."""
         return bool(self._fresh or self._conversion)
 
     def original(self) -> None:
         """Compute with the model's own tensors, not rounded to words."""
-        self._chip, self._plan = None, None
+        self._reading.chip, self._reading.plan = None, None
         if self._private is None:
             self._install(self._originals.items())
         else:  # clones: a forward pass may write in place (an embedding's max_norm)
@@ -108,7 +97,7 @@ class Memory:
 
     def ideal(self) -> None:
         """Compute with what a perfect memory of the same word format reads back."""
-        self._chip, self._plan = None, self.placement.plan_at_most_reliable()
+        self._reading.chip, self._reading.plan = None, self.placement.plan_at_most_reliable()
         # Clones: a forward pass may write in place, and a device may give what it stored.
         ideal = ((p.name, self._ideal(p).clone()) for p in self._weights)
         self._install(ideal if self._private is not None else list(ideal))
@@ -120,7 +109,7 @@ class Memory:
         each read is read again then, if ``again``.
         """
         check_complete(plan, [p.name for p in self.placement.placed])
-        self._chip, self._plan = chip, plan
+        self._reading.chip, self._reading.plan = chip, plan
         read = ((p.name, self.weight(p, plan[p.name], chip)) for p in self._weights)
         # In place all is read before the first weight is replaced: devices and users may fail.
         self._install(read if self._private is not None else list(read))
@@ -128,11 +117,15 @@ class Memory:
 
     def _read_again(self) -> None:
         """Before a forward pass."""
-        if self._chip is None or self._plan is None or not (self._fresh and self._again):
+        if (
+            self._reading.chip is None
+            or self._reading.plan is None
+            or not (self._fresh and self._again)
+        ):
             return
         if self._used:
-            self._chip = self._chip.again()
-            chip, plan = self._chip, self._plan
+            self._reading.chip = self._reading.chip.again()
+            chip, plan = self._reading.chip, self._reading.plan
             self._replace((p.name, self.weight(p, plan[p.name], chip)) for p in self._fresh)
         self._used = True
 
@@ -156,7 +149,7 @@ class Memory:
         return Moments(mean=mean, var=var, common=common)
 
     def weight(self, placed: Placed, point: Point, chip: Chip) -> Tensor:
-        """What one chip reads of one placed weight; the model goes on with what it has."""
+        """One placed weight as one chip reads it; the model is left as it is."""
         return placed.device.read(self.stored[placed.name], point, chip.at(placed.name))
 
     def expect(
@@ -172,13 +165,17 @@ class Memory:
         Args:
             plan: An operating point for each placed tensor.
             means: The mean of each placed weight, as from `moments`.
-            observer: Told of each placed activation as it passes through its memory.
-            convert: Whether converters and the words of activations round.
+            observer: Called with each placed activation as it passes through its memory.
+            convert: Round words of activations, and at the converters.
         """
         check_complete(plan, [p.name for p in self.placement.placed])
         self._install((name, mean.detach()) for name, mean in means.items())
-        self._chip, self._plan, self._observer = None, plan, observer or _pass_on
-        self._convert = convert
+        self._reading.chip, self._reading.plan, self._reading.observer = (
+            None,
+            plan,
+            observer or pass_on,
+        )
+        self._reading.convert = convert
         if any(mean.requires_grad for mean in means.values()):
             for placed in self._weights:
                 for path, name in placed.owners:
@@ -236,14 +233,14 @@ class Memory:
         return [p for own in self._parameters.values() for p in _distinct(own)]
 
     def differs(self) -> bool:
-        """Whether any weight that the model computes with now differs from a perfect memory's."""
+        """True if any weight that the model computes with differs from a perfect memory's."""
         return any(
             not torch.equal(self._parameters[p.name][0], self._ideal(p)) for p in self._weights
         )
 
     def _install(self, tensors: Iterable[tuple[str, Tensor]]) -> None:
         self._put_parameters_back()
-        self._observer, self._convert = None, True
+        self._reading.observer, self._reading.convert = None, True
         if self._private is not None:
             self._private.reset()
         self._replace(tensors)
@@ -257,17 +254,17 @@ class Memory:
             self._current[name] = tensor
 
     def watch(self, model: nn.Module) -> Callable[[], None]:
-        """Look at when and with how many samples the model is called; the result stops that."""
+        """Follow the calls of the model and their batch size; the result stops that."""
 
         def enter(module: nn.Module, args: Any, kwargs: Any) -> None:
-            self._samples = batch_size((args, kwargs))
+            self._reading.samples = batch_size((args, kwargs))
             self._read_again()
-            if self._plan is not None and self._convert and self._conversion:
+            if self._reading.plan is not None and self._reading.convert and self._conversion:
                 # Above whatever watches the model: it sees the products that the arrays make.
                 self._conversion.begin(self._current)
 
         def leave(module: nn.Module, args: Any, output: Any) -> None:
-            self._samples = None
+            self._reading.samples = None
             self._conversion.end()
 
         if isinstance(model, torch.jit.ScriptModule):
@@ -285,115 +282,22 @@ class Memory:
         return stop
 
     def attach(self) -> Callable[[], None]:
-        """See what passes through the model from now on; the result stops that."""
+        """Pass placed activations through their memory from now on; the result stops that."""
         by_name = {p.name: p for p in self.placement.placed if p.role == "activation"}
         layers = {path for p in by_name.values() for path, _ in p.owners}
         stack = ExitStack()
         if layers or self.watches:
             stack.callback(self.watch(self.placement.model))
         for layer in layers:
-            hook = self.hook(layer, by_name)
+            hook = activation_hook(self._reading, layer, by_name)
             module = self._modules[layer]
             stack.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
         return stack.close
-
-    def hook(self, layer: str, by_name: Mapping[str, Placed]) -> Callable[..., Any]:
-        """A forward pre-hook that passes the placed inputs of ``layer`` through their memory."""
-
-        def pass_through(module: nn.Module, args: Any, kwargs: Any) -> Any:
-            if self._plan is None:
-                return None
-            read: dict[int, Tensor] = {}
-            for position, tensor in enumerate(float_inputs(args, kwargs)):
-                placed = by_name.get(input_name(layer, position))
-                if placed is not None:
-                    read[id(tensor)] = self._round_trip(placed, tensor)
-            return _swap(args, read), _swap(kwargs, read)
-
-        return pass_through
-
-    def _round_trip(self, placed: Placed, tensor: Tensor) -> Tensor:
-        assert self._plan is not None
-        chip = self._chip.at(placed.name) if self._chip is not None else None
-        point = self._plan[placed.name]
-        if not tensor.numel():
-            return tensor
-        samples = self._samples or _samples(placed, tensor)
-        rows, left = divmod(tensor.shape[0], samples)
-        if left:
-            allowed = f"a first axis that is a multiple of the batch, {samples}"
-            refuse(f"the shape of {placed.name}", tuple(tensor.shape), allowed, ModelError)
-        # Several rows may make up one sample (windows, say): cells are per sample.
-        together = tensor if rows == 1 else tensor.reshape(samples, rows, *tensor.shape[1:])
-        if self._observer is not None:
-            return self._mean_round_trip(placed, together, point).reshape(tensor.shape)
-        read: Tensor = placed.device.round_trip(
-            together, point, chip, placed.limit, words=placed.words
-        )
-        return straight_through(tensor, read.reshape(tensor.shape))
-
-    def _mean_round_trip(self, placed: Placed, inputs: Tensor, point: Point) -> Tensor:
-        """The mean over chips of what is read, and to the observer its variance.
-
-        What arrives is rounded, so its gradient is that of the straight line through the mean read
-        as a function of the rounded values (exact for faults that are linear in the word).
-        """
-        assert self._observer is not None
-        device = placed.device
-        stored = device.store(inputs, limit=placed.limit, name=placed.name)
-        moments = device.moments(stored, point)
-        mean = moments.mean.to(inputs.dtype)
-        if torch.is_grad_enabled() or not self._convert:
-            ideal = device.ideal(stored).detach()
-            slope = _slope(ideal, moments.mean).to(inputs.dtype)
-            if self._convert:
-                mean = mean + slope * (inputs - inputs.detach())
-            else:
-                # The line itself, where nothing is rounded.
-                inside = inputs.clamp(float(ideal.min()), float(ideal.max()))
-                mean = mean.mean() + slope * (inside - ideal.to(inputs.dtype).mean())
-        return self._observer(placed, inputs.detach(), mean, moments.var)
-
-
-def _pass_on(placed: Placed, inputs: Tensor, mean: Tensor, var: Tensor) -> Tensor:
-    """The observer of those who only want the mean."""
-    return mean
-
-
-def _slope(x: Tensor, y: Tensor) -> Tensor:
-    """The least-squares slope of ``y`` over ``x``; 1 where ``x`` does not vary."""
-    x, y = x.double() - x.double().mean(), y.double()
-    spread = x.square().sum()
-    return torch.where(spread > 0, (x * y).sum() / spread.clamp_min(1e-300), 1.0)
 
 
 def _distinct(tensors: Sequence[Tensor]) -> list[Tensor]:
     """Each object once."""
     return list({id(tensor): tensor for tensor in tensors}.values())
-
-
-def _samples(placed: Placed, tensor: Tensor) -> int:
-    """The samples in a layer's input, where the layer is called without the model around it."""
-    if tensor.ndim == len(placed.shape) + 1:
-        return len(tensor)
-    return max(tensor.numel() // placed.words, 1)
-
-
-def _swap(nested: Any, read: Mapping[int, Tensor]) -> Any:
-    """The same nesting with tensors replaced by identity; parts without any are left alone."""
-    if isinstance(nested, Tensor):
-        return read.get(id(nested), nested)
-    if not any(id(tensor) in read for tensor in tensors_in(nested)):
-        return nested
-    if isinstance(nested, Mapping):
-        swapped = {key: _swap(value, read) for key, value in nested.items()}
-        if not isinstance(nested, MutableMapping):
-            return swapped
-        same = copy.copy(nested)
-        same.update(swapped)
-        return same
-    values = [_swap(value, read) for value in nested]
-    return type(nested)(*values) if hasattr(nested, "_fields") else type(nested)(values)
 
 
 @contextmanager

@@ -11,9 +11,6 @@ original, is refused.
 
 from __future__ import annotations
 
-import copy
-import functools
-import types
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import chain
@@ -21,22 +18,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import CheckpointError
-from torch.utils.data import DataLoader, Dataset
 
-from joulewise.errors import InputError, JoulewiseError, ModelError, refuse
-from joulewise.placement.addresses import Owners
-from joulewise.placement.calling import call, tensors_in
-from joulewise.placement.execution import SameDraws, random_state
+from joulewise.errors import InputError, JoulewiseError, ModelError
+from joulewise.placement.execution import call, tensors_in
+from joulewise.placement.model_copy import REBUILD, copied, tensor_pairs
+from joulewise.placement.module_state import ModuleState
+from joulewise.placement.process_state import SameDraws, random_state
+from joulewise.placement.storage import Owner, Owners
 from joulewise.user_code import cause_of
 
-__all__ = ["PrivateModel", "check_initialised", "cloned", "enter_block", "leave_block"]
-
-Owner = tuple[str, str]
-"""A module's path and the name of one of its parameters."""
+__all__ = ["PrivateModel", "cloned", "enter_block", "leave_block"]
 
 
 _in_blocks: dict[int, str] = {}
@@ -99,16 +92,18 @@ class PrivateModel:
         placed: Mapping[str, Sequence[Owner]],
         rebuild: Callable[[], nn.Module] | None = None,
     ) -> None:
-        check_initialised(model)
         check_no_block(model.parameters(), "the model is placed, simulated or predicted")
-        self.model = _copy(model) if rebuild is None else _rebuilt(model, rebuild)
-        _check_apart(model, self.model)
+        self.model = copied(model, rebuild)
         self.modules = dict(self.model.named_modules())
         own = dict(model.named_modules())
         self.parameters = {n: _owned(self.modules, owners) for n, owners in placed.items()}
         self.originals = {n: _owned(own, owners)[0].detach() for n, owners in placed.items()}
         taken = {id(p) for ps in self.parameters.values() for p in ps}
-        pairs = [*_pairs(model, self.model, "parameters"), *_pairs(model, self.model, "buffers")]
+        pairs = [
+            pair
+            for kind in ("parameters", "buffers")
+            for pair in tensor_pairs(model, self.model, kind)
+        ]
         self._given = {name: tensor.detach() for name, tensor, _ in pairs}
         # What is not placed has a storage of its own: a forward pass may write to it.
         self._kept = [(name, mine) for name, _, mine in pairs if id(mine) not in taken]
@@ -116,7 +111,7 @@ class PrivateModel:
             if mine.data_ptr() == self._given[name].data_ptr():
                 mine.data = self._given[name].clone()
         self.model.eval()
-        self._state = _State(self.model)
+        self._state = ModuleState(self.model)
         self._watched = self._stateful = self._draws = self._writes_inputs = False
 
     def freeze(self) -> None:
@@ -139,7 +134,7 @@ class PrivateModel:
         its inputs is given clones of them.
 
         Args:
-            inputs: As for `joulewise.placement.calling.call`.
+            inputs: As for `joulewise.placement.execution.call`.
 
         Raises:
             ModelError: if the model fails, or its copy is not one.
@@ -195,14 +190,6 @@ def cloned(nested: Any) -> Any:
     return nested
 
 
-def check_initialised(model: nn.Module) -> None:
-    """Refuse a model with lazy layers that never ran."""
-    for name, tensor in chain(model.named_parameters(), model.named_buffers()):
-        if nn.parameter.is_lazy(tensor):
-            allowed = "a model that ran once, so that lazy layers know their shapes"
-            refuse(f"the shape of {name}", "not known yet", allowed, ModelError)
-
-
 def _run(model: nn.Module, inputs: Any) -> Tensor:
     """Run user code; whatever it raises becomes one sentence.
 
@@ -229,194 +216,6 @@ def _versions(nested: Any) -> list[int]:
 def _owned(modules: Mapping[str, nn.Module], owners: Sequence[Owner]) -> list[Tensor]:
     found = (modules[path]._parameters[name] for path, name in owners)
     return [parameter for parameter in found if parameter is not None]
-
-
-def _pairs(model: nn.Module, private: nn.Module, kind: str) -> list[tuple[str, Tensor, Tensor]]:
-    """Parameters or buffers of both, by name.
-
-    Raises:
-        ModelError: if the copy has others.
-    """
-    given = dict(getattr(model, f"named_{kind}")(remove_duplicate=False))
-    mine = dict(getattr(private, f"named_{kind}")(remove_duplicate=False))
-    for name, tensor in given.items():
-        if name not in mine or mine[name].shape != tensor.shape:
-            raise ModelError(f"the copy of the model has no {name} of shape {tuple(tensor.shape)}")
-    return [(name, tensor, mine[name]) for name, tensor in given.items()]
-
-
-def _check_apart(model: nn.Module, private: nn.Module) -> None:
-    """Refuse a copy that shares modules or tensors with the model.
-
-    Raises:
-        ModelError: naming the first.
-    """
-    kinds = (nn.Module.named_modules, nn.Module.named_parameters, nn.Module.named_buffers)
-    for named in kinds:
-        own = [part for _, part in named(model)]  # kept alive, so that identities stay theirs
-        identities = set(map(id, own))
-        for name, part in named(private):
-            if id(part) in identities:
-                raise ModelError(
-                    f"{name or 'the model'} cannot be copied: its copy is the object itself (a "
-                    f"__deepcopy__ that returns self); {_REBUILD}"
-                )
-
-
-_REBUILD = "give place(..., rebuild=a function that builds an equal model)"
-
-
-def _rebuilt(model: nn.Module, rebuild: Callable[[], nn.Module]) -> nn.Module:
-    try:
-        private = rebuild()
-    except Exception as error:
-        raise ModelError(f"rebuild fails with {cause_of(error)}") from error
-    if not isinstance(private, nn.Module):
-        refuse("what rebuild gives", f"a {type(private).__name__}", "a torch.nn.Module", ModelError)
-    try:
-        private.load_state_dict(model.state_dict())
-    except RuntimeError as error:
-        raise ModelError(
-            f"the model that rebuild gives is another one: {cause_of(error)}"
-        ) from error
-    return private
-
-
-def _copy(model: nn.Module) -> nn.Module:
-    try:
-        return copy.deepcopy(model, _memo(model))
-    except Exception as error:
-        raise ModelError(f"the model cannot be copied: {cause_of(error)}; {_REBUILD}") from error
-
-
-_ATOMIC: tuple[type, ...] = (
-    str,
-    bytes,
-    int,
-    float,
-    complex,
-    bool,
-    type(None),
-    type,
-    types.FunctionType,
-)
-_ATOMIC += (types.BuiltinFunctionType, types.ModuleType, torch.dtype, torch.device)
-# Kept as they are: large, and no part of a forward pass.
-_SHARED = (Optimizer, LRScheduler, Dataset, DataLoader)
-
-
-def _memo(model: nn.Module) -> dict[int, Any]:
-    """What `copy.deepcopy` is told beforehand.
-
-    Plain parameters become new ones over the same storage, tensors with a history (which PyTorch
-    does not copy) detached clones; optimizers, data and trainers stay themselves. The walk follows
-    what `copy.deepcopy` does: containers, attributes, bound methods and partial functions.
-    """
-    memo: dict[int, Any] = {}
-    seen: set[int] = set()
-    waiting: list[Any] = [model]
-    while waiting:
-        found = waiting.pop()
-        if isinstance(found, _ATOMIC) or id(found) in seen:
-            continue
-        seen.add(id(found))
-        if type(found) is nn.Parameter:
-            memo[id(found)] = _parameter(found)
-        elif isinstance(found, Tensor):
-            if found.grad_fn is not None:
-                memo[id(found)] = found.detach().clone()
-        elif isinstance(found, _SHARED) or _is_trainer(found):
-            memo[id(found)] = found
-        else:
-            waiting.extend(_parts(found))
-    return memo
-
-
-def _parameter(parameter: nn.Parameter) -> nn.Parameter:
-    data = parameter.detach()
-    if data.is_inference():  # may not be pointed elsewhere
-        data = data.clone()
-    new = nn.Parameter(data, requires_grad=parameter.requires_grad)
-    vars(new).update(vars(parameter))
-    return new
-
-
-def _is_trainer(found: Any) -> bool:
-    kind = type(found)
-    packages = ("lightning", "pytorch_lightning", "transformers")
-    return kind.__name__.endswith("Trainer") and kind.__module__.split(".")[0] in packages
-
-
-def _parts(found: Any) -> Iterator[Any]:
-    if isinstance(found, Mapping):
-        yield from list(found.values())
-    elif isinstance(found, (list, tuple, set, frozenset)):
-        yield from list(found)
-    elif isinstance(found, types.MethodType):
-        yield found.__self__
-    elif isinstance(found, functools.partial):
-        yield from (found.func, *found.args, *found.keywords.values())
-    if isinstance(attributes := getattr(found, "__dict__", None), dict):
-        yield from list(attributes.values())
-    for kind in type(found).__mro__:
-        for name in getattr(kind, "__slots__", ()):
-            if isinstance(name, str) and hasattr(found, name):
-                yield getattr(found, name)
-
-
-class _State:
-    """Attributes and buffers of modules, to be compared and put back.
-
-    Containers among the attributes are remembered one level deep; tensors are not copied.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        self._tables: list[tuple[dict[str, Any], dict[str, Any]]] = [
-            (table, {key: (value, _shallow(value)) for key, value in table.items()})
-            for module in model.modules()
-            for table in (vars(module), module._parameters, module._buffers)
-            if isinstance(table, dict)  # a ScriptModule's are not, and cannot be assigned to
-        ]
-        self._storages = [(t, t.detach()) for t in model.buffers()]
-
-    def changed(self) -> bool:
-        """True if an attribute is another object, or a container holds others."""
-        return any(
-            table.keys() != own.keys()
-            or any(
-                table[key] is not value or _differs(value, was) for key, (value, was) in own.items()
-            )
-            for table, own in self._tables
-        ) or any(not tensor.is_set_to(storage) for tensor, storage in self._storages)
-
-    def restore(self) -> None:
-        for table, own in self._tables:
-            for key in table.keys() - own.keys():
-                del table[key]
-            for key, (value, was) in own.items():
-                table[key] = value
-                if _differs(value, was):
-                    value.clear()
-                    value.extend(was) if isinstance(value, list) else value.update(was)
-        for tensor, storage in self._storages:
-            if not tensor.is_set_to(storage):
-                tensor.data = storage
-
-
-def _shallow(value: Any) -> Any:
-    return copy.copy(value) if type(value) in (list, dict, set) else None
-
-
-def _differs(value: Any, was: Any) -> bool:
-    """True if a container does not hold the same objects, in the same order, as it did."""
-    if was is None:
-        return False
-    if isinstance(value, dict):
-        return [*map(id, value), *map(id, value.values())] != [
-            *map(id, was),
-            *map(id, was.values()),
-        ]
-    return list(map(id, value)) != list(map(id, was))
 
 
 class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -453,7 +252,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
             raise ModelError(
                 f"a copy of the model {does} {found[0]} of the model itself, so faults in the copy "
                 "would not be those of the model (a hook, a lambda or a patched forward refers to "
-                f"the model, or an attribute holds its storage); {_REBUILD}"
+                f"the model, or an attribute holds its storage); {REBUILD}"
             )
 
 

@@ -17,24 +17,24 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from joulewise.devices import Load
 from joulewise.errors import ModelError
-from joulewise.placement.addresses import Owners
-from joulewise.placement.calling import batch_size, tensors_in
-from joulewise.placement.execution import Exact, Opened
-from joulewise.placement.loads import load_of
+from joulewise.placement.execution import batch_size, tensors_in
+from joulewise.placement.matrix_inputs import load_of
 from joulewise.placement.private_copy import PrivateModel
+from joulewise.placement.process_state import Exact, Opened
+from joulewise.placement.storage import Owners
 
 __all__ = ["ActivationTrace", "Trace", "float_inputs", "input_name", "trace"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ActivationTrace:
-    """What passed through one layer input.
+    """Activations at one layer input.
 
     Args:
-        shape: The shape of one sample; of the largest, where calls differ.
-        largest: The largest magnitude seen, over all samples.
-        words_per_inference: Words that one inference passes through, all calls together.
-        refusal: Why a memory cannot hold it, one sentence; None where one can.
+        shape: Shape of one sample; of the largest if calls differ.
+        largest: Largest magnitude over all samples.
+        words_per_inference: Words written and read by one inference, all calls together.
+        refusal: Reason why a memory cannot hold it, one sentence; None if one can.
     """
 
     shape: tuple[int, ...]
@@ -48,12 +48,12 @@ class Trace:
     """Counts of one inference.
 
     Args:
-        weight_reads: Words of each parameter that operations consume.
-        activations: For each layer input, what passed through.
-        called: The layers that were called as modules.
+        weight_reads: Words read of each parameter.
+        activations: Activations by name of the layer input.
+        called: Layers that were called as modules.
         macs: Multiply-accumulates, those without a weight (attention) included.
-        macs_loaded: Those of the loads.
-        loads: How each parameter that was asked for is used as a matrix.
+        macs_loaded: Multiply-accumulates of the products in ``loads``.
+        loads: Inputs of the products with each parameter that was asked for.
     """
 
     weight_reads: Mapping[str, float]
@@ -172,7 +172,7 @@ class _Watch:
 
 
 def _odd_layout(module: nn.Module, tensor: Tensor, position: int) -> str | None:
-    """What PyTorch's own layers say about where they have the batch."""
+    """Layout of an input whose batch is not the first axis, by the attributes of the layer."""
     if isinstance(module, nn.RNNBase) and position:
         return "a recurrent state, with the batch on its second axis"
     if getattr(module, "batch_first", True) is False and tensor.ndim == 3:
@@ -262,7 +262,7 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _count_load(
         self, tensor: Tensor, operation: Any, args: tuple[Any, ...], share: int
     ) -> bool:
-        """Whether it is a use of a weight whose loads are wanted, as a matrix.
+        """Record the inputs of a product with a weight; True if it is one that is wanted.
 
         Raises:
             ModelError: if what it is multiplied with is not finite.

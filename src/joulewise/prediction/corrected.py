@@ -20,7 +20,7 @@ from torch import Tensor
 from joulewise.devices import Chip
 from joulewise.errors import InputError, check_in_range
 from joulewise.placement import Placement
-from joulewise.placement.calling import call
+from joulewise.placement.execution import call
 from joulewise.prediction.accuracy import Ballot, over_chips
 from joulewise.prediction.forecast import AccuracyForecast, Forecast
 from joulewise.prediction.linear import Linearisation, LinearLogits, Piece

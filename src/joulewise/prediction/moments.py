@@ -16,7 +16,7 @@ from torch import Tensor
 
 from joulewise.errors import ModelError, check_in_range, refuse
 from joulewise.placement import take
-from joulewise.placement.calling import batch_size
+from joulewise.placement.execution import batch_size
 from joulewise.prediction.covariance.budget import budget
 from joulewise.prediction.covariance.network import Network, trace_network
 from joulewise.prediction.covariance.operation import Rule

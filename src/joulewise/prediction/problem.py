@@ -12,7 +12,7 @@ from torch import Tensor
 from joulewise.data import Split
 from joulewise.devices import Point
 from joulewise.placement import Batch, Memory, Placement, loaded, outputs_of, prepare
-from joulewise.placement.calling import batch_size
+from joulewise.placement.execution import batch_size
 from joulewise.prediction.forecast import Forecast
 
 __all__ = ["Method", "Problem", "is_class", "posed"]

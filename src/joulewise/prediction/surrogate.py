@@ -22,7 +22,7 @@ from torch import Tensor
 
 from joulewise.data import Split
 from joulewise.devices import Device, KnobRange, Point, WordClasses
-from joulewise.devices.device import as_point
+from joulewise.devices.operating_point import as_point
 from joulewise.errors import check_in_range, refuse
 from joulewise.placement import Placed, Placement
 from joulewise.prediction.curves import Curves

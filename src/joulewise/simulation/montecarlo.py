@@ -22,7 +22,7 @@ from joulewise.placement import (
     outputs_of,
     prepare,
 )
-from joulewise.placement.calling import batch_size
+from joulewise.placement.execution import batch_size
 from joulewise.simulation.result import EnergyRecord, Simulation
 from joulewise.simulation.scoring import Metric, Score, score, top1
 from joulewise.simulation.statistics import mean_interval
@@ -173,7 +173,7 @@ class _Run:
 
 
 def sure_enough(values: Sequence[float], half_width: float) -> bool:
-    """Whether a sequential run may stop: the 95 % interval of the mean is narrow enough.
+    """True if a sequential run may stop: the 95 % interval of the mean is narrow enough.
 
     Chips that are all alike say nothing of the spread, so they never end a run.
 

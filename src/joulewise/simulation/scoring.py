@@ -10,7 +10,7 @@ from torch import Tensor
 
 from joulewise.errors import DataError
 from joulewise.placement import Batch, Memory
-from joulewise.placement.calling import batch_size
+from joulewise.placement.execution import batch_size
 
 __all__ = ["Metric", "Score", "score", "top1"]
 

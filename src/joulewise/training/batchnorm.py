@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from joulewise.data import Split
 from joulewise.errors import DataError, ModelError, refuse
 from joulewise.placement import call, prepare, same_modes
-from joulewise.placement.calling import batch_size as samples_in
+from joulewise.placement.execution import batch_size as samples_in
 from joulewise.training.training_memory import TrainingMemory
 
 __all__ = ["reestimate_batchnorm"]

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from joulewise.devices import Chip, Point
 from joulewise.placement import Memory, Placement
-from joulewise.placement.execution import Exact
 from joulewise.placement.private_copy import enter_block, leave_block
+from joulewise.placement.process_state import Exact
 
 __all__ = ["InPlaceRead", "interrupts", "uninterrupted"]
 

@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from joulewise.devices import Array
-from joulewise.devices.arrays import rounded
-from joulewise.placement.conversion import Converters
+from joulewise.devices.array import rounded
+from joulewise.placement.converters import Converters
 from joulewise.prediction.covariance.converted import converted, converted_apart
 from joulewise.prediction.covariance.joint import Joint, Outcome
 

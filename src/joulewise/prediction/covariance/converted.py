@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from joulewise.devices.arrays import rounded
-from joulewise.placement.conversion import Converters
+from joulewise.devices.array import rounded
+from joulewise.placement.converters import Converters
 from joulewise.prediction.covariance.gaussian import quadrature, series
 from joulewise.prediction.covariance.joint import Joint, Noise, Outcome, Same, Scale, Value
 

@@ -17,8 +17,8 @@ from torch import Tensor, fx
 from joulewise.devices import Common, Moments, Point
 from joulewise.errors import JoulewiseError, ModelError, refuse
 from joulewise.placement import Placed
-from joulewise.placement.calling import tensors_in
-from joulewise.placement.conversion import Converters
+from joulewise.placement.converters import Converters
+from joulewise.placement.execution import tensors_in
 from joulewise.prediction.covariance.converted import converted, converted_apart
 from joulewise.prediction.covariance.joint import Gain, Joint, Noise, Outcome, Value
 from joulewise.prediction.covariance.network import Network, Step, function_of

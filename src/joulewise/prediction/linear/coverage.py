@@ -17,7 +17,7 @@ from torch import Tensor
 
 from joulewise.errors import ModelError, refuse
 from joulewise.placement import Placed, take
-from joulewise.placement.calling import batch_size, call
+from joulewise.placement.execution import batch_size, call
 from joulewise.prediction.linear.gradients import BatchAxis
 from joulewise.prediction.linear.interception import Interception, Use
 from joulewise.prediction.problem import Problem

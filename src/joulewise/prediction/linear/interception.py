@@ -19,8 +19,8 @@ from torch.nn import functional
 from torch.utils.hooks import RemovableHandle
 
 from joulewise.errors import ModelError
-from joulewise.placement.addresses import Owners
-from joulewise.placement.opening import Opening
+from joulewise.placement.function_mode import Opening
+from joulewise.placement.storage import Owners
 from joulewise.prediction.linear.gradients import (
     BatchAxis,
     Convolution,

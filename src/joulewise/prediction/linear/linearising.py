@@ -17,7 +17,7 @@ from torch import Tensor
 
 from joulewise.devices import Chip, Moments, WordClasses
 from joulewise.placement import Observer, Placed, check_finite, take
-from joulewise.placement.calling import batch_size, call
+from joulewise.placement.execution import batch_size, call
 from joulewise.prediction.linear.collectors import (
     Logits,
     Responses,
