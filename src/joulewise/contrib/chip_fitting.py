@@ -160,13 +160,8 @@ def fit_to_chip(
     """
     if data.train is None:
         raise DataError(f"{data.name} has no training split; allowed: data with one, to fit to")
-    whole = (
-        ("epochs", epochs, 1, 1e9),
-        ("batch_size", batch_size, 1, 1e9),
-        ("seed", seed, 0, 2**63),
-    )
-    for name, number, low, high in whole:
-        check_in_range(name, number, low, high)
+    for name, number in (("epochs", epochs), ("batch_size", batch_size), ("seed", seed)):
+        check_in_range(name, number, *((0, 2**63) if name == "seed" else (1, 1e9)))
         check_whole(name, number)
     epochs, batch_size, seed = int(epochs), int(batch_size), int(seed)  # 2.0 is whole
     if lr is not None:
