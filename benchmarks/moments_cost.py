@@ -24,8 +24,8 @@ from torch import nn
 
 from joulewise.devices import SRAM
 from joulewise.placement import place
+from joulewise.prediction._predict import predict
 from joulewise.prediction.moments import Moments
-from joulewise.prediction.predicting import predict
 
 STAGES = ((16, 16), (32, 32), (64, 64, 64), (128, 128, 128), (256, 256, 256))
 ETA = 0.6

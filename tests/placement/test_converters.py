@@ -12,7 +12,7 @@ from joulewise.errors import InputError, ModelError
 from joulewise.models import seeded
 from joulewise.placement import energy, loaded, place
 from joulewise.prediction import FirstOrder, predict
-from joulewise.prediction.linear.coverage import cover
+from joulewise.prediction.linearisation.self_check import cover
 from joulewise.prediction.problem import posed
 from joulewise.simulation import simulate
 

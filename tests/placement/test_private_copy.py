@@ -89,6 +89,8 @@ def test_a_model_that_draws_random_numbers_gives_the_same_result_twice(eval):
     data = [(rand(16, 8), classes(16))]
     state = torch.get_rng_state()
     found = [simulate(placement, data, eta=0.3, chips=3).mse for _ in range(2)]
+    with pytest.raises(ModelError, match=r"draws no random"):
+        predict(placement, data, eta=0.3)
     assert torch.equal(torch.get_rng_state(), state)
     assert found[0] == found[1]
     torch.rand(5)

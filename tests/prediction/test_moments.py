@@ -11,8 +11,8 @@ from gaussian_memory import GaussianMemory, output_moments
 from joulewise.devices import SRAM, Chip
 from joulewise.errors import InputError
 from joulewise.placement import loaded, place
+from joulewise.prediction._predict import predict
 from joulewise.prediction.moments import Moments
-from joulewise.prediction.predicting import predict
 from joulewise.prediction.problem import posed
 
 Z = 5.0

@@ -12,9 +12,9 @@ from torch.utils.data import DataLoader, IterableDataset
 from torch.utils.data import Dataset as TorchDataset
 
 from joulewise.data import Dataset, Split
+from joulewise.data.nested import batch_size, cloned, tensors_in, to_device
 from joulewise.errors import DataError, refuse
-from joulewise.placement.execution import batch_size, check_finite, tensors_in, to_device
-from joulewise.placement.private_copy import cloned
+from joulewise.placement.execution import check_finite
 from joulewise.placement.process_state import SameDraws
 
 if TYPE_CHECKING:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import Any
 
@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from joulewise.errors import InputError, ModelError, refuse
+from joulewise.data.nested import tensors_in
+from joulewise.errors import ModelError, refuse
 
-__all__ = ["batch_size", "call", "check_finite", "tensors_in", "to_device"]
+__all__ = ["call", "check_finite"]
 
 
 def call(model: nn.Module, inputs: Any) -> Tensor:
@@ -74,44 +75,3 @@ def check_finite(model: nn.Module, inputs: Any, output: Tensor, when: str) -> No
             call(model, inputs)
     first = f"the output of {guilty[0]}" if guilty else "the model's output"
     refuse(first, f"NaN or infinite {when}", "finite activations", ModelError)
-
-
-def tensors_in(nested: Any) -> Iterator[Tensor]:
-    """Every tensor in nested tuples, lists and mappings, in order."""
-    if isinstance(nested, Tensor):
-        yield nested
-    elif isinstance(nested, Mapping):
-        for value in nested.values():
-            yield from tensors_in(value)
-    elif isinstance(nested, (tuple, list)):
-        for value in nested:
-            yield from tensors_in(value)
-
-
-def batch_size(inputs: Any) -> int:
-    """Samples in a batch: the first axis of its first tensor that has axes.
-
-    Raises:
-        InputError: if there is no such tensor, or it holds no sample.
-    """
-    if isinstance(inputs, PackedSequence):
-        return int(inputs.batch_sizes[0])
-    first = next((tensor for tensor in tensors_in(inputs) if tensor.ndim), None)
-    if first is None:
-        raise InputError("inputs hold no tensor with a batch axis; allowed: a batch of samples")
-    if len(first) == 0:
-        refuse("the batch", "empty", "at least one sample")
-    return len(first)
-
-
-def to_device(nested: Any, device: torch.device) -> Any:
-    """The same nesting, with every tensor on ``device``."""
-    if isinstance(nested, Tensor):
-        return nested.to(device)
-    if isinstance(nested, PackedSequence):
-        return nested.to(device)  # type: ignore[arg-type]  # its stub knows dtypes only
-    if isinstance(nested, Mapping):
-        return {key: to_device(value, device) for key, value in nested.items()}
-    if isinstance(nested, (tuple, list)):
-        return tuple(to_device(value, device) for value in nested)
-    return nested

@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from joulewise.data.nested import batch_size
 from joulewise.devices import Chip, Common, Moments, Point
 from joulewise.errors import ModelError, refuse
 from joulewise.placement.activation_hooks import Observer, Reading, activation_hook, pass_on
 from joulewise.placement.converters import Conversion, Converters
-from joulewise.placement.execution import batch_size, call
+from joulewise.placement.execution import call
 from joulewise.placement.placement import Placed, Placement, check_complete
 from joulewise.placement.private_copy import PrivateModel
 from joulewise.placement.process_state import Exact

@@ -21,15 +21,16 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import CheckpointError
 
+from joulewise.data.nested import cloned, tensors_in
 from joulewise.errors import InputError, JoulewiseError, ModelError
-from joulewise.placement.execution import call, tensors_in
+from joulewise.placement.execution import call
 from joulewise.placement.model_copy import REBUILD, copied, tensor_pairs
 from joulewise.placement.module_state import ModuleState
 from joulewise.placement.process_state import SameDraws, random_state
 from joulewise.placement.storage import Owner, Owners
 from joulewise.user_code import cause_of
 
-__all__ = ["PrivateModel", "cloned", "enter_block", "leave_block"]
+__all__ = ["PrivateModel", "enter_block", "leave_block"]
 
 
 _in_blocks: dict[int, str] = {}
@@ -175,19 +176,6 @@ class PrivateModel:
         with torch.no_grad():
             for name, mine in self._kept:
                 mine.copy_(self._given[name])
-
-
-def cloned(nested: Any) -> Any:
-    """The same nesting with clones of all tensors; other objects as they are."""
-    if isinstance(nested, Tensor):
-        return nested.detach().clone()
-    if isinstance(nested, Mapping):
-        return {key: cloned(value) for key, value in nested.items()}
-    if isinstance(nested, tuple) and hasattr(nested, "_fields"):
-        return type(nested)(*(cloned(value) for value in nested))
-    if isinstance(nested, (tuple, list)):
-        return type(nested)(cloned(value) for value in nested)
-    return nested
 
 
 def _run(model: nn.Module, inputs: Any) -> Tensor:

@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from joulewise.data.nested import batch_size
 from joulewise.errors import ModelError, check_in_range, refuse
 from joulewise.placement import take
-from joulewise.placement.execution import batch_size
+from joulewise.prediction.accumulation import Total
 from joulewise.prediction.covariance.budget import budget
 from joulewise.prediction.covariance.network import Network, trace_network
 from joulewise.prediction.covariance.operation import Rule
@@ -24,7 +25,6 @@ from joulewise.prediction.covariance.propagation import OutputMoments, arguments
 from joulewise.prediction.covariance.rules import RULES
 from joulewise.prediction.forecast import Forecast
 from joulewise.prediction.problem import Problem
-from joulewise.prediction.total import Total
 
 __all__ = ["Moments"]
 

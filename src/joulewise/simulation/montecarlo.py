@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from joulewise.data import Split
+from joulewise.data.nested import batch_size
 from joulewise.devices import Chip, Point, plain_point
 from joulewise.errors import InputError, check_in_range
 from joulewise.placement import (
@@ -22,7 +23,6 @@ from joulewise.placement import (
     outputs_of,
     prepare,
 )
-from joulewise.placement.execution import batch_size
 from joulewise.simulation.result import EnergyRecord, Simulation
 from joulewise.simulation.scoring import Metric, Score, score, top1
 from joulewise.simulation.statistics import mean_interval

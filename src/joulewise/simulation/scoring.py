@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from joulewise.data.nested import batch_size
 from joulewise.errors import DataError
 from joulewise.placement import Batch, Memory
-from joulewise.placement.execution import batch_size
 
 __all__ = ["Metric", "Score", "score", "top1"]
 

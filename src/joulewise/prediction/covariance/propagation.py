@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from joulewise.data.nested import tensors_in
 from joulewise.devices import Common, Moments, Point
 from joulewise.errors import JoulewiseError, ModelError, refuse
 from joulewise.placement import Placed
 from joulewise.placement.converters import Converters
-from joulewise.placement.execution import tensors_in
 from joulewise.prediction.covariance.converted import converted, converted_apart
 from joulewise.prediction.covariance.joint import Gain, Joint, Noise, Outcome, Value
 from joulewise.prediction.covariance.network import Network, Step, function_of
