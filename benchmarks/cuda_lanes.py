@@ -25,8 +25,7 @@ from torch.nn import functional
 from joulewise.data import Dataset, Split
 from joulewise.devices import Mask
 from joulewise.optim.sharpness_aware import SharpnessAware
-from joulewise.training import TrainingSpec, clip_weights
-from joulewise.training.augment import augment
+from joulewise.training import TrainingSpec, augment, clip_weights
 from joulewise.training.recipe import optimizer_for, schedule_of
 from joulewise.words import FixedPoint
 

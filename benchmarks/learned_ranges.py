@@ -25,6 +25,7 @@ import torch
 from torch import nn
 
 from joulewise.cli.allocator import keep_freed_memory
+from joulewise.contrib import LearnedRanges
 from joulewise.data import Dataset, load_digits
 from joulewise.devices import SRAM, Flip, Mask
 from joulewise.files import write_atomically
@@ -32,7 +33,7 @@ from joulewise.models import build
 from joulewise.placement import Placement, place
 from joulewise.simulation import simulate
 from joulewise.study import Environment
-from joulewise.training import LearnedRanges, TrainingMemory, TrainingSpec, accuracy, train
+from joulewise.training import TrainingMemory, TrainingSpec, accuracy, train
 
 TRAINED_AT = 0.4  # a bit error rate of 0.6 %
 FIXED = 0.1  # of the baseline in WCAT's code

@@ -31,6 +31,7 @@ import torch
 from scipy import stats
 
 from joulewise.cli.allocator import keep_freed_memory
+from joulewise.contrib import NoiseMaximisation
 from joulewise.data import Dataset, load_digits
 from joulewise.devices import SRAM, Point
 from joulewise.files import write_atomically
@@ -38,7 +39,7 @@ from joulewise.models import build, host
 from joulewise.placement import Placement, energy, place
 from joulewise.simulation import simulate
 from joulewise.study import Environment
-from joulewise.training import NoiseMaximisation, TrainingMemory, TrainingSpec, train
+from joulewise.training import TrainingMemory, TrainingSpec, train
 
 ENERGIES = {"cnn": (0.25, 0.2, 0.15), "resnet8": (0.25, 0.2)}
 BASE = "masks"

@@ -31,6 +31,7 @@ import torch
 from torch import nn
 
 from joulewise.cli.allocator import keep_freed_memory
+from joulewise.contrib import fit_to_chip
 from joulewise.data import Dataset, load_data
 from joulewise.devices import SRAM, Chip, Crossbar, Device
 from joulewise.files import write_atomically
@@ -42,7 +43,6 @@ from joulewise.study import Environment
 from joulewise.training import (
     TrainingMemory,
     TrainingSpec,
-    fit_to_chip,
     reestimate_batchnorm,
     train,
 )

@@ -132,7 +132,9 @@ def test_learning_points(case):
     found = []
     for device in ("cpu", "cuda"):
         placement, ((x, targets),) = on(device, "cnn", memory)
-        learned = jw.NoiseMaximisation(placement, price=0.1, start=placement.plan(**setting))
+        learned = jw.contrib.NoiseMaximisation(
+            placement, price=0.1, start=placement.plan(**setting)
+        )
         with full_precision(placement.model), learned:
             torch.nn.functional.cross_entropy(placement.model(x), targets).backward()
         found.append(learned.state_dict()["shares"])

@@ -73,13 +73,10 @@ if TYPE_CHECKING:
     from joulewise.simulation import sweep as sweep
     from joulewise.study import Contender as Contender
     from joulewise.study import compare as compare
-    from joulewise.training import LearnedRanges as LearnedRanges
-    from joulewise.training import NoiseMaximisation as NoiseMaximisation
     from joulewise.training import Ramp as Ramp
     from joulewise.training import TrainingMemory as TrainingMemory
     from joulewise.training import TrainingSpec as TrainingSpec
     from joulewise.training import clip_weights as clip_weights
-    from joulewise.training import fit_to_chip as fit_to_chip
     from joulewise.training import reestimate_batchnorm as reestimate_batchnorm
     from joulewise.training import train as train
 
@@ -109,11 +106,9 @@ _ROOMS = {
     "Flip": "devices",
     "Forecast": "prediction",
     "Independent": "devices",
-    "LearnedRanges": "training",
     "Mask": "devices",
     "Measured": "devices",
     "Moments": "prediction",
-    "NoiseMaximisation": "training",
     "PCM": "devices",
     "Placement": "placement",
     "Ramp": "training",
@@ -129,7 +124,6 @@ _ROOMS = {
     "clip_weights": "training",
     "compare": "study",
     "energy": "placement",
-    "fit_to_chip": "training",
     "fold_batchnorm": "placement",
     "load_data": "data",
     "load_model": "models",
@@ -170,11 +164,9 @@ __all__ = [
     "Flip",
     "Forecast",
     "Independent",
-    "LearnedRanges",
     "Mask",
     "Measured",
     "Moments",
-    "NoiseMaximisation",
     "Placement",
     "Ramp",
     "ReadOut",
@@ -190,7 +182,6 @@ __all__ = [
     "compare",
     "contrib",
     "energy",
-    "fit_to_chip",
     "fold_batchnorm",
     "load_data",
     "load_model",

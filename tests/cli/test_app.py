@@ -191,7 +191,7 @@ def test_training_learns_points(run, tmp_path):
     ("extra", "said"),
     [
         (("--method", "adam"), "method"),
-        (("--rho", 0.1), "joulewise: rho is given, which sgd has not"),
+        (("--rho", 0.1), "joulewise: rho is 0.1; allowed: None with the method sgd"),
         (("--bits", 4), "no point to train it at"),
         (("--eta", 0.5, "--eta", 0.4), "eta is given 2 times; allowed: one point to train at"),
         (("--eta", 0.5, "--g-max", 1e-5), "no operating point, or several kinds"),

@@ -91,7 +91,7 @@ def test_averaged_it_is_one_process_on_the_whole_batch(trained, method):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_apart_each_rank_climbs_by_its_own_share(trained, method):
+def test_apart_each_rank_perturbs_by_its_own_part(trained, method):
     """The step's gradient is the mean of those at two points, one for each share."""
     make, rule = METHODS[method]
     model = network()

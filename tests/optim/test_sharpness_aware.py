@@ -217,7 +217,7 @@ def test_the_closure_runs_twice_with_gradients_on_though_the_caller_has_them_off
 
 
 def ready():
-    """A network with gradients and its optimizer, about to climb."""
+    """A network with gradients and its optimizer, about to ascend."""
     model = network(dtype=torch.float32)
     optimizer = SAM(model.parameters(), SGD, lr=0.1, rho=RHO)
     inputs, targets = batch(dtype=torch.float32)
@@ -269,7 +269,7 @@ def test_an_exception_at_w_leaves_all_as_it_was():
     assert same_bits(values(model), before)
 
 
-def test_a_step_that_would_not_climb_is_refused():
+def test_a_step_without_an_ascent_is_refused():
     model, optimizer = ready()
     before = values(model)
     with pytest.raises(InputError, match=r"step\(\) is without an ascent.*allowed: step\(\) after"):
@@ -374,7 +374,7 @@ def test_training_goes_on_from_a_state_dict_as_without_a_stop(method, base):
     assert same_bits(model.state_dict().values(), other.state_dict().values())
 
 
-def test_the_state_dict_of_a_plain_base_goes_on_with_a_climb():
+def test_the_state_dict_of_a_plain_base_goes_on_with_an_ascent():
     model = network()
     plain = SGD(groups_of(model), lr=0.1, momentum=0.9)
     train(model, plain, 2)
@@ -430,7 +430,7 @@ HALF = partial(torch.autocast, "cpu", torch.bfloat16)
 @pytest.mark.parametrize("closed", [False, True])
 @pytest.mark.parametrize("method", METHODS)
 def test_autocast_around_all_steps_is_autocast_around_each_forward_pass(method, closed):
-    """It keeps weights that it has cast until it ends; those at w are not those above."""
+    """It keeps weights that it has cast until it ends; those at w are not those at w + eps."""
     found = []
     for around, within in ((HALF, nullcontext), (nullcontext, HALF)):
         model = network(dtype=torch.float32)
@@ -489,7 +489,7 @@ def test_a_gradient_scaler_changes_nothing(method):
     assert same_bits(model.state_dict().values(), plain.state_dict().values())
 
 
-def test_where_the_scaler_finds_infinity_above_it_skips_the_step_and_weights_are_back():
+def test_where_the_scaler_finds_infinity_at_w_plus_eps_it_skips_the_step_and_weights_are_back():
     model = normed()
     optimizer = SAM(model.parameters(), SGD, lr=0.1, rho=2.0)
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**12)

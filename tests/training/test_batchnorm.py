@@ -95,7 +95,7 @@ def test_without_statistics_or_data_it_is_refused():
         nn.Linear(6, 5), nn.BatchNorm1d(5, track_running_stats=False)
     ).double()
     for model in (plain, untracked):
-        with pytest.raises(ModelError, match="no layer of the model keeps running statistics"):
+        with pytest.raises(ModelError, match="no layer of the model tracks running statistics"):
             reestimate_batchnorm(memory_of(model), BATCHES)
     model = network()
     before = tensors(model, True)
@@ -138,7 +138,7 @@ def test_a_batch_of_one_sample_is_passed_over(as_split):
             memory, Split(inputs=inputs, targets=torch.zeros(129).long()), batch_size=32
         )
     else:
-        reestimate_batchnorm(memory, inputs.split(32))
+        reestimate_batchnorm(memory, list(inputs.split(32)))
     reestimate_batchnorm(memory_of(other, seed=4), BATCHES)
     assert memory.steps == len(BATCHES)
     assert all(map(torch.equal, model.state_dict().values(), other.state_dict().values()))

@@ -145,8 +145,8 @@ def _memory(
         InputError: if there are several points, points beside an energy or a perfect memory, a
             memory or ranges to learn without any, or faults that a perfect memory has not.
     """
+    from joulewise.contrib import NoiseMaximisation
     from joulewise.errors import InputError, refuse
-    from joulewise.training import NoiseMaximisation
 
     spec = placing.placement_spec(placed)
     at = "allowed: one of --eta, --v-dd, --g-max, --seconds, --energy, or --perfect, beside it"

@@ -1,4 +1,4 @@
-"""The step that SAM, ASAM and SAMSON share: climb, differentiate there, come back, descend."""
+"""The two-pass step of SAM, ASAM and SAMSON: perturb, differentiate, restore, descend."""
 
 from __future__ import annotations
 
@@ -16,30 +16,29 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
 from joulewise.errors import InputError, refuse
-from joulewise.optim.buffers import kept_buffers
-from joulewise.optim.climb import climb, slopes
+from joulewise.optim.ascent import bundles, kept_buffers, perturb
 
 __all__ = ["SharpnessAware"]
 
 
 @dataclass(slots=True)
 class _Progress:
-    """How far a step has come.
+    """Stage of the present step.
 
-    An object, since wrappers such as Lightning's read attributes of the optimizer that they wrap,
-    and write their own.
+    A mutable object, since wrappers such as Lightning's read attributes of the optimizer that they
+    wrap, and write their own: a plain attribute would be set on the wrapper.
     """
 
-    stage: Literal["at w", "above", "back"] = "at w"
+    stage: Literal["start", "perturbed", "restored"] = "start"
 
 
 class SharpnessAware(Optimizer, ABC):
-    """An optimizer that descends by the gradient found at the worst point nearby.
+    """Base class of optimizers that descend by the gradient at a worst point nearby.
 
-    It climbs to ``w + eps``, ``eps = rho T^2 g / ||T g||_2``, and hands the gradient found there to
-    ``base``, which steps from w. Subclasses say what the positive diagonal T is. The norm runs over
-    all parameters together; a parameter group may give its own ``rho``, which then scales its T, so
-    that groups of different rho share one ellipsoid.
+    They perturb the weights to ``w + eps``, ``eps = rho T^2 g / ||T g||_2``, and hand the gradient
+    found there to ``base``, which steps from w. Subclasses define the positive diagonal matrix T.
+    The norm runs over all parameters together; a parameter group may have its own ``rho``, which
+    then scales its T, so that groups of different rho share one ellipsoid.
 
     **Two ways to step.** With a closure that clears the gradients, computes the loss, calls
     ``backward`` and returns the loss, as Lightning's automatic optimization passes one; it is
@@ -47,59 +46,60 @@ class SharpnessAware(Optimizer, ABC):
 
         loss = optimizer.step(closure)  # the loss at w
 
-    Or in the open, which leaves room for a GradScaler, gradient accumulation and clipping::
+    Or with a block, which leaves room for a GradScaler, gradient accumulation and clipping::
 
         scaler.scale(loss_of(batch)).backward()      # at w; no unscaling here
         with optimizer.ascent():                     # at w + eps, gradients cleared
             scaler.scale(loss_of(batch)).backward()  # or several, for accumulation
-        scaler.unscale_(optimizer)                   # at w again, whatever happened
+        scaler.unscale_(optimizer)                   # at w again, even after an exception
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         scaler.step(optimizer)
         scaler.update()
         optimizer.zero_grad()
 
-    A scaler unscales once in a step, which the second gradient needs; the climb does not, since a
-    factor in the first gradient cancels. Where the scaler finds infinity it skips the step, with
-    the weights at w.
+    A scaler unscales once in a step, which the second gradient needs; eps does not need it, since a
+    factor in the first gradient cancels. If the scaler finds infinity it skips the step, with the
+    weights at w.
 
     A loop that calls ``step()`` after a single ``backward``, such as that of Hugging Face's
-    Trainer, would train without climbing, and is refused; there, a block belongs into
-    ``training_step``. So is a closure that adds to gradients of earlier batches, such as that of
-    Lightning with ``accumulate_grad_batches``: above, it would see the last batch alone.
-    Accumulation needs a block, in Lightning its manual optimization. Both loops are in
-    ``examples``.
+    Trainer, would train without a perturbation, and is refused; there, the block belongs into
+    ``training_step``. A closure that adds to gradients of earlier batches, such as Lightning's with
+    ``accumulate_grad_batches``, is refused too, since its second pass would see the last batch
+    alone; accumulation needs the block, in Lightning manual optimization. ``examples`` has both
+    loops.
 
-    **What a step leaves alone.** The weights come back from copies, bit for bit, after an exception
-    and Ctrl-C too. So do the buffers of every module that runs in the second pass, the statistics
-    of BatchNorm among them: those of the first pass, at w, are kept. Dropout draws a new mask in
-    the second pass. A gradient that is zero or not finite climbs nowhere, so ``base`` gets what it
-    would have got alone. Parameters without a gradient stay where they are. Autocast may surround a
-    forward pass or the whole step: what it kept of weights is dropped on the way up and down.
+    **Preserved state.** The weights are restored from copies, bit for bit, also after an exception
+    and Ctrl-C. So are the buffers of every module that runs in the second pass, such as the
+    statistics of BatchNorm, which keep the values of the first pass. Dropout draws a new mask in
+    the second pass. If the gradient is zero or not finite, eps is 0 and ``base`` gets the gradient
+    that it would have got alone. Parameters without a gradient stay where they are. Autocast may
+    surround a forward pass or the whole step: its cache of cast weights is cleared when the weights
+    change.
 
     **Several processes.** Under ``DistributedDataParallel`` each ``backward`` averages gradients,
-    so all ranks climb to the same point, and the step is that of one process on the whole batch.
-    With the first forward and backward pass under ``model.no_sync()`` each rank climbs by its own
-    share of the batch (m-sharpness), for one exchange of gradients instead of two; the weights stay
-    the same on all ranks. Parameters sharded over ranks (FSDP) are not supported: each rank would
-    take the norm of its own shard.
+    so eps is the same on all ranks, and the step is that of one process on the whole batch. With
+    the first forward and backward pass under ``model.no_sync()`` each rank perturbs by the gradient
+    of its own part of the batch (m-sharpness), for one exchange of gradients instead of two; the
+    weights stay the same on all ranks. Parameters sharded over ranks (FSDP) are not supported: each
+    rank would take the norm of its own shard.
 
     ``param_groups`` and ``state`` are those of ``base``, so schedules of the learning rate reach it
-    and one state dict holds everything. Weights in half precision round the climb to their own
+    and one state dict holds everything. Weights in half precision round ``w + eps`` to their own
     precision.
 
     Args:
         params: Parameters, named parameters or groups of them, as for any torch optimizer.
-        base: The class of the optimizer that steps, such as ``torch.optim.SGD``.
-        own: The subclass's own options and their values, ``rho`` among them; kept in the groups.
-        options: The options of ``base``, ``lr`` among them.
+        base: Class of the optimizer that steps, such as ``torch.optim.SGD``.
+        own: Options of the subclass and their values, ``rho`` among them; kept in the groups.
+        options: Options of ``base``, ``lr`` among them.
 
     Attributes:
-        base: The optimizer that steps. Tools that call ``step`` only to create its state, and hooks
-            on state dicts, take this one.
+        base: The optimizer that steps. Pass this one to tools that call ``step`` only to create its
+            state, and register hooks on state dicts with it.
 
     Raises:
-        InputError: if ``base`` is no class of optimizers, needs a closure, or has an option that is
-            named like one of these; or if an option is out of range.
+        InputError: if ``base`` is not a class of optimizers, needs a closure, or has an option that
+            is named like one of ``own``; or if an option is out of range.
     """
 
     base: Optimizer
@@ -123,16 +123,16 @@ class SharpnessAware(Optimizer, ABC):
         self._progress = _Progress()
 
     @abstractmethod
-    def _metric(self, params: list[Tensor], group: dict[str, Any]) -> list[Tensor] | None:
-        """The diagonals of T for some parameters of a group, in their shapes; None where T is 1."""
+    def _diagonals(self, params: list[Tensor], group: dict[str, Any]) -> list[Tensor] | None:
+        """Diagonals of T for some parameters of a group, in their shapes; None where T is 1."""
 
     @contextmanager
     def ascent(self) -> Iterator[None]:
-        """Within the block the parameters are at ``w + eps``, and their gradients are cleared.
+        """Move the parameters to ``w + eps`` for the block, with cleared gradients.
 
         Afterwards they are at w, bit for bit, with the gradients that the block accumulated, ready
-        for ``step()``. The gradients that are there before decide eps, which a common factor in
-        them, as a GradScaler's or that of a clipped norm, does not change.
+        for ``step()``. The gradients before the block give eps, which does not depend on a common
+        factor in them, such as a GradScaler's or that of norm clipping.
 
         Yields:
             Nothing.
@@ -141,37 +141,37 @@ class SharpnessAware(Optimizer, ABC):
             InputError: if a gradient is sparse, if there is none at all, or within another ascent
                 of this optimizer.
         """
-        if self._progress.stage == "above":
+        if self._progress.stage == "perturbed":
             refuse("ascent()", "within another one", "one at a time")
         if all(p.grad is None for group in self.param_groups for p in group["params"]):
             refuse("ascent()", "without any gradient", "one after a first backward pass, at w")
-        with self._climb():
+        with self._perturbed():
             yield
 
     @contextmanager
-    def _climb(self) -> Iterator[None]:
+    def _perturbed(self) -> Iterator[None]:
         with torch.no_grad():
-            upward = slopes(self.param_groups, self._metric)
-            params = [p for slope in upward for p in slope.params]
+            found = bundles(self.param_groups, self._diagonals)
+            params = [p for bundle in found for p in bundle.params]
             # Copies, since adding eps and then subtracting it does not lead back to w.
             copies = [torch.empty_like(p) for p in params]
             _copy(params, copies)
-        self._progress.stage = "above"
-        arrived: Literal["at w", "back"] = "at w"
+        self._progress.stage = "perturbed"
+        after: Literal["start", "restored"] = "start"
         try:
             with torch.no_grad():
-                climb(upward)
-            torch.clear_autocast_cache()  # of weights at w, cast: a block around may have kept them
-            del upward  # holds the first gradients, which the second pass has no use for
+                perturb(found)
+            torch.clear_autocast_cache()  # a surrounding block may have cached casts of w
+            del found  # holds the first gradients, which the second pass does not need
             self.zero_grad()
             with kept_buffers():
                 yield
-            arrived = "back"
+            after = "restored"
         finally:
             with torch.no_grad():
                 _copy(copies, params)
             torch.clear_autocast_cache()
-            self._progress.stage = arrived
+            self._progress.stage = after
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -180,49 +180,49 @@ class SharpnessAware(Optimizer, ABC):
     def step(self, closure: Callable[[], float]) -> float: ...
 
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """Let ``base`` step from w by the gradient of ``w + eps``.
+        """Let ``base`` step from w by the gradient at ``w + eps``.
 
         Args:
             closure: Clears the gradients, computes the loss, calls ``backward`` and returns the
                 loss; called at w and at ``w + eps``. Without one, the step takes the gradients of
-                the ``ascent()`` before it; after an ascent a closure that returns None is called
-                once and stands for none, as Lightning's manual optimization passes one.
+                the ``ascent()`` before it. After an ascent, a closure that returns None is called
+                once and then ignored, as Lightning's manual optimization passes one.
 
         Returns:
-            What the closure returned at w; None without a closure.
+            The value of the closure at w; None without a closure.
 
         Raises:
-            InputError: without a closure, if no ``ascent()`` came since the last step; within an
-                ascent; and if the closure does not clear the gradients.
+            InputError: without a closure, if there was no ``ascent()`` since the last step; within
+                an ascent; and if the closure does not clear the gradients.
         """
-        if self._progress.stage == "above":
+        if self._progress.stage == "perturbed":
             refuse("step()", "within an ascent, which would undo it", "a step after the block")
-        climbed = self._progress.stage == "back"
+        ascended = self._progress.stage == "restored"
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 with self._watch_for_clearing() as check:
                     loss = closure()
-                if not (climbed and loss is None):
+                if not (ascended and loss is None):
                     check()
-                    # Not `ascent`: a closure may skip a batch, as Lightning's does.
-                    with self._climb():
+                    # Not `ascent`, which needs a gradient: Lightning's closure may skip a batch.
+                    with self._perturbed():
                         closure()
-        elif not climbed:
+        elif not ascended:
             allowed = "step() after `with optimizer.ascent():`, or step(closure)"
             refuse("step()", "without an ascent, a plain step of base", allowed)
-        self._progress.stage = "at w"
+        self._progress.stage = "start"
         self.base.step()
         return loss
 
     @contextmanager
     def _watch_for_clearing(self) -> Iterator[Callable[[], None]]:
-        """Around a closure; what it gives is called after it, and refuses.
+        """Watch a closure; yields a function, to be called after it, that checks for clearing.
 
         Raises:
-            InputError: if gradients from before it are still there.
+            InputError: by that function, if gradients from before the closure are still there.
         """
-        # One gradient tells of all, and the smallest costs no memory to hold.
+        # One gradient stands for all; holding the smallest one costs next to no memory.
         params = [p for group in self.param_groups for p in group["params"] if p.requires_grad]
         filled = [p for p in params if p.grad is not None and p.numel()]
         param = min(filled, key=Tensor.numel, default=None)
@@ -234,10 +234,10 @@ class SharpnessAware(Optimizer, ABC):
         left: list[bool] = []
 
         def look(*_: Tensor) -> None:
-            """What is left as the first new gradient arrives; zeros may have been put in place."""
+            """Record, as the first new gradient arrives, whether the old one is still there."""
             if not left:
                 same = param.grad is held and held._version == version
-                left.append(same and bool(held.any()))  # `.data` of it has no version
+                left.append(same and bool(held.any()))  # `.data.zero_()` does not bump the version
 
         def check() -> None:
             look()
@@ -255,10 +255,10 @@ class SharpnessAware(Optimizer, ABC):
         """Add parameters, as for any torch optimizer.
 
         Args:
-            param_group: ``params``, and the options that differ from the optimizer's own.
+            param_group: ``params``, and options that differ from the defaults.
 
         Raises:
-            InputError: if an option is out of range; nothing is added then.
+            InputError: if an option is out of range; the group is not added then.
         """
         super().add_param_group(param_group)
         try:
@@ -268,22 +268,22 @@ class SharpnessAware(Optimizer, ABC):
             raise
 
     def state_dict(self) -> dict[str, Any]:
-        """That of ``base``, whose groups hold this optimizer's options too."""
+        """The state dict of ``base``, whose groups hold this optimizer's options too."""
         return self.base.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load what ``state_dict`` gave, or a state dict of ``base`` alone.
+        """Load a state dict of this optimizer, or of ``base`` alone.
 
         Args:
-            state_dict: As for any torch optimizer. Where its groups lack this optimizer's options,
-                as in that of a plain ``base``, they stay as they are.
+            state_dict: As for any torch optimizer. Options of this optimizer that its groups lack,
+                as those of a plain ``base`` do, keep their values.
         """
         names = self.defaults.keys() - self.base.defaults.keys()
         before = [{name: group[name] for name in names} for group in self.param_groups]
         self.base.load_state_dict(state_dict)
         self._share()
-        for group, own in zip(self.param_groups, before, strict=True):
-            group.update(own | group)
+        for group, options in zip(self.param_groups, before, strict=True):
+            group.update(options | group)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "base": self.base, "_progress": _Progress()}
@@ -305,7 +305,7 @@ def _copy(source: list[Tensor], into: list[Tensor]) -> None:
 
 
 def _check(group: dict[str, Any]) -> None:
-    """Refuse options out of range, of those that the group has."""
+    """Refuse options of a group that are out of range."""
     for name in ("rho", "eta"):
         value = group.get(name, 0.0)
         if not 0 <= value < math.inf:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from joulewise.contrib import LearnedRanges
 from joulewise.data import Dataset
 from joulewise.devices import (
     PCM,
@@ -32,7 +33,7 @@ from joulewise.errors import InputError, TableError, WeightsError, refuse
 from joulewise.models import host, load_model, load_weights
 from joulewise.placement import Placement, fold_batchnorm, place, prepare, with_accesses
 from joulewise.study.comparison import Contender
-from joulewise.training import LearnedRanges, TrainingMemory, TrainingRecord
+from joulewise.training import TrainingMemory, TrainingRecord
 
 __all__ = ["MemorySpec", "NetworkSpec", "PlacementSpec", "memory_specs"]
 

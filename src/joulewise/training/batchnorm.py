@@ -1,4 +1,4 @@
-"""Batch normalisation after training: statistics of the network as a memory makes it."""
+"""Re-estimation of BatchNorm statistics under the noise of a memory, after training."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from joulewise.data import Split
 from joulewise.data.nested import batch_size as samples_in
 from joulewise.errors import DataError, ModelError, refuse
 from joulewise.placement import call, prepare, same_modes
-from joulewise.training.through import TrainingMemory
+from joulewise.training.training_memory import TrainingMemory
 
 __all__ = ["reestimate_batchnorm"]
 
@@ -25,27 +25,26 @@ def reestimate_batchnorm(
     *,
     batch_size: int | None = None,
 ) -> None:
-    """Set the running statistics of BatchNorm to those of what a memory reads.
+    """Set the running statistics of BatchNorm to those of the network on a memory.
 
-    A network that was trained on exact weights has statistics that a noisy chip does not meet. Each
-    batch passes through one block of ``memory``: through one chip, to calibrate for it, or another
-    chip for each batch. Means and variances are averages over batches, each with the same weight,
-    whatever momentum the layers have. Normalisation uses the statistics of the batch itself, all
-    other layers are in evaluation mode, and there are no gradients.
+    The statistics of a network that was trained on exact weights are off on a noisy chip. Each
+    batch passes through one block of ``memory``, so that a memory of one chip calibrates for that
+    chip, and one of many chips averages over them. Means and variances are unweighted averages over
+    batches, at any momentum of the layers. Normalisation uses the statistics of the batch, all
+    other layers are in evaluation mode, and gradients are off.
 
-    Changed are the running means, variances and counters of the BatchNorm layers that are reached,
-    nothing else. After an exception they are as they were.
+    Only the running means, variances and counters of BatchNorm layers that run are changed. After
+    an exception they are restored.
 
     Args:
-        memory: What reads; it counts one step for each batch.
-        data: A split, or an iterable of batches: ``(inputs, targets)``, or inputs alone; from the
-            training set, and several samples in each batch; one of a single sample, as the last of
-            a split may be, is passed over.
+        memory: The memory that reads the weights; each batch is one of its steps.
+        data: A split, or an iterable of batches ``(inputs, targets)`` or inputs alone, from the
+            training set. Batches of a single sample, as the last of a split may be, are skipped.
         batch_size: As for `simulate`.
 
     Raises:
         DataError: if no batch has two samples or more.
-        ModelError: if no layer of the model keeps running statistics.
+        ModelError: if no layer of the model tracks running statistics.
 
     Example:
         >>> from joulewise.devices import SRAM, Chip
@@ -57,45 +56,45 @@ def reestimate_batchnorm(
         5
     """
     model = memory.placement.model
-    norms = tracked(model)
+    norms = tracking_layers(model)
     if not norms:
-        raise ModelError("no layer of the model keeps running statistics; allowed: BatchNorm")
+        raise ModelError("no layer of the model tracks running statistics; allowed: BatchNorm")
     batches = [b for b in prepare(data, model, batch_size) if samples_in(b.inputs) > 1]
     if not batches:
         refuse("the data", "of batches of one sample", "two or more, for a variance", DataError)
     momenta = [norm.momentum for norm in norms]
-    before = [{name: b.clone() for name, b in _statistics(norm).items()} for norm in norms]
+    before = [[b.clone() for b in _statistics(norm)] for norm in norms]
     try:
         with same_modes(model):
             model.eval()
             for norm in norms:
                 norm.train()
-                norm.momentum = None  # an average over all batches
+                norm.momentum = None  # the unweighted average over batches
                 norm.reset_running_stats()
             for batch in batches:
                 with memory:
                     call(model, batch.inputs)
         for norm, statistics in zip(norms, before, strict=True):
-            if not norm.num_batches_tracked:  # an auxiliary head, say, that runs in training alone
-                _put_back(norm, statistics)
+            if not norm.num_batches_tracked:  # such as an auxiliary head, for training alone
+                _restore(norm, statistics)
     except BaseException:
         for norm, statistics in zip(norms, before, strict=True):
-            _put_back(norm, statistics)
+            _restore(norm, statistics)
         raise
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
 
 
-def tracked(model: nn.Module) -> list[_BatchNorm]:
-    """The layers of BatchNorm that keep running statistics."""
+def tracking_layers(model: nn.Module) -> list[_BatchNorm]:
+    """BatchNorm layers that track running statistics."""
     return [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
 
 
-def _put_back(norm: _BatchNorm, statistics: dict[str, Tensor]) -> None:
-    for name, own in _statistics(norm).items():
-        own.copy_(statistics[name])
+def _restore(norm: _BatchNorm, statistics: list[Tensor]) -> None:
+    for buffer, copy in zip(_statistics(norm), statistics, strict=True):
+        buffer.copy_(copy)
 
 
-def _statistics(norm: _BatchNorm) -> dict[str, Tensor]:
-    return {name: b for name, b in norm._buffers.items() if b is not None}
+def _statistics(norm: _BatchNorm) -> list[Tensor]:
+    return [buffer for buffer in norm._buffers.values() if buffer is not None]

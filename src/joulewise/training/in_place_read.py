@@ -1,8 +1,8 @@
-"""In-place reads: a user's own model computes with what a chip reads, for one block of training.
+"""In-place reads: for one block of training, the user's model computes with the reads of a chip.
 
-Reads are worked out first; then pointers are swapped, and swapped back when the block ends. Ctrl-C
-is delivered between, not within, the swaps: Python may run a signal handler before the first line
-of ``__exit__``, so no ``try`` could make up for it there.
+Reads are evaluated first; then pointers are swapped, and swapped back when the block ends. SIGINT
+is delivered between the swaps, not within them: Python may run a signal handler before the first
+line of ``__exit__``, where no ``try`` protects the swap.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 class _Interrupts:
-    """Holds SIGINT back while a function of ours that swaps is on the stack."""
+    """A SIGINT handler that defers the signal while a function that swaps is on the stack."""
 
     def __init__(self) -> None:
         self.critical: set[CodeType] = set()
@@ -46,7 +46,7 @@ class _Interrupts:
         self._blocks += 1
 
     def end(self) -> None:
-        """Put the user's handler back after the last block."""
+        """Restore the user's handler after the last block."""
         if threading.current_thread() is not threading.main_thread() or not self._blocks:
             return
         self._blocks -= 1
@@ -55,11 +55,11 @@ class _Interrupts:
 
     @property
     def waiting(self) -> bool:
-        """True if Ctrl-C was held back in this thread and is to be delivered."""
+        """True if a SIGINT was deferred and this is the main thread, which delivers it."""
         return self._pending and threading.current_thread() is threading.main_thread()
 
     def deliver(self) -> None:
-        """Give the user's handler what was held back."""
+        """Call the user's handler for a deferred SIGINT."""
         if self.waiting:
             self._pending = False
             self._before(signal.SIGINT, None)
@@ -78,30 +78,30 @@ interrupts = _Interrupts()
 
 
 def uninterrupted(function: Function) -> Function:
-    """Mark a function that Ctrl-C does not interrupt while a block is open."""
+    """Decorate a function that SIGINT must not interrupt while a block is open."""
     interrupts.critical.add(function.__code__)
     return function
 
 
 class InPlaceRead(AbstractContextManager[Memory]):
-    """The weights as they are now are stored, and the model computes with what one chip reads.
+    """A block in which the present weights are stored and the model computes with one chip's reads.
 
-    The model stays in its mode, and what its forward passes do to buffers stays done. Gradients
-    land on the parameters themselves, straight through words and faults, and pass those of
-    activations likewise. All is read once, noise of reads included. Afterwards, an exception and
-    Ctrl-C included, the weights are back: the same objects with the same storage. What was written
-    to them inside is gone.
+    The model keeps its mode, and its forward passes update buffers as usual. Gradients accumulate
+    in the parameters themselves, straight through the words and faults of weights and activations.
+    All weights are read once, read noise included. Afterwards, also after an exception or SIGINT,
+    the weights are restored: the same objects with the same storage. Values written to them inside
+    are lost.
 
-    Forward and backward passes belong into one block. PyTorch refuses a backward pass through
-    weights that were read before, or are read no longer, as one after a change in place.
+    Forward and backward passes belong into one block: PyTorch refuses a backward pass through
+    weights of another block as one after an in-place change.
 
     Args:
-        placement: What is stored where.
+        placement: Placed tensors and their devices.
         plan: An operating point for each placed tensor.
         chip: The chip that reads; None for a perfect memory of the same format at any plan.
-        scale_gradients: Multiply the gradient of each weight by what is read over what is stored.
+        scale_gradients: True to multiply the gradient of each weight by read over stored value.
         ranges: By name of a placed weight, the magnitude that it is clipped to before it is stored,
-            above 0; those that require a gradient get theirs in ``grad``, as `LearnedRanges` says.
+            above 0; gradients of those that require one accumulate in ``grad``; see `WeightRanges`.
 
     Raises:
         InputError: on entry, within another block over the same weights.

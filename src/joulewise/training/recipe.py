@@ -1,27 +1,38 @@
-"""One recipe for all: SGD with Nesterov momentum, warm-up, cosine, weight decay.
+"""Training options, optimizer and learning-rate schedule: Nesterov SGD, warm-up, cosine decay.
 
-Alone it is the baseline that robust methods are measured against; with a method, a memory or
-clipping it is one of those.
+All training methods share this recipe, so that they are compared on equal terms.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import nn
-from torch.optim import Optimizer
+from torch.optim import SGD, Optimizer
 
-from joulewise.training.methods import Method, optimizer_of
-from joulewise.training.ranges import LearnedRanges
+from joulewise.optim import ASAM, SAM, SAMSON
+from joulewise.training.weight_ranges import WeightRanges
 
-__all__ = ["TrainingSpec", "optimizer_for", "schedule_of"]
+__all__ = ["Method", "TrainingSpec", "optimizer_for", "schedule_of"]
+
+Method = Literal["sgd", "sam", "asam", "samson2", "samsoninf"]
+"""SGD, or SAM, ASAM, or SAMSON with p = 2 or infinity, around SGD."""
+
+_OPTIMIZERS: Mapping[Method, Callable[..., Optimizer]] = {
+    "sgd": SGD,
+    "sam": partial(SAM, base=SGD),
+    "asam": partial(ASAM, base=SGD),
+    "samson2": partial(SAMSON, base=SGD, p=2),
+    "samsoninf": partial(SAMSON, base=SGD, p=math.inf),
+}
 
 
 class TrainingSpec(BaseModel):
-    """How to train. The defaults give honest CIFAR networks; see the README for figures."""
+    """Options of a training run. The defaults are for networks on CIFAR; figures in the README."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -30,44 +41,47 @@ class TrainingSpec(BaseModel):
     lr: float = Field(default=0.2, gt=0, le=100, description="highest learning rate")
     momentum: float = Field(default=0.9, ge=0, lt=1)
     weight_decay: float = Field(default=5e-4, ge=0, le=1, description="on weights, not on biases")
-    warmup: float = Field(default=0.1, ge=0, lt=1, description="share of the steps")
+    warmup: float = Field(default=0.1, ge=0, lt=1, description="fraction of the steps")
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     augment: bool = True
     precision: Literal["float32", "bfloat16"] = "float32"
     seed: int = Field(default=0, ge=0, le=2**63 - 1)
     method: Method = "sgd"
     rho: float | None = Field(
-        default=None, ge=0, le=1e6, description="of the ascent; None for the method's default"
+        default=None,
+        ge=0,
+        le=1e6,
+        description="radius of the ascent; None: the method's default",
     )
     range_decay: float = Field(
-        default=0.01, ge=0, le=1, description="weight decay of learned ranges, where there are any"
+        default=0.01, ge=0, le=1, description="weight decay of trainable weight ranges"
     )
     clip: float | None = Field(
-        default=None, gt=0, le=1e6, description="of weights, in standard deviations of a layer"
+        default=None, gt=0, le=1e6, description="weight limit, in standard deviations of a tensor"
     )
 
     @model_validator(mode="after")
     def _check_rho(self) -> Self:
-        """Refuse what would do nothing.
+        """Refuse a rho that would have no effect.
 
         Raises:
-            ValueError: if there is a rho that the method has not.
+            ValueError: if rho is given with ``sgd``.
         """
         if self.rho is not None and self.method == "sgd":
-            raise ValueError("rho is given, which sgd has not; allowed: it with another method")
+            raise ValueError(f"rho is {self.rho:g}; allowed: None with the method sgd")
         return self
 
 
 def optimizer_for(
-    model: nn.Module, spec: TrainingSpec, ranges: LearnedRanges | None = None, **options: Any
+    model: nn.Module, spec: TrainingSpec, ranges: WeightRanges | None = None, **options: Any
 ) -> Optimizer:
-    """The optimizer of a recipe, without weight decay on what has fewer than two axes.
+    """Optimizer of a training run; parameters with fewer than two axes have no weight decay.
 
     Args:
-        model: Whose parameters to step.
-        spec: The recipe.
-        ranges: To step too, with a decay of their own.
-        options: Of SGD, beside or in place of those of the recipe.
+        model: The model to train.
+        spec: Training options.
+        ranges: Trainable weight ranges, stepped too, with the weight decay ``spec.range_decay``.
+        options: Further options of SGD, or replacements of those in ``spec``.
     """
     parameters = list(model.parameters())
     groups: list[dict[str, Any]] = [
@@ -75,22 +89,28 @@ def optimizer_for(
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
     if ranges is not None:
-        # They do not climb: what is stored would not follow.
-        still = {} if spec.method == "sgd" else {"rho": 0.0}
-        learned = list(ranges.parameters())
-        groups.append({"params": learned, "weight_decay": spec.range_decay, **still})
+        # No ascent in the ranges: weights that are stored already would not follow it.
+        radius = {} if spec.method == "sgd" else {"rho": 0.0}
+        decay = {"weight_decay": spec.range_decay}
+        groups.append({"params": list(ranges.parameters()), **decay, **radius})
     groups = [group for group in groups if group["params"]]
-    own = {"lr": spec.lr, "momentum": spec.momentum, "nesterov": spec.momentum > 0}
-    return optimizer_of(spec.method, groups, spec.rho, **(own | options))
+    options = {
+        "lr": spec.lr,
+        "momentum": spec.momentum,
+        "nesterov": spec.momentum > 0,
+        **({} if spec.rho is None else {"rho": spec.rho}),
+        **options,
+    }
+    return _OPTIMIZERS[spec.method](groups, **options)
 
 
 def schedule_of(steps: int, warmup: float) -> Callable[[int], float]:
-    """A factor of the learning rate for each step.
+    """Factor of the learning rate as a function of the step: linear warm-up, then half a cosine.
 
     Args:
-        steps: Of the whole run.
-        warmup: The share of them that it rises in, linearly from 0 to 1; then half a cosine leads
-            down to 0.
+        steps: Number of steps of the whole run.
+        warmup: Fraction of the steps in which the factor rises linearly from 0 to 1, before it
+            falls to 0.
 
     Example:
         >>> factor = schedule_of(10, 0.2)

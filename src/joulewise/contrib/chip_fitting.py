@@ -1,4 +1,4 @@
-"""Recovery after deployment: what is left to fit once a network lies on a chip, fitted to it."""
+"""Fitting a deployed network to one chip: its scales, its last layer or all of its parameters."""
 
 from __future__ import annotations
 
@@ -27,40 +27,40 @@ from joulewise.errors import (
     refuse,
 )
 from joulewise.models import seeded
-from joulewise.optim.buffers import written
+from joulewise.optim.ascent import writable
 from joulewise.placement import Batch, Placement, call, loaded, prepare, same_modes
-from joulewise.training.baseline import right
-from joulewise.training.batchnorm import reestimate_batchnorm, tracked
+from joulewise.training._train import count_correct
+from joulewise.training.batchnorm import reestimate_batchnorm, tracking_layers
 from joulewise.training.recipe import schedule_of
-from joulewise.training.through import Plan, TrainingMemory
+from joulewise.training.training_memory import Plan, TrainingMemory
 
 __all__ = ["Recovery", "fit_to_chip"]
 
 Choice = Literal["scales", "last", "all"]
-# Tried on some chips of networks on digits and on CIFAR-10, by factors of three.
+# Best of a search in factors of three, on a few chips of networks on digits and on CIFAR-10.
 _RATES: Mapping[Choice, float] = {"scales": 0.01, "last": 0.01, "all": 0.0003}
-# Uses of the chip while it is fitted, far from those of a test: noise of reads is others'.
+# First use of the chip while it is fitted: far from those of a test, so that read noise differs.
 _FIRST_USE = 2**32
 
 
 class Recovery(BaseModel):
-    """What fitting a network to one chip was, and what came of it.
+    """Options and results of fitting a network to one chip.
 
     Args:
-        chip: The seed of the chip.
-        plan: The operating point of each placed tensor.
-        parameters: Which were to be fitted.
-        fitted: Their names.
-        words: How many numbers they hold.
+        chip: Seed of the chip.
+        plan: Operating point of each placed tensor.
+        parameters: Kind of parameters that were fitted.
+        fitted: Names of the fitted parameters.
+        words: Number of entries of the fitted parameters.
         epochs: Passes over the training split.
         batch_size: Samples in a step.
-        lr: The highest learning rate.
-        seed: Of the order of the samples.
-        images: Samples that it was fitted to.
-        before: Accuracy on this chip before, on the test split, in [0, 1].
-        after: The same afterwards.
-        steps: Of the optimizer.
-        seconds: Of fitting, without the two tests.
+        lr: Highest learning rate.
+        seed: Seed of the order of the samples.
+        images: Number of training samples.
+        before: Test accuracy on this chip before fitting, in [0, 1].
+        after: Test accuracy on this chip after fitting, in [0, 1].
+        steps: Number of optimizer steps.
+        seconds: Duration of fitting, without the two tests.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -94,38 +94,38 @@ def fit_to_chip(
     plan: Plan | None = None,
     **setting: Point,
 ) -> Recovery:
-    """Fit a classifier to one chip, in place, after it was put there.
+    """Fit a deployed classifier to one chip, in place.
 
-    What may still change differs by chip and by price:
+    The parameters that may still change differ by chip and by cost:
 
-    - ``"scales"``: all that is not placed, and so lies in reliable memory beside the arrays: scales
-      and biases of normalisation, and biases. What is stored on the chip stays.
+    - ``"scales"``: all parameters that are not placed, hence in reliable memory beside the arrays:
+      scales and biases of normalisation, and biases. The stored words stay.
     - ``"last"``: the parameters of the last layer with a placed weight, in the order of the model.
-      It is written anew to the same cells, which fail as before.
-    - ``"all"``: every parameter. That is training for each chip.
+      They are written anew to the same cells, with the same faults.
+    - ``"all"``: every parameter, hence training for each chip.
 
-    First the statistics of BatchNorm become those of this chip (`reestimate_batchnorm`). Then Adam
-    minimises cross entropy through a `TrainingMemory` of the chip, with half a cosine for the
-    learning rate, and the model in evaluation mode: what is fitted is the network as it will run,
-    dropout off and those statistics held. Scales and biases could make up for other statistics, the
-    last layer could not.
+    First the statistics of BatchNorm are re-estimated on the chip (`reestimate_batchnorm`). Then
+    Adam minimises the cross entropy through a `TrainingMemory` of the chip, with a cosine schedule
+    and the model in evaluation mode, so that the network is fitted as it will run: without dropout
+    and with those statistics. Scales and biases could compensate for other statistics, the last
+    layer could not.
 
-    Images are not augmented, and a part of the training split may do (`Split.subset`). Changed are
-    the fitted parameters and statistics of BatchNorm, nothing else: other parameters keep every
-    bit, all keep their ``requires_grad``, which has no say here, and their gradients, and modules
-    their modes. After an exception and Ctrl-C everything is as it was.
+    Images are not augmented; a subset of the training split may suffice (`Split.subset`). Only the
+    fitted parameters and the statistics of BatchNorm change; ``requires_grad`` (which does not
+    select parameters here), gradients and module modes are restored. After an exception and Ctrl-C
+    everything is restored.
 
     Args:
-        placement: What is stored where.
-        data: A data set with a training split, to fit to; accuracy is that of its test split.
-        chip: The one chip. Noise of reads differs between steps, and is not that of the test.
-        parameters: Which to fit, whether they ask for gradients or not.
+        placement: Placed tensors and their devices.
+        data: A data set with a training split to fit to, and a test split for the accuracy.
+        chip: The chip. Read noise differs between steps, and from that of the test.
+        parameters: Kind of parameters to fit.
         epochs: Passes over the training split, 1 or more.
         batch_size: Samples in a step, 1 or more.
-        lr: Highest learning rate, above 0; None for 0.01, and for 0.0003 where all is fitted.
-        seed: Of the order of the samples, 0 or more.
-        plan: An operating point for each placed tensor; or give one ``setting`` for all.
-        **setting: One operating point for every placed tensor, such as ``eta=0.3``.
+        lr: Highest learning rate, above 0; None for 0.0003 with ``"all"``, else 0.01.
+        seed: Seed of the order of the samples, 0 or more.
+        plan: An operating point for each placed tensor; excludes ``setting``.
+        **setting: One operating point for all placed tensors, such as ``eta=0.3``.
 
     Returns:
         The record. Its two accuracies are those of `simulate` with ``chips=1`` and the chip's seed.
@@ -134,7 +134,7 @@ def fit_to_chip(
         DataError: if the data set has no training split.
         InputError: if both or neither of ``plan`` and a setting are given, a number is out of
             range, or the loss or a weight becomes NaN or infinite.
-        ModelError: if there is nothing of that kind to fit.
+        ModelError: if the model has no parameters of that kind.
         WeightsError: if a parameter is NaN or infinite before.
 
     Example:
@@ -155,25 +155,20 @@ def fit_to_chip(
         Batch normalisation fitted to the noise of a crossbar: A. Bhattacharjee et al., GLSVLSI
         2023, arXiv 2305.18416. The last layer trained again on the chip: P. Yao et al., Nature 577,
         641, 2020. Layers fitted with the chip in the loop: W. Wan et al., Nature 608, 504, 2022,
-        which programs layer after layer; ``"all"`` here writes all in each step. These are common
-        practice. Ours: the statistics first and then held, the recipe, faults in words.
+        which programs layer after layer; ``"all"`` here writes all in each step. The order
+        (statistics first, then held), the recipe and faults in words are ours.
     """
     if data.train is None:
         raise DataError(f"{data.name} has no training split; allowed: data with one, to fit to")
-    whole = (
-        ("epochs", epochs, 1, 1e9),
-        ("batch_size", batch_size, 1, 1e9),
-        ("seed", seed, 0, 2**63),
-    )
-    for name, number, low, high in whole:
-        check_in_range(name, number, low, high)
+    for name, number in (("epochs", epochs), ("batch_size", batch_size), ("seed", seed)):
+        check_in_range(name, number, *((0, 2**63) if name == "seed" else (1, 1e9)))
         check_whole(name, number)
     epochs, batch_size, seed = int(epochs), int(batch_size), int(seed)  # 2.0 is whole
     if lr is not None:
         check_in_range("lr", lr, 0.0, 100.0, open_low=True)
     model, split = placement.model, data.train
     if (plan is None) == (not setting):
-        raise InputError("fit_to_chip needs a plan or one setting such as eta=0.3, and not both")
+        raise InputError("fit_to_chip needs either a plan or one setting such as eta=0.3")
     points = placement.plan(**setting) if plan is None else placement.check_plan(plan)
     memory = TrainingMemory(placement, plan=points, chip=chip)
     memory.load_state_dict({"seed": chip.seed, "steps": _FIRST_USE})
@@ -184,7 +179,7 @@ def fit_to_chip(
     before = _accuracy(placement, points, chip, test, data.classes)
     began = time.perf_counter()
     with _only(model, fitted.values()):
-        if tracked(model):
+        if tracking_layers(model):
             reestimate_batchnorm(memory, split)
         steps = _fit(
             memory, fitted.values(), split, epochs=epochs, batch_size=batch_size, lr=lr, seed=seed
@@ -243,7 +238,7 @@ def _chosen(placement: Placement, parameters: Choice) -> dict[str, nn.Parameter]
 
 
 def _check_finite(model: nn.Module, fitted: Collection[str]) -> None:
-    """Refuse, by its name, what no learning rate would help; elsewhere infinity may be meant.
+    """Refuse parameters that are NaN; infinity may be intended where it is not fitted.
 
     Raises:
         WeightsError: if a parameter is NaN, or one to be fitted infinite.
@@ -256,22 +251,21 @@ def _check_finite(model: nn.Module, fitted: Collection[str]) -> None:
 
 
 def _layer(path: str) -> str:
-    """The layer that a module belongs to: recipes of parametrised weights lie in children."""
+    """Path of the layer of a module: parametrisations of a weight are children of the layer."""
     return f".{path}".split(".parametrizations.")[0][1:]
 
 
 @contextmanager
 def _only(model: nn.Module, fitted: Collection[Tensor]) -> Iterator[None]:
-    """Only these ask for gradients; after an exception they and the buffers are as they were."""
+    """Let only ``fitted`` require gradients; after an exception restore them and the buffers."""
     before = [(p, p.requires_grad, p.grad) for p in model.parameters() if p.is_floating_point()]
-    changing = chain(fitted, written(model.buffers()))
+    changing = chain(fitted, writable(model.buffers()))
     copies = [(t.detach(), t.detach().clone()) for t in changing]
     try:
-        for own, _, _ in before:
-            own.requires_grad_(False)
-            own.grad = None
-        for parameter in fitted:
-            parameter.requires_grad_(True)
+        chosen = {id(parameter) for parameter in fitted}
+        for parameter, _, _ in before:
+            parameter.requires_grad_(id(parameter) in chosen)
+            parameter.grad = None
         yield
     except BaseException:
         with torch.no_grad():
@@ -279,9 +273,9 @@ def _only(model: nn.Module, fitted: Collection[Tensor]) -> Iterator[None]:
                 tensor.copy_(copy)
         raise
     finally:
-        for own, learning, gradient in before:
-            own.requires_grad_(learning)
-            own.grad = gradient
+        for parameter, requires_grad, gradient in before:
+            parameter.requires_grad_(requires_grad)
+            parameter.grad = gradient
 
 
 def _fit(
@@ -294,7 +288,7 @@ def _fit(
     lr: float,
     seed: int,
 ) -> int:
-    """Minimise cross entropy on the chip; the number of steps.
+    """Minimise the cross entropy on the chip; return the number of steps.
 
     Raises:
         InputError: if the loss or a weight becomes NaN or infinite.
@@ -305,7 +299,7 @@ def _fit(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule_of(steps, warmup=0.0))
     generator = torch.Generator().manual_seed(seed)
     losses = []
-    # Modules of one's own may draw from the global generator, in evaluation mode too.
+    # A user's modules may draw from the global generator in evaluation mode too.
     with same_modes(model), seeded(seed), torch.enable_grad(), _differentiable(model):
         model.eval()
         for _ in range(epochs):
@@ -315,12 +309,12 @@ def _fit(
                 (batch,) = prepare(part, model, batch_size)
                 optimizer.zero_grad()
                 try:
-                    losses.append(_slopes(memory, batch))
-                except WeightsError as error:  # the memory meets what became of a loss that is NaN
+                    losses.append(_forward_backward(memory, batch))
+                except WeightsError as error:  # the memory refuses weights that a NaN loss made NaN
                     raise InputError(f"{error}, at lr {lr:g}; try a lower lr") from error
                 optimizer.step()
                 schedule.step()
-    # No loss tells what the last step made of the weights.
+    # The weights too, since the last step follows the last loss.
     if not all(bool(found.isfinite().all()) for found in (torch.stack(losses), *fitted)):
         raise InputError(
             f"the loss or a weight became NaN or infinite at lr {lr:g}; try a lower lr"
@@ -330,7 +324,7 @@ def _fit(
 
 @contextmanager
 def _differentiable(model: nn.Module) -> Iterator[None]:
-    """No cuDNN where there are recurrent layers, which it differentiates in training mode alone."""
+    """Disable cuDNN if there are recurrent layers: it differentiates them in training mode only."""
     before = torch._C._get_cudnn_enabled()
     recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
     try:
@@ -340,8 +334,8 @@ def _differentiable(model: nn.Module) -> Iterator[None]:
         torch._C._set_cudnn_enabled(before)
 
 
-def _slopes(memory: TrainingMemory, batch: Batch) -> Tensor:
-    """Gradients on the chip onto the parameters; the loss."""
+def _forward_backward(memory: TrainingMemory, batch: Batch) -> Tensor:
+    """Accumulate the gradients of the loss on the chip in the parameters; return the loss."""
     assert batch.targets is not None
     with memory:
         outputs = call(memory.placement.model, batch.inputs)
@@ -353,10 +347,10 @@ def _slopes(memory: TrainingMemory, batch: Batch) -> Tensor:
 def _accuracy(
     placement: Placement, points: Plan, chip: Chip, batches: Sequence[Batch], classes: int
 ) -> float:
-    """On one chip.
+    """Accuracy on one chip.
 
     Raises:
-        ModelError: if the model does not give one number for each class.
+        ModelError: if the outputs are not ``[batch, classes]``.
     """
     correct, samples = 0, 0
     with loaded(placement) as memory:
@@ -367,6 +361,6 @@ def _accuracy(
             if outputs.shape != (len(targets), classes):
                 allowed = f"{(len(targets), classes)}, [batch, classes]"
                 refuse("the shape of the outputs", tuple(outputs.shape), allowed, ModelError)
-            correct += right(outputs, targets)
+            correct += count_correct(outputs, targets)
             samples += len(targets)
     return correct / samples

@@ -5,6 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn.modules.module import _global_forward_pre_hooks
+from torch.nn.utils.parametrizations import spectral_norm
 from torch.optim import SGD
 
 from ascents import (
@@ -21,7 +23,11 @@ from ascents import (
     values,
 )
 from joulewise.errors import InputError
+from joulewise.models import seeded
 from joulewise.optim import ASAM, SAM, SAMSON
+from joulewise.optim.ascent import kept_buffers
+
+# The perturbation.
 
 
 def at_a_gradient(method, **options):
@@ -48,7 +54,7 @@ def test_the_norm_in_the_methods_own_metric_is_rho(method):
 @pytest.mark.parametrize("method", METHODS)
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 2**32))
-def test_no_point_within_reach_is_higher(method, seed):
+def test_no_point_within_the_radius_is_higher(method, seed):
     """To first order: g eps is at least g d for every d with ``||T^-1 d|| = rho``."""
     model, optimizer, rule = at_a_gradient(method)
     params, gs = list(model.parameters()), gradients(model)
@@ -141,7 +147,7 @@ def test_where_base_maximises_the_worst_case_is_a_low_one():
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("wrong", [0.0, math.nan, math.inf, -math.inf])
-def test_a_gradient_that_is_zero_or_not_finite_climbs_nowhere(method, wrong):
+def test_a_gradient_that_is_zero_or_not_finite_moves_nothing(method, wrong):
     model, optimizer, _ = at_a_gradient(method)
     for parameter in model.parameters():
         if wrong == 0:
@@ -197,7 +203,7 @@ def test_precisions_mix_under_one_norm():
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_half_precision_rounds_the_climb_and_no_more(method):
+def test_half_precision_rounds_the_perturbation_and_no_more(method):
     make, rule = METHODS[method]
     model = network(dtype=torch.bfloat16)
     optimizer = make(model.parameters(), SGD, lr=0.1, rho=3.0)
@@ -229,3 +235,134 @@ def test_no_number_is_read_back_in_a_step():
         optimizer.step()
     with pytest.raises((RuntimeError, NotImplementedError)):
         weight.sum().item()
+
+
+# Buffers.
+
+
+def inputs(*shape):
+    return torch.randn(*shape, generator=generator())
+
+
+class Averaged(nn.Module):
+    """Statistics by assignment, not in place."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(3))
+        self.register_buffer("unset", None)
+
+    def forward(self, x):
+        self.mean = 0.9 * self.mean + 0.1 * x.mean(0)
+        return x - self.mean
+
+
+def compiled_whole(model):
+    return torch.compile(model, backend="eager")
+
+
+def compiled_in_place(model):
+    model.compile(backend="eager")
+    return model
+
+
+MOVING = {
+    "batch norm": lambda: nn.BatchNorm1d(3),
+    "cumulative batch norm": lambda: nn.BatchNorm1d(3, momentum=None),
+    "below": lambda: nn.Sequential(nn.Linear(3, 3), nn.Sequential(nn.BatchNorm1d(3))),
+    "spectral norm": lambda: nn.Sequential(nn.Linear(3, 30), spectral_norm(nn.Linear(30, 30))),
+    "assigned": Averaged,
+}
+
+
+def buffers(module):
+    return {name: buffer.clone() for name, buffer in module.named_buffers()}
+
+
+def unchanged(module, before):
+    now = buffers(module)
+    return now.keys() == before.keys() and all(torch.equal(now[k], before[k]) for k in now)
+
+
+@pytest.mark.parametrize("kind", MOVING)
+def test_what_a_pass_moves_is_put_back(kind):
+    with seeded(0):  # a power iteration that has converged would move nothing
+        module = MOVING[kind]()
+    module(inputs(8, 3))
+    before = buffers(module)
+    objects = dict(module.named_buffers())
+    with kept_buffers():
+        module(inputs(8, 3) + 1)
+        module(inputs(8, 3) + 2)
+        assert not unchanged(module, before)
+    assert unchanged(module, before)
+    assert all(buffer is objects[name] for name, buffer in module.named_buffers())
+
+
+def test_an_instance_norm_of_feature_maps():
+    module = nn.InstanceNorm2d(2, track_running_stats=True)
+    before = buffers(module)
+    with kept_buffers():
+        module(inputs(4, 2, 5, 5))
+    assert unchanged(module, before)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("kind", [nn.BatchNorm1d, lambda size: Averaged()])
+@pytest.mark.parametrize("inside", [False, True])
+def test_scripted_modules(kind, inside):
+    scripted = torch.jit.script(kind(3))
+    module = nn.Sequential(nn.Linear(3, 3), scripted) if inside else scripted
+    module(inputs(8, 3))
+    before = buffers(module)
+    with kept_buffers():
+        module(inputs(8, 3) + 1)
+        assert not unchanged(module, before)
+    assert unchanged(module, before)
+
+
+# Compiling a module as a whole warns of any hook on all modules; the hook fires all the same.
+@pytest.mark.filterwarnings("ignore:Using `torch.compile:UserWarning")
+@pytest.mark.parametrize("compiled", [compiled_whole, compiled_in_place])
+def test_compiled_modules(compiled):
+    module = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
+    model = compiled(module)
+    for offset in (0, 1, 2):
+        model(inputs(8, 3) + offset)
+        before = buffers(module)
+        with kept_buffers():
+            model(inputs(8, 3) + 5)
+            assert not unchanged(module, before)
+        assert unchanged(module, before)
+    assert module[1].num_batches_tracked == 3
+
+
+def test_after_an_exception_too_and_no_hook_is_left():
+    module = nn.BatchNorm1d(3)
+    before = buffers(module)
+    hooks = len(_global_forward_pre_hooks)
+    with pytest.raises(KeyboardInterrupt), kept_buffers():
+        module(inputs(8, 3))
+        raise KeyboardInterrupt
+    assert unchanged(module, before)
+    assert len(_global_forward_pre_hooks) == hooks
+    module(inputs(8, 3))
+    assert not unchanged(module, before)
+
+
+def test_one_value_shown_at_many_places_is_left_alone():
+    """It cannot be written, so it need not be put back; torch refuses to."""
+    module = nn.Module()
+    module.register_buffer("mask", torch.ones(1).expand(4))
+    module.forward = lambda x: x * module.mask
+    with kept_buffers():
+        assert torch.equal(module(torch.ones(4)), torch.ones(4))
+    assert torch.equal(module.mask, torch.ones(4))
+
+
+def test_modules_that_do_not_run_are_not_touched():
+    module = nn.BatchNorm1d(3)
+    with kept_buffers():
+        nn.Linear(3, 3)(inputs(8, 3))
+        module.running_mean.fill_(7.0)
+    assert torch.equal(module.running_mean, torch.full((3,), 7.0))

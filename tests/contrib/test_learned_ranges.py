@@ -7,13 +7,14 @@ import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call
 
+from joulewise.contrib import LearnedRanges
 from joulewise.data import load_digits
 from joulewise.devices import PCM, SRAM, Chip, Crossbar, Flip
 from joulewise.errors import InputError, WeightsError
 from joulewise.models import build, seeded
 from joulewise.optim import SAM
 from joulewise.placement import loaded, place
-from joulewise.training import LearnedRanges, TrainingMemory, TrainingSpec, train
+from joulewise.training import TrainingMemory, TrainingSpec, train
 from joulewise.training.recipe import optimizer_for
 
 BITS = 4
@@ -461,7 +462,7 @@ def test_what_is_not_allowed_is_refused():
     TrainingMemory(place(model, weights=SRAM(bits=8)), eta=0.5, ranges=ranges)
     with pytest.raises(InputError, match="init is 'best'; allowed: 'mse' or 'max'"):
         LearnedRanges(placement, init="best")
-    with pytest.raises(InputError, match="nothing to learn: the placement has no weights"):
+    with pytest.raises(InputError, match="the placement has no weights; allowed: one or more"):
         LearnedRanges(place(model, activations=SRAM(bits=8), inputs=x))
     model[4].weight.data[0, 0] = torch.nan
     with pytest.raises(WeightsError, match=r"4.weight is NaN or infinite"):

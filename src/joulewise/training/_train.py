@@ -1,4 +1,4 @@
-"""The training loop: plain it is the baseline, with a method or a memory a robust one."""
+"""The training loop, plain or through a memory, and its data augmentation."""
 
 from __future__ import annotations
 
@@ -19,13 +19,12 @@ from joulewise.errors import DataError, InputError, ModelError, WeightsError, re
 from joulewise.models import seeded
 from joulewise.optim import SharpnessAware
 from joulewise.placement import same_modes
-from joulewise.training.augment import augment
-from joulewise.training.clipping import clip_weights
 from joulewise.training.recipe import TrainingSpec, optimizer_for, schedule_of
-from joulewise.training.through import TrainingMemory
+from joulewise.training.training_memory import TrainingMemory
+from joulewise.training.weight_clipping import clip_weights
 from joulewise.user_code import cause_of
 
-__all__ = ["EpochRecord", "TrainingRecord", "accuracy", "train"]
+__all__ = ["EpochRecord", "TrainingRecord", "accuracy", "augment", "train"]
 
 
 class EpochRecord(BaseModel):
@@ -39,7 +38,7 @@ class EpochRecord(BaseModel):
 
 
 class TrainingRecord(BaseModel):
-    """What a training run was and what came of it."""
+    """Options and results of a training run."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -50,7 +49,7 @@ class TrainingRecord(BaseModel):
     test_accuracy: float
     seconds: float
     history: tuple[EpochRecord, ...]
-    memory: dict[str, Any] | None = Field(default=None, description="that was trained through")
+    memory: dict[str, Any] | None = Field(default=None, description="that of training")
 
 
 def train(
@@ -64,31 +63,31 @@ def train(
     """Train a classifier in place.
 
     The same model, data, spec and memory give the same weights on a CPU with the same number of
-    threads; the global random state is left as it was.
+    threads; the global random state is restored.
 
     Args:
-        model: Any module that maps a batch to ``[batch, classes]``; trained where it lies.
+        model: A module that maps a batch to ``[batch, classes]``; trained on its present device.
         data: A data set with a training split.
-        spec: How to train.
+        spec: Training options.
         progress: Called after each epoch.
-        memory: A memory to train through, each step on its next chip; that of this model. Ranges
-            that it has are trained too, and in the end the weights are clipped to them.
+        memory: A memory of this model to train through, each step on its next chip. Its weight
+            ranges, if any, are trained too, and the weights are clipped to them after training.
 
     Returns:
-        The record, with the accuracy on the test split, of the weights as they are.
+        The record, with the test accuracy of the exact weights.
 
     Raises:
         DataError: if the data set has no training split, or one sample for a model with batch
             normalisation.
         InputError: if the loss or a weight becomes NaN or infinite, the memory is that of another
-            model, or batches are of one sample for a model with batch normalisation.
-        ModelError: if the model fails on the data, or nothing of it can be trained.
+            model, or ``batch_size`` is 1 for a model with batch normalisation.
+        ModelError: if the model fails on the data, or has no parameter to train.
     """
     if data.train is None:
         raise DataError(f"{data.name} has no training split; allowed: data with one, to train on")
     _check_fits(model, data)
     if memory is not None and memory.placement.model is not model:
-        refuse("memory", "that of another model", "one of a placement of this very model")
+        refuse("memory", "that of another model", "one of a placement of this model")
     began = time.perf_counter()
     steps_per_epoch = _steps(model, len(data.train), spec.batch_size)
     ranges = None if memory is None else memory.ranges
@@ -99,7 +98,7 @@ def train(
     generator = torch.Generator().manual_seed(spec.seed)
     history = []
     model.train()
-    # Dropout and the like read only the global generator.
+    # Dropout draws from the global generator only.
     with seeded(spec.seed):
         for epoch in range(1, spec.epochs + 1):
             start, where = time.perf_counter(), f"in epoch {epoch} at lr {spec.lr:g}"
@@ -108,7 +107,7 @@ def train(
                 for inputs, targets in _batches(data, spec, generator, steps_per_epoch):
                     losses.append(_step(model, inputs, targets, optimizer, spec, memory))
                     schedule.step()
-            except WeightsError as error:  # the memory meets what became of a loss that is NaN
+            except WeightsError as error:  # the memory refuses weights that a NaN loss made NaN
                 raise InputError(f"{error}, {where}") from error
             loss = float(torch.stack(losses).mean())
             _check_finite(loss, optimizer, where)
@@ -130,10 +129,10 @@ def train(
 
 
 def _check_fits(model: nn.Module, data: Dataset) -> None:
-    """Refuse a model that fails on the data, before the first step.
+    """Refuse, before the first step, a model that does not fit the data.
 
     Raises:
-        ModelError: if the model raises, does not give one number for each class, or has no
+        ModelError: if the model raises, its output is not ``[batch, classes]``, or it has no
             parameter to train.
     """
     if not any(parameter.requires_grad for parameter in model.parameters()):
@@ -155,10 +154,10 @@ def _check_fits(model: nn.Module, data: Dataset) -> None:
 
 
 def _check_finite(loss: float, optimizer: torch.optim.Optimizer, where: str) -> None:
-    """After an epoch; no loss tells what its last step made of the weights.
+    """Check the mean loss of an epoch, and the weights, since its last step follows its last loss.
 
     Raises:
-        InputError: if the loss or what is trained is NaN or infinite.
+        InputError: if the loss or a trained parameter is NaN or infinite.
     """
     if not math.isfinite(loss):
         raise InputError(f"the loss is {loss} {where}; try a lower lr")
@@ -168,18 +167,18 @@ def _check_finite(loss: float, optimizer: torch.optim.Optimizer, where: str) -> 
 
 
 def accuracy(model: nn.Module, split: Split, batch_size: int = 256) -> float:
-    """Top-1 accuracy in [0, 1], in evaluation mode; the model's mode is put back."""
+    """Top-1 accuracy in [0, 1], in evaluation mode; the model's modes are restored."""
     device = _device(model)
     correct = 0
     with same_modes(model), torch.no_grad():
         model.eval()
         for inputs, targets in split.batches(batch_size):
-            correct += right(model(inputs.to(device)), targets.to(device))
+            correct += count_correct(model(inputs.to(device)), targets.to(device))
     return correct / len(split)
 
 
-def right(outputs: Tensor, targets: Tensor) -> int:
-    """How many are right, counted as `simulate` counts: outputs that are NaN are wrong.
+def count_correct(outputs: Tensor, targets: Tensor) -> int:
+    """Number of correct samples, by the rule of `simulate`: outputs that are all NaN are wrong.
 
     Args:
         outputs: ``[batch, classes]``.
@@ -194,11 +193,11 @@ def _device(model: nn.Module) -> torch.device:
 
 
 def _steps(model: nn.Module, samples: int, batch_size: int) -> int:
-    """Steps in an epoch: without a last batch of one, where batch normalisation cannot use it.
+    """Number of steps in an epoch; with batch normalisation, a last batch of one is left out.
 
     Raises:
-        DataError: if there is no other batch.
-        InputError: if all batches are of one.
+        DataError: if the model has batch normalisation and there is only one sample.
+        InputError: if the model has batch normalisation and ``batch_size`` is 1.
     """
     steps = math.ceil(samples / batch_size)
     if not any(isinstance(module, _BatchNorm) for module in model.modules()):
@@ -214,7 +213,7 @@ def _steps(model: nn.Module, samples: int, batch_size: int) -> int:
 def _batches(
     data: Dataset, spec: TrainingSpec, generator: torch.Generator, steps: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """As many batches of the training split, in random order, augmented; the last may be short."""
+    """The first ``steps`` batches of the training split in random order, augmented."""
     split = data.train
     assert split is not None
     order = torch.randperm(len(split), generator=generator)
@@ -241,21 +240,49 @@ def _step(
     inputs, targets = inputs.to(device), targets.to(device)
     optimizer.zero_grad(set_to_none=True)
     with memory or nullcontext():
-        loss = _slopes(model, inputs, targets, spec)
+        loss = _forward_backward(model, inputs, targets, spec)
         if isinstance(optimizer, SharpnessAware):
             with optimizer.ascent():
-                _slopes(model, inputs, targets, spec)
+                _forward_backward(model, inputs, targets, spec)
     optimizer.step()
     if spec.clip is not None:
         clip_weights(model, deviations=spec.clip)
     return loss
 
 
-def _slopes(model: nn.Module, inputs: Tensor, targets: Tensor, spec: TrainingSpec) -> Tensor:
-    """Gradients onto the parameters; the loss."""
+def _forward_backward(
+    model: nn.Module, inputs: Tensor, targets: Tensor, spec: TrainingSpec
+) -> Tensor:
+    """Accumulate the gradients of the loss in the parameters; return the loss."""
     half = spec.precision == "bfloat16"
     with torch.autocast(inputs.device.type, torch.bfloat16, enabled=half):
         outputs = model(inputs)
     loss = functional.cross_entropy(outputs.float(), targets, label_smoothing=spec.label_smoothing)
     loss.backward()  # type: ignore[no-untyped-call]
     return loss.detach()
+
+
+def augment(images: Tensor, *, padding: int, flips: bool, generator: torch.Generator) -> Tensor:
+    """Randomly crop zero-padded images to their size, and mirror them with probability 0.5.
+
+    Args:
+        images: ``[batch, channels, height, width]``, any dtype.
+        padding: Zeros around each image before the crop, in pixels, 0 or more.
+        flips: True to mirror images horizontally.
+        generator: Source of randomness; numbers are drawn on its device.
+
+    Returns:
+        A tensor of the same shape and dtype.
+    """
+    count, _, height, width = images.shape
+    padded = functional.pad(images, (padding,) * 4)
+    where = generator.device
+    shift = torch.randint(2 * padding + 1, (2, count, 1), generator=generator, device=where)
+    rows = shift[0] + torch.arange(height, device=where)
+    columns = shift[1] + torch.arange(width, device=where)
+    if flips:
+        mirrored = torch.rand(count, 1, generator=generator, device=where) < 0.5
+        columns = torch.where(mirrored, columns.flip(1), columns)
+    samples = torch.arange(count, device=where)[:, None, None]
+    cropped = padded.movedim(1, 3)[samples, rows[:, :, None], columns[:, None, :]]
+    return cropped.movedim(3, 1)

@@ -18,8 +18,9 @@ from joulewise.training import (
     TrainingMemory,
     TrainingRecord,
     TrainingSpec,
+    _train,
     accuracy,
-    baseline,
+    augment,
     clip_weights,
     train,
 )
@@ -158,7 +159,7 @@ def test_a_last_batch_of_one_is_left_out_where_there_is_batch_normalisation(
         ends.append(total)
         return schedule_of(total, warmup)
 
-    monkeypatch.setattr(baseline, "schedule_of", listening)
+    monkeypatch.setattr(_train, "schedule_of", listening)
     model = fresh(digits, name)
     model.register_forward_pre_hook(
         lambda module, inputs: sizes.append(len(inputs[0])) if module.training else None
@@ -337,3 +338,55 @@ def test_divergence_through_a_memory_is_said(digits):
     memory = TrainingMemory(place(model, weights=SRAM(bits=8, fault=Flip())), eta=0.1)
     with pytest.raises(InputError, match=r"in epoch \d+ at lr 100"):
         train(model, digits, TrainingSpec(epochs=5, lr=100.0), memory=memory)
+
+
+# Augmentation.
+
+
+def images(count=200):
+    return torch.arange(1, 1 + count * 2 * 6 * 6, dtype=torch.float32).view(count, 2, 6, 6)
+
+
+def shifted(image, rows, columns):
+    padded = torch.nn.functional.pad(image, (2, 2, 2, 2))
+    return padded[:, rows : rows + 6, columns : columns + 6]
+
+
+def test_each_result_is_a_shift_of_its_image_perhaps_mirrored():
+    inputs = images()
+    outputs = augment(inputs, padding=2, flips=True, generator=torch.Generator().manual_seed(0))
+    assert outputs.shape == inputs.shape
+    kinds = set()
+    for before, after in zip(inputs, outputs, strict=True):
+        found = [
+            (rows, columns, mirrored)
+            for rows in range(5)
+            for columns in range(5)
+            for mirrored in (False, True)
+            if torch.equal(
+                after,
+                shifted(before, rows, columns).flip(2)
+                if mirrored
+                else shifted(before, rows, columns),
+            )
+        ]
+        assert len(found) == 1
+        kinds.add(found[0])
+    assert len(kinds) > 40  # nearly all of the 50 kinds in 200 draws
+
+
+def test_without_flips_and_padding_nothing_changes():
+    inputs = images(5)
+    generator = torch.Generator().manual_seed(0)
+    assert torch.equal(augment(inputs, padding=0, flips=False, generator=generator), inputs)
+
+
+def test_bytes_stay_bytes_and_the_seed_decides():
+    inputs = images(9).to(torch.uint8)
+    first, again, other = (
+        augment(inputs, padding=2, flips=True, generator=torch.Generator().manual_seed(seed))
+        for seed in (1, 1, 2)
+    )
+    assert first.dtype == torch.uint8
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)

@@ -71,8 +71,8 @@ def test_one_weight_has_no_deviation():
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({}, "fixed= or deviations="),
-        ({"fixed": 0.1, "deviations": 2.0}, "fixed= or deviations="),
+        ({}, "either fixed= or deviations="),
+        ({"fixed": 0.1, "deviations": 2.0}, "either fixed= or deviations="),
         ({"fixed": 0.0}, "fixed is 0"),
         ({"deviations": -1.0}, "deviations is -1"),
         ({"deviations": float("nan")}, "deviations is nan"),

@@ -316,7 +316,7 @@ def test_a_step_within_the_block_is_refused_and_one_of_other_parameters_is_not()
     before = copies(model)
     with memory:
         slopes(model, data)
-        with pytest.raises(InputError, match=r"step\(\) is within .* lost on 0.weight"):
+        with pytest.raises(InputError, match=r"step\(\) is within .* of 0.weight would be lost"):
             everything.step()
         biases.step()
     after = copies(model)
@@ -537,16 +537,16 @@ def test_a_plan_gives_each_tensor_its_point():
 @pytest.mark.parametrize(
     ("options", "error", "match"),
     [
-        ({}, InputError, "a plan or one setting"),
-        ({"plan": {}, "eta": 0.5}, InputError, "a plan or one setting"),
+        ({}, InputError, "exactly one of a plan, a setting"),
+        ({"plan": {}, "eta": 0.5}, InputError, "exactly one of a plan, a setting"),
         ({"plan": {"0.weight": 0.5}}, InputError, "no operating point for 4.weight"),
         ({"eta": 1.5}, OperatingPointError, "eta is 1.5"),
         ({"eta": Ramp(start=1.5, stop=0.5, steps=9)}, OperatingPointError, "eta is 1.5"),
         ({"g_max": 1e-6}, OperatingPointError, "g_max"),
         ({"eta": 0.5, "seed": 1, "chip": Chip(seed=1)}, InputError, "a seed .* or one chip"),
         ({"eta": 0.5, "seed": -1}, InputError, "seed is -1"),
-        ({"eta": 0.5, "perfect": True}, InputError, "or perfect=True, and no two"),
-        ({"plan": {}, "perfect": True}, InputError, "or perfect=True, and no two"),
+        ({"eta": 0.5, "perfect": True}, InputError, "exactly one of a plan, a setting"),
+        ({"plan": {}, "perfect": True}, InputError, "exactly one of a plan, a setting"),
         ({"perfect": True, "seed": 1}, InputError, "perfect is given beside a seed"),
         ({"perfect": True, "chip": Chip(seed=1)}, InputError, "perfect is given beside a seed"),
         ({"perfect": True, "scale_gradients": True}, InputError, "perfect is given beside"),
@@ -822,3 +822,19 @@ def test_a_network_is_fitted_to_one_chip():
     for k, chip in enumerate(chips):
         for other in (None, chips[1 - k]):
             assert found[chip][k] > found[other][k] + 3 * 0.029
+
+
+# Schedules.
+
+
+def test_from_start_to_stop_exactly_and_no_further():
+    ramp = Ramp(start=1.0, stop=0.3, steps=10)
+    assert (ramp(0), ramp(10), ramp(11), ramp(10**9)) == (1.0, 0.3, 0.3, 0.3)
+    assert ramp(5) == pytest.approx(0.65)
+    assert all(ramp(k) > ramp(k + 1) for k in range(10))
+
+
+@pytest.mark.parametrize("steps", [0, -1, 2.5, float("nan")])
+def test_steps_are_a_whole_number(steps):
+    with pytest.raises(InputError, match="steps is"):
+        Ramp(start=1.0, stop=0.5, steps=steps)

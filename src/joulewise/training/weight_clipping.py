@@ -1,4 +1,4 @@
-"""Clipped weights: a smaller range has less noise where noise is in proportion to the range."""
+"""Weight clipping: where noise is proportional to a tensor's range, a smaller range has less."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ def clip_weights(
     fixed: float | None = None,
     deviations: float | None = None,
 ) -> None:
-    """Clip weights in place, after each step of an optimizer.
+    """Clip weights in place; to be called after each step of an optimizer.
 
     Args:
-        weights: A placement, for its placed weights; or a model, for its parameters with two axes
-            or more. Those that share storage are clipped once.
-        fixed: The largest magnitude that stays, in the unit of the weights, above 0.
-        deviations: The same, in standard deviations of each tensor as it is now, above 0.
+        weights: A placement, for its placed weights, or a model, for its parameters with two or
+            more axes. Weights that share storage are clipped once.
+        fixed: Largest magnitude, in the unit of the weights, above 0.
+        deviations: Largest magnitude in present standard deviations of each tensor, above 0.
 
     Raises:
-        InputError: if both or neither of the two limits are given, or it is not above 0.
+        InputError: if both or neither of the limits are given, or the limit is not above 0.
 
     Example:
         >>> layer = nn.Linear(2, 2)
@@ -41,7 +41,7 @@ def clip_weights(
         ``fixed=0.1``: a baseline in the public code of WCAT, TMLR 2023, openreview BxjHMPwZIH.
     """
     if (fixed is None) == (deviations is None):
-        raise InputError("clip_weights needs fixed= or deviations=, and not both")
+        raise InputError("clip_weights needs either fixed= or deviations=")
     for name, value in (("fixed", fixed), ("deviations", deviations)):
         if value is not None:
             check_in_range(name, value, 0.0, 3e38, open_low=True)
@@ -54,7 +54,7 @@ def clip_weights(
 
 
 def _weights(weights: nn.Module | Placement) -> list[Tensor]:
-    """Each once, though it be used at several places or stored by several parameters."""
+    """The weights to clip, each storage once."""
     if isinstance(weights, Placement):
         return list(placed_weights(weights).values())
     matrices = [p for p in weights.parameters() if p.ndim >= 2 and p.is_floating_point()]
@@ -62,6 +62,6 @@ def _weights(weights: nn.Module | Placement) -> list[Tensor]:
 
 
 def placed_weights(placement: Placement) -> dict[str, Tensor]:
-    """The placed weights by name, each once, as the parameters that the model has now."""
+    """The model's present parameters of placed weights, by name, each storage once."""
     modules = dict(placement.model.named_modules())
     return {p.name: p.parameters(modules)[0] for p in placement.placed if p.role == "weight"}

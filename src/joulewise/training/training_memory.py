@@ -1,10 +1,10 @@
-"""Training through a memory: each step computes with what one chip reads of the weights."""
+"""Training through a memory: each step computes with the weights as one chip reads them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any
 
@@ -16,15 +16,15 @@ from joulewise.devices import Chip, Point, plain_point
 from joulewise.errors import InputError, check_in_range, check_whole, refuse
 from joulewise.placement import Memory, Placed, Placement
 from joulewise.training.in_place_read import InPlaceRead, interrupts, uninterrupted
-from joulewise.training.ranges import LearnedRanges
+from joulewise.training.weight_ranges import WeightRanges
 
-__all__ = ["Plan", "TrainingMemory"]
+__all__ = ["Plan", "Ramp", "TrainingMemory"]
 
 Plan = Mapping[str, Point]
 
 
 class TrainingMemory(AbstractContextManager[Chip | None]):
-    """A memory that a network is trained through, in anyone's training loop.
+    """A memory to train a network through, in any training loop.
 
     ::
 
@@ -36,37 +36,37 @@ class TrainingMemory(AbstractContextManager[Chip | None]):
                 loss.backward()
             optimizer.step()
 
-    Within a block the model computes with what one chip reads of its placed weights as they are
-    now, activations pass through their memory, and every block meets another chip. The network
-    learns to work whatever chip it is put on.
+    Within a block the model computes with its placed weights as one chip reads them now, and
+    activations pass through their memory. Every block draws another chip, so the network learns to
+    work on any chip.
 
-    **Gradients** land on the parameters themselves, straight through words, faults and saturation,
-    as if what is read were what is stored plus a constant. For noise that is added to the weights
-    (a ``Crossbar`` with ``sigma``, ``clip=False``, and a ``limit`` of its own) that is the gradient
-    of the noisy loss. For noise in proportion to them (``variability``) it lacks a factor, what is
-    read over what is stored, which ``scale_gradients`` multiplies in. Elsewhere it is an estimate:
-    words and faults have no slope of their own.
+    **Gradients** accumulate in the parameters themselves, straight through words, faults and
+    saturation, as if the read were the stored value plus a constant. For additive noise (a
+    ``Crossbar`` with ``sigma``, ``clip=False`` and a fixed ``limit``) that is the gradient of the
+    noisy loss. For multiplicative noise (``variability``) it lacks the factor of the read over the
+    stored value, which ``scale_gradients`` applies. Elsewhere it is a straight-through estimate:
+    words and faults have no derivative.
 
-    **Ranges** follow what is trained: of a weight its largest magnitude now, of an activation the
-    largest in the batch, unless the device has a ``limit``. Converters keep the range of inputs
-    that was traced.
+    **Ranges** follow training: the range of a weight is its present largest magnitude, that of an
+    activation the largest in the batch, unless the device has a ``limit``. Converters keep the
+    traced range of their inputs.
 
-    **Without faults**, ``perfect=True``, each block reads what a perfect memory of that format
-    reads, of weights and activations: rounded to words, with straight-through gradients. That is
+    **Without faults**, ``perfect=True``, each block reads as a perfect memory of the same format
+    does: weights and activations rounded to words, with straight-through gradients. That is
     quantisation-aware training.
 
-    **Learned ranges**, ``ranges=LearnedRanges(placement)``: in a block each weight is stored
-    clipped to its range, and backward passes accumulate the gradients of the ranges beside those
-    of the weights. The range of the words is then the smaller of the two, the learned range and
-    the largest magnitude, so that a placement of the network that ``ranges.clip()`` clipped stores
-    the words that training ended with. (WCAT's code takes the learned one where it is larger too.)
+    **Trainable ranges**, such as ``ranges=LearnedRanges(placement)``: in a block each weight is
+    stored clipped to its range, and backward passes accumulate the gradients of the ranges beside
+    those of the weights. The range of the words is the smaller of the learned range and the largest
+    magnitude, so that a placement of the network after ``ranges.clip()`` stores the words that
+    training ended with.
 
-    **One block** is one use of one chip: all that runs inside reads the same, noise of reads
-    included, and gradients of several batches accumulate. Backward passes belong inside, where
-    PyTorch has the weights that were read; a graph that crosses the border of a block it refuses.
-    Steps belong outside, and are refused inside: what is written to a placed weight there is lost
-    as the block ends. After it the weights are back bit for bit, whatever happened. Statistics of
-    BatchNorm are those of the noisy passes, see `reestimate_batchnorm`.
+    **One block** is one use of one chip: all reads inside it are the same, read noise included, and
+    gradients of several batches accumulate. Backward passes belong inside, where the parameters are
+    the reads; PyTorch refuses a graph that crosses the border of a block. Optimizer steps belong
+    outside, and are refused inside: values written to a placed weight there are lost when the block
+    ends. After the block the weights are restored bit for bit, after an exception too. Statistics
+    of BatchNorm are those of the noisy passes; see `reestimate_batchnorm`.
 
     **With SAM, ASAM and SAMSON** the ascent belongs inside too::
 
@@ -76,38 +76,38 @@ class TrainingMemory(AbstractContextManager[Chip | None]):
                 loss_of(batch).backward()
         optimizer.step()
 
-    It climbs from the weights as they are read, on the chip that the first gradient is of. Around
-    the block it would climb on one chip by the gradient of another, and words would round it: of a
-    ResNet-20 in words of 8 bits, SAM with a rho of 0.05 then moves the weights that are read four
-    times as far, at a cosine of 0.24 to the climb. Where an optimizer calls a closure with the
-    block inside, ``one_chip()`` around the step at least holds the chip.
+    It perturbs the weights as they are read, on the chip of the first gradient. With the block
+    inside the ascent, the two gradients would be of different chips, and rounding to words would
+    distort the perturbation: for a ResNet-20 in words of 8 bits and SAM with a rho of 0.05, the
+    weights that are read move four times as far, at a cosine of 0.24 to eps. Where an optimizer
+    calls a closure with the block inside, ``one_chip()`` around the step at least keeps the chip.
 
-    Autocast goes with it, and ``torch.compile`` where no activations are placed. Weights that are
-    sharded or wrapped for several processes (FSDP, DistributedDataParallel) are not supported.
+    Autocast is supported, and ``torch.compile`` where no activations are placed. Weights that are
+    sharded or wrapped for several processes (FSDP, DistributedDataParallel) are not.
 
     Args:
-        placement: What is stored where. The model may train any of its parameters, or none.
-        plan: An operating point for each placed tensor, or a function of the step that gives them.
-        seed: Names the chips, 0 or more. They depend on it and the step, are the same on any
-            machine, and are none that `simulate` counts up from its own seed.
-        chip: The one chip of all blocks, to fit a network to it; instead of ``seed``. Only noise
-            of reads then differs between blocks.
-        scale_gradients: See above.
-        perfect: Read without faults; instead of a plan or a setting, and of chips.
-        ranges: To clip the weights to, and to train; for the weights of this placement. Their
-            state is their own, see ``ranges.state_dict()``.
+        placement: Placed tensors and their devices. The model may train any of its parameters.
+        plan: An operating point for each placed tensor, or a function from the step to a plan.
+        seed: Seed of the chips, 0 or more. Chips depend on it and the step, are the same on any
+            machine, and differ from those that `simulate` counts up from its own seed.
+        chip: One chip for all blocks, to fit a network to it; instead of ``seed``. Only read noise
+            then differs between blocks.
+        scale_gradients: True to multiply gradients by the read over the stored value.
+        perfect: True to read without faults; excludes a plan or setting, ``seed`` and ``chip``.
+        ranges: Trainable ranges of the weights of this placement. Their state is not part of
+            ``state_dict()``.
         **setting: One operating point for all placed tensors, such as ``eta=0.6``, or a function of
             the step such as `Ramp`.
 
     Attributes:
         placement: As given.
         ranges: As given.
-        steps: Blocks so far; the next one is of step ``steps``, counted from 0.
+        steps: Number of finished blocks; the next block is that of step ``steps``, from 0.
 
     Raises:
-        InputError: unless there is exactly one of ``plan``, a setting and ``perfect``; if there are
-            both a seed and a chip, or either of them or ``scale_gradients`` beside ``perfect``; or
-            if ``ranges`` do not fit the placement.
+        InputError: unless exactly one of ``plan``, a setting and ``perfect`` is given; if both a
+            seed and a chip are given, or either of them or ``scale_gradients`` beside ``perfect``;
+            or if ``ranges`` do not fit the placement.
         OperatingPointError: if the point of the first step is out of range.
 
     Example:
@@ -125,10 +125,10 @@ class TrainingMemory(AbstractContextManager[Chip | None]):
         (3, 3)
 
     References:
-        V. Joshi et al., Nat. Commun. 11, 2473, 2020, add Gaussian noise of 3.8 % of each layer's
-        largest weight: ``Crossbar(sigma=0.038 * g_max / 2**0.5, clip=False)`` at that ``g_max``
-        (both devices of a pair are noisy), with ``clip_weights(model, deviations=2.0)`` after each
-        step.
+        V. Joshi et al., Nat. Commun. 11, 2473, 2020, add Gaussian noise with a standard deviation
+        of 3.8 % of each layer's largest weight: ``Crossbar(sigma=0.038 * g_max / 2**0.5,
+        clip=False)`` at that ``g_max`` (both devices of a pair are noisy), with
+        ``clip_weights(model, deviations=2.0)`` after each step.
     """
 
     def __init__(
@@ -140,19 +140,19 @@ class TrainingMemory(AbstractContextManager[Chip | None]):
         chip: Chip | None = None,
         scale_gradients: bool = False,
         perfect: bool = False,
-        ranges: LearnedRanges | None = None,
+        ranges: WeightRanges | None = None,
         **setting: Point | Callable[[int], Point],
     ) -> None:
         if (plan is not None) + bool(setting) + perfect != 1:
             raise InputError(
-                "training needs a plan or one setting such as eta=0.5, or perfect=True, and no two"
+                "training needs exactly one of a plan, a setting such as eta=0.5, and perfect=True"
             )
         if seed is not None and chip is not None:
-            raise InputError("training takes a seed for many chips, or one chip, and not both")
+            raise InputError("training takes a seed of many chips, or one chip, not both")
         if perfect and (seed is not None or chip is not None or scale_gradients):
             raise InputError(
-                "perfect is given beside a seed, a chip or scale_gradients, which a memory without "
-                "faults has no use for; allowed: perfect=True without them"
+                "perfect is given beside a seed, a chip or scale_gradients; allowed: perfect=True "
+                "without them, since a memory without faults does not use them"
             )
         check_in_range("seed", seed or 0, 0, 2**63)
         if ranges is not None:
@@ -162,19 +162,21 @@ class TrainingMemory(AbstractContextManager[Chip | None]):
         self._given, self._setting = plan, setting
         self._seed, self._chip = seed or 0, chip
         self._scale_gradients, self._perfect = scale_gradients, perfect
-        self._following = _following(placement)
+        # The placement with ranges of activations that follow the batch.
+        free: tuple[Placed, ...] = tuple(replace(p, limit=None) for p in placement.placed)
+        self._following = replace(placement, placed=free)
         self._block: ExitStack | None = None
         self._memory: Memory | None = None
         self._held = False
         self.plan(0)
 
     def plan(self, step: int) -> dict[str, Point]:
-        """The operating point of each placed tensor in a step, counted from 0.
+        """Operating points of the placed tensors in a step, counted from 0.
 
-        Of a perfect memory the most reliable one.
+        Those of a perfect memory are the most reliable ones.
 
         Raises:
-            OperatingPointError: if one is out of range.
+            OperatingPointError: if a point is out of range.
         """
         if self._perfect:
             return self.placement.plan_at_most_reliable()
@@ -185,7 +187,7 @@ class TrainingMemory(AbstractContextManager[Chip | None]):
         return self.placement.plan(**setting)
 
     def chip(self, step: int) -> Chip | None:
-        """The chip of a step, counted from 0; None for a perfect memory."""
+        """Chip of a step, counted from 0; None for a perfect memory."""
         if self._perfect:
             return None
         if self._chip is not None:
@@ -195,7 +197,7 @@ class TrainingMemory(AbstractContextManager[Chip | None]):
 
     @uninterrupted
     def __enter__(self) -> Chip | None:
-        """Begin a block; gives the chip that is read, None for a perfect memory.
+        """Begin a block and return the chip that reads, None for a perfect memory.
 
         Raises:
             InputError: within another block of this memory.
@@ -225,7 +227,7 @@ class TrainingMemory(AbstractContextManager[Chip | None]):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """End the block: the weights are back."""
+        """End the block and restore the weights."""
         block = self._end()
         try:
             block.close()
@@ -233,14 +235,14 @@ class TrainingMemory(AbstractContextManager[Chip | None]):
             self.steps += not self._held
 
     def _end(self) -> ExitStack:
-        """What is to be closed as a block ends; the next one may begin."""
+        """Detach the stack that undoes the block, so that the next block may begin."""
         block, self._block, self._memory = self._block, None, None
         assert block is not None
         return block
 
     @contextmanager
     def one_chip(self) -> Iterator[None]:
-        """All blocks within are one step: of the same chip, at the same operating points.
+        """Make all blocks within one step, on the same chip and at the same operating points.
 
         Yields:
             Nothing.
@@ -272,33 +274,34 @@ class TrainingMemory(AbstractContextManager[Chip | None]):
             self.steps += 1
 
     def state_dict(self) -> dict[str, int]:
-        """What a run needs in order to go on with the chips that it would have met."""
+        """State that a resumed run needs to draw the same chips."""
         return {"seed": self._own_seed, "steps": self.steps}
 
     def load_state_dict(self, state_dict: Mapping[str, int]) -> None:
-        """Go on where another memory was.
+        """Resume from the state of another memory with the same options.
 
         Args:
             state_dict: From `state_dict`.
 
         Raises:
-            InputError: if it is that of a memory with another seed, whose chips are others.
+            InputError: if the state is that of a memory with another seed.
         """
         seed, steps = state_dict["seed"], state_dict["steps"]
         if seed != self._own_seed:
-            refuse("the seed of the state", seed, f"{self._own_seed}, that of this memory")
+            refuse("the seed of the state", seed, f"{self._own_seed}, the seed of this memory")
         check_in_range("steps", steps, 0, 2**62)
         check_whole("steps", steps)
         self.steps = steps
 
     def describe(self) -> dict[str, Any]:
-        """Plain data for records: who read, how often, and at which operating points."""
-        # By identity: a device of one's own need not have a hash.
+        """Plain data for records: devices, chips, steps, first and last operating points."""
+        # By identity: a user's device need not be hashable.
         devices = {id(p.device): p.device for p in self.placement.placed}
         first, last = self.plan(0), self.plan(max(self.steps - 1, 0))
+        kind = "one for each step" if self._chip is None else "one"
         return {
             "devices": [device.describe() for device in devices.values()],
-            "chips": self._chips,
+            "chips": "perfect" if self._perfect else kind,
             "seed": self._own_seed,
             "steps": self.steps,
             "scale_gradients": self._scale_gradients,
@@ -308,31 +311,52 @@ class TrainingMemory(AbstractContextManager[Chip | None]):
         }
 
     @property
-    def _chips(self) -> str:
-        if self._perfect:
-            return "perfect"
-        return "one" if self._chip is not None else "one for each step"
-
-    @property
     def _own_seed(self) -> int:
         return self._seed if self._chip is None else self._chip.seed
 
     def _refuse_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        """Before any optimizer's step within a block.
+        """Pre-step hook of all optimizers during a block.
 
         Raises:
-            InputError: if it would write to a placed weight.
+            InputError: if the step would write to a placed weight.
         """
         stepped = {id(p) for group in optimizer.param_groups for p in group["params"]}
         modules = dict(self.placement.model.named_modules())
         for placed in self.placement.placed:
-            own = {id(modules[path]._parameters.get(name)) for path, name in placed.owners}
-            if own & stepped:
-                got = f"within the block, where it would be lost on {placed.name}"
+            parameters = {id(modules[path]._parameters.get(name)) for path, name in placed.owners}
+            if parameters & stepped:
+                got = f"within the block, where the update of {placed.name} would be lost"
                 refuse("step()", got, "a step after the block")
 
 
-def _following(placement: Placement) -> Placement:
-    """The placement with ranges of activations that follow the batch."""
-    placed: tuple[Placed, ...] = tuple(replace(p, limit=None) for p in placement.placed)
-    return replace(placement, placed=placed)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ramp:
+    """A schedule that moves linearly from one operating point to another, then stays constant.
+
+    Args:
+        start: Operating point of step 0, on the device's knob.
+        stop: Operating point of step ``steps`` and all later ones.
+        steps: Number of steps from ``start`` to ``stop``, 1 or more.
+
+    Raises:
+        InputError: if ``steps`` is not a whole number of 1 or more.
+
+    Example:
+        >>> eta = Ramp(start=1.0, stop=0.6, steps=4)
+        >>> [round(eta(step), 1) for step in range(6)]
+        [1.0, 0.9, 0.8, 0.7, 0.6, 0.6]
+    """
+
+    start: float
+    stop: float
+    steps: int
+
+    def __post_init__(self) -> None:
+        """Check the number of steps."""
+        check_in_range("steps", self.steps, 1, 2**62)
+        check_whole("steps", self.steps)
+
+    def __call__(self, step: int) -> float:
+        """Operating point of a step, counted from 0."""
+        done = min(step / self.steps, 1.0)
+        return (1 - done) * self.start + done * self.stop

@@ -1,0 +1,186 @@
+"""The perturbation of a sharpness-aware step, and the buffers that the pass at it must not move.
+
+    max L(w + eps)  over  ||T^-1 eps||_2 <= rho   gives   eps = rho T^2 g / ||T g||_2
+
+to first order, with g the gradient of L at w and T a positive diagonal matrix (P. Foret et al.,
+ICLR 2021, eq. 2, for T = 1; J. Kwon et al., ICML 2021, for T of the weights). The norm runs over
+all parameters together. All arithmetic stays on the parameters' devices, without a synchronisation.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
+
+from joulewise.errors import refuse
+
+__all__ = ["Bundle", "bundles", "kept_buffers", "perturb", "writable"]
+
+Group = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bundle:
+    """Parameters with a gradient, of one group, device and dtype, that share the rule of T.
+
+    ``params``, ``gradients`` and ``diagonals`` of T are lists of equal shapes; ``diagonals`` is
+    None where T is 1. ``group`` is the parameter group.
+    """
+
+    group: Group
+    params: list[Tensor]
+    gradients: list[Tensor]
+    diagonals: list[Tensor] | None
+
+    def scaled_gradients(self) -> list[Tensor]:
+        """``T g``; the gradients themselves where T is 1."""
+        if self.diagonals is None:
+            return self.gradients
+        return list(torch._foreach_mul(self.diagonals, self.gradients))
+
+
+def bundles(
+    groups: Sequence[Group], diagonals_of: Callable[[list[Tensor], Group], list[Tensor] | None]
+) -> list[Bundle]:
+    """Sort the parameters that have a gradient by group, rule of T, device and dtype.
+
+    Args:
+        groups: Parameter groups of an optimizer. T scales tensors with two or more axes, or, if the
+            group's ``scaled`` is ``"name"``, those with ``weight`` in their name; it is 1 for the
+            rest.
+        diagonals_of: The diagonals of T for scaled parameters of a group; None where T is 1.
+
+    Raises:
+        InputError: if a gradient is sparse.
+    """
+    found = []
+    for number, group in enumerate(groups):
+        alike: dict[tuple[bool, torch.device, torch.dtype], list[Tensor]] = defaultdict(list)
+        positions = [f"parameter {i} of group {number}" for i in range(len(group["params"]))]
+        names = group.get("param_names", positions)
+        for parameter, name in zip(group["params"], names, strict=True):
+            if parameter.grad is None or not parameter.numel():
+                continue
+            if parameter.grad.layout is not torch.strided:
+                allowed = "a dense one: build embeddings with sparse=False"
+                refuse(f"the gradient of {name}", parameter.grad.layout, allowed)
+            by_name = group.get("scaled") == "name"
+            scaled = "weight" in name if by_name else parameter.ndim >= 2
+            alike[scaled, parameter.device, parameter.dtype].append(parameter)
+        for (scaled, _, _), params in alike.items():
+            gradients = [p.grad for p in params if p.grad is not None]
+            diagonals = diagonals_of(params, group) if scaled else None
+            found.append(
+                Bundle(group=group, params=params, gradients=gradients, diagonals=diagonals)
+            )
+    return found
+
+
+def perturb(given: Sequence[Bundle]) -> None:
+    """Add ``rho T^2 g / ||T g||_2`` to the parameters, in place.
+
+    A group's rho is folded into its T, so groups of different rho share one ellipsoid,
+    ``sum over groups ||T^-1 eps||^2 / rho^2 <= 1``; with one rho that is the constraint above. If
+    the norm is zero or not finite, the parameters stay as they are.
+
+    Args:
+        given: All bundles of one step.
+    """
+    if not given:
+        return
+    scaled = [bundle.scaled_gradients() for bundle in given]
+    norm = _norm(given, scaled)
+    unusable = ~torch.isfinite(norm) | (norm == 0)
+    for bundle, tensors in zip(given, scaled, strict=True):
+        rho = bundle.group["rho"]
+        sign = -1 if bundle.group.get("maximize") else 1  # a maximised objective is worst at a low
+        factor = (sign * rho * rho / norm).to(tensors[0].device)
+        moves = list(torch._foreach_mul(tensors, factor))
+        if bundle.diagonals is not None:
+            torch._foreach_mul_(moves, bundle.diagonals)
+        # Not by a factor of 0: zero times infinity is NaN.
+        masked = unusable.to(factor.device)
+        for move in moves:
+            move.masked_fill_(masked, 0)
+        torch._foreach_add_(bundle.params, moves)
+
+
+def _norm(given: Sequence[Bundle], scaled: Sequence[list[Tensor]]) -> Tensor:
+    """``||rho T g||_2`` over all bundles: a scalar in single precision or better."""
+    norms = []
+    for bundle, tensors in zip(given, scaled, strict=True):
+        # The range of half precision is too short for a sum of squares.
+        precision = torch.promote_types(tensors[0].dtype, torch.float32)
+        parts = torch.stack(list(torch._foreach_norm(tensors, 2, dtype=precision)))
+        norms.append(bundle.group["rho"] * torch.linalg.vector_norm(parts))
+    device = norms[0].device
+    total: Tensor = torch.linalg.vector_norm(torch.stack([part.to(device) for part in norms]))
+    return total
+
+
+@contextmanager
+def kept_buffers() -> Iterator[None]:
+    """Restore, at the end of the block, the buffers of every module that is called within it.
+
+    Buffers hold the running statistics of BatchNorm, counters and power iterations. A global
+    forward pre-hook finds the modules, so that no argument ``model`` can be forgotten; the
+    outermost module stands for all of its submodules, compiled or not.
+
+    Yields:
+        Nothing.
+
+    Example:
+        >>> norm = nn.BatchNorm1d(3)
+        >>> with kept_buffers():
+        ...     _ = norm(torch.randn(8, 3))
+        >>> norm.running_mean, norm.num_batches_tracked
+        (tensor([0., 0., 0.]), tensor(0))
+    """
+    # By identity, since a user's module may define equality; the reference keeps the id valid.
+    kept: dict[int, tuple[nn.Module, dict[str, Tensor | None]]] = {}
+    copies: list[tuple[Tensor, Tensor]] = []
+
+    def keep(module: nn.Module, inputs: Any) -> None:
+        if id(module) in kept:
+            return
+        for part in module.modules():
+            if id(part) not in kept:
+                kept[id(part)] = part, dict(part._buffers)
+                copies.extend((b, b.detach().clone()) for b in writable(part._buffers.values()))
+
+    hook = register_module_forward_pre_hook(keep)
+    try:
+        yield
+    finally:
+        hook.remove()
+        for module, buffers in kept.values():
+            for name, buffer in buffers.items():
+                module._buffers[name] = buffer  # the table of a ScriptModule has no `update`
+        with torch.no_grad():
+            for buffer, copy in copies:
+                buffer.copy_(copy)
+
+
+def writable(buffers: Iterable[Tensor | None]) -> Iterator[Tensor]:
+    """The buffers that can be written in place: all but expanded ones.
+
+    Args:
+        buffers: Buffers of modules; None for one that is not set.
+
+    Example:
+        >>> [len(buffer) for buffer in writable([torch.ones(2), None, torch.ones(1).expand(3)])]
+        [2]
+    """
+    for buffer in buffers:
+        if buffer is None:
+            continue
+        shape_and_stride = zip(buffer.shape, buffer.stride(), strict=True)
+        if all(stride or size < 2 for size, stride in shape_and_stride):
+            yield buffer
