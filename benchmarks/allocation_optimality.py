@@ -36,8 +36,8 @@ from scipy.optimize import Bounds, NonlinearConstraint, minimize
 
 from allocation import MEMORIES, begun
 from joulewise.allocation import Granularity
-from joulewise.allocation.planning import Planner
-from joulewise.allocation.surveying import Surveyor
+from joulewise.allocation.plan_optimiser import Planner
+from joulewise.allocation.problem import Surveyor
 from joulewise.data import Dataset, load_data
 from joulewise.files import write_atomically
 from joulewise.models import build

@@ -45,8 +45,8 @@ from scipy.optimize import NonlinearConstraint, differential_evolution
 
 from allocation import MEMORIES, begun
 from joulewise.allocation import Granularity, allocate
-from joulewise.allocation.spending import Spending
-from joulewise.allocation.variables import Variables
+from joulewise.allocation.energy_model import Spending
+from joulewise.allocation.granularity import Variables
 from joulewise.data import Dataset, Split, load_data
 from joulewise.devices import KnobRange
 from joulewise.files import write_atomically

@@ -29,8 +29,8 @@ import torch
 
 from allocation import MEMORIES, begun
 from joulewise.allocation import Granularity
-from joulewise.allocation.planning import Planner
-from joulewise.allocation.surveying import Surveyor
+from joulewise.allocation.plan_optimiser import Planner
+from joulewise.allocation.problem import Surveyor
 from joulewise.files import write_atomically
 from joulewise.models import seeded
 from joulewise.models.resnet import ResNet

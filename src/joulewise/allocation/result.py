@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from pydantic import BaseModel, ConfigDict
 
-from joulewise.allocation.variables import Granularity
+from joulewise.allocation.granularity import Granularity
 from joulewise.devices import PlainPoint, Point
 from joulewise.simulation import EnergyRecord, Simulation
 
@@ -44,7 +44,7 @@ class Trial(BaseModel):
 
 
 class EnergyAtGoal(BaseModel):
-    """The energy at which a goal would just be met; see `joulewise.allocation.meeting`.
+    """The energy at which a goal would just be met; see `joulewise.allocation.held_out`.
 
     Args:
         energy: Of placed memory, over that of the most reliable plan.

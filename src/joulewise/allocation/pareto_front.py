@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict
 
+from joulewise.allocation.granularity import Granularity
+from joulewise.allocation.problem import Progress, Surveyor
 from joulewise.allocation.result import as_points
 from joulewise.allocation.sampling import check_counts, some_of
-from joulewise.allocation.surveying import Progress, Surveyor
-from joulewise.allocation.variables import Granularity
 from joulewise.data import Split
 from joulewise.devices import PlainPoint, Point, plain_point
 from joulewise.placement import Placement, outputs_of, plain_execution, prepare

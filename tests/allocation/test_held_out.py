@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from joulewise.allocation import Attempt, Trial
-from joulewise.allocation.meeting import energy_at_goal, line_through
+from joulewise.allocation.held_out import energy_at_goal, line_through
 
 
 def trial(mse, margin, energy=None):

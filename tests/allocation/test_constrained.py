@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.optimize import minimize
 
-from joulewise.allocation.refining import least
+from joulewise.allocation.constrained import least
 
 
 def problem(seed, variables=6):

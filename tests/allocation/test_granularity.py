@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from joulewise.allocation.variables import Granularity, Variables
+from joulewise.allocation.granularity import Granularity, Variables
 from joulewise.devices import PCM, SRAM, Crossbar
 from joulewise.errors import InputError, OperatingPointError
 from joulewise.placement import place

@@ -11,11 +11,11 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 from torch import nn
 
-from joulewise.allocation.allocating import allocate
+from joulewise.allocation._allocate import allocate
+from joulewise.allocation.granularity import Granularity
+from joulewise.allocation.problem import Progress
 from joulewise.allocation.result import Allocation
 from joulewise.allocation.sampling import check_counts
-from joulewise.allocation.surveying import Progress
-from joulewise.allocation.variables import Granularity
 from joulewise.data import Dataset, Split
 from joulewise.errors import check_in_range, refuse
 from joulewise.placement import Placement, same_modes

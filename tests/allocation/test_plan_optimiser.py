@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from joulewise.allocation.planning import Planner
-from joulewise.allocation.spending import Spending
-from joulewise.allocation.surveying import Surveyor
-from joulewise.allocation.variables import Granularity, Variables
+from joulewise.allocation.energy_model import Spending
+from joulewise.allocation.granularity import Granularity, Variables
+from joulewise.allocation.plan_optimiser import Planner
+from joulewise.allocation.problem import Surveyor
 from joulewise.devices import ISAAC, SRAM, Crossbar, Flip, Measured
 from joulewise.errors import InputError
 from joulewise.models import seeded

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from joulewise.allocation.planning import Planner
-from joulewise.allocation.spending import Spending, common_share
-from joulewise.allocation.variables import Granularity, Variables
+from joulewise.allocation.energy_model import Spending, common_share
+from joulewise.allocation.granularity import Granularity, Variables
+from joulewise.allocation.plan_optimiser import Planner
 from joulewise.data import Split
 from joulewise.errors import refuse
 from joulewise.placement import Placement

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from joulewise.allocation.guessing import error_for_drop
+from joulewise.allocation.initial_guess import error_for_drop
 from joulewise.placement import Batch
 
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from joulewise.allocation.searching import Search
+from joulewise.allocation.bracketing import Search
 
 
 def search(threshold, *, lowest=1e-6, highest=1e3, sharp=1.0):
@@ -53,6 +53,6 @@ def test_a_lucky_plan_beyond_a_bad_one_is_not_trusted():
 
 
 def found_at(limit, slack):
-    from joulewise.allocation.searching import Tried
+    from joulewise.allocation.bracketing import Tried
 
     return Tried(limit, slack, torch.zeros(1))

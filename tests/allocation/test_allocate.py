@@ -91,7 +91,7 @@ def test_an_attempt_that_fresh_chips_refuse_is_followed_by_a_safer_one(
     placement, split, monkeypatch
 ):
     """Chips to choose by that are all lucky: only the fresh ones can tell."""
-    from joulewise.allocation import allocating
+    from joulewise.allocation import _allocate as allocating
 
     plain = allocating.simulate
 
@@ -113,7 +113,7 @@ def test_an_attempt_that_fresh_chips_refuse_is_followed_by_a_safer_one(
 
 def test_a_plan_with_much_left_over_is_followed_by_a_cheaper_one(placement, split, monkeypatch):
     """Chips to choose by that are all unlucky."""
-    from joulewise.allocation import allocating
+    from joulewise.allocation import _allocate as allocating
 
     plain = allocating.simulate
 

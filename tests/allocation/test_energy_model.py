@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from joulewise.allocation.spending import Spending
+from joulewise.allocation.energy_model import Spending
 from joulewise.devices import PCM, SRAM, Crossbar, KnobRange
 from joulewise.errors import InputError
 from joulewise.models import seeded

@@ -6,8 +6,8 @@ import time
 import numpy as np
 import pytest
 
-from joulewise.allocation import levels as room
-from joulewise.allocation.levels import Alternatives, chosen
+from joulewise.allocation import discrete_points as room
+from joulewise.allocation.discrete_points import Alternatives, chosen
 
 
 def alternatives(seed, variables, levels, *, shift=1.0, samples=6):

@@ -11,15 +11,15 @@ import torch
 from scipy import stats
 from torch import Tensor
 
+from joulewise.allocation.bracketing import Search
 from joulewise.allocation.goals import ErrorGoal, Goal, MeanGoal, YieldGoal
-from joulewise.allocation.guessing import error_for_drop
-from joulewise.allocation.meeting import energy_at_goal, line_through
-from joulewise.allocation.planning import Planner
+from joulewise.allocation.granularity import Granularity
+from joulewise.allocation.held_out import energy_at_goal, line_through
+from joulewise.allocation.initial_guess import error_for_drop
+from joulewise.allocation.plan_optimiser import Planner
+from joulewise.allocation.problem import Progress, Surveyor
 from joulewise.allocation.result import Allocation, Attempt, EnergyAtGoal, Trial
 from joulewise.allocation.sampling import check_counts, some_of
-from joulewise.allocation.searching import Search
-from joulewise.allocation.surveying import Progress, Surveyor
-from joulewise.allocation.variables import Granularity
 from joulewise.data import Split
 from joulewise.devices import plain_point
 from joulewise.errors import InputError, check_in_range, refuse

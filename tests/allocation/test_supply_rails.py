@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from joulewise.allocation.rails import Tied, cut_in_order
+from joulewise.allocation.supply_rails import Tied, cut_in_order
 
 LIMIT = 1.0
 

@@ -12,11 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from joulewise.allocation.levels import Alternatives, chosen
-from joulewise.allocation.rails import Tied, cut_in_order
-from joulewise.allocation.refining import Refined, least
-from joulewise.allocation.spending import Spending, common_share
-from joulewise.allocation.variables import Variables
+from joulewise.allocation.constrained import Refined, least
+from joulewise.allocation.discrete_points import Alternatives, chosen
+from joulewise.allocation.energy_model import Spending, common_share
+from joulewise.allocation.granularity import Variables
+from joulewise.allocation.supply_rails import Tied, cut_in_order
 from joulewise.allocation.waterfilling import filled
 from joulewise.devices import Point
 from joulewise.devices.device import as_point
