@@ -1,58 +1,66 @@
-"""Searching: a synthetic family of plans whose slack is known."""
+"""Bracketing: a synthetic family of plans whose slack is known."""
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
-from joulewise.allocation.bracketing import Search
+from joulewise.allocation.bracketing import largest_feasible
 
 
-def search(threshold, *, lowest=1e-6, highest=1e3, sharp=1.0):
-    """Slack falls with the logarithm of the limit, and is 0 at the threshold."""
-    calls = []
+def search(slack, *, first=1.0, lowest=1e-6, highest=1e3):
+    """The result for a slack as a function of the limit, and the limits that were tried."""
+    tried = []
 
-    def planned(limit, start):
-        calls.append(limit)
+    def optimise(limit, start):
+        assert (start is None) == (not tried)
+        tried.append(limit)
         return torch.tensor([limit], dtype=torch.float64)
 
-    found = Search(
-        planned=planned,
-        slack=lambda shares: math.tanh(sharp * math.log(threshold / float(shares[0]))),
+    found = largest_feasible(
+        first,
         lowest=lowest,
         highest=highest,
+        optimise=optimise,
+        slack=lambda levels: slack(float(levels[0])),
     )
-    return found, calls
+    return found, tried
+
+
+def falling(threshold, sharp=1.0):
+    """Slack falls with the logarithm of the limit, and is 0 at the threshold."""
+    return lambda limit: math.tanh(sharp * math.log(threshold / limit))
 
 
 @pytest.mark.parametrize("threshold", [1e-3, 0.5, 1.0, 40.0])
 @pytest.mark.parametrize("sharp", [0.2, 5.0])
 def test_the_largest_limit_within_the_goal(threshold, sharp):
-    found, calls = search(threshold, sharp=sharp)
-    best = found.run(1.0)
+    best, tried = search(falling(threshold, sharp))
     assert best is not None and best.slack >= 0
-    assert best.limit <= threshold
-    assert best.limit >= threshold / 1.6
-    assert len(calls) <= 10
+    assert best.max_mse <= threshold
+    assert best.max_mse >= threshold / 1.6
+    assert len(tried) <= 10
 
 
 def test_a_goal_that_the_least_reliable_plan_holds():
-    found, _ = search(1e9)
-    assert found.run(1.0).limit == 1e3
+    assert search(falling(1e9))[0].max_mse == 1e3
 
 
 def test_a_goal_out_of_reach():
-    found, _ = search(1e-9, lowest=1e-2)
-    assert found.run(1.0) is None
+    assert search(falling(1e-9), lowest=1e-2)[0] is None
 
 
 def test_a_lucky_plan_beyond_a_bad_one_is_not_trusted():
-    found, _ = search(1.0)
-    found.tried.extend([found_at(0.5, 0.1), found_at(0.8, -0.1), found_at(2.0, 0.3)])
-    assert found._good().limit == 0.5
+    """By any slack: the result is the largest feasible limit below the least infeasible one."""
+    generator = np.random.default_rng(0)
+    for _ in range(50):
+        slacks = {}
 
+        def slack(limit, slacks=slacks):
+            return slacks.setdefault(limit, float(generator.normal()))
 
-def found_at(limit, slack):
-    from joulewise.allocation.bracketing import Tried
-
-    return Tried(limit, slack, torch.zeros(1))
+        best, tried = search(slack, first=float(10 ** generator.uniform(-5, 2)))
+        least_bad = min((limit for limit in tried if slacks[limit] < 0), default=math.inf)
+        good = [limit for limit in tried if slacks[limit] >= 0 and limit < least_bad]
+        assert (best.max_mse if best else None) == max(good, default=None)

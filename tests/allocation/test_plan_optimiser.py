@@ -1,4 +1,4 @@
-"""Planning: the best plans of a small network against everything else that could be tried."""
+"""Plan optimiser: the best plans of a small network against everything else that could be tried."""
 
 import itertools
 import math
@@ -9,78 +9,80 @@ import pytest
 import torch
 from torch import nn
 
-from joulewise.allocation.energy_model import Spending
-from joulewise.allocation.granularity import Granularity, Variables
-from joulewise.allocation.plan_optimiser import Planner
-from joulewise.allocation.problem import Surveyor
+from joulewise.allocation.granularity import Granularity
+from joulewise.allocation.problem import AllocationProblem
 from joulewise.devices import ISAAC, SRAM, Crossbar, Flip, Measured
 from joulewise.errors import InputError
 from joulewise.models import seeded
 from joulewise.placement import energy, place
-from joulewise.prediction import error_model
 
 
 @pytest.fixture
-def planner_of(placement, digits):
-    def make(granularity, **restricted):
-        variables = Variables.of(placement, granularity)
-        start = torch.full((variables.count,), 0.5, dtype=torch.float64)
-        return Planner(
-            errors=error_model(placement, digits.train.subset(200, seed=0), variables.plan(start)),
-            spending=Spending(placement),
-            variables=variables,
-            **restricted,
+def optimiser_of(placement, digits):
+    """Optimisers of a small network, linearised at half of the range."""
+
+    def make(**granularity):
+        problem = AllocationProblem(
+            placement=placement,
+            data=digits.train,
+            granularity=Granularity(**granularity),
+            samples=200,
         )
+        return problem.linearised_at(problem.variables.uniform(0.5))
 
     return make
 
 
-def on_a_grid(planner, limit, ticks):
+def linearised(placement, data, granularity):
+    """An optimiser with gradients at the most reliable plan."""
+    problem = AllocationProblem(
+        placement=placement, data=data, granularity=granularity, samples=1000
+    )
+    return problem.linearised_at(problem.variables.uniform(1.0))
+
+
+def on_a_grid(optimiser, limit, ticks):
     """The least energy of all combinations of ticks within a predicted error."""
     ticks = torch.as_tensor(ticks, dtype=torch.float64)
-    grid = torch.cartesian_prod(*[ticks] * planner.variables.count)
+    grid = torch.cartesian_prod(*[ticks] * optimiser.variables.count)
 
-    def both(shares):
-        plan = planner.variables.plan(shares)
-        return planner.spending.normalised(plan), planner.errors.mse(plan)
+    def both(levels):
+        plan = optimiser.variables.plan(levels)
+        return optimiser.energy_model.normalised(plan), optimiser.error_model.mse(plan)
 
     energies, errors = torch.func.vmap(both, chunk_size=512)(grid)
     return float(energies[errors <= limit].min())
 
 
 @pytest.fixture
-def limit(planner_of):
-    planner = planner_of(Granularity())
-    return planner.mse(torch.full((planner.variables.count,), 0.4, dtype=torch.float64))
+def limit(optimiser_of):
+    optimiser = optimiser_of()
+    return optimiser.mse(optimiser.variables.uniform(0.4))
 
 
-def test_no_grid_has_a_cheaper_plan(planner_of, limit):
-    planner = planner_of(Granularity())
-    found = planner.cheapest(limit)
-    assert planner.mse(found) <= limit
+def test_no_grid_has_a_cheaper_plan(optimiser_of, limit):
+    optimiser = optimiser_of()
+    found = optimiser.minimise_energy(limit)
+    assert optimiser.mse(found) <= limit
     ticks = torch.linspace(0.2, 0.6, 17)
-    best = on_a_grid(planner, limit, ticks)
-    assert planner.energy(found) <= best * (1 + 1e-3)
-    assert planner.energy(found) < 0.98 * planner.energy(torch.full_like(found, 0.4))
+    best = on_a_grid(optimiser, limit, ticks)
+    assert optimiser.energy(found) <= best * (1 + 1e-3)
+    assert optimiser.energy(found) < 0.98 * optimiser.energy(torch.full_like(found, 0.4))
 
 
-def test_finer_granularities_cost_less(planner_of, limit):
+def test_finer_granularities_cost_less(optimiser_of, limit):
     spent = []
-    for granularity in (
-        Granularity(per="network"),
-        Granularity(),
-        Granularity(bit_planes=True),
-    ):
-        planner = planner_of(granularity)
-        found = planner.cheapest(limit)
-        assert planner.mse(found) <= limit
-        spent.append(planner.energy(found))
+    for granularity in ({"per": "network"}, {}, {"bit_planes": True}):
+        optimiser = optimiser_of(**granularity)
+        found = optimiser.minimise_energy(limit)
+        assert optimiser.mse(found) <= limit
+        spent.append(optimiser.energy(found))
     assert spent[0] > spent[1] > spent[2]
     assert abs(spent[0] - 0.4) < 1e-3
 
 
 def uneven(memory):
-    """A network some of whose channels hardly matter to what follows."""
+    """A network with channels whose weights in the next layer are small."""
     with seeded(0):
         first, last = nn.Linear(6, 12), nn.Linear(12, 2)
     with torch.no_grad():
@@ -91,7 +93,7 @@ def uneven(memory):
     return placement, [(inputs, None)]
 
 
-# Converters cost the same at any point: without them, points are all that is paid for.
+# Energy of converters does not depend on the operating point: left out, it hides no saving.
 DEVICES_ALONE = replace(ISAAC, input_j=0.0, output_j=0.0)
 
 
@@ -99,36 +101,36 @@ DEVICES_ALONE = replace(ISAAC, input_j=0.0, output_j=0.0)
 def test_channels_cost_less_at_the_same_error_where_they_differ(memory):
     placement, data = uneven(memory)
     tensor, channel = (
-        survey(placement, data, Granularity(per=per)).around() for per in ("tensor", "channel")
+        linearised(placement, data, Granularity(per=per)) for per in ("tensor", "channel")
     )
-    limit = tensor.mse(tensor._everywhere(0.4))
-    by_tensor, by_channel = tensor.cheapest(limit), channel.cheapest(limit)
+    limit = tensor.mse(tensor.variables.uniform(0.4))
+    by_tensor, by_channel = tensor.minimise_energy(limit), channel.minimise_energy(limit)
     assert tensor.mse(by_tensor) <= limit and channel.mse(by_channel) <= limit
     plans = [p.variables.exact_plan(s) for p, s in ((tensor, by_tensor), (channel, by_channel))]
     spent = [energy(placement, plan).normalised for plan in plans]
     assert spent[1] < 0.97 * spent[0]
-    # Rows of little weight in what follows are the ones that are let go.
+    # Channels with small weights in the next layer get less energy.
     points = torch.as_tensor(plans[1]["0.weight"])[:, 0]
     assert float(points[::2].max()) < float(points[1::2].min())
-    # Both models say the same of a plan that both know.
-    known = [float(planner.errors.mse(plans[0])) for planner in (tensor, channel)]
+    # Both error models agree on a plan of tensors.
+    known = [float(optimiser.error_model.mse(plans[0])) for optimiser in (tensor, channel)]
     assert math.isclose(known[0], known[1], rel_tol=1e-5)
-    # As good as starting from the best plan of tensors, and never worse than it.
-    again = channel.cheapest(limit, channel.variables.shares(plans[0]))
+    # The result does not depend on the start.
+    again = channel.minimise_energy(limit, channel.variables.levels(plans[0]))
     assert math.isclose(channel.energy(again), channel.energy(by_channel), rel_tol=5e-3)
 
 
 @pytest.mark.parametrize("per", ["tensor", "channel"])
 def test_channels_that_are_alike_cost_what_the_tensor_costs(per):
-    """One row, sixteen times over, to outputs of their own."""
+    """Sixteen equal rows, each to one output."""
     layer = nn.Linear(5, 16, bias=False)
     with torch.no_grad():
         layer.weight.copy_(torch.linspace(-1, 1, 5).expand(16, 5))
     inputs = torch.randn(400, 5, generator=torch.Generator().manual_seed(1))
     placement = place(layer, weights=SRAM(), inputs=inputs)
-    planner = survey(placement, [(inputs, None)], Granularity(per=per)).around()
-    limit = planner.mse(planner._everywhere(0.4))
-    assert math.isclose(planner.energy(planner.cheapest(limit)), 0.4, rel_tol=1e-3)
+    optimiser = linearised(placement, [(inputs, None)], Granularity(per=per))
+    limit = optimiser.mse(optimiser.variables.uniform(0.4))
+    assert math.isclose(optimiser.energy(optimiser.minimise_energy(limit)), 0.4, rel_tol=1e-3)
 
 
 def test_no_grid_has_a_cheaper_plan_of_channels():
@@ -138,112 +140,111 @@ def test_no_grid_has_a_cheaper_plan_of_channels():
     with torch.no_grad():
         layer.weight *= torch.tensor([[1.0], [0.3], [0.05]])
     placement = place(layer, weights=SRAM(channel_dim=0), inputs=inputs)
-    planner = survey(placement, [(inputs, None)], Granularity(per="channel")).around()
-    limit = planner.mse(planner._everywhere(0.4))
-    found = planner.cheapest(limit)
-    assert planner.variables.count == 3 and planner.mse(found) <= limit
-    best = on_a_grid(planner, limit, torch.linspace(0.0, 0.7, 29))
-    assert planner.energy(found) <= best * (1 + 1e-3)
+    optimiser = linearised(placement, [(inputs, None)], Granularity(per="channel"))
+    limit = optimiser.mse(optimiser.variables.uniform(0.4))
+    found = optimiser.minimise_energy(limit)
+    assert optimiser.variables.count == 3 and optimiser.mse(found) <= limit
+    best = on_a_grid(optimiser, limit, torch.linspace(0.0, 0.7, 29))
+    assert optimiser.energy(found) <= best * (1 + 1e-3)
 
 
 @pytest.mark.parametrize("restricted", [{"rails": 2}, {"levels": (0.2, 0.35, 0.5, 1.0)}])
 def test_channels_on_few_points(restricted):
     placement, data = uneven(SRAM())
     granularity = Granularity(per="channel", **restricted)
-    planner = survey(placement, data, granularity).around()
-    free = survey(placement, data, Granularity(per="channel")).around()
-    common = survey(placement, data, Granularity(per="network", **restricted)).around()
-    limit = free.mse(free._everywhere(0.4))
-    found = planner.cheapest(limit)
-    assert planner.mse(found) <= limit and len(set(found.tolist())) <= 4
-    assert free.energy(free.cheapest(limit)) <= planner.energy(found) * (1 + 1e-3)
-    assert planner.energy(found) < common.energy(common.cheapest(limit))
+    optimiser = linearised(placement, data, granularity)
+    free = linearised(placement, data, Granularity(per="channel"))
+    common = linearised(placement, data, Granularity(per="network", **restricted))
+    limit = free.mse(free.variables.uniform(0.4))
+    found = optimiser.minimise_energy(limit)
+    assert optimiser.mse(found) <= limit and len(set(found.tolist())) <= 4
+    assert free.energy(free.minimise_energy(limit)) <= optimiser.energy(found) * (1 + 1e-3)
+    assert optimiser.energy(found) < common.energy(common.minimise_energy(limit))
 
 
-def test_levels_are_those_of_the_best_combination(planner_of, limit):
+def test_listed_points_are_those_of_the_best_combination(optimiser_of, limit):
     ticks = (0.2, 0.35, 0.5, 0.7)
-    planner = planner_of(Granularity(), levels=ticks)
-    found = planner.cheapest(limit)
-    assert set(found.tolist()) <= set(ticks) and planner.mse(found) <= limit
-    assert planner.energy(found) <= on_a_grid(planner, limit, ticks) * (1 + 1e-3)
+    optimiser = optimiser_of(levels=ticks)
+    found = optimiser.minimise_energy(limit)
+    assert set(found.tolist()) <= set(ticks) and optimiser.mse(found) <= limit
+    assert optimiser.energy(found) <= on_a_grid(optimiser, limit, ticks) * (1 + 1e-3)
 
 
 @pytest.mark.parametrize("rails", [2, 3])
-def test_no_way_to_share_out_tensors_among_rails_costs_less(planner_of, limit, rails):
-    planner = planner_of(Granularity(), rails=rails)
-    found = planner.cheapest(limit)
-    assert planner.mse(found) <= limit and len(set(found.tolist())) == rails
-    every = itertools.product(range(rails), repeat=planner.variables.count)
+def test_no_other_assignment_to_rails_costs_less(optimiser_of, limit, rails):
+    optimiser = optimiser_of(rails=rails)
+    found = optimiser.minimise_energy(limit)
+    assert optimiser.mse(found) <= limit and len(set(found.tolist())) == rails
+    every = itertools.product(range(rails), repeat=optimiser.variables.count)
     energies = []
-    for belongs in every:
-        start = torch.full((rails,), planner.common(limit), dtype=torch.float64)
-        tied = planner._least(limit, start, torch.tensor(belongs))
-        energies.append(planner.energy(tied.shares[list(belongs)]))
-    assert planner.energy(found) <= min(energies) * (1 + 1e-3)
+    for rail_of in every:
+        start = torch.full((rails,), optimiser.common_level(limit), dtype=torch.float64)
+        tied = optimiser._least_energy(limit, start, torch.tensor(rail_of))
+        energies.append(optimiser.energy(tied.levels[list(rail_of)]))
+    assert optimiser.energy(found) <= min(energies) * (1 + 1e-3)
 
 
-def test_two_rails_are_nearly_as_good_as_the_best_pair(planner_of, limit):
-    planner = planner_of(Granularity(per="network", bit_planes=True), rails=2)
-    found = planner.cheapest(limit)
-    assert len(set(found.tolist())) == 2 and planner.mse(found) <= limit
+def test_two_rails_are_nearly_as_good_as_the_best_pair(optimiser_of, limit):
+    optimiser = optimiser_of(per="network", bit_planes=True, rails=2)
+    found = optimiser.minimise_energy(limit)
+    assert len(set(found.tolist())) == 2 and optimiser.mse(found) <= limit
     pairs = itertools.combinations(torch.linspace(0, 0.7, 8).tolist(), 2)
-    free = planner_of(Granularity(per="network", bit_planes=True)).cheapest(limit)
+    free = optimiser_of(per="network", bit_planes=True).minimise_energy(limit)
     best = min(
-        energy for pair in pairs if (energy := _on_levels(planner, free, pair, limit)) is not None
+        energy for pair in pairs if (energy := _energy_on(optimiser, free, pair, limit)) is not None
     )
-    assert planner.energy(found) <= best * 1.01
-    assert planner.energy(found) >= planner.energy(free)
+    assert optimiser.energy(found) <= best * 1.01
+    assert optimiser.energy(found) >= optimiser.energy(free)
 
 
-def _on_levels(planner, shares, pair, limit):
-    found = planner._on_levels(limit, shares, torch.tensor(pair, dtype=torch.float64).numpy())
-    return planner.energy(found) if planner.mse(found) <= limit else None
+def _energy_on(optimiser, levels, pair, limit):
+    found = optimiser._discrete(limit, levels, torch.tensor(pair, dtype=torch.float64).numpy())
+    return optimiser.energy(found) if optimiser.mse(found) <= limit else None
 
 
-def test_as_many_rails_as_variables_are_no_restriction(planner_of, limit):
-    free, railed = planner_of(Granularity()), planner_of(Granularity(), rails=99)
-    torch.testing.assert_close(free.cheapest(limit), railed.cheapest(limit))
+def test_as_many_rails_as_variables_are_no_restriction(optimiser_of, limit):
+    free, railed = optimiser_of(), optimiser_of(rails=99)
+    torch.testing.assert_close(free.minimise_energy(limit), railed.minimise_energy(limit))
 
 
 @pytest.mark.parametrize("restricted", [{}, {"rails": 2}, {"levels": (0.2, 0.4, 0.6, 1.0)}])
-def test_the_least_error_within_an_energy(planner_of, restricted):
+def test_the_least_error_within_an_energy(optimiser_of, restricted):
     per = "network" if restricted else "tensor"
-    planner = planner_of(Granularity(per=per, bit_planes=True), **restricted)
-    found = planner.best(0.4)
-    assert planner.energy(found) <= 0.4
+    optimiser = optimiser_of(per=per, bit_planes=True, **restricted)
+    found = optimiser.minimise_mse(0.4)
+    assert optimiser.energy(found) <= 0.4
     common = torch.full_like(found, 0.4)
-    assert planner.mse(found) < 0.5 * planner.mse(common)
+    assert optimiser.mse(found) < 0.5 * optimiser.mse(common)
     # The dual: no cheaper plan has that error.
-    assert planner.energy(planner.cheapest(planner.mse(found))) >= 0.4 * 0.97
+    assert optimiser.energy(optimiser.minimise_energy(optimiser.mse(found))) >= 0.4 * 0.97
 
 
-def test_out_of_reach_gives_the_ends(planner_of):
-    planner = planner_of(Granularity())
-    assert planner.cheapest(1e-12).tolist() == [1.0] * planner.variables.count
-    assert float(planner.best(1e-12).max()) <= 1e-9
-    assert planner.best(1.0).tolist() == [1.0] * planner.variables.count
+def test_out_of_reach_gives_the_ends(optimiser_of):
+    optimiser = optimiser_of()
+    assert optimiser.minimise_energy(1e-12).tolist() == [1.0] * optimiser.variables.count
+    assert float(optimiser.minimise_mse(1e-12).max()) <= 1e-9
+    assert optimiser.minimise_mse(1.0).tolist() == [1.0] * optimiser.variables.count
 
 
-def test_a_measured_map_goes_by_its_levels(network, digits):
+def test_a_measured_map_is_allocated_from_listed_points(network, digits):
     thresholds = 10 ** torch.linspace(-5, -0.5, 512).double()
     order = torch.randperm(512, generator=torch.Generator().manual_seed(0))
     fault_map = Measured(columns=64, thresholds=tuple(thresholds[order].tolist()))
     inputs = next(iter(digits.train.batches(4)))[0]
     placement = place(network, weights=SRAM(bits=8, fault_map=fault_map), inputs=inputs)
-    few, levels = digits.train.subset(100, seed=0), (0.3, 0.5, 0.8)
+    few, ticks = digits.train.subset(100, seed=0), (0.3, 0.5, 0.8)
     with pytest.raises(InputError, match=r"features.1.weight is one whose errors change .* steps"):
-        survey(placement, few, Granularity())
-    planner = survey(placement, few, Granularity(levels=levels)).around()
-    limit = planner.mse(planner._everywhere(0.5))
-    found = planner.cheapest(limit)
-    assert set(found.tolist()) <= set(levels) and planner.mse(found) <= limit
-    ticks = itertools.product(levels, repeat=planner.variables.count)
+        linearised(placement, few, Granularity())
+    optimiser = linearised(placement, few, Granularity(levels=ticks))
+    limit = optimiser.mse(optimiser.variables.uniform(0.5))
+    found = optimiser.minimise_energy(limit)
+    assert set(found.tolist()) <= set(ticks) and optimiser.mse(found) <= limit
     best = min(
-        planner.energy(at)
-        for shares in ticks
-        if planner.mse(at := torch.tensor(shares, dtype=torch.float64)) <= limit
+        optimiser.energy(at)
+        for levels in itertools.product(ticks, repeat=optimiser.variables.count)
+        if optimiser.mse(at := torch.tensor(levels, dtype=torch.float64)) <= limit
     )
-    assert planner.energy(found) <= best * (1 + 1e-3)
+    assert optimiser.energy(found) <= best * (1 + 1e-3)
 
 
 @pytest.mark.parametrize(
@@ -257,61 +258,49 @@ def test_a_measured_map_goes_by_its_levels(network, digits):
     ],
     ids=str,
 )
-def test_errors_fall_with_a_common_share(network, digits, memory):
+def test_errors_fall_with_a_common_level(network, digits, memory):
     inputs = next(iter(digits.train.batches(4)))[0]
     placement = place(network, weights=memory, inputs=inputs)
-    planner = survey(placement, digits.train.subset(50, seed=0), Granularity()).around()
-    errors = [planner.mse(planner._everywhere(share / 8)) for share in range(9)]
+    optimiser = linearised(placement, digits.train.subset(50, seed=0), Granularity())
+    errors = [optimiser.mse(optimiser.variables.uniform(level / 8)) for level in range(9)]
     assert errors == sorted(errors, reverse=True)
 
 
 @pytest.mark.parametrize("restricted", [{"levels": (0.2, 0.4, 0.6, 1.0)}, {"rails": 2}])
-def test_few_points_for_many_planes_cost_less_than_one_for_all(planner_of, limit, restricted):
-    planner = planner_of(Granularity(bit_planes=True), **restricted)
-    found = planner.cheapest(limit)
-    assert planner.mse(found) <= limit
-    assert planner.energy(found) < 0.8 * 0.4
-
-
-def survey(placement, few, granularity):
-    return Surveyor(
-        placement=placement,
-        few=few,
-        granularity=granularity,
-        seed=0,
-        batch_size=None,
-        progress=lambda *told: None,
-    )
+def test_few_points_for_many_planes_cost_less_than_one_for_all(optimiser_of, limit, restricted):
+    optimiser = optimiser_of(bit_planes=True, **restricted)
+    found = optimiser.minimise_energy(limit)
+    assert optimiser.mse(found) <= limit
+    assert optimiser.energy(found) < 0.8 * 0.4
 
 
 @pytest.mark.parametrize("factor", [1e-3, 0.1, 0.9])
-def test_wherever_it_starts_the_plan_is_within_the_limit(planner_of, factor):
-    planner = planner_of(Granularity(bit_planes=True))
-    limit = factor * planner.mse(planner.lowest)
-    if limit <= planner.mse(planner.reliable):
-        limit = 2 * planner.mse(planner.reliable)
-    best = planner.cheapest(limit)
-    for start in (planner.lowest, planner.reliable, 1 - best):
-        shares = planner.cheapest(limit, start)
-        assert planner.mse(shares) <= limit * 1.01
-        assert planner.energy(shares) <= planner.energy(planner.common_within(1.0))
-        common = torch.full_like(shares, planner.common(limit))
-        assert planner.energy(shares) <= planner.energy(common) * (1 + 1e-6)
+def test_wherever_it_starts_the_plan_is_within_the_limit(optimiser_of, factor):
+    optimiser = optimiser_of(bit_planes=True)
+    limit = factor * optimiser.mse(optimiser.variables.least_reliable)
+    if limit <= optimiser.mse(optimiser.variables.most_reliable):
+        limit = 2 * optimiser.mse(optimiser.variables.most_reliable)
+    best = optimiser.minimise_energy(limit)
+    for start in (optimiser.variables.least_reliable, optimiser.variables.most_reliable, 1 - best):
+        levels = optimiser.minimise_energy(limit, start)
+        assert optimiser.mse(levels) <= limit * 1.01
+        assert optimiser.energy(levels) <= 1.0
+        common = torch.full_like(levels, optimiser.common_level(limit))
+        assert optimiser.energy(levels) <= optimiser.energy(common) * (1 + 1e-6)
 
 
 @pytest.mark.parametrize("memory", [SRAM(), Crossbar(sigma=1e-6, readout=ISAAC)], ids=str)
 @pytest.mark.parametrize("per", ["network", "tensor", "channel"])
-def test_alternatives_are_the_energy_and_the_error_of_every_choice(network, digits, memory, per):
+def test_the_knapsack_has_the_energy_and_the_error_of_every_choice(network, digits, memory, per):
     inputs = next(iter(digits.train.batches(4)))[0]
     placement = place(network, weights=memory, inputs=inputs)
-    few = digits.train.subset(50, seed=0)
-    planner = survey(placement, few, Granularity(per=per)).around()
+    optimiser = linearised(placement, digits.train.subset(50, seed=0), Granularity(per=per))
     generator = torch.Generator().manual_seed(0)
-    count, levels = planner.variables.count, np.array([0.3, 0.5, 0.8])
-    shares = torch.rand(count, generator=generator, dtype=torch.float64)
-    known = planner._alternatives(shares, levels)
+    count, allowed = optimiser.variables.count, np.array([0.3, 0.5, 0.8])
+    levels = torch.rand(count, generator=generator, dtype=torch.float64)
+    known = optimiser._knapsack(levels, allowed)
     for _ in range(3):
         choice = torch.randint(3, (count,), generator=generator).numpy()
-        there = torch.from_numpy(levels[choice])
-        assert known.cost(choice) == pytest.approx(planner.energy(there), rel=1e-9)
-        assert known.error(choice) == pytest.approx(planner.mse(there), rel=1e-9)
+        there = torch.from_numpy(allowed[choice])
+        assert known.energy(choice) == pytest.approx(optimiser.energy(there), rel=1e-9)
+        assert known.error(choice) == pytest.approx(optimiser.mse(there), rel=1e-9)

@@ -1,21 +1,20 @@
 """Allocation: an operating point for each placed tensor, from a goal, verified on held-out chips.
 
-_allocate       choose the plan of least energy for a goal, or of least error for an energy
-pareto_front    plans of least energy over the whole range of output errors
-goals           goals of accuracy, yield and output error, and their confidence bounds
-held_out        verification on held-out chips, and the energy at which a goal just holds
-problem         the allocation problem of a placement, and its linearisation around a plan
-granularity     decision variables: which operating points are chosen, one by one or together
-energy_model    the energy of a plan, vectorised and differentiable
-plan_optimiser  least energy within a predicted error, or least error within an energy
-constrained     constrained optimisation of continuous levels
-discrete_points choice from listed operating points: a multiple-choice knapsack
-supply_rails    assignment of many variables to a few shared operating points
-waterfilling    closed-form start where errors fall exponentially
-initial_guess   the output error at which a given accuracy is lost, roughly
-bracketing      the largest predicted error that a goal allows, from few simulated chips
-sampling        how many there are of what, and some of the data to predict with
-result          allocations and their evidence as plain data
+_allocate        the plan of least energy for a goal, or of least error for an energy
+pareto_front     plans of least energy over the whole range of output errors
+goals            goals of accuracy, yield and output error, and their confidence bounds
+held_out         verification on held-out chips, and constraint margins
+problem          variables, energies, error models and simulations of one placement
+granularity      decision variables, and the operating points that they set
+energy_model     the energy of a plan, differentiable
+plan_optimiser   least energy within a predicted error, or least error within an energy
+constrained      constrained optimisation of continuous levels
+discrete_points  choice from listed operating points: a multiple-choice knapsack
+supply_rails     assignment of variables to a few shared operating points
+waterfilling     closed form where errors fall exponentially, the start of the optimisation
+initial_guess    about the output error that costs a given accuracy
+bracketing       the largest predicted error at which a goal holds, from few simulated chips
+result           allocations and their evidence as plain data
 """
 
 from joulewise.allocation._allocate import allocate as allocate

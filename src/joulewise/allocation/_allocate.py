@@ -1,42 +1,40 @@
-"""Allocating: the least energy that holds a goal, shown on chips that no plan was chosen by."""
+"""Allocation: the plan of least energy for a goal, or of least error for an energy."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
-from scipy import stats
 from torch import Tensor
 
-from joulewise.allocation.bracketing import Search
-from joulewise.allocation.goals import ErrorGoal, Goal, MeanGoal, YieldGoal
+from joulewise.allocation.bracketing import largest_feasible
+from joulewise.allocation.energy_model import common_levels
+from joulewise.allocation.goals import ErrorGoal, Goal, GoalRequest, MeanGoal, YieldGoal
 from joulewise.allocation.granularity import Granularity
-from joulewise.allocation.held_out import energy_at_goal, line_through
-from joulewise.allocation.initial_guess import error_for_drop
-from joulewise.allocation.plan_optimiser import Planner
-from joulewise.allocation.problem import Progress, Surveyor
-from joulewise.allocation.result import Allocation, Attempt, EnergyAtGoal, Trial
-from joulewise.allocation.sampling import check_counts, some_of
+from joulewise.allocation.held_out import Verification, attempt_confidence, energy_at_goal
+from joulewise.allocation.initial_guess import mse_for_accuracy_drop
+from joulewise.allocation.plan_optimiser import PlanOptimiser
+from joulewise.allocation.problem import AllocationProblem, Progress, check_counts
+from joulewise.allocation.result import Allocation, Trial
 from joulewise.data import Split
 from joulewise.devices import plain_point
-from joulewise.errors import InputError, check_in_range, refuse
+from joulewise.errors import check_in_range, refuse
 from joulewise.placement import Placement, energy, prepare
-from joulewise.simulation import EnergyRecord, Simulation, simulate
+from joulewise.simulation import EnergyRecord, Simulation
 
 __all__ = ["allocate"]
 
-# Chips to choose by: far from the seeds that people simulate with.
-_SEED_OF_TRIALS = 1 << 44
-_ATTEMPTS, _STEP_BACK = 6, 0.8
-_PASSES, _PARTS = 3, (1.0, 0.5, 0.25)
-# From one attempt to the next: the longest way, in logarithms of the error; standard deviations
-# beyond what would just hold; and the energy that another attempt has to save.
-_LONGEST, _SPARE, _WORTH_IT = math.log(3.0), 1.2, 0.02
+# Seed of the first tuning chip: far from the seeds that people simulate with.
+_TUNING_SEED = 1 << 44
+# Fraction of the chips that tuning simulates for each candidate, and the fewest.
+_TUNING_FRACTION, _FEWEST_TUNING = 10, 10
+# Linearisations on the way to the least error within an energy, and fractions of the way to the
+# optimum of the last one that are tried: gradients can be wrong far from their plan.
+_LINEARISATIONS, _FRACTIONS = 3, (1.0, 0.5, 0.25)
 _EACH_TENSOR = Granularity()
-_GOALS = ("max_accuracy_drop", "min_accuracy", "max_mse", "max_energy")
 
 
 def allocate(
@@ -52,48 +50,49 @@ def allocate(
     progress: Progress | None = None,
     **goal: float,
 ) -> Allocation:
-    """Choose an operating point for each placed tensor: the least energy that holds a goal.
+    """Choose an operating point for each placed tensor: the least energy at which a goal holds.
 
-    Plans of least energy for each predicted output error are found without simulation. Of these,
-    the cheapest that holds the goal is looked for by simulating a tenth of ``chips``. It is then
-    simulated on fresh chips; where these do not show that it holds, a more reliable one is, where
-    they leave much over, a cheaper one, on chips that are fresh again. The ``confidence`` is
-    one-sided and that of all attempts together: the first is held to half of the chance of error,
-    the next to a quarter, and so on.
+    An error model, linear in the noise, gives the plan of least energy for each predicted output
+    error without simulation. The largest error at which the goal holds is bracketed by simulating a
+    tenth of ``chips``, the tuning chips. The plan is then verified on held-out chips, which no plan
+    was chosen by. Where it fails, a more reliable plan follows, where its margin is large, a
+    cheaper one, on new chips each. The one-sided ``confidence`` is that of all attempts together:
+    the first has half of the chance of error, the next a quarter, and so on.
 
-    The goal is one of these; with ``max_energy`` the predicted output error is least, else energy:
+    The goal is one of the following; ``max_energy`` minimises the predicted output error, the
+    others energy:
 
-    - ``max_accuracy_drop``: the mean accuracy over chips is at most this much below that of a
-      perfect memory of the same words; above 0 to 1.
-    - ``min_accuracy``: the mean accuracy is at least this; above 0 to 1.
-    - ``max_mse``: the output error, mean over chips, is at most this; above 0.
-    - ``max_energy``: the energy of placed memory is at most this share of the most reliable plan's.
+    - ``max_accuracy_drop``: mean accuracy over chips at most this much below that of a perfect
+      memory with the same words; above 0 to 1.
+    - ``min_accuracy``: mean accuracy of at least this; above 0 to 1.
+    - ``max_mse``: output error, mean over chips, of at most this; above 0.
+    - ``max_energy``: energy of placed memory at most this fraction of the most reliable plan's.
 
-    With ``min_yield`` beside one of the first two, above 0 and below 1, this share of the chips is
-    held to that accuracy, not their mean.
+    With ``min_yield`` beside one of the first two, above 0 and below 1, at least this fraction of
+    the chips has to reach that accuracy, instead of their mean.
 
     Args:
-        placement: What is stored where; traced, so give `place` a batch as ``inputs``.
-        data: A split, or an iterable of ``(inputs, targets)`` batches, read once and kept. Some
-            ``samples`` of a split, chosen by chance, or the first batches of others, are predicted
-            with; all are simulated.
-        granularity: What has an operating point of its own.
-        chips: Fresh chips in each attempt, 20 or more for a mean; 0 for none, with ``max_mse`` or
-            ``max_energy`` alone.
-        confidence: See above; above 0.5, below 1.
-        samples: See ``data``; 1 or more.
-        seed: The first fresh chip, and of the samples and probes.
-        batch_size: As for `joulewise.simulation.simulate`.
-        progress: Called with a word for what is done, how much of it, and how much there is.
-        **goal: One of the goals above, and perhaps ``min_yield``.
+        placement: A traced placement: give `place` a batch as ``inputs``.
+        data: A split, or an iterable of ``(inputs, targets)`` batches, read once and kept.
+            Predictions use a random subset of a split, the first batches of others; simulations
+            use all.
+        granularity: How finely operating points are set, and which ones there are.
+        chips: Held-out chips of each attempt, 20 or more for a mean; 0 for no simulation, with
+            ``max_mse`` or ``max_energy`` only.
+        confidence: One-sided; above 0.5, below 1.
+        samples: Number of samples for predictions, 1 or more.
+        seed: Seed of the first held-out chip, of the samples and of the probes.
+        batch_size: See `joulewise.simulation.simulate`.
+        progress: Called with the name of a step, how much of it is done, and how much there is.
+        **goal: One of the goals above, and optionally ``min_yield``.
 
     Returns:
-        The plan, its energy, and the evidence. ``holds`` is False where the goal is out of reach:
-        the plan is then the best that there is.
+        The plan, its energy, and the evidence. If the goal is out of reach ``holds`` is False and
+        the plan is the best one there is.
 
     Raises:
-        InputError: if no goal or several are given, a field is outside its range, or a knob is not
-            there to be set.
+        InputError: if no goal or several are given, a field is outside its range, or a memory has
+            no adjustable knob.
 
     Example:
         >>> from joulewise.data import load_digits
@@ -111,344 +110,184 @@ def allocate(
         S. Henwood et al., "Layerwise noise maximisation to train low-energy deep neural networks",
         AICAS 2020, arXiv 1912.10764 (an operating point for each layer). The method is ours.
     """
-    check_counts(chips=(chips, 0), samples=(samples, 1), seed=(seed, 0))
+    check_counts(chips=(chips, 0))
     check_in_range("confidence", confidence, 0.5, 1.0 - 1e-9, open_low=True)
-    asked = _Asked.of(goal)
-    if not chips and asked.max_mse is None and asked.max_energy is None:
+    request = GoalRequest.of(goal)
+    if not chips and request.max_mse is None and request.max_energy is None:
         refuse("chips", 0, "2 or more: accuracy is not held without simulation")
-    if chips and asked.max_energy is None:
-        asked.check(chips, confidence)
-    data = data if isinstance(data, Split) else list(data)
-    surveyor = Surveyor(
+    if chips and request.max_energy is None:  # whatever the ideal accuracy will be
+        request.goal(ideal_accuracy=1.0).check(chips, attempt_confidence(0, confidence))
+    problem = AllocationProblem(
         placement=placement,
-        few=some_of(data, samples, seed),
+        data=data,
         granularity=granularity,
+        samples=samples,
         seed=seed,
         batch_size=batch_size,
-        progress=progress or (lambda what, done, expected: None),
+        progress=progress,
     )
-    run = _Run(surveyor=surveyor, data=data, asked=asked, chips=chips, confidence=confidence)
-    return run.within_energy() if asked.max_energy is not None else run.within_goal()
-
-
-def _confidence_of(number: int, confidence: float) -> float:
-    """Of one attempt, from 0: the first takes half of the chance of error, the next a quarter."""
-    return float(1 - (1 - confidence) / 2 ** (number + 1))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Asked:
-    """The goal as it was given; what depends on the network is not known yet."""
-
-    max_accuracy_drop: float | None = None
-    min_accuracy: float | None = None
-    max_mse: float | None = None
-    max_energy: float | None = None
-    min_yield: float | None = None
-
-    @classmethod
-    def of(cls, goal: Mapping[str, float]) -> _Asked:
-        """The goal, refused unless there is one.
-
-        Raises:
-            InputError: naming what is missing, unknown or out of range.
-        """
-        for name, value in goal.items():
-            if name not in (*_GOALS, "min_yield"):
-                refuse("the goal", name, f"one of {', '.join(_GOALS)}; and min_yield")
-            check_in_range(name, value, 0.0, 1e30 if name == "max_mse" else 1.0, open_low=True)
-        named = [name for name in _GOALS if name in goal]
-        if len(named) != 1:
-            refuse("the goal", " and ".join(named) or "missing", f"one of {', '.join(_GOALS)}")
-        if "min_yield" in goal:
-            if named[0] in ("max_mse", "max_energy"):
-                refuse("min_yield", f"given with {named[0]}", "with an accuracy or a drop of it")
-            check_in_range("min_yield", goal["min_yield"], 0.0, 1.0 - 1e-9, open_low=True)
-        return cls(**goal)
-
-    def check(self, chips: int, confidence: float) -> None:
-        """Refuse chips that can never show the goal to hold, before anything runs."""
-        goal: Goal = MeanGoal(accuracy=0.0)
-        if self.max_mse is not None:
-            goal = ErrorGoal(mse=self.max_mse)
-        if self.min_yield is not None:
-            goal = YieldGoal(accuracy=0.0, share=self.min_yield)
-        goal.check(chips, _confidence_of(0, confidence))
-
-    def goal(self, ideal_accuracy: float | None) -> Goal:
-        """The goal of a network whose accuracy on a perfect memory is known.
-
-        Raises:
-            InputError: if accuracy is wanted, and not known.
-        """
-        if self.max_mse is not None:
-            return ErrorGoal(mse=self.max_mse)
-        if ideal_accuracy is None:
-            raise InputError("a goal of accuracy needs targets; allowed: max_mse or max_energy")
-        accuracy = self.min_accuracy
-        if accuracy is None:
-            assert self.max_accuracy_drop is not None
-            # Accuracies are whole numbers over images: a tie is within the drop.
-            accuracy = max(ideal_accuracy - self.max_accuracy_drop - 1e-12, 0.0)
-        if self.min_yield is not None:
-            return YieldGoal(accuracy=accuracy, share=self.min_yield)
-        return MeanGoal(accuracy=accuracy)
+    run = _Run(problem=problem, chips=chips, confidence=confidence)
+    if request.max_energy is not None:
+        return run.minimise_mse(request.max_energy)
+    if not chips:
+        assert request.max_mse is not None
+        return run.predict_only(request.max_mse)
+    return run.minimise_energy(request)
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class _Run:
     """One call of `allocate`."""
 
-    surveyor: Surveyor
-    data: Split | list[Any]
-    asked: _Asked
+    problem: AllocationProblem
     chips: int
     confidence: float
-    attempts: list[Attempt] = field(default_factory=list)
     trials: list[Trial] = field(default_factory=list)
 
-    def within_energy(self) -> Allocation:
+    def minimise_mse(self, budget: float) -> Allocation:
         """The least predicted error within an energy."""
-        budget = self.asked.max_energy
-        assert budget is not None
-        planner, shares = self._best_within(budget)
-        spent = self._spent(shares)
-        if spent > budget:  # what a table of energies was off by
-            shares = planner.best(budget * 0.999 * budget / spent, shares)
-            spent = self._spent(shares)
-        seed = self.surveyor.seed
-        simulation = self._simulated(shares, self.chips, seed) if self.chips else None
+        problem = self.problem
+        optimiser, levels = self._best_within(budget)
+        spent = problem.energy(levels)
+        if spent > budget:  # by the error of the table of energies
+            levels = optimiser.minimise_mse(budget * 0.999 * budget / spent, levels)
+            spent = problem.energy(levels)
+        simulation: Simulation | None = None
+        if self.chips:
+            simulation = problem.simulate(levels, self.chips, problem.seed, "verifying")
         return self._allocation(
-            planner,
-            shares,
+            optimiser,
+            levels,
             goal={"goal": "EnergyGoal", "energy": budget},
             simulation=simulation,
             holds=spent <= budget * (1 + 1e-9),
         )
 
-    def _best_within(self, budget: float) -> tuple[Planner, Tensor]:
-        """The least error within an energy, and a planner around about there.
+    def _best_within(self, budget: float) -> tuple[PlanOptimiser, Tensor]:
+        """The least error within an energy, and an optimiser linearised there.
 
-        Gradients of one plan can be wrong about another, far off: a plan is taken only if the error
-        model around it agrees that it is better, else one that is less far away.
+        A plan is taken only if the error model around it agrees that it is better than the last
+        one; otherwise one nearer to that is tried.
         """
-        shares = self.surveyor.common_within(budget)
-        planner = self.surveyor.around(shares)
-        for _ in range(_PASSES):
-            wanted = planner.best(budget)
-            restricted = self.surveyor.granularity.rails or self.surveyor.granularity.levels
-            for part in _PARTS[: 1 if restricted else None]:
-                tried = torch.lerp(shares, wanted, part)  # of 1.0: to the last bit
-                around = self.surveyor.around(tried)
-                if around.mse(tried) < planner.mse(shares):
-                    planner, shares = around, tried
+        problem = self.problem
+        levels = common_levels(problem.energy_model, problem.variables, budget)
+        optimiser = problem.linearised_at(levels)
+        # Plans between two discrete ones are not allowed.
+        restricted = optimiser.rails or optimiser.variables.listed
+        for _ in range(_LINEARISATIONS):
+            optimum = optimiser.minimise_mse(budget)
+            for fraction in _FRACTIONS[: 1 if restricted else None]:
+                tried = torch.lerp(levels, optimum, fraction)  # 1.0 gives the optimum bit for bit
+                there = problem.linearised_at(tried)
+                if there.mse(tried) < optimiser.mse(levels):
+                    optimiser, levels = there, tried
                     break
             else:
                 break
-        return planner, shares
+        return optimiser, levels
 
-    def _spent(self, shares: Tensor) -> float:
-        return energy(
-            self.surveyor.placement, self.surveyor.variables.exact_plan(shares)
-        ).normalised
-
-    def within_goal(self) -> Allocation:
-        """The least energy that holds a goal."""
-        if not self.chips:
-            return self._unsimulated()
-        few = max(10, self.chips // 10)
-        ideal = self._simulated(self.surveyor.reliable, few, _SEED_OF_TRIALS)
-        goal = self.asked.goal(ideal.ideal_accuracy)
-        limit = self._first_limit(goal, ideal)
-        planner = self.surveyor.near(limit)
-        found = self._search(planner, goal, few).run(limit)
-        if found is None:
-            return self._verified(planner, goal, planner.mse(planner.reliable))
-        # Gradients where the answer will be, if the few chips agree that they are better.
-        there = self.surveyor.around(found.shares)
-        shares = there.cheapest(there.mse(found.shares), found.shares)
-        cheaper = self._spent(shares) < self._spent(found.shares)
-        if cheaper and self._slack(there, goal, few, shares) >= 0:
-            return self._verified(there, goal, there.mse(shares), shares)
-        return self._verified(planner, goal, found.limit, found.shares)
-
-    def _unsimulated(self) -> Allocation:
-        assert self.asked.max_mse is not None
-        planner = self.surveyor.near(self.asked.max_mse)
-        planner = self.surveyor.around(planner.cheapest(self.asked.max_mse))
-        shares = planner.cheapest(self.asked.max_mse)
-        out_of_reach = planner.mse(shares) > self.asked.max_mse
+    def predict_only(self, max_mse: float) -> Allocation:
+        """The least energy within a predicted error, without simulation."""
+        optimiser = self.problem.linearised_near(max_mse)
+        optimiser = self.problem.linearised_at(optimiser.minimise_energy(max_mse))
+        levels = optimiser.minimise_energy(max_mse)
         return self._allocation(
-            planner,
-            shares,
-            goal=ErrorGoal(mse=self.asked.max_mse).describe(),
+            optimiser,
+            levels,
+            goal=ErrorGoal(mse=max_mse).describe(),
             simulation=None,
-            holds=False if out_of_reach else None,
+            holds=False if optimiser.mse(levels) > max_mse else None,
         )
 
-    def _verified(
-        self, planner: Planner, goal: Goal, limit: float, start: Tensor | None = None
-    ) -> Allocation:
-        """The cheapest plan that fresh chips show to hold, each near where the others point."""
-        tried: list[tuple[Planner, Tensor, Simulation]] = []
-        following: float | None = limit
-        while following is not None:
-            limit, number = following, len(tried)
-            if (
-                start is not None
-                and tried
-                and limit <= planner.mse(planner.reliable)
-                and number + 1 < _ATTEMPTS
-            ):
-                planner, limit = self._halfway(planner, start)
-            shares = planner.cheapest(limit, start)
-            seed = self.surveyor.seed + number * self.chips
-            simulation = self._simulated(shares, self.chips, seed)
-            confidence = _confidence_of(number, self.confidence)
-            self.attempts.append(_attempt(planner, goal, shares, simulation, confidence))
-            tried.append((planner, shares, simulation))
-            start, following = shares, self._next_limit(limit, goal, *tried[-1])
-        held = [k for k, attempt in enumerate(self.attempts) if attempt.holds]
-        chosen = min(held, key=lambda k: self.attempts[k].energy, default=len(tried) - 1)
-        planner, shares, simulation = tried[chosen]
+    def minimise_energy(self, request: GoalRequest) -> Allocation:
+        """The least energy at which a goal holds: choose on tuning chips, verify on others."""
+        problem = self.problem
+        tuning_chips = max(_FEWEST_TUNING, self.chips // _TUNING_FRACTION)
+        ideal = problem.simulate(
+            problem.variables.most_reliable, tuning_chips, _TUNING_SEED, "choosing"
+        )
+        goal = request.goal(ideal.ideal_accuracy)
+        first = self._first_limit(goal, ideal)
+        optimiser = problem.linearised_near(first)
+        verification = Verification(
+            problem=problem,
+            goal=goal,
+            chips=self.chips,
+            confidence=self.confidence,
+            trials=self.trials,
+        )
+        found = largest_feasible(
+            first,
+            lowest=optimiser.mse(optimiser.variables.most_reliable),
+            highest=optimiser.mse(optimiser.variables.least_reliable),
+            optimise=optimiser.minimise_energy,
+            slack=partial(self._slack, optimiser, goal, tuning_chips),
+        )
+        max_mse, start = optimiser.mse(optimiser.variables.most_reliable), None
+        if found is not None:
+            max_mse, start = found.max_mse, found.levels
+            # Gradients at the plan that was found: a cheaper plan, if the tuning chips agree.
+            there = problem.linearised_at(start)
+            levels = there.minimise_energy(there.mse(start), start)
+            cheaper = problem.energy(levels) < problem.energy(start)
+            if cheaper and self._slack(there, goal, tuning_chips, levels) >= 0:
+                optimiser, max_mse, start = there, there.mse(levels), levels
+        chosen, optimiser, levels, simulation = verification.run(optimiser, max_mse, start)
+        attempts = verification.attempts
         return self._allocation(
-            planner,
-            shares,
+            optimiser,
+            levels,
             goal=goal.describe(),
             simulation=simulation,
-            holds=bool(held),
+            holds=attempts[chosen].holds,
+            attempts=tuple(attempts),
             chosen=chosen,
-            at_goal=energy_at_goal(self.trials, self.attempts, self.attempts[chosen]),
+            at_goal=energy_at_goal(self.trials, attempts, attempts[chosen]),
         )
 
-    def _halfway(self, planner: Planner, shares: Tensor) -> tuple[Planner, float]:
-        """A planner, and a limit, half way to the most reliable plan.
-
-        Far from where gradients are from, the shift of the mean may be predicted never to vanish.
-        """
-        if self.surveyor.granularity.rails or self.surveyor.granularity.levels:
-            return planner, planner.mse(planner.reliable)
-        between = (shares + planner.reliable) / 2
-        planner = self.surveyor.around(between)
-        return planner, planner.mse(between)
-
-    def _next_limit(
-        self, limit: float, goal: Goal, planner: Planner, shares: Tensor, simulation: Simulation
-    ) -> float | None:
-        """Where the next attempt should be; None where it would gain nothing."""
-        number, last = len(self.attempts), self.attempts[-1]
-        held = any(attempt.holds for attempt in self.attempts)
-        if number == _ATTEMPTS or held > last.holds or bool((shares == planner.reliable).all()):
-            return None
-        if not held and number + 1 == _ATTEMPTS:  # the last attempt is the best that there is
-            return planner.mse(planner.reliable)
-        line = line_through(self.trials, self.attempts)
-        if line is None:
-            return None if held else limit * _STEP_BACK
-        confidence = _confidence_of(number, self.confidence)
-        spared = float(stats.norm.cdf(stats.norm.ppf(confidence) + _SPARE))
-        needed = last.margin - goal.slack(simulation, self.chips, spared)
-        move = (line.level - needed) / -line.slope
-        if held:
-            saved = min(move, _LONGEST) * -line.energy_slope
-            worth_it = saved > _WORTH_IT * last.energy and limit < planner.mse(planner.lowest)
-            return limit * math.exp(min(move, _LONGEST)) if worth_it else None
-        return limit * math.exp(min(max(move, -_LONGEST), math.log(_STEP_BACK) / 4))
-
-    def _search(self, planner: Planner, goal: Goal, few: int) -> Search:
-        return Search(
-            planned=planner.cheapest,
-            slack=lambda shares: self._slack(planner, goal, few, shares),
-            lowest=planner.mse(planner.reliable),
-            highest=planner.mse(planner.lowest),
-        )
-
-    def _slack(self, planner: Planner, goal: Goal, few: int, shares: Tensor) -> float:
-        """How much better than needed a plan is on the few chips."""
-        simulation = self._simulated(shares, few, _SEED_OF_TRIALS)
+    def _slack(self, optimiser: PlanOptimiser, goal: Goal, chips: int, levels: Tensor) -> float:
+        """The slack of levels on the tuning chips; also kept as a trial."""
+        simulation = self.problem.simulate(levels, chips, _TUNING_SEED, "choosing")
         self.trials.append(
             Trial(
                 energy=simulation.energy.normalised,
-                predicted_mse=planner.mse(shares),
+                predicted_mse=optimiser.mse(levels),
                 margin=goal.margin(simulation)[0],
-                chips=few,
+                chips=chips,
             )
         )
-        return goal.slack(simulation, self.chips, _confidence_of(0, self.confidence))
+        return goal.slack(simulation, self.chips, attempt_confidence(0, self.confidence))
 
     def _first_limit(self, goal: Goal, ideal: Simulation) -> float:
-        """A guess of the predicted error that the goal allows."""
+        """A guess of the predicted error at which the goal holds."""
         if isinstance(goal, ErrorGoal):
             return goal.mse
         assert isinstance(goal, (MeanGoal, YieldGoal)) and ideal.ideal_accuracy is not None
         drop = max(ideal.ideal_accuracy - goal.accuracy, 1e-4)
-        model = self.surveyor.placement.model
-        batches = prepare(self.surveyor.few, model, self.surveyor.batch_size)
-        return error_for_drop(model, batches, drop)
+        model = self.problem.placement.model
+        batches = prepare(self.problem.few, model, self.problem.batch_size)
+        return mse_for_accuracy_drop(model, batches, drop)
 
-    def _simulated(self, shares: Tensor, chips: int, seed: int) -> Simulation:
-        what = "choosing" if seed >= _SEED_OF_TRIALS else "verifying"
-        return simulate(
-            self.surveyor.placement,
-            self.data,
-            plan=self.surveyor.variables.exact_plan(shares),
-            chips=chips,
-            seed=seed,
-            batch_size=self.surveyor.batch_size,
-            progress=lambda done: self.surveyor.progress(what, done, chips),
-        )
+    def _allocation(self, optimiser: PlanOptimiser, levels: Tensor, **evidence: Any) -> Allocation:
+        """The result.
 
-    def _allocation(
-        self,
-        planner: Planner,
-        shares: Tensor | None,
-        *,
-        goal: dict[str, Any],
-        simulation: Simulation | None,
-        holds: bool | None,
-        chosen: int | None = None,
-        at_goal: EnergyAtGoal | None = None,
-    ) -> Allocation:
-        assert shares is not None
-        plan = self.surveyor.variables.exact_plan(shares)
+        Args:
+            optimiser: The optimiser whose predictions are reported.
+            levels: The levels that are chosen.
+            **evidence: Other fields of `Allocation`.
+        """
+        problem = self.problem
+        plan = problem.variables.exact_plan(levels)
         with torch.no_grad():
-            shift, variance = planner.errors.parts(self.surveyor.variables.plan(shares))
+            shift, variance = optimiser.error_model.parts(problem.variables.plan(levels))
         return Allocation(
-            granularity=self.surveyor.granularity,
-            goal=goal,
+            granularity=problem.granularity,
             plan={name: plain_point(point) for name, point in plan.items()},
-            energy=EnergyRecord.of(energy(self.surveyor.placement, plan)),
+            energy=EnergyRecord.of(energy(problem.placement, plan)),
             predicted_shift=float(shift),
             predicted_variance={name: float(part) for name, part in variance.items()},
-            simulation=simulation,
-            attempts=tuple(self.attempts),
-            chosen=chosen,
             trials=tuple(self.trials),
-            at_goal=at_goal,
-            holds=holds,
             confidence=self.confidence,
-            evaluations=self.surveyor.passes,
+            evaluations=problem.evaluations,
+            **evidence,
         )
-
-
-def _attempt(
-    planner: Planner,
-    goal: Goal,
-    shares: Tensor,
-    simulation: Simulation,
-    confidence: float,
-) -> Attempt:
-    margin, interval = goal.margin(simulation)
-    return Attempt(
-        energy=simulation.energy.normalised,
-        predicted_mse=planner.mse(shares),
-        seed=simulation.seed,
-        chips=simulation.chips,
-        confidence=confidence,
-        bound=goal.bound(simulation, confidence),
-        holds=goal.holds(simulation, confidence),
-        margin=margin,
-        half_width=interval.half_width,
-        mean_accuracy=simulation.mean_accuracy if simulation.accuracy else None,
-        mean_mse=simulation.mean_mse,
-    )

@@ -1,4 +1,4 @@
-"""Refining: the least of one smooth figure of a plan while another stays within a limit."""
+"""Constrained optimisation of continuous levels: one smooth figure, another within a limit."""
 
 from __future__ import annotations
 
@@ -12,50 +12,55 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from torch import Tensor
 
-__all__ = ["Refined", "least"]
+from joulewise.allocation.bracketing import bisect
 
+__all__ = ["Optimum", "minimise"]
+
+Floats = NDArray[np.float64]
 Figures = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""The objective and the ratio of the constrained figure to its limit, as functions of levels."""
 
-_ROUNDS, _EVALUATIONS, _MET, _PRICE = 12, 150, 1e-3, 0.1
-# What a violation weighs more where the last round did not halve it.
-_HEAVIER, _HALVINGS = 4.0, 30
-# The limit is met to _MET, from within.
-_INSIDE = 1 + _MET
-# Of sequential quadratic programming: shares, steps, and how near slopes are to those of a least.
-_FEW, _STEPS, _EXACT, _STATIONARY = 8, 40, 1e-8, 0.02
+# The constraint is met within this fraction of its limit, from below: solvers end on either side.
+_TOLERANCE = 1e-3
+_INSIDE = 1 + _TOLERANCE
+# Augmented Lagrangian: rounds, iterations of L-BFGS-B in each, a multiplier of an objective of
+# order 1 to begin with, and the factor of the penalty where a round did not halve the violation.
+_ROUNDS, _ITERATIONS, _MULTIPLIER, _HEAVIER = 12, 150, 0.1, 4.0
+# SLSQP solves a dense quadratic programme in each step: quicker than L-BFGS-B for few variables.
+_FEW, _STEPS, _PRECISION = 8, 40, 1e-8
+# Slopes left over at an optimum, relative to the objective's largest: SLSQP stops early at kinks.
+_STATIONARY = 0.02
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Refined:
-    """What was found.
+class Optimum:
+    """A constrained minimum.
 
     Args:
-        shares: float64 ``[variables]``.
-        objective: There.
-        excess: The other figure there, over its limit: at most 1, if it is so at the start.
-        price: What a relative change of the limit changes the objective by.
-        evaluations: How often both figures were worked out.
+        levels: float64 ``[variables]``, 0 to 1.
+        objective: The objective there.
+        ratio: The constrained figure over its limit; at most 1, if it is so at the start.
+        multiplier: The derivative of the objective in the logarithm of the limit, negated.
     """
 
-    shares: Tensor
+    levels: Tensor
     objective: float
-    excess: float
-    price: float
-    evaluations: int
+    ratio: float
+    multiplier: float
 
 
-def least(figures: Figures, start: Tensor, price: float | None = None) -> Refined:
-    """Find shares of least objective, near a start.
+def minimise(figures: Figures, start: Tensor, multiplier: float | None = None) -> Optimum:
+    """Minimise the objective within the limit and the unit box, near a start.
 
-    The method of multipliers on the logarithm of the constraint, each round by L-BFGS-B within
-    the bounds; where there are few shares, sequential quadratic programming comes first, and is
-    all, if it ends within the limit.
+    The method of multipliers (augmented Lagrangian) on the logarithm of the constraint, each round
+    by L-BFGS-B. Few levels go through sequential quadratic programming first, whose answer is taken
+    if it is feasible and stationary.
 
     Args:
-        figures: From shares, the objective, of order 1, and the other figure over its limit, above
-            0; float64 scalars, differentiable.
+        figures: The objective, of order 1, and the constrained figure over its limit, above 0;
+            float64 scalars, differentiable.
         start: float64 ``[variables]``, 0 to 1.
-        price: A first guess of the price; None where nothing is known of it.
+        multiplier: A first guess of the multiplier; None for the default.
 
     References:
         D. P. Bertsekas, "Constrained Optimization and Lagrange Multiplier Methods", Academic Press
@@ -63,78 +68,79 @@ def least(figures: Figures, start: Tensor, price: float | None = None) -> Refine
         23(4), 1997. D. Kraft, "A software package for sequential quadratic programming", DFVLR
         1988 (SLSQP).
     """
-    found = _of_few(figures, start.clamp(0, 1)) if len(start) <= _FEW else None
-    return found or _by_multipliers(figures, start, _PRICE if price is None else price)
+    found = _by_quadratic_programmes(figures, start.clamp(0, 1)) if len(start) <= _FEW else None
+    first = _MULTIPLIER if multiplier is None else multiplier
+    return found or _by_multipliers(figures, start, first)
 
 
-def _by_multipliers(figures: Figures, start: Tensor, price: float) -> Refined:
-    weight, shares, evaluations = 1.0, start.clamp(0, 1).numpy().copy(), 0
-    bounds = [(0.0, 1.0)] * len(shares)
+def _by_multipliers(figures: Figures, start: Tensor, multiplier: float) -> Optimum:
+    """The augmented Lagrangian ``f + w / 2 max(0, log(g) + lambda / w)^2`` of Bertsekas, ch. 3."""
+    penalty, levels, before = 1.0, start.clamp(0, 1).numpy().copy(), np.inf
 
-    def evaluated(x: NDArray[np.float64]) -> tuple[float, float]:
+    def evaluated(x: Floats) -> tuple[float, float]:
         with torch.no_grad():
-            objective, excess = figures(torch.from_numpy(x))
-        return float(objective), float(excess)
+            objective, ratio = figures(torch.from_numpy(x))
+        return float(objective), float(ratio)
 
-    def lagrangian(x: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        nonlocal evaluations
-        evaluations += 1
+    def lagrangian(x: Floats) -> tuple[float, Floats]:
         at = torch.tensor(x, requires_grad=True)
         with torch.enable_grad():
-            objective, excess = figures(at)
-            beyond = torch.relu((excess * _INSIDE).log() + price / weight)
-            whole = objective + weight / 2 * beyond.square()
+            objective, ratio = figures(at)
+            beyond = torch.relu((ratio * _INSIDE).log() + multiplier / penalty)
+            whole = objective + penalty / 2 * beyond.square()
             (slope,) = torch.autograd.grad(whole, at)
         return float(whole.detach()), slope.numpy()
 
-    best: tuple[float, NDArray[np.float64]] | None = None
-    first, before = shares.copy(), np.inf
+    inside, least = levels.copy(), np.inf  # the best feasible levels so far
     for _ in range(_ROUNDS):
-        options = {"maxiter": _EVALUATIONS}
         found = minimize(
-            lagrangian, shares, jac=True, bounds=bounds, method="L-BFGS-B", options=options
+            lagrangian,
+            levels,
+            jac=True,
+            bounds=[(0.0, 1.0)] * len(levels),
+            method="L-BFGS-B",
+            options={"maxiter": _ITERATIONS},
         )
-        shares = np.clip(found.x, 0.0, 1.0)
-        objective, excess = evaluated(shares)
-        if excess <= 1.0 and (best is None or objective < best[0]):
-            best = objective, shares
-        off = float(np.log(excess * _INSIDE))
-        price = max(0.0, price + weight * off)
-        if abs(off) < _MET or (price == 0 and off < 0):
+        levels = np.clip(found.x, 0.0, 1.0)
+        objective, ratio = evaluated(levels)
+        if ratio <= 1.0 and objective < least:
+            inside, least = levels, objective
+        violation = float(np.log(ratio * _INSIDE))
+        multiplier = max(0.0, multiplier + penalty * violation)
+        if abs(violation) < _TOLERANCE or (multiplier == 0 and violation < 0):
             break
-        if abs(off) > before / 2:
-            weight *= _HEAVIER
-        before = abs(off)
-    inside = first if best is None else best[1]
-    # Beyond the limit by a little, the last round may still be the best to go towards.
-    shares = inside if excess <= 1.0 else _within(evaluated, inside, shares)
-    if best is not None and best[0] <= evaluated(shares)[0]:
-        shares = inside
-    objective, excess = evaluated(shares)
-    return Refined(
-        shares=torch.from_numpy(shares),
-        objective=objective,
-        excess=excess,
-        price=price,
-        evaluations=evaluations,
+        if abs(violation) > before / 2:
+            penalty *= _HEAVIER
+        before = abs(violation)
+    if ratio > 1.0:  # infeasible by a little, it may still be the best to go towards
+        to = levels
+
+        def infeasible(step: float) -> bool:
+            return evaluated(inside + step * (to - inside))[1] > 1.0
+
+        levels = inside + bisect(infeasible, 0.0, 1.0, 30)[0] * (to - inside)
+    else:
+        levels = inside
+    if least <= evaluated(levels)[0]:
+        levels = inside
+    objective, ratio = evaluated(levels)
+    return Optimum(
+        levels=torch.from_numpy(levels), objective=objective, ratio=ratio, multiplier=multiplier
     )
 
 
-def _of_few(figures: Figures, start: Tensor) -> Refined | None:
-    """Few shares; None where what it ends at is beyond the limit, or no least."""
-    evaluations = 0
+def _by_quadratic_programmes(figures: Figures, start: Tensor) -> Optimum | None:
+    """The minimum by SLSQP; None where it ends infeasible, not stationary, or above the start."""
 
-    @cache
-    def at(x: tuple[float, ...]) -> tuple[float, float, NDArray[np.float64], NDArray[np.float64]]:
-        nonlocal evaluations
-        evaluations += 1
-        shares = torch.tensor(x, dtype=torch.float64).clamp(0, 1).requires_grad_()
+    @cache  # SLSQP asks for values and slopes one by one
+    def at(x: tuple[float, ...]) -> tuple[float, float, Floats, Floats]:
+        levels = torch.tensor(x, dtype=torch.float64).clamp(0, 1).requires_grad_()
         with torch.enable_grad():
-            objective, excess = figures(shares)
-            left = -(excess * _INSIDE).log()
-            (slope,) = torch.autograd.grad(objective, shares, retain_graph=True)
-            (steep,) = torch.autograd.grad(left, shares)
-        return float(objective.detach()), float(left.detach()), slope.numpy(), steep.numpy()
+            objective, ratio = figures(levels)
+            left = -(ratio * _INSIDE).log()
+            (slope,) = torch.autograd.grad(objective, levels, retain_graph=True)
+            (slope_left,) = torch.autograd.grad(left, levels)
+        return float(objective.detach()), float(left.detach()), slope.numpy(), slope_left.numpy()
 
     found = minimize(
         lambda x: at(tuple(x))[0],
@@ -145,40 +151,24 @@ def _of_few(figures: Figures, start: Tensor) -> Refined | None:
             {"type": "ineq", "fun": lambda x: at(tuple(x))[1], "jac": lambda x: at(tuple(x))[3]}
         ],
         method="SLSQP",
-        options={"maxiter": _STEPS, "ftol": _EXACT},
+        options={"maxiter": _STEPS, "ftol": _PRECISION},
     )
-    shares = np.clip(found.x, 0.0, 1.0)
-    objective, left, slope, steep = at(tuple(shares))
-    excess = float(np.exp(-left)) / _INSIDE
-    first, spare, _, _ = at(tuple(start.tolist()))
-    if excess > 1.0 or (spare >= 0 and objective > first):
+    levels = np.clip(found.x, 0.0, 1.0)
+    objective, left, slope, slope_left = at(tuple(levels))
+    ratio = float(np.exp(-left)) / _INSIDE
+    first, first_left, _, _ = at(tuple(start.tolist()))
+    if ratio > 1.0 or (first_left >= 0 and objective > first):
         return None
-    # What moves freely trades one for the other at the price, where the limit binds.
-    binds = left < _MET
-    free = (shares > 0) & (shares < 1) & binds
-    price = float(slope[free] @ steep[free]) / max(float(steep[free] @ steep[free]), 1e-300)
-    off = slope - price * steep
-    off = np.where(shares <= 0, np.minimum(off, 0), np.where(shares >= 1, np.maximum(off, 0), off))
-    if np.abs(off).max() > _STATIONARY * np.abs(slope).max():
+    # Karush-Kuhn-Tucker: the multiplier is fitted to the slopes of levels between their bounds, 0
+    # where the limit does not bind; a level at a bound may only want to go beyond it.
+    free = (levels > 0) & (levels < 1) & (left < _TOLERANCE)
+    squares = float(slope_left[free] @ slope_left[free])
+    multiplier = float(slope[free] @ slope_left[free]) / max(squares, 1e-300)
+    rest = slope - multiplier * slope_left
+    rest = np.where(levels <= 0, np.minimum(rest, 0), rest)
+    rest = np.where(levels >= 1, np.maximum(rest, 0), rest)
+    if np.abs(rest).max() > _STATIONARY * np.abs(slope).max():
         return None
-    return Refined(
-        shares=torch.from_numpy(shares),
-        objective=objective,
-        excess=excess,
-        price=price,
-        evaluations=evaluations,
+    return Optimum(
+        levels=torch.from_numpy(levels), objective=objective, ratio=ratio, multiplier=multiplier
     )
-
-
-def _within(
-    evaluated: Callable[[NDArray[np.float64]], tuple[float, float]],
-    inside: NDArray[np.float64],
-    outside: NDArray[np.float64],
-) -> NDArray[np.float64]:
-    """The last shares within the limit on the way from some to others."""
-    low, high = 0.0, 1.0
-    for _ in range(_HALVINGS):
-        middle = (low + high) / 2
-        within = evaluated(inside + middle * (outside - inside))[1] <= 1.0
-        low, high = (middle, high) if within else (low, middle)
-    return inside + low * (outside - inside)

@@ -1,4 +1,4 @@
-"""Guessing: about how large an output error a loss of accuracy stands for, to begin a search at."""
+"""Initial guess: about the output error that costs a given accuracy, where the search starts."""
 
 from __future__ import annotations
 
@@ -10,25 +10,26 @@ from torch import Tensor, nn
 
 from joulewise.placement import Batch, outputs_of, plain_execution
 
-__all__ = ["error_for_drop"]
+__all__ = ["mse_for_accuracy_drop"]
 
-_SMALLEST, _LARGEST = 1e-9, 1e9
+# Errors from 10^-9 to 10^9 are searched: any that outputs of a network can have.
+_DECADES = 9.0
 
 
-def error_for_drop(model: nn.Module, batches: Sequence[Batch], drop: float) -> float:
-    """The output error at which accuracy falls by ``drop``, if errors were alike and independent.
+def mse_for_accuracy_drop(model: nn.Module, batches: Sequence[Batch], drop: float) -> float:
+    """The output error at which accuracy falls by ``drop``, with independent Gaussian errors.
 
-    A sample is lost where the error of the difference between its target and the best other output
-    exceeds that difference. Nothing rests on it but where a search begins.
+    A sample with margin ``m``, the output of its target less the largest other one, is lost with
+    probability ``Phi(-m / sqrt(2 mse))``. Only the start of the search depends on it.
 
     Args:
-        model: As given.
-        batches: With a class as target for each sample.
+        model: The model as given.
+        batches: Inputs with a class as target for each sample.
         drop: Above 0.
 
     Example:
         >>> batch = Batch(torch.tensor([[2.0, 0.0]]), torch.tensor([0]))
-        >>> error = error_for_drop(torch.nn.Identity(), [batch], 0.1)
+        >>> error = mse_for_accuracy_drop(torch.nn.Identity(), [batch], 0.1)
         >>> round(2.0 / (2 * error) ** 0.5, 3)  # a tenth of normal numbers exceed 1.282
         1.282
     """
@@ -42,22 +43,19 @@ def error_for_drop(model: nn.Module, batches: Sequence[Batch], drop: float) -> f
         ]
     )
 
-    def lost(logarithm: float) -> float:
-        spread = torch.tensor(2 * 10.0**logarithm, dtype=torch.float64).sqrt()
+    def lost(exponent: float) -> float:
+        spread = torch.tensor(2 * 10.0**exponent, dtype=torch.float64).sqrt()
         return float(torch.special.ndtr(-margins / spread).mean() - (margins <= 0).double().mean())
 
-    low, high = -9.0, 9.0
-    if lost(high) <= drop:
-        return _LARGEST
-    return (
-        float(10.0 ** brentq(lambda x: lost(x) - drop, low, high))
-        if lost(low) < drop
-        else _SMALLEST
-    )
+    if lost(_DECADES) <= drop:
+        return float(10.0**_DECADES)
+    if lost(-_DECADES) >= drop:
+        return float(10.0**-_DECADES)
+    return float(10.0 ** brentq(lambda x: lost(x) - drop, -_DECADES, _DECADES))
 
 
 def _margins(outputs: Tensor, targets: Tensor) -> Tensor:
-    """The target's output over the best other one."""
+    """The output of the target less the largest other output, ``[batch]``."""
     outputs, targets = outputs.double(), targets.long()[:, None]
     others = outputs.scatter(1, targets, -torch.inf).amax(1)
     return (outputs.gather(1, targets)[:, 0] - others).cpu()

@@ -1,4 +1,4 @@
-"""Planning: the cheapest plan within a predicted error, or the best one within an energy."""
+"""Plan optimiser: least energy within a predicted error, or least error within an energy."""
 
 from __future__ import annotations
 
@@ -12,330 +12,315 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from joulewise.allocation.constrained import Refined, least
-from joulewise.allocation.discrete_points import Alternatives, chosen
-from joulewise.allocation.energy_model import Spending, common_share
-from joulewise.allocation.granularity import Variables
-from joulewise.allocation.supply_rails import Tied, cut_in_order
-from joulewise.allocation.waterfilling import filled
+from joulewise.allocation.bracketing import bisect
+from joulewise.allocation.constrained import Optimum, minimise
+from joulewise.allocation.discrete_points import Knapsack, solve
+from joulewise.allocation.energy_model import EnergyModel, common_levels
+from joulewise.allocation.granularity import DecisionVariables
+from joulewise.allocation.supply_rails import RailPlan, assign_rails
+from joulewise.allocation.waterfilling import water_filling
 from joulewise.devices import Point
 from joulewise.devices.device import as_point
 from joulewise.prediction import ErrorModel
 
-__all__ = ["Planner"]
+__all__ = ["PlanOptimiser"]
 
-# Choices of rails, and of levels, one around the other; and what a further one has to save.
-_ROUNDS, _LOOKS, _WORTH_IT = 4, 8, 1e-3
-# An objective of order 1: errors span decades where energies span shares.
-_DECADES = 10.0
-_HALVINGS = 12
-# By which a plan may be beyond a limit.
+# Linearisations of the knapsack, and alternations of rails with their assignment: both stop when
+# a further one saves less than a thousandth.
+_KNAPSACKS, _ALTERNATIONS, _WORTH_IT = 8, 4, 1e-3
+# Errors span decades where energies span the unit interval: this brings their logarithm to order 1.
+_LOG_SCALE = 10.0
+# A continuous optimum may exceed its limit by this fraction before the search starts anew.
 _SLACK = 1e-2
-# What rounding may do to an error that is worked out in two ways.
-_INSIDE = 1 - 1e-9
+# The knapsack and the error model add up the same error in different orders.
+_ROUNDING = 1 - 1e-9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Planner:
-    """Looks for plans by an error model, without running the network.
+class PlanOptimiser:
+    """Searches plans by models of error and energy, without running the network.
+
+    All methods take and return levels, float64 ``[variables]``; see `DecisionVariables`.
 
     Args:
-        errors: The output error as a function of the plan.
-        spending: Its energy.
-        variables: What may be chosen.
-        levels: Shares of the range that may be chosen, ascending; empty for all.
-        rails: How many shares may be in use, chosen here; None for any number.
-        smooth: Whether errors have slopes; without them there have to be levels.
+        error_model: The output error as a function of the plan.
+        energy_model: The energy as a function of the plan.
+        variables: The decision variables.
+        rails: Number of levels in use, whose values are optimised; None for any number.
+        smooth: True if the error is differentiable; otherwise operating points are listed.
     """
 
-    errors: ErrorModel
-    spending: Spending
-    variables: Variables
-    levels: tuple[float, ...] = ()
+    error_model: ErrorModel
+    energy_model: EnergyModel
+    variables: DecisionVariables
     rails: int | None = None
     smooth: bool = True
 
-    @property
-    def reliable(self) -> Tensor:
-        """The most reliable shares that may be chosen."""
-        return self._everywhere(max(self.levels, default=1.0))
-
-    @property
-    def lowest(self) -> Tensor:
-        """The shares of least energy that may be chosen."""
-        return self._everywhere(min(self.levels, default=0.0))
-
-    def _everywhere(self, share: float) -> Tensor:
-        return torch.full((self.variables.count,), share, dtype=torch.float64)
-
-    def mse(self, shares: Tensor) -> float:
+    def mse(self, levels: Tensor) -> float:
         """Predicted output error."""
         with torch.no_grad():
-            return float(self.errors.mse(self.variables.plan(shares)))
+            return float(self._mse(levels))
 
-    def energy(self, shares: Tensor) -> float:
+    def energy(self, levels: Tensor) -> float:
         """Energy over that of the most reliable plan."""
         with torch.no_grad():
-            return float(self.spending.normalised(self.variables.plan(shares)))
+            return float(self._energy(levels))
 
-    def common(self, limit: float) -> float:
-        """The least share that all variables may have within a predicted error; 1 if none may."""
-        low, high = 0.0, 1.0
-        for _ in range(30):
-            middle = (low + high) / 2
-            within = self.mse(self._everywhere(middle)) <= limit
-            low, high = (low, middle) if within else (middle, high)
-        return high
+    def _mse(self, levels: Tensor) -> Tensor:
+        return self.error_model.mse(self.variables.plan(levels))
 
-    def cheapest(self, limit: float, start: Tensor | None = None) -> Tensor:
-        """The shares of least energy whose predicted error is within a limit.
+    def _energy(self, levels: Tensor) -> Tensor:
+        return self.energy_model.normalised(self.variables.plan(levels))
+
+    def common_level(self, max_mse: float) -> float:
+        """The least common level within a predicted error; 1 if there is none."""
+        within = lambda level: self.mse(self.variables.uniform(level)) <= max_mse  # noqa: E731
+        return bisect(within, 0.0, 1.0, 30)[1]
+
+    def minimise_energy(self, max_mse: float, start: Tensor | None = None) -> Tensor:
+        """The levels of least energy whose predicted error is within a limit.
 
         Args:
-            limit: Of the predicted output error; where not even the most reliable plan is within,
-                that plan is the answer.
-            start: Where to look from; None for the best common share.
+            max_mse: The limit; where even the most reliable levels exceed it, they are returned.
+            start: Levels to start from; None for the best common level.
         """
-        if self.mse(self.reliable) >= limit:
-            return self.reliable
-        if self.mse(self.lowest) <= limit:
-            return self.lowest
-        common = self._everywhere(self.common(limit))
-        shares = self._anywhere(limit, common, start)
-        if self.levels:
-            return self._on_levels(limit, shares, np.array(self.levels))
-        rails = self._few
-        return shares if rails is None else self._on_rails(limit, common, shares, rails)
+        if self.mse(self.variables.most_reliable) >= max_mse:
+            return self.variables.most_reliable
+        if self.mse(self.variables.least_reliable) <= max_mse:
+            return self.variables.least_reliable
+        common = self.variables.uniform(self.common_level(max_mse))
+        levels = self._continuous(max_mse, common, start)
+        if self.variables.listed:
+            return self._discrete(max_mse, levels, np.array(list(self.variables.listed)))
+        if not self._rails_restrict:
+            return levels
+        return self._on_rails(max_mse, common, levels)
+
+    def minimise_mse(self, budget: float, start: Tensor | None = None) -> Tensor:
+        """The levels of least predicted error whose energy is within a budget.
+
+        Args:
+            budget: Energy over that of the most reliable plan; where even the least reliable levels
+                exceed it, they are returned.
+            start: Levels to start from; None for the best common level.
+        """
+        if self.energy(self.variables.least_reliable) >= budget:
+            return self.variables.least_reliable
+        if self.energy(self.variables.most_reliable) <= budget:
+            return self.variables.most_reliable
+        if not self.smooth:
+            return self._discrete_within(budget, self.variables.most_reliable)
+        common = common_levels(self.energy_model, self.variables, budget)
+        each = torch.arange(self.variables.count)
+        levels = self._least_mse(budget, common if start is None else start, each).levels
+        if self.variables.listed:
+            return self._discrete_within(budget, levels)
+        if not self._rails_restrict:
+            return levels
+        assert self.rails is not None
+        optimise = partial(self._rail_plan, partial(self._least_mse, budget), self.mse, common[0])
+        found = assign_rails(levels, self.rails, optimise)
+        return found.levels if found.cost < self.mse(common) else common
 
     @property
-    def _few(self) -> int | None:
-        """How many shares may be in use, where variables are more."""
-        restricts = self.rails is not None and self.rails < self.variables.count
-        return self.rails if restricts else None
+    def _rails_restrict(self) -> bool:
+        return self.rails is not None and self.rails < self.variables.count
 
-    def _anywhere(self, limit: float, common: Tensor, start: Tensor | None) -> Tensor:
-        """The shares of least energy within a predicted error, of any value.
-
-        Where a search from ``start`` ends beyond the limit, or costs more than the common share, it
-        begins anew from that.
-        """
+    def _continuous(self, max_mse: float, common: Tensor, start: Tensor | None) -> Tensor:
+        """Levels of any value of least energy; never more than the energy of the common level."""
         if not self.smooth:
             return common if start is None else start
         each = torch.arange(self.variables.count)
+        # Without a start, and where a search from it fails, from the water-filling solution.
         for known in [None] if start is None else [start, None]:
-            begun = self._filled(common) if known is None else known
-            shares = self._least(limit, begun, each).shares
-            within = self.mse(shares) <= limit * (1 + _SLACK)
-            if within and self.energy(shares) <= self.energy(common):
-                return shares
+            begun = water_filling(self._mse, self._energy, common) if known is None else known
+            levels = self._least_energy(max_mse, begun, each).levels
+            within = self.mse(levels) <= max_mse * (1 + _SLACK)
+            if within and self.energy(levels) <= self.energy(common):
+                return levels
         return common
 
-    def _filled(self, common: Tensor) -> Tensor:
-        """Near the shares of least energy that have the predicted error of a common share."""
-        return filled(
-            lambda shares: self.errors.mse(self.variables.plan(shares)),
-            lambda shares: self.spending.normalised(self.variables.plan(shares)),
-            common,
-        )
-
-    def common_within(self, budget: float) -> Tensor:
-        """The largest share that all variables may have within an energy, or the least there is."""
-        of = lambda share: self.energy(self._everywhere(share))  # noqa: E731
-        return self._everywhere(common_share(of, budget, self.levels))
-
-    def best(self, budget: float, start: Tensor | None = None) -> Tensor:
-        """The shares of least predicted error whose energy is within a budget.
+    def _least_energy(
+        self, max_mse: float, start: Tensor, rail_of: Tensor, multiplier: float | None = None
+    ) -> Optimum:
+        """The least energy within a predicted error, over that of the start.
 
         Args:
-            budget: Of energy, over that of the most reliable plan; where not even the lowest
-                points are within, those are the answer.
-            start: Where to look from; None for the best common share.
+            max_mse: The limit.
+            start: Levels of rails, ``[rails]``.
+            rail_of: The rail of each variable, ``[variables]``; a rail each where nothing is tied.
+            multiplier: See `minimise`.
         """
-        if self.energy(self.lowest) >= budget:
-            return self.lowest
-        if self.energy(self.reliable) <= budget:
-            return self.reliable
-        if not self.smooth:
-            return self._dearest_within(budget, self.reliable)
-        common = self.common_within(budget)
-        each = torch.arange(self.variables.count)
-        shares = self._least_error(budget, common if start is None else start, each).shares
-        if self.levels:
-            return self._dearest_within(budget, shares)
-        rails = self._few
-        if rails is None:
-            return shares
-        tied = partial(self._tied, partial(self._least_error, budget), self.mse, common[0])
-        found = cut_in_order(shares, rails, tied)
-        return found.shares if found.cost < self.mse(common) else common
+        scale = max(self.energy(start[rail_of]), 1e-9)
 
-    def _dearest_within(self, budget: float, start: Tensor) -> Tensor:
-        """Of the cheapest plans for each error, the last whose energy is within a budget."""
-        low, high = np.log(self.mse(start)), np.log(self.mse(self.lowest))
-        found = self.lowest
-        for _ in range(_HALVINGS):
-            middle = (low + high) / 2
-            shares = self.cheapest(float(np.exp(middle)), start)
-            if self.energy(shares) <= budget:
-                found, high = shares, middle
-            else:
-                low = middle
+        def figures(levels: Tensor) -> tuple[Tensor, Tensor]:
+            plan = self.variables.plan(levels[rail_of])
+            return self.energy_model.normalised(plan) / scale, self.error_model.mse(plan) / max_mse
+
+        return minimise(figures, start, multiplier)
+
+    def _least_mse(
+        self, budget: float, start: Tensor, rail_of: Tensor, multiplier: float | None = None
+    ) -> Optimum:
+        """The least predicted error within an energy; its logarithm, relative to the start."""
+        scale = self.mse(start[rail_of])
+
+        def figures(levels: Tensor) -> tuple[Tensor, Tensor]:
+            plan = self.variables.plan(levels[rail_of])
+            error = (self.error_model.mse(plan) / scale).log() / _LOG_SCALE
+            return error, self.energy_model.normalised(plan) / budget
+
+        return minimise(figures, start, multiplier)
+
+    def _discrete_within(self, budget: float, start: Tensor) -> Tensor:
+        """The discrete plan of least error within an energy, by bisection of the error.
+
+        Energy falls with the limit on the error, by steps: twelve halvings of the logarithm of the
+        range find the step.
+        """
+        found = self.variables.least_reliable
+
+        def affordable(log_mse: float) -> bool:
+            nonlocal found
+            levels = self.minimise_energy(float(np.exp(log_mse)), start)
+            within = self.energy(levels) <= budget
+            if within:
+                found = levels
+            return within
+
+        bisect(
+            affordable, np.log(self.mse(start)), np.log(self.mse(self.variables.least_reliable)), 12
+        )
         return found
 
-    def _on_levels(self, limit: float, shares: Tensor, levels: NDArray[np.float64]) -> Tensor:
-        """Each variable on one of the levels.
+    def _discrete(self, max_mse: float, levels: Tensor, allowed: NDArray[np.float64]) -> Tensor:
+        """The best choice from the allowed levels, near the continuous optimum.
 
-        Bit planes of one word move its mean together in other ways than one by one, so the choice
-        is made anew around the best so far, with fewer changes where many were too many.
+        The knapsack is exact for single changes only: planes of one word shift its mean jointly. So
+        it is solved again around the best choice so far, with fewer changes where many at once had
+        a larger error than it said.
         """
-        best, least_cost = self._level_for_all(limit, levels)
-        most: int | None = None
-        for _ in range(_LOOKS):
-            nearest = np.abs(shares.numpy()[:, None] - levels).argmin(1)
-            choice = chosen(self._alternatives(shares, levels), limit * _INSIDE, nearest, most)
-            found = torch.from_numpy(levels[choice])
-            cost, error = self.energy(found), self.mse(found)
-            if error <= limit and cost < least_cost:
-                enough = cost > least_cost * (1 - _WORTH_IT) and most is not None
-                best, least_cost = found, cost
+        best, least_energy = self._common_allowed(max_mse, allowed)
+        max_changes: int | None = None
+        for _ in range(_KNAPSACKS):
+            nearest = np.abs(levels.numpy()[:, None] - allowed).argmin(1)
+            knapsack = self._knapsack(levels, allowed)
+            choice = solve(knapsack, max_mse * _ROUNDING, nearest, max_changes)
+            found = torch.from_numpy(allowed[choice])
+            energy, error = self.energy(found), self.mse(found)
+            if error <= max_mse and energy < least_energy:
+                enough = energy > least_energy * (1 - _WORTH_IT) and max_changes is not None
+                best, least_energy = found, energy
                 if enough:
                     break
-            else:  # too many changes at once, or none that is worth it
-                most = max((most or self.variables.count) // 4, 1)
-            if not math.isfinite(least_cost):
-                shares = found
-            elif torch.equal(shares, best) and torch.equal(found, best):
+            else:  # too many changes at once, or none that saves energy
+                max_changes = max((max_changes or self.variables.count) // 4, 1)
+            if not math.isfinite(least_energy):
+                levels = found
+            elif torch.equal(levels, best) and torch.equal(found, best):
                 break
             else:
-                shares = best
+                levels = best
         return best
 
-    def _level_for_all(self, limit: float, levels: NDArray[np.float64]) -> tuple[Tensor, float]:
-        """The lowest level that all variables may have, and its energy; the highest if none may."""
-        for level in levels[:-1]:
-            shares = self._everywhere(float(level))
-            if self.mse(shares) <= limit:
-                return shares, self.energy(shares)
-        shares = self._everywhere(float(levels[-1]))
-        return shares, self.energy(shares) if self.mse(shares) <= limit else np.inf
+    def _common_allowed(self, max_mse: float, allowed: NDArray[np.float64]) -> tuple[Tensor, float]:
+        """The least allowed level that all may have, and its energy; infinite if there is none."""
+        for level in allowed:
+            levels = self.variables.uniform(float(level))
+            if self.mse(levels) <= max_mse:
+                return levels, self.energy(levels)
+        return levels, np.inf
 
-    def _alternatives(self, shares: Tensor, levels: NDArray[np.float64]) -> Alternatives:
-        """What each variable does at each level, others as they are."""
-        shape = (self.variables.count, len(levels))
-        costs, variances = (torch.zeros(shape, dtype=torch.float64) for _ in range(2))
+    def _knapsack(self, levels: Tensor, allowed: NDArray[np.float64]) -> Knapsack:
+        """Energy and error of each variable at each allowed level, the others at theirs."""
+        shape = (self.variables.count, len(allowed))
+        energies, variances = (torch.zeros(shape, dtype=torch.float64) for _ in range(2))
         with torch.no_grad():
-            plan = self.variables.plan(shares)
-            off, whole = self.errors.outputs_off(plan)
-            moves = torch.zeros((*shape, len(off)), dtype=torch.float64)
+            plan = self.variables.plan(levels)
+            offset, whole = self.error_model.outputs_off(plan)
+            shifts = torch.zeros((*shape, len(offset)), dtype=torch.float64)
             for name, index in self.variables.index.items():
                 own = index.reshape(-1)
-                spent, variance, moved = self._single(plan, name, torch.from_numpy(levels))
-                costs.index_add_(0, own, spent)
-                # What the others of its variables add is shared out: only sums are looked at.
+                energy, variance, shift = self._single(plan, name, torch.from_numpy(allowed))
+                energies.index_add_(0, own, energy)
+                # Variances are differences to the plan's, which is divided among its variables:
+                # a choice has one level for each, so that sums are right.
                 variances.index_add_(0, own, variance + whole[name] / len(own))
-                moves.index_add_(0, own, moved)
-        return Alternatives(
-            costs=costs.numpy(),
+                shifts.index_add_(0, own, shift)
+        return Knapsack(
+            energies=energies.numpy(),
             variances=variances.numpy(),
-            moves=moves.numpy(),
-            off=off.numpy(),
-            numbers=len(off) * self.errors.outputs,
+            shifts=shifts.numpy(),
+            offset=offset.numpy(),
+            numbers=len(offset) * self.error_model.outputs,
         )
 
     def _single(
-        self, plan: Mapping[str, Point], name: str, levels: Tensor
+        self, plan: Mapping[str, Point], name: str, allowed: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """What each variable of one tensor does at each level, others as planned.
+        """Single changes of one tensor's variables, the others as planned.
 
         Returns:
-            Energy, ``[variables, levels]``; and the differences in variance, likewise, and in the
-            probed outputs, ``[variables, levels, samples]``.
+            Energy, ``[variables, levels]``; and the differences to the plan: of the variance,
+            ``[variables, levels]``, and of the probed outputs, ``[variables, levels, samples]``.
         """
-        limits = self.variables.ranges[name]
-        points = limits.differentiable(levels)
+        points = self.variables.ranges[name].differentiable(allowed)
         shape = self.variables.index[name].shape
-        if len(shape) == 1:  # planes of one word: all of it, with one after the other changed
-            now = as_point(plan[name])
-            each = now.repeat(len(now), len(levels), 1)
-            for plane in range(len(now)):
-                each[plane, :, plane] = points
-            words = each.reshape(-1, len(now))
-            moved, variance = self.errors.single_changes(plan, name, words[:, None])
-            rest = self.spending.of(name, now[None]) * (1 - 1 / len(now))
-            spent = self.spending.of(name, words) - rest
-            lines = (len(now), len(levels))
-            return spent.reshape(lines), variance.reshape(lines), moved.reshape(*lines, -1)
-        rows = points[:, None].expand(-1, shape.numel())
-        moved, variance = self.errors.single_changes(plan, name, rows)
-        spent = self.spending.of(name, rows.reshape(-1, *shape))
-        return spent.mT, variance.mT, moved.transpose(0, 1)
+        if len(shape) != 1:  # one point, or one for each channel: all variables at one level
+            rows = points[:, None].expand(-1, shape.numel())
+            shift, variance = self.error_model.single_changes(plan, name, rows)
+            energy = self.energy_model.tensor_energy(name, rows.reshape(-1, *shape))
+            return energy.mT, variance.mT, shift.transpose(0, 1)
+        # Bit planes: whole words in which one plane after the other is changed. The rest of a
+        # word's energy is taken off, so that the sum over its planes counts the word once.
+        now = as_point(plan[name])
+        each = now.repeat(len(now), len(allowed), 1)
+        for plane in range(len(now)):
+            each[plane, :, plane] = points
+        words = each.reshape(-1, len(now))
+        shift, variance = self.error_model.single_changes(plan, name, words[:, None])
+        rest = self.energy_model.tensor_energy(name, now[None]) * (1 - 1 / len(now))
+        energy = self.energy_model.tensor_energy(name, words) - rest
+        table = (len(now), len(allowed))
+        return energy.reshape(table), variance.reshape(table), shift.reshape(*table, -1)
 
-    def _on_rails(self, limit: float, common: Tensor, shares: Tensor, rails: int) -> Tensor:
-        """Each variable on one of a few shares, which are chosen along with it.
+    def _on_rails(self, max_mse: float, common: Tensor, levels: Tensor) -> Tensor:
+        """The rails of least energy, and their assignment.
 
-        Rails are found for the variables in the order of the shares that each would have; then
-        single ones change over to another rail, out of that order, as long as it is worth it.
+        Variables are assigned in the order of their continuous levels; then single ones change to
+        another rail, out of that order, in turn with the levels of the rails.
         """
-        tied = partial(self._tied, partial(self._least, limit), self.energy, common[0])
-        best, cost, following = common, np.inf, cut_in_order(shares, rails, tied)
-        for _ in range(_ROUNDS):
+        assert self.rails is not None
+        least = partial(self._least_energy, max_mse)
+        optimise = partial(self._rail_plan, least, self.energy, common[0])
+        best, cost, following = common, np.inf, assign_rails(levels, self.rails, optimise)
+        for _ in range(_ALTERNATIONS):
             if not following.cost < cost * (1 - _WORTH_IT):
                 break
-            best, cost = following.shares, following.cost
-            levels = np.unique(best.numpy())
-            on_them = self._on_levels(limit, best, levels)
-            belongs = torch.from_numpy(np.abs(on_them.numpy()[:, None] - levels).argmin(1))
-            following = tied(belongs, torch.from_numpy(levels), following.price)
+            best, cost = following.levels, following.cost
+            rails = np.unique(best.numpy())
+            changed = self._discrete(max_mse, best, rails)
+            rail_of = torch.from_numpy(np.abs(changed.numpy()[:, None] - rails).argmin(1))
+            following = optimise(rail_of, torch.from_numpy(rails), following.multiplier)
         return best
 
-    def _tied(
+    def _rail_plan(
         self,
-        least: Callable[..., Refined],
+        least: Callable[..., Optimum],
         cost: Callable[[Tensor], float],
         common: Tensor,
-        belongs: Tensor,
+        rail_of: Tensor,
         start: Tensor,
-        price: float | None,
-    ) -> Tied:
-        """The best rails for variables that each belong to one; a common share is within bounds."""
-        found = least(start, belongs, price)
-        if found.excess > 1.0:
-            found = least(common.expand(len(start)), belongs)
-        shares = found.shares[belongs]
-        within = found.excess <= 1.0
-        return Tied(
-            shares=shares,
-            rails=found.shares,
-            cost=cost(shares) if within else np.inf,
-            price=found.price,
+        multiplier: float | None,
+    ) -> RailPlan:
+        """The best levels of rails for an assignment; from a feasible common level if need be."""
+        found = least(start, rail_of, multiplier)
+        if found.ratio > 1.0:
+            found = least(common.expand(len(start)), rail_of)
+        levels = found.levels[rail_of]
+        return RailPlan(
+            levels=levels,
+            rails=found.levels,
+            cost=cost(levels) if found.ratio <= 1.0 else np.inf,
+            multiplier=found.multiplier,
         )
-
-    def _least(
-        self, limit: float, start: Tensor, belongs: Tensor, price: float | None = None
-    ) -> Refined:
-        """The least energy within a predicted error; ``belongs`` ties variables together.
-
-        Its objective is the energy over that of the start.
-        """
-        scale = max(self.energy(start[belongs]), 1e-9)
-
-        def figures(shares: Tensor) -> tuple[Tensor, Tensor]:
-            plan = self.variables.plan(shares[belongs])
-            return self.spending.normalised(plan) / scale, self.errors.mse(plan) / limit
-
-        return least(figures, start, price)
-
-    def _least_error(
-        self, budget: float, start: Tensor, belongs: Tensor, price: float | None = None
-    ) -> Refined:
-        """The least predicted error within an energy; likewise.
-
-        Its objective is the logarithm of the error over that of the start, in decades.
-        """
-        scale = self.mse(start[belongs])
-
-        def figures(shares: Tensor) -> tuple[Tensor, Tensor]:
-            plan = self.variables.plan(shares[belongs])
-            error = (self.errors.mse(plan) / scale).log() / _DECADES
-            return error, self.spending.normalised(plan) / budget
-
-        return least(figures, start, price)

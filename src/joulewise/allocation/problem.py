@@ -1,119 +1,159 @@
-"""Surveying: one pass of the network around some shares, and a planner that knows them."""
+"""The allocation problem of one placement: its variables and energy, its error around a plan."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from joulewise.allocation.energy_model import Spending, common_share
-from joulewise.allocation.granularity import Granularity, Variables
-from joulewise.allocation.plan_optimiser import Planner
+from joulewise.allocation.energy_model import EnergyModel
+from joulewise.allocation.granularity import DecisionVariables, Granularity
+from joulewise.allocation.plan_optimiser import PlanOptimiser
 from joulewise.data import Split
-from joulewise.errors import refuse
-from joulewise.placement import Placement
+from joulewise.errors import check_in_range, check_whole, refuse
+from joulewise.placement import Placement, energy
+from joulewise.placement.calling import batch_size
 from joulewise.prediction import error_model
+from joulewise.simulation import Simulation, simulate
 
-__all__ = ["Progress", "Surveyor"]
+__all__ = ["AllocationProblem", "Progress", "check_counts"]
 
 Progress = Callable[[str, float, float], None]
-"""Told what is done, how much of it, and how much there is."""
+"""Called with the name of a step, how much of it is done, and how much there is."""
+
+
+def check_counts(**counts: tuple[float, int]) -> None:
+    """Refuse numbers that are not whole, or too small.
+
+    Args:
+        **counts: By name, the number and the least that is allowed.
+    """
+    for name, (value, low) in counts.items():
+        check_in_range(name, value, low, 2**40)
+        check_whole(name, value)
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
-class Surveyor:
-    """Makes planners for one placement.
+class AllocationProblem:
+    """Levels of one placement: their plans, energies, predicted errors and simulations.
 
     Args:
-        placement: What is stored where; traced.
-        few: Samples to predict with.
-        granularity: What has an operating point of its own.
-        seed: Of the probes.
-        batch_size: As for `joulewise.simulation.simulate`.
-        progress: See `Progress`.
+        placement: Traced.
+        data: A split, or batches; see `allocate`.
+        granularity: How finely operating points are set.
+        samples: Number of samples that predictions are made from, 1 or more.
+        seed: Seed of the samples and of the probes of the error model, 0 or more.
+        batch_size: See `joulewise.simulation.simulate`.
+        progress: See `Progress`; None for none.
 
     Attributes:
-        variables: What may be chosen.
-        passes: Planners that were made.
+        few: The samples that predictions are made from.
+        variables: The decision variables.
+        energy_model: The energy of a plan.
+        evaluations: Linearisations so far, a forward and a backward pass over ``few`` each.
+
+    Raises:
+        InputError: if a field is outside its range, a memory's errors are not differentiable and
+            no levels are listed, or as `DecisionVariables.of` and `EnergyModel` say.
     """
 
     placement: Placement
-    few: Split | list[Any]
+    data: Split | Iterable[Any]
     granularity: Granularity
-    seed: int
-    batch_size: int | None
-    progress: Progress
-    passes: int = 0
-    variables: Variables = field(init=False)
-    _spending: Spending = field(init=False)
-    _levels: tuple[float, ...] = field(init=False)
+    samples: int
+    seed: int = 0
+    batch_size: int | None = None
+    progress: Progress | None = None
+    few: Split | list[Any] = field(init=False)
+    variables: DecisionVariables = field(init=False)
+    energy_model: EnergyModel = field(init=False)
+    evaluations: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be allocated, before the network runs.
-
-        Raises:
-            InputError: if errors change by steps, and there are no levels.
-        """
-        self.variables = Variables.of(self.placement, self.granularity)
-        self._levels = self.granularity.shares(self.placement)
+        """Check everything before the network runs."""
+        check_counts(samples=(self.samples, 1), seed=(self.seed, 0))
+        if not isinstance(self.data, Split):
+            self.data = list(self.data)
+        self.few = _some_of(self.data, self.samples, self.seed)
+        self.variables = DecisionVariables.of(self.placement, self.granularity)
         for placed in self.placement.placed:
-            if not placed.device.smooth and not self._levels:
+            if not placed.device.smooth and not self.variables.listed:
                 refuse(
                     f"the memory of {placed.name}",
                     "one whose errors change with its point by steps (a measured fault map)",
                     "a list of levels to choose from, or another fault map",
                 )
-        self._spending = Spending(self.placement)
+        self.energy_model = EnergyModel(self.placement)
 
-    @property
-    def reliable(self) -> Tensor:
-        """The most reliable shares that may be chosen."""
-        most = max(self._levels, default=1.0)
-        return torch.full((self.variables.count,), most, dtype=torch.float64)
-
-    def common_within(self, budget: float) -> Tensor:
-        """The largest common share within an energy, without a pass of the network."""
-
-        def of(share: float) -> float:
-            plan = self.variables.plan(torch.full_like(self.reliable, share))
-            return float(self._spending.normalised(plan))
-
-        return torch.full_like(self.reliable, common_share(of, budget, self._levels))
-
-    def around(self, shares: Tensor | None = None) -> Planner:
-        """A planner whose gradients are those at some shares.
-
-        Args:
-            shares: float64 ``[variables]``; None for the most reliable ones.
-        """
-        self.passes += 1
-        if shares is None:
-            shares = torch.ones(self.variables.count, dtype=torch.float64)
+    def linearised_at(self, levels: Tensor) -> PlanOptimiser:
+        """An optimiser whose error model has the gradients at some levels, ``[variables]``."""
+        self.evaluations += 1
         errors = error_model(
             self.placement,
             self.few,
-            self.variables.exact_plan(shares),
+            self.variables.exact_plan(levels),
             seed=self.seed,
             batch_size=self.batch_size,
-            progress=lambda done, expected: self.progress("predicting", done, expected),
+            progress=lambda done, expected: self.report("predicting", done, expected),
         )
-        return Planner(
-            errors=errors,
-            spending=self._spending,
+        return PlanOptimiser(
+            error_model=errors,
+            energy_model=self.energy_model,
             variables=self.variables,
-            levels=self._levels,
             rails=self.granularity.rails,
             smooth=all(placed.device.smooth for placed in self.placement.placed),
         )
 
-    def near(self, limit: float) -> Planner:
-        """A planner whose gradients are those about where a predicted error is a limit.
+    def linearised_near(self, max_mse: float) -> PlanOptimiser:
+        """An optimiser with the gradients of about the cheapest plan within a predicted error.
 
-        Gradients of one plan can be wrong about another, far off: common points come first.
+        Gradients of one plan can be wrong far from it, so the common level within the error comes
+        first, from the gradients at the most reliable plan.
         """
-        planner = self.around()
-        planner = self.around(torch.full_like(planner.reliable, planner.common(limit)))
-        return self.around(planner.cheapest(limit))
+        optimiser = self.linearised_at(self.variables.uniform(1.0))
+        optimiser = self.linearised_at(self.variables.uniform(optimiser.common_level(max_mse)))
+        return self.linearised_at(optimiser.minimise_energy(max_mse))
+
+    def energy(self, levels: Tensor) -> float:
+        """Energy over that of the most reliable plan, without a table."""
+        return energy(self.placement, self.variables.exact_plan(levels)).normalised
+
+    def simulate(self, levels: Tensor, chips: int, seed: int, step: str) -> Simulation:
+        """Simulate levels on chips.
+
+        Args:
+            levels: ``[variables]``.
+            chips: Number of chips.
+            seed: Seed of the first chip.
+            step: Name of the step, for ``progress``.
+        """
+        assert isinstance(self.data, (Split, list))
+        return simulate(
+            self.placement,
+            self.data,
+            plan=self.variables.exact_plan(levels),
+            chips=chips,
+            seed=seed,
+            batch_size=self.batch_size,
+            progress=lambda done: self.report(step, done, chips),
+        )
+
+    def report(self, step: str, done: float, expected: float) -> None:
+        """Report progress, if anyone asked for it."""
+        if self.progress is not None:
+            self.progress(step, done, expected)
+
+
+def _some_of(data: Split | Iterable[Any], samples: int, seed: int) -> Split | list[Any]:
+    """A random subset of a split, or the first batches that hold as many samples."""
+    if isinstance(data, Split):
+        return data.subset(min(samples, len(data)), seed=seed)
+    taken, count = [], 0
+    for batch in data:
+        taken.append(batch)
+        count += batch_size(batch[0] if isinstance(batch, (tuple, list)) else batch)
+        if count >= samples:
+            break
+    return taken

@@ -1,8 +1,7 @@
-"""Rails: a few shares for many variables, each of which is on one of them.
+"""Supply rails: a few operating points that many variables share.
 
-Whatever the rails are, what a variable wants is known from the share that it would have alone: in
-that order they are cut into neighbours that share a rail. Cuts are moved as long as that costs
-less, by many variables at first and by few in the end.
+Variables that share a rail are neighbours in the order of their unrestricted optimal levels: the
+assignment is given by the positions of the cuts in that order, which are improved by local search.
 """
 
 from __future__ import annotations
@@ -14,70 +13,71 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Tied", "cut_in_order"]
+__all__ = ["RailPlan", "assign_rails"]
 
-# Shares of all variables by which cuts are moved, at first and in the end.
+# Cuts move by an eighth of all variables at first, by a thirty-second in the end: each move costs
+# an optimisation of the rails.
 _COARSE, _FINE = 8, 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Tied:
-    """Variables on rails.
+class RailPlan:
+    """The best levels of rails for one assignment.
 
     Args:
-        shares: Of the variables, float64 ``[variables]``.
-        rails: float64 ``[rails]``.
-        cost: What is to be least; infinite where no rails were found within the limit.
-        price: What a relative change of the limit changes the cost by, about, in its own unit.
+        levels: Level of each variable, float64 ``[variables]``.
+        rails: Level of each rail, float64 ``[rails]``.
+        cost: The objective; infinite where no feasible rails were found.
+        multiplier: The Lagrange multiplier there, in the unit of `minimise`.
     """
 
-    shares: Tensor
+    levels: Tensor
     rails: Tensor
     cost: float
-    price: float
+    multiplier: float
 
 
-def cut_in_order(
-    shares: Tensor, rails: int, tied: Callable[[Tensor, Tensor, float | None], Tied]
-) -> Tied:
-    """Variables in the order of their shares, cut into rails where it costs least.
+def assign_rails(
+    levels: Tensor, rails: int, optimise: Callable[[Tensor, Tensor, float | None], RailPlan]
+) -> RailPlan:
+    """Assign variables to rails by cuts in the order of their levels.
 
     Args:
-        shares: Of the variables alone, float64 ``[variables]``.
-        rails: How many, at most as many as variables.
-        tied: The best rails for variables that belong to them, ``[variables]``, given rails to
-            start from and a guess of the price.
+        levels: Unrestricted optimal levels, float64 ``[variables]``.
+        rails: Number of rails, at most that of variables.
+        optimise: From the rail of each variable, ``[variables]``, levels of rails to start from and
+            a guess of the multiplier, to the best rails for that assignment.
 
     Returns:
-        The best that was met: no cut moved by a thirty-second of all variables costs less.
+        A local optimum: no cut moved by a thirty-second of all variables costs less.
     """
-    order, count = shares.argsort(stable=True), len(shares)
-    known: dict[tuple[int, ...], Tied] = {}
+    order, count = levels.argsort(stable=True), len(levels)
+    known: dict[tuple[int, ...], RailPlan] = {}
 
     def cost(cuts: tuple[int, ...]) -> float:
         if cuts not in known:
-            belongs = torch.zeros(count, dtype=torch.long)
+            rail_of = torch.zeros(count, dtype=torch.long)
             for cut in cuts:
-                belongs[order[cut:]] += 1
+                rail_of[order[cut:]] += 1
             if known:
-                known[cuts] = tied(belongs, known[best].rails, known[best].price)
+                known[cuts] = optimise(rail_of, known[best].rails, known[best].multiplier)
             else:
-                means = [shares[belongs == rail].mean() for rail in range(rails)]
-                known[cuts] = tied(belongs, torch.stack(means), None)
+                means = [levels[rail_of == rail].mean() for rail in range(rails)]
+                known[cuts] = optimise(rail_of, torch.stack(means), None)
         return known[cuts].cost
 
     best = tuple(count * rail // rails for rail in range(1, rails))
     step, finest = max(count // _COARSE, 1), max(count // _FINE, 1)
     while True:
-        following = min([best, *_moved(best, step, count)], key=cost)
+        following = min([best, *_neighbours(best, step, count)], key=cost)
         if following == best and step == finest:
             return known[best]
         step = step if following != best else max(step // 2, finest)
         best = following
 
 
-def _moved(cuts: tuple[int, ...], step: int, count: int) -> list[tuple[int, ...]]:
-    """Each cut moved to both sides, where no rail loses all variables by it."""
+def _neighbours(cuts: tuple[int, ...], step: int, count: int) -> list[tuple[int, ...]]:
+    """Each cut moved to both sides, where every rail keeps a variable."""
     moved = [
         (*cuts[:k], cuts[k] + by, *cuts[k + 1 :]) for k in range(len(cuts)) for by in (-step, step)
     ]
