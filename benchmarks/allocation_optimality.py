@@ -4,7 +4,8 @@
     python benchmarks/allocation_optimality.py --table results/allocation-optimality.json
 
 One error model for each network and memory, around one common point that also sets the error that
-is allowed: networks trained on digits here, 200 images. What is compared is `Planner.cheapest`:
+is allowed: networks trained on digits here, 200 images. What is compared is
+`PlanOptimiser.minimise_energy`:
 
 - with a grid over all plans of a small network, made five times finer around its best, thrice;
 - with every combination of levels;
@@ -36,9 +37,10 @@ from scipy.optimize import Bounds, NonlinearConstraint, minimize
 
 from allocation import MEMORIES, begun
 from joulewise.allocation import Granularity
-from joulewise.allocation.planning import Planner
-from joulewise.allocation.surveying import Surveyor
+from joulewise.allocation.plan_optimiser import PlanOptimiser
+from joulewise.allocation.problem import AllocationProblem
 from joulewise.data import Dataset, load_data
+from joulewise.devices import KnobRange
 from joulewise.files import write_atomically
 from joulewise.models import build
 from joulewise.placement import place
@@ -102,108 +104,108 @@ def trained(network: str) -> tuple[torch.nn.Module, Dataset]:
 
 
 @cache
-def free(network: str, memory: str, granularity: Granularity) -> tuple[Planner, float]:
-    """A planner of any points, and the error allowed."""
+def free(network: str, memory: str, granularity: Granularity) -> tuple[PlanOptimiser, float]:
+    """A optimiser of any points, and the error allowed."""
     model, data = trained(network)
     inputs, _ = next(iter(data.train.batches(16)))
-    survey = Surveyor(
+    problem = AllocationProblem(
         placement=place(model, weights=MEMORIES[memory], inputs=inputs),
-        few=data.train.subset(IMAGES, seed=0),
+        data=data.train,
         granularity=granularity,
-        seed=0,
-        batch_size=None,
-        progress=lambda what, done, expected: None,
+        samples=IMAGES,
     )
-    around = torch.full((survey.variables.count,), SHARES[memory], dtype=torch.float64)
-    planner = survey.around(around)
-    return planner, planner.mse(around)
+    around = problem.variables.uniform(SHARES[memory])
+    optimiser = problem.linearised_at(around)
+    return optimiser, optimiser.mse(around)
 
 
 def compared(
     kind: str, network: str, memory: str, granularity: Granularity, name: str
 ) -> dict[str, Any]:
-    planner, limit = free(network, memory, granularity)
+    optimiser, limit = free(network, memory, granularity)
     if kind == "levels":
-        planner = replace(planner, levels=LEVELS[memory])
-        if planner.variables.count > 5:  # so that all combinations can be tried
-            few = LEVELS[memory][2:5:2] if memory == "crossbar" else LEVELS[memory][1:6:2]
-            planner = replace(planner, levels=few)
+        levels = LEVELS[memory]
+        if optimiser.variables.count > 5:  # so that all combinations can be tried
+            levels = levels[2:5:2] if memory == "crossbar" else levels[1:6:2]
+        knob = KnobRange.of(MEMORIES[memory])
+        listed = {level: knob.point(level) for level in levels}
+        optimiser = replace(optimiser, variables=replace(optimiser.variables, listed=listed))
     if kind == "rails":
-        planner = replace(planner, rails=2)
+        optimiser = replace(optimiser, rails=2)
     began = time.process_time()
-    found = planner.cheapest(limit)
+    found = optimiser.minimise_energy(limit)
     seconds = time.process_time() - began
-    other: Callable[[Planner, float], dict[str, float]] = {
+    other: Callable[[PlanOptimiser, float], dict[str, float]] = {
         "grid": by_grid,
         "levels": by_enumeration,
         "rails": by_rails,
         "solvers": by_solvers,
     }[kind]
     began = time.process_time()
-    others = other(planner, limit)
+    others = other(optimiser, limit)
     return {
         "kind": kind,
         "network": network,
         "memory": memory,
         "granularity": name,
-        "variables": planner.variables.count,
-        "levels": len(planner.levels),
-        "energy": planner.energy(found),
-        "common_energy": planner.energy(planner._everywhere(SHARES[memory])),
-        "excess": planner.mse(found) / limit,
+        "variables": optimiser.variables.count,
+        "levels": len(optimiser.variables.listed),
+        "energy": optimiser.energy(found),
+        "common_energy": optimiser.energy(optimiser.variables.uniform(SHARES[memory])),
+        "excess": optimiser.mse(found) / limit,
         "seconds": seconds,
         "others": others,
         "seconds_of_others": time.process_time() - began,
-        "gap": planner.energy(found) / min(others.values()) - 1,
+        "gap": optimiser.energy(found) / min(others.values()) - 1,
     }
 
 
-def figures(planner: Planner, shares: Floats) -> tuple[Floats, Floats]:
+def figures(optimiser: PlanOptimiser, shares: Floats) -> tuple[Floats, Floats]:
     """Energy and error of many plans."""
 
     def of(one: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        plan = planner.variables.plan(one)
-        return planner.spending.normalised(plan), planner.errors.mse(plan)
+        plan = optimiser.variables.plan(one)
+        return optimiser.energy_model.normalised(plan), optimiser.error_model.mse(plan)
 
     with torch.no_grad():
         both = torch.func.vmap(of, chunk_size=128)(torch.from_numpy(shares))
     return both[0].numpy(), both[1].numpy()
 
 
-def cheapest_of(planner: Planner, limit: float, shares: Floats) -> tuple[float, Floats]:
-    energies, errors = figures(planner, shares)
+def cheapest_of(optimiser: PlanOptimiser, limit: float, shares: Floats) -> tuple[float, Floats]:
+    energies, errors = figures(optimiser, shares)
     energies = np.where(errors <= limit, energies, np.inf)
     return float(energies.min()), shares[energies.argmin()]
 
 
-def by_grid(planner: Planner, limit: float) -> dict[str, float]:
-    count, ticks = planner.variables.count, 25 if planner.variables.count < 4 else 13
+def by_grid(optimiser: PlanOptimiser, limit: float) -> dict[str, float]:
+    count, ticks = optimiser.variables.count, 25 if optimiser.variables.count < 4 else 13
     middle, width = np.full(count, 0.5), 0.5
     best = np.inf
     for _ in range(4):
         axes = [np.clip(np.linspace(m - width, m + width, ticks), 0, 1) for m in middle]
         grid = np.array(list(itertools.product(*axes)))
-        energy, at = cheapest_of(planner, limit, grid)
+        energy, at = cheapest_of(optimiser, limit, grid)
         if energy < best:
             best, middle = energy, at
         width *= 0.2
     return {"grid": best}
 
 
-def by_enumeration(planner: Planner, limit: float) -> dict[str, float]:
-    every = itertools.product(planner.levels, repeat=planner.variables.count)
-    return {"enumeration": cheapest_of(planner, limit, np.array(list(every)))[0]}
+def by_enumeration(optimiser: PlanOptimiser, limit: float) -> dict[str, float]:
+    every = itertools.product(optimiser.variables.listed, repeat=optimiser.variables.count)
+    return {"enumeration": cheapest_of(optimiser, limit, np.array(list(every)))[0]}
 
 
-def by_rails(planner: Planner, limit: float) -> dict[str, float]:
+def by_rails(optimiser: PlanOptimiser, limit: float) -> dict[str, float]:
     """Every assignment of two shares, on a grid, then on a finer one around the best."""
-    count = planner.variables.count
+    count = optimiser.variables.count
     masks = np.array(list(itertools.product((0, 1), repeat=count)))
     low_high = np.array([(a, b) for a, b in itertools.combinations(np.linspace(0, 1, 31), 2)])
     best, at, mask = np.inf, np.zeros(2), masks[0]
     for assignment in masks[: len(masks) // 2]:  # the other half are the same, turned over
         for pairs in (low_high, low_high[:, ::-1]):
-            energy, plan = cheapest_of(planner, limit, np.ascontiguousarray(pairs[:, assignment]))
+            energy, plan = cheapest_of(optimiser, limit, np.ascontiguousarray(pairs[:, assignment]))
             if energy < best:
                 best, mask = energy, assignment
                 at = np.array(
@@ -212,18 +214,18 @@ def by_rails(planner: Planner, limit: float) -> dict[str, float]:
     for width in (0.03, 0.003):
         fine = [np.clip(np.linspace(x - width, x + width, 31), 0, 1) for x in at]
         pairs = np.array(list(itertools.product(*fine)))
-        energy, plan = cheapest_of(planner, limit, np.ascontiguousarray(pairs[:, mask]))
+        energy, plan = cheapest_of(optimiser, limit, np.ascontiguousarray(pairs[:, mask]))
         if energy < best:
             best = energy
             at = np.array([plan[mask == k][0] if (mask == k).any() else at[k] for k in (0, 1)])
     return {"every pair": best}
 
 
-def by_solvers(planner: Planner, limit: float) -> dict[str, float]:
+def by_solvers(optimiser: PlanOptimiser, limit: float) -> dict[str, float]:
     """Generic constrained optimisers, from several starts."""
-    common = planner._everywhere(planner.common(limit)).numpy()
+    common = optimiser.variables.uniform(optimiser.common_level(limit)).numpy()
     generator = np.random.default_rng(0)
-    starts = {"common": common, "found": planner.cheapest(limit).numpy()}
+    starts = {"common": common, "found": optimiser.minimise_energy(limit).numpy()}
     for number in range(STARTS):
         starts[f"random {number}"] = generator.uniform(0.2, 1.0, len(common))
     found = {}
@@ -231,21 +233,21 @@ def by_solvers(planner: Planner, limit: float) -> dict[str, float]:
         for name, start in starts.items():
             if method == "trust-constr" and name.startswith("random ") and name != "random 0":
                 continue
-            energy = solved(planner, limit, start, method)
+            energy = solved(optimiser, limit, start, method)
             if np.isfinite(energy):
                 found[f"{method}, {name}"] = energy
     return found
 
 
-def solved(planner: Planner, limit: float, start: Floats, method: str) -> float:
+def solved(optimiser: PlanOptimiser, limit: float, start: Floats, method: str) -> float:
     def figure(which: int) -> Callable[[Floats], tuple[float, Floats]]:
         def of(x: Floats) -> tuple[float, Floats]:
             at = torch.tensor(np.clip(x, 0, 1), requires_grad=True)
-            plan = planner.variables.plan(at)
+            plan = optimiser.variables.plan(at)
             value = (
-                planner.spending.normalised(plan)
+                optimiser.energy_model.normalised(plan)
                 if which == 0
-                else (planner.errors.mse(plan) / limit).log()
+                else (optimiser.error_model.mse(plan) / limit).log()
             )
             (slope,) = torch.autograd.grad(value, at)
             return float(value.detach()), slope.numpy()

@@ -45,8 +45,8 @@ from scipy.optimize import NonlinearConstraint, differential_evolution
 
 from allocation import MEMORIES, begun
 from joulewise.allocation import Granularity, allocate
-from joulewise.allocation.spending import Spending
-from joulewise.allocation.variables import Variables
+from joulewise.allocation.energy_model import EnergyModel
+from joulewise.allocation.granularity import DecisionVariables
 from joulewise.data import Dataset, Split, load_data
 from joulewise.devices import KnobRange
 from joulewise.files import write_atomically
@@ -104,8 +104,8 @@ class Posed:
     placement: Placement
     few: Split
     errors: ErrorModel
-    spending: Spending
-    variables: Variables
+    energy_model: EnergyModel
+    variables: DecisionVariables
     spread: float
     largest: Floats
     """The largest weight of each tensor."""
@@ -115,7 +115,7 @@ class Posed:
 
         def of(one: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             plan = self.variables.plan(one)
-            return self.spending.normalised(plan), self.errors.mse(plan)
+            return self.energy_model.normalised(plan), self.errors.mse(plan)
 
         with torch.no_grad():
             energies, errors = torch.func.vmap(of)(torch.from_numpy(shares))
@@ -137,7 +137,7 @@ def posed(network: str, data: Dataset) -> Posed:
     inputs, _ = next(iter(data.train.batches(256)))
     placement = place(model, weights=MEMORY, inputs=inputs)
     few = data.train.subset(IMAGES, seed=0)
-    variables = Variables.of(placement, Granularity())
+    variables = DecisionVariables.of(placement, Granularity())
     weights = dict(placement.model.named_parameters())
     with torch.no_grad():
         outputs = placement.model.eval()(few.inputs)
@@ -145,7 +145,7 @@ def posed(network: str, data: Dataset) -> Posed:
         placement=placement,
         few=few,
         errors=error_model(placement, few, placement.plan(g_max=UNIT)),
-        spending=Spending(placement),
+        energy_model=EnergyModel(placement),
         variables=variables,
         spread=float(outputs.double().var(0).mean()),
         largest=np.array([float(weights[name].detach().abs().max()) for name in variables.index]),
@@ -221,7 +221,7 @@ def ours(problem: Posed, limit: float) -> dict[str, Any]:
         "seed": 0,
         "evaluations": found.evaluations,
         "seconds": time.process_time() - began,
-        "shares": problem.variables.shares(found.points).tolist(),
+        "shares": problem.variables.levels(found.points).tolist(),
         "curve": [],
     }
 

@@ -5,11 +5,11 @@
 
 A residual network of 50 layers (52 weight tensors, 3x32x32 inputs), untrained, on an 8-bit SRAM
 with masked faults, and on crossbars with additive programming noise. One pass of the network gives
-the error model; what is timed is one `Planner.cheapest`: the plan of least energy within a
-predicted error, from nothing. An allocation makes 2 without simulation, and about 20 with it, most
-of them from a plan nearby. Beside it, what the evaluations of the error model and the energy alone
-take, with and without gradients, timed one by one at the plan found. Processor time, least of the
-repeats.
+the error model; what is timed is one `PlanOptimiser.minimise_energy`: the plan of least energy
+within a predicted error, without a start. An allocation makes 2 without simulation, and about 20
+with it, most of them from a plan nearby. Beside it, what the evaluations of the error model and the
+energy alone take, with and without gradients, timed one by one at the plan found. Processor time,
+least of the repeats.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import json
 import shlex
 import sys
 import time
-from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
@@ -29,8 +28,8 @@ import torch
 
 from allocation import MEMORIES, begun
 from joulewise.allocation import Granularity
-from joulewise.allocation.planning import Planner
-from joulewise.allocation.surveying import Surveyor
+from joulewise.allocation.plan_optimiser import PlanOptimiser
+from joulewise.allocation.problem import AllocationProblem
 from joulewise.files import write_atomically
 from joulewise.models import seeded
 from joulewise.models.resnet import ResNet
@@ -83,46 +82,37 @@ def main() -> None:
 
 
 @cache
-def surveyed(
-    memory: str, bit_planes: bool
-) -> tuple[Planner, Callable[[Granularity], tuple[float, ...]], float]:
-    """A planner, what turns levels into shares, and the seconds that the network ran."""
-    survey = surveyor(memory, Granularity(bit_planes=bit_planes))
-    around = torch.full((survey.variables.count,), SHARES[memory], dtype=torch.float64)
-    began = time.process_time()
-    planner = survey.around(around)
-    seconds = time.process_time() - began
-    return planner, lambda granularity: granularity.shares(survey.placement), seconds
-
-
-def surveyor(memory: str, granularity: Granularity) -> Surveyor:
+def linearised(memory: str, bit_planes: bool) -> tuple[PlanOptimiser, AllocationProblem, float]:
+    """An optimiser, its problem, and the seconds that the network ran."""
     with seeded(0):
         model = ResNet((3, 32, 32), 10, depth=DEPTH).eval()
     images = torch.randn(IMAGES, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    return Surveyor(
+    problem = AllocationProblem(
         placement=place(model, weights=MEMORIES[memory], inputs=images[:4]),
-        few=[images],
-        granularity=granularity,
-        seed=0,
-        batch_size=None,
-        progress=lambda what, done, expected: None,
+        data=[images],
+        granularity=Granularity(bit_planes=bit_planes),
+        samples=IMAGES,
     )
+    began = time.process_time()
+    optimiser = problem.linearised_at(problem.variables.uniform(SHARES[memory]))
+    return optimiser, problem, time.process_time() - began
 
 
 def timed(memory: str, granularity: Granularity, repeats: int) -> dict[str, Any]:
     """One case: seconds of a plan, and of the parts that it is made of."""
-    free, shares, prediction = surveyed(memory, granularity.bit_planes)
-    planner = replace(free, levels=shares(granularity), rails=granularity.rails)
-    count = planner.variables.count
+    free, problem, prediction = linearised(memory, granularity.bit_planes)
+    variables = replace(free.variables, listed=granularity.listed(problem.placement))
+    optimiser = replace(free, variables=variables, rails=granularity.rails)
+    count = optimiser.variables.count
     around = torch.full((count,), SHARES[memory], dtype=torch.float64)
-    limit = planner.mse(around)
+    limit = optimiser.mse(around)
     seconds = []
     for _ in range(repeats):
         with counted() as evaluations:
             began = time.process_time()
-            found = planner.cheapest(limit)
+            found = optimiser.minimise_energy(limit)
             seconds.append(time.process_time() - began)
-    value, gradient = single(planner, found)
+    value, gradient = single(optimiser, found)
     return {
         "variables": count,
         "prediction_s": prediction,
@@ -131,9 +121,9 @@ def timed(memory: str, granularity: Granularity, repeats: int) -> dict[str, Any]
         "value_s": value,
         "gradient_s": gradient,
         "floor_s": evaluations["gradients"] * gradient + evaluations["values"] * value,
-        "energy": planner.energy(found),
-        "common_energy": planner.energy(around),
-        "excess": planner.mse(found) / limit,
+        "energy": optimiser.energy(found),
+        "common_energy": optimiser.energy(around),
+        "excess": optimiser.mse(found) / limit,
     }
 
 
@@ -160,18 +150,18 @@ def counted() -> Any:
         ErrorModel.single_changes = changes  # type: ignore[method-assign]
 
 
-def single(planner: Planner, shares: torch.Tensor) -> tuple[float, float]:
+def single(optimiser: PlanOptimiser, shares: torch.Tensor) -> tuple[float, float]:
     """Seconds of error and energy at a plan, without and with their gradients."""
     repeats = 10
 
     def value() -> None:
-        planner.mse(shares)
-        planner.energy(shares)
+        optimiser.mse(shares)
+        optimiser.energy(shares)
 
     def gradient() -> None:
         at = shares.clone().requires_grad_()
-        plan = planner.variables.plan(at)
-        both = planner.spending.normalised(plan) + planner.errors.mse(plan)
+        plan = optimiser.variables.plan(at)
+        both = optimiser.energy_model.normalised(plan) + optimiser.error_model.mse(plan)
         torch.autograd.grad(both, at)
 
     found = []

@@ -2,13 +2,13 @@
 
     python benchmarks/co_design.py --data CIFAR10 --out results/co-design.json
 
-A stored ResNet-8 that was trained through bit masks is fitted to its plan by `jw.co_design`: one
-point for each tensor and bit plane of an 8-bit SRAM, bit masking. The goal is the accuracy of the
-plain network, trained by SGD alone and without any memory, less half a point, on the same test
-images; it is shown on 200 fresh chips with 95 % confidence. Training sees the training images less
-the 5,000 that the stored networks were chosen by; the plan's one degree of freedom, how reliable it
-is as a whole, is chosen on the test images, as for all rows of `benchmarks/allocation.py`. The same
-plan is simulated on as many other test images as well.
+A stored ResNet-8 that was trained through bit masks is fitted to its plan by
+`jw.contrib.co_design`: one point for each tensor and bit plane of an 8-bit SRAM, bit masking. The
+goal is the accuracy of the plain network, trained by SGD alone and without any memory, less half a
+point, on the same test images; it is shown on 200 fresh chips with 95 % confidence. Training sees
+the training images less the 5,000 that the stored networks were chosen by; the plan's one degree of
+freedom, how reliable it is as a whole, is chosen on the test images, as for all rows of
+`benchmarks/allocation.py`. The same plan is simulated on as many other test images as well.
 """
 
 from __future__ import annotations

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from joulewise.allocation import Allocation as Allocation
     from joulewise.allocation import Granularity as Granularity
     from joulewise.allocation import allocate as allocate
-    from joulewise.allocation import co_design as co_design
     from joulewise.allocation import pareto as pareto
     from joulewise.data import Dataset as Dataset
     from joulewise.data import Split as Split
@@ -94,7 +93,6 @@ _ROOMS = {
     "Granularity": "allocation",
     "PlanFile": "placement",
     "allocate": "allocation",
-    "co_design": "allocation",
     "pareto": "allocation",
     "error_model": "prediction",
     "Correlated": "devices",
@@ -144,7 +142,6 @@ __all__ = [
     "pareto",
     "error_model",
     "allocate",
-    "co_design",
     "PlanFile",
     "Granularity",
     "ErrorModel",

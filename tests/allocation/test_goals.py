@@ -32,7 +32,8 @@ def test_the_bound_of_a_mean_covers_as_often_as_it_says():
     goal = MeanGoal(accuracy=0.9)
     trials = 2000
     wrong = sum(
-        goal.holds(simulation(generator.normal(0.9 - 1e-12, 0.01, 30)), 0.95) for _ in range(trials)
+        goal.bound(simulation(generator.normal(0.9 - 1e-12, 0.01, 30)), 0.95)[1]
+        for _ in range(trials)
     )
     # Held though the true mean is just below: at most 5 % of the time, within five sigma.
     assert wrong <= stats.binom.ppf(1 - 3e-7, trials, 0.05)
@@ -43,8 +44,8 @@ def test_a_yield_is_shown_by_enough_good_chips_and_no_fewer():
     goal = YieldGoal(accuracy=0.9, share=0.95)
     good = [0.91] * 195 + [0.8] * 5
     better = [0.91] * 197 + [0.8] * 3
-    assert goal.holds(simulation(better), 0.95)
-    assert not goal.holds(simulation(good), 0.95)
+    assert goal.bound(simulation(better), 0.95)[1]
+    assert not goal.bound(simulation(good), 0.95)[1]
     goal.check(59, 0.95)
     with pytest.raises(InputError, match="chips is 58.*allowed: 59 or more"):
         goal.check(58, 0.95)
@@ -52,8 +53,9 @@ def test_a_yield_is_shown_by_enough_good_chips_and_no_fewer():
 
 def test_the_bound_of_an_error_is_above_it():
     found = simulation(accuracy=(0.9,) * 20, mse=np.linspace(0.9, 1.1, 20))
-    assert 1.0 < ErrorGoal(mse=2.0).bound(found, 0.95) < 1.1
-    assert ErrorGoal(mse=1.1).holds(found, 0.95) and not ErrorGoal(mse=1.0).holds(found, 0.95)
+    bound, holds = ErrorGoal(mse=1.1).bound(found, 0.95)
+    assert 1.0 < bound < 1.1 and holds
+    assert ErrorGoal(mse=1.0).bound(found, 0.95) == (bound, False)
 
 
 @pytest.mark.parametrize(

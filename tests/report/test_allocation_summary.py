@@ -2,7 +2,8 @@
 
 import pytest
 
-from joulewise.allocation import CoDesign, EnergyAtGoal, Granularity, Round
+from joulewise.allocation import EnergyAtGoal, Granularity
+from joulewise.contrib import CoDesign, Round
 from joulewise.report import (
     allocation_answer,
     allocation_rows,

@@ -1,4 +1,4 @@
-"""What an allocation found, in plain data that can be stored as JSON and read again."""
+"""Allocations and their evidence, plain data that is stored as JSON."""
 
 from __future__ import annotations
 
@@ -8,16 +8,14 @@ from typing import Any
 import torch
 from pydantic import BaseModel, ConfigDict
 
-from joulewise.allocation.variables import Granularity
+from joulewise.allocation.granularity import Granularity
 from joulewise.devices import PlainPoint, Point
 from joulewise.simulation import EnergyRecord, Simulation
 
 __all__ = ["Allocation", "Attempt", "EnergyAtGoal", "Trial", "as_points"]
 
-PlainPlan = Mapping[str, PlainPoint]
 
-
-def as_points(plan: PlainPlan) -> dict[str, Point]:
+def as_points(plan: Mapping[str, PlainPoint]) -> dict[str, Point]:
     """A plan from a record, as `joulewise.simulation.simulate` takes it."""
     return {
         name: torch.tensor(point, dtype=torch.float64) if isinstance(point, tuple) else point
@@ -26,13 +24,14 @@ def as_points(plan: PlainPlan) -> dict[str, Point]:
 
 
 class Trial(BaseModel):
-    """A plan that was simulated on few chips, the same for all, to choose among plans.
+    """A plan that was simulated on tuning chips, the same few for all, to choose among plans.
 
     Args:
-        energy: Of placed memory, over that of the most reliable plan.
-        predicted_mse: The output error that was predicted.
-        margin: How much better than the goal it is; accuracy, or the logarithm of output errors.
-        chips: How many.
+        energy: Energy of placed memory over that of the most reliable plan.
+        predicted_mse: Predicted output error.
+        margin: Difference to the goal, above 0 if it is exceeded: in accuracy, or the logarithm of
+            the ratio of output errors.
+        chips: Number of tuning chips.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -44,12 +43,12 @@ class Trial(BaseModel):
 
 
 class EnergyAtGoal(BaseModel):
-    """The energy at which a goal would just be met; see `joulewise.allocation.meeting`.
+    """The energy at which a goal holds without a margin; see `joulewise.allocation.held_out`.
 
     Args:
-        energy: Of placed memory, over that of the most reliable plan.
-        low: The lower end of its 95 % interval.
-        high: The upper end.
+        energy: Energy of placed memory over that of the most reliable plan.
+        low: Lower end of its 95 % interval.
+        high: Upper end.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -60,20 +59,20 @@ class EnergyAtGoal(BaseModel):
 
 
 class Attempt(BaseModel):
-    """A plan that was simulated on chips that no plan had been chosen by.
+    """A plan that was verified on held-out chips.
 
     Args:
-        energy: Of placed memory, over that of the most reliable plan.
-        predicted_mse: The output error that was predicted.
-        seed: Of the first chip.
-        chips: How many.
-        confidence: One-sided, of the bound.
-        bound: The figure that is as good as this, or better, with that confidence.
-        holds: Whether it is within the goal.
-        margin: How much better than the goal the chips are; as `Trial` has it.
-        half_width: Of the 95 % interval of the margin.
-        mean_accuracy: Over chips; None without targets.
-        mean_mse: Over chips.
+        energy: Energy of placed memory over that of the most reliable plan.
+        predicted_mse: Predicted output error.
+        seed: Seed of the first chip.
+        chips: Number of chips.
+        confidence: One-sided confidence of the bound.
+        bound: Confidence bound of the figure that the goal limits.
+        holds: True if the bound is within the goal.
+        margin: Difference to the goal; see `Trial`.
+        half_width: Half-width of the 95 % interval of the margin.
+        mean_accuracy: Mean over chips; None without targets.
+        mean_mse: Output error, mean over chips.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -92,24 +91,25 @@ class Attempt(BaseModel):
 
 
 class Allocation(BaseModel):
-    """A plan, what it spends, and what fresh chips say of it.
+    """A plan, its energy, and its verification on held-out chips.
 
     Args:
-        granularity: What has points of its own, and which there are.
-        goal: What was to hold.
-        plan: The operating point of each placed tensor; one number, or one for each
-            bit plane or output channel.
-        energy: Joules of one inference.
-        predicted_shift: The part of the predicted output error that is a shift of the mean.
-        predicted_variance: The part that each placed tensor adds.
-        simulation: The plan on fresh chips; None if it was not asked for.
-        attempts: The plans that were tried on fresh chips, in order.
-        chosen: Which of them this is: the cheapest that holds, or the last; None for none.
-        trials: Plans that were simulated on few chips to choose among.
-        at_goal: The energy at which the goal would just be met; None where that is not known.
-        holds: Whether the goal was shown to hold; None without a simulation.
-        confidence: One-sided, that all attempts share.
-        evaluations: Passes of the network over the samples that predictions needed.
+        granularity: How finely operating points are set.
+        goal: The goal.
+        plan: The operating point of each placed tensor: one number, or one for each bit plane or
+            output channel.
+        energy: Energy of one inference, J.
+        predicted_shift: Contribution of the shift of the mean to the predicted output error.
+        predicted_variance: Contribution of the variance of each placed tensor.
+        simulation: The plan on held-out chips; None without simulation.
+        attempts: Plans that were verified on held-out chips, in order.
+        chosen: The index of this plan among them: the cheapest that holds, or the last; None
+            without attempts.
+        trials: Plans that were simulated on tuning chips.
+        at_goal: The energy at which the goal holds without a margin; None if it is not known.
+        holds: True if the goal was shown to hold; None without simulation.
+        confidence: One-sided confidence of all attempts together.
+        evaluations: Linearisations: a forward and a backward pass over the samples each.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -121,10 +121,10 @@ class Allocation(BaseModel):
     predicted_shift: float
     predicted_variance: dict[str, float]
     simulation: Simulation | None
-    attempts: tuple[Attempt, ...]
-    chosen: int | None
-    trials: tuple[Trial, ...]
-    at_goal: EnergyAtGoal | None
+    attempts: tuple[Attempt, ...] = ()
+    chosen: int | None = None
+    trials: tuple[Trial, ...] = ()
+    at_goal: EnergyAtGoal | None = None
     holds: bool | None
     confidence: float
     evaluations: int
@@ -141,5 +141,5 @@ class Allocation(BaseModel):
 
     @property
     def saved(self) -> float:
-        """Share of the memory energy of the most reliable plan that is saved."""
+        """Fraction of the memory energy of the most reliable plan that is saved."""
         return 1.0 - self.energy.normalised

@@ -1,5 +1,6 @@
 """Methods for few: built on the core, never imported by it.
 
+co_design           alternate training through a plan and allocation of the network
 learned_ranges      weight ranges trained beside the weights (WCAT)
 chip_fitting        parameters of a deployed network fitted to one chip
 noise_maximisation  operating points learned during training, one for each tensor
@@ -7,7 +8,18 @@ noise_maximisation  operating points learned during training, one for each tenso
 
 from joulewise.contrib.chip_fitting import Recovery as Recovery
 from joulewise.contrib.chip_fitting import fit_to_chip as fit_to_chip
+from joulewise.contrib.co_design import CoDesign as CoDesign
+from joulewise.contrib.co_design import Round as Round
+from joulewise.contrib.co_design import co_design as co_design
 from joulewise.contrib.learned_ranges import LearnedRanges as LearnedRanges
 from joulewise.contrib.noise_maximisation import NoiseMaximisation as NoiseMaximisation
 
-__all__ = ["LearnedRanges", "NoiseMaximisation", "Recovery", "fit_to_chip"]
+__all__ = [
+    "CoDesign",
+    "LearnedRanges",
+    "NoiseMaximisation",
+    "Recovery",
+    "Round",
+    "co_design",
+    "fit_to_chip",
+]

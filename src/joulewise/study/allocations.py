@@ -8,14 +8,8 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
-from joulewise.allocation import (
-    Allocation,
-    CoDesign,
-    EnergyAtGoal,
-    Granularity,
-    allocate,
-    co_design,
-)
+from joulewise.allocation import Allocation, EnergyAtGoal, Granularity, allocate
+from joulewise.contrib import CoDesign, co_design
 from joulewise.data import Dataset, Split
 from joulewise.placement import Placement
 from joulewise.study.environment import Environment
@@ -176,7 +170,7 @@ def co_design_record(
     command: str = "",
     **how: Any,
 ) -> CoDesignRecord:
-    """Fit a network and its plan to each other; see `joulewise.allocation.co_design`.
+    """Fit a network and its plan to each other; see `joulewise.contrib.co_design`.
 
     Args:
         placement: What is stored where; traced. Its model is trained.
@@ -184,7 +178,7 @@ def co_design_record(
         judge: What accuracy is held on.
         network: The network's name, for the record.
         command: For the record.
-        **how: The goal, and other options of `joulewise.allocation.co_design`.
+        **how: The goal, and other options of `joulewise.contrib.co_design`.
     """
     design = co_design(placement, data, judge=judge, **how)
     return CoDesignRecord(

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.optimize import minimize
 
-from joulewise.allocation.refining import least
+from joulewise.allocation.constrained import minimise
 
 
 def problem(seed, variables=6):
@@ -17,15 +17,15 @@ def problem(seed, variables=6):
     words = words / words.sum()
     shift = torch.rand(variables, generator=generator, dtype=torch.float64)
 
-    def error(shares):
-        rate = torch.exp(-12.8 * shares)
+    def error(levels):
+        rate = torch.exp(-12.8 * levels)
         return (sensitivity * rate * (1 - rate / 2)).sum() + 1e3 * (shift @ rate).square()
 
     limit = float(error(torch.full((variables,), 0.55, dtype=torch.float64)))
-    return lambda shares: ((words * shares).sum(), error(shares) / limit)
+    return lambda levels: ((words * levels).sum(), error(levels) / limit)
 
 
-# Few shares take another way than many.
+# Few variables go through SLSQP, many do not.
 COUNTS = pytest.mark.parametrize("count", [6, 12])
 
 
@@ -34,10 +34,10 @@ def test_a_generic_optimiser_finds_nothing_better(count):
     for seed in range(5):
         figures = problem(seed, count)
         start = torch.full((count,), 0.55, dtype=torch.float64)
-        found = least(figures, start)
-        assert found.excess <= 1.0
+        found = minimise(figures, start)
+        assert found.ratio <= 1.0
 
-        def excess(x, figures=figures):
+        def left(x, figures=figures):
             return -math.log(float(figures(torch.from_numpy(x))[1]))
 
         def objective(x, figures=figures):
@@ -50,19 +50,19 @@ def test_a_generic_optimiser_finds_nothing_better(count):
                     first,
                     method="SLSQP",
                     bounds=[(0, 1)] * count,
-                    constraints={"type": "ineq", "fun": excess},
+                    constraints={"type": "ineq", "fun": left},
                 )
-                for first in (np.full(count, 0.55), np.full(count, 0.7), found.shares.numpy())
+                for first in (np.full(count, 0.55), np.full(count, 0.7), found.levels.numpy())
             ),
             key=lambda r: r.fun if r.success else np.inf,
         )
-        # A tenth of a per cent of the limit is kept in reserve: at its price.
-        assert found.objective <= generic.fun + 3e-3 * found.price + 1e-5
+        # A thousandth of the limit is kept in reserve, which costs that times the multiplier.
+        assert found.objective <= generic.fun + 3e-3 * found.multiplier + 1e-5
 
 
 def test_an_exhaustive_search_of_a_grid_finds_nothing_better():
     figures = problem(7, variables=3)
-    found = least(figures, torch.full((3,), 0.55, dtype=torch.float64))
+    found = minimise(figures, torch.full((3,), 0.55, dtype=torch.float64))
     ticks = torch.linspace(0, 1, 101, dtype=torch.float64)
     grid = torch.cartesian_prod(ticks, ticks, ticks)
     best = math.inf
@@ -77,19 +77,19 @@ def test_an_exhaustive_search_of_a_grid_finds_nothing_better():
 
 @COUNTS
 def test_a_limit_that_does_not_bind_gives_the_ends(count):
-    found = least(lambda x: (x.sum(), 0.5 + 0 * x.sum()), torch.full((count,), 0.5).double())
-    assert found.shares.tolist() == [0.0] * count
-    assert found.price == 0.0
+    found = minimise(lambda x: (x.sum(), 0.5 + 0 * x.sum()), torch.full((count,), 0.5).double())
+    assert found.levels.tolist() == [0.0] * count
+    assert found.multiplier == 0.0
 
 
 @COUNTS
 def test_the_price_is_what_a_larger_limit_saves(count):
     figures = problem(2, count)
     start = torch.full((count,), 0.55, dtype=torch.float64)
-    found = least(figures, start)
-    wider = least(lambda x: (figures(x)[0], figures(x)[1] / 1.1), start)
+    found = minimise(figures, start)
+    wider = minimise(lambda x: (figures(x)[0], figures(x)[1] / 1.1), start)
     saved = found.objective - wider.objective
-    assert math.isclose(saved, found.price * math.log(1.1), rel_tol=0.05)
+    assert math.isclose(saved, found.multiplier * math.log(1.1), rel_tol=0.05)
 
 
 @COUNTS
@@ -104,6 +104,6 @@ def test_the_limit_is_kept_where_slopes_jump(count):
             return -(worth * kinked).sum() / 10, x.sum() / (0.4 * count)
 
         start = torch.full((count,), 0.395, dtype=torch.float64)
-        found = least(figures, start)
-        assert found.excess <= 1.0
+        found = minimise(figures, start)
+        assert found.ratio <= 1.0
         assert found.objective <= float(figures(start)[0])

@@ -1,4 +1,4 @@
-"""Co-design: allocation and training in turns, each through what the other left."""
+"""Co-design: alternate allocation of a network and training through its plan."""
 
 from __future__ import annotations
 
@@ -11,11 +11,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 from torch import nn
 
-from joulewise.allocation.allocating import allocate
-from joulewise.allocation.result import Allocation
-from joulewise.allocation.sampling import check_counts
-from joulewise.allocation.surveying import Progress
-from joulewise.allocation.variables import Granularity
+from joulewise.allocation import Allocation, Granularity, allocate
+from joulewise.allocation.problem import Progress, check_counts
 from joulewise.data import Dataset, Split
 from joulewise.errors import check_in_range, refuse
 from joulewise.placement import Placement, same_modes
@@ -26,19 +23,20 @@ __all__ = ["CoDesign", "Round", "co_design"]
 _GOALS = ("max_accuracy_drop", "min_accuracy")
 _EACH_TENSOR = Granularity()
 _FINE_TUNING = TrainingSpec(epochs=2, lr=0.02)
-# Rounds are judged by fewer chips than the result, all of them chips that it never sees.
-_SHARE_OF_CHIPS, _FEWEST_CHIPS = 5, 20
-_APART = 1 << 32
+# Rounds use a fraction of the chips of the result, whose chips no round has seen: seeds of rounds
+# are 2^32 apart.
+_FRACTION_OF_CHIPS, _FEWEST_CHIPS = 5, 20
+_SEED_STEP = 1 << 32
 
 
 class Round(BaseModel):
-    """One turn: some epochs through a plan of less energy, then another allocation.
+    """One round: training through a cheaper plan, then another allocation.
 
     Args:
-        training: What was trained; None in the first, which is the network as it was given.
-        training_energy: Of the plan that was trained through, over a reliable memory's.
-        allocation: For the goal, of the network after it.
-        kept: Whether this network was the best so far; the next round goes on from the best.
+        training: The training; None in the first round, the network as given.
+        training_energy: Energy of the plan that was trained through, over the most reliable one's.
+        allocation: The plan for the goal, of the trained network.
+        kept: True if this network is the best so far; the next round continues from the best.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -50,13 +48,13 @@ class Round(BaseModel):
 
 
 class CoDesign(BaseModel):
-    """A network and a plan that were made for each other.
+    """A trained network's plan, and the rounds that led to it.
 
     Args:
-        given_accuracy: Of the network as it was given, without any memory.
-        min_accuracy: What the plan has to hold.
-        rounds: What was tried, in order.
-        allocation: Of the best network, shown on chips that no round has seen.
+        given_accuracy: Accuracy of the network as given, in floating point.
+        min_accuracy: The accuracy that the plan has to reach.
+        rounds: The rounds, in order.
+        allocation: The plan of the best network, verified on chips that no round used.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -81,34 +79,33 @@ def co_design(
     progress: Progress | None = None,
     **options: float,
 ) -> CoDesign:
-    """Fit a network and its plan to each other: the least energy that holds an accuracy.
+    """Fit a network and its plan to each other: the least energy at which an accuracy holds.
 
-    Each round plans for ``step`` times the least energy so far, trains a little through that plan,
-    so that the network learns to do without what it is given least of, and allocates again. What
-    simulation shows to be better is kept; after a round that was not, the network is put back, and
-    the next step is half as far.
+    Each round finds the plan of least error at ``step`` times the least energy so far, trains the
+    network through that plan, so that it adapts to the noisiest tensors, and allocates again. A
+    round that does not save energy by simulation is undone, and the next step is half as far.
 
-    The accuracy to hold is that of the network *as given*, without any memory, less a drop: a
-    network that lost accuracy in training gets nothing for it.
+    The accuracy to reach is that of the network *as given*, in floating point, less a drop:
+    accuracy that is lost in training is not made up for by a lower goal.
 
     Args:
-        placement: What is stored where; traced. Its model is trained, and left with the best
-            weights; after an exception with those that it had.
-        data: To train on; its training split.
-        judge: What accuracy is held on; None for the test split of ``data``. Plans are chosen by
-            it: give a split that was held out to keep the test split for a last word.
-        granularity: As for `allocate`.
-        spec: How each round trains; its seed counts up from round to round.
-        rounds: How many, 1 or more.
+        placement: Traced. Its model is trained, and left with the best weights; after an exception
+            with its first ones.
+        data: The data; its training split is trained on.
+        judge: The split that accuracy is simulated on; None for the test split of ``data``. Plans
+            are chosen by it: for an unbiased accuracy on the test split, give a validation split.
+        granularity: See `allocate`.
+        spec: Training of each round; its seed counts up from round to round.
+        rounds: Number of rounds, 1 or more.
         step: Above 0, below 1.
-        chips: As for `allocate`, 20 or more; rounds are judged by a fifth of them.
-        seed: As for `allocate`; of training, too.
-        progress: As for `allocate`.
+        chips: See `allocate`, 20 or more; rounds use a fifth of them.
+        seed: See `allocate`; also of training.
+        progress: See `allocate`.
         **options: ``max_accuracy_drop``, from the accuracy as given, or ``min_accuracy``; others as
             for `allocate`.
 
     Returns:
-        What was tried, and what was found.
+        The rounds, and the plan of the best network.
 
     Raises:
         InputError: if a field is outside its range, or the goal is no accuracy.
@@ -127,8 +124,8 @@ def co_design(
         True
 
     References:
-        S. Henwood et al., arXiv 1912.10764, train points and weights together, by gradients of
-        both (see `NoiseMaximisation`). To alternate, and to keep by simulation, is ours.
+        S. Henwood et al., arXiv 1912.10764, train operating points and weights together, by
+        gradients of both (see `NoiseMaximisation`). The alternation is ours.
     """
     check_counts(rounds=(rounds, 1), chips=(chips, _FEWEST_CHIPS), seed=(seed, 0))
     check_in_range("step", step, 0.0, 1.0 - 1e-9, open_low=True)
@@ -138,26 +135,25 @@ def co_design(
         given = " and ".join([*named, *others]) or "missing"
         refuse("the goal of a co-design", given, f"one of {', '.join(_GOALS)}")
     judge = judge or data.test
-    tell = progress or (lambda what, done, expected: None)
     given_accuracy = accuracy(placement.model, judge)
     if "max_accuracy_drop" in options:
         drop = options.pop("max_accuracy_drop")
         check_in_range("max_accuracy_drop", drop, 0.0, 1.0, open_low=True)
-        options["min_accuracy"] = max(given_accuracy - drop - 1e-12, 1e-12)
-    run = _Turns(
+        options["min_accuracy"] = max(given_accuracy - drop - 1e-12, 1e-12)  # ties count
+    run = _Run(
         placement=placement,
         data=data,
         judge=judge,
         granularity=granularity,
         spec=spec,
         seed=seed,
-        tell=tell,
+        report=progress or (lambda step, done, expected: None),
         options=options,
     )
-    with _kept_unless_done(placement.model):
-        few = max(_FEWEST_CHIPS, chips // _SHARE_OF_CHIPS)
+    with _restored_after_exceptions(placement.model):
+        few = max(_FEWEST_CHIPS, chips // _FRACTION_OF_CHIPS)
         tried = run.rounds(rounds, step, few)
-        allocation = run.allocated("confirming", chips, seed)
+        allocation = run.allocate("confirming", chips=chips, seed=seed, **options)
     return CoDesign(
         given_accuracy=given_accuracy,
         min_accuracy=options["min_accuracy"],
@@ -167,8 +163,8 @@ def co_design(
 
 
 @contextmanager
-def _kept_unless_done(model: nn.Module) -> Iterator[None]:
-    """The model as it was, after an exception; and its modes, whatever happens."""
+def _restored_after_exceptions(model: nn.Module) -> Iterator[None]:
+    """Restore weights and buffers after an exception, training modes in any case."""
     before = copy.deepcopy(model.state_dict())
     try:
         with same_modes(model):
@@ -179,7 +175,7 @@ def _kept_unless_done(model: nn.Module) -> Iterator[None]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Turns:
+class _Run:
     """One call of `co_design`."""
 
     placement: Placement
@@ -188,19 +184,20 @@ class _Turns:
     granularity: Granularity
     spec: TrainingSpec
     seed: int
-    tell: Progress
+    report: Progress
     options: dict[str, Any]
 
     def rounds(self, count: int, step: float, chips: int) -> list[Round]:
-        """The turns; the model is left with the weights of the best."""
+        """The rounds; the model is left with the best weights."""
         model = self.placement.model
-        best = self.allocated("round 0", chips, self.seed + _APART)
+        seed = self.seed + _SEED_STEP
+        best = self.allocate("round 0", chips=chips, seed=seed, **self.options)
         found = [Round(training=None, training_energy=None, allocation=best, kept=True)]
         weights = copy.deepcopy(model.state_dict())
         for number in range(1, count + 1):
             energy, training = self._trained(number, step * best.energy.normalised)
-            seed = self.seed + (number + 1) * _APART
-            allocation = self.allocated(f"round {number}", chips, seed)
+            seed = self.seed + (number + 1) * _SEED_STEP
+            allocation = self.allocate(f"round {number}", chips=chips, seed=seed, **self.options)
             kept = _better(allocation, best)
             found.append(
                 Round(training=training, training_energy=energy, allocation=allocation, kept=kept)
@@ -213,41 +210,37 @@ class _Turns:
         return found
 
     def _trained(self, number: int, budget: float) -> tuple[float, TrainingRecord]:
-        """Some epochs through the best plan within an energy; that energy, and the record."""
-        what = f"round {number}"
+        """Train through the plan of least error within an energy: that energy, and the record."""
+        name = f"round {number}"
         few = {k: self.options[k] for k in ("samples", "batch_size") if k in self.options}
-        harder = self._allocate(what, chips=0, seed=self.seed, max_energy=budget, **few)
+        harder = self.allocate(name, chips=0, seed=self.seed, max_energy=budget, **few)
         spec = self.spec.model_copy(update={"seed": self.spec.seed + number})
         training = train(
             self.placement.model,
             self.data,
             spec,
-            lambda epoch: self.tell(f"{what}, training", epoch.epoch, spec.epochs),
+            lambda epoch: self.report(f"{name}, training", epoch.epoch, spec.epochs),
             memory=TrainingMemory(
-                self.placement, plan=harder.points, seed=self.seed + number * _APART
+                self.placement, plan=harder.points, seed=self.seed + number * _SEED_STEP
             ),
         )
         return harder.energy.normalised, training
 
-    def allocated(self, what: str, chips: int, seed: int) -> Allocation:
-        """The least energy that holds the goal, for the network as it is now."""
-        return self._allocate(what, chips=chips, seed=seed, **self.options)
-
-    def _allocate(self, what: str, **options: Any) -> Allocation:
+    def allocate(self, name: str, **options: Any) -> Allocation:
+        """Allocate the network as it is now; progress is reported under a name."""
         return allocate(
             self.placement,
             self.judge,
             granularity=self.granularity,
-            progress=lambda doing, done, expected: self.tell(f"{what}, {doing}", done, expected),
+            progress=lambda step, done, expected: self.report(f"{name}, {step}", done, expected),
             **options,
         )
 
 
 def _better(found: Allocation, best: Allocation) -> bool:
-    """Whether it holds at less energy, or holds where the best does not.
+    """True if it holds at less energy, or holds where the best so far does not.
 
-    Where both are known it is the energy at which the goal is just met that counts: how much is
-    left over beyond it is chance.
+    Energies at the goal are compared where both are known: the margin beyond it is chance.
     """
     if not found.holds:
         return False

@@ -1,4 +1,4 @@
-"""The front: dearer is better, finer is cheaper, and all plans saw the same chips."""
+"""Pareto front: errors grow as energies fall, finer granularities lie below, the same chips."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The Pareto front: the least energy for every error, from harmless to useless, in one call."""
+"""Pareto front: plans of least energy over the whole range of output errors."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict
 
+from joulewise.allocation.granularity import Granularity
+from joulewise.allocation.problem import AllocationProblem, Progress, check_counts
 from joulewise.allocation.result import as_points
-from joulewise.allocation.sampling import check_counts, some_of
-from joulewise.allocation.surveying import Progress, Surveyor
-from joulewise.allocation.variables import Granularity
 from joulewise.data import Split
 from joulewise.devices import PlainPoint, Point, plain_point
 from joulewise.placement import Placement, guarded, loaded, outputs_of, prepare
@@ -20,8 +19,8 @@ from joulewise.simulation import Simulation, sweep
 
 __all__ = ["Front", "FrontPoint", "pareto"]
 
-# Predicted errors of a front, over the largest that its network can have: that of outputs which say
-# nothing. At a thousandth no accuracy is lost, at a half little is left.
+# Predicted errors at both ends, over the variance of the outputs, which is the error of constant
+# outputs: at a thousandth no accuracy is lost, at a half nearly all of it.
 _HARMLESS, _USELESS = 1e-3, 0.5
 _EACH_TENSOR = Granularity()
 
@@ -31,9 +30,9 @@ class FrontPoint(BaseModel):
 
     Args:
         plan: The operating point of each placed tensor.
-        energy: Of placed memory, over that of the most reliable plan.
-        predicted_mse: The output error that was predicted.
-        simulation: The plan on chips; the same chips for all plans of a front.
+        energy: Energy of placed memory over that of the most reliable plan.
+        predicted_mse: Predicted output error.
+        simulation: The plan on chips, the same for all plans of a front.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -53,9 +52,9 @@ class Front(BaseModel):
     """Plans of least energy, the most reliable first.
 
     Args:
-        granularity: What has points of its own.
+        granularity: How finely operating points are set.
         points: The plans.
-        evaluations: Passes of the network over the samples that predictions needed.
+        evaluations: Linearisations: a forward and a backward pass over the samples each.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -78,21 +77,22 @@ def pareto(
     batch_size: int | None = None,
     progress: Progress | None = None,
 ) -> Front:
-    """Plans of least energy over the whole range of errors, all simulated on the same chips.
+    """Plans of least energy over the whole range of errors, simulated on the same chips.
 
-    Predicted errors go in equal ratios from a thousandth to half of the variance that outputs have
-    over samples. Each plan begins where the one before ended, with gradients of that one.
+    Predicted errors are spaced geometrically, from a thousandth to half of the variance of the
+    outputs over samples. Each plan starts from the one before, where the error model is
+    linearised.
 
     Args:
-        placement: As for `allocate`.
-        data: As for `allocate`.
-        granularity: What has an operating point of its own.
-        plans: How many, 2 or more.
-        chips: To simulate each of them on, 1 or more.
-        samples: As for `allocate`.
-        seed: As for `allocate`.
-        batch_size: As for `allocate`.
-        progress: As for `allocate`.
+        placement: See `allocate`.
+        data: See `allocate`.
+        granularity: How finely operating points are set, and which ones there are.
+        plans: Number of plans, 2 or more.
+        chips: Number of chips that each is simulated on, 1 or more.
+        samples: See `allocate`.
+        seed: See `allocate`.
+        batch_size: See `allocate`.
+        progress: See `allocate`.
 
     Returns:
         The front.
@@ -113,35 +113,34 @@ def pareto(
         >>> energies == sorted(energies, reverse=True)
         True
     """
-    check_counts(plans=(plans, 2), chips=(chips, 1), samples=(samples, 1), seed=(seed, 0))
-    data = data if isinstance(data, Split) else list(data)
-    tell = progress or (lambda what, done, expected: None)
-    surveyor = Surveyor(
+    check_counts(plans=(plans, 2), chips=(chips, 1))
+    problem = AllocationProblem(
         placement=placement,
-        few=some_of(data, samples, seed),
+        data=data,
         granularity=granularity,
+        samples=samples,
         seed=seed,
         batch_size=batch_size,
-        progress=tell,
+        progress=progress,
     )
-    limits = _limits(surveyor, plans)
-    planner = surveyor.near(limits[0])
-    found: list[torch.Tensor] = []
+    limits = _limits(problem, plans)
+    optimiser = problem.linearised_near(limits[0])
+    levels: torch.Tensor | None = None
+    chosen: list[dict[str, Point]] = []
     predicted: list[float] = []
     for limit in limits:
-        shares = planner.cheapest(limit, found[-1] if found else None)
-        planner = surveyor.around(shares)
-        found.append(shares)
-        predicted.append(planner.mse(shares))
-    chosen = [surveyor.variables.exact_plan(shares) for shares in found]
+        levels = optimiser.minimise_energy(limit, levels)
+        optimiser = problem.linearised_at(levels)
+        chosen.append(problem.variables.exact_plan(levels))
+        predicted.append(optimiser.mse(levels))
     simulations = sweep(
         placement,
-        data,
+        problem.data,
         chosen,
         chips=chips,
         seed=seed,
         batch_size=batch_size,
-        progress=lambda done: tell("simulating", done, chips * plans),
+        progress=lambda done: problem.report("simulating", done, chips * plans),
     )
     return Front(
         granularity=granularity,
@@ -154,14 +153,14 @@ def pareto(
             )
             for plan, mse, simulation in zip(chosen, predicted, simulations, strict=True)
         ),
-        evaluations=surveyor.passes,
+        evaluations=problem.evaluations,
     )
 
 
-def _limits(surveyor: Surveyor, plans: int) -> list[float]:
-    """Predicted errors in equal ratios, ascending."""
-    batches = prepare(surveyor.few, surveyor.placement.model, surveyor.batch_size)
-    with loaded(surveyor.placement) as memory:
+def _limits(problem: AllocationProblem, plans: int) -> list[float]:
+    """Limits on the predicted error, spaced geometrically, ascending."""
+    batches = prepare(problem.few, problem.placement.model, problem.batch_size)
+    with loaded(problem.placement) as memory:
         memory.original()
         outputs = torch.cat(outputs_of(memory, batches))
     spread = float(outputs.double().var(0).mean()) if len(outputs) > 1 else 1.0

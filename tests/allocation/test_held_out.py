@@ -1,4 +1,4 @@
-"""Meeting a goal: the energy at which a known law would just meet it."""
+"""Constraint margins: the energy at which a known law has none, and lines near it."""
 
 import math
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from joulewise.allocation import Attempt, Trial
-from joulewise.allocation.meeting import energy_at_goal, line_through
+from joulewise.allocation.held_out import energy_at_goal, margin_line
 
 
 def trial(mse, margin, energy=None):
@@ -31,7 +31,7 @@ def attempt(mse, margin, half_width=0.001):
 
 
 def test_the_interval_covers_as_often_as_it_says():
-    """A law with the chance of chips: the goal is met exactly at an error of 1."""
+    """A law with the chance of chips: the margin is 0 at an error of 1."""
     generator = np.random.default_rng(0)
     spread, rounds, covered, apart = 0.01, 1000, 0, []
     reach = 1.96 * spread / 200**0.5
@@ -50,23 +50,23 @@ def test_the_interval_covers_as_often_as_it_says():
 
 def test_attempts_tell_a_slope_without_trials():
     attempts = [attempt(0.8, 0.006), attempt(1.0, 0.001)]
-    line = line_through([], attempts)
+    line = margin_line([], attempts)
     slope = -0.005 / math.log(1.25)
     assert line.level == pytest.approx(0.001) and line.slope == pytest.approx(slope)
     assert line.energy_slope == pytest.approx(-0.1)
 
 
-def test_the_luck_of_the_few_moves_no_level():
+def test_deviations_of_tuning_chips_move_no_level():
     trials = [trial(mse, -0.02 * math.log(mse) + 0.5) for mse in (0.5, 1.0, 2.0)]
-    line = line_through(trials, [attempt(1.0, 0.001)])
+    line = margin_line(trials, [attempt(1.0, 0.001)])
     assert line.level == pytest.approx(0.001) and line.slope == pytest.approx(-0.02)
 
 
 def test_far_trials_hardly_bend_the_slope():
     near = [trial(mse, -0.02 * math.log(mse)) for mse in (0.9, 1.0, 1.1)]
     far = [trial(1e-6, 0.03), trial(1e-9, 0.03)]
-    line = line_through(near + far, [attempt(1.0, 0.0)])
-    bent = line_through([near[1], *far], [attempt(1.0, 0.0)])
+    line = margin_line(near + far, [attempt(1.0, 0.0)])
+    bent = margin_line([near[1], *far], [attempt(1.0, 0.0)])
     assert abs(line.slope + 0.02) < abs(bent.slope + 0.02)
 
 
@@ -83,12 +83,12 @@ def test_far_trials_hardly_bend_the_slope():
 )
 def test_nothing_is_made_up_where_there_is_no_slope(trials):
     chosen = attempt(1.0, 0.05)
-    assert line_through(trials, [chosen]) is None
+    assert margin_line(trials, [chosen]) is None
     assert energy_at_goal(trials, [chosen], chosen) is None
 
 
 def test_nothing_is_made_up_without_an_interval():
     chosen = attempt(1.0, 0.05, math.inf)
-    assert line_through([trial(1.0, 0.0), trial(0.5, 0.1)], [chosen]) is not None
+    assert margin_line([trial(1.0, 0.0), trial(0.5, 0.1)], [chosen]) is not None
     assert energy_at_goal([trial(1.0, 0.0), trial(0.5, 0.1)], [chosen], chosen) is None
-    assert line_through([trial(1.0, 0.0), trial(0.5, 0.1)], [attempt(1.0, math.inf)]) is None
+    assert margin_line([trial(1.0, 0.0), trial(0.5, 0.1)], [attempt(1.0, math.inf)]) is None

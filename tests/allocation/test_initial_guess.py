@@ -1,8 +1,8 @@
-"""Guessing: simulation of the very noise that the guess is about."""
+"""Initial guess: simulation of independent Gaussian errors."""
 
 import torch
 
-from joulewise.allocation.guessing import error_for_drop
+from joulewise.allocation.initial_guess import mse_for_accuracy_drop
 from joulewise.placement import Batch
 
 
@@ -11,7 +11,7 @@ def test_independent_errors_of_that_size_cost_that_accuracy():
     outputs = 3 * torch.randn(4000, 2, generator=generator, dtype=torch.float64)
     targets = (outputs[:, 1] + torch.randn(4000, generator=generator) > outputs[:, 0]).long()
     batch = Batch(outputs, targets)
-    error = error_for_drop([outputs], [batch], 0.03)
+    error = mse_for_accuracy_drop([outputs], [batch], 0.03)
     clean = (outputs.argmax(1) == targets).double().mean()
     draws = 40
     noisy = 0.0
@@ -24,4 +24,4 @@ def test_independent_errors_of_that_size_cost_that_accuracy():
 
 def test_a_drop_that_no_noise_causes():
     batch = Batch(torch.tensor([[1.0, 0.0]]), torch.tensor([0]))
-    assert error_for_drop([batch.inputs], [batch], 0.9) == 1e9
+    assert mse_for_accuracy_drop([batch.inputs], [batch], 0.9) == 1e9

@@ -1,10 +1,10 @@
-"""Variables: which points move together."""
+"""Granularity: which operating points share a variable."""
 
 import pytest
 import torch
 from torch import nn
 
-from joulewise.allocation.variables import Granularity, Variables
+from joulewise.allocation.granularity import DecisionVariables, Granularity
 from joulewise.devices import PCM, SRAM, Crossbar
 from joulewise.errors import InputError, OperatingPointError
 from joulewise.placement import place
@@ -29,30 +29,30 @@ def both(**memory):
 )
 def test_how_many_there_are(granularity, count):
     placement = both(bits=6)
-    variables = Variables.of(placement, granularity)
-    shares = torch.rand(count, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    variables = DecisionVariables.of(placement, granularity)
+    levels = torch.rand(count, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     assert variables.count == count
-    plan = placement.check_plan(variables.exact_plan(shares))
-    torch.testing.assert_close(variables.shares(plan), shares)
-    for name, point in variables.plan(shares).items():
+    plan = placement.check_plan(variables.exact_plan(levels))
+    torch.testing.assert_close(variables.levels(plan), levels)
+    for name, point in variables.plan(levels).items():
         torch.testing.assert_close(torch.as_tensor(plan[name]).double(), point)
 
 
 def test_the_ends_are_the_ends_of_the_range():
     placement = place(nn.Linear(4, 3), weights=Crossbar(sigma=1e-6, g_range=(1e-6, 3e-4)))
-    variables = Variables.of(placement, Granularity())
+    variables = DecisionVariables.of(placement, Granularity())
     assert variables.exact_plan(torch.ones(1).double()) == {"weight": 3e-4}
     assert variables.exact_plan(torch.zeros(1).double()) == {"weight": 1e-6}
 
 
 def test_a_memory_without_bit_planes_is_refused_by_name():
     placement = place(nn.Linear(4, 3), weights=Crossbar(sigma=1e-6))
-    with pytest.raises(InputError, match="weight lies on a Crossbar, which has no bit planes"):
-        Variables.of(placement, Granularity(bit_planes=True))
+    with pytest.raises(InputError, match="weight is stored on a Crossbar, which has no bit planes"):
+        DecisionVariables.of(placement, Granularity(bit_planes=True))
 
 
 def test_channels_have_points_and_activations_one():
-    plan = Variables.of(both(), Granularity(per="channel")).exact_plan(
+    plan = DecisionVariables.of(both(), Granularity(per="channel")).exact_plan(
         torch.full((7,), 0.5).double()
     )
     shapes = [tuple(torch.as_tensor(point).shape) for point in plan.values()]
@@ -62,7 +62,7 @@ def test_channels_have_points_and_activations_one():
 @pytest.mark.parametrize(
     ("layer", "memory", "said"),
     [
-        (nn.Linear(4, 4), PCM(), "per is 'channel' and weight lies on a PCM, which takes one"),
+        (nn.Linear(4, 4), PCM(), "per is 'channel' and weight is stored on a PCM, which takes one"),
         (
             nn.ConvTranspose1d(4, 4, 1),
             Crossbar(sigma=1e-6),
@@ -73,7 +73,7 @@ def test_channels_have_points_and_activations_one():
 def test_channels_without_points_are_refused_by_name(layer, memory, said):
     placement = place(layer, weights=memory, inputs=torch.ones(2, 4, 4))
     with pytest.raises(InputError, match=said):
-        Variables.of(placement, Granularity(per="channel"))
+        DecisionVariables.of(placement, Granularity(per="channel"))
 
 
 @pytest.mark.parametrize(
@@ -91,17 +91,17 @@ def test_what_is_not_allowed_is_refused(fields, said):
         Granularity(**fields)
 
 
-def test_levels_become_shares():
-    assert Granularity(levels=(0.7, 0.3, 0.7)).shares(both()) == (0.3, 0.7)
+def test_operating_points_become_levels():
+    assert list(Granularity(levels=(0.7, 0.3, 0.7)).listed(both())) == [0.3, 0.7]
     with pytest.raises(OperatingPointError, match=r"eta is 1\.2"):
-        Granularity(levels=(1.2,)).shares(both())
+        Granularity(levels=(1.2,)).listed(both())
 
 
 def test_levels_come_back_as_they_were_given():
     placement = place(nn.Linear(4, 3), weights=Crossbar(sigma=1e-6))
     given = (1e-6, 3e-6, 7e-6, 2e-5, 3.3e-5, 1.1e-4, 1e-3)
     granularity = Granularity(levels=given)
-    variables = Variables.of(placement, granularity)
-    shares = granularity.shares(placement)
-    plans = [variables.exact_plan(torch.tensor([s], dtype=torch.float64)) for s in shares]
+    variables = DecisionVariables.of(placement, granularity)
+    levels = granularity.listed(placement)
+    plans = [variables.exact_plan(torch.tensor([s], dtype=torch.float64)) for s in levels]
     assert [plan["weight"] for plan in plans] == list(given)

@@ -1,0 +1,217 @@
+"""Granularity: the decision variables of an allocation, and which operating points they set.
+
+A level is a normalised operating point: 0 is the least reliable end of a device's knob range, 1 the
+most reliable, on a logarithmic scale where the range spans decades (see `KnobRange`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from joulewise.devices import KnobRange, Point
+from joulewise.devices.operating_point import as_point
+from joulewise.errors import InputError, check_in_range, check_whole, refuse
+from joulewise.placement import Placed, Placement
+
+__all__ = ["DecisionVariables", "Granularity", "Per"]
+
+Per = Literal["network", "role", "tensor", "channel"]
+"""Tensors that share an operating point: all; all weights, all activations; none; see below."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Granularity:
+    """How finely operating points are set, and which ones there are.
+
+    Args:
+        per: ``"network"``, ``"role"`` (weights, activations), ``"tensor"``, or ``"channel"``: each
+            output channel of a weight, the first axis, and each activation as a whole. Memories of
+            different knob ranges that share a variable are at the same level of each range.
+        bit_planes: True if each bit plane of a word has an operating point, too.
+        rails: Number of operating points in use, 1 or more, whose values are optimised; None for
+            any number.
+        levels: The only operating points that may be used, on the device's knob; empty for all.
+
+    Raises:
+        InputError: if a field is outside its range, or rails and levels are both given.
+    """
+
+    per: Per = "tensor"
+    bit_planes: bool = False
+    rails: int | None = None
+    levels: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check the fields once."""
+        if self.per not in get_args(Per):
+            refuse("per", repr(self.per), f"one of {', '.join(get_args(Per))}")
+        if self.per == "channel" and self.bit_planes:
+            refuse("bit_planes", "True, beside per='channel'", "one of the two")
+        if self.rails is not None:
+            check_in_range("rails", self.rails, 1, 10**6)
+            check_whole("rails", self.rails)
+            if self.levels:
+                refuse("rails", f"{self.rails}, beside levels", "one of the two")
+
+    def check(self, placement: Placement) -> None:
+        """Refuse a placement whose memories have no such operating points.
+
+        Args:
+            placement: The placement to be allocated.
+
+        Raises:
+            InputError: see `DecisionVariables.of`.
+        """
+        DecisionVariables.of(placement, self)
+
+    def listed(self, placement: Placement) -> dict[float, float]:
+        """The listed operating points by their level, ascending.
+
+        Raises:
+            InputError: if there are listed points or rails, and memories of different knob ranges.
+        """
+        if not self.levels and self.rails is None:
+            return {}
+        knobs = {(p.device.knob, KnobRange.of(p.device)) for p in placement.placed}
+        if len(knobs) > 1:
+            allowed = "none, or one kind of memory"
+            restricted = "levels" if self.levels else "rails"
+            refuse(restricted, "given for memories of different knobs or ranges", allowed)
+        device = placement.placed[0].device
+        points = [float(device.point(**{device.knob: float(level)})) for level in self.levels]
+        by_level = {KnobRange.of(device).share(point): point for point in points}
+        return dict(sorted(by_level.items()))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class DecisionVariables:
+    """The levels that are chosen, as one vector, and the plans that they stand for.
+
+    Args:
+        ranges: The knob range of each placed tensor.
+        index: The variables that set the operating point of each placed tensor, in the shape of the
+            point: a scalar, ``[bits]`` for bit planes, ``[channels, 1]`` for output channels.
+        count: Number of variables.
+        listed: The only operating points that may be chosen by their level, ascending; empty for
+            all. Plans have them bit for bit.
+    """
+
+    ranges: Mapping[str, KnobRange]
+    index: Mapping[str, Tensor]
+    count: int
+    listed: Mapping[float, float] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, placement: Placement, granularity: Granularity) -> DecisionVariables:
+        """The variables of a placement.
+
+        Args:
+            placement: The placement to be allocated.
+            granularity: How finely operating points are set.
+
+        Raises:
+            InputError: if a device has no operating points for bit planes or channels; see
+                `Granularity.listed`.
+        """
+        first: dict[tuple[str, torch.Size], int] = {}
+        index, count = {}, 0
+        for placed in placement.placed:
+            own = torch.tensor(0)
+            if granularity.bit_planes:
+                own = torch.arange(_planes(placed))
+            elif granularity.per == "channel" and placed.channels is not None:
+                own = torch.arange(_channels(placed))[:, None]
+            # Only tensors of equal word length can share the variables of bit planes.
+            key = (_shared_by(placed, granularity.per), own.shape)
+            if key not in first:
+                first[key], count = count, count + own.numel()
+            index[placed.name] = first[key] + own
+        ranges = {p.name: KnobRange.of(p.device) for p in placement.placed}
+        listed = granularity.listed(placement)
+        return cls(ranges=ranges, index=index, count=count, listed=listed)
+
+    @property
+    def most_reliable(self) -> Tensor:
+        """The most reliable levels that may be chosen, float64 ``[count]``."""
+        return self.uniform(max(self.listed, default=1.0))
+
+    @property
+    def least_reliable(self) -> Tensor:
+        """The least reliable levels that may be chosen, those of least energy."""
+        return self.uniform(min(self.listed, default=0.0))
+
+    def uniform(self, level: float) -> Tensor:
+        """One level for all variables, float64 ``[count]``."""
+        return torch.full((self.count,), level, dtype=torch.float64)
+
+    def plan(self, levels: Tensor) -> dict[str, Point]:
+        """The plan of some levels, differentiable.
+
+        Args:
+            levels: float64 ``[count]``, 0 to 1.
+        """
+        alike: dict[tuple[KnobRange, torch.Size], list[str]] = {}
+        for name, index in self.index.items():
+            alike.setdefault((self.ranges[name], index.shape), []).append(name)
+        plan: dict[str, Point] = {}
+        for (knob, _), names in alike.items():  # one operation for all: searches call this often
+            index = torch.stack([self.index[name] for name in names])
+            plan.update(zip(names, knob.differentiable(levels[index]), strict=True))
+        return {name: plan[name] for name in self.index}
+
+    def exact_plan(self, levels: Tensor) -> dict[str, Point]:
+        """The plan without rounding beyond the range or off the list; numbers for scalar points."""
+        plan: dict[str, Point] = {}
+        for name, index in self.index.items():
+            own = [float(level) for level in levels[index].reshape(-1)]
+            points = [self.listed.get(one, self.ranges[name].point(one)) for one in own]
+            several = torch.tensor(points, dtype=torch.float64).reshape(index.shape)
+            plan[name] = several if index.ndim else points[0]
+        return plan
+
+    def levels(self, plan: Mapping[str, Point]) -> Tensor:
+        """The levels of a plan; the mean where several operating points share a variable."""
+        total, number = (torch.zeros(self.count, dtype=torch.float64) for _ in range(2))
+        for name, index in self.index.items():
+            points = as_point(plan[name]).detach().expand(index.shape).reshape(-1)
+            found = [self.ranges[name].share(float(point)) for point in points]
+            total.index_add_(0, index.reshape(-1), torch.tensor(found, dtype=torch.float64))
+            number.index_add_(0, index.reshape(-1), torch.ones(len(found), dtype=torch.float64))
+        return total / number
+
+
+def _shared_by(placed: Placed, per: Per) -> str:
+    """A key that tensors which share an operating point have in common."""
+    if per == "network":
+        return ""
+    return placed.role if per == "role" else placed.name
+
+
+def _channels(placed: Placed) -> int:
+    assert placed.channels is not None
+    memory = type(placed.device).__name__
+    loads = placed.traffic.loads if placed.traffic is not None else ()
+    if not placed.device.channel_points:
+        reason = f"{placed.name} is stored on a {memory}, which takes one point for a whole tensor"
+    elif placed.device.computes and any(load.channels() is None for load in loads):
+        reason = (
+            f"the first axis of {placed.name} runs over the rows of a matrix, whose columns have "
+            f"points on a {memory}"
+        )
+    else:
+        return placed.channels
+    raise InputError(f"per is 'channel' and {reason}; allowed: network, role or tensor")
+
+
+def _planes(placed: Placed) -> int:
+    if placed.device.planes is None:
+        raise InputError(
+            f"bit_planes is True and {placed.name} is stored on a {type(placed.device).__name__}, "
+            "which has no bit planes; allowed: False, or an SRAM"
+        )
+    return placed.device.planes

@@ -1,0 +1,264 @@
+"""Verification on held-out chips, and constraint margins: the difference of plans to their goal.
+
+A plan that is shown to hold exceeds its goal by some margin, part of it by chance. A line through
+the margins of all simulated plans over the logarithm of the predicted error says which plan to
+verify next, and at what energy the constraint is active: plans are compared by that energy.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+from torch import Tensor
+
+from joulewise.allocation.goals import Goal
+from joulewise.allocation.plan_optimiser import PlanOptimiser
+from joulewise.allocation.problem import AllocationProblem
+from joulewise.allocation.result import Attempt, EnergyAtGoal, Trial
+from joulewise.simulation import Simulation
+
+__all__ = [
+    "MarginLine",
+    "Verification",
+    "attempt_confidence",
+    "energy_at_goal",
+    "margin_line",
+]
+
+# Simulated plans count half in the line where their errors differ by this log ratio.
+_HALF_WEIGHT = math.log(2.0)
+# The most plans that are verified; each halves the chance of error that is left for the next.
+_MAX_ATTEMPTS = 6
+# Factor of the predicted error after a failure without a line; and the least step back with one,
+# a quarter of it in logarithms, so that attempts do not repeat each other.
+_STEP_BACK = 0.8
+_LEAST_STEP = math.log(_STEP_BACK) / 4
+# The longest step of the logarithm of the error: the line is local.
+_LONGEST_STEP = math.log(3.0)
+# Standard errors beyond the confidence that the next plan aims at: it then holds in 88 % of cases.
+_SPARE = 1.2
+# The fraction of the energy that a further attempt has to save, once a plan holds.
+_WORTH_IT = 0.02
+
+
+def attempt_confidence(number: int, confidence: float) -> float:
+    """One-sided confidence of an attempt, counted from 0, so that all together have ``confidence``.
+
+    The first takes half of the allowed chance of error, each other one half of what is left
+    (Bonferroni's inequality).
+    """
+    return float(1 - (1 - confidence) / 2 ** (number + 1))
+
+
+class MarginLine(NamedTuple):
+    """Margin and energy as lines over the logarithm of the predicted error, near one plan.
+
+    Args:
+        level: Margin at that plan, by all attempts.
+        slope: Derivative of the margin; below 0.
+        energy_slope: Derivative of the energy; below 0.
+    """
+
+    level: float
+    slope: float
+    energy_slope: float
+
+
+def margin_line(trials: Sequence[Trial], attempts: Sequence[Attempt]) -> MarginLine | None:
+    """Fit the line near the last attempt.
+
+    Trials were simulated on the same few chips, so their deviations are correlated: they determine
+    the slopes, attempts on independent chips the level.
+
+    Args:
+        trials: Plans on tuning chips.
+        attempts: Plans on held-out chips, one or more.
+
+    Returns:
+        None where margin or energy do not fall with the error.
+
+    Example:
+        >>> trials = [
+        ...     Trial(energy=1.0 - mse, predicted_mse=mse, margin=0.5 - mse, chips=20)
+        ...     for mse in (0.1, 0.11)
+        ... ]
+        >>> attempt = Attempt(
+        ...     energy=0.9, predicted_mse=0.1, seed=0, chips=200, confidence=0.95, bound=0.4,
+        ...     holds=True, margin=0.3, half_width=0.1, mean_accuracy=None, mean_mse=0.1,
+        ... )
+        >>> line = margin_line(trials, [attempt])
+        >>> round(line.level, 2), round(line.slope, 2)
+        (0.3, -0.1)
+    """
+    last = attempts[-1]
+    known: list[Trial | Attempt] = [*trials, *attempts]
+    seen = [s for s in known if math.isfinite(s.margin) and s.predicted_mse > 0]
+    if last.predicted_mse <= 0 or not math.isfinite(last.margin):
+        return None
+    x = np.log([s.predicted_mse for s in seen]) - math.log(last.predicted_mse)
+    tuning = np.array([isinstance(s, Trial) for s in seen], dtype=float)
+    weights = np.array([s.chips for s in seen]) / (1 + (x / _HALF_WEIGHT) ** 2)
+    level, slope = _fitted(x, tuning, weights, np.array([s.margin for s in seen]))
+    _, energy_slope = _fitted(x, tuning, weights, np.array([s.energy for s in seen]))
+    if not (slope < 0 and energy_slope < 0):
+        return None
+    return MarginLine(level, slope, energy_slope)
+
+
+def _fitted(
+    x: NDArray[np.float64],
+    tuning: NDArray[np.float64],
+    weights: NDArray[np.float64],
+    y: NDArray[np.float64],
+) -> tuple[float, float]:
+    """Weighted least squares of ``y = level + offset * tuning + slope * x``: level and slope."""
+    columns = np.stack([np.ones_like(x), tuning, x], 1) * np.sqrt(weights)[:, None]
+    (level, _, slope), *_ = np.linalg.lstsq(columns, y * np.sqrt(weights), rcond=None)
+    return float(level), float(slope)
+
+
+def energy_at_goal(
+    trials: Sequence[Trial], attempts: Sequence[Attempt], chosen: Attempt
+) -> EnergyAtGoal | None:
+    """The energy at which the margin is 0: the constraint is active.
+
+    Args:
+        trials: Plans on tuning chips.
+        attempts: Plans on held-out chips.
+        chosen: The attempt that is returned.
+
+    Returns:
+        The energy with a 95 % interval from that of the chosen plan's margin. Errors of the slopes
+        are not in it; they matter little where margins are small. None without a line or a finite
+        interval.
+    """
+    others = [attempt for attempt in attempts if attempt is not chosen]
+    line = margin_line(trials, [*others, chosen])
+    if line is None or not math.isfinite(chosen.half_width):
+        return None
+    per_margin = line.energy_slope / line.slope
+    energy = chosen.energy - line.level * per_margin
+    reach = chosen.half_width * per_margin
+    return EnergyAtGoal(energy=energy, low=energy - reach, high=energy + reach)
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Verification:
+    """Verification of plans, each on chips that neither it nor another one was chosen by.
+
+    Args:
+        problem: The allocation problem; the first chip is its seed.
+        goal: The goal.
+        chips: Number of chips of each attempt.
+        confidence: One-sided confidence of all attempts together.
+        trials: Plans that were simulated on tuning chips.
+
+    Attributes:
+        attempts: Plans that were verified, in order.
+    """
+
+    problem: AllocationProblem
+    goal: Goal
+    chips: int
+    confidence: float
+    trials: Sequence[Trial]
+    attempts: list[Attempt] = field(init=False, default_factory=list)
+
+    def run(
+        self, optimiser: PlanOptimiser, max_mse: float, start: Tensor | None = None
+    ) -> tuple[int, PlanOptimiser, Tensor, Simulation]:
+        """Verify plans until one holds and no cheaper one is worth another attempt.
+
+        Args:
+            optimiser: Finds plans of a predicted error.
+            max_mse: Limit on the predicted error of the first.
+            start: Levels near the first; None for none.
+
+        Returns:
+            The index of the cheapest attempt that holds, or of the last, the optimiser that found
+            its plan, its levels and simulation.
+        """
+        tried: list[tuple[PlanOptimiser, Tensor, Simulation]] = []
+        following: float | None = max_mse
+        while following is not None:
+            max_mse, number = following, len(tried)
+            if start is not None and 0 < number < _MAX_ATTEMPTS - 1:
+                optimiser, max_mse = self._reachable(optimiser, max_mse, start)
+            levels = optimiser.minimise_energy(max_mse, start)
+            seed = self.problem.seed + number * self.chips
+            simulation = self.problem.simulate(levels, self.chips, seed, "verifying")
+            self._record(optimiser.mse(levels), simulation)
+            tried.append((optimiser, levels, simulation))
+            start, following = levels, self._next_limit(max_mse, *tried[-1])
+        held = [k for k, attempt in enumerate(self.attempts) if attempt.holds]
+        chosen = min(held, key=lambda k: self.attempts[k].energy, default=len(tried) - 1)
+        return chosen, *tried[chosen]
+
+    def _record(self, predicted_mse: float, simulation: Simulation) -> None:
+        confidence = attempt_confidence(len(self.attempts), self.confidence)
+        bound, holds = self.goal.bound(simulation, confidence)
+        margin, interval = self.goal.margin(simulation)
+        self.attempts.append(
+            Attempt(
+                energy=simulation.energy.normalised,
+                predicted_mse=predicted_mse,
+                seed=simulation.seed,
+                chips=simulation.chips,
+                confidence=confidence,
+                bound=bound,
+                holds=holds,
+                margin=margin,
+                half_width=interval.half_width,
+                mean_accuracy=simulation.mean_accuracy if simulation.accuracy else None,
+                mean_mse=simulation.mean_mse,
+            )
+        )
+
+    def _reachable(
+        self, optimiser: PlanOptimiser, max_mse: float, levels: Tensor
+    ) -> tuple[PlanOptimiser, float]:
+        """The optimiser and limit, or new ones half way to the most reliable plan.
+
+        Far from the linearisation the predicted shift of the mean may not vanish at any plan: a
+        limit below the error of the most reliable one would give that plan, far from the last.
+        """
+        reliable_mse = optimiser.mse(optimiser.variables.most_reliable)
+        if max_mse > reliable_mse:
+            return optimiser, max_mse
+        if optimiser.rails or optimiser.variables.listed:
+            return optimiser, reliable_mse
+        between = (levels + optimiser.variables.most_reliable) / 2
+        optimiser = self.problem.linearised_at(between)
+        return optimiser, optimiser.mse(between)
+
+    def _next_limit(
+        self, max_mse: float, optimiser: PlanOptimiser, levels: Tensor, simulation: Simulation
+    ) -> float | None:
+        """The limit on the error of the next attempt; None where another would gain nothing."""
+        number, last = len(self.attempts), self.attempts[-1]
+        held = any(attempt.holds for attempt in self.attempts)
+        most_reliable = bool((levels == optimiser.variables.most_reliable).all())
+        if number == _MAX_ATTEMPTS or held > last.holds or most_reliable:
+            return None
+        if not held and number + 1 == _MAX_ATTEMPTS:  # the last attempt is the most reliable plan
+            return optimiser.mse(optimiser.variables.most_reliable)
+        line = margin_line(self.trials, self.attempts)
+        if line is None:
+            return None if held else max_mse * _STEP_BACK
+        confidence = attempt_confidence(number, self.confidence)
+        aimed_at = float(stats.norm.cdf(stats.norm.ppf(confidence) + _SPARE))
+        needed = last.margin - self.goal.slack(simulation, self.chips, aimed_at)
+        step = min((line.level - needed) / -line.slope, _LONGEST_STEP)
+        if not held:
+            return max_mse * math.exp(min(max(step, -_LONGEST_STEP), _LEAST_STEP))
+        saved = step * -line.energy_slope
+        worth_it = saved > _WORTH_IT * last.energy
+        if not worth_it or max_mse >= optimiser.mse(optimiser.variables.least_reliable):
+            return None
+        return max_mse * math.exp(step)
