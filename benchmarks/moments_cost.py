@@ -22,10 +22,10 @@ import time
 import torch
 from torch import nn
 
+from joulewise.contrib import FullCovariance
 from joulewise.devices import SRAM
 from joulewise.placement import place
-from joulewise.prediction.moments import Moments
-from joulewise.prediction.predicting import predict
+from joulewise.prediction import predict
 
 STAGES = ((16, 16), (32, 32), (64, 64, 64), (128, 128, 128), (256, 256, 256))
 ETA = 0.6
@@ -85,7 +85,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
     with torch.no_grad():
         plain = [seconds(lambda: model(image)) for _ in range(PLAIN_PASSES + 3)][3:]
     placement = place(model, weights=SRAM(bits=8), inputs=image)
-    method = Moments(dtype=dtype, memory_bytes=int(arguments.gib * 2**30))
+    method = FullCovariance(dtype=dtype, memory_bytes=int(arguments.gib * 2**30))
     taken = seconds(lambda: predict(placement, [image], method=method, eta=ETA))
     return {
         "largest": round(STAGES[0][0] * arguments.width) * arguments.size**2,

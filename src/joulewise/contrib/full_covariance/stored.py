@@ -6,10 +6,10 @@ from typing import Any
 
 from torch import Tensor
 
+from joulewise.contrib.full_covariance.gaussian import quadrature, series
+from joulewise.contrib.full_covariance.joint import Joint, Noise, Outcome, Scale, Value
 from joulewise.devices import Point
 from joulewise.placement import Placed
-from joulewise.prediction.covariance.gaussian import quadrature, series
-from joulewise.prediction.covariance.joint import Joint, Noise, Outcome, Scale, Value
 
 __all__ = ["stored"]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from joulewise.contrib.full_covariance.gaussian import quadrature, series
+from joulewise.contrib.full_covariance.joint import Joint, Noise, Outcome, Same, Scale, Value
 from joulewise.devices.arrays import rounded
 from joulewise.placement.conversion import Converters
-from joulewise.prediction.covariance.gaussian import quadrature, series
-from joulewise.prediction.covariance.joint import Joint, Noise, Outcome, Same, Scale, Value
 
 __all__ = ["converted", "converted_apart"]
 

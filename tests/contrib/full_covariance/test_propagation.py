@@ -8,13 +8,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from gaussian_memory import GaussianMemory, output_moments
+from joulewise.contrib.full_covariance import RULES, FullCovariance, affine, scaling
+from joulewise.contrib.full_covariance.network import trace_network
+from joulewise.contrib.full_covariance.propagation import propagate
 from joulewise.errors import ModelError
 from joulewise.placement import place
-from joulewise.prediction.covariance.network import trace_network
-from joulewise.prediction.covariance.propagation import propagate
-from joulewise.prediction.covariance.rules import RULES, affine, scaling
-from joulewise.prediction.moments import Moments
-from joulewise.prediction.problem import posed
+from joulewise.prediction import posed
 
 
 def random(*shape, seed=0):
@@ -206,7 +205,7 @@ def test_nan_is_laid_at_the_first_layers_door():
     placement = place(model.double(), weights=GaussianMemory())
     nan = posed(placement, [x], {"0.weight": math.nan})
     with nan as problem, pytest.raises(ModelError, match=r"the output of 0 is NaN or infinite"):
-        list(Moments().pieces(problem))
+        list(FullCovariance().pieces(problem))
 
 
 def test_a_network_too_large_is_refused_before_it_takes_memory():
@@ -224,5 +223,5 @@ def test_hooks_of_the_model_do_not_run_on_moments():
     placement = place(model, weights=GaussianMemory())
     with posed(placement, [random(2, 4)], {"0.weight": 0.1}) as problem:
         seen.clear()
-        list(Moments(dtype=torch.float64).pieces(problem))
+        list(FullCovariance(dtype=torch.float64).pieces(problem))
     assert len(seen) <= 2  # the tracer, and the pass that sizes the covariances

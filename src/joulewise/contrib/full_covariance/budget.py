@@ -9,9 +9,9 @@ from typing import Any
 
 from torch import Tensor, fx
 
+from joulewise.contrib.full_covariance.network import Network, Step, function_of
+from joulewise.contrib.full_covariance.operation import replaced
 from joulewise.errors import ModelError
-from joulewise.prediction.covariance.network import Network, Step, function_of
-from joulewise.prediction.covariance.operation import replaced
 from joulewise.user_code import cause_of
 
 __all__ = ["Budget", "budget"]

@@ -26,9 +26,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from joulewise.prediction.covariance.joint import Noise, Outcome
-from joulewise.prediction.covariance.operation import Operation, Reading
-from joulewise.prediction.covariance.windows import Window
+from joulewise.contrib.full_covariance.joint import Noise, Outcome
+from joulewise.contrib.full_covariance.operation import Operation, Reading
+from joulewise.contrib.full_covariance.windows import Window
 
 __all__ = ["convolution", "linear", "on_units"]
 

@@ -14,17 +14,17 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from joulewise.contrib.full_covariance.converters import converted, converted_apart
+from joulewise.contrib.full_covariance.joint import Gain, Joint, Noise, Outcome, Value
+from joulewise.contrib.full_covariance.network import Network, Step, function_of
+from joulewise.contrib.full_covariance.operation import Operation, Rule, leaves, replaced
+from joulewise.contrib.full_covariance.stored import stored
+from joulewise.contrib.full_covariance.weighted import on_units
 from joulewise.devices import Common, Moments, Point
 from joulewise.errors import JoulewiseError, ModelError, refuse
 from joulewise.placement import Placed
 from joulewise.placement.calling import tensors_in
 from joulewise.placement.conversion import Converters
-from joulewise.prediction.covariance.converted import converted, converted_apart
-from joulewise.prediction.covariance.joint import Gain, Joint, Noise, Outcome, Value
-from joulewise.prediction.covariance.network import Network, Step, function_of
-from joulewise.prediction.covariance.operation import Operation, Rule, leaves, replaced
-from joulewise.prediction.covariance.stored import stored
-from joulewise.prediction.covariance.weighted import on_units
 from joulewise.user_code import cause_of
 
 __all__ = ["OutputMoments", "arguments_of", "propagate"]
@@ -60,7 +60,7 @@ def propagate(
     """Mean and covariance of a network's output for a batch of samples.
 
     Args:
-        network: From `joulewise.prediction.covariance.network.trace_network`.
+        network: From `joulewise.contrib.full_covariance.network.trace_network`.
         inputs: As the model is called with: a tensor, a tuple, or a mapping.
         weights: Mean and variance of each placed weight.
         plan: Operating points, for stored activations.
@@ -265,7 +265,7 @@ class _Walk:
         kind = getattr(step.kind, "__name__", step.kind)
         raise ModelError(
             f"{step.name} is a {kind}, which has no rule for its moments; give it one, "
-            f"predict(..., method=Moments(rules=RULES | {{{kind}: my_rule}})), or use "
+            f"predict(..., method=FullCovariance(rules=RULES | {{{kind}: my_rule}})), or use "
             'method="first-order"'
         )
 

@@ -14,23 +14,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from joulewise.contrib.full_covariance.budget import budget
+from joulewise.contrib.full_covariance.network import Network, trace_network
+from joulewise.contrib.full_covariance.operation import Rule
+from joulewise.contrib.full_covariance.propagation import OutputMoments, arguments_of, propagate
+from joulewise.contrib.full_covariance.rules import RULES
 from joulewise.errors import ModelError, check_in_range, refuse
 from joulewise.placement import take
 from joulewise.placement.calling import batch_size
-from joulewise.prediction.covariance.budget import budget
-from joulewise.prediction.covariance.network import Network, trace_network
-from joulewise.prediction.covariance.operation import Rule
-from joulewise.prediction.covariance.propagation import OutputMoments, arguments_of, propagate
-from joulewise.prediction.covariance.rules import RULES
-from joulewise.prediction.forecast import Forecast
-from joulewise.prediction.problem import Problem
-from joulewise.prediction.total import Total
+from joulewise.prediction import Forecast, Problem, Total
 
-__all__ = ["Moments"]
+__all__ = ["FullCovariance"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Moments:
+class FullCovariance:
     """Mean and covariance by a table of rules; for networks that the table covers.
 
     Exact for networks of linear operations, whatever the noise, as long as weights are independent.

@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from joulewise.prediction.covariance.gaussian import RELU, series
-from joulewise.prediction.covariance.joint import Map, Outcome, Scale, Value
-from joulewise.prediction.covariance.operation import Operation
-from joulewise.prediction.covariance.windows import Window, per_axis
+from joulewise.contrib.full_covariance.gaussian import RELU, series
+from joulewise.contrib.full_covariance.joint import Map, Outcome, Scale, Value
+from joulewise.contrib.full_covariance.operation import Operation
+from joulewise.contrib.full_covariance.windows import Window, per_axis
 
 __all__ = ["max_pool", "maximum"]
 

@@ -1,11 +1,11 @@
 import pytest
 import torch
 
+from joulewise.contrib.full_covariance.converters import converted, converted_apart
+from joulewise.contrib.full_covariance.joint import Joint, Outcome
 from joulewise.devices import Array
 from joulewise.devices.arrays import rounded
 from joulewise.placement.conversion import Converters
-from joulewise.prediction.covariance.converted import converted, converted_apart
-from joulewise.prediction.covariance.joint import Joint, Outcome
 
 MEANS = torch.tensor([[0.0, 0.31, 0.97]], dtype=torch.float64)
 SAMPLES = 400_000

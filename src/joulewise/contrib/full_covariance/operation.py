@@ -9,9 +9,9 @@ from typing import Any, Never
 import torch
 from torch import Tensor, nn
 
+from joulewise.contrib.full_covariance.joint import Gain, Joint, Value, sandwich
 from joulewise.devices import Common, Moments
 from joulewise.errors import ModelError
-from joulewise.prediction.covariance.joint import Gain, Joint, Value, sandwich
 
 __all__ = ["Operation", "Reading", "Rule", "leaves", "replaced"]
 
@@ -86,8 +86,8 @@ class Operation:
             ModelError: always.
         """
         raise ModelError(
-            f"{self.name} {why}; give it a rule of your own, predict(..., method=Moments(rules="
-            'RULES | {...: my_rule})), or use method="first-order"'
+            f"{self.name} {why}; give it a rule of your own, predict(..., method="
+            'FullCovariance(rules=RULES | {...: my_rule})), or use method="first-order"'
         )
 
     def parameter(self, name: str) -> Reading:

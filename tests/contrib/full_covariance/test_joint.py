@@ -3,7 +3,15 @@
 import pytest
 import torch
 
-from joulewise.prediction.covariance.joint import Joint, Map, Noise, Outcome, Same, Scale, sandwich
+from joulewise.contrib.full_covariance.joint import (
+    Joint,
+    Map,
+    Noise,
+    Outcome,
+    Same,
+    Scale,
+    sandwich,
+)
 
 
 def random(*shape, seed=0):
@@ -43,7 +51,7 @@ def test_sandwich_is_the_matrix_product(name, overwrite, grad):
 def test_rows_in_chunks_are_the_rows_at_once(monkeypatch):
     cov = covariance(2, 4)
     whole = sandwich(GAINS["map"][0], cov)
-    monkeypatch.setattr("joulewise.prediction.covariance.joint._CHUNK_BYTES", 1)
+    monkeypatch.setattr("joulewise.contrib.full_covariance.joint._CHUNK_BYTES", 1)
     assert torch.allclose(sandwich(GAINS["map"][0], cov), whole, rtol=1e-12)
     in_place = sandwich(GAINS["square map"][0], cov.clone(), overwrite=True)
     assert torch.allclose(in_place, SQUARE @ cov @ SQUARE.T, rtol=1e-12)

@@ -28,17 +28,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from joulewise.prediction.covariance.gaussian import (
+from joulewise.contrib.full_covariance.gaussian import (
     RELU,
     Expansion,
     PiecewiseLinear,
     quadrature,
     series,
 )
-from joulewise.prediction.covariance.joint import Outcome, Same, Scale, Value
-from joulewise.prediction.covariance.maxima import max_pool, maximum
-from joulewise.prediction.covariance.operation import Operation, Rule
-from joulewise.prediction.covariance.weighted import convolution, linear
+from joulewise.contrib.full_covariance.joint import Outcome, Same, Scale, Value
+from joulewise.contrib.full_covariance.operation import Operation, Rule
+from joulewise.contrib.full_covariance.rectified_maxima import max_pool, maximum
+from joulewise.contrib.full_covariance.weighted import convolution, linear
 
 __all__ = [
     "RULES",
@@ -191,7 +191,7 @@ def pointwise(op: Operation) -> Outcome:
     Good for smooth functions; use `piecewise_linear` for those with kinks.
 
     References:
-        See `joulewise.prediction.covariance.gaussian`. The published code's Softplus rule expands
+        See `joulewise.contrib.full_covariance.gaussian`. The published code's Softplus rule expands
         around the mean and drops fourth moments, which costs 14 % of the variance at s = 1.
     """
     value = _one(op)

@@ -9,11 +9,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from gaussian_memory import GaussianMemory, TiedMemory, covariance_of, output_moments
+from joulewise.contrib.full_covariance import RULES
+from joulewise.contrib.full_covariance.gaussian import RELU, PiecewiseLinear, quadrature
+from joulewise.contrib.full_covariance.joint import Joint
 from joulewise.devices import SRAM
 from joulewise.placement import place
-from joulewise.prediction.covariance.gaussian import RELU, PiecewiseLinear, quadrature
-from joulewise.prediction.covariance.joint import Joint
-from joulewise.prediction.covariance.rules import RULES
 
 STD = 0.3
 SAMPLES = 40_000
