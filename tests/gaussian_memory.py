@@ -114,6 +114,6 @@ def output_moments(
     """Mean ``[batch, size]`` and covariance ``[batch, size, size]`` of the output, in float64."""
     method = FullCovariance(dtype=torch.float64, **options)
     with posed(placement, [inputs], plan) as problem:
-        pieces = [piece.logits() for piece in method.pieces(problem)]
+        pieces = [(output.mean, output.cov) for output, _, _ in method.pieces(problem)]
     means, covs = zip(*pieces, strict=True)
     return torch.cat(means), torch.cat(covs)

@@ -8,9 +8,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from gaussian_memory import GaussianMemory, output_moments
-from joulewise.contrib.full_covariance import RULES, FullCovariance, affine, scaling
+from joulewise.contrib.full_covariance import RULES, FullCovariance
 from joulewise.contrib.full_covariance.network import trace_network
-from joulewise.contrib.full_covariance.propagation import propagate
+from joulewise.contrib.full_covariance.propagation import Propagation
+from joulewise.contrib.full_covariance.rules import affine, scaling
 from joulewise.errors import ModelError
 from joulewise.placement import place
 from joulewise.prediction import posed
@@ -104,7 +105,7 @@ def test_named_inputs_a_default_and_outputs_in_a_mapping():
         options["converters"] = {}
         expected = a @ (0.9 * model.fc.weight).T + model.fc.bias + 2 * b
         for given in ((a, b), {"b": b, "a": a}):
-            out = propagate(network, given, **options)
+            out = Propagation(network, **options).run(given)
             assert torch.allclose(out.mean, expected)
 
 

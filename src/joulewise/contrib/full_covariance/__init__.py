@@ -13,28 +13,7 @@ propagation        traversal of the graph, and contributions of the placed tenso
 budget             size of the covariances, before they are made
 """
 
-from joulewise.contrib.full_covariance.gaussian import PiecewiseLinear as PiecewiseLinear
-from joulewise.contrib.full_covariance.joint import Outcome as Outcome
 from joulewise.contrib.full_covariance.method import FullCovariance as FullCovariance
-from joulewise.contrib.full_covariance.operation import Operation as Operation
-from joulewise.contrib.full_covariance.operation import Rule as Rule
 from joulewise.contrib.full_covariance.rules import RULES as RULES
-from joulewise.contrib.full_covariance.rules import affine as affine
-from joulewise.contrib.full_covariance.rules import piecewise_linear as piecewise_linear
-from joulewise.contrib.full_covariance.rules import pointwise as pointwise
-from joulewise.contrib.full_covariance.rules import reshape as reshape
-from joulewise.contrib.full_covariance.rules import scaling as scaling
 
-__all__ = [
-    "RULES",
-    "FullCovariance",
-    "Operation",
-    "Outcome",
-    "PiecewiseLinear",
-    "Rule",
-    "affine",
-    "piecewise_linear",
-    "pointwise",
-    "reshape",
-    "scaling",
-]
+__all__ = ["RULES", "FullCovariance"]

@@ -1,104 +1,93 @@
-"""What covariances take: known before the first one is made."""
+"""Size of the covariances of a network, before the first one is made."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import combinations_with_replacement
 from typing import Any
 
-from torch import Tensor, fx
+from torch import Tensor
 
-from joulewise.contrib.full_covariance.network import Network, Step, function_of
-from joulewise.contrib.full_covariance.operation import replaced
+from joulewise.contrib.full_covariance.joint import Value, mean_of
+from joulewise.contrib.full_covariance.network import Network, Step
+from joulewise.contrib.full_covariance.operation import leaves, replaced
 from joulewise.errors import ModelError
 from joulewise.user_code import cause_of
 
-__all__ = ["Budget", "budget"]
+__all__ = ["Budget"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, eq=False)
 class Budget:
     """Numbers in the covariances of one sample.
 
-    Args:
-        peak: At the operation that holds most of them.
-        total: Of all operations: what a pass with gradients keeps.
-        at: The name of that operation.
-        size: Numbers in its output.
+    Exact for rules that make a covariance of their own only where sizes differ.
+
+    Attributes:
+        peak: Numbers held during the operation that holds most of them.
+        total: Numbers made in all operations: those that a pass with gradients keeps.
+        at: Name of the operation with the peak.
+        size: Number of entries of its output.
     """
 
-    peak: int
-    total: int
-    at: str
-    size: int
+    peak: int = 0
+    total: int = 0
+    at: str = "the model"
+    size: int = 0
+
+    @classmethod
+    def of(cls, network: Network, sample: Any) -> Budget:
+        """Count while running the network on one sample without noise.
+
+        Args:
+            network: The traced network.
+            sample: Inputs of the model, one sample.
+
+        Raises:
+            ModelError: if an operation fails.
+        """
+        budget = cls()
+        live: list[Value] = []
+
+        def call(step: Step, arguments: Any, dying: frozenset[Value]) -> Any:
+            args, kwargs = replaced(arguments, mean_of)
+            try:
+                result = step.function(*args, **kwargs)
+            except Exception as error:  # a user's layer
+                cause = cause_of(error)
+                raise ModelError(f"{step.name} fails on one sample with {cause}") from error
+            sources = frozenset(v for v in leaves(arguments) if isinstance(v, Value))
+            before = [v.size for v in live]
+            live[:] = [v for v in live if v not in dying]
+            varies = step.weights or step.stored or sources
+            if not varies or not isinstance(result, Tensor) or not result.ndim:
+                return result
+            value = Value(result)
+            own = next(iter(sources)).size if sources == dying and len(sources) == 1 else None
+            held = _held(before, [v.size for v in live], own, value.size)
+            if held > budget.peak:
+                budget.peak, budget.at, budget.size = held, step.name, value.size
+            live.append(value)
+            budget.total += value.size * sum(v.size for v in live)
+            return value
+
+        network.run(sample, call)
+        return budget
 
 
-def budget(network: Network, arguments: Mapping[fx.Node, Any]) -> Budget:
-    """Run the network on one sample without noise, and count.
+def _held(live: list[int], staying: list[int], own: int | None, size: int) -> int:
+    """Numbers in covariances while an operation makes an output of ``size`` entries.
 
-    Args:
-        network: The traced network.
-        arguments: What each placeholder is given.
-
-    Returns:
-        The counts, for rules that make a covariance of their own only where sizes differ.
+    Sizes of the values before it and of those that stay; ``own`` is that of its only input, if
+    nothing else needs that.
     """
-    env: dict[fx.Node, Any] = dict(arguments)
-    live: dict[fx.Node, int] = {}  # what varies and is still needed, and its size
-    worst, total = Budget(peak=0, total=0, at="the model", size=0), 0
-    for step in network.steps:
-        sources = [node for node in step.node.all_input_nodes if node in live]
-        varies = bool(step.weights or step.stored or sources)
-        result = env[step.node] = _evaluate(network, step, env)
-        if step.node.op == "output":
-            break
-        size = result[0].numel() if varies and isinstance(result, Tensor) else 0
-        held = _held(live, sources, [n for n in step.last_use_of if n in live], size)
-        if size:
-            live[step.node] = size
-        for gone in step.last_use_of:
-            live.pop(gone, None)
-            env.pop(gone, None)
-        total += size * sum(live.values())
-        if held > worst.peak:
-            worst = Budget(peak=held, total=0, at=step.name, size=size)
-    return replace(worst, total=total)
+    if own is None:
+        return _pairs(live) + size * (size + sum(staying))
+    # Rows first, then columns, each in place where the output is not larger.
+    work = size * (own + size) if own < size else own**2 + (size**2 if own > size else 0)
+    return _pairs(staying) + max(own, size) * sum(staying) + work
 
 
-def _held(
-    live: Mapping[fx.Node, int], sources: list[fx.Node], dying: list[fx.Node], size: int
-) -> int:
-    """Numbers in covariances while one operation makes an output of ``size`` numbers."""
-    staying = [n for node, n in live.items() if node not in dying]
-    if len(sources) == 1 and sources == dying:
-        # Rows first, then columns, each in place where the output is not larger.
-        own = live[sources[0]]
-        work = own**2 + (size**2 if own > size else 0)
-        work = work if own >= size else size * (own + size)
-        return _pairs(staying) + max(own, size) * sum(staying) + work
-    return _pairs(live.values()) + size * (size + sum(staying))
-
-
-def _pairs(sizes: Iterable[int]) -> int:
-    return sum(a * b for a, b in combinations_with_replacement(list(sizes), 2))
-
-
-def _evaluate(network: Network, step: Step, env: Mapping[fx.Node, Any]) -> Any:
-    """One step without noise.
-
-    Raises:
-        ModelError: if it fails.
-    """
-    node = step.node
-    if node.op in ("placeholder", "output"):
-        return env.get(node)
-    if node.op == "get_attr":
-        return network.constant(str(node.target))
-    args, kwargs = replaced(
-        (node.args, node.kwargs), lambda a: env[a] if isinstance(a, fx.Node) else a
-    )
-    try:
-        return function_of(step)(*args, **kwargs)
-    except Exception as error:  # a user's layer
-        raise ModelError(f"{step.name} fails on one sample with {cause_of(error)}") from error
+def _pairs(sizes: list[int]) -> int:
+    """Numbers in the covariances of all pairs, each value with itself among them."""
+    return sum(a * b for a, b in combinations_with_replacement(sizes, 2))

@@ -1,8 +1,9 @@
-"""Moments: mean and full covariance of a network's output, operation by operation.
+"""Prediction by mean and full covariance of the output of each operation.
 
-Where `first-order` is linear in the noise, this follows the whole distribution's first two moments
-through each operation: strong noise, saturating activations and rectifiers that noise switches on
-and off included. The price is a covariance between all numbers of a layer, for each sample.
+Where first order is linear in the noise, this method follows the first two moments of the whole
+distribution through each operation: strong noise, saturating activations, and rectifiers that noise
+switches on and off included. The price is a covariance between all entries of a layer, for each
+sample.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from joulewise.contrib.full_covariance.budget import budget
+from joulewise.contrib.full_covariance.budget import Budget
 from joulewise.contrib.full_covariance.network import Network, trace_network
 from joulewise.contrib.full_covariance.operation import Rule
-from joulewise.contrib.full_covariance.propagation import OutputMoments, arguments_of, propagate
+from joulewise.contrib.full_covariance.propagation import OutputMoments, Propagation
 from joulewise.contrib.full_covariance.rules import RULES
 from joulewise.errors import ModelError, check_in_range, refuse
 from joulewise.placement import take
@@ -32,24 +33,26 @@ class FullCovariance:
     """Mean and covariance by a table of rules; for networks that the table covers.
 
     Exact for networks of linear operations, whatever the noise, as long as weights are independent.
-    Otherwise exact for each operation's mean and variance if what arrives there is Gaussian, with
-    covariances cut off at a stated order. A placed tensor's share of the variance is what its noise
-    adds where it enters, carried to the output by the mean gains of what follows; shares are scaled
-    so that they sum to the variance (for a linear network they do by themselves).
+    Otherwise exact for mean and variance of each operation with Gaussian inputs, with covariances
+    truncated at a stated order. The contribution of a placed tensor to the variance is what its
+    noise adds where it enters, carried to the output by the mean gains of the operations that
+    follow; contributions are scaled so that they sum to the variance (for a linear network they do
+    by themselves).
 
     Args:
-        rules: The table: ``RULES | {MyLayer: my_rule}``.
-        dtype: What is computed in, float32 or float64.
-        order: Terms of the series for covariances behind an activation, 1 to 12; 1 is linear.
-        memory_bytes: What covariances may take, roughly; decides how many samples run at a time.
-            With gradients a pass keeps all that it made.
+        rules: Table of rules, such as ``RULES | {MyLayer: my_rule}``.
+        dtype: The dtype of the computation, float32 or float64.
+        order: Number of terms of the series for covariances after an activation, 1 to 12; 1 is
+            linear.
+        memory_bytes: Memory for covariances, roughly; limits the number of samples in a pass. With
+            gradients a pass keeps all that it makes.
 
     Raises:
         InputError: if a field is outside its range.
 
     References:
-        M. Kern et al., "MemSE: Fast MSE Prediction for Noisy Memristor-Based DNN Accelerators",
-        AICAS 2022, arXiv 2205.01707: the idea, and the rules of linear layers and ReLU's diagonal.
+        J. Kern et al., "MemSE: Fast MSE Prediction for Noisy Memristor-Based DNN Accelerators",
+        AICAS 2022, arXiv 2205.01707: the idea, the rules of linear layers, the variance of ReLU.
     """
 
     rules: Mapping[Any, Rule] = field(default_factory=lambda: RULES)
@@ -69,12 +72,17 @@ class FullCovariance:
         total = Total()
         with torch.set_grad_enabled(problem.differentiable):
             for piece in self.pieces(problem):
-                _add(total, piece)
+                _add(total, *piece)
                 problem.progress(total.samples, problem.images)
             return total.forecast("moments", problem)
 
-    def pieces(self, problem: Problem) -> Iterator[Piece]:
-        """The moments of the output, some samples at a time, in the order of the data."""
+    def pieces(self, problem: Problem) -> Iterator[tuple[OutputMoments, Tensor, Tensor | None]]:
+        """Predictions for some samples at a time, in the order of the data.
+
+        Yields:
+            Moments of the outputs; outputs of the model as given, float64; targets, if those are
+            classes.
+        """
         weights, has_classes = problem.memory.moments(problem.plan), problem.has_classes
         problem.memory.original()
         network = trace_network(problem.placement, self.rules, self.dtype)
@@ -84,25 +92,24 @@ class FullCovariance:
                 allowed = f'the batch, {size}, as its first axis; or use method="first-order"'
                 refuse("the shape of the output", tuple(reference.shape), allowed, ModelError)
             step = self._samples_at_a_time(network, take(batch.inputs, size, slice(0, 1)))
+            targets = batch.targets if has_classes else None
             for start in range(0, size, step):
                 chosen = slice(start, start + step)
-                output = propagate(
+                propagation = Propagation(
                     network,
-                    take(batch.inputs, size, chosen),
+                    rules=self.rules,
+                    order=self.order,
                     weights=weights,
                     plan=problem.plan,
                     converters=problem.memory.converters,
-                    rules=self.rules,
-                    order=self.order,
                 )
-                targets = (
-                    batch.targets[chosen] if has_classes and batch.targets is not None else None
-                )
-                yield Piece(output=output, reference=reference[chosen].double(), targets=targets)
+                output = propagation.run(take(batch.inputs, size, chosen))
+                classes = None if targets is None else targets[chosen]
+                yield output, reference[chosen].double(), classes
 
     def _samples_at_a_time(self, network: Network, sample: Any) -> int:
         with torch.no_grad():
-            need = budget(network, arguments_of(network, sample))
+            need = Budget.of(network, sample)
         numbers = need.total if torch.is_grad_enabled() else need.peak
         taken = max(numbers, 1) * self.dtype.itemsize
         if taken > self.memory_bytes:
@@ -114,40 +121,17 @@ class FullCovariance:
         return int(self.memory_bytes // taken)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Piece:
-    """Some samples.
-
-    Args:
-        output: The moments of their outputs.
-        reference: The outputs of the model as given, float64.
-        targets: Their targets, if those are classes.
-    """
-
-    output: OutputMoments
-    reference: Tensor
-    targets: Tensor | None
-
-    def logits(self) -> tuple[Tensor, Tensor]:
-        """Mean ``[batch, size]`` and covariance ``[batch, size, size]`` of the outputs, float64."""
-        mean = self.output.mean.double().flatten(1)
-        if self.output.cov is None:
-            return mean, mean.new_zeros(*mean.shape, mean.shape[1])
-        return mean, self.output.cov.double()
-
-
-def _add(total: Total, piece: Piece) -> None:
-    mean, cov = piece.logits()
-    shift = (mean - piece.reference.flatten(1)).square()
-    var = cov.diagonal(dim1=1, dim2=2).clamp_min(0.0)
-    # Nonlinear terms belong to no tensor alone; they are spread in proportion.
-    parts = {name: part.double() for name, part in piece.output.parts.items()}
+def _add(total: Total, output: OutputMoments, reference: Tensor, targets: Tensor | None) -> None:
+    shift = (output.mean - reference.flatten(1)).square()
+    var = output.cov.diagonal(dim1=1, dim2=2).clamp_min(0.0)
+    # Nonlinear terms belong to no tensor alone; they are distributed in proportion.
+    parts = {name: part.double() for name, part in output.parts.items()}
     whole = sum(parts.values(), torch.zeros_like(shift.mean(1)))
     scale = torch.where(whole > 0, var.mean(1) / torch.where(whole > 0, whole, 1.0), 0.0)
     total.add(
         shift.mean(1),
         {name: part * scale for name, part in parts.items()},
-        (shift + var).detach().view(piece.reference.shape),
+        (shift + var).detach().view(reference.shape),
     )
-    if piece.targets is not None:
-        total.ballot.add(mean.detach(), cov.detach(), piece.targets.long(), None)
+    if targets is not None:
+        total.ballot.add(output.mean.detach(), output.cov.detach(), targets.long(), None)

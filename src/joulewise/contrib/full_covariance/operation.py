@@ -1,4 +1,4 @@
-"""An operation of the network, as a rule sees it."""
+"""Interface of rules: an operation of the network, with what varies among its arguments."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Any, Never
 
 import torch
 from torch import Tensor, nn
+from torch.fx.node import map_aggregate
 
-from joulewise.contrib.full_covariance.joint import Gain, Joint, Value, sandwich
+from joulewise.contrib.full_covariance.joint import Gain, Joint, Outcome, Value, mean_of
 from joulewise.devices import Common, Moments
 from joulewise.errors import ModelError
 
@@ -18,36 +19,48 @@ __all__ = ["Operation", "Reading", "Rule", "leaves", "replaced"]
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Reading:
-    """A parameter, as its memory reads it.
+    """A parameter as it is read back.
 
     Args:
-        mean: The shape of the parameter; the parameter itself where it is in reliable memory.
-        var: The same shape; None where nothing varies. Each word's own where they share a factor.
-        placed: The name of the placed tensor; None in reliable memory.
-        common: The factor that the words share; None where they are independent.
+        mean: Mean in the shape of the parameter; its value if it is not placed.
+        placed: Name of the placed tensor; empty if it is not placed.
+        var: Variance in the same shape, without what a shared factor adds; None for no noise.
+        common: The factor that the words share; None if they are independent.
     """
 
     mean: Tensor
+    placed: str = ""
     var: Tensor | None = None
-    placed: str | None = None
     common: Common | None = None
+
+    @classmethod
+    def of(cls, placed: str, moments: Moments, dtype: torch.dtype) -> Reading:
+        """Moments of a placed tensor, in the dtype of the computation."""
+        mean, var, common = moments.mean.to(dtype), moments.var.to(dtype), moments.common
+        if not var.requires_grad and not bool(var.any()):
+            return cls(mean=mean, placed=placed)
+        if common is not None:
+            common = Common(var=common.var.to(dtype), coupling=common.coupling.to(dtype))
+            var = common.own(mean, var)
+        return cls(mean=mean, placed=placed, var=var, common=common)
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Operation:
-    """One call of a module, a function or a method, whose inputs or weights vary.
+    """A call of a module, a function or a method, with inputs or weights that vary.
 
     Args:
-        name: The module's path, or the function and its place in the graph.
-        function: What is called.
-        args: Its arguments; a `Value` stands for each tensor that varies.
+        name: Path of the module, or the function and its node in the graph.
+        function: The callable.
+        args: Its arguments, with a `Value` for each tensor that varies.
         kwargs: Its named arguments.
-        module: The module that is called, its parameters in the dtype of the computation; None for
-            functions and methods.
-        readings: The module's placed parameters, by their names within it.
+        module: The module, its parameters in the dtype of the computation; None for functions and
+            methods.
+        readings: The placed parameters of the module, by their names within it.
         joint: The covariances.
         dying: Values that nothing needs after this operation.
-        order: Terms of Mehler's series.
+        order: Number of terms of Mehler's series.
+        read: Names of the parameters that the rule has read so far.
     """
 
     name: str
@@ -55,8 +68,7 @@ class Operation:
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     module: nn.Module | None
-    readings: Mapping[str, Moments]
-    placed_names: Mapping[str, str]
+    readings: Mapping[str, Reading]
     joint: Joint
     dying: frozenset[Value]
     order: int
@@ -64,7 +76,7 @@ class Operation:
 
     @property
     def inputs(self) -> list[Value]:
-        """The distinct values among the arguments, in order."""
+        """Distinct values among the arguments, in order."""
         found = leaves((self.args, self.kwargs))
         return list(dict.fromkeys(a for a in found if isinstance(a, Value)))
 
@@ -79,6 +91,23 @@ class Operation:
             self.refuse("has several inputs that vary, which its rule does not cover")
         return self.inputs[0] if self.inputs else None
 
+    @property
+    def varying_input(self) -> Value:
+        """The one argument that varies.
+
+        Raises:
+            ModelError: if none does, or several.
+        """
+        value = self.only_input
+        if value is None:
+            self.refuse("has placed weights that its rule does not cover")
+        return value
+
+    @property
+    def mean_of_input(self) -> Tensor:
+        """Mean of the first argument, whether it varies or not."""
+        return mean_of(self.args[0] if self.args else next(iter(self.kwargs.values())))
+
     def refuse(self, why: str) -> Never:
         """Raise a `ModelError` that names the operation.
 
@@ -91,56 +120,33 @@ class Operation:
         )
 
     def parameter(self, name: str) -> Reading:
-        """A parameter of the module; says that the rule covers the noise in it."""
+        """Read a parameter of the module, and mark its noise as covered by the rule."""
         self.read.add(name)
-        if name in self.readings:
-            moments = self.readings[name]
-            silent = not moments.var.requires_grad and not bool(moments.var.any())
-            var, common = None if silent else moments.var, None if silent else moments.common
-            if common is not None:
-                var = common.own(moments.mean, moments.var)
-            placed = self.placed_names[name]
-            return Reading(mean=moments.mean, var=var, placed=placed, common=common)
-        own = getattr(self.module, name)
-        return Reading(mean=own)
+        return self.readings.get(name) or Reading(mean=getattr(self.module, name))
 
     def evaluate(self, given: Mapping[Value, Tensor] | None = None) -> Any:
-        """Call it with tensors in the place of values: those given, the means by default."""
+        """Call the function with tensors in place of values: those given, else their means."""
         given = given or {}
 
         def tensor(argument: Any) -> Any:
-            if isinstance(argument, Value):
-                return given.get(argument, argument.mean)
-            return argument
+            return given.get(argument, argument.mean) if isinstance(argument, Value) else argument
 
         args, kwargs = replaced((self.args, self.kwargs), tensor)
         return self.function(*args, **kwargs)
 
-    def mean_of_input(self) -> Tensor:
-        """The mean of the one tensor that is the first argument, varying or not."""
-        first = self.args[0] if self.args else next(iter(self.kwargs.values()))
-        mean: Tensor = first.mean if isinstance(first, Value) else first
-        return mean
+    def linear(self, mean: Tensor, gains: Sequence[tuple[Value, Gain]]) -> Outcome:
+        """Outcome of a sum of linear maps of the inputs."""
+        return Outcome(mean=mean, cov=self.linear_cov(gains), gains=gains)
 
-    def take_cov(self, value: Value) -> Tensor:
-        """The covariance of an input, to be overwritten where `may_overwrite` says so."""
-        if value in self.dying:
-            return self.joint.pop_own(value)
-        return self.joint.own(value)
-
-    def may_overwrite(self, value: Value) -> bool:
-        """Whether nothing needs the covariance that `take_cov` gives."""
-        return value in self.dying and not torch.is_grad_enabled()
-
-    def carried(self, gains: Sequence[tuple[Value, Gain]]) -> Tensor:
-        """The covariance of a sum of linear maps of the inputs, with all cross terms.
+    def linear_cov(self, gains: Sequence[tuple[Value, Gain]]) -> Tensor:
+        """Covariance of a sum of linear maps of the inputs, with all cross terms.
 
         ``Cov(sum_i G_i x_i) = sum_ij G_i Cov(x_i, x_j) G_j^T``; exact.
         """
         if len(gains) == 1:
             value, gain = gains[0]
-            overwrite = self.may_overwrite(value)
-            return sandwich(gain, self.take_cov(value), overwrite=overwrite)
+            last = value in self.dying
+            return gain.sandwich(self.joint.own(value, last=last), overwrite=last)
         distinct = len({value for value, _ in gains}) == len(gains)
         total: Tensor | None = None
         for i, (a, gain_a) in enumerate(gains):
@@ -148,32 +154,25 @@ class Operation:
                 cov = self.joint.cov(a, b)
                 if cov is None:
                     continue
-                overwrite = distinct and self.may_overwrite(a) and self.may_overwrite(b)
-                half = gain_b.rows(cov, overwrite=overwrite)
-                block = gain_a.rows(half.mT, overwrite=True)  # transposed, which the sum is not
-                total = _plus(total, block if i == j else block + block.mT)
+                half = gain_b.apply(cov, overwrite=distinct and {a, b} <= self.dying)
+                # The transposes of the blocks: their sum is symmetric.
+                block = gain_a.apply(half.mT, overwrite=True)
+                block = block if i == j else block + block.mT
+                total = block if total is None else total + block
         assert total is not None
         return total if total.is_contiguous() else total.mT.contiguous()
 
 
 Rule = Callable[[Operation], Any]
-"""Takes an operation to its `joint.Outcome`; or to something that is no tensor (a shape, say)."""
+"""Takes an operation to its `Outcome`; or to something that is no tensor, such as a shape."""
 
 
-def replaced(nested: Any, by: Callable[[Any], Any]) -> Any:
-    """The arguments of a call with everything replaced that is not a container."""
-    if isinstance(nested, (tuple, list)):
-        items = (replaced(item, by) for item in nested)
-        return tuple(items) if isinstance(nested, tuple) else list(items)
-    if isinstance(nested, Mapping):
-        return {key: replaced(item, by) for key, item in nested.items()}
-    if isinstance(nested, slice):
-        return slice(*(replaced(item, by) for item in (nested.start, nested.stop, nested.step)))
-    return by(nested)
+replaced: Callable[[Any, Callable[[Any], Any]], Any] = map_aggregate
+"""Nested arguments of a call with everything replaced that is not a container."""
 
 
 def leaves(nested: Any) -> list[Value | Tensor]:
-    """The values and tensors among the arguments of a call, in order."""
+    """Values and tensors among the arguments of a call, in order."""
     found: list[Value | Tensor] = []
 
     def note(argument: Any) -> None:
@@ -182,7 +181,3 @@ def leaves(nested: Any) -> list[Value | Tensor]:
 
     replaced(nested, note)
     return found
-
-
-def _plus(total: Tensor | None, part: Tensor) -> Tensor:
-    return part if total is None else total + part
