@@ -1,4 +1,4 @@
-"""What the moments of a 13-convolution network cost, in plain forward passes of the same process.
+"""Cost of full covariances of a 13-convolution network, in plain forward passes of one process.
 
     python benchmarks/moments_cost.py [--width 1.0] [--size 32] [--threads 2] [--dtype float32]
                                       [--gib 8] [--json]

@@ -201,7 +201,7 @@ def _first_layer_only(other):
     return lambda op: linear(op) if op.name == "0" else other(op)
 
 
-def test_nan_is_laid_at_the_first_layers_door():
+def test_nan_is_refused_by_the_name_of_the_first_layer():
     model, x = nn.Sequential(nn.Linear(4, 4), nn.ReLU()), random(3, 4)
     placement = place(model.double(), weights=GaussianMemory())
     nan = posed(placement, [x], {"0.weight": math.nan})
@@ -217,7 +217,7 @@ def test_a_network_too_large_is_refused_before_it_takes_memory():
         moments_of(model, random(1, 1, 32, 32))
 
 
-def test_hooks_of_the_model_do_not_run_on_moments():
+def test_hooks_of_the_model_do_not_see_moments():
     model, seen = nn.Sequential(nn.Linear(4, 4), nn.ReLU()), []
     model[1].register_forward_hook(lambda *args: seen.append(1))
     model.double()

@@ -57,15 +57,22 @@ class Gain:
     Args:
         function: Takes rows ``[batch, count, size_in]`` to ``[batch, count, size_out]``.
         size_out: Number of entries of one sample of the output.
+        in_place: The same function, overwriting its input; None if it cannot.
     """
 
     function: Callable[[Tensor], Tensor]
     size_out: int
+    in_place: Callable[[Tensor], Tensor] | None = None
 
     @classmethod
     def diagonal(cls, factor: Tensor) -> Gain:
         """A factor for each entry, ``[batch, size]``, or ``[1, size]`` for all samples alike."""
-        return cls(lambda rows: rows * factor[:, None].to(rows.dtype), factor.shape[1])
+        column = factor[:, None]
+        return cls(
+            lambda rows: rows * column.to(rows.dtype),
+            factor.shape[1],
+            lambda rows: rows.mul_(column.to(rows.dtype)),
+        )
 
     def apply(self, rows: Tensor, *, overwrite: bool = False) -> Tensor:
         """Apply the map to every row; a chunk of rows at a time unless gradients are recorded.
@@ -80,6 +87,8 @@ class Gain:
         """
         if torch.is_grad_enabled():
             return self.function(rows)
+        if overwrite and self.in_place is not None:
+            return self.in_place(rows)
         batch, count, size_in = rows.shape
         if overwrite and self.size_out <= size_in:
             out = rows[:, :, : self.size_out]

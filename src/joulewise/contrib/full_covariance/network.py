@@ -223,16 +223,13 @@ def _step(
 
 def _weights_of(node: fx.Node, placed: Sequence[Placed]) -> dict[str, Placed]:
     """Placed parameters within a module, or the parameter that a node fetches."""
-    found = {}
+    weights = [(owner, p) for p in placed if p.role == "weight" for owner in p.owners]
+    paths = {f"{path}.{name}" if path else name: p for (path, name), p in weights}
+    if node.op == "get_attr":
+        return {path: p for path, p in paths.items() if path == node.target}
     prefix = f"{node.target}." if node.target else ""
-    for tensor in placed:
-        for path, parameter in tensor.owners if tensor.role == "weight" else ():
-            full = f"{path}.{parameter}" if path else parameter
-            if node.op == "get_attr" and full == node.target:
-                found[parameter] = tensor
-            elif node.op == "call_module" and full.startswith(prefix):
-                found[full.removeprefix(prefix)] = tensor
-    return found
+    within = {path.removeprefix(prefix): p for path, p in paths.items() if path.startswith(prefix)}
+    return within if node.op == "call_module" else {}
 
 
 _IN_PLACE_OPERATORS = frozenset({"iadd", "isub", "imul", "itruediv", "imatmul", "ipow"})

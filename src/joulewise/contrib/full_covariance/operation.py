@@ -81,27 +81,17 @@ class Operation:
         return list(dict.fromkeys(a for a in found if isinstance(a, Value)))
 
     @property
-    def only_input(self) -> Value | None:
-        """The one argument that varies; None if none does.
-
-        Raises:
-            ModelError: if several do.
-        """
-        if len(self.inputs) > 1:
-            self.refuse("has several inputs that vary, which its rule does not cover")
-        return self.inputs[0] if self.inputs else None
-
-    @property
     def varying_input(self) -> Value:
         """The one argument that varies.
 
         Raises:
             ModelError: if none does, or several.
         """
-        value = self.only_input
-        if value is None:
+        if len(self.inputs) > 1:
+            self.refuse("has several inputs that vary, which its rule does not cover")
+        if not self.inputs:
             self.refuse("has placed weights that its rule does not cover")
-        return value
+        return self.inputs[0]
 
     @property
     def mean_of_input(self) -> Tensor:

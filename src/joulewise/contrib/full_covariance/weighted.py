@@ -92,11 +92,8 @@ def _layer(
         noise[weight.placed] = _with_common_factor(own, op, weight, product)
     if bias.var is not None:
         noise[bias.placed] = _bias_noise(bias, mean, units_last=units_last)
-    value = op.only_input
-    gains = []
-    if value is not None:
-        function = _without_bias(product, weight.mean)
-        gains = [(value, value.gain(function, mean[0].numel()))]
+    function, size = _without_bias(product, weight.mean), mean[0].numel()
+    gains = [(value, value.gain(function, size)) for value in op.inputs]
     cov = op.linear_cov(gains) if gains else None
     for part in noise.values():
         cov = part.to_cov() if cov is None else part.add_to(cov)
@@ -119,8 +116,7 @@ def _with_common_factor(noise: Noise, op: Operation, weight: Reading, product: _
     words = weight.mean, common.coupling
     mean, coupling = (product(op.mean_of_input, w, None).flatten(1) for w in words)
     added = common.covariance(mean, coupling)
-    value = op.only_input
-    if value is not None:
+    for value in op.inputs:
         of_mean, of_coupling = (value.gain(_without_bias(product, w), mean.shape[1]) for w in words)
         half = of_mean.apply(op.joint.own(value)).mT
         mixed = of_coupling.apply(half)
@@ -165,10 +161,10 @@ def _second_moments(op: Operation, *, features_last: bool) -> Tensor:
         ``[batch, positions, positions, features]`` with features last, else ``[batch, features,
         positions, positions]``.
     """
-    value, x = op.only_input, op.mean_of_input
+    x = op.mean_of_input
     x = x.reshape(len(x), -1, x.shape[-1]) if features_last else x.flatten(2)
     second = x[:, :, None] * x[:, None] if features_last else x[..., None] * x[:, :, None]
-    if value is not None:
+    for value in op.inputs:  # one, or none
         split = op.joint.own(value).reshape(*x.shape, *x.shape[1:])
         if features_last:
             second += split.diagonal(dim1=2, dim2=4)
