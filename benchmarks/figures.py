@@ -16,9 +16,13 @@ import argparse
 import hashlib
 import json
 import math
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+# Before NumPy loads: the number of its threads moves the last bits of a plan.
+os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
 import torch
 from safetensors.torch import load_file, save_file

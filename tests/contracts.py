@@ -1,4 +1,4 @@
-"""What every public kind must do, whatever it is. Import with ``from contracts import ...``."""
+"""Checks that every public kind has to pass. Import with ``from contracts import ...``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Z = 5.0  # two-sided 6e-7 for each of a few tens of comparisons, on fixed seeds
 
 
 def traffic(times: float) -> Traffic:
-    """An inference, so many times over, that reads, writes and multiplies with one matrix."""
+    """Traffic of ``times`` inferences that read, write and multiply with one matrix."""
     weight = torch.randn(SHAPE, generator=torch.Generator().manual_seed(20), dtype=torch.float64)
     inputs = torch.rand(64, 1, SHAPE[1], generator=torch.Generator().manual_seed(21))
     return Traffic(
@@ -56,9 +56,9 @@ def check_device(device: Device[Any], points: Sequence[Point]) -> None:
 
 
 def check_word_classes(device: Device[Any], stored: Any, point: Point) -> None:
-    """Classes say what `moments` says: of words about, of sums to a per cent.
+    """Moments by class agree with `moments`: for words nearly, for sums within 1 %.
 
-    A class may stand for targets within a tenth of a per cent of the largest word.
+    A class may combine targets within 0.1 % of the largest word.
     """
     at = torch.as_tensor(point, dtype=torch.float64)
     if at.ndim and device.planes is None:  # one point for each column: classes are of one column
@@ -78,14 +78,14 @@ def check_word_classes(device: Device[Any], stored: Any, point: Point) -> None:
 
 
 def check_description(device: Device[Any]) -> None:
-    """Plain data, the same after a trip through JSON."""
+    """Descriptions are plain data, equal after a round trip through JSON."""
     described = device.describe()
     assert json.loads(json.dumps(described, allow_nan=False)) == described
     assert isinstance(device.knob, str)
 
 
 def check_refusals(device: Device[Any]) -> None:
-    """NaN is refused by the tensor's name, and a knob out of range by the knob's."""
+    """NaN is refused by the name of the tensor, a value out of range by the name of the knob."""
     with pytest.raises(WeightsError, match=r"fc\.weight"):
         device.store(torch.tensor([1.0, math.nan]), name="fc.weight")
     for bad in (math.nan, math.inf, -1.0):
@@ -98,7 +98,7 @@ def check_refusals(device: Device[Any]) -> None:
 
 
 def check_store_and_ideal(device: Device[Any], tensor: Tensor) -> None:
-    """What a perfect memory reads has the shape and dtype that were stored, and is stored again."""
+    """Fault-free reads keep shape and dtype, and storing them again changes nothing."""
     for dtype in (torch.float32, torch.float64, torch.bfloat16):
         typed = tensor.to(dtype)
         before = typed.clone()
@@ -116,7 +116,7 @@ def check_store_and_ideal(device: Device[Any], tensor: Tensor) -> None:
 
 
 def check_most_reliable(device: Device[Any], tensor: Tensor) -> None:
-    """At its most reliable point a device is within 1 % (root mean square) of a perfect one."""
+    """At its most reliable point a device is within 1 % (root mean square) of a fault-free one."""
     stored = device.store(tensor)
     ideal = device.ideal(stored)
     moments = device.moments(stored, device.most_reliable)
@@ -125,7 +125,7 @@ def check_most_reliable(device: Device[Any], tensor: Tensor) -> None:
 
 
 def check_energy(device: Device[Any], points: Sequence[Point]) -> None:
-    """One number of joules, strictly monotone in the knob, proportional to accesses, with slope."""
+    """Energy is a scalar, monotone in the knob, proportional to accesses, differentiable."""
     once = traffic(1)
     joules = [device.energy(once, point) for point in points]
     assert all(j.shape == () and j.dtype == torch.float64 for j in joules)
@@ -140,10 +140,10 @@ def check_energy(device: Device[Any], points: Sequence[Point]) -> None:
 
 
 def check_channels(device: Device[Any], stored: Any, points: Sequence[Point]) -> None:
-    """Points for each output channel; those who take none have no energies for them either.
+    """Operating points by output channel; a device without them has no energies by channel.
 
-    Equal ones are one point, on chips and in figures; unequal ones have their own moments, and
-    energies that add up; numbers of channels that do not fit are refused.
+    Equal points are one point for reads, moments and energies. Unequal points give each channel the
+    moments, reads and energies of its point. Another number of points than channels is refused.
     """
     if len(points) < 2:
         return
@@ -167,7 +167,7 @@ def check_channels(device: Device[Any], stored: Any, points: Sequence[Point]) ->
             device.read(stored, equal[1:], chip)
         with pytest.raises(InputError, match=device.knob):
             device.moments(stored, equal[1:])
-    # Every other channel at the other end: what each does alone.
+    # Every other channel at the other end, compared with all channels at one end.
     odd = torch.arange(SHAPE[0]) % 2
     mixed = ends[odd][:, None]
     moments, read = device.moments(stored, mixed), device.read(stored, mixed, chip)
@@ -189,7 +189,7 @@ def check_channels(device: Device[Any], stored: Any, points: Sequence[Point]) ->
 
 
 def check_same_chip(device: Device[Any], stored: Any, point: Point) -> None:
-    """A chip is what it is; another chip, and another part of the same chip, are not."""
+    """The same chip reads the same; another chip, or another part of it, does not."""
     read = device.read(stored, point, Chip(seed=3, part="a"))
     assert torch.equal(read, device.read(stored, point, Chip(seed=3).at("a")))
     for others in (
@@ -200,7 +200,7 @@ def check_same_chip(device: Device[Any], stored: Any, point: Point) -> None:
 
 
 def check_moments(device: Device[Any], stored: Any, point: Point) -> None:
-    """Chips agree with `moments`: t statistics over chips, so words may depend on each other.
+    """Chips agree with `moments`, by t statistics over chips: words may be correlated.
 
     For the mean: a plain sum over the words and three with random signs. For the variance: the sum
     of squared distances from the predicted mean.
@@ -218,7 +218,7 @@ def check_moments(device: Device[Any], stored: Any, point: Point) -> None:
 
 
 def z_of(samples: Tensor) -> float:
-    """The mean of independent samples in units of its standard error; 0 if they are all 0."""
+    """Mean of independent samples over its standard error; 0 if all samples are 0."""
     spread = float(samples.std()) / math.sqrt(len(samples))
     mean = float(samples.mean())
     if spread == 0:
@@ -227,7 +227,7 @@ def z_of(samples: Tensor) -> float:
 
 
 def check_gradient(function: Any, point: Point) -> None:
-    """Gradients flow to the operating point and equal a central difference."""
+    """The gradient in the operating point equals a central difference."""
     at = torch.as_tensor(point, dtype=torch.float64).clone().requires_grad_()
     value = function(at)
     gradient = torch.zeros_like(at)

@@ -1,4 +1,4 @@
-"""A memory whose reads are Gaussian, and one call to predict with it. For tests of moments."""
+"""A memory with Gaussian reads, and one call to predict with it; for tests of moments."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from joulewise.prediction import posed
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GaussianMemory(Device[Tensor]):
-    """Adds independent Gaussian noise of standard deviation ``std``, and takes 10 % off the value.
+    """Independent Gaussian noise of standard deviation ``std``, on 90 % of the stored value.
 
-    The bias makes sure that the mean that is read is not taken for what was stored.
+    The bias shows up code that takes the stored value for the mean read.
     """
 
     keep: float = 0.9
@@ -82,7 +82,7 @@ class GaussianMemory(Device[Tensor]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TiedMemory(GaussianMemory):
-    """Words that share a random factor, for moments alone: no chip is drawn from it."""
+    """Words with a common random factor, in moments alone; reads of chips lack it."""
 
     factor: float = 0.02
     tied: float = 0.003
@@ -98,7 +98,7 @@ class TiedMemory(GaussianMemory):
 
 
 def covariance_of(memory: GaussianMemory, weight: Tensor, std: float) -> Tensor:
-    """Between all words of a tensor, ``[words, words]``, from the moments' own definition."""
+    """Covariance of all words of a tensor, ``[words, words]``, by the definition of `Common`."""
     moments = memory.moments(weight, std)
     own = torch.eye(weight.numel(), dtype=weight.dtype) * std**2
     if moments.common is None:

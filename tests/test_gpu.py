@@ -5,7 +5,7 @@ import torch
 
 import joulewise as jw
 from joulewise.devices import Array
-from joulewise.placement.precision import full_precision
+from joulewise.placement.process_state import full_precision
 
 pytestmark = [
     pytest.mark.gpu,

@@ -18,6 +18,7 @@ ROOMS = [
     "contrib",
     "data",
     "devices",
+    "metrics",
     "models",
     "optim",
     "placement",

@@ -24,6 +24,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from joulewise import contrib as contrib
+    from joulewise import metrics as metrics
     from joulewise import optim as optim
     from joulewise.allocation import Allocation as Allocation
     from joulewise.allocation import Granularity as Granularity
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from joulewise.devices import ReadOut as ReadOut
     from joulewise.devices import Stuck as Stuck
     from joulewise.devices import VoltageTable as VoltageTable
+    from joulewise.devices import check_device as check_device
     from joulewise.models import load_model as load_model
     from joulewise.models import load_weights as load_weights
     from joulewise.models import save_weights as save_weights
@@ -81,7 +83,7 @@ if TYPE_CHECKING:
     from joulewise.training import train as train
 
 # Rooms that are names themselves: joulewise.optim.SAM, as one writes torch.optim.SGD.
-_OPEN_ROOMS = ("contrib", "optim")
+_OPEN_ROOMS = ("contrib", "metrics", "optim")
 
 # Public name -> room. The imports above are the same table for type checkers; a test compares them.
 _ROOMS = {
@@ -121,6 +123,7 @@ _ROOMS = {
     "TrainingMemory": "training",
     "TrainingSpec": "training",
     "VoltageTable": "devices",
+    "check_device": "devices",
     "clip_weights": "training",
     "compare": "study",
     "energy": "placement",
@@ -179,6 +182,7 @@ __all__ = [
     "TrainingSpec",
     "VoltageTable",
     "__version__",
+    "check_device",
     "clip_weights",
     "compare",
     "contrib",
@@ -189,6 +193,7 @@ __all__ = [
     "load_model",
     "load_weights",
     "loaded",
+    "metrics",
     "optim",
     "place",
     "predict",

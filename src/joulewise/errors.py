@@ -1,14 +1,15 @@
-"""Everything joulewise raises on purpose.
+"""Exceptions of joulewise, and checks of arguments.
 
     JoulewiseError                  catch this to catch them all
-    |- InputError                   a value that came from outside is not allowed   (exit code 2)
+    |- InputError                   a value from outside is not allowed   (exit code 2)
     |  |- DataError                 a data set or a data file
-    |  |- WeightsError              a weights file or a tensor to be stored
-    |  |- ModelError                a model, or the path it was to be imported from
+    |  |- WeightsError              a weights file, or a tensor to be stored
+    |  |- ModelError                a model, or the path to import it from
     |  |- TableError                a device table or a fault map
-    |  `- OperatingPointError       a knob outside what the device allows
+    |  |- DeviceError               a memory device that contradicts itself
+    |  `- OperatingPointError       a knob outside the range of its device
 
-Each message is one sentence: the field, what arrived, what is allowed, what to do next.
+Each message is one sentence: the field, the value received, the values allowed, the remedy.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Never
 
 __all__ = [
     "DataError",
+    "DeviceError",
     "InputError",
     "JoulewiseError",
     "ModelError",
@@ -31,11 +33,11 @@ __all__ = [
 
 
 class JoulewiseError(Exception):
-    """Base of every error that joulewise raises on purpose."""
+    """Base class of all exceptions of joulewise."""
 
 
 class InputError(JoulewiseError, ValueError):
-    """A value that came from outside is not allowed."""
+    """A value from outside is not allowed."""
 
 
 class DataError(InputError):
@@ -47,28 +49,32 @@ class WeightsError(InputError):
 
 
 class ModelError(InputError):
-    """A model, or the path it was to be imported from, cannot be used."""
+    """A model, or the path to import it from, cannot be used."""
 
 
 class TableError(InputError):
     """A device table or a fault map is malformed."""
 
 
+class DeviceError(InputError):
+    """A memory device whose answers contradict each other."""
+
+
 class OperatingPointError(InputError):
-    """A knob is outside what the device allows."""
+    """A knob is outside the range of its device."""
 
 
 def refuse(field: str, got: object, allowed: str, error: type[InputError] = InputError) -> Never:
-    """Raise ``error`` with the sentence that every refusal shares.
+    """Raise ``error`` with the message "<field> is <got>; allowed: <allowed>".
 
     Args:
-        field: The name of the field, as the user wrote it.
-        got: What arrived.
-        allowed: What is allowed, and what to do next.
-        error: The kind of refusal.
+        field: Name of the field, as the user wrote it.
+        got: Value received.
+        allowed: Values allowed, and the remedy.
+        error: Class of the exception.
 
     Raises:
-        InputError: always; the kind is ``error``.
+        InputError: always, of the class ``error``.
 
     Example:
         >>> refuse("bits", 1, "a whole number from 2 to 16")
@@ -88,15 +94,15 @@ def check_in_range(
     open_low: bool = False,
     error: type[InputError] = InputError,
 ) -> None:
-    """Refuse a number outside an interval, or one that is not a number at all.
+    """Refuse a number outside an interval, and NaN.
 
     Args:
-        field: The name of the field, as the user wrote it.
-        value: What arrived.
+        field: Name of the field, as the user wrote it.
+        value: Number received.
         low: Lower end of the interval.
         high: Upper end of the interval, included.
-        open_low: Leave the lower end out.
-        error: The kind of refusal.
+        open_low: True if the lower end is excluded.
+        error: Class of the exception.
 
     Raises:
         InputError: if ``value`` lies outside.
@@ -115,14 +121,14 @@ def check_in_range(
 
 
 def check_whole(field: str, value: float) -> None:
-    """Refuse a number with a fraction.
+    """Refuse a number that is not whole.
 
     Args:
-        field: The name of the field, as the user wrote it.
-        value: What arrived, finite.
+        field: Name of the field, as the user wrote it.
+        value: Number received, finite.
 
     Raises:
-        InputError: if there is one.
+        InputError: if ``value`` has a fractional part.
     """
     if value % 1:
         refuse(field, value, "a whole number")

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there."""
+"""Atomic writing of files."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ __all__ = ["write_atomically"]
 
 
 def write_atomically(path: str | Path, content: bytes | str) -> None:
-    """Write a file so that nobody, at any moment, finds half of it under its name.
+    """Write a file atomically: at any moment its path holds the old content or all of the new.
 
     Args:
-        path: Where the file goes; an older one of that name is replaced.
+        path: The file; an older one of that name is replaced.
         content: Bytes, or text to be written as UTF-8.
     """
     path = Path(path)

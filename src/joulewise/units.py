@@ -1,6 +1,7 @@
-"""SI inside, prefixes only at the edges: the one place that writes "3.2 fJ".
+"""Quantities as text: SI prefixes, times and percentages.
 
-Floats in joulewise are joule, volt, second, siemens; probabilities and accuracies lie in [0, 1].
+Everywhere else floats are in SI units without prefixes (joule, volt, second, siemens), and
+probabilities and accuracies lie in [0, 1].
 """
 
 from __future__ import annotations
@@ -13,15 +14,12 @@ _PREFIXES = {-18: "a", -15: "f", -12: "p", -9: "n", -6: "u", -3: "m", 0: "", 3: 
 
 
 def format_si(value: float, unit: str, digits: int = 3) -> str:
-    """A quantity with its unit and the prefix that keeps one to three digits before the point.
+    """Format a quantity with the prefix that leaves one to three digits before the point.
 
     Args:
         value: The quantity, in ``unit`` without prefix.
         unit: The SI unit, for instance ``"J"``.
         digits: Significant digits.
-
-    Returns:
-        For instance ``"3.2 fJ"``.
 
     Example:
         >>> format_si(3.2e-15, "J"), format_si(0.0, "J"), format_si(1.25e-6, "J")
@@ -37,7 +35,7 @@ def format_si(value: float, unit: str, digits: int = 3) -> str:
 
 
 def format_point(knob: str, value: float) -> str:
-    """A setting of a knob, with the unit of those that have one.
+    """Format a value of a knob, with its unit if it has one.
 
     Example:
         >>> format_point("eta", 0.5), format_point("g_max", 2.5e-5), format_point("seconds", 9000)
@@ -52,10 +50,10 @@ _TIMES = {"years": 31_557_600.0, "days": 86400.0, "hours": 3600.0, "minutes": 60
 
 
 def format_time(seconds: float, digits: int = 3) -> str:
-    """A time span in the largest unit of which it is at least one.
+    """Format a time in the largest unit of which it is at least one.
 
     Args:
-        seconds: 0 or more.
+        seconds: The time, 0 or more.
         digits: Significant digits.
 
     Example:
@@ -69,11 +67,11 @@ def format_time(seconds: float, digits: int = 3) -> str:
     return f"{seconds:.{digits}g} s"
 
 
-def format_percent(share: float, digits: int = 2) -> str:
-    """A share in [0, 1] as a percentage.
+def format_percent(fraction: float, digits: int = 2) -> str:
+    """Format a fraction in [0, 1] as a percentage.
 
     Example:
         >>> format_percent(0.98765)
         '98.77 %'
     """
-    return f"{100 * share:.{digits}f} %"
+    return f"{100 * fraction:.{digits}f} %"

@@ -1,4 +1,4 @@
-"""Users' own Python: ``package.module`` or ``path/to/file.py``, imported from where they stand."""
+"""Import of users' code: ``package.module`` or ``path/to/file.py``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["cause_of", "import_source", "importable"]
 
 @contextmanager
 def importable(source: str) -> Iterator[None]:
-    """Let imports find the current folder, as ``python -m`` would, and the folder of a file.
+    """Put the current folder, and the folder of a file, first on the import path within a block.
 
     Args:
         source: ``package.module`` or ``path/to/file.py``.
@@ -25,7 +25,7 @@ def importable(source: str) -> Iterator[None]:
         folders.insert(0, str(Path(source).resolve().parent))
     before = list(sys.path)
     sys.path[:0] = folders
-    # The import system caches folder listings, and would miss a file written a moment ago.
+    # The import system caches folder listings and would miss a file written a moment ago.
     importlib.invalidate_caches()
     try:
         yield
@@ -34,24 +34,24 @@ def importable(source: str) -> Iterator[None]:
 
 
 def import_source(source: str) -> ModuleType:
-    """The module that a source names; its code runs.
+    """Import a module, which runs its code.
 
     Args:
         source: ``package.module`` or ``path/to/file.py``.
 
     Raises:
-        ImportError: if nothing can load the file; anything that the code raises passes through.
+        ImportError: if there is no loader for the file; exceptions of the code pass through.
     """
     if not source.endswith(".py"):
         return importlib.import_module(source)
     file = Path(source)
-    # A name of our own, so that a user's random.py does not replace the library's.
+    # A prefix, so that a user's random.py does not replace the standard library's.
     name = f"_joulewise_user_{file.stem}"
     spec = importlib.util.spec_from_file_location(name, file.resolve())
     if spec is None or spec.loader is None:
         raise ImportError(f"no loader for {file}")
     module = importlib.util.module_from_spec(spec)
-    # Dataclasses and pickle look their module up here, while it is still being executed.
+    # Dataclasses and pickle look their module up here while it is still being executed.
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
@@ -62,5 +62,5 @@ def import_source(source: str) -> ModuleType:
 
 
 def cause_of(error: BaseException) -> str:
-    """An exception of the user's in one line: its type and message."""
+    """Type and message of an exception, in one line."""
     return " ".join(f"{type(error).__name__}: {error}".split())

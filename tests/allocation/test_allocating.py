@@ -6,11 +6,11 @@ from torch import nn
 
 from joulewise.allocation import Allocation, Granularity, allocate, pareto
 from joulewise.devices import SRAM, Crossbar, VoltageTable
-from joulewise.devices.laws import VoltageRow
+from joulewise.devices.reliability_laws import VoltageRow
 from joulewise.errors import InputError
 from joulewise.models import seeded
 from joulewise.placement import place
-from joulewise.prediction import surrogate
+from joulewise.prediction import ErrorModel
 from joulewise.simulation import simulate
 
 
@@ -75,13 +75,13 @@ def test_an_energy_so_low_that_gradients_of_reliable_plans_mislead(placement, sp
 
 def test_verification_corrects_a_prediction_that_is_off(placement, split, monkeypatch):
     """Without a search, a plan that was predicted wrongly is refused by fresh chips."""
-    plain = surrogate.ErrorModel.parts
+    plain = ErrorModel.parts
 
     def hopeful(self, plan):
         shift, variance = plain(self, plan)
         return shift / 20, {name: part / 20 for name, part in variance.items()}
 
-    monkeypatch.setattr(surrogate.ErrorModel, "parts", hopeful)
+    monkeypatch.setattr(ErrorModel, "parts", hopeful)
     found = allocate(placement, split, max_mse=0.2, chips=40, samples=128)
     assert found.holds
     assert found.predicted_mse < 0.05 < found.simulation.mean_mse < 0.2

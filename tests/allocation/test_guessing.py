@@ -1,7 +1,6 @@
 """Guessing: simulation of the very noise that the guess is about."""
 
 import torch
-from torch import nn
 
 from joulewise.allocation.guessing import error_for_drop
 from joulewise.placement import Batch
@@ -12,7 +11,7 @@ def test_independent_errors_of_that_size_cost_that_accuracy():
     outputs = 3 * torch.randn(4000, 2, generator=generator, dtype=torch.float64)
     targets = (outputs[:, 1] + torch.randn(4000, generator=generator) > outputs[:, 0]).long()
     batch = Batch(outputs, targets)
-    error = error_for_drop(nn.Identity(), [batch], 0.03)
+    error = error_for_drop([outputs], [batch], 0.03)
     clean = (outputs.argmax(1) == targets).double().mean()
     draws = 40
     noisy = 0.0
@@ -25,4 +24,4 @@ def test_independent_errors_of_that_size_cost_that_accuracy():
 
 def test_a_drop_that_no_noise_causes():
     batch = Batch(torch.tensor([[1.0, 0.0]]), torch.tensor([0]))
-    assert error_for_drop(nn.Identity(), [batch], 0.9) == 1e9
+    assert error_for_drop([batch.inputs], [batch], 0.9) == 1e9

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import random
-import struct
 import sys
 import textwrap
 from pathlib import Path
@@ -37,34 +36,30 @@ def write_cifar10(folder):
         (folder / f"{name}.bin").write_bytes(bytes(3073))
 
 
-def write_idx(folder):
-    folder.mkdir(parents=True, exist_ok=True)
-    for part in ("train", "t10k"):
-        pixels = struct.pack(">4I", 0x803, 1, 2, 2) + bytes([0, 1, 2, 3])
-        (folder / f"{part}-images-idx3-ubyte").write_bytes(pixels)
-        (folder / f"{part}-labels-idx1-ubyte").write_bytes(struct.pack(">2I", 0x801, 1) + b"\2")
-
-
 def test_digits():
     assert load_data("digits").name == "digits"
 
 
 def test_folders_are_recognised(tmp_path):
     write_cifar10(tmp_path / "a" / "cifar-10-batches-bin")
-    write_idx(tmp_path / "b" / "MNIST" / "raw")
     assert load_data(str(tmp_path / "a")).name == "cifar10"
-    assert load_data(str(tmp_path / "b")).classes == 3
+
+
+def test_cifar10_of_torchvision_is_read_without_it(tmp_path):
+    write_cifar10(tmp_path / "cifar-10-batches-bin")
+    dataset = load_data(f"torchvision:CIFAR10:{tmp_path}")
+    assert (dataset.name, dataset.flips) == ("cifar10", True)
 
 
 def test_folder_with_both_is_refused(tmp_path):
     write_cifar10(tmp_path / "cifar-10-batches-bin")
-    write_idx(tmp_path / "MNIST" / "raw")
-    with pytest.raises(DataError, match="home to both .*; allowed: one kind; name its own folder"):
+    (tmp_path / "MNIST" / "raw").mkdir(parents=True)
+    with pytest.raises(DataError, match="with both .*; allowed: one kind; name its own folder"):
         load_data(str(tmp_path))
 
 
 def test_folder_with_neither_is_refused(tmp_path):
-    with pytest.raises(DataError, match="without a known layout; allowed: CIFAR-10 .*IDX files"):
+    with pytest.raises(DataError, match="without a known layout; allowed: CIFAR-10 .*MNIST/raw"):
         load_data(str(tmp_path))
 
 
@@ -185,9 +180,15 @@ def test_missing_function_and_module(user):
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ("return None", "what my_data.py:data returns is a NoneType; allowed: a joulewise Dataset"),
-        ("return torch.ones(3)", "what my_data.py:data returns is a Tensor"),
-        ("return []", "what my_data.py:data returns is empty; allowed: at least one batch"),
+        (
+            "return None",
+            "the value that my_data.py:data returns is a NoneType; allowed: a joulewise Dataset",
+        ),
+        ("return torch.ones(3)", "the value that my_data.py:data returns is a Tensor"),
+        (
+            "return []",
+            "the value that my_data.py:data returns is empty; allowed: at least one batch",
+        ),
         ("return ['text']", "a batch of my_data.py:data is a str; allowed: a pair"),
         ("return torch.ones(2, 3), torch.ones(2)", "the dtype of targets is torch.float32"),
         ("return torch.ones(2, 3), torch.tensor([0])", r"the shape of targets is \[1\]"),

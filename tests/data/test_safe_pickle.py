@@ -140,7 +140,7 @@ def test_a_forged_dtype_state_makes_no_object_array(store):
         (b"c_codecs\nencode\n(Vabc\nVrot13\ntR.", "other than as latin1"),
         (b"c_codecs\nencode\n(K\x01Vlatin1\ntR.", "a int where a name belongs"),
         (b"\x80\x04\x8c\x01ac_codecs\nencode\nN}\x8c\x08__code__K\x01s\x86b.", "cannot be read"),
-        (b"cnumpy.core.multiarray\n_reconstruct\n)R(K\x01K\x01NNNtb.", "else than plain numbers"),
+        (b"cnumpy.core.multiarray\n_reconstruct\n)R(K\x01K\x01NNNtb.", "other than plain numbers"),
         (
             b"cnumpy.core.multiarray\n_reconstruct\n)R(K\x01K\x01cnumpy\ndtype\nVu1\n\x85RI00\n"
             + b"\x8e\x01\0\0\0\0\0\0\0xtb.",

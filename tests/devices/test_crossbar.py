@@ -35,7 +35,7 @@ def reads(device, weights, chips=1, g_max=G):
 
 
 def noise_of(device, value, count=200_000, g_max=G):
-    """In siemens, of weights that are all alike; the first sets the range."""
+    """Noise in siemens on equal weights, of which the first one sets the range."""
     weights = torch.full((count,), value, dtype=torch.float64)
     weights[0] = 1.0
     read = reads(device, weights, g_max=g_max)[0]
@@ -86,7 +86,7 @@ def test_the_clamp_settled():
 
 
 def test_unclipped_formula_is_wrong_for_clipped_devices():
-    """What public closed forms assume: 2 sigma^2 for every pair; 1.5 to 2.9 times too much."""
+    """Public closed forms assume 2 sigma^2 for every pair, 1.5 to 2.9 times too much."""
     weights = torch.randn(4000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     device = Crossbar(sigma=1e-6)
     var = device.moments(device.store(weights), G).var

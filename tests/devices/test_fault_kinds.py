@@ -31,7 +31,7 @@ def value_of(word):
 
 
 def masked(word, fails):
-    """FACTS 1.2: a fault on the sign zeroes the value; on another bit, it reads as the sign."""
+    """A fault on the sign bit zeroes the value; any other faulty bit reads as the sign bit."""
     if fails[-1]:
         return 0
     return value_of([word[-1] if fail else bit for bit, fail in zip(word, fails, strict=True)])
@@ -56,7 +56,7 @@ def oracle(read, probability, code, bits):
 
 
 def planes(bits, spread):
-    """A rate for each bit plane, from 1e-3 to 0.6 if they are to differ."""
+    """A rate for each bit plane: one for all, or different ones from 1e-3 to 0.6."""
     if spread:
         return [10 ** (-3 + 2.78 * (k * 0.618 % 1)) for k in range(bits)]
     return [0.07] * bits
@@ -121,7 +121,7 @@ def test_stuck_moments_are_those_of_all_patterns(bits, spread, at_one):
 
 
 @pytest.mark.parametrize("bits", [5, 8])
-def test_mask_mean_is_the_closed_form_of_the_facts(bits):
+def test_mask_mean_at_one_rate_is_its_closed_form(bits):
     p = 0.03
     mean, _ = SRAM(bits=bits).code_moments(-math.log(p) / 12.8)
     for code, got in zip(codes_of(bits), mean.tolist(), strict=True):
@@ -168,7 +168,7 @@ def test_flipped_reads_are_as_defined(data, kind, bits):
 
 
 def test_sign_bit_and_fixed_bit_flips():
-    """PEERS 5, after MRFI's tests."""
+    """After the tests of MRFI."""
     one = torch.ones(8, dtype=torch.int32)
     pattern = torch.tensor([1 << k for k in range(8)], dtype=torch.int32)
     assert Flip().read(one, pattern, pattern, 8).tolist() == [0, 3, 5, 9, 17, 33, 65, -127]

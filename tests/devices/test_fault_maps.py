@@ -23,7 +23,7 @@ def both(rate, bits=8):
 
 
 def check_map(law, words=160, bits=8):
-    """Ascending cells, each once, in range; nested over rates, on one chip and for a polarity."""
+    """Cells are ascending, unique and in range, and nested over rates and polarities of a chip."""
     for seed in range(3):
         chip = Chip(seed=seed, part="w")
         before = [np.zeros(0, dtype=np.int64)] * 2
@@ -110,7 +110,7 @@ def test_failing_cells_are_independent_bernoulli_exactly(rate):
     spread = 2 + (1 - 6 * rate * (1 - rate)) / (chips * rate * (1 - rate))
     assert abs(per_cell.sum() - cells) < Z * math.sqrt(cells * spread)
 
-    # Neighbours do not know of each other.
+    # Neighbouring cells are uncorrelated.
     centred = (fails - rate) / math.sqrt(rate * (1 - rate))
     products = (centred[:, 1:] * centred[:, :-1]).mean()
     assert abs(products) < Z / math.sqrt(chips * (cells - 1))
@@ -129,7 +129,7 @@ def test_each_plane_and_polarity_has_its_own_rate():
 
 
 class Spy:
-    """A generator that counts the numbers it hands out."""
+    """A generator that counts the numbers that are drawn from it."""
 
     def __init__(self, generator):
         self.generator, self.drawn = generator, 0
@@ -195,7 +195,7 @@ def chip_arrays(law, rate, rows, chips):
 
 
 def pairs(fails, axis):
-    """The share of pairs along an axis that fail together."""
+    """Fraction of pairs of cells along an axis that fail together."""
     count, size = fails.sum(axis), fails.shape[axis]
     return float((count * (count - 1)).mean() / (size * (size - 1)))
 
@@ -265,7 +265,7 @@ def test_the_quadrature_error_is_as_the_docstring_says(shared, bound):
             assert (weights.numpy() * function(nodes)).sum() == pytest.approx(integral, rel=bound)
 
 
-def test_the_shares_are_of_unit_variance():
+def test_margins_have_unit_variance():
     law = Correlated(row=0.2, column=0.3, cluster=0.1, columns=64)
     latent = np.stack([law._latent(64 * 64, Chip(seed=seed)) for seed in range(300)])
     squares = (latent**2).mean(1)
@@ -335,8 +335,10 @@ def test_measured_from_csv(tmp_path):
         ("0,0,0", "line 3: bit_error_rate is 0; allowed: above 0 to 1$"),
         ("0,0,1.5", "line 3: bit_error_rate is 1.5; allowed: above 0 to 1$"),
         ("0,0,nan", "line 3: bit_error_rate is nan; allowed: above 0 to 1$"),
-        ("0,0", "line 3 is '0,0'; allowed: row, column and bit error rate$"),
-        ("a,0,0.1", "line 3 is 'a,0,0.1'; allowed: row, column and bit error rate$"),
+        ("0,0", "line 3 is '0,0'; allowed: 3 numbers, row,column,bit_error_rate$"),
+        ("0.5,0,0.1", "line 3 is cell 0.5,0; allowed: whole row and column$"),
+        ("1,1,0.2", "line 3: cell 1,1 is named twice; allowed: one line for each cell$"),
+        ("a,0,0.1", "line 3 is 'a,0,0.1'; allowed: 3 numbers, row,column,bit_error_rate$"),
     ],
 )
 def test_measured_from_csv_names_the_line(tmp_path, line, message):
@@ -349,7 +351,7 @@ def test_measured_from_csv_refuses_other_files(tmp_path):
     with pytest.raises(TableError, match="^fault map .*none.csv cannot be read: "):
         Measured.from_csv(tmp_path / "none.csv", rows=2, columns=8)
     (tmp_path / "map.csv").write_text("1,2,3\n")
-    message = "map.csv is without its header; allowed: row,column,bit_error_rate$"
+    message = "map.csv, line 1: the header is 1,2,3; allowed: row,column,bit_error_rate$"
     with pytest.raises(TableError, match=message):
         Measured.from_csv(tmp_path / "map.csv", rows=2, columns=8)
 
@@ -357,7 +359,8 @@ def test_measured_from_csv_refuses_other_files(tmp_path):
 @pytest.mark.parametrize("thresholds", [(), (0.1, 0.2, 0.3)])
 def test_measured_refuses_what_is_not_rows(thresholds):
     message = (
-        rf"^the measured map has {len(thresholds)} cells; allowed: a multiple of its 2 columns"
+        rf"^the number of cells of the measured map is {len(thresholds)}; "
+        "allowed: a multiple of its 2 columns"
     )
     with pytest.raises(InputError, match=message):
         Measured(columns=2, thresholds=thresholds)

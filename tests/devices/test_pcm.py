@@ -17,7 +17,7 @@ from contracts import (
     traffic,
 )
 from joulewise.devices import PCM, Chip, ReadOut, Traffic
-from joulewise.devices.pairs import Pairs
+from joulewise.devices.conductance_pairs import Pairs
 from joulewise.errors import InputError, OperatingPointError, WeightsError
 
 HOUR, DAY, YEAR = 3600.0, 86400.0, 3.15e7
@@ -41,8 +41,8 @@ def gaussian(*shape, seed=0):
 
 @pytest.mark.parametrize("device", [pytest.param(d, id=name) for name, d in KINDS.items()])
 def test_contract(device):
-    """All of it but for two checks, which follow: PCM is not exact when most reliable, and has a
-    price that is not per access."""
+    """The contract but for two checks, which follow: PCM is not exact at its most reliable point,
+    and the energy of programming is not proportional to accesses."""
     tensor = gaussian(48, 16, seed=20)
     stored = device.store(tensor, name="w")
     check_description(device)
@@ -71,12 +71,12 @@ def test_read_out_is_paid_by_access():
 
 def test_programming_is_paid_by_time():
     once = traffic(1)
-    for devices, shares in ((1, 2), (3, 6)):
+    for devices, programmed in ((1, 2), (3, 6)):
         device = PCM(devices=devices, program_j=2e-10, inferences_per_second=50.0)
         free = PCM(devices=devices, program_j=0.0)
         for seconds in TIMES:
             extra = float(device.energy(once, seconds) - free.energy(once, seconds))
-            assert extra == pytest.approx(shares * 768 * 2e-10 / (50 * seconds), rel=1e-6)
+            assert extra == pytest.approx(programmed * 768 * 2e-10 / (50 * seconds), rel=1e-6)
             check_gradient(lambda at, device=device: device.energy(once, at), seconds)
     joules = [float(PCM().energy(once, seconds)) for seconds in TIMES]
     assert joules == sorted(joules, reverse=True)
@@ -100,7 +100,7 @@ SHARES = [0.05, 0.5, 1.0]
 
 
 def conductances(device, share, seconds=25.0):
-    """As programmed and as read, shares of ``g_max``, active and idle."""
+    """Conductances over ``g_max`` as programmed and as read, of active and idle devices."""
     weights = torch.full((COUNT,), share, dtype=torch.float64)
     stored = Pairs(weights=weights, limit=torch.tensor(1.0).double(), dtype=torch.float64)
     times = torch.tensor(seconds / 20 + 1, dtype=torch.float64)
@@ -108,7 +108,7 @@ def conductances(device, share, seconds=25.0):
 
 
 def clipped_at_0(samples, mean, std):
-    """Whether samples are of a Gaussian that is clipped: the share at 0, and the law of others."""
+    """True if samples follow a clipped Gaussian, by the fraction at 0 and the law of the others."""
     zero = stats.norm.cdf(-mean / std)
     error = math.sqrt(zero * (1 - zero) / len(samples))
     assert np.mean(samples == 0) == pytest.approx(zero, abs=5 * error)
@@ -168,7 +168,7 @@ def test_read_noise_is_a_clipped_gaussian_in_proportion(share):
 
 
 def test_a_pair_against_the_laws_in_a_row():
-    """Of the whole device without compensation, against 2 million simulated pairs."""
+    """The whole device without compensation, against 2 million simulated pairs."""
     rng, count, x, seconds = np.random.default_rng(8), 2_000_000, 0.3, HOUR
     found = []
     for share in (x, 0.0):
@@ -287,7 +287,7 @@ def test_moments_against_chips(compensate, seconds):
 
 
 def scale_and_variance(device, weights, seconds, chips):
-    """What chips read over what is predicted, and the standard error of each."""
+    """Simulated over predicted mean and variance, each with its standard error."""
     stored = device.store(weights)
     reads = torch.stack([device.read(stored, seconds, Chip(seed=seed)) for seed in range(chips)])
     moments = device.moments(stored, seconds)
@@ -317,7 +317,7 @@ def test_the_error_of_the_compensating_factor(columns, rows, chips, of_mean, of_
     assert var[1] < max(0.2 * of_var, 0.005)
 
 
-def test_the_factor_has_a_variance_of_its_own():
+def test_the_factor_has_a_variance():
     """Without it, 64 columns would vary by 2.4 % too little after a year."""
     stored, device = PCM().store(gaussian(64, 128)), PCM()
     own = [d.moments(stored, YEAR) for d in (device, PCM(compensate=False))]
@@ -344,7 +344,7 @@ def test_compensation_restores_the_scale(seconds):
     assert float((mean * weights).sum() / weights.square().sum()) == pytest.approx(before, rel=0.02)
 
 
-def test_a_factor_is_one_number_and_believable():
+def test_the_factor_is_one_number_within_its_range():
     """Also where the column currents of a tensor add up to nearly nothing, or to nothing."""
     balanced = gaussian(1, 40)
     balanced = torch.cat([balanced, -balanced], 1)
@@ -473,5 +473,5 @@ def test_points_of_another_device_are_refused():
         PCM().point(seconds=torch.ones(2))
     with pytest.raises(WeightsError, match="w"):
         PCM().store(torch.tensor([]), name="w")
-    with pytest.raises(InputError, match="depends on what it is given"):
+    with pytest.raises(InputError, match="depends on its inputs"):
         PCM().energy(Traffic(words=1, reads=1, writes=0), HOUR)

@@ -22,7 +22,7 @@ from joulewise.devices import (
     Traffic,
     VoltageTable,
 )
-from joulewise.devices.laws import VoltageRow
+from joulewise.devices.reliability_laws import VoltageRow
 from joulewise.errors import InputError, OperatingPointError, WeightsError
 
 LAW = settings(max_examples=40, derandomize=True, deadline=None)
@@ -314,7 +314,7 @@ def test_equal_planes_are_one_point(kind):
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 def test_a_channel_that_is_lowered_keeps_its_faults_and_leaves_others_alone(kind):
-    """Words that fail at a high point fail at lower ones, and channels know nothing of others."""
+    """Words that fail at a high point fail at lower ones; other channels are not affected."""
     memory = SRAM(fault=kind)
     stored = memory.store(torch.randn(6, 400, generator=torch.Generator().manual_seed(0)))
     right = memory.ideal(stored)
@@ -334,9 +334,11 @@ def test_a_channel_that_is_lowered_keeps_its_faults_and_leaves_others_alone(kind
 
 
 def hit_cells(memory, stored, point, chip):
-    """The words with a cell that fails, whatever it holds."""
+    """Mask of the words with a cell that fails while it holds 0 or 1."""
     hit = torch.zeros(stored.values.numel(), dtype=torch.bool)
-    hit[memory._upsets(hit.numel(), point, chip).places] = True
+    rates = memory.fault.rates(memory.bit_error_rate(point).expand(-1, memory.bits)).numpy()
+    for cells in memory.fault_map.failing(hit.numel(), rates, chip):
+        hit[cells // memory.bits] = True
     return hit.reshape(stored.values.shape)
 
 
@@ -445,7 +447,7 @@ def test_parameters_are_read_without_their_graph():
 
 @EVERY
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_every_sample_meets_the_same_cells(kind, fault_map, dtype):
+def test_every_sample_is_stored_in_the_same_cells(kind, fault_map, dtype):
     memory = SRAM(fault=kind, fault_map=fault_map)
     batch = images(6, 3, 8).to(dtype)
     chip = Chip(seed=1, part="act")

@@ -268,7 +268,7 @@ def test_code_in_a_pickle_is_not_executed(write, tmp_path):
 
 def test_a_whole_pickled_model_is_not_executed(tmp_path):
     torch.save(linear(), tmp_path / "w.pt")
-    refused(linear(), tmp_path / "w.pt", r"contains code \(joulewise.models.mlp.MLP\)")
+    refused(linear(), tmp_path / "w.pt", r"contains code \(joulewise.models.zoo.MLP\)")
 
 
 @pytest.mark.parametrize("value", [[1, 2], 3, torch.zeros(2)], ids=["list", "int", "tensor"])

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from joulewise.errors import InputError, ModelError
-from joulewise.models import ZOO, build, seeded
+from joulewise.models import MLP, VGG, ZOO, SmallCNN, build, seeded
 
 SHAPES = [(1, 8, 8), (3, 32, 32), (1, 28, 28)]
 
@@ -92,3 +92,39 @@ def test_zero_classes_are_refused(name):
 def test_a_network_for_images_refuses_other_shapes(name):
     with pytest.raises(ModelError, match="input_shape is"):
         build(name, (20,), 10, seed=0)
+
+
+# ---- MLP, CNN and VGG
+
+
+@pytest.mark.parametrize("shape", [(20,), (4, 5), (1, 2, 3, 4)])
+def test_any_shape_is_flattened(shape):
+    assert MLP(shape, 3)(torch.zeros(2, *shape)).shape == (2, 3)
+
+
+def test_without_hidden_layers_it_is_a_linear_classifier():
+    model = MLP((20,), 3, ())
+    assert [tuple(p.shape) for p in model.parameters()] == [(3, 20), (3,)]
+
+
+def test_parameter_count():
+    count = sum(p.numel() for p in MLP((1, 28, 28), 10, (256, 256)).parameters())
+    assert count == (784 * 256 + 256) + (256 * 256 + 256) + (256 * 10 + 10)
+
+
+def test_three_convolutions_that_double_in_width():
+    model = SmallCNN((3, 9, 17), 10, width=4)
+    widths = [m.out_channels for m in model.modules() if isinstance(m, nn.Conv2d)]
+    assert widths == [4, 8, 16]
+
+
+def test_eight_convolutions_in_four_stacks():
+    model = VGG((3, 32, 32), 10, width=4)
+    widths = [m.out_channels for m in model.modules() if isinstance(m, nn.Conv2d)]
+    assert widths == [4, 4, 8, 8, 16, 16, 32, 32]
+
+
+@pytest.mark.parametrize(("side", "last"), [(8, 1), (15, 1), (16, 2), (32, 4)])
+def test_the_map_is_halved_three_times(side, last):
+    model = VGG((1, side, side), 10, width=2).eval()
+    assert model.features(torch.zeros(1, 1, side, side)).shape[-2:] == (last, last)

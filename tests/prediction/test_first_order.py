@@ -13,8 +13,8 @@ from joulewise.errors import InputError, ModelError
 from joulewise.models import build, seeded
 from joulewise.placement import place
 from joulewise.prediction import FirstOrder, predict
-from joulewise.prediction.linear import linearising as linearising_room
-from joulewise.prediction.linear.interception import Interception
+from joulewise.prediction.linearisation import Linearisation
+from joulewise.prediction.linearisation.op_interception import Interception
 from joulewise.simulation import simulate
 
 PLAIN = FirstOrder(accuracy=False, thinned=False)
@@ -274,7 +274,7 @@ def test_without_interception_the_answer_is_the_same(cases, monkeypatch):
     method = FirstOrder(thinned=False, chips=3)
     with_it = predict(placement, [(x, targets)], eta=0.4, method=method)
     probed = predict(placement, [(x, None)], eta=0.4, method=method)
-    monkeypatch.setattr(Interception, "_use", lambda self, reading: None)
+    monkeypatch.setattr(Interception, "_use", lambda self, read: None)
     without = predict(placement, [(x, targets)], eta=0.4, method=method)
     probed_without = predict(placement, [(x, None)], eta=0.4, method=method)
     for name, part in with_it.variance.items():
@@ -376,9 +376,7 @@ def test_options_are_checked():
 def test_the_noise_of_a_chip_is_what_the_device_reads(cases):
     layer, x = network(lambda: nn.Linear(5, 3)), cases.normal(4, 5)
     with cases.problem(layer, x, bits=5) as problem:
-        network_ = linearising_room.Linearisation(
-            problem, memory_bytes=1 << 20, thinned=False, generator=torch.Generator()
-        )
+        network_ = Linearisation(problem, seed=0, memory_bytes=1 << 20)
         (piece,) = network_.pieces(3)
         logits = network_.logits(piece, 3, [Chip(seed=7)])
         problem.memory.read(problem.plan, Chip(seed=7))
@@ -447,7 +445,7 @@ def test_faults_that_no_gradient_sees_are_told_of(cases):
     with seeded(0):
         model = Cut().double().eval()
     placement = place(model, weights=SRAM(bits=5))
-    with pytest.warns(UserWarning, match=r"faults in body\.weight move no output"):
+    with pytest.warns(UserWarning, match=r"faults in body\.weight move no output to first order"):
         predict(placement, [(cases.normal(5, 4), None)], eta=0.4, method=PLAIN)
 
 

@@ -10,8 +10,9 @@ from joulewise.errors import InputError
 from joulewise.models import build, seeded
 from joulewise.placement import place
 from joulewise.prediction import FirstOrder, predict
-from joulewise.prediction.linear import Linearisation, bend
+from joulewise.prediction.linearisation import Linearisation
 from joulewise.prediction.problem import posed
+from joulewise.prediction.second_order import second_order_correction
 from joulewise.simulation import simulate
 from joulewise.training import TrainingSpec, train
 
@@ -78,10 +79,9 @@ def test_half_precision_has_no_digits_for_a_nudge(cases):
     x = cases.normal(20, 12).bfloat16()
     placement = place(model, weights=Crossbar(sigma=1e-6))
     with posed(placement, [(x, None)], placement.plan(g_max=25e-6)) as problem:
-        network = Linearisation(
-            problem, memory_bytes=1 << 30, thinned=True, generator=torch.Generator().manual_seed(0)
-        )
-        assert float(bend(network, next(network.pieces(0)), 2, seed=0).gain) == 1.0
+        network = Linearisation(problem, seed=0, memory_bytes=1 << 30, thinned=True)
+        correction = second_order_correction(network, next(network.pieces(0)), 2, seed=0)
+    assert float(correction.odd_gain) == 1.0
 
 
 def test_words_of_activations_are_no_tangent(cases):
@@ -91,11 +91,9 @@ def test_words_of_activations_are_no_tangent(cases):
     x, memory = cases.normal(200, 12).float(), SRAM(bits=8)
     placement = place(model, weights=memory, activations=memory, inputs=x)
     with posed(placement, [(x, None)], placement.plan(eta=0.7)) as problem:
-        network = Linearisation(
-            problem, memory_bytes=1 << 30, thinned=True, generator=torch.Generator().manual_seed(0)
-        )
-        gain = float(bend(network, next(network.pieces(0)), 8, seed=0).gain)
-    assert gain == pytest.approx(1.0, abs=0.05)
+        network = Linearisation(problem, seed=0, memory_bytes=1 << 30, thinned=True)
+        correction = second_order_correction(network, next(network.pieces(0)), 8, seed=0)
+    assert float(correction.odd_gain) == pytest.approx(1.0, abs=0.05)
 
 
 def test_a_linear_network_does_not_bend(cases):

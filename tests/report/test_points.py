@@ -3,7 +3,7 @@ import math
 import pytest
 
 from joulewise.devices import ExponentialLaw, VoltageTable
-from joulewise.devices.laws import VoltageRow
+from joulewise.devices.reliability_laws import VoltageRow
 from joulewise.report.points import bit_error_rate, point_figures, reliable_total_j
 
 TABLE = VoltageTable(

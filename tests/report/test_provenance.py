@@ -11,7 +11,7 @@ from joulewise.devices import (
     Stuck,
     VoltageTable,
 )
-from joulewise.devices.laws import VoltageRow
+from joulewise.devices.reliability_laws import VoltageRow
 from joulewise.report.provenance import (
     about_devices,
     device_facts,

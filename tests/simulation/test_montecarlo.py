@@ -55,10 +55,10 @@ def test_figures_are_those_of_a_loop_by_hand(placement, test):
     plan = placement.plan(eta=0.3)
     with loaded(placement) as memory:
         memory.original()
-        reference = placement.model(inputs)
+        reference = memory.call(inputs)
         for number in range(4):
             memory.read(plan, Chip(seed=7 + number))
-            output = placement.model(inputs)
+            output = memory.call(inputs)
             right = float((output.argmax(1) == targets).double().mean())
             error = float((output - reference).double().square().mean())
             assert result.accuracy[number] == pytest.approx(right, abs=1e-12)

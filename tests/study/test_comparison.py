@@ -4,7 +4,7 @@ import pytest
 
 from joulewise.data import load_digits
 from joulewise.devices import PCM, SRAM, Array, Crossbar, VoltageTable
-from joulewise.devices.laws import VoltageRow
+from joulewise.devices.reliability_laws import VoltageRow
 from joulewise.errors import InputError, OperatingPointError
 from joulewise.models import build
 from joulewise.placement import place

@@ -6,9 +6,10 @@ from joulewise.data import Split, load_digits
 from joulewise.devices import SRAM, Chip, Crossbar
 from joulewise.errors import DataError, ModelError
 from joulewise.models import build, seeded
-from joulewise.placement import place, read_by
+from joulewise.placement import place
 from joulewise.simulation import simulate
 from joulewise.training import TrainingMemory, TrainingSpec, reestimate_batchnorm, train
+from joulewise.training.in_place_read import InPlaceRead
 
 G = 25e-6
 
@@ -43,7 +44,7 @@ def test_statistics_are_means_over_batches_of_what_the_chips_read(options):
     memory = memory_of(model, **options)
     means, variances = [], []
     for step, batch in enumerate(BATCHES):
-        with torch.no_grad(), read_by(memory.placement, memory.plan(step), memory.chip(step)):
+        with torch.no_grad(), InPlaceRead(memory.placement, memory.plan(step), memory.chip(step)):
             hidden = model[0](batch)
         means.append(hidden.mean(0))
         variances.append(hidden.var(0))

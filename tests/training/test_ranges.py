@@ -298,8 +298,8 @@ def test_training_reads_what_a_placement_of_the_clipped_network_reads(dtype, dev
     with TrainingMemory(placement, perfect=True, ranges=ranges):
         trained = copies(model)
     ranges.clip()
-    with loaded(place(model, weights=device, inputs=x)):
-        deployed = copies(model)
+    with loaded(place(model, weights=device, inputs=x)) as memory:
+        deployed = copies(memory.placement.model)
     assert same(trained, deployed)
     assert not same(trained, copies(model))
 
@@ -313,7 +313,7 @@ def test_with_faults_too_on_the_same_chip():
     placement = place(model, weights=SRAM(bits=8, fault=Flip()))
     with loaded(placement) as memory:
         memory.read(placement.plan(eta=0.2), Chip(seed=3))
-        deployed = copies(model)
+        deployed = copies(memory.placement.model)
     assert same(trained, deployed)
 
 
@@ -322,8 +322,8 @@ def test_ranges_that_no_weight_reaches_leave_the_words_as_they_are():
     placement, ranges = clipping(model, share=3.0)
     with TrainingMemory(placement, perfect=True, ranges=ranges):
         wide = copies(model)
-    with loaded(placement):
-        assert same(wide, copies(model))
+    with loaded(placement) as memory:
+        assert same(wide, copies(memory.placement.model))
     before = copies(model)
     ranges.clip()
     assert same(copies(model), before)

@@ -422,8 +422,8 @@ def test_a_perfect_memory_is_that_of_a_placement():
         with memory:
             during = copies(model)
         assert same(copies(model), before)
-        with loaded(memory.placement):
-            assert same(copies(model), during)
+        with loaded(memory.placement) as perfect:
+            assert same(copies(perfect.placement.model), during)
     assert not same(during, before)
     assert memory.plan(0) == memory.placement.plan_at_most_reliable()
     assert memory.chip(0) is None

@@ -23,7 +23,7 @@ from joulewise.allocation.variables import Granularity
 from joulewise.data import Split
 from joulewise.devices import plain_point
 from joulewise.errors import InputError, check_in_range, refuse
-from joulewise.placement import Placement, energy, prepare
+from joulewise.placement import Placement, energy, guarded, loaded, outputs_of, prepare
 from joulewise.simulation import EnergyRecord, Simulation, simulate
 
 __all__ = ["allocate"]
@@ -39,6 +39,7 @@ _EACH_TENSOR = Granularity()
 _GOALS = ("max_accuracy_drop", "min_accuracy", "max_mse", "max_energy")
 
 
+@guarded
 def allocate(
     placement: Placement,
     data: Split | Iterable[Any],
@@ -382,9 +383,11 @@ class _Run:
             return goal.mse
         assert isinstance(goal, (MeanGoal, YieldGoal)) and ideal.ideal_accuracy is not None
         drop = max(ideal.ideal_accuracy - goal.accuracy, 1e-4)
-        model = self.surveyor.placement.model
-        batches = prepare(self.surveyor.few, model, self.surveyor.batch_size)
-        return error_for_drop(model, batches, drop)
+        placement = self.surveyor.placement
+        batches = prepare(self.surveyor.few, placement.model, self.surveyor.batch_size)
+        with loaded(placement) as memory:
+            memory.original()
+            return error_for_drop(outputs_of(memory, batches), batches, drop)
 
     def _simulated(self, shares: Tensor, chips: int, seed: int) -> Simulation:
         what = "choosing" if seed >= _SEED_OF_TRIALS else "verifying"

@@ -15,7 +15,7 @@ from joulewise.allocation.surveying import Progress, Surveyor
 from joulewise.allocation.variables import Granularity
 from joulewise.data import Split
 from joulewise.devices import PlainPoint, Point, plain_point
-from joulewise.placement import Placement, outputs_of, plain_execution, prepare
+from joulewise.placement import Placement, guarded, loaded, outputs_of, prepare
 from joulewise.simulation import Simulation, sweep
 
 __all__ = ["Front", "FrontPoint", "pareto"]
@@ -65,6 +65,7 @@ class Front(BaseModel):
     evaluations: int
 
 
+@guarded
 def pareto(
     placement: Placement,
     data: Split | Iterable[Any],
@@ -159,9 +160,9 @@ def pareto(
 
 def _limits(surveyor: Surveyor, plans: int) -> list[float]:
     """Predicted errors in equal ratios, ascending."""
-    model = surveyor.placement.model
-    with plain_execution(model):
-        batches = prepare(surveyor.few, model, surveyor.batch_size)
-        outputs = torch.cat(outputs_of(model, batches))
+    batches = prepare(surveyor.few, surveyor.placement.model, surveyor.batch_size)
+    with loaded(surveyor.placement) as memory:
+        memory.original()
+        outputs = torch.cat(outputs_of(memory, batches))
     spread = float(outputs.double().var(0).mean()) if len(outputs) > 1 else 1.0
     return [float(x) for x in np.geomspace(_HARMLESS * spread, _USELESS * spread, plans)]

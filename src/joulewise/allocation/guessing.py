@@ -6,34 +6,32 @@ from collections.abc import Sequence
 
 import torch
 from scipy.optimize import brentq
-from torch import Tensor, nn
+from torch import Tensor
 
-from joulewise.placement import Batch, outputs_of, plain_execution
+from joulewise.placement import Batch
 
 __all__ = ["error_for_drop"]
 
 _SMALLEST, _LARGEST = 1e-9, 1e9
 
 
-def error_for_drop(model: nn.Module, batches: Sequence[Batch], drop: float) -> float:
+def error_for_drop(outputs: Sequence[Tensor], batches: Sequence[Batch], drop: float) -> float:
     """The output error at which accuracy falls by ``drop``, if errors were alike and independent.
 
     A sample is lost where the error of the difference between its target and the best other output
     exceeds that difference. Nothing rests on it but where a search begins.
 
     Args:
-        model: As given.
+        outputs: Of the model as given, for each batch.
         batches: With a class as target for each sample.
         drop: Above 0.
 
     Example:
         >>> batch = Batch(torch.tensor([[2.0, 0.0]]), torch.tensor([0]))
-        >>> error = error_for_drop(torch.nn.Identity(), [batch], 0.1)
+        >>> error = error_for_drop([batch.inputs], [batch], 0.1)
         >>> round(2.0 / (2 * error) ** 0.5, 3)  # a tenth of normal numbers exceed 1.282
         1.282
     """
-    with plain_execution(model):
-        outputs = outputs_of(model, batches)
     margins = torch.cat(
         [
             _margins(o, b.targets)

@@ -19,7 +19,7 @@ from joulewise.allocation.spending import Spending, common_share
 from joulewise.allocation.variables import Variables
 from joulewise.allocation.waterfilling import filled
 from joulewise.devices import Point
-from joulewise.devices.device import as_point
+from joulewise.devices.operating_point import as_point
 from joulewise.prediction import ErrorModel
 
 __all__ = ["Planner"]

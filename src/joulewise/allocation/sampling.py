@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from joulewise.data import Split
+from joulewise.data.nested import batch_size
 from joulewise.errors import check_in_range, check_whole
-from joulewise.placement.calling import batch_size
 
 __all__ = ["check_counts", "some_of"]
 

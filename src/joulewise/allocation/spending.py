@@ -14,7 +14,7 @@ from scipy.optimize import brentq
 from torch import Tensor
 
 from joulewise.devices import Device, KnobRange, Point, Traffic
-from joulewise.devices.device import as_point
+from joulewise.devices.operating_point import as_point
 from joulewise.errors import refuse
 from joulewise.placement import Placed, Placement
 

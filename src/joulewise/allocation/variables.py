@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from joulewise.devices import KnobRange, Point
-from joulewise.devices.device import as_point
+from joulewise.devices.operating_point import as_point
 from joulewise.errors import InputError, check_in_range, check_whole, refuse
 from joulewise.placement import Placed, Placement
 

@@ -1,28 +1,30 @@
-"""A split (inputs with their classes) and a data set (a training and a test split)."""
+"""Splits (inputs with their classes), data sets (a training and a test split), and the digits."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from joulewise.errors import DataError, refuse
 
-__all__ = ["Dataset", "Split"]
+__all__ = ["Dataset", "Split", "load_digits"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Split:
-    """Inputs with their classes; raw images stay bytes until a batch is asked for.
+    """Inputs with their classes; raw images stay uint8 until a batch is read.
 
     A malformed split is refused with a ``DataError`` when it is made.
 
     Args:
         inputs: Either uint8 images [sample, channel, height, width], normalised batch by batch,
-            or floating numbers [sample, ...], used as they are.
-        targets: The class of each sample, int64 [sample].
+            or floating-point numbers [sample, ...], used as they are.
+        targets: Class of each sample, int64 [sample], from 0.
         mean: Mean of each channel on the scale [0, 1]; for uint8 images only.
         std: Standard deviation of each channel on the same scale; empty with ``mean`` for none.
 
@@ -55,13 +57,13 @@ class Split:
         return tuple(self.inputs.shape[1:])
 
     def normalise(self, inputs: Tensor) -> Tensor:
-        """Raw inputs of this split, perhaps augmented, as a model wants them.
+        """Normalise raw inputs of this split, perhaps augmented, for a model.
 
         Args:
-            inputs: uint8 images [..., channel, height, width], or floating numbers.
+            inputs: uint8 images [..., channel, height, width], or floating-point numbers.
 
         Returns:
-            ``(inputs / 255 - mean) / std`` in float32; floating numbers unchanged.
+            ``(inputs / 255 - mean) / std`` in float32; floating-point numbers unchanged.
         """
         if inputs.dtype != torch.uint8:
             return inputs
@@ -73,7 +75,7 @@ class Split:
         return scaled.sub_(mean).div_(std)
 
     def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Normalised inputs and targets, in order; the last batch may be short.
+        """Normalised inputs and targets in order; the last batch may be short.
 
         Args:
             size: Samples in a batch, at least 1.
@@ -87,15 +89,15 @@ class Split:
         return ((self.normalise(self.inputs[span]), self.targets[span]) for span in spans)
 
     def subset(self, count: int, *, seed: int | None = None) -> Split:
-        """Some of the samples.
+        """Part of the split, with the same normalisation.
 
         Args:
-            count: How many, from 1 to the length of the split.
-            seed: Where to start a random choice; ``None`` takes the first ``count``. With one
-                seed, a smaller choice is the beginning of a larger one.
+            count: Number of samples, from 1 to the length of the split.
+            seed: Seed of a random choice; ``None`` takes the first ``count``. With one seed, a
+                smaller choice is the beginning of a larger one.
 
         Returns:
-            A split with the same normalisation.
+            A split of ``count`` samples.
         """
         if not 1 <= count <= len(self):
             refuse("count", count, f"a whole number from 1 to {len(self)}", error=DataError)
@@ -108,16 +110,16 @@ class Split:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Dataset:
-    """A test split, a training split where there is one, and what holds for both.
+    """A test split and, where there is one, a training split of the same shape and classes.
 
     A malformed data set is refused with a ``DataError`` when it is made.
 
     Args:
-        name: What reports call it.
-        train: The samples to fit to, or ``None`` for a data set to test on only.
-        test: The samples that accuracy is measured on.
-        classes: How many classes there are; every target is below it.
-        flips: Whether a mirrored image keeps its class (a ship does, a digit does not).
+        name: Name in reports.
+        train: Samples to train on, or ``None`` for a data set to test on only.
+        test: Samples to measure accuracy on.
+        classes: Number of classes; every target is below it.
+        flips: True if a mirrored image keeps its class (a ship does, a digit does not).
 
     Example:
         >>> test = Split(inputs=torch.zeros(2, 5), targets=torch.tensor([0, 1]))
@@ -132,7 +134,7 @@ class Dataset:
     flips: bool
 
     def __post_init__(self) -> None:
-        _check_is_split("test", self.test)
+        _check_is_split("test", self.test)  # first, since it gives the input shape
         if self.train is not None:
             _check_is_split("train", self.train)
             self._check_split("train", self.train)
@@ -196,3 +198,51 @@ def _check_statistics(split: Split) -> None:
         refuse("mean", split.mean, "finite numbers", error=DataError)
     if not all(0 < value < float("inf") for value in split.std):
         refuse("std", split.std, "numbers above 0", error=DataError)
+
+
+# ---- scikit-learn's digits
+
+_DIGITS_SEED = 2009
+_TEST_FRACTION = 1 / 3
+_BRIGHTEST = 16
+
+
+def load_digits() -> Dataset:
+    """scikit-learn's 1,797 handwritten digits: 1,198 to train and 599 to test on, always the same.
+
+    A third of each class is tested on, so one image moves the accuracy by only 0.17 pp.
+    Pixels are scaled to [0, 1], then standardised with the mean and standard deviation of the
+    training pixels.
+
+    Returns:
+        float32 inputs [sample, 1, 8, 8] in ten classes.
+
+    Example:
+        >>> digits = load_digits()
+        >>> len(digits.train), len(digits.test), digits.input_shape
+        (1198, 599, (1, 8, 8))
+    """
+    from sklearn import datasets  # here, since its import takes as long as torch's
+
+    bunch = datasets.load_digits()
+    pixels = np.asarray(bunch.images, dtype=np.float32)[:, None] / _BRIGHTEST
+    labels = np.asarray(bunch.target, dtype=np.int64)
+    tested = _stratified(labels)
+    mean, std = pixels[~tested].mean(), pixels[~tested].std()
+    inputs = (pixels - mean) / std
+    train, test = (
+        Split(inputs=torch.from_numpy(inputs[chosen]), targets=torch.from_numpy(labels[chosen]))
+        for chosen in (~tested, tested)
+    )
+    return Dataset(name="digits", train=train, test=test, classes=10, flips=False)
+
+
+def _stratified(labels: NDArray[np.int64]) -> NDArray[np.bool_]:
+    # A mask rather than a list of indices: samples keep their order, so that the first few
+    # of a split are of mixed classes.
+    generator = np.random.default_rng(_DIGITS_SEED)
+    tested = np.zeros(len(labels), dtype=np.bool_)
+    for label in np.unique(labels):
+        members = generator.permutation(np.flatnonzero(labels == label))
+        tested[members[: round(_TEST_FRACTION * len(members))]] = True
+    return tested

@@ -1,4 +1,4 @@
-"""One word, folder or function name, as it comes from a command line, to a data set."""
+"""Data sets by name, folder or function, as they come from a command line."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from joulewise.data import cifar10, idx
-from joulewise.data.dataset import Dataset, Split
-from joulewise.data.digits import load_digits
+from joulewise.data import cifar, libraries
+from joulewise.data.dataset import Dataset, Split, load_digits
 from joulewise.errors import DataError, refuse
 from joulewise.user_code import cause_of, import_source, importable
 
@@ -24,8 +23,8 @@ __all__ = ["load_data"]
 Array = Tensor | NDArray[Any]
 
 ALLOWED = (
-    "digits, a folder with CIFAR-10 or IDX (MNIST) files, package.module:function, "
-    "or path/to/file.py:function"
+    "digits, a folder with CIFAR-10 or MNIST, torchvision:NAME:FOLDER, "
+    "huggingface:NAME, package.module:function, or path/to/file.py:function"
 )
 RETURNS = (
     "a joulewise Dataset, a pair (inputs, targets), a pair of such pairs (train, test), "
@@ -35,7 +34,7 @@ _BATCH = 256
 
 
 def load_data(source: str) -> Dataset:
-    """The data set that a user names.
+    """Load the data set that a user names.
 
     A function may return
 
@@ -46,15 +45,17 @@ def load_data(source: str) -> Dataset:
       to its end and becomes the test split.
 
     All but the first get as many classes as their largest target demands and are never mirrored;
-    double precision arrays become float32. A list of pairs is an iterable of batches.
+    double-precision arrays become float32. A list of pairs is an iterable of batches.
 
     Args:
-        source: ``"digits"``, a folder, ``package.module:function`` or ``path/to/file.py:function``;
-            modules in the current directory can be imported.
+        source: ``"digits"``; a folder with CIFAR-10 (binary, Python or Parquet files) or with
+            torchvision's MNIST, KMNIST, ... (``MNIST/raw``); ``torchvision:NAME:FOLDER`` or
+            ``huggingface:NAME``, read by these libraries; ``package.module:function`` or
+            ``path/to/file.py:function``, where modules in the current folder can be imported.
 
     Returns:
-        The data set; what a user's function raises, and every unknown source, is refused with
-        a ``DataError``.
+        The data set. An unknown source, and whatever a user's function raises, is refused with a
+        ``DataError``.
 
     Example:
         >>> load_data("digits").classes
@@ -62,24 +63,37 @@ def load_data(source: str) -> Dataset:
     """
     if source == "digits":
         return load_digits()
-    if source and Path(source).is_dir():  # an empty path would be the current directory
+    if source and Path(source).is_dir():  # an empty path would be the current folder
         return _load_folder(Path(source))
+    library, _, rest = source.partition(":")
+    if library == "huggingface" and rest:
+        return libraries.load_huggingface(rest)
+    if library == "torchvision":
+        name, _, root = rest.partition(":")
+        if name == "CIFAR10" and root:  # torchvision would run the pickles
+            return cifar.load_cifar10(root)
+        if name and root:
+            return libraries.load_torchvision(name, root)
     place, colon, function = source.rpartition(":")
-    if not colon or not place or not function.isidentifier():
+    if library == "torchvision" or not (colon and place and function.isidentifier()):
         refuse("the data source", repr(source), ALLOWED, error=DataError)
     return _load_from_code(source, place, function)
 
 
 def _load_folder(path: Path) -> Dataset:
-    has_cifar10 = cifar10.find_layout(path) is not None
-    has_idx = idx.find_idx(path) is not None
-    if not has_cifar10 and not has_idx:
-        looked_for = f"{cifar10.LOOKED_FOR}, or {idx.LOOKED_FOR}"
+    has_cifar10 = cifar.find_layout(path) is not None
+    # torchvision's place for MNIST and its relatives is ROOT/NAME/raw.
+    places = [path.resolve() / below for below in (".", "raw", "MNIST/raw")]
+    raw = next((place for place in places if place.name == "raw" and place.is_dir()), None)
+    if not has_cifar10 and raw is None:
+        looked_for = f"{cifar.LOOKED_FOR}, or torchvision's folder MNIST/raw"
         refuse(f"the folder {path}", "without a known layout", looked_for, error=DataError)
-    if has_cifar10 and has_idx:
-        found = "home to both CIFAR-10 and IDX files"
+    if has_cifar10 and raw is not None:
+        found = "with both CIFAR-10 and MNIST"
         refuse(f"the folder {path}", found, "one kind; name its own folder", error=DataError)
-    return cifar10.load_cifar10(path) if has_cifar10 else idx.load_idx(path)
+    if raw is not None:
+        return libraries.load_torchvision(raw.parent.name, raw.parent.parent)
+    return cifar.load_cifar10(path)
 
 
 def _load_from_code(source: str, place: str, function: str) -> Dataset:
@@ -87,7 +101,7 @@ def _load_from_code(source: str, place: str, function: str) -> Dataset:
         refuse(f"the file {place}", "missing", ALLOWED, error=DataError)
     try:
         with importable(place):
-            # Inside, because iterating may import as well.
+            # Inside the block, because iterating may import as well.
             return _as_dataset(getattr(import_source(place), function)(), name=source)
     except DataError:
         raise
@@ -120,10 +134,10 @@ def _is_array_pair(value: object) -> TypeGuard[tuple[Array, Array]]:
 
 def _batches(value: object, name: str) -> Iterable[object]:
     if isinstance(value, TorchDataset):
-        # A generator of its own, because the loader otherwise draws from the global one.
+        # With its own generator, because the loader otherwise draws from the global one.
         return DataLoader(value, batch_size=_BATCH, generator=torch.Generator())
     if not isinstance(value, Iterable) or isinstance(value, Tensor | np.ndarray):
-        refuse(f"what {name} returns", f"a {type(value).__name__}", RETURNS, error=DataError)
+        refuse(f"the value that {name} returns", f"a {type(value).__name__}", RETURNS, DataError)
     return value
 
 
@@ -136,7 +150,7 @@ def _from_batches(batches: Iterable[object], name: str) -> Split:
         inputs.append(_as_inputs(batch[0]))
         targets.append(_as_targets(batch[1]))
     if not inputs:
-        refuse(f"what {name} returns", "empty", "at least one batch", error=DataError)
+        refuse(f"the value that {name} returns", "empty", "at least one batch", error=DataError)
     return Split(inputs=torch.cat(inputs), targets=torch.cat(targets))
 
 
@@ -147,7 +161,7 @@ def _as_split(inputs: Array, targets: Array) -> Split:
 def _as_inputs(value: Array) -> Tensor:
     if isinstance(value, Tensor):
         return value.detach()
-    # Double precision is what NumPy makes when nobody chose; a double tensor was chosen.
+    # Double precision is NumPy's default and hardly a choice; in a tensor it is one.
     dtype = np.float32 if value.dtype == np.float64 else value.dtype
     return torch.from_numpy(np.array(value, dtype=dtype))
 
@@ -155,5 +169,5 @@ def _as_inputs(value: Array) -> Tensor:
 def _as_targets(value: Array) -> Tensor:
     targets = value if isinstance(value, Tensor) else torch.from_numpy(np.array(value))
     if targets.is_floating_point() or targets.is_complex():
-        return targets  # refused by Split, which says what is wanted
+        return targets  # refused by Split, with the dtype that is allowed
     return targets.to(torch.int64)

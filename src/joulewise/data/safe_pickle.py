@@ -1,9 +1,9 @@
-"""A pickle of plain values, read without running anything that it asks for.
+"""Restricted unpickling: plain values are read, and no code that a pickle names is run.
 
-A pickle is a program: it names functions and calls them. This reader never hands it one. Each of
-the few names that a NumPy array is stored with is answered by a stand-in that checks its arguments
-and can build arrays of plain numbers only. NumPy's own functions are not handed out either: a
-forged dtype state lets them take stored bytes for object pointers.
+A pickle is a program that names functions and calls them. Here each of the few names that a NumPy
+array is stored with resolves to a stand-in, which checks its arguments and builds arrays of plain
+numbers only; every other name is refused. NumPy's own functions are not used either: with a forged
+dtype state they take stored bytes for object pointers.
 """
 
 from __future__ import annotations
@@ -25,25 +25,23 @@ _PLAIN_DTYPE = re.compile(r"b1|[iu][1248]|f[248]|c8|c16")
 
 
 def read_pickle(path: str | Path) -> object:
-    """What a pickle holds, if that is plain values: numbers, texts, lists, dicts, NumPy arrays.
-
-    Texts of Python 2 pickles come as bytes.
+    """Read a pickle of plain values: numbers, texts, lists, dicts and NumPy arrays of numbers.
 
     Args:
         path: The file.
 
     Returns:
-        The value; arrays are ``numpy.ndarray`` of numbers.
+        The value; texts of Python 2 pickles are bytes.
 
     Raises:
-        DataError: if the file is missing or truncated, or asks to run anything.
+        DataError: if the file is missing or truncated, or names anything to call or build.
     """
     try:
         with Path(path).open("rb") as file:
             return _PlainUnpickler(file, path).load()
     except DataError:
         raise
-    except Exception as error:  # a broken pickle can fail in nearly every way that Python knows
+    except Exception as error:  # a broken pickle raises nearly any exception
         reason = " ".join(str(error).split()) or type(error).__name__
         message = f"{path} cannot be read ({reason}); allowed: a whole pickle of plain values"
         raise DataError(message) from error
@@ -53,7 +51,7 @@ class _PlainUnpickler(pickle.Unpickler):
     def __init__(self, file: BinaryIO, path: str | Path) -> None:
         super().__init__(file, encoding="bytes")
         self._path = path
-        # Bound methods, because a pickle may set attributes on what it gets, and on these it fails.
+        # Bound methods, because a pickle may set attributes of an object, which fails for these.
         self._stand_ins: dict[tuple[str, str], object] = {
             ("numpy", "ndarray"): "numpy.ndarray",  # only ever an argument, never called
             ("numpy", "dtype"): self._dtype,
@@ -76,7 +74,7 @@ class _PlainUnpickler(pickle.Unpickler):
         return _PlainDtype(_text(code))
 
     def _encode(self, text: object, encoding: object) -> bytes:
-        # How Python 3 writes bytes into a pickle that Python 2 can read.
+        # Python 3's form of bytes in a pickle that Python 2 can read.
         if _text(encoding) != "latin1":
             raise pickle.UnpicklingError("bytes encoded other than as latin1")
         return _text(text).encode("latin1")
@@ -95,7 +93,7 @@ class _PlainUnpickler(pickle.Unpickler):
 
 
 class _PlainDtype:
-    """The stored form of a dtype; of its state only the byte order is believed."""
+    """Stand-in for a dtype; only the byte order is taken from its stored state."""
 
     __slots__ = ("_code", "_order")
 
@@ -116,13 +114,13 @@ class _PlainDtype:
 
 
 class _PlainArray(np.ndarray[Any, Any]):
-    """An array that takes the state of plain numbers only."""
+    """Array that accepts a stored state of plain numbers only."""
 
-    # NumPy's own takes a sequence of these five; a pickle brings anything.
+    # Any, since a pickle can hold anything in place of the five items that NumPy writes.
     def __setstate__(self, state: Any, /) -> None:
         _, shape, dtype, fortran, raw = state
         if not isinstance(dtype, _PlainDtype) or not isinstance(raw, bytes | bytearray):
-            raise pickle.UnpicklingError("an array of something else than plain numbers")
+            raise pickle.UnpicklingError("an array of something other than plain numbers")
         plain: Any = (1, _checked_shape(shape), dtype.resolve(), bool(fortran), bytes(raw))
         super().__setstate__(plain)
 
@@ -134,7 +132,7 @@ def _checked_shape(shape: object) -> tuple[SupportsIndex, ...]:
 
 
 def _text(value: object) -> str:
-    # The same names are bytes when they come from Python 2.
+    # Names in pickles of Python 2 are bytes.
     if isinstance(value, bytes):
         return value.decode("latin1")
     if isinstance(value, str):

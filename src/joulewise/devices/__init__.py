@@ -1,52 +1,40 @@
-"""Devices: a memory is a distribution over what is read back, and a price.
+"""Memory devices: models of what is read back and of the energy that it takes.
 
-device        the contract that every technology answers; chips, moments, traffic
-knob_range    points as shares of what a device allows
-word_classes  words whose moments are the same, for whoever asks at hundreds of points
-laws          supply -> bit error rate and energy: the exponential law, measured voltage tables
-fault_kinds   what a failing cell does to its word: mask, flip, stuck
-fault_maps    where failing cells are: independent, correlated, measured
-sram          the SRAM, put together from the three above
-rectified     Gaussian noise on a conductance that cannot be negative
-pairs         weights as differential pairs of conductances
-arrays        matrices cut into pieces, with converters at their ends
-readout       what it costs to compute with a crossbar
-crossbar      memristors: additive, multiplicative and read noise
-compensation  one factor for a tensor, taken from the chip, that undoes drift
-pcm           phase-change memory: programming noise, drift, read noise
-arithmetic    the price of a multiply-accumulate
-profiles      named, cited reliability laws
+device              the interface that every technology implements
+chip                chips and their random streams, traffic, inputs of matrix-vector products
+operating_point     operating points, and the range of a knob as levels from 0 to 1
+moments             mean and variance of reads, factors that words share, classes of words
+sram                SRAM under voltage scaling
+fault_kinds         effect of failing cells on a word: mask, flip, stuck
+fault_maps          positions of failing cells: independent, correlated, measured
+faulty_words        words with failing cells, and their replacement in tensors
+reliability_laws    bit error rate and energy against the supply; named, cited profiles
+crossbar            memristor crossbars: additive, multiplicative and read noise
+pcm                 phase-change memory: programming noise, drift, read noise
+pcm_laws            laws and moments of a phase-change device
+drift_compensation  global scaling of a tensor that undoes drift on average
+conductance_pairs   weights as differential pairs, rectified Gaussian noise
+crossbar_energy     energy of the read-out circuits of a crossbar
+array               array sizes and converters
+tables              CSV files of numbers, linear interpolation
+arithmetic          energy of a multiply-accumulate
+device_check        statistical self-check of a device
 """
 
-from joulewise.devices.arithmetic import HOROWITZ_INT8 as HOROWITZ_INT8
-from joulewise.devices.arithmetic import Arithmetic as Arithmetic
-from joulewise.devices.arrays import Array as Array
-from joulewise.devices.crossbar import Crossbar as Crossbar
-from joulewise.devices.device import Chip as Chip
-from joulewise.devices.device import Common as Common
-from joulewise.devices.device import Device as Device
-from joulewise.devices.device import Load as Load
-from joulewise.devices.device import Moments as Moments
-from joulewise.devices.device import PlainPoint as PlainPoint
-from joulewise.devices.device import Point as Point
-from joulewise.devices.device import Traffic as Traffic
-from joulewise.devices.device import plain_point as plain_point
-from joulewise.devices.fault_kinds import Flip as Flip
-from joulewise.devices.fault_kinds import Mask as Mask
-from joulewise.devices.fault_kinds import Stuck as Stuck
-from joulewise.devices.fault_maps import Correlated as Correlated
-from joulewise.devices.fault_maps import Independent as Independent
-from joulewise.devices.fault_maps import Measured as Measured
-from joulewise.devices.knob_range import KnobRange as KnobRange
-from joulewise.devices.laws import ExponentialLaw as ExponentialLaw
-from joulewise.devices.laws import VoltageTable as VoltageTable
-from joulewise.devices.pcm import PCM as PCM
-from joulewise.devices.profiles import PROFILES as PROFILES
-from joulewise.devices.profiles import law as law
-from joulewise.devices.readout import ISAAC as ISAAC
-from joulewise.devices.readout import ReadOut as ReadOut
-from joulewise.devices.sram import SRAM as SRAM
-from joulewise.devices.word_classes import WordClasses as WordClasses
+from joulewise.devices.arithmetic import HOROWITZ_INT8, Arithmetic
+from joulewise.devices.array import Array
+from joulewise.devices.chip import Chip, Load, Traffic
+from joulewise.devices.crossbar import Crossbar
+from joulewise.devices.crossbar_energy import ISAAC, ReadOut
+from joulewise.devices.device import Device
+from joulewise.devices.device_check import DeviceCheck, MomentCheck, check_device
+from joulewise.devices.fault_kinds import Flip, Mask, Stuck
+from joulewise.devices.fault_maps import Correlated, Independent, Measured
+from joulewise.devices.moments import Common, Moments, WordClasses
+from joulewise.devices.operating_point import KnobRange, PlainPoint, Point, plain_point
+from joulewise.devices.pcm import PCM
+from joulewise.devices.reliability_laws import PROFILES, ExponentialLaw, VoltageTable, law
+from joulewise.devices.sram import SRAM
 
 __all__ = [
     "HOROWITZ_INT8",
@@ -61,6 +49,7 @@ __all__ = [
     "Correlated",
     "Crossbar",
     "Device",
+    "DeviceCheck",
     "ExponentialLaw",
     "Flip",
     "Independent",
@@ -68,6 +57,7 @@ __all__ = [
     "Load",
     "Mask",
     "Measured",
+    "MomentCheck",
     "Moments",
     "PlainPoint",
     "Point",
@@ -76,6 +66,7 @@ __all__ = [
     "Traffic",
     "VoltageTable",
     "WordClasses",
+    "check_device",
     "law",
     "plain_point",
 ]

@@ -1,8 +1,8 @@
-"""Arithmetic: the energy that does not scale with the memory's operating point."""
+"""Energy of arithmetic, which does not depend on the memory's operating point."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from joulewise.errors import check_in_range
@@ -12,11 +12,11 @@ __all__ = ["HOROWITZ_INT8", "Arithmetic"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arithmetic:
-    """The price of a multiply-accumulate.
+    """Energy of a multiply-accumulate (MAC).
 
     Args:
-        mac_j: Joules for one multiply-accumulate, 0 or more.
-        source: Where the figure comes from.
+        mac_j: Joules per MAC, 0 to 1.
+        source: Origin of the figure.
 
     Raises:
         InputError: if ``mac_j`` is outside its range.
@@ -26,7 +26,6 @@ class Arithmetic:
     source: str
 
     def __post_init__(self) -> None:
-        """Check the field once."""
         check_in_range("mac_j", self.mac_j, 0.0, 1.0)
 
     def energy_j(self, macs: float) -> float:
@@ -35,10 +34,11 @@ class Arithmetic:
 
     def describe(self) -> dict[str, Any]:
         """Plain data for records."""
-        return {"mac_j": self.mac_j, "source": self.source}
+        return asdict(self)
 
 
 HOROWITZ_INT8 = Arithmetic(
     mac_j=0.3e-12,
     source="8-bit multiply 0.2 pJ + 32-bit add 0.1 pJ, 45 nm: Horowitz, ISSCC 2014, figure 1.1.9",
 )
+"""8-bit multiplication with 32-bit accumulation in 45 nm."""

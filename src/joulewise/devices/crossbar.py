@@ -1,58 +1,62 @@
-"""Memristor crossbars: weights as pairs of noisy conductances.
+"""Memristor crossbars: weights as differential pairs of noisy conductances.
 
-A weight ``w`` becomes two conductances, ``c w`` on the device of its sign and 0 on the other, with
-``c = g_max / limit``. What is read back is their difference over ``c``. The more conductance, the
-smaller the noise beside it, and the more power: ``g_max`` is the knob.
+A weight ``w`` is two conductances, ``c |w|`` on the device of its sign and 0 on the other, with
+``c = g_max / limit``; their difference over ``c`` is read back. With a larger ``g_max``, the knob,
+additive noise is smaller relative to the weights and power is higher.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from joulewise.devices.arrays import WHOLE, Array
-from joulewise.devices.device import Chip, Moments, Point, Traffic, as_point
-from joulewise.devices.pairs import PairDevice, Pairs, Rounding, normals, point_of
-from joulewise.devices.readout import ISAAC, ReadOut, check_loads
-from joulewise.devices.rectified import rectified_moments
-from joulewise.devices.word_classes import WordClasses
+from joulewise.devices.array import WHOLE, Array
+from joulewise.devices.chip import Chip, Traffic
+from joulewise.devices.conductance_pairs import (
+    PairDevice,
+    Pairs,
+    normals,
+    point_of,
+    rectified_moments,
+)
+from joulewise.devices.crossbar_energy import ISAAC, ReadOut
+from joulewise.devices.moments import Moments, WordClasses
+from joulewise.devices.operating_point import Point, as_point
 from joulewise.errors import check_in_range, refuse
 
 __all__ = ["Crossbar"]
 
-# Targets to either side of 0 that stand for all others in a sum.
+# Positive targets, and as many negative ones, that `word_classes` rounds weights to.
 _TARGETS = 512
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Crossbar(PairDevice):
-    """A crossbar of differential pairs of memristors.
+    """A crossbar of differential pairs of memristors; the operating point is ``g_max``.
 
-    Each device, the one at 0 included, reads ``max(0, target (1 + variability n) + sigma n')``, and
-    each read adds ``read_noise n''``; all ``n`` are independent standard normal numbers, the first
-    two drawn once for a chip.
+    Weights become targets as stated, with their fields, in `PairDevice`.
 
-    Two families of noise rank training methods differently, so say which a result used. With
-    ``sigma``, additive in conductance, a smaller range of weights is less noisy, and so is a larger
-    ``g_max``. With ``variability``, proportional to the conductance, neither matters.
+    A device, also one with target 0, has the conductance
+    ``max(0, target (1 + variability n1) + sigma n2)``, and each read adds ``read_noise n3``. All
+    ``n`` are independent standard normal numbers; ``n1`` and ``n2`` are drawn once per chip.
+
+    The two kinds of programming noise rank training methods differently, so state which one a
+    result is for. Additive noise (``sigma``) is reduced by a smaller range of weights and by a
+    larger ``g_max``; proportional noise (``variability``) by neither.
 
     Args:
-        sigma: Standard deviation of a programmed conductance, siemens, 0 or more.
+        sigma: Standard deviation of a programmed conductance, siemens, 0 to 1.
         variability: Standard deviation of a programmed conductance over its target, 0 to 1.
-        read_noise: Standard deviation of the noise that each read adds to a device, siemens, 0 or
-            more. A read is one forward pass over one batch.
-        clip: Whether programmed conductances stop at 0, as physical ones do; False lets them be
-            negative, as the published closed forms do.
-        levels: Steps from 0 to ``g_max``; see `PairFormat`.
-        rounding: See `PairFormat`.
-        limit: See `PairFormat`: give the largest weight of a network for a range common to it.
-        channel_dim: See `PairFormat`.
-        g_range: Lowest and highest ``g_max``, siemens.
-        array: The arrays that a matrix is cut into, and their converters.
-        readout: The circuits around it, for its energy.
+        read_noise: Standard deviation of the noise that each read adds to a device, siemens, 0 to
+            1. A read is one forward pass over one batch.
+        clip: True if programmed conductances are clipped at 0, as physical ones are; False if they
+            may be negative, as published closed forms assume.
+        g_range: Lowest and highest ``g_max``, siemens, above 0 to 1.
+        array: Size of the arrays and their converters.
+        readout: Read-out circuits, for the energy.
 
     Raises:
         InputError: if a field is outside its range.
@@ -60,30 +64,29 @@ class Crossbar(PairDevice):
     References:
         J. Kern et al., "MemSE: Fast MSE prediction for noisy memristor-based DNN accelerators",
         AICAS 2022, arXiv 2205.01707 (``sigma``, ``levels``, without clipping); G. Mordido et al.,
-        SAMSON, and the deck, "Noisy conductance values" (``variability``).
+        SAMSON, arXiv 2211.11561 (``variability``).
 
     Example:
         >>> crossbar = Crossbar(sigma=1e-6)
         >>> stored = crossbar.store(torch.tensor([1.0, -0.5, 0.25]))
         >>> moments = crossbar.moments(stored, 25e-6)
-        >>> [round(float(v) ** 0.5, 4) for v in moments.var]  # devices at 0 are clipped
+        >>> [round(float(v) ** 0.5, 4) for v in moments.var]  # devices with target 0 are clipped
         [0.0463, 0.0463, 0.0463]
     """
+
+    knob: ClassVar[str] = "g_max"
+    channel_points: ClassVar[bool] = True
 
     sigma: float = 0.0
     variability: float = 0.0
     read_noise: float = 0.0
     clip: bool = True
-    levels: int | None = None
-    rounding: Rounding = "nearest"
-    limit: float | None = None
-    channel_dim: int | None = None
     g_range: tuple[float, float] = (1e-7, 1e-3)
     array: Array = WHOLE
     readout: ReadOut = ISAAC
 
     def __post_init__(self) -> None:
-        """Check the fields once."""
+        PairDevice.__post_init__(self)  # super() would fail: slots make a new class
         check_in_range("sigma", self.sigma, 0.0, 1.0)
         check_in_range("variability", self.variability, 0.0, 1.0)
         check_in_range("read_noise", self.read_noise, 0.0, 1.0)
@@ -91,12 +94,6 @@ class Crossbar(PairDevice):
         check_in_range("g_range", low, 0.0, 1.0, open_low=True)
         if not low < high <= 1.0:
             refuse("g_range", self.g_range, "two numbers of siemens, ascending, at most 1")
-        _ = self.format  # checks its fields
-
-    @property
-    def knob(self) -> str:
-        """``g_max``."""
-        return "g_max"
 
     @property
     def most_reliable(self) -> float:
@@ -109,25 +106,20 @@ class Crossbar(PairDevice):
         return self.g_range[0]
 
     @property
-    def channel_points(self) -> bool:
-        """Each column has a range of conductances of its own, and its own read-out."""
-        return True
-
-    @property
     def fresh(self) -> bool:
-        """Whether there is read noise."""
+        """True if there is read noise."""
         return self.read_noise > 0
 
     def point(self, **setting: Point) -> Point:
-        """An operating point from ``g_max=``: siemens, or siemens for each output column.
+        """Check ``g_max=``, siemens: one number, or one for each output column.
 
         Raises:
-            OperatingPointError: if the setting is another, or out of ``g_range``.
+            OperatingPointError: if the name is another, or the value out of ``g_range``.
         """
         return point_of("g_max", *self.g_range, setting)
 
     def read(self, stored: Pairs, point: Point, chip: Chip) -> Tensor:
-        """The differences of this chip's conductances, in the unit of the tensor."""
+        """The tensor as read on one chip: differences of conductances, in the tensor's unit."""
         unit = self._unit(stored, point)
         weights = stored.weights
         if self.clip and (self.sigma or self.variability):
@@ -138,7 +130,7 @@ class Crossbar(PairDevice):
             pair -= (self._std(target * 0, unit) * idle.to(weights)).clamp(min=0)
             read = torch.where(weights < 0, -pair, pair)
         elif self.sigma or self.variability:
-            # Both devices of a pair add Gaussians: one with the variance of both will do.
+            # Unclipped noise of the two devices is Gaussian: one draw has the variance of both.
             (noise,) = normals(chip, "programming", (1, *weights.shape))
             read = weights + self._std(weights.abs(), unit, devices=2) * noise.to(weights)
         else:
@@ -149,16 +141,16 @@ class Crossbar(PairDevice):
         return read.to(stored.dtype)
 
     def moments(self, stored: Pairs, point: Point) -> Moments:
-        """Mean and variance over chips and reads, exact for every choice; differentiable."""
+        """Mean and variance over chips and reads, exact; differentiable in ``point``."""
         unit, wide = self._unit(stored, point), stored.weights.dtype
         plus, minus = self._devices(stored, unit)
         return Moments(mean=(plus.mean - minus.mean).to(wide), var=(plus.var + minus.var).to(wide))
 
     def word_classes(self, stored: Pairs) -> WordClasses:
-        """A class for each of 1025 targets from ``-g_max`` to ``g_max``.
+        """One class for each of 1025 uniform targets from ``-g_max`` to ``g_max``.
 
-        Exact for weights of 512 levels or a divisor of them; elsewhere a weight counts as the
-        nearest target, within 0.1 % of ``g_max``.
+        Exact if ``levels`` is 512 or a divisor of it; otherwise weights are rounded to the nearest
+        target, within 0.1 % of ``g_max``.
         """
         share = stored.weights.double() / stored.limit
         return WordClasses(
@@ -169,14 +161,14 @@ class Crossbar(PairDevice):
         )
 
     def _class_moments(self, point: Tensor) -> tuple[Tensor, Tensor]:
-        """Moments of each class of `word_classes`, over the limit of a tensor."""
+        """Moments of each class of `word_classes`, in units of the limit of a tensor."""
         targets = torch.linspace(-1, 1, 2 * _TARGETS + 1, dtype=torch.float64, device=point.device)
         one = torch.ones((), dtype=torch.float64, device=point.device)
         found = self.moments(Pairs(weights=targets, limit=one, dtype=torch.float64), point)
         return found.mean, found.var
 
     def _devices(self, stored: Pairs, unit: Tensor) -> tuple[Moments, Moments]:
-        """The positive and the negative device of each pair, in the unit of the tensor, float64."""
+        """Moments of the positive and negative devices, float64, in the tensor's unit."""
         weights = stored.weights.double()
         found = []
         for target in (weights.clamp(min=0), (-weights).clamp(min=0)):
@@ -186,27 +178,26 @@ class Crossbar(PairDevice):
         return found[0], found[1]
 
     def energy(self, traffic: Traffic, point: Point) -> Tensor:
-        """Joules per inference: devices, amplifiers and converters; see `ReadOut`.
+        """Joules per inference of devices, amplifiers and converters; see `ReadOut`.
 
         Raises:
-            InputError: if it is not known how the tensor is used.
+            InputError: if no matrix-vector product with the tensor was traced.
         """
         plus, minus = self._conductances(traffic, point)
         return self.readout.energy_j(traffic.loads, plus, minus, self.array)
 
     def energy_by_channel(self, traffic: Traffic, point: Point, channels: int) -> Tensor:
-        """What each column spends, and an equal share of the conversion of inputs.
+        """Joules per inference of each output column; input conversion is divided evenly.
 
         Raises:
-            InputError: if it is not known how the tensor is used, or channels are not its columns.
+            InputError: if no product was traced, or output channels are not columns.
         """
         plus, minus = self._conductances(traffic, point)
         return self.readout.energy_by_channel_j(traffic.loads, plus, minus, self.array)
 
     def _conductances(self, traffic: Traffic, point: Point) -> tuple[Moments, Moments]:
-        """Moments of the positive and the negative devices of a weight, siemens."""
-        check_loads(traffic.loads)
-        stored = self.store(traffic.loads[0].weight)
+        """Moments of the positive and negative conductances of a weight, siemens."""
+        stored = self.traced_weight(traffic)
         unit = self._unit(stored, point)
         plus, minus = (
             Moments(mean=m.mean / unit, var=m.var / unit.square())
@@ -216,29 +207,19 @@ class Crossbar(PairDevice):
 
     def describe(self) -> dict[str, Any]:
         """Plain data for records."""
-        return {
-            "device": "crossbar",
-            "sigma": self.sigma,
-            "variability": self.variability,
-            "read_noise": self.read_noise,
-            "clip": self.clip,
-            "levels": self.levels,
-            "rounding": self.rounding,
-            "limit": self.limit,
-            "channel_dim": self.channel_dim,
-            "g_range": list(self.g_range),
-            **self.array.describe(),
-            **self.readout.describe(),
-        }
+        described = asdict(self) | {"g_range": list(self.g_range)}
+        del described["array"], described["readout"]
+        parts = self.array.describe() | self.readout.describe()
+        return {"device": "crossbar"} | described | parts
 
     def _unit(self, stored: Pairs, point: Point) -> Tensor:
-        """The weight of one siemens, ``1 / c``, float64."""
+        """Weight per siemens, ``1 / c``, float64."""
         return stored.limit.double() / stored.along_columns(as_point(point))
 
     def _std(self, target: Tensor, unit: Tensor, devices: int = 1) -> Tensor:
-        """Of a programmed device, or of the difference of two, in the unit of the tensor."""
+        """Standard deviation of one programmed device, or of a pair, in the tensor's unit."""
         own = self.variability * target
-        if not self.sigma:  # at 0 and 0 the hypotenuse has no slope
+        if not self.sigma:  # the gradient of hypot is undefined at (0, 0)
             return own
         added = (devices**0.5 * self.sigma * unit).to(target.dtype)
         return torch.hypot(added, own) if self.variability else added.expand(target.shape)

@@ -1,7 +1,7 @@
-"""Fault kinds: what a failing cell does to the word that it is part of.
+"""Fault kinds: the effect of failing cells on the word that they are part of.
 
-A kind answers for whole words. ``on_zero`` is the pattern of cells that fail when they hold a 0,
-``on_one`` of those that fail when they hold a 1; bit k of a pattern is bit k of the word.
+Failing cells of a word are given as two bit patterns: bit k of ``on_zero`` is set if cell k fails
+while it holds 0, bit k of ``on_one`` if it fails while it holds 1.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from joulewise.devices.device import Chip
+from joulewise.devices.chip import Chip
 from joulewise.errors import check_in_range, refuse
 from joulewise.words import to_bit_planes
 
@@ -24,35 +24,36 @@ Cells = NDArray[np.int64]
 
 
 class FaultKind(Protocol):
-    """What an SRAM asks of a fault kind: a frozen, hashable value."""
+    """Interface of a fault kind: a frozen, hashable value."""
 
     def __hash__(self) -> int: ...
 
     def rates(self, bit_error_rate: Tensor) -> Tensor:
-        """How often a cell fails when it holds a 0 and a 1.
+        """Failure rates of cells that hold 0 and of cells that hold 1.
 
         Args:
-            bit_error_rate: For each bit plane, shape ``[bits]``; or ``[channels, bits]``.
+            bit_error_rate: ``[bits]`` or ``[channels, bits]``, one rate for each bit plane.
 
         Returns:
-            Shape ``[2, *bit_error_rate]``: the rate at which a cell that holds 0, and 1, is hit.
+            ``[2, *bit_error_rate]``: the rates of cells that hold 0, then of those that hold 1.
         """
 
     def select(self, cells: Cells, holds: int, chip: Chip) -> Cells:
-        """Of the cells that were hit while they hold ``holds``, those that change the read."""
+        """Subset of the failing ``cells`` that read wrongly if they hold ``holds``, 0 or 1."""
 
     def read(self, codes: Tensor, on_zero: Tensor, on_one: Tensor, bits: int) -> Tensor:
-        """The codes that are read back; all int32 and of shapes that broadcast."""
+        """Codes as read back; all arguments int32, of shapes that broadcast."""
 
     def moments(self, rates: Tensor, bits: int) -> tuple[Tensor, Tensor]:
-        """Mean and variance of the read code, for every code, cells failing independently.
+        """Mean and variance of the code that is read, if cells fail independently.
 
         Args:
-            rates: Shape ``[2, bits]``, from `rates`.
+            rates: ``[2, bits]``, from `rates`.
             bits: Bits in a word.
 
         Returns:
-            Two float64 tensors of shape ``[2**bits]``, in the order of `all_codes`.
+            Mean and variance for each stored code, float64 ``[2**bits]`` in the order of
+            `all_codes`.
         """
 
     def describe(self) -> dict[str, Any]:
@@ -60,7 +61,7 @@ class FaultKind(Protocol):
 
 
 def all_codes(bits: int) -> Tensor:
-    """Every code of a width, ascending: int32, shape ``[2**bits]``.
+    """All codes of words of ``bits`` bits, ascending: int32 ``[2**bits]``.
 
     Example:
         >>> all_codes(2).tolist()
@@ -75,36 +76,37 @@ def _powers(bits: int) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Mask:
-    """Bit masking: faults are detected, bit by bit, and the word is moved towards zero.
+    """Bit masking: faults are detected bit by bit, and masking moves the word towards zero.
 
-    A fault on the sign bit makes the word read 0. A fault on another bit makes that bit read as the
-    sign bit. In two's complement the read never grows in magnitude and never changes sign.
+    With a fault on the sign bit the word reads 0; any other faulty bit reads as the sign bit. In
+    two's complement the read then never grows in magnitude and never changes sign.
 
-    Moments, with ``m = q`` for ``q >= 0`` and ``m = -q - 1`` below, bits ``m_k``, and the sign bit
-    held: ``E m' = sum_k (1 - p_k) m_k 2^k`` and ``Var m' = sum_k p_k (1 - p_k) m_k 4^k``; with the
-    probability of a fault on the sign bit the word is 0.
+    Moments: let ``m = q`` for codes ``q >= 0`` and ``m = -q - 1`` for ``q < 0``, with bits ``m_k``.
+    Without a fault on the sign bit, ``E m' = sum_k (1 - p_k) m_k 2^k`` and
+    ``Var m' = sum_k p_k (1 - p_k) m_k 4^k``; with one, the word is 0.
 
     References:
-        Hacene et al., ISCAS 2019, arXiv 1911.10287; the deck, "Bit-masking faults".
+        G. B. Hacene et al., "Training modern deep neural networks for memory-fault robustness",
+        ISCAS 2019, arXiv 1911.10287.
     """
 
     def rates(self, bit_error_rate: Tensor) -> Tensor:
-        """A detected fault does not depend on what the cell holds."""
+        """The bit error rate: a detected fault does not depend on the content of the cell."""
         return torch.stack([bit_error_rate, bit_error_rate])
 
     def select(self, cells: Cells, holds: int, chip: Chip) -> Cells:
-        """Every failing cell matters."""
+        """All failing cells."""
         return cells
 
     def read(self, codes: Tensor, on_zero: Tensor, on_one: Tensor, bits: int) -> Tensor:
-        """Masked bits become the sign; a masked sign zeroes the word."""
+        """Failing bits read as the sign bit; a failing sign bit zeroes the word."""
         hit = on_zero if on_zero is on_one else on_zero | on_one
-        # Hit bits that differ from the sign are turned over: few operations, as draws are short.
+        # Failing bits that differ from the sign are inverted: few operations, as draws are short.
         held = codes ^ ((codes ^ (codes >> 31)) & hit)
         return held.masked_fill_((hit & (1 << (bits - 1))).bool(), 0)
 
     def moments(self, rates: Tensor, bits: int) -> tuple[Tensor, Tensor]:
-        """See the class."""
+        """The closed form of the class docstring."""
         codes = all_codes(bits)
         magnitude = torch.where(codes >= 0, codes, -codes - 1)
         ones = to_bit_planes(magnitude, bits).to(torch.float64)[:-1]
@@ -123,7 +125,7 @@ class Mask:
 
 
 def _independent_bit_moments(rates: Tensor, bits: int) -> tuple[Tensor, Tensor]:
-    """Moments of a word of independent bits: a 0 reads 1 at ``rates[0]``, a 1 reads 0 at [1]."""
+    """Moments of words of independent bits: zeros flip at ``rates[0]``, ones at ``rates[1]``."""
     ones = to_bit_planes(all_codes(bits), bits).to(torch.float64)
     zeros = 1 - ones
     weights = _powers(bits).clone()
@@ -135,41 +137,40 @@ def _independent_bit_moments(rates: Tensor, bits: int) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Flip:
-    """Undetected faults: a failing cell reads the opposite of what it holds.
+    """Undetected faults: a failing cell reads the opposite of its content.
+
+    If every bit flips with probability p, the mean squared error of a word of B bits, over all
+    words, is exactly ``p (4^B - 1) / 3`` squared code steps.
 
     Args:
-        zero_to_one: A cell that holds 0 fails at this multiple of the bit error rate, 0 to 2.
-        one_to_zero: The same for a cell that holds 1. Two rates that add up to 2 keep the mean over
-            equally frequent zeros and ones.
+        zero_to_one: Failure rate of cells that hold 0 over the bit error rate, 0 to 2.
+        one_to_zero: The same for cells that hold 1. If the two add up to 2, the bit error rate is
+            the mean over equally frequent zeros and ones.
 
     Raises:
-        InputError: if a field is outside its range.
-
-    With both 1, every bit flips with probability p and the mean squared change of a word of B bits,
-    over all words, is exactly ``p (4^B - 1) / 3`` squared code steps.
+        InputError: if a field is outside its range, or both are 0.
     """
 
     zero_to_one: float = 1.0
     one_to_zero: float = 1.0
 
     def __post_init__(self) -> None:
-        """Check the fields once."""
         check_in_range("zero_to_one", self.zero_to_one, 0.0, 2.0)
         check_in_range("one_to_zero", self.one_to_zero, 0.0, 2.0)
         if self.zero_to_one == self.one_to_zero == 0:
             refuse("zero_to_one and one_to_zero", "both 0", "one above 0, or no cell ever fails")
 
     def rates(self, bit_error_rate: Tensor) -> Tensor:
-        """Each polarity's multiple of the bit error rate, at most 1."""
+        """The multiples of the bit error rate, at most 1."""
         both = torch.stack([self.zero_to_one * bit_error_rate, self.one_to_zero * bit_error_rate])
         return both.clamp(max=1.0)
 
     def select(self, cells: Cells, holds: int, chip: Chip) -> Cells:
-        """Every failing cell matters."""
+        """All failing cells."""
         return cells
 
     def read(self, codes: Tensor, on_zero: Tensor, on_one: Tensor, bits: int) -> Tensor:
-        """Failing zeros become ones, failing ones become zeros."""
+        """Failing zeros read as ones, failing ones as zeros."""
         return _flip(codes, on_zero, on_one, bits)
 
     def moments(self, rates: Tensor, bits: int) -> tuple[Tensor, Tensor]:
@@ -187,10 +188,10 @@ class Flip:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stuck:
-    """A failing cell always reads the same value, whatever was written.
+    """Stuck-at faults: a failing cell always reads the same value.
 
     Args:
-        at_one: The share of failing cells that are stuck at 1, 0 to 1; the others are stuck at 0.
+        at_one: Fraction of failing cells that are stuck at 1, 0 to 1; the others are stuck at 0.
 
     Raises:
         InputError: if ``at_one`` is outside its range.
@@ -199,26 +200,25 @@ class Stuck:
     at_one: float = 0.5
 
     def __post_init__(self) -> None:
-        """Check the field once."""
         check_in_range("at_one", self.at_one, 0.0, 1.0)
 
     def rates(self, bit_error_rate: Tensor) -> Tensor:
-        """A cell is stuck whatever it holds; `select` settles at which value."""
+        """The bit error rate; `select` determines the value that a cell is stuck at."""
         return torch.stack([bit_error_rate, bit_error_rate])
 
     def select(self, cells: Cells, holds: int, chip: Chip) -> Cells:
-        """Cells stuck at the opposite of what they hold."""
+        """Cells that are stuck at the opposite of their content."""
         stuck_at_one = _cell_uniform(cells, chip) < self.at_one
         return cells[stuck_at_one] if holds == 0 else cells[~stuck_at_one]
 
     def read(self, codes: Tensor, on_zero: Tensor, on_one: Tensor, bits: int) -> Tensor:
-        """Stuck cells show their own value."""
+        """Selected cells read the opposite of their content."""
         return _flip(codes, on_zero, on_one, bits)
 
     def moments(self, rates: Tensor, bits: int) -> tuple[Tensor, Tensor]:
-        """As flips at ``at_one * p`` for a 0 and ``(1 - at_one) * p`` for a 1."""
-        shares = torch.tensor([[self.at_one], [1 - self.at_one]], dtype=torch.float64)
-        return _independent_bit_moments(rates * shares, bits)
+        """Those of flips at ``at_one * p`` for zeros and ``(1 - at_one) * p`` for ones."""
+        stuck_at = torch.tensor([[self.at_one], [1 - self.at_one]], dtype=torch.float64)
+        return _independent_bit_moments(rates * stuck_at, bits)
 
     def describe(self) -> dict[str, Any]:
         """Plain data for records."""
@@ -227,15 +227,15 @@ class Stuck:
 
 def _flip(codes: Tensor, on_zero: Tensor, on_one: Tensor, bits: int) -> Tensor:
     flipped = codes ^ ((~codes & on_zero) | (codes & on_one))
-    # Patterns reach only up to the sign bit: copy it into the int32's upper bits.
+    # Patterns end at the sign bit: extend it to the upper bits of the int32.
     unused = 32 - bits
     return (flipped << unused) >> unused
 
 
 def _cell_uniform(cells: Cells, chip: Chip) -> NDArray[np.float64]:
-    """A number in [0, 1) for each cell that depends only on the chip, the part and the cell.
+    """A uniform number in [0, 1) for each cell, a function of chip, part and cell alone.
 
-    SplitMix64 (Steele, Lea, Flood, OOPSLA 2014) as a hash: the cost is by faults, not by cells.
+    SplitMix64 (Steele, Lea, Flood, OOPSLA 2014) as a hash: cost is by failing cells, not by cells.
     """
     key = chip.generator("stuck value").integers(2**63, dtype=np.uint64)
     x = (cells.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15) ^ key

@@ -1,4 +1,4 @@
-"""ResNet for small images: three stages of residual blocks, depth 6n + 2."""
+"""ResNet and MobileNetV2 for small images."""
 
 from __future__ import annotations
 
@@ -7,11 +7,35 @@ from torch import Tensor, nn
 from joulewise.errors import ModelError, refuse
 from joulewise.models.shapes import check_classes, check_image
 
-__all__ = ["ResNet"]
+__all__ = ["MobileNetV2", "ResNet", "conv_bn"]
+
+
+def conv_bn(
+    channels_in: int, channels_out: int, kernel_size: int, *, stride: int = 1, groups: int = 1
+) -> tuple[nn.Conv2d, nn.BatchNorm2d]:
+    """Convolution that keeps the map's size up to its stride, and batch normalisation.
+
+    Args:
+        channels_in: Input channels.
+        channels_out: Output channels.
+        kernel_size: Side of the square kernel, odd.
+        stride: Stride of the convolution.
+        groups: Groups of channels; ``channels_in`` makes it depthwise.
+    """
+    convolution = nn.Conv2d(
+        channels_in,
+        channels_out,
+        kernel_size,
+        stride=stride,
+        padding=kernel_size // 2,
+        groups=groups,
+        bias=False,  # batch normalisation has its own offset
+    )
+    return convolution, nn.BatchNorm2d(channels_out)
 
 
 class ResNet(nn.Module):
-    """A residual network in the layout of the paper's CIFAR-10 experiments.
+    """Residual network in the layout of the paper's CIFAR-10 experiments, depth 6n + 2.
 
     One 3x3 convolution, then three stages of n blocks with ``width``, ``2 width`` and ``4 width``
     channels on a full, halved and quartered map, then the average over the map and a linear layer.
@@ -19,7 +43,7 @@ class ResNet(nn.Module):
 
     Args:
         input_shape: Shape of one input, ``(channels, height, width)``, from 8x8 up.
-        classes: How many outputs.
+        classes: Number of outputs.
         depth: Layers with weights, 6n + 2: 8, 14, 20, ...
         width: Channels of the first stage (16 in the paper).
 
@@ -44,7 +68,7 @@ class ResNet(nn.Module):
         blocks, remainder = divmod(depth - 2, 6)
         if blocks < 1 or remainder:
             refuse("depth", depth, "6n + 2 with n of at least 1: 8, 14, 20, ...", ModelError)
-        self.stem = _convolution(check_image(input_shape), width, 1)
+        self.stem = nn.Sequential(*conv_bn(check_image(input_shape), width, 3))
         self.stages = nn.Sequential(
             _stage(width, width, blocks, stride=1),
             _stage(width, 2 * width, blocks, stride=2),
@@ -55,28 +79,22 @@ class ResNet(nn.Module):
         self.head = nn.Linear(4 * width, classes)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Class scores.
-
-        Args:
-            inputs: Shape ``(batch, channels, height, width)``.
-
-        Returns:
-            Logits, shape ``(batch, classes)``.
-        """
+        """Logits [batch, classes] of images [batch, channels, height, width]."""
         logits: Tensor = self.head(self.pool(self.stages(self.relu(self.stem(inputs)))))
         return logits
 
 
-class _Block(nn.Module):
+class _ResidualBlock(nn.Module):
     """Two 3x3 convolutions added to the shortcut: ``relu(F(x) + shortcut(x))``, equation 2."""
 
     def __init__(self, channels_in: int, channels_out: int, stride: int) -> None:
         super().__init__()
-        self.first = _convolution(channels_in, channels_out, stride)
-        self.second = _convolution(channels_out, channels_out, 1)
-        same = stride == 1 and channels_in == channels_out
-        self.shortcut = nn.Identity() if same else _projection(channels_in, channels_out, stride)
-        # One module per use, so that a walk over the modules meets each activation once.
+        self.first = nn.Sequential(*conv_bn(channels_in, channels_out, 3, stride=stride))
+        self.second = nn.Sequential(*conv_bn(channels_out, channels_out, 3))
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or channels_in != channels_out:
+            self.shortcut = nn.Sequential(*conv_bn(channels_in, channels_out, 1, stride=stride))
+        # One module per use, so that hooks and patterns can tell the two activations apart.
         self.relu_first = nn.ReLU()
         self.relu_second = nn.ReLU()
 
@@ -87,19 +105,73 @@ class _Block(nn.Module):
 
 
 def _stage(channels_in: int, channels_out: int, blocks: int, *, stride: int) -> nn.Sequential:
-    later = (_Block(channels_out, channels_out, 1) for _ in range(blocks - 1))
-    return nn.Sequential(_Block(channels_in, channels_out, stride), *later)
+    later = (_ResidualBlock(channels_out, channels_out, 1) for _ in range(blocks - 1))
+    return nn.Sequential(_ResidualBlock(channels_in, channels_out, stride), *later)
 
 
-def _convolution(channels_in: int, channels_out: int, stride: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(channels_in, channels_out, kernel_size=3, stride=stride, padding=1, bias=False),
-        nn.BatchNorm2d(channels_out),
-    )
+# Columns of the MobileNetV2 paper's table 2: expansion t, channels c, repeats n, first stride s.
+# Its first five rows with fewer repeats, and with the last two of its halvings, since the table
+# is for 224x224.
+_ROWS = ((1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 2, 2), (6, 64, 2, 2), (6, 96, 1, 1))
+_STEM_CHANNELS = 32
+_LAST_CHANNELS = 320
 
 
-def _projection(channels_in: int, channels_out: int, stride: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(channels_in, channels_out, kernel_size=1, stride=stride, bias=False),
-        nn.BatchNorm2d(channels_out),
-    )
+class MobileNetV2(nn.Module):
+    """Inverted residual blocks: expand by 1x1, filter depthwise by 3x3, project by 1x1.
+
+    The map is halved twice, where the paper's 224x224 network halves it five times.
+
+    Args:
+        input_shape: Shape of one input, ``(channels, height, width)``, from 8x8 up.
+        classes: Number of outputs.
+
+    Example:
+        >>> import torch
+        >>> MobileNetV2((1, 8, 8), 10)(torch.zeros(4, 1, 8, 8)).shape
+        torch.Size([4, 10])
+
+    References:
+        M. Sandler, A. Howard, M. Zhu, A. Zhmoginov, L.-C. Chen, "MobileNetV2: Inverted Residuals
+        and Linear Bottlenecks", CVPR 2018, https://arxiv.org/abs/1801.04381, tables 1 and 2.
+    """
+
+    def __init__(self, input_shape: tuple[int, ...], classes: int) -> None:
+        super().__init__()
+        check_classes(classes)
+        channels_in = _STEM_CHANNELS
+        self.stem = nn.Sequential(*conv_bn(check_image(input_shape), channels_in, 3), nn.ReLU6())
+        blocks = []
+        for expansion, channels, repeats, first_stride in _ROWS:
+            for stride in (first_stride, *(1,) * (repeats - 1)):
+                blocks.append(_InvertedResidual(channels_in, channels, expansion, stride))
+                channels_in = channels
+        self.blocks = nn.Sequential(*blocks)
+        self.last = nn.Sequential(*conv_bn(channels_in, _LAST_CHANNELS, 1), nn.ReLU6())
+        self.pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.head = nn.Linear(_LAST_CHANNELS, classes)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Logits [batch, classes] of images [batch, channels, height, width]."""
+        logits: Tensor = self.head(self.pool(self.last(self.blocks(self.stem(inputs)))))
+        return logits
+
+
+class _InvertedResidual(nn.Module):
+    """Block of table 1, with a shortcut where input and output have the same shape."""
+
+    def __init__(self, channels_in: int, channels_out: int, expansion: int, stride: int) -> None:
+        super().__init__()
+        inner = expansion * channels_in
+        layers: list[nn.Module] = []
+        if expansion != 1:
+            layers += [*conv_bn(channels_in, inner, 1), nn.ReLU6()]
+        layers += [*conv_bn(inner, inner, 3, stride=stride, groups=inner), nn.ReLU6()]
+        # No activation after the projection: the paper's linear bottleneck (section 3.2).
+        layers += conv_bn(inner, channels_out, 1)
+        self.layers = nn.Sequential(*layers)
+        self.has_shortcut = stride == 1 and channels_in == channels_out
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        outputs: Tensor = self.layers(inputs)
+        return inputs + outputs if self.has_shortcut else outputs

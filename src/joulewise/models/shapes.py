@@ -1,4 +1,4 @@
-"""Which input shapes and class counts the networks of this room accept."""
+"""Input shapes and numbers of classes that the networks of the zoo accept."""
 
 from __future__ import annotations
 
@@ -10,13 +10,10 @@ _SMALLEST_SIDE = 8
 
 
 def check_classes(classes: int) -> None:
-    """Refuse a number of classes below one.
+    """Refuse a number of classes below 1.
 
     Args:
-        classes: How many outputs the network is to have.
-
-    Example:
-        >>> check_classes(10)
+        classes: Number of outputs of the network.
     """
     if classes < 1:
         refuse("classes", classes, "a whole number of at least 1", ModelError)
@@ -27,24 +24,18 @@ def check_shape(input_shape: tuple[int, ...]) -> None:
 
     Args:
         input_shape: Shape of one input, without the batch axis.
-
-    Example:
-        >>> check_shape((20,))
     """
     if not input_shape or min(input_shape) < 1:
         refuse("input_shape", input_shape, "one or more sizes, each at least 1", ModelError)
 
 
 def check_image(input_shape: tuple[int, ...]) -> int:
-    """The channels of an image shape; anything that is not an image of 8x8 or more is refused.
+    """Number of channels of an image shape; refuse any other shape, and images below 8x8.
 
-    Three halvings leave a map of 8x8 one wide, so no network of this room halves more often.
+    No network of the zoo halves the feature map more than three times, which takes 8x8 to 1x1.
 
     Args:
         input_shape: Shape of one input, ``(channels, height, width)``.
-
-    Returns:
-        The number of channels.
 
     Example:
         >>> check_image((3, 32, 32))

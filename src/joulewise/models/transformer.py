@@ -1,4 +1,4 @@
-"""A small transformer encoder on image patches."""
+"""Small transformer encoder on image patches."""
 
 from __future__ import annotations
 
@@ -11,21 +11,20 @@ from joulewise.models.shapes import check_classes, check_image
 __all__ = ["Transformer"]
 
 _HEADS = 4
-# Small images are cut into at most this many patches to a side.
-_PATCHES = 8
+_PATCHES = 8  # the aim along the shorter side; patches are at least 2x2
 
 
 class Transformer(nn.Module):
     """Pre-norm encoder blocks (attention, then two linear layers with GELU) over image patches.
 
-    Differs from the paper in what small images ask for: patches of 2x2 to 4x4 pixels, and the
-    average of all tokens in place of a class token.
+    Differs from the paper, since images are small: patches from 2x2 pixels (4x4 for 32x32), and
+    the average of all tokens in place of a class token.
 
     Args:
         input_shape: Shape of one input, ``(channels, height, width)``, from 8x8 up.
-        classes: How many outputs.
+        classes: Number of outputs.
         width: Features of a token, a multiple of 4.
-        depth: Encoder blocks.
+        depth: Number of encoder blocks.
 
     Example:
         >>> import torch
@@ -47,26 +46,19 @@ class Transformer(nn.Module):
         tokens = (input_shape[1] // patch) * (input_shape[2] // patch)
         self.patches = nn.Conv2d(channels, width, kernel_size=patch, stride=patch)
         self.positions = nn.Parameter(0.02 * torch.randn(tokens, width))
-        self.blocks = nn.Sequential(*(_Block(width) for _ in range(depth)))
+        self.blocks = nn.Sequential(*(_EncoderBlock(width) for _ in range(depth)))
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, classes)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Class scores.
-
-        Args:
-            inputs: Shape ``(batch, channels, height, width)``.
-
-        Returns:
-            Logits, shape ``(batch, classes)``.
-        """
+        """Logits [batch, classes] of images [batch, channels, height, width]."""
         tokens = self.patches(inputs).flatten(2).transpose(1, 2) + self.positions
         logits: Tensor = self.head(self.norm(self.blocks(tokens)).mean(1))
         return logits
 
 
-class _Block(nn.Module):
-    """One encoder block of figure 1."""
+class _EncoderBlock(nn.Module):
+    """Encoder block of figure 1: attention and MLP, each with pre-normalisation and residual."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -81,7 +73,7 @@ class _Block(nn.Module):
 
 
 class _SelfAttention(nn.Module):
-    """Every weight in a layer of its own, so that all of their inputs can be placed."""
+    """Multi-head attention of linear layers only, so that the inputs of each can be placed."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

@@ -1,24 +1,127 @@
-"""The table of names, and building one of the networks from a seed."""
+"""Zoo of small networks by name, with MLP, CNN and VGG; each is initialised from a seed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from itertools import pairwise
 from types import MappingProxyType
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from joulewise.errors import ModelError, check_in_range, refuse
-from joulewise.models.cnn import SmallCNN
-from joulewise.models.mlp import MLP
-from joulewise.models.mobilenet import MobileNetV2
-from joulewise.models.resnet import ResNet
+from joulewise.models.resnet import MobileNetV2, ResNet, conv_bn
+from joulewise.models.shapes import check_classes, check_image, check_shape
 from joulewise.models.transformer import Transformer
-from joulewise.models.vgg import VGG
 
-__all__ = ["ZOO", "build", "seeded"]
+__all__ = ["MLP", "VGG", "ZOO", "SmallCNN", "build", "seeded"]
+
+
+class MLP(nn.Module):
+    """Multilayer perceptron with ReLU on the flattened input of any shape.
+
+    Args:
+        input_shape: Shape of one input, without the batch axis.
+        classes: Number of outputs.
+        hidden: Widths of the hidden layers; empty for a linear classifier.
+
+    Example:
+        >>> MLP((1, 28, 28), 10)(torch.zeros(4, 1, 28, 28)).shape
+        torch.Size([4, 10])
+    """
+
+    def __init__(
+        self, input_shape: tuple[int, ...], classes: int, hidden: Sequence[int] = (256, 256)
+    ) -> None:
+        super().__init__()
+        check_shape(input_shape)
+        check_classes(classes)
+        widths = (math.prod(input_shape), *hidden)
+        layers: list[nn.Module] = [nn.Flatten()]
+        for width_in, width_out in pairwise(widths):
+            layers += [nn.Linear(width_in, width_out), nn.ReLU()]
+        self.features = nn.Sequential(*layers)
+        self.head = nn.Linear(widths[-1], classes)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Logits [batch, classes] of inputs [batch, *input_shape]."""
+        logits: Tensor = self.head(self.features(inputs))
+        return logits
+
+
+class SmallCNN(nn.Module):
+    """Three 3x3 convolutions with batch normalisation, each followed by a 2x2 max-pool.
+
+    Args:
+        input_shape: Shape of one input, ``(channels, height, width)``, from 8x8 up.
+        classes: Number of outputs.
+        width: Channels of the first convolution; each next one has twice as many.
+
+    Example:
+        >>> SmallCNN((1, 8, 8), 10)(torch.zeros(4, 1, 8, 8)).shape
+        torch.Size([4, 10])
+    """
+
+    def __init__(self, input_shape: tuple[int, ...], classes: int, *, width: int = 32) -> None:
+        super().__init__()
+        check_classes(classes)
+        channels = (check_image(input_shape), width, 2 * width, 4 * width)
+        self.features = nn.Sequential(
+            *(
+                nn.Sequential(*conv_bn(before, after, 3), nn.ReLU(), nn.MaxPool2d(2))
+                for before, after in pairwise(channels)
+            )
+        )
+        self.pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.head = nn.Linear(channels[-1], classes)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Logits [batch, classes] of images [batch, channels, height, width]."""
+        logits: Tensor = self.head(self.pool(self.features(inputs)))
+        return logits
+
+
+class VGG(nn.Module):
+    """Eight 3x3 convolutions in four stacks, the channels doubling from stack to stack.
+
+    Differs from the paper, since images are small: two convolutions in each of four stacks,
+    batch normalisation, and one linear layer on the average of the last map.
+
+    Args:
+        input_shape: Shape of one input, ``(channels, height, width)``, from 8x8 up.
+        classes: Number of outputs.
+        width: Channels of the first stack (64 in the paper).
+
+    Example:
+        >>> VGG((1, 8, 8), 10, width=8)(torch.zeros(4, 1, 8, 8)).shape
+        torch.Size([4, 10])
+
+    References:
+        K. Simonyan, A. Zisserman, "Very Deep Convolutional Networks for Large-Scale Image
+        Recognition", ICLR 2015, https://arxiv.org/abs/1409.1556, section 2.1 and table 1.
+    """
+
+    def __init__(self, input_shape: tuple[int, ...], classes: int, *, width: int = 32) -> None:
+        super().__init__()
+        check_classes(classes)
+        channels = (check_image(input_shape), width, 2 * width, 4 * width, 8 * width)
+        layers: list[nn.Module] = []
+        for before, after in pairwise(channels):
+            first, second = conv_bn(before, after, 3), conv_bn(after, after, 3)
+            layers += [nn.Sequential(*first, nn.ReLU(), *second, nn.ReLU()), nn.MaxPool2d(2)]
+        # The last max-pool would empty a map of 8x8; the average takes its place.
+        self.features = nn.Sequential(*layers[:-1])
+        self.pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.head = nn.Linear(channels[-1], classes)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Logits [batch, classes] of images [batch, channels, height, width]."""
+        logits: Tensor = self.head(self.pool(self.features(inputs)))
+        return logits
+
 
 ZOO: Mapping[str, Callable[[tuple[int, ...], int], nn.Module]] = MappingProxyType(
     {
@@ -35,18 +138,17 @@ ZOO: Mapping[str, Callable[[tuple[int, ...], int], nn.Module]] = MappingProxyTyp
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Seed torch's global generators within the block, and put them back afterwards.
+    """Seed torch's global generators within a block and restore them afterwards.
 
-    Only torch is seeded, not numpy or ``random``.
+    NumPy and ``random`` are not seeded.
 
     Args:
-        seed: Any whole number that ``torch.Generator.manual_seed`` takes, of 64 bits.
+        seed: A whole number of 64 bits, as ``torch.Generator.manual_seed`` takes.
 
     Yields:
         Nothing.
 
     Example:
-        >>> import torch
         >>> with seeded(0):
         ...     first = torch.rand(3)
         >>> with seeded(0):
@@ -54,31 +156,29 @@ def seeded(seed: int) -> Iterator[None]:
         True
     """
     check_in_range("seed", seed, -(2**63), 2**63 - 1)
-    # A CUDA context is not worth starting for this; where one runs, the seed reaches it too.
+    # CUDA is not initialised just for this; where it is, its generators are seeded too.
     running: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     cuda = range(torch.cuda.device_count()) if running else ()
     with torch.random.fork_rng(devices=cuda):
-        # Constructors of nn.Module read only the global generator; the fork restores it.
+        # Constructors of nn.Module draw from the global generator only; the fork restores it.
         torch.manual_seed(seed)  # noqa: TID251
         yield
 
 
 def build(name: str, input_shape: tuple[int, ...], classes: int, *, seed: int) -> nn.Module:
-    """One of the networks of the zoo, initialised from a seed.
-
-    A shape that the network does not take is refused with a ModelError too.
+    """Network of the zoo, initialised from a seed.
 
     Args:
         name: A key of ``ZOO``.
         input_shape: Shape of one input, without the batch axis.
-        classes: How many outputs.
-        seed: Decides the initial weights; torch's global generators are left as they were.
+        classes: Number of outputs.
+        seed: Seed of the initial weights; torch's global generators are left as they were.
 
     Returns:
         The network, in training mode, on the CPU.
 
     Raises:
-        ModelError: if there is no network of that name.
+        ModelError: if there is no network of that name, or it does not take ``input_shape``.
 
     Example:
         >>> sum(p.numel() for p in build("resnet20", (3, 32, 32), 10, seed=0).parameters())

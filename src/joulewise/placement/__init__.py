@@ -2,46 +2,47 @@
 
 The only room that walks modules.
 
-placing      names what is stored: weights, and activations at each layer's input
-tracing      counts reads, writes and multiply-accumulates in one forward pass
-loads        the vectors that a weight meets, for memories that compute
-conversion   products as arrays and their converters make them
-addresses    which tensor a piece of memory belongs to
-opening      functions of PyTorch that would hide what they call
-gradients    straight through words, and of the ranges that weights are clipped to
-memory       reads the stored tensors back into the model, and restores it bit for bit
-energy       joules per inference at given operating points
-plans        plans as small files, refused where they do not fit
-folding      batch normalisation folded into the layer before it
-precision    float32 multiplied as float32, on GPUs too
-restoring    the model as it was, whatever a forward pass did to it
-calling      how a model is called, and which of its outputs counts
-batching     data as batches on the model's device
-finiteness   the first layer whose output is NaN or infinite
+placement            placed tensors, their owners and their accesses
+_place               choice of what is stored, by patterns
+plan                 plans as small files, refused where they do not fit
+energy               joules per inference at given operating points
+memory               stored tensors, read back into a model by one chip after another
+private_copy         the copy that computes, so that the user's model is never written to
+model_copy           deep copies whose parameters share the original's storage
+module_state         attributes and buffers of a copy, put back for each chip
+process_state        switches of PyTorch, random numbers and modes, left as they were
+activation_hooks     layer inputs pass through their memory
+straight_through     gradients through words, and of the ranges that weights are clipped to
+converters           products as arrays and their converters compute them
+tracing              reads, writes and multiply-accumulates of one forward pass
+matrix_inputs        inputs of each matrix-vector product, for memories that compute
+storage              shared parameters, and the tensor that a view belongs to
+function_mode        tracing into composite functions of torch.nn.functional
+batches              data as batches on the model's device
+execution            calls of a model, and the first layer whose output is not finite
+batchnorm_folding    batch normalisation folded into the layer before it
 """
 
-from joulewise.placement.batching import Batch as Batch
-from joulewise.placement.batching import outputs_of as outputs_of
-from joulewise.placement.batching import prepare as prepare
-from joulewise.placement.batching import take as take
-from joulewise.placement.calling import call as call
+from joulewise.placement._place import place as place
+from joulewise.placement.activation_hooks import Observer as Observer
+from joulewise.placement.batches import Batch as Batch
+from joulewise.placement.batches import outputs_of as outputs_of
+from joulewise.placement.batches import prepare as prepare
+from joulewise.placement.batches import take as take
+from joulewise.placement.batchnorm_folding import fold_batchnorm as fold_batchnorm
 from joulewise.placement.energy import Energy as Energy
 from joulewise.placement.energy import energy as energy
 from joulewise.placement.energy import with_accesses as with_accesses
-from joulewise.placement.finiteness import check_finite as check_finite
-from joulewise.placement.folding import fold_batchnorm as fold_batchnorm
-from joulewise.placement.gradients import clipped as clipped
+from joulewise.placement.execution import call as call
+from joulewise.placement.execution import check_finite as check_finite
 from joulewise.placement.memory import Memory as Memory
-from joulewise.placement.memory import Observer as Observer
 from joulewise.placement.memory import loaded as loaded
-from joulewise.placement.memory import read_by as read_by
-from joulewise.placement.placing import Placed as Placed
-from joulewise.placement.placing import Placement as Placement
-from joulewise.placement.placing import place as place
-from joulewise.placement.plans import PlanFile as PlanFile
-from joulewise.placement.restoring import frozen as frozen
-from joulewise.placement.restoring import plain_execution as plain_execution
-from joulewise.placement.restoring import same_modes as same_modes
+from joulewise.placement.placement import Placed as Placed
+from joulewise.placement.placement import Placement as Placement
+from joulewise.placement.plan import PlanFile as PlanFile
+from joulewise.placement.process_state import guarded as guarded
+from joulewise.placement.process_state import same_modes as same_modes
+from joulewise.placement.straight_through import clipped as clipped
 
 __all__ = [
     "Batch",
@@ -56,13 +57,11 @@ __all__ = [
     "clipped",
     "energy",
     "fold_batchnorm",
-    "frozen",
+    "guarded",
     "loaded",
     "outputs_of",
     "place",
-    "plain_execution",
     "prepare",
-    "read_by",
     "same_modes",
     "take",
     "with_accesses",

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from joulewise.devices import HOROWITZ_INT8, Arithmetic, Point
 from joulewise.errors import InputError, TableError, check_in_range, refuse
-from joulewise.placement.placing import Placement, check_complete
+from joulewise.placement.placement import Placement, check_complete
 
 __all__ = ["Energy", "energy", "with_accesses"]
 

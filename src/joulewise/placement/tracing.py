@@ -3,40 +3,38 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils.rnn import PackedSequence
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from joulewise.data.nested import batch_size, tensors_in
 from joulewise.devices import Load
-from joulewise.errors import JoulewiseError, ModelError
-from joulewise.placement.addresses import Owners
-from joulewise.placement.calling import batch_size, call, tensors_in
-from joulewise.placement.loads import load_of
-from joulewise.placement.restoring import plain_execution
-from joulewise.user_code import cause_of
+from joulewise.errors import ModelError
+from joulewise.placement.matrix_inputs import load_of
+from joulewise.placement.private_copy import PrivateModel
+from joulewise.placement.process_state import Exact, Opened
+from joulewise.placement.storage import Owners
 
 __all__ = ["ActivationTrace", "Trace", "float_inputs", "input_name", "trace"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ActivationTrace:
-    """What passed through one layer input.
+    """Activations at one layer input.
 
     Args:
-        shape: The shape of one sample; of the largest, where calls differ.
-        largest: The largest magnitude seen, over all samples.
-        words_per_inference: Words that one inference passes through, all calls together.
-        refusal: Why a memory cannot hold it, one sentence; None where one can.
+        shape: Shape of one sample; of the largest if calls differ.
+        largest: Largest magnitude over all samples.
+        words_per_inference: Words written and read by one inference, all calls together.
+        refusal: Reason why a memory cannot hold it, one sentence; None if one can.
     """
 
     shape: tuple[int, ...]
@@ -50,12 +48,12 @@ class Trace:
     """Counts of one inference.
 
     Args:
-        weight_reads: Words of each parameter that operations consume.
-        activations: For each layer input, what passed through.
-        called: The layers that were called as modules.
+        weight_reads: Words read of each parameter.
+        activations: Activations by name of the layer input.
+        called: Layers that were called as modules.
         macs: Multiply-accumulates, those without a weight (attention) included.
-        macs_loaded: Those of the loads.
-        loads: How each parameter that was asked for is used as a matrix.
+        macs_loaded: Multiply-accumulates of the products in ``loads``.
+        loads: Inputs of the products with each parameter that was asked for.
     """
 
     weight_reads: Mapping[str, float]
@@ -84,8 +82,7 @@ def float_inputs(args: Any, kwargs: Any) -> list[Tensor]:
 
 
 def trace(
-    model: nn.Module,
-    parameters: Mapping[str, Tensor],
+    private: PrivateModel,
     layers: Sequence[str],
     inputs: Any,
     loaded: Collection[str] = (),
@@ -98,8 +95,7 @@ def trace(
     full; all else is divided by the samples.
 
     Args:
-        model: The model; left as it was.
-        parameters: The parameters to watch, by name, each its own storage.
+        private: A copy of the model, whose parameters are watched.
         layers: The modules whose inputs to watch.
         inputs: A batch, first axis the samples.
         loaded: The parameters whose loads to take.
@@ -108,20 +104,16 @@ def trace(
         The counts; a model that fails on these inputs is refused with a ``ModelError``.
     """
     samples = batch_size(inputs)
-    counter = _Counter(parameters, samples, loaded)
-    counter.mark(inputs)
+    parameters = {name: own[0].detach() for name, own in private.parameters.items()}
+    counter = _Counter(parameters, private.originals, samples, loaded)
     watched = _Watch(samples)
-    with ExitStack() as stack:
-        stack.enter_context(plain_execution(model))
-        stack.enter_context(_opened_up())
-        modules = dict(model.named_modules())
-        for layer in layers:
-            if isinstance(modules[layer], torch.jit.ScriptModule):
-                continue  # takes no hooks
-            handle = modules[layer].register_forward_pre_hook(watched.hook(layer), with_kwargs=True)
-            stack.callback(handle.remove)
-        stack.enter_context(counter)
-        _first_pass(model, inputs)
+    for layer in layers:
+        module = private.modules[layer]
+        if not isinstance(module, torch.jit.ScriptModule):  # which takes no hooks
+            module.register_forward_pre_hook(watched.hook(layer), with_kwargs=True)
+    counter.mark(inputs)
+    with Exact(private.model), Opened(), torch.no_grad(), counter:
+        private.call(inputs)
     return Trace(
         weight_reads=dict(counter.reads),
         activations=watched.seen,
@@ -130,31 +122,6 @@ def trace(
         macs_loaded=counter.macs_loaded,
         loads={name: tuple(found) for name, found in counter.loads.items()},
     )
-
-
-def _first_pass(model: nn.Module, inputs: Any) -> None:
-    try:
-        call(model, inputs)
-    except JoulewiseError:
-        raise
-    except Exception as error:  # the user's code: anything may happen
-        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors_in(inputs))
-        cause = cause_of(error)
-        raise ModelError(f"the model fails on inputs of shape {shapes} with {cause}") from error
-
-
-@contextmanager
-def _opened_up() -> Iterator[None]:
-    """Open up what is fused: a recurrent layer or attention as one operation hides its products."""
-    before = torch._C._get_mkldnn_enabled(), torch._C._get_cudnn_enabled()
-    torch._C._set_mkldnn_enabled(False)
-    torch._C._set_cudnn_enabled(False)
-    try:
-        with sdpa_kernel(SDPBackend.MATH):
-            yield
-    finally:
-        torch._C._set_mkldnn_enabled(before[0])
-        torch._C._set_cudnn_enabled(before[1])
 
 
 class _Watch:
@@ -205,7 +172,7 @@ class _Watch:
 
 
 def _odd_layout(module: nn.Module, tensor: Tensor, position: int) -> str | None:
-    """What PyTorch's own layers say about where they have the batch."""
+    """Layout of an input whose batch is not the first axis, by the attributes of the layer."""
     if isinstance(module, nn.RNNBase) and position:
         return "a recurrent state, with the batch on its second axis"
     if getattr(module, "batch_first", True) is False and tensor.ndim == 3:
@@ -227,10 +194,15 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts consumption of watched storages and multiply-accumulates, operation by operation."""
 
     def __init__(
-        self, parameters: Mapping[str, Tensor], samples: int, loaded: Collection[str]
+        self,
+        parameters: Mapping[str, Tensor],
+        originals: Mapping[str, Tensor],
+        samples: int,
+        loaded: Collection[str],
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.parameters, self.samples, self.loaded = parameters, samples, loaded
+        self.originals = originals
         self.reads: dict[str, float] = {}
         self.macs, self.macs_loaded = 0.0, 0.0
         self.loads: dict[str, list[Load]] = {}
@@ -290,7 +262,7 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _count_load(
         self, tensor: Tensor, operation: Any, args: tuple[Any, ...], share: int
     ) -> bool:
-        """Whether it is a use of a weight whose loads are wanted, as a matrix.
+        """Record the inputs of a product with a weight; True if it is one that is wanted.
 
         Raises:
             ModelError: if what it is multiplied with is not finite.
@@ -306,7 +278,8 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
             raise ModelError(
                 f"what {name} is multiplied with is NaN or infinite in the traced pass"
             )
-        self.loads.setdefault(name, []).append(load)
+        # Kept as long as the placement: with the user's tensor, not with that of the copy.
+        self.loads.setdefault(name, []).append(replace(load, weight=self.originals[name]))
         return True
 
 

@@ -1,4 +1,4 @@
-"""Accuracy from logits: how often the target wins, over chips, when logits are Gaussian."""
+"""Accuracy over chips from Gaussian logits."""
 
 from __future__ import annotations
 
@@ -13,24 +13,23 @@ from joulewise.prediction.forecast import AccuracyForecast
 __all__ = ["Ballot", "over_chips", "probability_correct"]
 
 _POINTS = 256
-# A covariance of rank below the number of rivals still gets a factor: the first of these that is
-# enough for the precision that it was made with, relative to its largest entry.
+# Added to the diagonal, relative to the largest entry, so that a covariance of low rank has a
+# Cholesky factor: the smallest that suffices at the precision that it was computed with.
 _RIDGES = (1e-12, 1e-9, 1e-7, 1e-5, 1e-3)
 
 
 def probability_correct(mean: Tensor, cov: Tensor, targets: Tensor) -> Tensor:
     """The probability that the target's logit is the largest.
 
-    ``P(X > 0)`` for the margins ``X`` of the target over every other class, which are Gaussian with
-    a mean and a covariance that follow from those of the logits. Integrated by conditioning on one
-    margin after the other (Genz), hardest rival first, with 256 points of a Sobol sequence that are
-    the same in every call: the error for a single sample is about 1e-3, 2e-3 for ten classes, and
-    smooth in the arguments.
+    ``P(X > 0)`` for the margins ``X`` of the target over every other class, which are Gaussian. The
+    integral is taken by conditioning on one margin after the other (Genz), hardest rival first, at
+    256 points of a Sobol sequence that are the same in every call: the error for a single sample is
+    about 1e-3, 2e-3 for ten classes, and smooth in the arguments.
 
     Args:
         mean: Mean logits ``[batch, classes]``.
-        cov: Their covariance ``[batch, classes, classes]``.
-        targets: The class of each sample, as an index into ``classes``, int64 ``[batch]``.
+        cov: Covariance of the logits ``[batch, classes, classes]``.
+        targets: Index of each sample's class, int64 ``[batch]``.
 
     Returns:
         Probabilities ``[batch]``, float64; differentiable in mean and covariance.
@@ -63,7 +62,7 @@ def probability_correct(mean: Tensor, cov: Tensor, targets: Tensor) -> Tensor:
 
 
 def _margins(mean: Tensor, cov: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean margins over each rival, hardest first, and a factor of their covariance."""
+    """Mean margins over each rival, hardest first, and the Cholesky factor of their covariance."""
     classes = mean.shape[1]
     rows = torch.arange(len(mean), device=mean.device)[:, None]
     every = torch.arange(classes, device=mean.device).expand(len(mean), -1)
@@ -96,12 +95,7 @@ def _sobol(dimension: int) -> Tensor:
 
 
 def over_chips(mean: float, accuracies: Tensor) -> AccuracyForecast:
-    """A forecast with the spread between chips.
-
-    Args:
-        mean: Expected accuracy.
-        accuracies: Of each chip, float64 ``[chips]``.
-    """
+    """The forecast from an expected accuracy and that of each chip, float64 ``[chips]``."""
     shares = torch.tensor([0.05, 0.5, 0.95], dtype=torch.float64)
     low, middle, high = torch.quantile(accuracies, shares).tolist()
     return AccuracyForecast(
@@ -114,11 +108,11 @@ def over_chips(mean: float, accuracies: Tensor) -> AccuracyForecast:
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Ballot:
-    """Counts how often targets win, piece of data after piece of data.
+    """Accuracy, accumulated over pieces of the data.
 
-    Args:
-        right: Probability of each sample to be right, so far.
-        chips_right: Right samples of each linearised chip, so far; None for no chips.
+    Attributes:
+        right: Probability of each sample to be classified correctly, so far.
+        chips_right: Correct samples of each linearised chip, so far; None without chips.
     """
 
     right: list[Tensor] = field(default_factory=list)
@@ -131,7 +125,7 @@ class Ballot:
             mean: See `probability_correct`.
             cov: See `probability_correct`.
             targets: See `probability_correct`.
-            chips: Deviations from the mean on each linearised chip, ``[batch, classes, chips]``.
+            chips: Deviation of each linearised chip, ``[batch, classes, chips]``; None without.
         """
         self.right.append(probability_correct(mean, cov, targets))
         if chips is not None:

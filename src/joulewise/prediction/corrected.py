@@ -1,12 +1,12 @@
-"""Corrected: first order, and what it gets wrong on a few simulated chips.
+"""First order as a control variate for a few simulated chips.
 
-The error of a chip and the error that the linearised network has on the same chip go up and down
-together. The mean of the second is known in closed form, so it serves as a control variate:
+The error of a simulated chip and that of the linearised network on the same chip are correlated,
+and the mean of the second is known in closed form:
 
-    MSE = E lin + mean over chips of (sim - lin),
+    MSE = E lin + mean over chips of (sim - lin).
 
-without bias at any strength of the noise, with a standard error of its own, and with far fewer
-chips than simulation alone wherever the two agree at all.
+This is unbiased at any strength of the noise, states its standard error, and needs far fewer chips
+than simulation alone wherever the two are well correlated.
 """
 
 from __future__ import annotations
@@ -20,12 +20,11 @@ from torch import Tensor
 from joulewise.devices import Chip
 from joulewise.errors import InputError, check_in_range
 from joulewise.placement import Placement
-from joulewise.placement.calling import call
+from joulewise.prediction.accumulation import Total
 from joulewise.prediction.accuracy import Ballot, over_chips
 from joulewise.prediction.forecast import AccuracyForecast, Forecast
-from joulewise.prediction.linear import Linearisation, LinearLogits, Piece
+from joulewise.prediction.linearisation import Linearisation, LinearLogits, Piece
 from joulewise.prediction.problem import Problem
-from joulewise.prediction.total import Total
 
 __all__ = ["Corrected"]
 
@@ -37,17 +36,17 @@ class Corrected:
     """First order, corrected by a few simulated chips; for strong noise.
 
     Every output is probed, so this is for networks of few outputs, such as classifiers. The
-    gradients in the points of the plan are those of the first order, scaled.
+    gradients in the points of the plan are those of first order, scaled.
 
-    The standard error is what the drawn chips show. Where a few rare faults make most of the error
-    (eight-bit masking in a stem of nine weights to a filter), thirty chips may show none of them,
-    and both the estimate and its error lean on the first order. Try ``FirstOrder(secants=100)``
-    there, or hundreds of chips.
+    The standard error is estimated from the drawn chips. Where a few rare faults cause most of the
+    error (eight-bit masking in a stem with nine weights a filter), thirty chips may show none of
+    them, and the estimate and its error rest on first order. Use ``FirstOrder(secants=100)`` there,
+    or hundreds of chips.
 
     Args:
         chips: Simulated chips, 4 or more.
-        outputs: The most outputs that will be probed.
-        seed: Of the probes and the first chip.
+        outputs: Outputs that are probed at most.
+        seed: Seed of the probes and the first chip.
         memory_bytes: See `FirstOrder`.
 
     Raises:
@@ -74,35 +73,31 @@ class Corrected:
         """See `joulewise.prediction.predict`.
 
         Raises:
-            InputError: if the model has more outputs than will be probed.
+            InputError: if the model has more than ``outputs`` outputs, or if the words of a memory
+                do not fail independently.
         """
-        check_independent(problem.placement)
+        _check_independent(problem.placement)
         outputs = problem.outputs
         if outputs > self.outputs:
             raise InputError(
                 f"the model has {outputs} outputs, and method corrected probes each; allowed: "
-                f'Corrected(outputs={outputs}), which takes as long, or method="first-order"'
+                f'Corrected(outputs={outputs}), a backward pass for each, or method="first-order"'
             )
-        network = Linearisation(
-            problem,
-            memory_bytes=self.memory_bytes,
-            thinned=False,
-            generator=torch.Generator().manual_seed(self.seed),
-        )
+        network = Linearisation(problem, seed=self.seed, memory_bytes=self.memory_bytes)
         chips = [Chip(seed=_SEED_OF_CHIPS + self.seed + k) for k in range(self.chips)]
-        total, trial = Total(), _Trial(self.chips)
+        total, paired = Total(), _PairedChips(self.chips)
         with torch.set_grad_enabled(network.differentiable):
             for piece in network.pieces(outputs):
                 logits = network.logits(piece, outputs, chips)
                 total.add_logits(piece, logits, exact=not network.differentiable)
                 if network.differentiable:
-                    total.add_squares(piece, *network.squares(piece, 1))
+                    total.add_probed(piece, *network.probed_variance(piece, 1))
                 with torch.no_grad():
-                    trial.add(piece, logits, _simulated(problem, piece, logits, chips))
+                    paired.add(piece, logits, _simulated(problem, piece, logits, chips))
                 problem.progress(total.samples, problem.images)
             linear = total.forecast("corrected", problem)
             network.warn_of_no_effect(linear.variance)
-            return trial.correct(linear, total.ballot)
+            return paired.correct(linear, total.ballot)
 
 
 def _simulated(
@@ -112,13 +107,13 @@ def _simulated(
     found = []
     for chip in chips:
         problem.memory.read(problem.plan, chip)
-        output = call(problem.placement.model, piece.inputs).reshape(piece.samples, -1)
+        output = problem.memory.call(piece.inputs).reshape(piece.samples, -1)
         found.append(output.to(logits.mean.dtype).gather(1, logits.classes))
     return torch.stack(found, 2)
 
 
-def check_independent(placement: Placement) -> None:
-    """Refuse memories whose words fail together: the mean of the control variate is not known.
+def _check_independent(placement: Placement) -> None:
+    """Refuse memories with correlated words, for which the control variate's mean is not known.
 
     Raises:
         InputError: naming the first tensor on such a memory.
@@ -127,22 +122,27 @@ def check_independent(placement: Placement) -> None:
         if not tensor.device.independent_words:
             raise InputError(
                 f"the words of {tensor.name} do not fail independently of each other, which method "
-                'corrected takes for granted; allowed: method="first-order", or simulate'
+                'corrected assumes; allowed: method="first-order", or simulate'
             )
 
 
-class _Trial:
-    """Simulated and linearised chips side by side, over all pieces of the data."""
+class _PairedChips:
+    """Errors of the same chips simulated and linearised, summed over pieces of the data."""
 
     def __init__(self, chips: int) -> None:
-        self._simulated = torch.zeros(chips, dtype=torch.float64)
-        self._linear = torch.zeros(chips, dtype=torch.float64)
+        self._simulated, self._linear = torch.zeros(2, chips, dtype=torch.float64)
         self._right = torch.zeros(chips, dtype=torch.float64)
-        self._shift, self._known, self._numbers = 0.0, 0.0, 0
+        self._shift, self._expected, self._numbers = 0.0, 0.0, 0
         self._per_sample: list[Tensor] = []
 
     def add(self, piece: Piece, logits: LinearLogits, simulated: Tensor) -> None:
-        """Some samples: what the chips gave, and what the linearised chips give."""
+        """Add some samples.
+
+        Args:
+            piece: The samples.
+            logits: Their linearised outputs.
+            simulated: Outputs of the simulated chips, ``[samples, outputs, chips]``.
+        """
         assert logits.chips is not None
         ideal = piece.reference.reshape(piece.samples, -1).double().gather(1, logits.classes)
         linear = logits.mean.double()[:, :, None] + logits.chips.double()
@@ -153,27 +153,27 @@ class _Trial:
         self._per_sample.append((errors[0] - errors[1]).mean((1, 2)))
         rest = simulated - linear
         centre = logits.mean.double() + rest.mean(2) - ideal
-        # The square of an estimate is too large by the variance of the estimate.
-        too_much = rest.var(2) / rest.shape[2]
-        self._shift += float((centre.square() - too_much).sum())
+        # The square of an estimate is biased by the variance of the estimate.
+        bias = rest.var(2) / rest.shape[2]
+        self._shift += float((centre.square() - bias).sum())
         whole = torch.stack([part.double() for part in logits.cov.values()]).sum(0)
-        bias = (logits.mean.double() - ideal).square().sum()
-        self._known += float(bias + whole.diagonal(dim1=1, dim2=2).sum())
+        shift = (logits.mean.double() - ideal).square().sum()
+        self._expected += float(shift + whole.diagonal(dim1=1, dim2=2).sum())
         self._numbers += ideal.numel()
         if logits.has_target:
             self._right += (simulated.argmax(1) == 0).sum(0).cpu()
 
     def correct(self, linear: Forecast, ballot: Ballot) -> Forecast:
-        """The forecast of the linear network, corrected.
+        """The forecast of the linearised network, corrected.
 
         Args:
-            linear: The forecast.
-            ballot: How the linearised chips voted.
+            linear: That forecast.
+            ballot: Accuracy of the linearised chips.
         """
         mse, error = control(
             self._simulated / self._numbers,
             self._linear / self._numbers,
-            self._known / self._numbers,
+            self._expected / self._numbers,
         )
         mse = max(mse, 0.0)
         shift = min(max(self._shift / self._numbers, 0.0), mse)
@@ -198,25 +198,24 @@ class _Trial:
         return over_chips(min(max(mean, 0.0), 1.0), simulated)
 
 
-def control(found: Tensor, beside: Tensor, known: float) -> tuple[float, float]:
-    """The mean of ``found``, helped by a quantity beside it whose mean is known.
+def control(found: Tensor, variate: Tensor, expected: float) -> tuple[float, float]:
+    """Mean of ``found`` with a control variate of known mean.
 
-    The slope is 1 and not fitted: a fit to few chips of which none shows a large fault would be
-    biased, and without any fault at all has nothing to fit.
+    The slope is 1 instead of fitted: a fit to few chips of which none shows a large fault would be
+    biased, and without any fault the slope is not defined.
 
     Args:
         found: One number for each chip, float64.
-        beside: The control variate on the same chips.
-        known: Its mean over all chips.
+        variate: The control variate on the same chips.
+        expected: Its mean over all chips.
 
     Returns:
-        ``known + mean(found - beside)``, and its standard error.
+        ``expected + mean(found - variate)``, and its standard error.
 
     Example:
-        >>> beside = torch.tensor([0.0, 1.0, 2.0, 3.0], dtype=torch.float64)
-        >>> mean, error = control(beside + 1, beside, known=2.0)
-        >>> mean, error
+        >>> variate = torch.tensor([0.0, 1.0, 2.0, 3.0], dtype=torch.float64)
+        >>> control(variate + 1, variate, expected=2.0)
         (3.0, 0.0)
     """
-    rest = found - beside
-    return known + float(rest.mean()), float(rest.std()) / len(rest) ** 0.5
+    rest = found - variate
+    return expected + float(rest.mean()), float(rest.std()) / len(rest) ** 0.5

@@ -1,14 +1,14 @@
-"""First order: the output error of any network for the price of about one training step.
+"""First order: the output error of any network for the cost of about one training step.
 
 With ``wbar`` and ``v`` the mean and variance of what is read, and ``z`` the output of the model as
 given,
 
     MSE = |f(wbar) - z|^2 + sum_i v_i (df/dw_i)^2 at wbar.
 
-The first part is exact at the mean. The second needs squared gradients of each sample with respect
+The first term is exact at the mean. The second needs squared gradients of each sample with respect
 to every weight: one backward pass from a random +-1 probe of the outputs gives an unbiased estimate
 of their sum over outputs, for all tensors at once. One backward pass for each class gives the
-covariance of a sample's logits, without a random number, and with it a predicted accuracy.
+exact covariance of a sample's logits to first order, and with it a predicted accuracy.
 """
 
 from __future__ import annotations
@@ -20,49 +20,50 @@ import torch
 
 from joulewise.devices import Chip
 from joulewise.errors import check_in_range, refuse
+from joulewise.prediction.accumulation import Total
 from joulewise.prediction.forecast import Forecast
-from joulewise.prediction.linear import Bend, Linearisation, Piece, bend
+from joulewise.prediction.linearisation import Linearisation, Piece
 from joulewise.prediction.problem import Problem
-from joulewise.prediction.secants import secant_ratios
-from joulewise.prediction.total import Total
+from joulewise.prediction.second_order import SecondOrderCorrection, second_order_correction
+from joulewise.prediction.single_faults import single_fault_ratios
 
 __all__ = ["FirstOrder"]
 
-# Far from the seeds that people simulate with: a check should not meet its own chips.
-_SEED_OF_CHIPS, _SEED_OF_FAULTS, _SEED_OF_BENDS = 1 << 40, 1 << 42, 1 << 43
+# Far from the seeds of simulated chips: a check by simulation must not use the same chips.
+_SEED_OF_CHIPS, _SEED_OF_FAULTS, _SEED_OF_PAIRS = 1 << 40, 1 << 42, 1 << 43
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FirstOrder:
-    """Linear in the noise, around the mean read; for any network of differentiable operations.
+    """First order in the noise, around the mean read; for networks of differentiable operations.
 
     Placed activations are noise sources like weights, each word of each sample with faults of its
-    own. What is left out: terms of higher order in the noise (large single faults, strong noise),
-    and that faults of different words go together (correlated fault maps; words that pass through
+    own. Left out are terms of higher order in the noise (large single faults, strong noise), and
+    correlations between faults of different words (correlated fault maps; words that pass through
     the same cells in two calls of one layer).
 
     Args:
-        probes: Random +-1 probes of the outputs, 1 or more; more samples are worth more than more
-            probes. Not used where every output is probed for the accuracy.
-        thinned: Let some of the input channels of a convolution of 16 or more stand for all of
-            them, in turn from one block of samples to the next: unbiased over the batch, and up to
-            an eighth of the work.
+        probes: Random +-1 probes of the outputs, 1 or more; more samples reduce the error more than
+            more probes. Not used where every output is probed for the accuracy.
+        thinned: Estimate the sum over the input channels of a convolution with 16 or more from a
+            subset of them, which changes from one block of samples to the next: unbiased, and up to
+            8 times less work.
         accuracy: Predict the accuracy too, where the data has targets: one backward pass for each
             class instead of one for each probe.
-        classes: Outputs to probe for the accuracy, 2 or more: where there are more, the largest of
-            each sample and its target.
-        chips: Linearised chips to find the spread of the accuracy between chips with; 0 for none,
-            since one costs about as much as a simulated chip. A linearised chip is what the device
-            reads on a chip, followed through the linear network for all samples together.
-        pairs: Pairs of noisy passes, 2 or more, to correct the mean output for curvature, and the
-            variance for what is shorter or longer than the tangent: 8 are the method
-            ``second-order``, for 25 forward passes; 0 for none.
-        secants: Single faults to try, a forward pass each, to correct the variance of each weight
-            for faults so large that the tangent does not tell what they do; 0 for none. About 100
-            bring the error of that to some per cent.
-        seed: Of the probes, the first linearised chip and the single faults.
-        memory_bytes: What one pass may hold beside the model, roughly; decides how many samples
-            run at a time, at least one.
+        classes: Outputs to probe for the accuracy, 2 or more: where the model has more, the largest
+            of each sample and its target.
+        chips: Linearised chips for the spread of the accuracy between chips; 0 for none, since one
+            costs about as much as a simulated chip. A linearised chip is what the device reads on a
+            chip, followed through the linearised network for all samples together.
+        pairs: Pairs of noisy passes, 2 or more, that correct mean and variance of the outputs for
+            curvature (`joulewise.prediction.second_order`): method ``second-order`` takes 8, which
+            cost 25 forward passes; 0 for none.
+        secants: Single faults to try, a forward pass each, that correct the variance of each weight
+            for faults too large for the tangent (`joulewise.prediction.single_faults`); 0 for none.
+            About 100 reduce the error of that to some per cent.
+        seed: Seed of the probes, the first linearised chip, the pairs and the single faults.
+        memory_bytes: Memory that one pass may take beside the model, roughly; decides the number of
+            samples that run at a time, one at least.
 
     Raises:
         InputError: if a field is outside its range.
@@ -89,7 +90,7 @@ class FirstOrder:
         check_in_range("chips", self.chips, 0, 10**6)
         check_in_range("pairs", self.pairs, 0, 10**4)
         if self.pairs == 1:
-            refuse("pairs", 1, "0, or 2 or more: one says nothing of its own error")
+            refuse("pairs", 1, "0, or 2 or more: one pair has no standard error")
         check_in_range("secants", self.secants, 0, 10**6)
         check_in_range("seed", self.seed, 0, 2**62)
         check_in_range("memory_bytes", self.memory_bytes, 1, 1 << 60)
@@ -97,10 +98,7 @@ class FirstOrder:
     def forecast(self, problem: Problem) -> Forecast:
         """See `joulewise.prediction.predict`."""
         network = Linearisation(
-            problem,
-            memory_bytes=self.memory_bytes,
-            thinned=self.thinned,
-            generator=torch.Generator().manual_seed(self.seed),
+            problem, seed=self.seed, memory_bytes=self.memory_bytes, thinned=self.thinned
         )
         wanted = self.accuracy and problem.has_classes
         outputs = problem.outputs
@@ -108,28 +106,34 @@ class FirstOrder:
         exact = scalars == outputs and not network.differentiable
         total = Total()
         if self.secants:
-            first = next(network.pieces(0))  # as many samples as a forward pass may have
-            total.ratios = secant_ratios(network, first, self.secants, _SEED_OF_FAULTS + self.seed)
+            first = next(network.pieces(0))  # as many samples as fit in a forward pass
+            seed = _SEED_OF_FAULTS + self.seed
+            total.ratios = single_fault_ratios(network, first, self.secants, seed)
         chips = [Chip(seed=_SEED_OF_CHIPS + self.seed + k) for k in range(self.chips)]
         with torch.set_grad_enabled(network.differentiable):
-            for piece, bent in self._pieces(network, scalars):
+            for piece, correction in self._pieces(network, scalars):
                 if wanted:
                     logits = network.logits(piece, scalars, chips)
-                    total.add_logits(piece, logits, exact, bent)
+                    total.add_logits(piece, logits, exact, correction)
                 if not exact:
-                    total.add_squares(piece, *network.squares(piece, self.probes), bent)
+                    found = network.probed_variance(piece, self.probes)
+                    total.add_probed(piece, *found, correction)
                 problem.progress(total.samples, problem.images)
             forecast = total.forecast("second-order" if self.pairs else "first-order", problem)
             network.warn_of_no_effect(forecast.variance)
             return forecast
 
-    def _pieces(self, network: Linearisation, scalars: int) -> Iterator[tuple[Piece, Bend | None]]:
-        """The data in pieces, each with the curvature of its mean output where that is wanted."""
+    def _pieces(
+        self, network: Linearisation, scalars: int
+    ) -> Iterator[tuple[Piece, SecondOrderCorrection | None]]:
+        """The data in pieces, each with its second-order correction if one is wanted."""
         if not self.pairs:
             yield from ((piece, None) for piece in network.pieces(scalars))
             return
-        # Noise takes long to draw, and noisy passes take little memory: in large pieces.
+        # Drawing noise takes long, noisy passes take little memory: so they run in larger pieces.
         for wide in network.pieces(0):
-            bent = bend(network, wide, self.pairs, _SEED_OF_BENDS + self.seed)
+            correction = second_order_correction(
+                network, wide, self.pairs, _SEED_OF_PAIRS + self.seed
+            )
             for piece, samples in network.cut(wide, scalars):
-                yield piece, bent.of(samples)
+                yield piece, correction.of_samples(samples)

@@ -1,4 +1,4 @@
-"""What a prediction says, as tensors to differentiate and as plain data to store."""
+"""Results of a prediction, as differentiable tensors and as plain data."""
 
 from __future__ import annotations
 
@@ -20,10 +20,9 @@ class AccuracyForecast(BaseModel):
     Args:
         mean: Expected accuracy over chips, in [0, 1].
         chip_std: Predicted standard deviation of the accuracy between chips; None where the method
-            does not know how the errors of different samples go together.
-        quantiles: Accuracies that 5, 50 and 95 % of the predicted chips stay at or below; None as
-            above.
-        chips: Linearised chips that ``chip_std`` and ``quantiles`` rest on; 0 for none.
+            does not follow how the errors of different samples are correlated.
+        quantiles: The 5, 50 and 95 % quantiles of the accuracy over predicted chips; None as above.
+        chips: Chips that ``chip_std`` and ``quantiles`` were estimated from; 0 for none.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -35,7 +34,7 @@ class AccuracyForecast(BaseModel):
 
 
 class ForecastRecord(BaseModel):
-    """A `Forecast` in plain data that can be stored as JSON and read again; same names."""
+    """A `Forecast` as plain data that can be stored as JSON and read again."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -54,23 +53,23 @@ class ForecastRecord(BaseModel):
 class Forecast:
     """The output error of a network at one plan, without simulating chips.
 
-    All errors are squared differences to the outputs of the model as given (not rounded to words),
-    mean over outputs and samples, as `joulewise.simulation.Simulation.mse` has them:
+    Errors are squared differences from the outputs ``z`` of the model as given (not rounded to
+    words), mean over outputs and samples, as in `joulewise.simulation.Simulation.mse`:
     ``MSE = |E f - z|^2 + Var f``, expectation and variance over chips.
 
     Args:
-        method: The method that was used.
+        method: Name of the method.
         plan: The operating point of each placed tensor.
         images: Samples that the figures are a mean over.
         mean_shift: ``|E f - z|^2``; a float64 scalar, differentiable in the points of the plan.
-        variance: The part of ``Var f`` that comes from each placed tensor; float64 scalars that sum
-            to the whole variance, differentiable in the points.
-        standard_error: Of ``mse``, over samples: covers random probes and the choice of samples
-            (with ``corrected``, over chips); None for a single sample.
+        variance: Contribution of each placed tensor to ``Var f``; float64 scalars, differentiable
+            in the points, whose sum is the whole variance.
+        standard_error: Standard error of ``mse`` over samples, which covers random probes and the
+            choice of samples (over chips with ``corrected``); None for a single sample.
         per_sample: The error of each sample, float64 ``[images]``.
-        per_output: The error of each output, float64, the shape of one output; None where random
-            probes mix the outputs (probe each output to have it).
-        accuracy: Predicted accuracy; None without targets, or where it was not asked for.
+        per_output: The error of each output, float64, in the shape of one output; None where random
+            probes mixed the outputs.
+        accuracy: Predicted accuracy; None without targets, or where it was not requested.
     """
 
     method: str
@@ -90,12 +89,12 @@ class Forecast:
 
     @property
     def total_variance(self) -> Tensor:
-        """``Var f``, all placed tensors together."""
+        """``Var f``, the sum over placed tensors."""
         return torch.stack(list(self.variance.values())).sum()
 
     @property
     def shares(self) -> dict[str, float]:
-        """The share of each placed tensor in the error; the mean shift has the rest."""
+        """Fraction of the error from each placed tensor, in [0, 1]; the mean shift is the rest."""
         mse = float(self.mse)
         return {n: float(part) / mse if mse else 0.0 for n, part in self.variance.items()}
 

@@ -1,4 +1,4 @@
-"""The problem that every method of prediction is given."""
+"""The problem that a method of prediction solves, and the interface of such methods."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from joulewise.data import Split
+from joulewise.data.nested import batch_size
 from joulewise.devices import Point
-from joulewise.placement import Batch, Memory, Placement, frozen, loaded, outputs_of, prepare
-from joulewise.placement.calling import batch_size
+from joulewise.placement import Batch, Memory, Placement, loaded, outputs_of, prepare
 from joulewise.prediction.forecast import Forecast
 
 __all__ = ["Method", "Problem", "is_class", "posed"]
@@ -20,15 +20,15 @@ __all__ = ["Method", "Problem", "is_class", "posed"]
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Problem:
-    """What is to be predicted.
+    """A loaded placement, a plan, and the samples to predict for.
 
     Args:
-        placement: What is stored where.
-        memory: The placement's memory, loaded: the model computes with what it is told to read.
+        placement: The model and its memories.
+        memory: The placement's memory, loaded; decides the weights that the model computes with.
         plan: An operating point for each placed tensor.
         batches: The samples, on the model's device.
         references: The outputs of the model as given for each batch, float32 or float64.
-        progress: To be called with samples done and samples expected.
+        progress: Takes the number of samples done and expected.
     """
 
     placement: Placement
@@ -40,23 +40,23 @@ class Problem:
 
     @property
     def images(self) -> int:
-        """Samples in all batches."""
+        """Number of samples in all batches."""
         return sum(batch_size(batch.inputs) for batch in self.batches)
 
     @property
     def outputs(self) -> int:
-        """Outputs of one sample."""
+        """Number of outputs of one sample."""
         return self.references[0].numel() // batch_size(self.batches[0].inputs)
 
     @property
     def differentiable(self) -> bool:
-        """Whether a point of the plan asks for gradients."""
+        """True if a point of the plan requires a gradient."""
         points = [p for p in self.plan.values() if isinstance(p, Tensor)]
         return any(point.requires_grad for point in points)
 
     @property
     def has_classes(self) -> bool:
-        """Whether every sample has scores of two classes or more, and a class as its target."""
+        """True if each sample has scores of two classes or more, and a class as its target."""
         return all(
             is_class(batch.targets) and reference.ndim == 2 and reference.shape[1] >= 2
             for batch, reference in zip(self.batches, self.references, strict=True)
@@ -64,7 +64,7 @@ class Problem:
 
 
 def is_class(targets: Tensor | None) -> bool:
-    """Whether targets are one whole number for each sample."""
+    """True if targets are one integer for each sample."""
     return targets is not None and targets.ndim == 1 and not targets.is_floating_point()
 
 
@@ -77,10 +77,10 @@ def posed(
     batch_size: int | None = None,
     progress: Callable[[float, float], None] | None = None,
 ) -> Iterator[Problem]:
-    """A problem with its memory loaded and its model frozen; afterwards the model is as it was.
+    """Set up a problem on a private copy of the model, with its memory.
 
     Args:
-        placement: What is stored where.
+        placement: The model and its memories.
         data: As for `joulewise.prediction.predict`.
         plan: An operating point for each placed tensor.
         batch_size: As for `joulewise.prediction.predict`.
@@ -90,20 +90,20 @@ def posed(
         The problem.
     """
     batches = prepare(data, placement.model, batch_size)
-    with frozen(placement.model), loaded(placement) as memory:
+    with loaded(placement, frozen=True) as memory:
         memory.original()
         yield Problem(
-            placement=placement,
+            placement=memory.placement,
             memory=memory,
             plan=plan,
             batches=batches,
-            references=outputs_of(placement.model, batches),
+            references=outputs_of(memory, batches),
             progress=progress or (lambda done, expected: None),
         )
 
 
 class Method(Protocol):
-    """A way to predict: a frozen value that holds its own options."""
+    """A method of prediction: a frozen value that holds its options."""
 
     def forecast(self, problem: Problem) -> Forecast:
-        """Predict; the model's memory may be told to read anything, and is put back later."""
+        """Predict; the memory may be set to read anything, and is restored by the caller."""

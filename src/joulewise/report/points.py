@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from joulewise.devices import ExponentialLaw, VoltageTable
-from joulewise.devices.laws import ReliabilityLaw, VoltageRow
+from joulewise.devices.reliability_laws import ReliabilityLaw, VoltageRow
 from joulewise.simulation import Simulation
 from joulewise.study import ContenderRecord
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from joulewise.devices.laws import HOROWITZ_SRAM_BIT_J
+from joulewise.devices.reliability_laws import HOROWITZ_SRAM_BIT_J
 from joulewise.study import ArmComparison, Comparison, ContenderRecord, Environment
 from joulewise.training import TrainingRecord
 from joulewise.units import format_percent, format_si, format_time

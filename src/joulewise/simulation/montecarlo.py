@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from joulewise.data import Split
+from joulewise.data.nested import batch_size
 from joulewise.devices import Chip, Point, plain_point
 from joulewise.errors import InputError, check_in_range
 from joulewise.placement import (
@@ -17,11 +18,11 @@ from joulewise.placement import (
     Memory,
     Placement,
     energy,
+    guarded,
     loaded,
     outputs_of,
     prepare,
 )
-from joulewise.placement.calling import batch_size
 from joulewise.simulation.result import EnergyRecord, Simulation
 from joulewise.simulation.scoring import Metric, Score, score, top1
 from joulewise.simulation.statistics import mean_interval
@@ -35,6 +36,7 @@ Plan = Mapping[str, Point]
 _FIRST_LOOK, _LOOK_EVERY = 20, 10
 
 
+@guarded
 def simulate(
     placement: Placement,
     data: Split | Iterable[Any],
@@ -98,6 +100,7 @@ def simulate(
     return result
 
 
+@guarded
 def sweep(
     placement: Placement,
     data: Split | Iterable[Any],
@@ -134,14 +137,14 @@ def sweep(
     batches = prepare(data, placement.model, batch_size)
     traced = placement.trace(batches[0].inputs)
     with loaded(traced) as memory:
-        baseline = _baseline(memory, traced, batches, metric)
+        baseline = _baseline(memory, batches, metric)
         runs = [_Run(plan=plan) for plan in plans]
         for chip in range(seed, seed + chips):
             for run in runs:
                 if run.stopped:
                     continue
                 memory.read(run.plan, Chip(seed=chip))
-                run.scores.append(score(traced.model, batches, baseline.references, metric))
+                run.scores.append(score(memory, batches, baseline.references, metric))
                 run.stop_if_sure(half_width)
                 if progress is not None:
                     progress(sum(len(r.scores) for r in runs))
@@ -170,7 +173,7 @@ class _Run:
 
 
 def sure_enough(values: Sequence[float], half_width: float) -> bool:
-    """Whether a sequential run may stop: the 95 % interval of the mean is narrow enough.
+    """True if a sequential run may stop: the 95 % interval of the mean is narrow enough.
 
     Chips that are all alike say nothing of the spread, so they never end a run.
 
@@ -192,14 +195,13 @@ class _Baseline:
     ideal: Score
 
 
-def _baseline(
-    memory: Memory, placement: Placement, batches: Sequence[Batch], metric: Metric
-) -> _Baseline:
+def _baseline(memory: Memory, batches: Sequence[Batch], metric: Metric) -> _Baseline:
     memory.original()
-    references = outputs_of(placement.model, batches)
-    original = score(placement.model, batches, references, metric)
+    references = outputs_of(memory, batches)
+    memory.original()
+    original = score(memory, batches, references, metric)
     memory.ideal()
-    return _Baseline(references, original, score(placement.model, batches, references, metric))
+    return _Baseline(references, original, score(memory, batches, references, metric))
 
 
 def _result(

@@ -1,4 +1,4 @@
-"""What a simulation found, in plain data that can be stored as JSON and read again."""
+"""Results of simulations, as plain data that can be stored as JSON and read again."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class Simulation(BaseModel):
 
     @property
     def chips(self) -> int:
-        """How many chips were simulated."""
+        """Number of chips."""
         return len(self.mse)
 
     @property

@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from joulewise.data.nested import batch_size
 from joulewise.errors import DataError
-from joulewise.placement import Batch
-from joulewise.placement.calling import batch_size, call
+from joulewise.placement import Batch, Memory
 
 __all__ = ["Metric", "Score", "score", "top1"]
 
@@ -48,12 +48,12 @@ def top1(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def score(
-    model: nn.Module, batches: Sequence[Batch], references: Sequence[Tensor], metric: Metric
+    memory: Memory, batches: Sequence[Batch], references: Sequence[Tensor], metric: Metric
 ) -> Score:
     """One pass over the data.
 
     Args:
-        model: Computes with whatever its memory reads back now.
+        memory: What the model computes with.
         batches: The data.
         references: The outputs to compare with, for each batch.
         metric: How outputs are scored.
@@ -63,7 +63,7 @@ def score(
     """
     right, error, outputs_seen, samples = 0.0, 0.0, 0, 0
     for batch, reference in zip(batches, references, strict=True):
-        output = call(model, batch.inputs)
+        output = memory.call(batch.inputs)
         error += float((output.to(reference.dtype) - reference).square().sum(dtype=torch.float64))
         outputs_seen += reference.numel()
         samples += batch_size(batch.inputs)

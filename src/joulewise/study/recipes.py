@@ -16,7 +16,8 @@ from torch import nn
 from joulewise.data import Dataset
 from joulewise.errors import InputError, WeightsError
 from joulewise.models import host, load_model, load_weights, save_weights
-from joulewise.placement import outputs_of, prepare, same_modes
+from joulewise.placement import prepare
+from joulewise.placement.private_copy import PrivateModel
 from joulewise.study.spec import PlacementSpec
 from joulewise.training import (
     EpochRecord,
@@ -237,8 +238,9 @@ def _sample(network: nn.Module, data: Dataset) -> list[float]:
         return []
     split = data.train.subset(min(_SAMPLES, len(data.train)), seed=0)
     try:
-        with same_modes(network), torch.no_grad():
-            (outputs,) = outputs_of(network.eval(), prepare(split, network, _SAMPLES))
+        (batch,) = prepare(split, network, _SAMPLES)
+        with torch.no_grad():
+            outputs = PrivateModel(network, {}).call(batch.inputs)
     except Exception:  # training refuses the model, and says why
         return []
     sizes: list[float] = outputs.double().flatten(1).square().mean(1).sqrt().tolist()

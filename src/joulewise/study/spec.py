@@ -27,7 +27,7 @@ from joulewise.devices import (
 )
 from joulewise.devices.fault_kinds import FaultKind
 from joulewise.devices.fault_maps import FaultMap
-from joulewise.devices.laws import ReliabilityLaw
+from joulewise.devices.reliability_laws import ReliabilityLaw
 from joulewise.errors import InputError, TableError, WeightsError, refuse
 from joulewise.models import host, load_model, load_weights
 from joulewise.placement import Placement, fold_batchnorm, place, prepare, with_accesses

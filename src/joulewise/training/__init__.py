@@ -4,6 +4,7 @@ recipe       what a run is: epochs, rates, schedule, method
 baseline     the training loop; seeds in, the same weights out
 methods      SGD, SAM, ASAM and SAMSON by name
 augment      random crops and mirroring, drawn from a generator
+in_place_read  the weights replaced by what a chip reads, for one block
 through      training through a memory: each step computes with what one chip reads
 noise_maximisation  one operating point per tensor, learned while weights are
 balance      how far learned points move, and the price of energy that leads to a budget

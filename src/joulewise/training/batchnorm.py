@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from joulewise.data import Split
+from joulewise.data.nested import batch_size as samples_in
 from joulewise.errors import DataError, ModelError, refuse
 from joulewise.placement import call, prepare, same_modes
-from joulewise.placement.calling import batch_size as samples_in
 from joulewise.training.through import TrainingMemory
 
 __all__ = ["reestimate_batchnorm"]

@@ -20,6 +20,7 @@ from joulewise.errors import InputError, check_in_range, check_whole, refuse
 from joulewise.placement import Placed, Placement
 from joulewise.placement import energy as energy_of
 from joulewise.training.balance import LOWEST, moves, price_of
+from joulewise.training.in_place_read import uninterrupted
 from joulewise.training.through import Plan, TrainingMemory
 
 __all__ = ["NoiseMaximisation"]
@@ -205,6 +206,7 @@ class NoiseMaximisation(TrainingMemory):
         """The present operating points, whatever the step: they depend on what training met."""
         return {name: self._ranges[name].point(share) for name, share in self._shares.items()}
 
+    @uninterrupted
     def __enter__(self) -> Chip | None:
         """Begin a block, as that of `TrainingMemory`."""
         owned = [p for own in _owned(self.placement).values() for p in own]
@@ -224,6 +226,7 @@ class NoiseMaximisation(TrainingMemory):
         if parameter.grad is None or not parameter.grad.to_dense().any():
             self._before.pop(id(parameter), None)
 
+    @uninterrupted
     def __exit__(
         self,
         kind: type[BaseException] | None,

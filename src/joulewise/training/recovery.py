@@ -362,7 +362,7 @@ def _accuracy(
     with loaded(placement) as memory:
         memory.read(points, chip)
         for batch in batches:
-            outputs, targets = call(placement.model, batch.inputs), batch.targets
+            outputs, targets = memory.call(batch.inputs), batch.targets
             assert targets is not None
             if outputs.shape != (len(targets), classes):
                 allowed = f"{(len(targets), classes)}, [batch, classes]"

@@ -14,7 +14,8 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from joulewise.devices import Chip, Point, plain_point
 from joulewise.errors import InputError, check_in_range, check_whole, refuse
-from joulewise.placement import Memory, Placed, Placement, read_by
+from joulewise.placement import Memory, Placed, Placement
+from joulewise.training.in_place_read import InPlaceRead, interrupts, uninterrupted
 from joulewise.training.ranges import LearnedRanges
 
 __all__ = ["Plan", "TrainingMemory"]
@@ -192,6 +193,7 @@ class TrainingMemory(AbstractContextManager[Chip | None]):
         (drawn,) = np.random.SeedSequence((self._seed, step)).generate_state(1, np.uint64)
         return Chip(seed=int(drawn >> 1))
 
+    @uninterrupted
     def __enter__(self) -> Chip | None:
         """Begin a block; gives the chip that is read, None for a perfect memory.
 
@@ -208,11 +210,15 @@ class TrainingMemory(AbstractContextManager[Chip | None]):
             if self.ranges is not None:
                 self.ranges.keep_positive()
                 options["ranges"] = self.ranges.by_name()
-            self._memory = block.enter_context(read_by(self._following, plan, chip, **options))
+            read = InPlaceRead(self._following, plan, chip, **options)
+            self._memory = block.enter_context(read)
             block.callback(register_optimizer_step_pre_hook(self._refuse_step).remove)
             self._block = block.pop_all()
+        if interrupts.waiting:
+            self._end().close()
         return chip
 
+    @uninterrupted
     def __exit__(
         self,
         kind: type[BaseException] | None,
@@ -220,12 +226,17 @@ class TrainingMemory(AbstractContextManager[Chip | None]):
         trace: TracebackType | None,
     ) -> None:
         """End the block: the weights are back."""
-        block, self._block, self._memory = self._block, None, None
-        assert block is not None
+        block = self._end()
         try:
             block.close()
         finally:
             self.steps += not self._held
+
+    def _end(self) -> ExitStack:
+        """What is to be closed as a block ends; the next one may begin."""
+        block, self._block, self._memory = self._block, None, None
+        assert block is not None
+        return block
 
     @contextmanager
     def one_chip(self) -> Iterator[None]:

@@ -4,8 +4,8 @@ import torch
 from joulewise.contrib.full_covariance.converters import converter, quantised, uniform_noise
 from joulewise.contrib.full_covariance.joint import Joint, Outcome
 from joulewise.devices import Array
-from joulewise.devices.arrays import rounded
-from joulewise.placement.conversion import Converters
+from joulewise.devices.array import rounded
+from joulewise.placement.converters import Converters
 
 MEANS = torch.tensor([[0.0, 0.31, 0.97]], dtype=torch.float64)
 SAMPLES = 400_000

@@ -11,7 +11,7 @@ from gaussian_memory import GaussianMemory, output_moments
 from joulewise.contrib.full_covariance import FullCovariance
 from joulewise.devices import SRAM, Chip
 from joulewise.errors import InputError
-from joulewise.placement import frozen, loaded, place
+from joulewise.placement import loaded, place
 from joulewise.prediction import posed, predict
 
 Z = 5.0
@@ -55,13 +55,13 @@ def forecast(placement, x, plan, **options):
 
 def errors_of_chips(placement, x, plan, chips):
     """The output error of each chip, mean over samples and outputs."""
-    with frozen(placement.model), loaded(placement) as memory:
+    with loaded(placement, frozen=True) as memory:
         memory.original()
-        reference = placement.model(x)
+        reference = memory.call(x)
         errors = []
         for seed in range(chips):
             memory.read(plan, Chip(seed=seed))
-            errors.append((placement.model(x) - reference).square().mean())
+            errors.append((memory.call(x) - reference).square().mean())
     return torch.stack(errors)
 
 

@@ -11,9 +11,9 @@ from torch import Tensor
 from joulewise.contrib.full_covariance.gaussian import elementwise, quadrature
 from joulewise.contrib.full_covariance.joint import Gain, Joint, Noise, Outcome, Value, mean_of
 from joulewise.devices import Point
-from joulewise.devices.arrays import rounded
+from joulewise.devices.array import rounded
 from joulewise.placement import Placed
-from joulewise.placement.conversion import Converters
+from joulewise.placement.converters import Converters
 
 __all__ = ["Quantiser", "converter", "memory", "quantised", "uniform_noise"]
 

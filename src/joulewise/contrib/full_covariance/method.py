@@ -20,9 +20,9 @@ from joulewise.contrib.full_covariance.network import Network, trace_network
 from joulewise.contrib.full_covariance.operation import Rule
 from joulewise.contrib.full_covariance.propagation import OutputMoments, Propagation
 from joulewise.contrib.full_covariance.rules import RULES
+from joulewise.data.nested import batch_size
 from joulewise.errors import ModelError, check_in_range, refuse
 from joulewise.placement import take
-from joulewise.placement.calling import batch_size
 from joulewise.prediction import Forecast, Problem, Total
 
 __all__ = ["FullCovariance"]

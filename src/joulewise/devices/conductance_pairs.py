@@ -1,0 +1,245 @@
+"""Differential pairs: weights as differences of two conductances, and their rectified noise."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from joulewise.devices.chip import Chip, Traffic
+from joulewise.devices.device import Device
+from joulewise.devices.operating_point import Point, as_point
+from joulewise.devices.reliability_laws import HOROWITZ_SRAM_BIT_J
+from joulewise.errors import (
+    InputError,
+    OperatingPointError,
+    WeightsError,
+    check_in_range,
+    check_whole,
+    refuse,
+)
+from joulewise.words import check_storable, largest_magnitude
+
+__all__ = [
+    "PairDevice",
+    "Pairs",
+    "Rounding",
+    "normals",
+    "point_of",
+    "rectified_moments",
+]
+
+Rounding = Literal["nearest", "floor"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Pairs:
+    """A tensor as the target conductances of differential pairs, in the tensor's unit.
+
+    One device of a pair has the target ``|weights|``, the other 0. In siemens a target is ``c``
+    times as large, ``c = g_max / limit``.
+
+    Args:
+        weights: Rounded to levels, within ``limit``; float32 or float64.
+        limit: The weight whose conductance is ``g_max``, above 0; one number, or one for each index
+            of the channel axis, broadcastable against ``weights``.
+        dtype: Dtype of the tensor that was stored.
+    """
+
+    weights: Tensor
+    limit: Tensor
+    dtype: torch.dtype
+
+    @property
+    def targets(self) -> Tensor:
+        """Target of the active device of each pair over ``g_max``, float64, 0 to 1."""
+        return self.weights.double().abs() / self.limit
+
+    def along_columns(self, point: Tensor, name: str = "g_max") -> Tensor:
+        """Reshape an operating point, or one for each column, to broadcast against ``weights``.
+
+        Args:
+            point: One number, or one for each index of the first axis: ``[columns]`` or
+                ``[columns, 1]``.
+            name: Name of the knob in error messages.
+
+        Raises:
+            WeightsError: if the number of points is neither 1 nor that of the columns.
+        """
+        if point.ndim == 0:
+            return point.to(self.weights.device)
+        if self.weights.ndim < 2 or len(point) != len(self.weights):
+            axis = len(self.weights) if self.weights.ndim > 1 else 1
+            allowed = f"one, or {axis}, one for each index of the first axis"
+            refuse(name, f"{len(point)} numbers", allowed, WeightsError)
+        return point.reshape(-1, *(1,) * (self.weights.ndim - 1)).to(self.weights.device)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairDevice(Device[Pairs]):
+    """Base of devices that store weights as differential pairs.
+
+    Args:
+        levels: Steps from 0 to ``g_max``, 1 or more; None for continuous targets.
+        rounding: ``"nearest"`` level, or ``"floor"`` of the signed weight, as in the public code of
+            MemSE, which shifts all weights by half a step on average.
+        limit: The weight whose conductance is ``g_max``; larger ones saturate. None takes the
+            largest magnitude of each tensor; the largest of a network gives all tensors one range.
+        channel_dim: The axis along which each index (each output column) has a separate limit;
+            None for one limit per tensor. Tensors with fewer than two axes always have one.
+
+    Raises:
+        InputError: if a field is outside its range.
+    """
+
+    computes: ClassVar[bool] = True
+    reliable_bit_j: ClassVar[float] = HOROWITZ_SRAM_BIT_J  # an SRAM beside the crossbar
+
+    levels: int | None = None
+    rounding: Rounding = "nearest"
+    limit: float | None = None
+    channel_dim: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.levels is not None:
+            check_in_range("levels", self.levels, 1, 2**31)
+            check_whole("levels", self.levels)
+        if self.rounding not in ("nearest", "floor"):
+            refuse("rounding", repr(self.rounding), "'nearest' or 'floor'")
+        if self.limit is not None:
+            check_in_range("limit", self.limit, 0.0, 1e30, open_low=True)
+            self._check_one_limit(self.limit)
+
+    def _check_one_limit(self, limit: float | None) -> None:
+        if limit is not None and self.channel_dim is not None:
+            refuse("limit", "given beside channel_dim", "one of the two")
+
+    def store(self, tensor: Tensor, *, limit: float | None = None, name: str = "tensor") -> Pairs:
+        """Saturate a tensor at its limit and round it to levels.
+
+        Raises:
+            WeightsError: if the tensor is empty or not finite.
+        """
+        check_storable(tensor, name, self.channel_dim)
+        wide = tensor.detach()
+        wide = wide if wide.dtype == torch.float64 else wide.float()
+        if given := self.limit or limit:
+            self._check_one_limit(given)
+            largest = wide.new_tensor(given)
+        else:
+            largest = largest_magnitude(wide, self.channel_dim)
+            largest = torch.where(largest > 0, largest, 1.0)
+        weights = torch.minimum(torch.maximum(wide, -largest), largest)
+        if self.levels is not None:
+            steps = weights.double() * (self.levels / largest.double())
+            # Without the margin, rounding errors would move a stored level to the one below.
+            steps = steps.round() if self.rounding == "nearest" else (steps + 1e-6).floor()
+            weights = (steps * (largest.double() / self.levels)).to(wide.dtype)
+        return Pairs(weights=weights, limit=largest, dtype=tensor.dtype)
+
+    def traced_weight(self, traffic: Traffic) -> Pairs:
+        """Target conductances of the weight in the traced matrix-vector products.
+
+        Raises:
+            InputError: if no product was traced.
+        """
+        if not traffic.loads:
+            raise InputError(
+                "the energy of a compute-in-memory device depends on its inputs, and no product "
+                "with this tensor was traced; give place(..., inputs=a batch), or exclude it"
+            )
+        return self.store(traffic.loads[0].weight)
+
+    def ideal(self, stored: Pairs) -> Tensor:
+        """The weights, rounded to levels."""
+        return stored.weights.to(stored.dtype)
+
+
+def point_of(
+    knob: str, low: float, high: float, setting: Mapping[str, Point], *, by_column: bool = True
+) -> Point:
+    """Check the setting of a device that has one knob.
+
+    Args:
+        knob: Name of the knob.
+        low: Lower end of its range.
+        high: Upper end, included.
+        setting: One number, or one for each output column, ``[columns]`` or ``[columns, 1]``, by
+            the name of the knob.
+        by_column: False to accept one number alone.
+
+    Raises:
+        OperatingPointError: if the name is another, or the value out of range.
+    """
+    if list(setting) != [knob]:
+        got = ", ".join(setting) or "no setting"
+        raise OperatingPointError(f"the device was given {got}; allowed: {knob}")
+    value = setting[knob]
+    point = as_point(value)
+    columns = point.numel() > 0 and (point.ndim == 1 or (point.ndim == 2 and point.shape[1] == 1))
+    if point.ndim and not (by_column and columns):
+        allowed = "one number" + (", or one for each output column" if by_column else "")
+        refuse(knob, f"of shape {tuple(point.shape)}", allowed, OperatingPointError)
+    for number in point.detach().reshape(-1).tolist():
+        check_in_range(knob, number, low, high, error=OperatingPointError)
+    return point if point.ndim or isinstance(value, Tensor) else float(point)
+
+
+def normals(chip: Chip, purpose: str, shape: tuple[int, ...], *, fresh: bool = False) -> Tensor:
+    """Draw standard normal numbers of a chip.
+
+    Args:
+        chip: The chip, at the part that holds a tensor.
+        purpose: Name of the random stream.
+        shape: Shape of the result.
+        fresh: True to draw anew in every use of the chip.
+
+    Returns:
+        float32, on the CPU.
+    """
+    generator = chip.fresh(purpose) if fresh else chip.generator(purpose)
+    return torch.from_numpy(generator.standard_normal(shape, dtype=np.float32))
+
+
+# Beyond this many standard deviations from 0, clipping has no effect in float64.
+_FAR = 40.0
+
+
+def rectified_moments(mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance of ``max(0, X)`` for normal ``X``: a conductance cannot be negative.
+
+    With ``a = mean / std``, ``phi`` and ``Phi`` the normal density and distribution, and
+    ``h = phi(a) - a Phi(-a)``, the mean is ``mean + std h`` and the variance
+    ``std^2 (Phi(a) - a phi(a) + a^2 Phi(-a) - h^2)``, which has no difference of large numbers.
+
+    Args:
+        mean: Mean of ``X``, 0 or more, float64.
+        std: Standard deviation of ``X``, 0 or more, broadcastable.
+
+    Returns:
+        Mean and variance, broadcast; differentiable.
+
+    References:
+        N. L. Johnson, S. Kotz, N. Balakrishnan, "Continuous Univariate Distributions" 1, 1994,
+        section 10.1.
+
+    Example:
+        >>> idle = rectified_moments(torch.tensor(0.0), torch.tensor(1.0))
+        >>> [round(float(x), 4) for x in idle]
+        [0.3989, 0.3408]
+    """
+    std = std + torch.zeros_like(mean)
+    noisy = std > 0
+    # At std = 0 the quotient's gradient would be infinity times 0: a constant takes its place.
+    away = (mean / torch.where(noisy, std, 1.0)).clamp(max=_FAR)
+    away = torch.where(noisy, away, _FAR)
+    below = torch.special.ndtr(-away)
+    density = torch.exp(-away.square() / 2) / math.sqrt(2 * math.pi)
+    shift = density - away * below
+    relative = 1 - below - away * density + away.square() * below - shift.square()
+    return mean + std * shift, std.square() * relative

@@ -1,0 +1,229 @@
+"""Statistical self-check of a memory device: its moments against what its chips read.
+
+Words are grouped by what is stored, since the error of a wrong formula depends on it. For each
+group and operating point, two numbers of each chip have mean zero if the moments are right: the
+sums over words of ``x - mean`` and of ``(x - mean)^2 - var``. Chips are independent, so the mean
+over chips of either, divided by its standard error, is about standard normal, also if the words of
+a chip are correlated. A group is judged only if enough deviations were seen for that.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from joulewise.devices.chip import Chip, Load, Traffic
+from joulewise.devices.device import Device
+from joulewise.devices.operating_point import KnobRange
+from joulewise.errors import DeviceError, check_in_range, refuse
+
+__all__ = ["DeviceCheck", "MomentCheck", "check_device"]
+
+_LEVELS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+_GROUPS = 8
+# Deviations that a group needs for its mean over chips to be about normal, counted as
+# (sum d)^2 / sum d^2, which rare and large ones keep small.
+_DEVIATIONS = 40.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MomentCheck:
+    """One moment of one group of words at one operating point.
+
+    Args:
+        moment: ``"mean"`` or ``"variance"``.
+        point: The operating point.
+        stored: Lowest and highest value stored in the group.
+        predicted: The moment as the device states it, mean over the words of the group.
+        found: The same over chips.
+        standard_errors: Difference of both, in standard errors of ``found``.
+    """
+
+    moment: str
+    point: float
+    stored: tuple[float, float]
+    predicted: float
+    found: float
+    standard_errors: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceCheck:
+    """Outcome of `check_device` for a device that passes.
+
+    Args:
+        device: Name of the class.
+        chips: Chips read at each operating point.
+        moments: Every comparison that was made.
+        untested: Operating points at which too few words were read wrongly to compare anything.
+    """
+
+    device: str
+    chips: int
+    moments: tuple[MomentCheck, ...]
+    untested: tuple[float, ...]
+
+    @property
+    def largest(self) -> float:
+        """Largest deviation, in standard errors."""
+        return max((abs(check.standard_errors) for check in self.moments), default=0.0)
+
+    def __repr__(self) -> str:
+        points = len({check.point for check in self.moments})
+        return (
+            f"DeviceCheck({self.device}: {len(self.moments)} moments at {points} operating points "
+            f"on {self.chips} chips, the largest deviation is {self.largest:.1f} standard errors)"
+        )
+
+
+def check_device(
+    device: Device[Any],
+    *,
+    chips: int = 400,
+    shape: tuple[int, ...] = (32, 32),
+    z: float = 5.0,
+    seed: int = 0,
+) -> DeviceCheck:
+    """Check a memory device: repeatable reads, plausible energy, moments that chips agree with.
+
+    Args:
+        device: Any device; one of your own, say.
+        chips: Chips to read at each of six operating points over the range of the knob; 20 or more.
+        shape: Shape of the weight that is stored, normal values of standard deviation 0.1.
+        z: Standard errors beyond which a moment is refused. With about a hundred comparisons, 5
+            refuses one right device in ten thousand.
+        seed: The first chip, and of the weight.
+
+    Returns:
+        The comparisons.
+
+    Raises:
+        DeviceError: naming what is wrong; for a moment, by how many standard errors.
+
+    Example:
+        >>> from joulewise.devices import SRAM
+        >>> check_device(SRAM(bits=8), chips=100).largest < 5
+        True
+    """
+    check_in_range("chips", chips, 20, 10**6)
+    if not isinstance(device, Device):
+        refuse("device", f"a {type(device).__name__}", "a Device, such as SRAM(bits=8)")
+    generator = torch.Generator().manual_seed(seed)
+    weight = 0.1 * torch.randn(shape, generator=generator, dtype=torch.float64)
+    stored = device.store(weight, name="weight")
+    ideal = device.ideal(stored).double()
+    _check_ideal(device, weight, ideal)
+    found: list[MomentCheck] = []
+    untested = []
+    knob = KnobRange.of(device)
+    for point in [knob.point(level) for level in _LEVELS]:
+        _check_energy(device, weight, point, generator)
+        reads = _reads(device, stored, point, chips, seed)
+        here = _moments(device, stored, point, ideal, reads)
+        found += here
+        if not here:
+            untested.append(point)
+    _refuse_wrong(device, found, z)
+    return DeviceCheck(
+        device=type(device).__name__, chips=chips, moments=tuple(found), untested=tuple(untested)
+    )
+
+
+def _check_ideal(device: Device[Any], weight: Tensor, ideal: Tensor) -> None:
+    name = type(device).__name__
+    if ideal.shape != weight.shape or not bool(ideal.isfinite().all()):
+        got = f"of shape {tuple(ideal.shape)}, or not finite"
+        refuse(f"the ideal read of {name}", got, f"finite, {tuple(weight.shape)}", DeviceError)
+
+
+def _check_energy(
+    device: Device[Any], weight: Tensor, point: float, generator: torch.Generator
+) -> None:
+    columns, rows = len(weight), weight[0].numel()
+    inputs = torch.rand(16, 1, rows, generator=generator)
+    load = Load(inputs=inputs, largest=1.0, uses=4.0, weight=weight)
+    words = columns * rows
+    traffic = Traffic(words=words, reads=4.0 * words, writes=0.0, loads=(load,))
+    joules = torch.as_tensor(device.energy(traffic, point)).detach()
+    if joules.numel() != 1 or not math.isfinite(float(joules)) or float(joules) < 0:
+        field = f"the energy of {type(device).__name__} at {device.knob} {point:g}"
+        refuse(field, joules.tolist(), "one finite number of joules, 0 or more", DeviceError)
+
+
+def _reads(device: Device[Any], stored: Any, point: float, chips: int, seed: int) -> Tensor:
+    """What each chip reads, float64 ``[chips, *shape]``.
+
+    Raises:
+        DeviceError: if a chip reads differently when it is read again.
+    """
+    chip = Chip(seed=seed, part="weight")
+    first, again = (device.read(stored, point, chip).double() for _ in range(2))
+    if not torch.equal(first, again):
+        field = f"a read of {type(device).__name__} at {device.knob} {point:g}"
+        allowed = "the same each time: draw from chip.generator or chip.fresh alone"
+        refuse(field, "another one when it is repeated on the same chip", allowed, DeviceError)
+    others = (Chip(seed=seed + k, part="weight") for k in range(1, chips))
+    return torch.stack([first, *(device.read(stored, point, c).double() for c in others)])
+
+
+def _moments(
+    device: Device[Any], stored: Any, point: float, ideal: Tensor, reads: Tensor
+) -> list[MomentCheck]:
+    """Comparisons at one operating point, of groups with enough deviations."""
+    moments = device.moments(stored, point)
+    mean, var = moments.mean.detach().double(), moments.var.detach().double()
+    found = []
+    for words in ideal.reshape(-1).argsort().tensor_split(_GROUPS):
+        x = reads.reshape(len(reads), -1)[:, words]
+        m, v = mean.reshape(-1)[words], var.reshape(-1)[words]
+        held = ideal.reshape(-1)[words]
+        deviations = (x - held).square().sum(1)
+        if float(deviations.sum()) ** 2 <= _DEVIATIONS * float(deviations.square().sum()):
+            continue
+        size = float(held.square().mean()) ** 0.5
+        found += [
+            _compared("mean", point, held, x, m, size),
+            _compared("variance", point, held, (x - m).square(), v, size**2),
+        ]
+    return found
+
+
+def _compared(
+    moment: str, point: float, held: Tensor, each: Tensor, stated: Tensor, size: float
+) -> MomentCheck:
+    """Compare numbers ``[chips, words]`` with their stated means ``[words]`` over chips."""
+    sums = (each - stated).mean(1)
+    off, error = float(sums.mean()), float(sums.std()) / len(sums) ** 0.5
+    # All chips may read the same: what is left then is rounding.
+    rounding = 1e-9 * size
+    return MomentCheck(
+        moment=moment,
+        point=point,
+        stored=(float(held.min()), float(held.max())),
+        predicted=float(stated.mean()),
+        found=float(each.mean()),
+        standard_errors=0.0 if abs(off) <= rounding else off / max(error, rounding / 1e3),
+    )
+
+
+def _refuse_wrong(device: Device[Any], found: list[MomentCheck], z: float) -> None:
+    """Refuse the largest deviation beyond ``z``; of a mean first, on which the variance rests.
+
+    Raises:
+        DeviceError: naming the moment.
+    """
+    for moment in ("mean", "variance"):
+        wrong = [c for c in found if c.moment == moment and abs(c.standard_errors) > z]
+        if wrong:
+            worst = max(wrong, key=lambda c: abs(c.standard_errors))
+            low, high = worst.stored
+            raise DeviceError(
+                f"the {moment} of {type(device).__name__} at {device.knob} {worst.point:g} is "
+                f"{worst.predicted:.4g} by its moments and {worst.found:.4g} over chips, "
+                f"{abs(worst.standard_errors):.1f} standard errors apart, for words that store "
+                f"{low:.3g} to {high:.3g}; allowed: moments of what read gives"
+            )

@@ -1,0 +1,127 @@
+"""Moments of what is read back: mean, variance, shared factors, and classes of like words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["Common", "Moments", "WordClasses"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Common:
+    """A random factor that all words of a tensor share.
+
+    Word ``i`` reads ``mean_i (1 + f) + e_i`` with ``f`` common to all words and ``e_i`` independent
+    between words. The covariance of words ``i`` and ``j`` is
+    ``var mean_i mean_j + mean_i coupling_j + mean_j coupling_i``.
+
+    Args:
+        var: Variance of ``f``, one number, 0 or more.
+        coupling: Covariance of ``e_i`` and ``f``, in the shape and unit of the tensor.
+    """
+
+    var: Tensor
+    coupling: Tensor
+
+    def own(self, mean: Tensor, var: Tensor) -> Tensor:
+        """Variance of each word's ``e``, at least 0, given the mean and variance of its read."""
+        mean, coupling = mean.to(var.dtype), self.coupling.to(var.dtype)
+        shared = self.var.to(var.dtype) * mean.square() + 2 * mean * coupling
+        return (var - shared).clamp(min=0)
+
+    def variance(self, mean: Tensor, coupling: Tensor) -> Tensor:
+        """Variance that the factor adds to a weighted sum of the words.
+
+        Args:
+            mean: Weighted sum of the means, any shape.
+            coupling: Weighted sum of the couplings, the same shape.
+        """
+        return self.covariance(mean[..., None], coupling[..., None])[..., 0, 0]
+
+    def covariance(self, mean: Tensor, coupling: Tensor) -> Tensor:
+        """Covariance that the factor adds to several weighted sums of the words.
+
+        Args:
+            mean: Weighted sums of the means, ``[..., sums]``.
+            coupling: Weighted sums of the couplings, the same shape.
+
+        Returns:
+            ``[..., sums, sums]``.
+        """
+        mixed = mean[..., :, None] * coupling[..., None, :]
+        return self.var.to(mean) * mean[..., :, None] * mean[..., None, :] + mixed + mixed.mT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moments:
+    """Element-wise mean and variance of what is read back.
+
+    Args:
+        mean: In the shape and unit of the stored tensor.
+        var: The same shape, unit squared, 0 or more.
+        common: Factor that correlates the words; None if they are independent.
+    """
+
+    mean: Tensor
+    var: Tensor
+    common: Common | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class WordClasses:
+    """The words of a tensor grouped so that those of one class have equal moments, up to scale.
+
+    Word ``i`` reads with mean ``scale_i mean[index_i]`` and variance ``scale_i^2 var[index_i]``.
+    A word's moments depend on its content, and contents are far fewer than words: with classes,
+    moments at hundreds of operating points are cheap.
+
+    Args:
+        index: Class of each word, int64, in the shape of the tensor.
+        scale: Unit of each word, above 0; broadcasts against ``index``.
+        count: Number of classes.
+        moments: Function from an operating point to mean and variance of each class, two float64
+            tensors ``[count]``, differentiable in the point. Tensors whose ``moments`` compare
+            equal share one table.
+    """
+
+    index: Tensor
+    scale: Tensor
+    count: int
+    moments: Callable[[Tensor], tuple[Tensor, Tensor]]
+
+    def summed(self, weights: Tensor, *, by_channel: bool = False) -> Tensor:
+        """Sum of ``weights * scale^2`` over the words of each class.
+
+        Its product with ``var`` is the sum over all words of weight times variance.
+
+        Args:
+            weights: In the shape of the tensor.
+            by_channel: True for separate sums for each output channel, the tensor's first axis.
+
+        Returns:
+            float64 ``[count]``, or ``[channels, count]``.
+        """
+        scaled = weights.double() * self.scale.double().square()
+        index, channels = self.index, 1
+        if by_channel:
+            channels = len(index)
+            first = torch.arange(channels, device=index.device) * self.count
+            index = index + first.reshape(-1, *(1,) * (index.ndim - 1))
+        sums = torch.zeros(channels * self.count, dtype=torch.float64, device=scaled.device)
+        sums.index_add_(0, index.reshape(-1), scaled.reshape(-1))
+        return sums.reshape(channels, -1) if by_channel else sums
+
+    def spread(self, values: Tensor) -> Tensor:
+        """Values of classes as values of words, times each word's scale.
+
+        Args:
+            values: ``[..., count]``.
+
+        Returns:
+            ``[..., *tensor]``.
+        """
+        return values.to(self.index.device)[..., self.index] * self.scale

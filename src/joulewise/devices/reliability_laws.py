@@ -1,0 +1,287 @@
+"""Reliability laws: bit error rate and access energy of an SRAM against its supply.
+
+Both are functions of ``eta``, the energy of an access over that of a reliable access; a law with a
+voltage axis converts supply voltages to ``eta``. `PROFILES` are named, cited laws; their ``source``
+states their limits and is part of every record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from joulewise.devices.tables import interpolate, read_csv
+from joulewise.errors import OperatingPointError, TableError, check_in_range, refuse
+
+__all__ = ["PROFILES", "ExponentialLaw", "ReliabilityLaw", "VoltageRow", "VoltageTable", "law"]
+
+# Horowitz, ISSCC 2014, figure 1.1.9 (45 nm): a 64-bit access to a 32 kB cache costs 20 pJ.
+HOROWITZ_SRAM_BIT_J = 20e-12 / 64
+
+
+class ReliabilityLaw(Protocol):
+    """Interface of a reliability law: a frozen, hashable value."""
+
+    def __hash__(self) -> int: ...
+
+    @property
+    def eta_range(self) -> tuple[float, float]:
+        """Lowest and highest ``eta`` for which the law holds."""
+
+    def bit_error_rate(self, eta: Tensor) -> Tensor:
+        """Probability that a cell fails, in [0, 1]; decreases with ``eta``."""
+
+    def energy_per_bit_j(self, eta: Tensor) -> Tensor:
+        """Joules per access to one bit."""
+
+    def eta(self, v_dd: Tensor) -> Tensor:
+        """Normalised energy at a supply voltage, in volts or the unit that the law states."""
+
+    def describe(self) -> dict[str, Any]:
+        """Plain data for records."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExponentialLaw:
+    """Exponential law: ``bit_error_rate(eta) = exp(-a eta)``, energy proportional to ``eta``.
+
+    Args:
+        a: Decay constant, above 0. 12.8 is the value in the public code of the group that uses the
+            law (FaultyMemory, ``energy_consumption(a=12.8)``); the bit error rate at ``eta = 1`` is
+            then 2.8e-6.
+        nominal_energy_per_bit_j: Joules per access to one bit at ``eta = 1``, above 0. The default
+            is Horowitz's 20 pJ for 64 bits of a 32 kB cache in 45 nm.
+
+    Raises:
+        InputError: if a field is outside its range.
+
+    Example:
+        >>> law = ExponentialLaw()
+        >>> round(float(law.bit_error_rate(torch.tensor(0.5, dtype=torch.float64))), 6)
+        0.001662
+
+    References:
+        G. B. Hacene et al., "Training modern deep neural networks for memory-fault robustness",
+        ISCAS 2019, arXiv 1911.10287 (the law). M. Horowitz, "Computing's energy problem (and what
+        we can do about it)", ISSCC 2014, figure 1.1.9 (the joules).
+    """
+
+    a: float = 12.8
+    nominal_energy_per_bit_j: float = HOROWITZ_SRAM_BIT_J
+
+    def __post_init__(self) -> None:
+        check_in_range("a", self.a, 0.0, 1e6, open_low=True)
+        nominal = self.nominal_energy_per_bit_j
+        check_in_range("nominal_energy_per_bit_j", nominal, 0.0, 1.0, open_low=True)
+
+    @property
+    def eta_range(self) -> tuple[float, float]:
+        """0 (every cell fails) to 1."""
+        return (0.0, 1.0)
+
+    def bit_error_rate(self, eta: Tensor) -> Tensor:
+        """``exp(-a eta)``."""
+        return torch.exp(-self.a * eta)
+
+    def energy_per_bit_j(self, eta: Tensor) -> Tensor:
+        """``eta`` times the nominal energy."""
+        return self.nominal_energy_per_bit_j * eta
+
+    def eta(self, v_dd: Tensor) -> Tensor:
+        """Refused: the law has no voltage axis."""
+        refuse(
+            "v_dd",
+            f"{float(v_dd.max()):g} V on the exponential law, which has no voltage axis",
+            "eta from 0 to 1, or a measured voltage table",
+            OperatingPointError,
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """Plain data for records."""
+        return {"law": "exponential", **asdict(self)}
+
+
+@dataclass(frozen=True, slots=True)
+class VoltageRow:
+    """One measurement: supply voltage, joules per access to one bit, bit error rate above 0."""
+
+    v_dd: float
+    energy_per_bit_j: float
+    bit_error_rate: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VoltageTable:
+    """Measured law: log bit error rate and energy, each piecewise linear in the supply voltage.
+
+    There is no extrapolation: the range is that of the rows. ``eta`` is energy over that of the
+    highest voltage, so 1 is the most reliable measured point.
+
+    Args:
+        rows: At least two, in order of ascending voltage; energy increases with voltage and the
+            bit error rate does not.
+        source: Origin of the figures, and the device that was measured.
+        voltage_unit: Unit of the voltages; for tables without absolute volts for instance
+            ``"Vmin"``, multiples of the lowest error-free voltage.
+
+    Raises:
+        TableError: if the rows are not as above.
+
+    Example:
+        >>> table = VoltageTable(
+        ...     rows=(VoltageRow(0.5, 1e-14, 1e-2), VoltageRow(0.7, 2e-14, 1e-4)), source="made up"
+        ... )
+        >>> eta = table.eta(torch.tensor(0.6, dtype=torch.float64))
+        >>> float(eta), round(float(table.bit_error_rate(eta)), 6)
+        (0.75, 0.001)
+    """
+
+    rows: tuple[VoltageRow, ...]
+    source: str
+    voltage_unit: str = "V"
+
+    def __post_init__(self) -> None:
+        if len(self.rows) < 2:
+            refuse("the voltage table", f"{len(self.rows)} row(s)", "two rows or more", TableError)
+        places = [f"row {number}" for number in range(1, len(self.rows) + 1)]
+        _check_rows(self.rows, places, self.voltage_unit)
+
+    @classmethod
+    def from_csv(cls, path: str | Path) -> VoltageTable:
+        """Read a table with the columns ``v_dd,energy_per_bit_j,bit_error_rate``.
+
+        Lines that start with ``#`` are comments, and kept as the source. Rows may be in order of
+        ascending or descending voltage.
+
+        Args:
+            path: A CSV file.
+
+        Raises:
+            TableError: if the file cannot be read or a line is malformed; the message names it.
+        """
+        columns = ("v_dd", "energy_per_bit_j", "bit_error_rate")
+        source, found = read_csv(path, columns, "voltage table")
+        found.sort(key=lambda row: row[1][0])
+        rows = tuple(VoltageRow(*numbers) for _, numbers in found)
+        _check_rows(rows, [place for place, _ in found], "V")  # whose messages name the line
+        return cls(rows=rows, source=source or str(path))
+
+    def _column(self, name: str) -> Tensor:
+        return torch.tensor([getattr(row, name) for row in self.rows], dtype=torch.float64)
+
+    @property
+    def eta_range(self) -> tuple[float, float]:
+        """From the energy at the lowest voltage, over that at the highest, to 1."""
+        return (self.rows[0].energy_per_bit_j / self.rows[-1].energy_per_bit_j, 1.0)
+
+    def v_dd(self, eta: Tensor) -> Tensor:
+        """Supply voltage at ``eta``, in the table's unit."""
+        energies = self._column("energy_per_bit_j")
+        return interpolate(self.energy_per_bit_j(eta), energies, self._column("v_dd"))
+
+    def bit_error_rate(self, eta: Tensor) -> Tensor:
+        """Bit error rate, its logarithm interpolated over the voltage."""
+        logs = torch.log(self._column("bit_error_rate"))
+        return torch.exp(interpolate(self.v_dd(eta), self._column("v_dd"), logs))
+
+    def energy_per_bit_j(self, eta: Tensor) -> Tensor:
+        """``eta`` times the energy at the highest voltage."""
+        return self.rows[-1].energy_per_bit_j * eta
+
+    def eta(self, v_dd: Tensor) -> Tensor:
+        """Energy at a voltage, interpolated, over that at the highest voltage."""
+        for volts in v_dd.detach().reshape(-1).tolist():
+            low, high = self.rows[0].v_dd, self.rows[-1].v_dd
+            field = f"v_dd ({self.voltage_unit})"
+            check_in_range(field, volts, low, high, error=OperatingPointError)
+        energies = self._column("energy_per_bit_j")
+        return interpolate(v_dd, self._column("v_dd"), energies) / energies[-1]
+
+    def describe(self) -> dict[str, Any]:
+        """Plain data for records."""
+        return {
+            "law": "voltage table",
+            "source": self.source,
+            "voltage_unit": self.voltage_unit,
+            "rows": [[row.v_dd, row.energy_per_bit_j, row.bit_error_rate] for row in self.rows],
+        }
+
+
+def _check_rows(rows: Sequence[VoltageRow], places: Sequence[str], unit: str) -> None:
+    """Refuse rows that are out of range or not monotone; ``places`` name them in messages."""
+    for row, place in zip(rows, places, strict=True):
+        for field, high in (("v_dd", 100.0), ("energy_per_bit_j", 1.0), ("bit_error_rate", 1.0)):
+            value = getattr(row, field)
+            check_in_range(f"{place}: {field}", value, 0.0, high, open_low=True, error=TableError)
+    for lower, upper, place in zip(rows, rows[1:], places[1:], strict=False):
+        if upper.v_dd <= lower.v_dd:
+            got = f"{upper.v_dd:g} {unit} after {lower.v_dd:g} {unit}"
+            refuse(f"{place}: v_dd", got, "one row for each voltage, ascending", TableError)
+        if upper.energy_per_bit_j <= lower.energy_per_bit_j:
+            got = f"{upper.energy_per_bit_j:g} J, not above that of {lower.v_dd:g} {unit}"
+            refuse(f"{place}: energy_per_bit_j", got, "energy that rises with voltage", TableError)
+        if upper.bit_error_rate > lower.bit_error_rate:
+            got = f"{upper.bit_error_rate:g}, above that of {lower.v_dd:g} {unit}"
+            refuse(f"{place}: bit_error_rate", got, "a rate that falls with voltage", TableError)
+
+
+# Stutz et al., MLSys 2021, figure 1: V / Vmin, energy / energy(Vmin), bit error rate. Supply steps
+# of Vmin / 24, and energies (V / Vmin)^2. The row of Vmin itself (1, 1, no error in 1,048,576 bits)
+# has no logarithm.
+_STUTZ_FIGURE_1 = (
+    (0.750, 0.5625, 2.056e-1),
+    (0.792, 0.626736111, 5.573e-2),
+    (0.833, 0.694444444, 1.115e-2),
+    (0.875, 0.765625, 1.29e-3),
+    (0.917, 0.840277778, 6.86646e-5),
+    (0.958, 0.918402778, 1.90735e-6),
+)
+
+_STUTZ_2021 = VoltageTable(
+    rows=tuple(
+        VoltageRow(volts, energy * HOROWITZ_SRAM_BIT_J, rate)
+        for volts, energy, rate in _STUTZ_FIGURE_1
+    ),
+    source=(
+        "D. Stutz, N. Chandramoorthy, M. Hein, B. Schiele, Bit Error Robustness for "
+        "Energy-Efficient DNN Accelerators, MLSys 2021, figure 1. Bit error rates: measured on 32 "
+        "14 nm SRAM arrays of 512 x 64 cells (1,048,576 bits); the rate at 0.958 Vmin rests on 2 "
+        "failing bits, so it is weak. Voltages: relative to Vmin, the lowest without an error; no "
+        "absolute volts are published. Vmin itself (0 errors) has no logarithm and is left out: "
+        "eta = 1 is 0.958 Vmin, which spends 0.918 of the energy at Vmin. Energies: (V / Vmin)^2 "
+        "as the authors plot them, not measured, leakage excluded. Joules: derived and "
+        "illustrative, relative energy times 20 pJ / 64 bits (45 nm, Horowitz, ISSCC 2014, figure "
+        "1.1.9)."
+    ),
+    voltage_unit="Vmin",
+)
+
+PROFILES: Mapping[str, ReliabilityLaw] = MappingProxyType(
+    {"exponential": ExponentialLaw(), "stutz2021-14nm": _STUTZ_2021}
+)
+"""Reliability laws by name; read-only."""
+
+
+def law(name: str) -> ReliabilityLaw:
+    """The reliability law of a profile, for ``SRAM(law=...)``.
+
+    Args:
+        name: One of `PROFILES`.
+
+    Raises:
+        InputError: if there is no such profile.
+
+    Example:
+        >>> low, high = law("stutz2021-14nm").eta_range  # 0.750 and 0.958 Vmin
+        >>> round(low, 4), high
+        (0.6125, 1.0)
+    """
+    if name not in PROFILES:
+        refuse("the profile", repr(name), ", ".join(PROFILES))
+    return PROFILES[name]

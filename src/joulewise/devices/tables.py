@@ -1,0 +1,79 @@
+"""Tables of numbers: reading them from CSV files, and linear interpolation."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn.functional import embedding
+
+from joulewise.errors import TableError, refuse
+
+__all__ = ["interpolate", "read_csv"]
+
+
+def read_csv(
+    path: str | Path, columns: Sequence[str], kind: str
+) -> tuple[str, list[tuple[str, list[float]]]]:
+    """Read a CSV file of numbers with a header; lines that start with ``#`` are comments.
+
+    Args:
+        path: The file.
+        columns: Names in the header.
+        kind: The kind of table, for error messages.
+
+    Returns:
+        The comments, joined; and for each row its place, for error messages, and its numbers.
+
+    Raises:
+        TableError: if the file cannot be read or a line is malformed; the message names the line.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise TableError(f"{kind} {path} cannot be read: {error}") from error
+    comments = " ".join(line.lstrip("# ").strip() for line in lines if line.startswith("#"))
+    numbered = [(n, line) for n, line in enumerate(lines, 1) if line.strip() and line[0] != "#"]
+    names = ",".join(columns)
+    if not numbered:
+        raise TableError(f"{path} has no rows; allowed: a header {names} and rows")
+    number, header = numbered[0]
+    if [cell.strip() for cell in header.split(",")] != list(columns):
+        refuse(f"{path}, line {number}: the header", header, names, TableError)
+    rows = []
+    for number, line in numbered[1:]:
+        try:
+            values = [float(cell) for cell in next(csv.reader([line]))]
+        except ValueError:
+            values = []
+        if len(values) != len(columns):
+            where = f"{path}, line {number}"
+            refuse(where, repr(line), f"{len(columns)} numbers, {names}", TableError)
+        rows.append((f"{path}, line {number}", values))
+    return comments, rows
+
+
+def interpolate(x: Tensor, xs: Tensor, ys: Tensor) -> Tensor:
+    """Piecewise linear interpolation; the first and last pieces extrapolate.
+
+    Args:
+        x: Any shape.
+        xs: Ascending ``[rows]``.
+        ys: ``[rows]`` or ``[rows, columns]``.
+
+    Returns:
+        The shape of ``x``, or ``[*x, columns]``; differentiable in ``x`` and ``ys``, and equal to a
+        row of ``ys`` at an entry of ``xs``.
+    """
+    upper = torch.searchsorted(xs, x.detach().contiguous()).clamp(1, len(xs) - 1)
+    lower = upper - 1
+    # Embedding and not indexing: its gradient is faster, and scalars work within torch.func.vmap.
+    low, high = (embedding(row, xs[:, None]) for row in (lower, upper))
+    table = ys.reshape(len(ys), -1)
+    fraction = (x[..., None] - low) / (high - low)
+    # torch.lerp is exact at both ends of a piece.
+    found = torch.lerp(embedding(lower, table), embedding(upper, table), fraction)
+    return found if ys.ndim > 1 else found[..., 0]

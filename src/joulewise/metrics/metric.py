@@ -1,0 +1,202 @@
+"""The interface of metrics, means of scores, and margins.
+
+A metric is a frozen value. All state of a pass over data is in an `Accumulator`, a new one for each
+pass, so that threads may share a metric.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from joulewise.errors import DataError, refuse
+
+__all__ = ["Accumulator", "MeanMetric", "Metric", "NextToken", "margin"]
+
+
+class Accumulator(ABC):
+    """State of one pass over data.
+
+    Attributes:
+        failure: Reason why the pass has no value, such as an output that is not finite, or None.
+    """
+
+    failure: str | None = None
+
+    @abstractmethod
+    def update(self, outputs: Any, targets: Any) -> None:
+        """Add a batch.
+
+        Args:
+            outputs: Raw output of the model: a tensor, or anything that the metric takes.
+            targets: Targets of the batch, on the same device.
+
+        Raises:
+            DataError: if targets do not fit the outputs, or the metric raises an exception.
+        """
+
+    def compute(self) -> float | None:
+        """Value of the pass, finite; None if the pass failed.
+
+        Raises:
+            DataError: if no target counts.
+            InputError: if the metric gives anything but one number.
+        """
+        value = math.nan if self.failure else self._value()
+        if math.isfinite(value):
+            return value
+        self.failure = self.failure or f"the metric is {value}"
+        return None
+
+    @abstractmethod
+    def _value(self) -> float:
+        """Value over all batches; NaN or infinite if the pass failed."""
+
+
+class Metric(ABC):
+    """A number for the outputs of a pass over data.
+
+    Attributes:
+        name: For tables, such as ``"top-5 accuracy"``.
+        higher_is_better: Direction.
+        bounds: Lower and upper end of its values; infinite where there is none.
+    """
+
+    name: str
+    higher_is_better: bool
+    bounds: tuple[float, float]
+
+    @abstractmethod
+    def new(self) -> Accumulator:
+        """An empty accumulator, which shares no state with others."""
+
+    def check(self, outputs: Any, targets: Any) -> None:  # noqa: B027
+        """Refuse targets that do not fit the outputs, as `Accumulator.update` does.
+
+        Raises:
+            DataError: naming what arrived and what is allowed.
+        """
+
+    def derived(self, value: float) -> dict[str, float]:
+        """Figures that follow from a value of the metric, by name, such as the perplexity."""
+        return {}
+
+
+class MeanMetric(Metric):
+    """A mean of scores over samples, tokens, pixels or numbers, however data are batched."""
+
+    @abstractmethod
+    def scores(self, outputs: Any, targets: Any) -> Tensor:
+        """Scores ``[n]`` of the targets that count; one that is not finite fails the pass."""
+
+    def new(self) -> Accumulator:
+        """See `Metric`."""
+        return _Mean(self)
+
+
+class _Mean(Accumulator):
+    """Sum of scores, in float64 and on their device, and their number."""
+
+    def __init__(self, metric: MeanMetric) -> None:
+        self._metric = metric
+        self._sum: Tensor | float = 0.0
+        self._count = 0
+
+    @torch.no_grad()
+    def update(self, outputs: Any, targets: Any) -> None:
+        self._metric.check(outputs, targets)
+        scores = self._metric.scores(outputs, targets)
+        self._sum = self._sum + scores.sum(dtype=torch.float64)
+        self._count += scores.numel()
+
+    def _value(self) -> float:
+        if not self._count:
+            field = f"the number of targets that count for {self._metric.name}"
+            refuse(field, 0, "1 or more", DataError)
+        return float(self._sum) / self._count
+
+
+@dataclass(frozen=True)
+class NextToken(Metric):
+    """A metric of each output ``[batch, tokens, ...]`` against the target of the next token.
+
+    Causal models of Hugging Face compare their ``labels`` in this way. The last output and the
+    first target are left out.
+    """
+
+    metric: Metric
+    name: str = field(init=False, repr=False)
+    higher_is_better: bool = field(init=False, repr=False)
+    bounds: tuple[float, float] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", f"{self.metric.name} of the next token")
+        object.__setattr__(self, "higher_is_better", self.metric.higher_is_better)
+        object.__setattr__(self, "bounds", self.metric.bounds)
+
+    def new(self) -> Accumulator:
+        """See `Metric`."""
+        return _Shifted(self.metric.new())
+
+    def check(self, outputs: Any, targets: Any) -> None:
+        """See `Metric`."""
+        self.metric.check(outputs[:, :-1], targets[:, 1:])
+
+    def derived(self, value: float) -> dict[str, float]:
+        """See `Metric`."""
+        return self.metric.derived(value)
+
+
+class _Shifted(Accumulator):
+    def __init__(self, accumulator: Accumulator) -> None:
+        self._accumulator = accumulator
+
+    def update(self, outputs: Any, targets: Any) -> None:
+        self._accumulator.update(outputs[:, :-1], targets[:, 1:])
+
+    def _value(self) -> float:
+        value = self._accumulator.compute()
+        self.failure = self._accumulator.failure
+        return math.nan if value is None else value
+
+
+def margin(metric: Metric, value: float | None, limit: float) -> float:
+    """Distance of a value from a limit, positive on the better side.
+
+    The logarithm of their ratio for metrics that are positive and unbounded, such as losses; the
+    difference for all others, which are bounded or of either sign.
+
+    Args:
+        metric: Gives direction and bounds.
+        value: Value of a pass, or a mean over chips; None for a failed pass.
+        limit: Value that just suffices; above 0 where a logarithm is taken.
+
+    Returns:
+        The margin; minus infinity for a failed pass.
+
+    Raises:
+        InputError: if the limit is not allowed.
+
+    Example:
+        >>> from joulewise.metrics import Accuracy, NegativeLogLikelihood
+        >>> round(margin(Accuracy(), 0.95, 0.9), 3)
+        0.05
+        >>> round(margin(NegativeLogLikelihood(), 2.0, 3.0), 3)  # log(3 / 2)
+        0.405
+    """
+    low, high = metric.bounds
+    as_ratio = low >= 0 and math.isinf(high)
+    if not math.isfinite(limit) or (as_ratio and limit <= 0):
+        allowed = "a finite number" + (" above 0" if as_ratio else "")
+        refuse(f"the limit of {metric.name}", f"{limit:g}", allowed)
+    if value is None:
+        return -math.inf
+    sign = 1.0 if metric.higher_is_better else -1.0
+    if as_ratio:
+        return sign * (math.log(value / limit) if value > 0 else -math.inf)
+    return sign * (value - limit)

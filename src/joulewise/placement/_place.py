@@ -1,0 +1,193 @@
+"""Placing: which tensors of a model live on which memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from typing import Any
+
+from torch import Tensor, nn
+
+from joulewise.devices import Device
+from joulewise.errors import InputError, ModelError, refuse
+from joulewise.placement.placement import Placed, Placement, counts_of
+from joulewise.placement.process_state import guarded
+from joulewise.placement.storage import ParameterGroup, parameter_groups
+from joulewise.placement.tracing import Trace
+
+__all__ = ["place"]
+
+
+@guarded
+def place(
+    model: nn.Module,
+    *,
+    weights: Device[Any] | None = None,
+    activations: Device[Any] | None = None,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    inputs: Any = None,
+    rebuild: Callable[[], nn.Module] | None = None,
+) -> Placement:
+    """Say which tensors of a model live on which memory.
+
+    Weights are parameters with two axes or more (convolutions, linear layers, embeddings,
+    attention); parameters of one axis, such as biases, stay in reliable memory unless ``include``
+    names them. Parameters that share storage are placed once. Activations are the floating tensors
+    at the input of each layer that owns a weight. The first axis is the batch, and the range of
+    their words is the largest magnitude in ``inputs``, so pass a representative batch.
+
+    Args:
+        model: Any module.
+        weights: The memory that holds weights, or None.
+        activations: The memory that holds layer inputs, or None.
+        include: Patterns (``*``, ``?``, ``[...]``) on names such as ``layer1.0.conv1.weight`` or
+            ``layer1.0.conv1:input``; empty for the default above.
+        exclude: Patterns of names to leave in reliable memory; wins over ``include``.
+        inputs: A batch, used to count accesses and to set the range of activations; needed where
+            ``activations`` is given.
+        rebuild: Builds an equal model, which is then given the state dict of ``model``: for a model
+            that cannot be copied, since simulation and prediction run on a copy.
+
+    Returns:
+        The placement.
+
+    Raises:
+        InputError: if nothing would be placed, or a pattern matches nothing.
+        ModelError: if a tensor cannot be placed; the message names it, and says what to exclude.
+
+    Example:
+        >>> import torch
+        >>> from joulewise.devices import SRAM
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Linear(3, 2))
+        >>> placement = place(model, weights=SRAM(bits=8), inputs=torch.ones(1, 4))
+        >>> [(tensor.name, tensor.words) for tensor in placement.placed], placement.macs
+        ([('0.weight', 12), ('1.weight', 6)], 18.0)
+    """
+    if weights is None and activations is None:
+        raise InputError("place was given no memory; give weights= or activations= a device")
+    if activations is not None and activations.computes:
+        refuse("activations", type(activations).__name__, "a memory that does not compute, an SRAM")
+    if activations is not None and inputs is None:
+        raise InputError("activations need inputs=, a representative batch that sets their range")
+    choice = _Choice(include, exclude)
+    groups = parameter_groups(model)
+    if not groups:
+        raise ModelError("the model has no parameters; there is nothing to place")
+    stored = _place_weights(groups, weights, choice)
+    placement = Placement(model=model, placed=stored, reliable_bits=0, rebuild=rebuild)
+    if inputs is not None:
+        layers = _layers(model) if activations is not None else []
+        counts = counts_of(placement, inputs, layers)
+        if activations is not None:
+            extra = _place_activations(counts, activations, choice, layers)
+            placement = replace(placement, placed=stored + extra)
+        placement = placement.counted(counts)
+    choice.check_used()
+    if not placement.placed:
+        raise InputError("nothing is placed: every tensor is excluded or has fewer than two axes")
+    placed = {tensor.name for tensor in placement.placed}
+    reliable = sum(_bits(group.tensor) for name, group in groups.items() if name not in placed)
+    return replace(placement, reliable_bits=reliable)
+
+
+def _bits(tensor: Tensor) -> int:
+    return 8 * tensor.numel() * tensor.element_size()
+
+
+class _Choice:
+    """Include and exclude patterns, and which of them matched anything."""
+
+    def __init__(self, include: Sequence[str], exclude: Sequence[str]) -> None:
+        self.include, self.exclude = _patterns("include", include), _patterns("exclude", exclude)
+        self.used: set[str] = set()
+        self.names: list[str] = []
+
+    def takes(self, name: str, by_default: bool) -> bool:
+        self.names.append(name)
+        excluded = self._matches(name, self.exclude)
+        included = self._matches(name, self.include)
+        return not excluded and (included if self.include else by_default)
+
+    def _matches(self, name: str, patterns: tuple[str, ...]) -> bool:
+        hits = [pattern for pattern in patterns if fnmatchcase(name, pattern)]
+        self.used.update(hits)
+        return bool(hits)
+
+    def check_used(self) -> None:
+        for pattern in (*self.include, *self.exclude):
+            if pattern not in self.used:
+                some = ", ".join(self.names[:6]) + (", ..." if len(self.names) > 6 else "")
+                refuse("the pattern", f"{pattern!r}, which matches no tensor", f"one of {some}")
+
+
+def _patterns(field: str, patterns: Iterable[str]) -> tuple[str, ...]:
+    if isinstance(patterns, str):
+        refuse(field, f"the string {patterns!r}", f"a list of patterns, [{patterns!r}]")
+    return tuple(patterns)
+
+
+def _place_weights(
+    groups: Mapping[str, ParameterGroup], device: Device[Any] | None, choice: _Choice
+) -> tuple[Placed, ...]:
+    taken = {
+        name: group
+        for name, group in groups.items()
+        if choice.takes(name, group.tensor.ndim >= 2 and group.tensor.numel() > 0)
+    }
+    if device is None:  # patterns on weights count as used in any case
+        return ()
+    for name, group in taken.items():
+        if not group.tensor.is_floating_point():
+            allowed = f"a floating dtype; exclude '{name}'"
+            refuse(f"the dtype of {name}", group.tensor.dtype, allowed, ModelError)
+    return tuple(
+        Placed(
+            name=name,
+            role="weight",
+            device=device,
+            shape=tuple(group.tensor.shape),
+            owners=group.owners,
+        )
+        for name, group in taken.items()
+    )
+
+
+def _layers(model: nn.Module) -> list[str]:
+    """Modules that own a parameter with two axes or more, by path.
+
+    A parametrised weight (weight normalisation, say) lives in a child that holds only the recipe;
+    the layer that is called is the one above.
+    """
+    paths: dict[str, None] = {}
+    for path, module in model.named_modules():
+        if any(p is not None and p.ndim >= 2 for p in module._parameters.values()):
+            paths[f".{path}".split(".parametrizations.")[0][1:]] = None
+    return list(paths)
+
+
+def _place_activations(
+    counts: Trace, device: Device[Any], choice: _Choice, layers: Sequence[str]
+) -> tuple[Placed, ...]:
+    for layer in layers:
+        if layer not in counts.called and choice.takes(f"{layer}:input", True):
+            raise ModelError(
+                f"the input of {layer} cannot be placed: the module is not called on its own in "
+                f"this model (its weight is used by the module around it); exclude '{layer}:input'"
+            )
+    taken = {name: seen for name, seen in counts.activations.items() if choice.takes(name, True)}
+    for seen in taken.values():
+        if seen.refusal is not None:
+            raise ModelError(seen.refusal)
+    return tuple(
+        Placed(
+            name=name,
+            role="activation",
+            device=device,
+            shape=seen.shape,
+            owners=((name.rpartition(":")[0], ""),),
+            limit=seen.largest or 1.0,
+        )
+        for name, seen in taken.items()
+    )

@@ -1,0 +1,148 @@
+"""Stored activations: layer inputs pass through their memory as a model runs."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, MutableMapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from joulewise.data.nested import tensors_in
+from joulewise.devices import Chip, Point
+from joulewise.errors import ModelError, refuse
+from joulewise.placement.placement import Placed
+from joulewise.placement.straight_through import straight_through
+from joulewise.placement.tracing import float_inputs, input_name
+
+__all__ = ["Observer", "Reading", "activation_hook", "pass_on"]
+
+Observer = Callable[[Placed, Tensor, Tensor, Tensor], Tensor]
+"""Called with a placed activation, its input, the mean read and the variance, ``[batch, ...]``.
+
+What it returns goes on in place of the mean read.
+"""
+
+
+@dataclass(slots=True)
+class Reading:
+    """State of a memory that its hooks look at in each forward pass.
+
+    Args:
+        plan: An operating point for each placed tensor; None to compute with what was given.
+        chip: The chip that reads; None for a perfect memory.
+        observer: Called with the moments of placed activations; None to read on a chip.
+        convert: Round words of activations and converters.
+        samples: Batch size of the pass that is running; None outside.
+    """
+
+    plan: Mapping[str, Point] | None = None
+    chip: Chip | None = None
+    observer: Observer | None = None
+    convert: bool = True
+    samples: int | None = None
+
+
+def activation_hook(
+    reading: Reading, layer: str, by_name: Mapping[str, Placed]
+) -> Callable[..., Any]:
+    """Forward pre-hook that passes the placed inputs of a layer through their memory.
+
+    Args:
+        reading: Read again at each call.
+        layer: The layer's path.
+        by_name: Placed activations.
+    """
+
+    def pass_through(module: nn.Module, args: Any, kwargs: Any) -> Any:
+        if reading.plan is None:
+            return None
+        read: dict[int, Tensor] = {}
+        for position, tensor in enumerate(float_inputs(args, kwargs)):
+            placed = by_name.get(input_name(layer, position))
+            if placed is not None:
+                read[id(tensor)] = _round_trip(reading, placed, tensor)
+        return _swap(args, read), _swap(kwargs, read)
+
+    return pass_through
+
+
+def _round_trip(reading: Reading, placed: Placed, tensor: Tensor) -> Tensor:
+    assert reading.plan is not None
+    chip = reading.chip.at(placed.name) if reading.chip is not None else None
+    point = reading.plan[placed.name]
+    if not tensor.numel():
+        return tensor
+    samples = reading.samples or _samples(placed, tensor)
+    rows, left = divmod(tensor.shape[0], samples)
+    if left:
+        allowed = f"a first axis that is a multiple of the batch, {samples}"
+        refuse(f"the shape of {placed.name}", tuple(tensor.shape), allowed, ModelError)
+    # Several rows may make up one sample (windows, say): cells are per sample.
+    together = tensor if rows == 1 else tensor.reshape(samples, rows, *tensor.shape[1:])
+    if reading.observer is not None:
+        return _mean_round_trip(reading, placed, together, point).reshape(tensor.shape)
+    read: Tensor = placed.device.round_trip(together, point, chip, placed.limit, words=placed.words)
+    return straight_through(tensor, read.reshape(tensor.shape))
+
+
+def _mean_round_trip(reading: Reading, placed: Placed, inputs: Tensor, point: Point) -> Tensor:
+    """Mean over chips of what is read; the observer is told its variance.
+
+    Inputs are rounded to words, which has no gradient, so the gradient is that of the least-squares
+    line through the mean read as a function of the rounded values; exact for faults that are linear
+    in the word.
+    """
+    assert reading.observer is not None
+    device = placed.device
+    stored = device.store(inputs, limit=placed.limit, name=placed.name)
+    moments = device.moments(stored, point)
+    mean = moments.mean.to(inputs.dtype)
+    if torch.is_grad_enabled() or not reading.convert:
+        ideal = device.ideal(stored).detach()
+        slope = _slope(ideal, moments.mean).to(inputs.dtype)
+        if reading.convert:
+            mean = mean + slope * (inputs - inputs.detach())
+        else:
+            # The line itself, where nothing is rounded.
+            inside = inputs.clamp(float(ideal.min()), float(ideal.max()))
+            mean = mean.mean() + slope * (inside - ideal.to(inputs.dtype).mean())
+    return reading.observer(placed, inputs.detach(), mean, moments.var)
+
+
+def pass_on(placed: Placed, inputs: Tensor, mean: Tensor, var: Tensor) -> Tensor:
+    """Observer that lets the mean go on."""
+    return mean
+
+
+def _slope(x: Tensor, y: Tensor) -> Tensor:
+    """Least-squares slope of ``y`` over ``x``; 1 where ``x`` does not vary."""
+    x, y = x.double() - x.double().mean(), y.double()
+    spread = x.square().sum()
+    return torch.where(spread > 0, (x * y).sum() / spread.clamp_min(1e-300), 1.0)
+
+
+def _samples(placed: Placed, tensor: Tensor) -> int:
+    """Samples in the input of a layer that is called without the model around it."""
+    if tensor.ndim == len(placed.shape) + 1:
+        return len(tensor)
+    return max(tensor.numel() // placed.words, 1)
+
+
+def _swap(nested: Any, read: Mapping[int, Tensor]) -> Any:
+    """Replace tensors in a nesting by identity; parts without any are left alone."""
+    if isinstance(nested, Tensor):
+        return read.get(id(nested), nested)
+    if not any(id(tensor) in read for tensor in tensors_in(nested)):
+        return nested
+    if isinstance(nested, Mapping):
+        swapped = {key: _swap(value, read) for key, value in nested.items()}
+        if not isinstance(nested, MutableMapping):
+            return swapped
+        same = copy.copy(nested)
+        same.update(swapped)
+        return same
+    values = [_swap(value, read) for value in nested]
+    return type(nested)(*values) if hasattr(nested, "_fields") else type(nested)(values)

@@ -1,0 +1,178 @@
+"""Batching: data as batches on the model's device, in its layout."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import Dataset as TorchDataset
+
+from joulewise.data import Dataset, Split
+from joulewise.data.nested import batch_size, cloned, tensors_in, to_device
+from joulewise.errors import DataError, refuse
+from joulewise.placement.execution import check_finite
+from joulewise.placement.process_state import SameDraws
+
+if TYPE_CHECKING:
+    from joulewise.placement.memory import Memory
+
+__all__ = ["Batch", "outputs_of", "prepare", "take"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """Inputs on the model's device, and targets where there are any.
+
+    Args:
+        inputs: As for `joulewise.placement.execution.call`.
+        targets: A tensor with the batch as its first axis, or anything else that a metric takes.
+        labels: True if the targets were the entry ``labels`` of a mapping.
+    """
+
+    inputs: Any
+    targets: Any
+    labels: bool = False
+
+
+def prepare(data: Split | Iterable[Any], model: nn.Module, batch: int | None = None) -> list[Batch]:
+    """Data as a list of batches on the model's device, in its layout.
+
+    Args:
+        data: A split, a torch ``Dataset`` (``TensorDataset``, for instance) or an iterable of
+            batches, such as a ``DataLoader`` or a list. A batch is a pair ``(inputs, targets)``, a
+            mapping whose entry ``labels``, if there is one, are the targets, or inputs alone.
+            Inputs are a tensor, a tuple of positional or a mapping of keyword arguments.
+        model: The model that the batches are for.
+        batch: Samples in a batch, where ``data`` is a split or a dataset; None for as many as hold
+            about 800,000 numbers (256 images of 32 x 32), between 32 and 2048.
+
+    Returns:
+        At least one batch.
+
+    Raises:
+        DataError: if there is no batch, or batches are of different kinds.
+    """
+    parameter = next(iter(model.parameters()), torch.zeros(()))
+    channels_last = any(
+        p.ndim == 4 and p.is_contiguous(memory_format=torch.channels_last) and not p.is_contiguous()
+        for p in model.parameters()
+    )
+    with SameDraws(None):  # a loader draws the seed of its workers
+        items = list(_iterable(data, batch))
+    batches = []
+    for item in items:
+        inputs, targets, labels = _parts(item, model)
+        inputs = to_device(inputs, parameter.device)
+        if channels_last and isinstance(inputs, Tensor) and inputs.ndim == 4:
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        if isinstance(inputs, Tensor) and isinstance(data, Split) and inputs.is_floating_point():
+            inputs = inputs.to(parameter.dtype)  # a split holds float32, whatever the model is
+        batches.append(Batch(inputs, _targets(targets, inputs, parameter.device), labels))
+    if not batches:
+        raise DataError("the data holds no batch; allowed: at least one batch of samples")
+    if len({(b.targets is None, b.labels, _kind(b.inputs)) for b in batches}) > 1:
+        got = "batches of different kinds, such as (inputs, targets) beside inputs alone"
+        refuse("the data", got, "batches that are all alike", DataError)
+    return batches
+
+
+def _iterable(data: Any, batch: int | None) -> Iterable[Any]:
+    """Batches of any data.
+
+    Raises:
+        DataError: if it is nothing to take batches from.
+    """
+    batches = "batches such as [(inputs, targets)], a DataLoader, a torch Dataset or a Split"
+    if isinstance(data, Split):
+        return data.batches(batch or _fitting(data.inputs[0].numel()))
+    if isinstance(data, IterableDataset):
+        refuse(
+            "data", "an IterableDataset, which knows no batches", "a DataLoader of it", DataError
+        )
+    if isinstance(data, TorchDataset):
+        count = sum(t.numel() for t in tensors_in(data[0])) if len(data) else 1  # type: ignore[arg-type]
+        return DataLoader(data, batch_size=batch or _fitting(count))
+    if isinstance(data, Dataset):
+        refuse("data", "a Dataset", "one of its splits, such as data.test", DataError)
+    if isinstance(data, (Tensor, str, bytes, Mapping)) or not isinstance(data, Iterable):
+        refuse("data", f"a {type(data).__name__}", batches, DataError)
+    if isinstance(data, tuple) and data and all(isinstance(part, Tensor) for part in data):
+        got = f"a tuple of {len(data)} tensors, which may be a batch or several"
+        refuse("data", got, "a list: [(inputs, targets)] for one batch", DataError)
+    return data
+
+
+def _fitting(numbers: int) -> int:
+    """Samples in a batch, for samples of so many numbers."""
+    return min(max(800_000 // max(numbers, 1), 32), 2048)
+
+
+def _parts(item: Any, model: nn.Module) -> tuple[Any, Any, bool]:
+    """Inputs and targets of a batch, and True if the targets are labels of a mapping."""
+    if isinstance(item, Mapping):
+        inputs = dict(item)
+        labels = inputs.get("labels")
+        config = getattr(model, "config", None)
+        if not getattr(config, "is_encoder_decoder", False):  # it makes its inputs of labels
+            inputs.pop("labels", None)
+        return inputs, labels, labels is not None
+    if isinstance(item, (tuple, list)) and len(item) == 2:
+        return item[0], item[1], False
+    return item, None, False
+
+
+def _kind(inputs: Any) -> Any:
+    if isinstance(inputs, Mapping):
+        return tuple(sorted(inputs))
+    return len(inputs) if isinstance(inputs, (tuple, list)) else None
+
+
+def _targets(targets: Any, inputs: Any, device: torch.device) -> Any:
+    if targets is None:
+        return None
+    try:
+        tensor = torch.as_tensor(targets).to(device)
+    except (TypeError, ValueError, RuntimeError):  # a mapping for each image, say: for a metric
+        return to_device(targets, device)
+    samples = batch_size(inputs)
+    if tensor.ndim == 0 or len(tensor) != samples:
+        raise DataError(
+            f"a batch has inputs whose first axis is {samples} and targets of shape "
+            f"{tuple(tensor.shape)}; allowed: the batch as the first axis of both"
+        )
+    return tensor
+
+
+def outputs_of(memory: Memory, batches: Sequence[Batch]) -> list[Tensor]:
+    """The outputs of a model as given for every batch, in float32 or float64.
+
+    One that is NaN or infinite is refused with a ``ModelError`` that names the first layer.
+    """
+    # Clones: this shows whether the model writes to its inputs.
+    outputs = [memory.call(cloned(batch.inputs)) for batch in batches]
+    for batch, output in zip(batches, outputs, strict=True):
+        check_finite(memory.placement.model, batch.inputs, output, "without any fault")
+    return [o if o.dtype == torch.float64 else o.float() for o in outputs]
+
+
+def take(nested: Any, of: int, chosen: Any) -> Any:
+    """Some samples of a batch, copied and without gradients.
+
+    Args:
+        nested: A batch.
+        of: How many samples it holds.
+        chosen: A slice or indices, for the first axis of every tensor that is ``of`` long.
+    """
+    if isinstance(nested, Tensor):
+        nested = nested.detach()
+        # Copies: a model may work in place on its input.
+        return (nested[chosen] if nested.ndim and len(nested) == of else nested).clone()
+    if isinstance(nested, Mapping):
+        return {key: take(value, of, chosen) for key, value in nested.items()}
+    if type(nested) in (tuple, list):
+        return type(nested)(take(value, of, chosen) for value in nested)
+    return nested

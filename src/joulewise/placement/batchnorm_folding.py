@@ -1,0 +1,142 @@
+"""Batch normalisation folded into the layer before it, as accelerators deploy it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
+
+from joulewise.data.nested import tensors_in
+from joulewise.errors import ModelError, refuse
+from joulewise.placement.private_copy import PrivateModel
+from joulewise.placement.process_state import guarded
+
+__all__ = ["fold_batchnorm"]
+
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
+@guarded
+def fold_batchnorm(model: nn.Module, inputs: Any) -> nn.Module:
+    """A copy of a model with each batch normalisation folded into the layer that feeds it.
+
+    Which layer feeds which normalisation is observed in one forward pass, so any control flow will
+    do; the result is checked against the model on the same inputs.
+
+    Args:
+        model: Any module; left as it was.
+        inputs: A batch.
+
+    Returns:
+        A copy, in evaluation mode. Normalisations that no convolution or linear layer feeds stay.
+
+    Raises:
+        ModelError: if the folded copy computes something else, for instance because a layer's
+            output is also used without its normalisation.
+
+    Example:
+        >>> block = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
+        >>> fold_batchnorm(block, torch.ones(1, 1, 8, 8))
+        Sequential(
+          (0): Conv2d(1, 2, kernel_size=(3, 3), stride=(1, 1))
+          (1): Identity()
+        )
+    """
+    private = PrivateModel(model, {})
+    folded = private.model
+    with torch.no_grad():
+        expected = private.call(inputs)
+    private.reset()
+    for layer, norm in _pairs(folded, inputs):
+        source = folded.get_submodule(layer)
+        target: Any = folded.get_submodule(norm)
+        fuse: Any = fuse_linear_bn_eval if isinstance(source, nn.Linear) else fuse_conv_bn_eval
+        _replace(folded, source, fuse(source, target))
+        _replace(folded, target, nn.Identity().eval())
+    with torch.no_grad():
+        actual = PrivateModel(folded, {}).call(inputs)
+    _check_same(actual, expected)
+    return folded
+
+
+def _replace(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    """Replace a module under each of its paths."""
+    for path, module in list(model.named_modules(remove_duplicate=False)):
+        if module is old:
+            model.set_submodule(path, new)
+
+
+def _check_same(actual: Tensor, expected: Tensor) -> None:
+    if not expected.isfinite().all():
+        allowed = "a model that works"
+        refuse("the model's output", "NaN or infinite", allowed, ModelError)
+    # Folding reorders arithmetic and rounds weights anew; anything beyond is a different network.
+    dtype = expected.dtype if expected.is_floating_point() else torch.float32
+    relative = max(1e-3, 10 * torch.finfo(dtype).eps)
+    tolerance = relative * float(expected.abs().max()) + 1e-6
+    off = float((actual.double() - expected.double()).abs().max())
+    if not off <= tolerance:
+        raise ModelError(
+            f"folding changes the output by {off:.3g}: some layer's output is also used without "
+            "its batch normalisation; place the model unfolded"
+        )
+
+
+def _pairs(model: nn.Module, inputs: Any) -> list[tuple[str, str]]:
+    """Layer and normalisation, where the output of the first is the input of the second."""
+    wiring = _Wiring()
+    private = PrivateModel(model, {})
+    for path, module in private.modules.items():
+        if isinstance(module, (*_CONVOLUTIONS, nn.Linear)):
+            module.register_forward_hook(wiring.made_by(path))
+        elif isinstance(module, _NORMS) and module.running_mean is not None:
+            module.register_forward_pre_hook(wiring.consumed_by(path), with_kwargs=True)
+    with torch.no_grad():
+        private.call(inputs)
+    return [pair for pair in wiring.pairs if all(wiring.calls[path] == 1 for path in pair)]
+
+
+class _Wiring:
+    """Hooks that see which layer's output is which normalisation's input."""
+
+    def __init__(self) -> None:
+        # The output is kept alive, so that an id is not used again; its version tells of an
+        # activation in place in between.
+        self.made: dict[int, tuple[str, Tensor, int]] = {}
+        self.calls: Counter[str] = Counter()
+        self.pairs: list[tuple[str, str]] = []
+
+    def made_by(self, path: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: Any, output: Any) -> None:
+            self.calls[path] += 1
+            if _foldable(module, output):
+                self.made[id(output)] = (path, output, _version(output))
+
+        return hook
+
+    def consumed_by(self, path: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
+            self.calls[path] += 1
+            (consumed,) = tensors_in((args, kwargs))
+            layer, _, version = self.made.get(id(consumed), ("", consumed, -1))
+            if _version(consumed) == version:
+                self.pairs.append((layer, path))
+
+        return hook
+
+
+def _foldable(layer: nn.Module, output: Tensor) -> bool:
+    if parametrize.is_parametrized(layer):
+        return False  # its weight is computed: there is nothing to fold into
+    # A linear layer's features are on the last axis, those of a normalisation on the second.
+    return isinstance(layer, _CONVOLUTIONS) or output.ndim == 2
+
+
+def _version(tensor: Tensor) -> int:
+    return 0 if tensor.is_inference() else tensor._version

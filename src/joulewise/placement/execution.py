@@ -1,0 +1,77 @@
+"""Execution of a model: one tensor, several, or named ones in; one finite tensor out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+from joulewise.data.nested import tensors_in
+from joulewise.errors import ModelError, refuse
+
+__all__ = ["call", "check_finite"]
+
+
+def call(model: nn.Module, inputs: Any) -> Tensor:
+    """Run a model on a batch.
+
+    Args:
+        model: Any module.
+        inputs: A tensor; a tuple or list, passed as positional arguments; or a mapping, passed as
+            keyword arguments.
+
+    Returns:
+        The output tensor: the output itself, its ``logits``, or the first of a tuple.
+
+    Raises:
+        ModelError: if the output holds no tensor where one is looked for.
+    """
+    if isinstance(inputs, Mapping):
+        output = model(**inputs)
+    elif isinstance(inputs, (tuple, list)) and not isinstance(inputs, PackedSequence):
+        output = model(*inputs)
+    else:
+        output = model(inputs)
+    output = getattr(output, "logits", output)
+    if isinstance(output, (tuple, list)) and output:
+        output = output[0]
+    if not isinstance(output, Tensor):
+        raise ModelError(
+            f"the model returned a {type(output).__name__}; allowed: a tensor, an object with "
+            "logits, or a tuple that begins with a tensor"
+        )
+    return output
+
+
+def check_finite(model: nn.Module, inputs: Any, output: Tensor, when: str) -> None:
+    """Refuse an output that is not finite, naming the first layer where that begins.
+
+    Args:
+        model: The model, computing with the tensors that gave the output.
+        inputs: The batch that gave it.
+        output: The model's output.
+        when: What the model computed with, for the message.
+    """
+    if bool(torch.isfinite(output).all()):
+        return
+    guilty: list[str] = []
+
+    def look(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def see(module: nn.Module, args: Any, found: Any) -> None:
+            if not all(bool(t.isfinite().all()) for t in tensors_in(found)):
+                guilty.append(name)
+
+        return see
+
+    with ExitStack() as stack:
+        for name, module in model.named_modules():
+            if name and not isinstance(module, torch.jit.ScriptModule):
+                stack.callback(module.register_forward_hook(look(name)).remove)
+        with torch.no_grad():
+            call(model, inputs)
+    first = f"the output of {guilty[0]}" if guilty else "the model's output"
+    refuse(first, f"NaN or infinite {when}", "finite activations", ModelError)

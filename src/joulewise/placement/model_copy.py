@@ -1,0 +1,188 @@
+"""Copies of models: parameters over the same storage, everything else of its own.
+
+``deepcopy`` is told beforehand what to do with parameters, with tensors that have a history (which
+PyTorch does not copy), and with optimizers, data and trainers that hang on a model.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import types
+from collections.abc import Callable, Iterator, Mapping
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torch.utils.data import DataLoader, Dataset
+
+from joulewise.errors import ModelError, refuse
+from joulewise.user_code import cause_of
+
+__all__ = ["REBUILD", "check_initialised", "copied", "tensor_pairs"]
+
+REBUILD = "give place(..., rebuild=a function that builds an equal model)"
+
+
+def copied(model: nn.Module, rebuild: Callable[[], nn.Module] | None = None) -> nn.Module:
+    """Copy a model; plain parameters of the copy are new ones over the same storage.
+
+    Args:
+        model: Any module.
+        rebuild: Builds an equal model, which is given the state dict of ``model``; None for a copy.
+
+    Raises:
+        ModelError: if the model cannot be copied, or the copy shares modules or parameters with it.
+    """
+    check_initialised(model)
+    private = _copy(model) if rebuild is None else _rebuilt(model, rebuild)
+    _check_apart(model, private)
+    return private
+
+
+def check_initialised(model: nn.Module) -> None:
+    """Refuse a model with lazy layers that never ran."""
+    for name, tensor in chain(model.named_parameters(), model.named_buffers()):
+        if nn.parameter.is_lazy(tensor):
+            allowed = "a model that ran once, so that lazy layers know their shapes"
+            refuse(f"the shape of {name}", "not known yet", allowed, ModelError)
+
+
+def tensor_pairs(
+    model: nn.Module, private: nn.Module, kind: str
+) -> list[tuple[str, Tensor, Tensor]]:
+    """Parameters or buffers of a model and its copy, by name.
+
+    Args:
+        model: The model.
+        private: Its copy.
+        kind: ``"parameters"`` or ``"buffers"``.
+
+    Raises:
+        ModelError: if the copy has others.
+    """
+    given = dict(getattr(model, f"named_{kind}")(remove_duplicate=False))
+    mine = dict(getattr(private, f"named_{kind}")(remove_duplicate=False))
+    for name, tensor in given.items():
+        if name not in mine or mine[name].shape != tensor.shape:
+            raise ModelError(f"the copy of the model has no {name} of shape {tuple(tensor.shape)}")
+    return [(name, tensor, mine[name]) for name, tensor in given.items()]
+
+
+def _check_apart(model: nn.Module, private: nn.Module) -> None:
+    """Refuse a copy that shares modules or tensors with the model.
+
+    Raises:
+        ModelError: naming the first.
+    """
+    kinds = (nn.Module.named_modules, nn.Module.named_parameters, nn.Module.named_buffers)
+    for named in kinds:
+        own = [part for _, part in named(model)]  # kept alive, so that identities stay theirs
+        identities = set(map(id, own))
+        for name, part in named(private):
+            if id(part) in identities:
+                raise ModelError(
+                    f"{name or 'the model'} cannot be copied: its copy is the object itself (a "
+                    f"__deepcopy__ that returns self); {REBUILD}"
+                )
+
+
+def _rebuilt(model: nn.Module, rebuild: Callable[[], nn.Module]) -> nn.Module:
+    try:
+        private = rebuild()
+    except Exception as error:
+        raise ModelError(f"rebuild fails with {cause_of(error)}") from error
+    if not isinstance(private, nn.Module):
+        refuse("what rebuild gives", f"a {type(private).__name__}", "a torch.nn.Module", ModelError)
+    try:
+        private.load_state_dict(model.state_dict())
+    except RuntimeError as error:
+        raise ModelError(
+            f"the model that rebuild gives is another one: {cause_of(error)}"
+        ) from error
+    return private
+
+
+def _copy(model: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(model, _memo(model))
+    except Exception as error:
+        raise ModelError(f"the model cannot be copied: {cause_of(error)}; {REBUILD}") from error
+
+
+_ATOMIC: tuple[type, ...] = (
+    str,
+    bytes,
+    int,
+    float,
+    complex,
+    bool,
+    type(None),
+    type,
+    types.FunctionType,
+)
+_ATOMIC += (types.BuiltinFunctionType, types.ModuleType, torch.dtype, torch.device)
+# Kept as they are: large, and no part of a forward pass.
+_SHARED = (Optimizer, LRScheduler, Dataset, DataLoader)
+
+
+def _memo(model: nn.Module) -> dict[int, Any]:
+    """Memo of `copy.deepcopy`.
+
+    Plain parameters become new ones over the same storage, tensors with a history (which PyTorch
+    does not copy) detached clones; optimizers, data and trainers stay themselves. The walk follows
+    what `copy.deepcopy` does: containers, attributes, bound methods and partial functions.
+    """
+    memo: dict[int, Any] = {}
+    seen: set[int] = set()
+    waiting: list[Any] = [model]
+    while waiting:
+        found = waiting.pop()
+        if isinstance(found, _ATOMIC) or id(found) in seen:
+            continue
+        seen.add(id(found))
+        if type(found) is nn.Parameter:
+            memo[id(found)] = _parameter(found)
+        elif isinstance(found, Tensor):
+            if found.grad_fn is not None:
+                memo[id(found)] = found.detach().clone()
+        elif isinstance(found, _SHARED) or _is_trainer(found):
+            memo[id(found)] = found
+        else:
+            waiting.extend(_parts(found))
+    return memo
+
+
+def _parameter(parameter: nn.Parameter) -> nn.Parameter:
+    data = parameter.detach()
+    if data.is_inference():  # may not be pointed elsewhere
+        data = data.clone()
+    new = nn.Parameter(data, requires_grad=parameter.requires_grad)
+    vars(new).update(vars(parameter))
+    return new
+
+
+def _is_trainer(found: Any) -> bool:
+    kind = type(found)
+    packages = ("lightning", "pytorch_lightning", "transformers")
+    return kind.__name__.endswith("Trainer") and kind.__module__.split(".")[0] in packages
+
+
+def _parts(found: Any) -> Iterator[Any]:
+    if isinstance(found, Mapping):
+        yield from list(found.values())
+    elif isinstance(found, (list, tuple, set, frozenset)):
+        yield from list(found)
+    elif isinstance(found, types.MethodType):
+        yield found.__self__
+    elif isinstance(found, functools.partial):
+        yield from (found.func, *found.args, *found.keywords.values())
+    if isinstance(attributes := getattr(found, "__dict__", None), dict):
+        yield from list(attributes.values())
+    for kind in type(found).__mro__:
+        for name in getattr(kind, "__slots__", ()):
+            if isinstance(name, str) and hasattr(found, name):
+                yield getattr(found, name)

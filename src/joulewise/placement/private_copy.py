@@ -1,0 +1,254 @@
+"""Private copies: models that compute with what is read, so that the user's is never written to.
+
+A copy is made at each call, since weights may have been trained since `place`. Its parameters are
+new ones, so a placed tensor is replaced by pointing ``.data`` elsewhere. The original never runs.
+
+Equal outputs do not show that a copy is one: where a hook, a lambda or a patched ``forward`` refers
+to the original, faults in the copy would do nothing. So its first pass is watched, operation by
+operation: one that computes with an original's placed storage, or writes to any storage of the
+original, is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import CheckpointError
+
+from joulewise.data.nested import cloned, tensors_in
+from joulewise.errors import InputError, JoulewiseError, ModelError
+from joulewise.placement.execution import call
+from joulewise.placement.model_copy import REBUILD, copied, tensor_pairs
+from joulewise.placement.module_state import ModuleState
+from joulewise.placement.process_state import SameDraws, random_state
+from joulewise.placement.storage import Owner, Owners
+from joulewise.user_code import cause_of
+
+__all__ = ["PrivateModel", "enter_block", "leave_block"]
+
+
+_in_blocks: dict[int, str] = {}
+
+
+def enter_block(parameters: Mapping[str, Sequence[Tensor]]) -> None:
+    """Remember that a training block has replaced these parameters, by name.
+
+    Raises:
+        InputError: if a block has replaced one of them already.
+    """
+    check_no_block(chain.from_iterable(parameters.values()), "another training block begins")
+    _in_blocks.update({id(p): name for name, own in parameters.items() for p in own})
+
+
+def leave_block(parameters: Mapping[str, Sequence[Tensor]]) -> None:
+    """Forget them; idempotent."""
+    for parameter in chain.from_iterable(parameters.values()):
+        _in_blocks.pop(id(parameter), None)
+
+
+def check_no_block(parameters: Iterable[Tensor], what: str) -> None:
+    """Refuse a model whose weights are those that a training block reads.
+
+    Raises:
+        InputError: naming the first of them.
+    """
+    for parameter in parameters:
+        if (name := _in_blocks.get(id(parameter))) is not None:
+            raise InputError(
+                f"{what} within a block of TrainingMemory that has replaced {name} by what a chip "
+                "reads; allowed: after the block"
+            )
+
+
+class PrivateModel:
+    """A copy of a model in evaluation mode.
+
+    Placed parameters share their storage with the original's until they are replaced; everything
+    else has a storage of its own.
+
+    Args:
+        model: The user's model; never run, never written to.
+        placed: Owners of each placed weight, by name.
+        rebuild: Builds an equal model, which is given the state of ``model``; None to copy it.
+
+    Attributes:
+        model: The copy.
+        modules: Its modules, by path.
+        parameters: The copy's parameters of each placed weight, one for each owner.
+        originals: The user's tensor of each placed weight, detached.
+
+    Raises:
+        ModelError: if the model cannot be copied, or the copy is not one.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        placed: Mapping[str, Sequence[Owner]],
+        rebuild: Callable[[], nn.Module] | None = None,
+    ) -> None:
+        check_no_block(model.parameters(), "the model is placed, simulated or predicted")
+        self.model = copied(model, rebuild)
+        self.modules = dict(self.model.named_modules())
+        own = dict(model.named_modules())
+        self.parameters = {n: _owned(self.modules, owners) for n, owners in placed.items()}
+        self.originals = {n: _owned(own, owners)[0].detach() for n, owners in placed.items()}
+        taken = {id(p) for ps in self.parameters.values() for p in ps}
+        pairs = [
+            pair
+            for kind in ("parameters", "buffers")
+            for pair in tensor_pairs(model, self.model, kind)
+        ]
+        self._given = {name: tensor.detach() for name, tensor, _ in pairs}
+        # What is not placed has a storage of its own: a forward pass may write to it.
+        self._kept = [(name, mine) for name, _, mine in pairs if id(mine) not in taken]
+        for name, mine in self._kept:
+            if mine.data_ptr() == self._given[name].data_ptr():
+                mine.data = self._given[name].clone()
+        self.model.eval()
+        self._state = ModuleState(self.model)
+        self._watched = self._stateful = self._draws = self._writes_inputs = False
+
+    def freeze(self) -> None:
+        """Let no parameter ask for a gradient."""
+        for parameter in self.model.parameters():
+            if parameter.requires_grad:
+                parameter.requires_grad_(False)
+
+    def own_placed(self) -> None:
+        """Compute with clones of the placed weights as they were given."""
+        for name, original in self.originals.items():
+            clone = original.clone()
+            for parameter in self.parameters[name]:
+                parameter.data = clone
+
+    def call(self, inputs: Any) -> Tensor:
+        """Run the copy on a batch that the caller may need again.
+
+        A model that draws random numbers draws the same ones in each pass. A model that writes to
+        its inputs is given clones of them.
+
+        Args:
+            inputs: As for `joulewise.placement.execution.call`.
+
+        Raises:
+            ModelError: if the model fails, or its copy is not one.
+        """
+        if not self._watched:
+            return self._first(inputs)
+        given = cloned(inputs) if self._writes_inputs else inputs
+        versions = _versions(given)
+        with ExitStack() as stack:
+            if self._draws:
+                stack.enter_context(SameDraws())
+            output = _run(self.model, given)
+        self._writes_inputs |= versions != _versions(given)
+        return output
+
+    def _first(self, inputs: Any) -> Tensor:
+        watch = _Watch(self.originals, self._given)
+        given = cloned(inputs)
+        versions = _versions(given)
+        with SameDraws():
+            before = random_state()
+            with watch:
+                output = _run(self.model, given)
+            after = random_state()
+        self._draws = not all(map(torch.equal, before, after))
+        self._writes_inputs = versions != _versions(given)
+        self._stateful = self._state.changed() or any(
+            not torch.equal(mine, self._given[name]) for name, mine in self._kept
+        )
+        self._watched = True
+        return output
+
+    def reset(self) -> None:
+        """Put back buffers, attributes and parameters that are not placed, as they were given."""
+        if not self._stateful:
+            return
+        self._state.restore()
+        with torch.no_grad():
+            for name, mine in self._kept:
+                mine.copy_(self._given[name])
+
+
+def _run(model: nn.Module, inputs: Any) -> Tensor:
+    """Run user code; whatever it raises becomes one sentence.
+
+    Raises:
+        ModelError: if the model fails.
+        JoulewiseError: if joulewise refuses something on the way.
+        OutOfMemoryError: if there is too little memory.
+        CheckpointError: if a forward pass computes parts twice.
+    """
+    try:
+        return call(model, inputs)
+    except (JoulewiseError, CheckpointError, torch.OutOfMemoryError):
+        raise
+    except (Exception, SystemExit) as error:  # the user's code: anything may happen
+        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors_in(inputs))
+        cause = cause_of(error)
+        raise ModelError(f"the model fails on inputs of shape {shapes} with {cause}") from error
+
+
+def _versions(nested: Any) -> list[int]:
+    return [0 if t.is_inference() else t._version for t in tensors_in(nested)]
+
+
+def _owned(modules: Mapping[str, nn.Module], owners: Sequence[Owner]) -> list[Tensor]:
+    found = (modules[path]._parameters[name] for path, name in owners)
+    return [parameter for parameter in found if parameter is not None]
+
+
+class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Refuses operations that compute with the original's placed weights, or write to any of it.
+
+    Args:
+        placed: The original's placed tensors, by name.
+        given: All parameters and buffers of the original, by name.
+    """
+
+    def __init__(self, placed: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._placed, self._given = Owners(placed), Owners(given)
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        for alias, tensors in _arguments(func, args, kwargs):
+            for tensor in tensors:
+                if alias is not None and alias.is_write:
+                    self._check(self._given.find(tensor), "writes to")
+                elif alias is None:  # a view computes with nothing
+                    self._check(self._placed.find(tensor), "computes with")
+        return func(*args, **kwargs)
+
+    def _check(self, found: tuple[str, int] | None, does: str) -> None:
+        """Refuse a tensor of the original.
+
+        Raises:
+            ModelError: naming it.
+        """
+        if found is not None:
+            raise ModelError(
+                f"a copy of the model {does} {found[0]} of the model itself, so faults in the copy "
+                "would not be those of the model (a hook, a lambda or a patched forward refers to "
+                f"the model, or an attribute holds its storage); {REBUILD}"
+            )
+
+
+def _arguments(func: Any, args: tuple[Any, ...], kwargs: Any) -> Iterator[tuple[Any, list[Tensor]]]:
+    """Aliasing of each argument of an operation, None if it is only read, and tensors in it."""
+    if not hasattr(func, "_schema"):  # an operator of higher order
+        yield None, list(tensors_in((args, kwargs)))
+        return
+    for position, argument in enumerate(func._schema.arguments):
+        value = args[position] if position < len(args) else kwargs.get(argument.name)
+        yield argument.alias_info, list(tensors_in(value))

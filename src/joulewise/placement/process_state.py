@@ -1,0 +1,283 @@
+"""Process-wide switches, the state of a thread, random numbers: what a run must leave as it was.
+
+Everything here is undone by whoever entered it *and* by `guarded`, at the entry of each public
+function: Python may deliver Ctrl-C between the call of ``__exit__`` and its first line.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from types import TracebackType
+from typing import Any, ParamSpec, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Exact", "Opened", "SameDraws", "guarded", "random_state", "same_modes"]
+
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+Switch = tuple[Callable[[], Any], Callable[[Any], None], Any]
+"""A reader and a writer of one process-wide setting of PyTorch, and the value wanted."""
+
+_lock, _generators = threading.RLock(), threading.RLock()
+_held = threading.local()
+
+
+class _Switches:
+    """Settings of PyTorch held for as long as any block wants them, in any thread.
+
+    Args:
+        switches: The settings; asked for when the first block begins.
+    """
+
+    def __init__(self, switches: Callable[[], list[Switch]]) -> None:
+        self._switches = switches
+        self._tokens: set[int] = set()
+        self._before: list[tuple[Callable[[Any], None], Any]] = []
+
+    def hold(self, token: int) -> None:
+        with _lock:
+            if self._tokens:
+                self._tokens.add(token)
+                return
+            switches = self._switches()
+            self._before = [(write, read()) for read, write, _ in switches]
+            self._tokens.add(token)  # before the first is written: an interrupt finds it
+            for _, write, value in switches:
+                write(value)
+
+    def release(self, token: int) -> None:
+        """Idempotent, and whole when called again after an interrupt."""
+        with _lock:
+            if self._tokens == {token}:
+                for write, before in self._before:
+                    write(before)
+            self._tokens.discard(token)
+
+
+def _attribute(owner: Any, name: str, value: Any) -> Switch:
+    return partial(getattr, owner, name), partial(setattr, owner, name), value
+
+
+def _fast_path() -> list[Switch]:
+    """Fused transformer layers call no submodule, so placed activations would pass them by."""
+    mha = torch.backends.mha
+    return [(mha.get_fastpath_enabled, mha.set_fastpath_enabled, False)]
+
+
+def _float32() -> list[Switch]:
+    """TF32 has 10 bits of mantissa: its rounding moves outputs more than a good memory does.
+
+    The outputs of a ResNet-20 on pairs of conductances with noise of 1e-4 of their range move by
+    three times as much. Older settings first: writing one overwrites the newer ones of the same
+    products.
+    """
+    backends: Any = torch.backends  # its type stubs leave most of these out
+    cudnn, matmul = backends.cudnn, backends.cuda.matmul
+    found: list[Switch] = [
+        (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision, "highest"),
+        _attribute(cudnn, "allow_tf32", False),
+    ]
+    # Since PyTorch 2.9 each kind of product has a setting of its own.
+    newer = [cudnn.conv, cudnn.rnn, matmul] if hasattr(cudnn, "conv") else []
+    found += [_attribute(owner, "fp32_precision", "ieee") for owner in newer]
+    return [switch for switch in found if _readable(switch[0])]
+
+
+def _readable(read: Callable[[], Any]) -> bool:
+    """False for an old setting that PyTorch refuses to read: newer ones contradict it."""
+    try:
+        read()
+    except RuntimeError:
+        return False
+    return True
+
+
+def _fused() -> list[Switch]:
+    """A recurrent layer or attention as one operation hides its products from a trace."""
+    c, cuda = torch._C, torch.backends.cuda
+    return [
+        (c._get_mkldnn_enabled, c._set_mkldnn_enabled, False),
+        (c._get_cudnn_enabled, c._set_cudnn_enabled, False),
+        (cuda.flash_sdp_enabled, cuda.enable_flash_sdp, False),
+        (cuda.mem_efficient_sdp_enabled, cuda.enable_mem_efficient_sdp, False),
+        (cuda.cudnn_sdp_enabled, cuda.enable_cudnn_sdp, False),
+        (cuda.math_sdp_enabled, cuda.enable_math_sdp, True),
+    ]
+
+
+_FAST_PATH, _FLOAT32, _FUSED = _Switches(_fast_path), _Switches(_float32), _Switches(_fused)
+
+
+class _Block:
+    """A block that holds switches; `guarded` releases what an interrupt left held."""
+
+    def __init__(self, *switches: _Switches) -> None:
+        self._held = switches
+
+    def __enter__(self) -> None:
+        _blocks().append(self)
+        for switches in self._held:
+            switches.hold(id(self))
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.release()
+
+    def release(self) -> None:
+        for switches in self._held:
+            switches.release(id(self))
+        if self in _blocks():
+            _blocks().remove(self)
+
+
+def _blocks() -> list[_Block]:
+    if not hasattr(_held, "blocks"):
+        _held.blocks = []
+    blocks: list[_Block] = _held.blocks
+    return blocks
+
+
+class Exact(_Block):
+    """Every submodule is called, and a model on a GPU multiplies float32 as float32.
+
+    A setting that followed ``torch.backends.fp32_precision`` keeps its value from then on, since
+    PyTorch does not tell such a value from one that was chosen.
+
+    Args:
+        model: Precision is left alone if it is on no GPU, or None.
+    """
+
+    def __init__(self, model: nn.Module | None) -> None:
+        on_gpu = model is not None and any(p.is_cuda for p in model.parameters())
+        super().__init__(_FAST_PATH, *[_FLOAT32] * on_gpu)
+
+
+class Opened(_Block):
+    """Recurrent layers and attention run as the products that they are made of."""
+
+    def __init__(self) -> None:
+        super().__init__(_FUSED)
+
+
+def guarded(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """A public function that leaves the thread and the process as they were, after Ctrl-C too.
+
+    Gradient mode, stacks of torch's modes, random generators and switches are put back; inference
+    mode, whose tensors cannot be written to later, is left for as long as it runs.
+    """
+
+    @functools.wraps(function)
+    def call(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        put_back = _thread_state()
+        try:
+            if torch.is_inference_mode_enabled():
+                with torch.inference_mode(False):
+                    return function(*args, **kwargs)
+            return function(*args, **kwargs)
+        finally:
+            try:
+                put_back()
+            except BaseException:  # an interrupt in here: once more, whole
+                put_back()
+                raise
+
+    return call
+
+
+def _thread_state() -> Callable[[], None]:
+    """Remember the state of this thread; the result puts it back, any number of times."""
+    grad, blocks = torch.is_grad_enabled(), len(_blocks())
+    functions = torch._C._len_torch_function_stack()
+    dispatches = torch._C._len_torch_dispatch_stack()
+
+    def put_back() -> None:
+        while torch._C._len_torch_function_stack() > functions:
+            torch._C._pop_torch_function_stack()
+        while torch._C._len_torch_dispatch_stack() > dispatches:
+            torch._C._pop_torch_dispatch_stack(None)
+        torch.set_grad_enabled(grad)
+        for block in _blocks()[blocks:]:
+            block.release()
+        SameDraws.put_back()
+
+    return put_back
+
+
+def random_state() -> list[Tensor]:
+    """The states of PyTorch's global generators, the CPU's first."""
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
+    return [torch.get_rng_state(), *cuda]
+
+
+def set_random_state(states: list[Tensor]) -> None:
+    """Put the global generators back to `random_state`."""
+    torch.set_rng_state(states[0])
+    if len(states) > 1:
+        torch.cuda.set_rng_state_all(states[1:])
+
+
+class SameDraws:
+    """The global generators begin at one seed, whoever runs; afterwards they are as they were.
+
+    One thread at a time: the generators are the process's.
+
+    Args:
+        seed: The seed; None to leave the generators where they are at the beginning.
+    """
+
+    _before: list[Tensor] | None = None
+
+    def __init__(self, seed: int | None = 0) -> None:
+        self._seed = seed
+
+    def __enter__(self) -> None:
+        _generators.acquire()
+        SameDraws._before = random_state()
+        if self._seed is not None:
+            torch.default_generator.manual_seed(self._seed)
+            if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+                torch.cuda.default_generators[torch.cuda.current_device()].manual_seed(self._seed)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.put_back()
+
+    @classmethod
+    def put_back(cls) -> None:
+        """End the block of this thread, if there is one."""
+        if not _generators._is_owned():  # type: ignore[attr-defined]
+            return
+        if cls._before is not None:
+            set_random_state(cls._before)
+        cls._before = None
+        _generators.release()
+
+
+@contextmanager
+def same_modes(model: nn.Module) -> Iterator[None]:
+    """Training and evaluation modes come back after it.
+
+    Yields:
+        Nothing.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training

@@ -1,0 +1,144 @@
+"""Accumulation of shift, variance and accuracy over pieces of the data, whatever the method."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from joulewise.prediction.accuracy import Ballot
+from joulewise.prediction.forecast import Forecast
+from joulewise.prediction.linearisation import LinearLogits, Piece
+from joulewise.prediction.problem import Problem
+from joulewise.prediction.second_order import SecondOrderCorrection
+from joulewise.prediction.single_faults import FaultRatio
+
+__all__ = ["Total"]
+
+
+@dataclass(slots=True, eq=False)
+class Total:
+    """Figures of all samples so far.
+
+    Attributes:
+        samples: Number of samples.
+        shift: Squared mean shift of each sample, piece by piece.
+        variance: The same of the variance, by placed tensor.
+        outputs: The same of the error of each output, where it is known.
+        ratios: Ratio of true to linear variance, by placed tensor; 1 where there is none.
+        ballot: Accuracy.
+    """
+
+    samples: int = 0
+    shift: list[Tensor] = field(default_factory=list)
+    variance: dict[str, list[Tensor]] = field(default_factory=dict)
+    outputs: list[Tensor] = field(default_factory=list)
+    ratios: Mapping[str, FaultRatio] = field(default_factory=dict)
+    ballot: Ballot = field(default_factory=Ballot)
+
+    def add(
+        self, shift: Tensor, variance: Mapping[str, Tensor], outputs: Tensor | None = None
+    ) -> None:
+        """Add some samples.
+
+        Args:
+            shift: Squared mean shift, mean over outputs, float64 ``[samples]``.
+            variance: Variance by placed tensor, likewise; tensors without any may be absent.
+            outputs: Error of each output, ``[samples, *output]``, where it is known.
+        """
+        self.shift.append(shift)
+        for name, part in variance.items():
+            self.variance.setdefault(name, []).append(part)
+        if outputs is not None:
+            self.outputs.append(outputs)
+        self.samples += len(shift)
+
+    def add_probed(
+        self,
+        piece: Piece,
+        output: Tensor,
+        variance: Mapping[str, Tensor],
+        correction: SecondOrderCorrection | None = None,
+    ) -> None:
+        """Add shift and variance from random probes."""
+        error = (output.double() - piece.reference.double()).reshape(piece.samples, -1)
+        scaled = {name: part * self._ratio(name) for name, part in variance.items()}
+        if correction is not None and scaled:
+            factor = correction.variance_ratio(torch.stack(list(scaled.values())).sum(0))
+            scaled = {name: part * factor for name, part in scaled.items()}
+        self.add(_squared(error, correction).mean(1), scaled)
+
+    def add_logits(
+        self,
+        piece: Piece,
+        logits: LinearLogits,
+        exact: bool,
+        correction: SecondOrderCorrection | None = None,
+    ) -> None:
+        """Add accuracies; with ``exact``, every output being probed, shift and variance too."""
+        cov = {name: part.double() * self._ratio(name) for name, part in logits.cov.items()}
+        whole = torch.stack(list(cov.values())).sum(0)
+        if correction is not None:
+            correction = correction.of_outputs(logits.classes)
+            linear = whole.diagonal(dim1=1, dim2=2).mean(1)
+            factor = correction.variance_ratio(linear).detach()[:, None, None]
+            cov = {name: part * factor for name, part in cov.items()}
+            whole = whole * factor
+        if logits.has_target:
+            # The target is the first of the chosen classes.
+            first = torch.zeros(piece.samples, dtype=torch.int64, device=whole.device)
+            mean = logits.mean
+            if correction is not None:
+                mean = mean.double() + correction.mean.detach()
+            self.ballot.add(mean, whole, first, logits.chips)
+        if not exact:
+            return
+        ideal = piece.reference.reshape(piece.samples, -1).double().gather(1, logits.classes)
+        shift = _squared(logits.mean.double() - ideal, correction)
+        errors = shift + whole.diagonal(dim1=1, dim2=2)
+        self.add(
+            shift.mean(1),
+            {name: part.diagonal(dim1=1, dim2=2).mean(1) for name, part in cov.items()},
+            torch.zeros_like(errors).scatter_(1, logits.classes, errors),
+        )
+
+    def _ratio(self, name: str) -> float:
+        return self.ratios[name].mean if name in self.ratios else 1.0
+
+    def _standard_error(self, per_sample: Tensor, variance: Mapping[str, Tensor]) -> float | None:
+        """Standard error of the mean over samples and, where single faults were tried, of those."""
+        if len(per_sample) < 2:
+            return None
+        squared = float(per_sample.var()) / len(per_sample)
+        for name, ratio in self.ratios.items():
+            part = float(variance[name].detach().mean())
+            squared += (part * ratio.standard_error / max(ratio.mean, 1e-12)) ** 2
+        return float(squared**0.5)
+
+    def forecast(self, method: str, problem: Problem) -> Forecast:
+        """The forecast for all samples."""
+        shift = torch.cat(self.shift)
+        none = torch.zeros_like(shift)
+        found = {name: torch.cat(parts) for name, parts in self.variance.items()}
+        variance = {p.name: found.get(p.name, none) for p in problem.placement.placed}
+        per_sample = (shift + torch.stack(list(variance.values())).sum(0)).detach()
+        return Forecast(
+            method=method,
+            plan=problem.plan,
+            images=len(per_sample),
+            mean_shift=shift.mean(),
+            variance={name: part.mean() for name, part in variance.items()},
+            standard_error=self._standard_error(per_sample, variance),
+            per_sample=per_sample,
+            per_output=torch.cat(self.outputs).mean(0) if self.outputs else None,
+            accuracy=self.ballot.result(),
+        )
+
+
+def _squared(error: Tensor, correction: SecondOrderCorrection | None) -> Tensor:
+    """``|E f - z|^2`` for each output, without the bias of an estimated mean's square."""
+    if correction is None:
+        return error.square()
+    return (error + correction.mean).square() - correction.squared_mean_bias

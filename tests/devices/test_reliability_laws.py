@@ -1,0 +1,317 @@
+import json
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from joulewise.devices import PROFILES, SRAM, ExponentialLaw, VoltageTable, law
+from joulewise.devices.reliability_laws import HOROWITZ_SRAM_BIT_J, VoltageRow
+from joulewise.errors import InputError, OperatingPointError, TableError
+
+LAW = settings(max_examples=60, derandomize=True, deadline=None)
+HEADER = "v_dd,energy_per_bit_j,bit_error_rate"
+ROWS = (VoltageRow(0.5, 1e-14, 1e-2), VoltageRow(0.6, 1.3e-14, 1e-3), VoltageRow(0.8, 2e-14, 1e-6))
+TABLE = VoltageTable(rows=ROWS, source="made up")
+
+
+def tensor(value):
+    return torch.tensor(value, dtype=torch.float64)
+
+
+# The exponential law
+
+
+@pytest.mark.parametrize(
+    ("rate", "eta"), [(1e-2, 0.360), (1e-3, 0.540), (1e-4, 0.720), (2.76e-6, 1.0), (0.278, 0.1)]
+)
+def test_exponential_reference_values(rate, eta):
+    """Values by hand, ``eta = -log(rate) / 12.8``."""
+    assert -math.log(rate) / 12.8 == pytest.approx(eta, abs=5e-4)
+    assert float(ExponentialLaw().bit_error_rate(tensor(eta))) == pytest.approx(rate, rel=6e-3)
+
+
+@LAW
+@given(st.floats(0.1, 100), st.floats(0, 1))
+def test_exponential_is_its_formula(a, eta):
+    law = ExponentialLaw(a=a, nominal_energy_per_bit_j=3e-13)
+    assert float(law.bit_error_rate(tensor(eta))) == pytest.approx(math.exp(-a * eta), rel=1e-12)
+    assert float(law.energy_per_bit_j(tensor(eta))) == pytest.approx(3e-13 * eta, rel=1e-12)
+
+
+def test_exponential_ends():
+    law = ExponentialLaw()
+    assert law.eta_range == (0.0, 1.0)
+    assert float(law.bit_error_rate(tensor(0.0))) == 1.0
+    assert float(law.energy_per_bit_j(tensor(1.0))) == HOROWITZ_SRAM_BIT_J == 20e-12 / 64
+
+
+def test_exponential_has_no_voltage():
+    message = (
+        "^v_dd is 0.6 V on the exponential law, which has no voltage axis; "
+        "allowed: eta from 0 to 1, or a measured voltage table$"
+    )
+    with pytest.raises(OperatingPointError, match=message):
+        SRAM().point(v_dd=0.6)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"a": 0.0}, r"^a is 0; allowed: above 0 to 1e\+06$"),
+        ({"a": math.nan}, r"^a is nan; allowed: above 0 to 1e\+06$"),
+        (
+            {"nominal_energy_per_bit_j": -1.0},
+            "^nominal_energy_per_bit_j is -1; allowed: above 0 to",
+        ),
+    ],
+)
+def test_exponential_refusals(fields, message):
+    with pytest.raises(InputError, match=message):
+        ExponentialLaw(**fields)
+
+
+# Voltage tables
+
+
+@st.composite
+def tables(draw):
+    count = draw(st.integers(2, 6))
+    volts = sorted(draw(st.sets(st.integers(300, 1200), min_size=count, max_size=count)))
+    joules = sorted(draw(st.sets(st.integers(1, 10**6), min_size=count, max_size=count)))
+    logs = sorted(draw(st.lists(st.floats(-16, 0), min_size=count, max_size=count)), reverse=True)
+    return VoltageTable(
+        rows=tuple(
+            VoltageRow(v / 1000, j * 1.1e-19, 10**log)
+            for v, j, log in zip(volts, joules, logs, strict=True)
+        ),
+        source="drawn",
+    )
+
+
+@LAW
+@given(tables())
+def test_a_table_goes_through_its_rows_and_accepts_both_ends(table):
+    memory = SRAM(law=table)
+    for row in table.rows:
+        eta = tensor(memory.point(v_dd=row.v_dd))
+        assert float(table.bit_error_rate(eta)) == pytest.approx(row.bit_error_rate, rel=1e-6)
+        assert float(table.energy_per_bit_j(eta)) == pytest.approx(row.energy_per_bit_j, rel=1e-12)
+        assert float(table.v_dd(eta)) == pytest.approx(row.v_dd, rel=1e-9)
+    assert memory.point(v_dd=table.rows[-1].v_dd) == 1.0
+    assert memory.point(v_dd=table.rows[0].v_dd) == table.eta_range[0]
+
+
+@LAW
+@given(tables(), st.floats(0, 1), st.floats(0, 1))
+def test_a_table_is_monotone(table, a, b):
+    first, last = table.rows[0].v_dd, table.rows[-1].v_dd
+    volts = tensor([min(first + share * (last - first), last) for share in sorted((a, b))])
+    eta = table.eta(volts)
+    assert float(eta[0]) <= float(eta[1]) <= 1.0
+    low, high = table.bit_error_rate(eta).tolist()
+    assert high <= low * (1 + 1e-9)
+
+
+def test_between_rows_the_log_of_the_rate_and_the_energy_are_linear_in_volts():
+    eta = TABLE.eta(tensor(0.75))
+    assert float(eta) == pytest.approx((1.3e-14 * 0.25 + 2e-14 * 0.75) / 2e-14, rel=1e-12)
+    expected = 10 ** (-3 * 0.25 - 6 * 0.75)
+    assert float(TABLE.bit_error_rate(eta)) == pytest.approx(expected, rel=1e-9)
+
+
+def test_a_table_keeps_its_unit_and_describes_itself():
+    table = VoltageTable(rows=ROWS, source="made up", voltage_unit="Vmin")
+    assert table.describe() == {
+        "law": "voltage table",
+        "source": "made up",
+        "voltage_unit": "Vmin",
+        "rows": [[0.5, 1e-14, 1e-2], [0.6, 1.3e-14, 1e-3], [0.8, 2e-14, 1e-6]],
+    }
+    assert TABLE.voltage_unit == "V"
+
+
+@pytest.mark.parametrize("volts", [0.49, 0.81, math.nan])
+def test_a_table_does_not_extrapolate(volts):
+    message = rf"^v_dd \(V\) is {volts}; allowed: 0.5 to 0.8$"
+    with pytest.raises(OperatingPointError, match=message):
+        SRAM(law=TABLE).point(v_dd=volts)
+
+
+def test_a_table_of_one_row_is_refused():
+    message = r"^the voltage table is 1 row\(s\); allowed: two rows or more$"
+    with pytest.raises(TableError, match=message):
+        VoltageTable(rows=ROWS[:1], source="")
+
+
+@pytest.mark.parametrize(
+    ("second", "message"),
+    [
+        (
+            (0.5, 2e-14, 1e-4),
+            "^row 2: v_dd is 0.5 V after 0.5 V; allowed: one row for each voltage",
+        ),
+        (
+            (0.4, 2e-14, 1e-4),
+            "^row 2: v_dd is 0.4 V after 0.5 V; allowed: one row for each voltage",
+        ),
+        ((0.7, 1e-14, 1e-4), "^row 2: energy_per_bit_j is 1e-14 J, not above that of 0.5 V; allo"),
+        (
+            (0.7, 2e-14, 0.02),
+            "^row 2: bit_error_rate is 0.02, above that of 0.5 V; allowed: a rate",
+        ),
+        ((0.7, 2e-14, 0.0), "^row 2: bit_error_rate is 0; allowed: above 0 to 1$"),
+        ((0.7, math.nan, 0.001), "^row 2: energy_per_bit_j is nan; allowed: above 0 to 1$"),
+        ((math.nan, 2e-14, 0.001), "^row 2: v_dd is nan; allowed: above 0 to 100$"),
+        ((0.7, 2e-14, math.nan), "^row 2: bit_error_rate is nan; allowed: above 0 to 1$"),
+    ],
+)
+def test_rows_that_are_no_law_are_refused(second, message):
+    with pytest.raises(TableError, match=message):
+        VoltageTable(rows=(ROWS[0], VoltageRow(*second)), source="")
+
+
+def write(path, *lines):
+    path.write_text("\n".join([HEADER, *lines]) + "\n")
+    return path
+
+
+def test_from_csv_in_either_order(tmp_path):
+    lines = ["# bench 3,", "# 28 nm", "0.8,2e-14,1e-6", "", "0.6,1.3e-14,1e-3", "0.5,1e-14,1e-2"]
+    table = VoltageTable.from_csv(write(tmp_path / "t.csv", *lines))
+    assert table.rows == ROWS
+    assert table.source == "bench 3, 28 nm"
+    assert table.voltage_unit == "V"
+
+
+def test_from_csv_without_comments_names_the_file(tmp_path):
+    path = write(tmp_path / "t.csv", "0.5,1e-14,1e-2", "0.8,2e-14,1e-6")
+    assert VoltageTable.from_csv(path).source == str(path)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("0.6,1e-14", f"t.csv, line 4 is '0.6,1e-14'; allowed: 3 numbers, {HEADER}$"),
+        ("0.6,x,1e-3", f"t.csv, line 4 is '0.6,x,1e-3'; allowed: 3 numbers, {HEADER}$"),
+        ("0,1.5e-14,1e-3", "t.csv, line 4: v_dd is 0; allowed: above 0 to 100$"),
+        ("0.6,-1e-14,1e-3", "t.csv, line 4: energy_per_bit_j is -1e-14; allowed: above 0 to 1$"),
+        ("0.6,1.5e-14,0", "t.csv, line 4: bit_error_rate is 0; allowed: above 0 to 1$"),
+        ("0.6,1.5e-14,nan", "t.csv, line 4: bit_error_rate is nan; allowed: above 0 to 1$"),
+        ("0.5,1.5e-14,1e-3", "t.csv, line 4: v_dd is 0.5 V after 0.5 V; allowed: one row"),
+        ("0.6,0.5e-14,1e-3", "t.csv, line 4: energy_per_bit_j is 5e-15 J, not above .*; allowed"),
+        ("0.6,1.5e-14,0.1", "t.csv, line 4: bit_error_rate is 0.1, above .*; allowed: a rate"),
+    ],
+)
+def test_from_csv_names_the_line(tmp_path, line, message):
+    path = write(tmp_path / "t.csv", "# made up", "0.5,1e-14,1e-2", line)
+    with pytest.raises(TableError, match=message) as refusal:
+        VoltageTable.from_csv(path)
+    assert "\n" not in str(refusal.value)
+
+
+def test_from_csv_refuses_other_files(tmp_path):
+    with pytest.raises(TableError, match="^voltage table .*none.csv cannot be read: "):
+        VoltageTable.from_csv(tmp_path / "none.csv")
+    path = tmp_path / "t.csv"
+    path.write_text("# nothing\n")
+    with pytest.raises(
+        TableError, match=f"t.csv has no rows; allowed: a header {HEADER} and rows$"
+    ):
+        VoltageTable.from_csv(path)
+    path.write_text("volts,joules,rate\n")
+    message = f"t.csv, line 1: the header is volts,joules,rate; allowed: {HEADER}$"
+    with pytest.raises(TableError, match=message):
+        VoltageTable.from_csv(path)
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(TableError, match="cannot be read"):
+        VoltageTable.from_csv(path)
+    message = r"^the voltage table is 1 row\(s\); allowed"
+    with pytest.raises(TableError, match=message):
+        VoltageTable.from_csv(write(path, "0.5,1e-14,1e-2"))
+
+
+# Profiles
+
+
+STUTZ = "stutz2021-14nm"
+# V / Vmin, energy / energy(Vmin), bit error rate: figure 1, typed a second time.
+FIGURE_1 = [
+    (0.958, 0.918402778, 1.90735e-6),
+    (0.917, 0.840277778, 6.86646e-5),
+    (0.875, 0.765625, 1.29e-3),
+    (0.833, 0.694444444, 1.115e-2),
+    (0.792, 0.626736111, 5.573e-2),
+    (0.750, 0.5625, 2.056e-1),
+]
+
+
+def test_names():
+    assert list(PROFILES) == ["exponential", STUTZ]
+    assert PROFILES["exponential"] == ExponentialLaw()
+    with pytest.raises(TypeError):
+        PROFILES["mine"] = ExponentialLaw()
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_each_profile_is_monotone_described_and_usable(name):
+    profile = law(name)
+    eta = torch.linspace(*profile.eta_range, 2001, dtype=torch.float64)
+    rates, joules = profile.bit_error_rate(eta), profile.energy_per_bit_j(eta)
+    assert bool((rates.diff() < 0).all())
+    assert bool((joules.diff() > 0).all())
+    assert 0 < float(rates.min()) < 1e-5
+    assert float(rates.max()) <= 1
+    json.dumps(SRAM(law=profile).describe(), allow_nan=False)
+
+
+@pytest.mark.parametrize(("volts", "energy", "rate"), FIGURE_1)
+def test_stutz_goes_through_the_points_of_the_figure(volts, energy, rate):
+    profile = law(STUTZ)
+    eta = SRAM(law=profile).point(v_dd=volts)
+    at = torch.tensor(eta, dtype=torch.float64)
+    assert float(profile.bit_error_rate(at)) == pytest.approx(rate, rel=0.01)
+    joules = float(profile.energy_per_bit_j(at))
+    assert joules == pytest.approx(energy * HOROWITZ_SRAM_BIT_J, rel=0.01)
+    assert energy == pytest.approx(volts**2, rel=0.01)
+    assert eta == pytest.approx(energy / 0.918402778, rel=0.01)
+
+
+def test_stutz_counts_are_of_the_measured_bits():
+    bits = 32 * 512 * 64
+    assert bits == 1_048_576
+    rates = [rate for _, _, rate in FIGURE_1[:2]]
+    assert [rate * bits for rate in rates] == pytest.approx([2, 72], abs=0.01)
+
+
+def test_stutz_says_where_it_comes_from_and_what_it_does_not_know():
+    profile = law(STUTZ)
+    assert isinstance(profile, VoltageTable)
+    for words in (
+        "D. Stutz, N. Chandramoorthy, M. Hein, B. Schiele",
+        "MLSys 2021, figure 1",
+        "14 nm",
+        "rests on 2 failing bits",
+        "no absolute volts",
+        "not measured",
+        "leakage excluded",
+        "illustrative",
+        "45 nm",
+    ):
+        assert words in profile.source
+    described = profile.describe()
+    assert described["voltage_unit"] == "Vmin"
+    assert described["source"] == profile.source
+
+
+def test_stutz_refuses_voltages_in_its_own_unit():
+    message = r"^v_dd \(Vmin\) is 1; allowed: 0.75 to 0.958$"
+    with pytest.raises(OperatingPointError, match=message):
+        SRAM(law=law(STUTZ)).point(v_dd=1.0)
+
+
+def test_an_unknown_profile_is_refused_with_those_that_are_known():
+    message = f"^the profile is 'sram'; allowed: exponential, {STUTZ}$"
+    with pytest.raises(InputError, match=message):
+        law("sram")

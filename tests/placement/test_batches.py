@@ -1,0 +1,90 @@
+"""Data as people have them."""
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+
+from joulewise.data import Dataset, Split, load_digits
+from joulewise.errors import DataError
+from joulewise.placement.batches import prepare
+
+X = torch.randn(10, 4, generator=torch.Generator().manual_seed(0))
+Y = torch.arange(10) % 3
+MODEL = nn.Linear(4, 3)
+
+
+def joined(batches):
+    return torch.cat([b.inputs for b in batches]), torch.cat([b.targets for b in batches])
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        Split(inputs=X, targets=Y),
+        TensorDataset(X, Y),
+        DataLoader(TensorDataset(X, Y), batch_size=4),
+        [(X[:6], Y[:6]), (X[6:], Y[6:])],
+        [[X, Y]],
+        [(X, Y.tolist())],
+        ((X[k : k + 5], Y[k : k + 5]) for k in (0, 5)),
+    ],
+    ids=["split", "dataset", "loader", "pairs", "lists", "numbers", "generator"],
+)
+def test_the_same_samples_from_any_source(data):
+    inputs, targets = joined(prepare(data, MODEL))
+    assert torch.equal(inputs, X) and torch.equal(targets, Y)
+
+
+def test_a_loader_moves_no_random_state():
+    state = torch.get_rng_state()
+    prepare(DataLoader(TensorDataset(X, Y), shuffle=True), MODEL)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_labels_of_a_mapping_are_targets():
+    (batch,) = prepare([{"input_ids": X, "labels": Y}], MODEL)
+    assert list(batch.inputs) == ["input_ids"] and batch.labels and torch.equal(batch.targets, Y)
+    transformers = pytest.importorskip("transformers")
+    (batch,) = prepare([transformers.BatchEncoding({"input_ids": X, "labels": Y})], MODEL)
+    assert list(batch.inputs) == ["input_ids"] and torch.equal(batch.targets, Y)
+    model = nn.Linear(4, 3)
+    model.config = transformers.T5Config()
+    (batch,) = prepare([{"input_ids": X, "labels": Y}], model)
+    assert list(batch.inputs) == ["input_ids", "labels"] and torch.equal(batch.targets, Y)
+
+
+def test_several_inputs_and_targets_of_any_kind():
+    (batch,) = prepare([((X, X), Y)], MODEL)
+    assert len(batch.inputs) == 2 and torch.equal(batch.targets, Y)
+    boxes = [{"boxes": X[:1]} for _ in range(10)]
+    (batch,) = prepare([(X, boxes)], MODEL)
+    assert torch.equal(batch.targets[3]["boxes"], X[:1])
+
+
+class Endless(IterableDataset):
+    def __iter__(self):
+        while True:
+            yield X
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ((X, Y), r"data is a tuple of 2 tensors, .*; allowed: a list: \[\(inputs, targets\)\]"),
+        (X, "data is a Tensor; allowed: batches such as"),
+        ("digits", "data is a str; allowed: batches such as"),
+        (3, "data is a int; allowed: batches such as"),
+        (Endless(), "data is an IterableDataset, which knows no batches; allowed: a DataLoader"),
+        (load_digits(), r"data is a Dataset; allowed: one of its splits, such as data\.test"),
+        ([(X, Y), X], "the data is batches of different kinds"),
+        ([X, (X, Y)], "the data is batches of different kinds"),
+        ([{"a": X}, {"b": X}], "the data is batches of different kinds"),
+        ([(X, Y[:3])], r"inputs whose first axis is 10 and targets of shape \(3,\)"),
+        ([], "the data holds no batch"),
+    ],
+)
+def test_data_that_is_none_is_refused_by_name(data, said):
+    assert isinstance(load_digits(), Dataset)
+    with pytest.raises(DataError, match=said):
+        prepare(data, MODEL)
