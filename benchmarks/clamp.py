@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+import joulewise.contrib  # noqa: F401  registers "moments"
 from joulewise.cli.allocator import keep_freed_memory
 from joulewise.data import Dataset, Split, load_digits
 from joulewise.devices import Crossbar

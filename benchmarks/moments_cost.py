@@ -1,4 +1,4 @@
-"""What the moments of a 13-convolution network cost, in plain forward passes of the same process.
+"""Cost of full covariances of a 13-convolution network, in plain forward passes of one process.
 
     python benchmarks/moments_cost.py [--width 1.0] [--size 32] [--threads 2] [--dtype float32]
                                       [--gib 8] [--json]
@@ -22,10 +22,10 @@ import time
 import torch
 from torch import nn
 
+from joulewise.contrib import FullCovariance
 from joulewise.devices import SRAM
 from joulewise.placement import place
-from joulewise.prediction._predict import predict
-from joulewise.prediction.moments import Moments
+from joulewise.prediction import predict
 
 STAGES = ((16, 16), (32, 32), (64, 64, 64), (128, 128, 128), (256, 256, 256))
 ETA = 0.6
@@ -85,7 +85,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
     with torch.no_grad():
         plain = [seconds(lambda: model(image)) for _ in range(PLAIN_PASSES + 3)][3:]
     placement = place(model, weights=SRAM(bits=8), inputs=image)
-    method = Moments(dtype=dtype, memory_bytes=int(arguments.gib * 2**30))
+    method = FullCovariance(dtype=dtype, memory_bytes=int(arguments.gib * 2**30))
     taken = seconds(lambda: predict(placement, [image], method=method, eta=ETA))
     return {
         "largest": round(STAGES[0][0] * arguments.width) * arguments.size**2,

@@ -33,13 +33,14 @@ import torch
 from torch import Tensor, nn
 
 from joulewise.cli.allocator import keep_freed_memory
+from joulewise.contrib import FullCovariance
 from joulewise.data import Dataset, load_data
 from joulewise.devices import PCM, SRAM, Crossbar, Device, Flip, Mask
 from joulewise.devices.fault_kinds import FaultKind
 from joulewise.files import write_atomically
 from joulewise.models import build, host, load_weights
 from joulewise.placement import Placement, place, prepare
-from joulewise.prediction import Corrected, FirstOrder, Moments, predict
+from joulewise.prediction import Corrected, FirstOrder, predict
 from joulewise.simulation import Simulation, simulate
 from joulewise.study import Environment
 from joulewise.training import TrainingSpec, train
@@ -114,7 +115,7 @@ METHODS = {
     "second-order": FirstOrder(pairs=8),
     "with secants": FirstOrder(pairs=8, secants=100),
     "corrected": Corrected(),
-    "moments": Moments(),
+    "moments": FullCovariance(),
 }
 HALF_WIDTH, ROUND = 0.02, 50
 

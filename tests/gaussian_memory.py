@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from joulewise.contrib import FullCovariance
 from joulewise.devices import Chip, Common, Device, Moments, Point, Traffic
 from joulewise.errors import OperatingPointError, check_in_range
 from joulewise.placement import Placement
-from joulewise.prediction.moments import Moments as MomentsMethod
-from joulewise.prediction.problem import posed
+from joulewise.prediction import posed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,9 +111,9 @@ def covariance_of(memory: GaussianMemory, weight: Tensor, std: float) -> Tensor:
 def output_moments(
     placement: Placement, inputs: Any, plan: Mapping[str, Point], **options: Any
 ) -> tuple[Tensor, Tensor]:
-    """Mean ``[batch, size]`` and covariance ``[batch, size, size]`` of the output, float64."""
-    method = MomentsMethod(dtype=torch.float64, **options)
+    """Mean ``[batch, size]`` and covariance ``[batch, size, size]`` of the output, in float64."""
+    method = FullCovariance(dtype=torch.float64, **options)
     with posed(placement, [inputs], plan) as problem:
-        pieces = [piece.logits() for piece in method.pieces(problem)]
+        pieces = [(output.mean, output.cov) for output, _, _ in method.pieces(problem)]
     means, covs = zip(*pieces, strict=True)
     return torch.cat(means), torch.cat(covs)

@@ -63,7 +63,6 @@ if TYPE_CHECKING:
     from joulewise.prediction import ErrorModel as ErrorModel
     from joulewise.prediction import FirstOrder as FirstOrder
     from joulewise.prediction import Forecast as Forecast
-    from joulewise.prediction import Moments as Moments
     from joulewise.prediction import error_model as error_model
     from joulewise.prediction import predict as predict
     from joulewise.report import write_report as write_report
@@ -106,7 +105,6 @@ _ROOMS = {
     "Independent": "devices",
     "Mask": "devices",
     "Measured": "devices",
-    "Moments": "prediction",
     "PCM": "devices",
     "Placement": "placement",
     "Ramp": "training",
@@ -163,7 +161,6 @@ __all__ = [
     "Independent",
     "Mask",
     "Measured",
-    "Moments",
     "Placement",
     "Ramp",
     "ReadOut",
@@ -201,6 +198,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name in _OPEN_ROOMS:
         return importlib.import_module(f"joulewise.{name}")
+    if name == "predict":  # contrib registers methods of prediction by name
+        importlib.import_module("joulewise.contrib")
     if name not in _ROOMS:
         raise AttributeError(f"module 'joulewise' has no attribute {name!r}")
     value = getattr(importlib.import_module(f"joulewise.{_ROOMS[name]}"), name)

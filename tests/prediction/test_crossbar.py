@@ -4,9 +4,10 @@ import pytest
 import torch
 from torch import nn
 
+from joulewise.contrib import FullCovariance
 from joulewise.devices import PCM, Array, Chip, Crossbar
 from joulewise.placement import place
-from joulewise.prediction import FirstOrder, Moments, predict
+from joulewise.prediction import FirstOrder, predict
 from joulewise.simulation import simulate
 
 DEVICES = {
@@ -72,7 +73,7 @@ def test_gradients_in_g_max(clip):
 
     def mse(*scaled):
         plan = {name: 1e-5 * s for name, s in zip(names, scaled, strict=True)}
-        method = Moments(dtype=torch.float64)
+        method = FullCovariance(dtype=torch.float64)
         return predict(placement, [(data()[0][0].double(), None)], plan, method=method).mse
 
     placement.model.double()

@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import nn
 
+import joulewise.contrib  # noqa: F401  its methods are in METHODS, too
 from joulewise.data import load_digits
 from joulewise.devices import SRAM
 from joulewise.errors import DataError, InputError, OperatingPointError

@@ -113,12 +113,7 @@ def _by_multipliers(figures: Figures, start: Tensor, multiplier: float) -> Optim
             penalty *= _HEAVIER
         before = abs(violation)
     if ratio > 1.0:  # infeasible by a little, it may still be the best to go towards
-        to = levels
-
-        def infeasible(step: float) -> bool:
-            return evaluated(inside + step * (to - inside))[1] > 1.0
-
-        levels = inside + bisect(infeasible, 0.0, 1.0, 30)[0] * (to - inside)
+        levels = _furthest_feasible(inside, levels, lambda at: evaluated(at)[1])
     else:
         levels = inside
     if least <= evaluated(levels)[0]:
@@ -127,6 +122,16 @@ def _by_multipliers(figures: Figures, start: Tensor, multiplier: float) -> Optim
     return Optimum(
         levels=torch.from_numpy(levels), objective=objective, ratio=ratio, multiplier=multiplier
     )
+
+
+def _furthest_feasible(inside: Floats, to: Floats, ratio: Callable[[Floats], float]) -> Floats:
+    """The last feasible levels on the line from feasible ones to infeasible ones."""
+
+    def infeasible(step: float) -> bool:
+        return ratio(inside + step * (to - inside)) > 1.0
+
+    levels: Floats = inside + bisect(infeasible, 0.0, 1.0, 30)[0] * (to - inside)
+    return levels
 
 
 def _by_quadratic_programmes(figures: Figures, start: Tensor) -> Optimum | None:

@@ -196,6 +196,7 @@ def _method(name: str, given: dict[str, Any], seed: int) -> str | Method:
     """
     from dataclasses import fields, replace
 
+    import joulewise.contrib  # noqa: F401  registers its methods
     from joulewise.errors import InputError
     from joulewise.prediction import METHODS
 

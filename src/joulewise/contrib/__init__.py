@@ -1,5 +1,6 @@
 """Methods for few: built on the core, never imported by it.
 
+full_covariance     prediction by full means and covariances, for small networks
 co_design           alternate training through a plan and allocation of the network
 learned_ranges      weight ranges trained beside the weights (WCAT)
 chip_fitting        parameters of a deployed network fitted to one chip
@@ -11,11 +12,14 @@ from joulewise.contrib.chip_fitting import fit_to_chip as fit_to_chip
 from joulewise.contrib.co_design import CoDesign as CoDesign
 from joulewise.contrib.co_design import Round as Round
 from joulewise.contrib.co_design import co_design as co_design
+from joulewise.contrib.full_covariance import FullCovariance as FullCovariance
 from joulewise.contrib.learned_ranges import LearnedRanges as LearnedRanges
 from joulewise.contrib.noise_maximisation import NoiseMaximisation as NoiseMaximisation
+from joulewise.prediction import register_method
 
 __all__ = [
     "CoDesign",
+    "FullCovariance",
     "LearnedRanges",
     "NoiseMaximisation",
     "Recovery",
@@ -23,3 +27,5 @@ __all__ = [
     "co_design",
     "fit_to_chip",
 ]
+
+register_method("moments", FullCovariance)

@@ -8,35 +8,33 @@ first_order      first order in the noise: any network, for about one training s
 second_order     correction for curvature, from pairs of opposite noise
 single_faults    correction for large single faults, tried one by one
 corrected        first order as a control variate for a few simulated chips
-moments          mean and full covariance by a table of rules: small networks, strong noise
 accuracy         accuracy from Gaussian logits
 _error_model     first order as a function of the plan, for thousands of plans
 tensor_groups    placed tensors whose words have the same moments, evaluated together
 moment_curves    sums over classes of words, tabulated over the knob
 
-Two rooms within:
+A room within:
 
 linearisation    a network to first order: probes, and per-sample gradients of any operation
-covariance       representation, rules and traversal of the full covariance
 """
 
 from joulewise.prediction._error_model import ErrorModel as ErrorModel
 from joulewise.prediction._error_model import error_model as error_model
 from joulewise.prediction._predict import METHODS as METHODS
 from joulewise.prediction._predict import predict as predict
+from joulewise.prediction._predict import register_method as register_method
+from joulewise.prediction.accumulation import Total as Total
 from joulewise.prediction.corrected import Corrected as Corrected
-from joulewise.prediction.covariance import RULES as RULES
 from joulewise.prediction.first_order import FirstOrder as FirstOrder
 from joulewise.prediction.forecast import AccuracyForecast as AccuracyForecast
 from joulewise.prediction.forecast import Forecast as Forecast
 from joulewise.prediction.forecast import ForecastRecord as ForecastRecord
-from joulewise.prediction.moments import Moments as Moments
 from joulewise.prediction.problem import Method as Method
 from joulewise.prediction.problem import Problem as Problem
+from joulewise.prediction.problem import posed as posed
 
 __all__ = [
     "METHODS",
-    "RULES",
     "AccuracyForecast",
     "Corrected",
     "ErrorModel",
@@ -44,8 +42,10 @@ __all__ = [
     "Forecast",
     "ForecastRecord",
     "Method",
-    "Moments",
     "Problem",
+    "Total",
     "error_model",
+    "posed",
     "predict",
+    "register_method",
 ]

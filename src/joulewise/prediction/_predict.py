@@ -18,21 +18,32 @@ from joulewise.placement import Placement, guarded
 from joulewise.prediction.corrected import Corrected
 from joulewise.prediction.first_order import FirstOrder
 from joulewise.prediction.forecast import Forecast
-from joulewise.prediction.moments import Moments
 from joulewise.prediction.problem import Method, Problem, is_class, posed
 from joulewise.user_code import cause_of
 
-__all__ = ["METHODS", "predict"]
+__all__ = ["METHODS", "predict", "register_method"]
 
-METHODS: Mapping[str, Callable[[], Method]] = MappingProxyType(
-    {
-        "first-order": FirstOrder,
-        "second-order": partial(FirstOrder, pairs=8),
-        "corrected": Corrected,
-        "moments": Moments,
-    }
-)
-"""The methods by name, each with its default options."""
+_METHODS: dict[str, Callable[[], Method]] = {
+    "first-order": FirstOrder,
+    "second-order": partial(FirstOrder, pairs=8),
+    "corrected": Corrected,
+}
+METHODS: Mapping[str, Callable[[], Method]] = MappingProxyType(_METHODS)
+"""Methods by name, each with its default options; read-only, see `register_method`."""
+
+
+def register_method(name: str, factory: Callable[[], Method]) -> None:
+    """Make a method available to `predict` by name.
+
+    Args:
+        name: Name of the method, not yet in `METHODS`.
+        factory: Returns the method with its default options.
+
+    Raises:
+        InputError: if another method has that name.
+    """
+    if _METHODS.setdefault(name, factory) is not factory:
+        refuse("the name of a method", repr(name), f"any but {', '.join(METHODS)}")
 
 
 @guarded
@@ -86,7 +97,8 @@ def predict(
         refuse("method", method, "a name, or a value such as FirstOrder(probes=4)")
     if isinstance(method, str):
         if method not in METHODS:
-            refuse("method", repr(method), f"one of {', '.join(METHODS)}")
+            allowed = f"one of {', '.join(METHODS)}; `import joulewise.contrib` for more"
+            refuse("method", repr(method), allowed)
         method = METHODS[method]()
     chosen = placement.plan(**setting) if plan is None else placement.check_plan(plan)
     with posed(placement, data, chosen, batch_size=batch_size, progress=progress) as problem:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from joulewise.prediction.covariance.joint import Joint, Map, Noise, Outcome, Same, Scale, sandwich
+from joulewise.contrib.full_covariance.joint import Gain, Joint, Noise, Outcome
 
 
 def random(*shape, seed=0):
@@ -17,11 +17,12 @@ def covariance(batch, size, seed=0):
 
 MATRIX = random(5, 4, seed=3)
 SQUARE = random(4, 4, seed=4)
+IDENTITY = Gain.diagonal(torch.ones(1, 4, dtype=torch.float64))
 GAINS = {
-    "same": (Same(), torch.eye(4, dtype=torch.float64)),
-    "scale": (Scale(SQUARE[:1]), torch.diag(SQUARE[0])),
-    "map": (Map(lambda rows: rows @ MATRIX.T, 5), MATRIX),
-    "square map": (Map(lambda rows: rows @ SQUARE.T, 4), SQUARE),
+    "identity": (IDENTITY, torch.eye(4, dtype=torch.float64)),
+    "diagonal": (Gain.diagonal(SQUARE[:1]), torch.diag(SQUARE[0])),
+    "map": (Gain(lambda rows: rows @ MATRIX.T, 5), MATRIX),
+    "square map": (Gain(lambda rows: rows @ SQUARE.T, 4), SQUARE),
 }
 
 
@@ -33,7 +34,7 @@ def test_sandwich_is_the_matrix_product(name, overwrite, grad):
     cov = covariance(2, 4)
     before = cov.clone()
     with torch.set_grad_enabled(grad):
-        out = sandwich(gain, cov, overwrite=overwrite)
+        out = gain.sandwich(cov, overwrite=overwrite)
     assert torch.allclose(out, matrix @ before @ matrix.T, rtol=1e-12, atol=1e-12)
     if not overwrite or grad:
         assert torch.equal(cov, before)
@@ -42,10 +43,10 @@ def test_sandwich_is_the_matrix_product(name, overwrite, grad):
 
 def test_rows_in_chunks_are_the_rows_at_once(monkeypatch):
     cov = covariance(2, 4)
-    whole = sandwich(GAINS["map"][0], cov)
-    monkeypatch.setattr("joulewise.prediction.covariance.joint._CHUNK_BYTES", 1)
-    assert torch.allclose(sandwich(GAINS["map"][0], cov), whole, rtol=1e-12)
-    in_place = sandwich(GAINS["square map"][0], cov.clone(), overwrite=True)
+    whole = GAINS["map"][0].sandwich(cov)
+    monkeypatch.setattr("joulewise.contrib.full_covariance.joint._CHUNK_BYTES", 1)
+    assert torch.allclose(GAINS["map"][0].sandwich(cov), whole, rtol=1e-12)
+    in_place = GAINS["square map"][0].sandwich(cov.clone(), overwrite=True)
     assert torch.allclose(in_place, SQUARE @ cov @ SQUARE.T, rtol=1e-12)
 
 
@@ -56,7 +57,14 @@ def test_covariance_with_what_stays_goes_through_the_gain():
     b = joint.add(Outcome(mean=random(2, 5), cov=covariance(2, 5), gains=[(a, gain)]))
     assert torch.allclose(joint.cov(b, a), matrix @ joint.own(a))
     assert torch.equal(joint.cov(a, b), joint.cov(b, a).mT)
-    c = joint.add(Outcome(mean=random(2, 5), cov=covariance(2, 5), gains=[(b, Same())]), [b])
+    c = joint.add(
+        Outcome(
+            mean=random(2, 5),
+            cov=covariance(2, 5),
+            gains=[(b, Gain.diagonal(torch.ones(1, 5, dtype=torch.float64)))],
+        ),
+        [b],
+    )
     assert torch.allclose(joint.cov(c, a), matrix @ joint.own(a))
     assert joint.cov(c, b) is None
 
@@ -64,8 +72,8 @@ def test_covariance_with_what_stays_goes_through_the_gain():
 def test_both_inputs_of_a_sum_count_towards_a_third_value():
     joint = Joint()
     a = joint.add(Outcome(mean=random(1, 4), cov=covariance(1, 4)))
-    b = joint.add(Outcome(mean=random(1, 4), cov=covariance(1, 4), gains=[(a, Same())]))
-    gains = [(a, Same()), (b, Scale(torch.full((1, 1), 2.0, dtype=torch.float64)))]
+    b = joint.add(Outcome(mean=random(1, 4), cov=covariance(1, 4), gains=[(a, IDENTITY)]))
+    gains = [(a, IDENTITY), (b, Gain.diagonal(torch.full((1, 4), 2.0, dtype=torch.float64)))]
     c = joint.add(Outcome(mean=random(1, 4), cov=covariance(1, 4), gains=gains), [b])
     assert torch.allclose(joint.cov(c, a), 3 * joint.own(a))
 
@@ -89,7 +97,7 @@ def test_noise_blocks_lie_where_the_layout_says(units_last):
     assert torch.equal(noise.to_cov(), expected)
     slopes = random(2, 12)
     through = torch.einsum("bi,bij,bj->b", slopes, expected, slopes)
-    assert torch.allclose(noise.through(slopes), through, rtol=1e-12)
+    assert torch.allclose(noise.variance_of_sum(slopes), through, rtol=1e-12)
 
 
 def test_rounding_below_zero_is_no_variance():

@@ -1,11 +1,11 @@
 import pytest
 import torch
 
+from joulewise.contrib.full_covariance.converters import converter, quantised, uniform_noise
+from joulewise.contrib.full_covariance.joint import Joint, Outcome
 from joulewise.devices import Array
 from joulewise.devices.array import rounded
 from joulewise.placement.converters import Converters
-from joulewise.prediction.covariance.converted import converted, converted_apart
-from joulewise.prediction.covariance.joint import Joint, Outcome
 
 MEANS = torch.tensor([[0.0, 0.31, 0.97]], dtype=torch.float64)
 SAMPLES = 400_000
@@ -22,7 +22,7 @@ def varying(std, joint):
 
 
 def test_an_input_that_does_not_vary_is_rounded():
-    found = converted(MEANS, "w", 1.0, 4, Joint(), order=4, gone=False)
+    found = quantised(MEANS, "w", converter(1.0, 4), Joint(), order=4)
     assert torch.equal(found.mean, rounded(MEANS, 1.0, 4))
     assert found.cov is None
 
@@ -33,7 +33,7 @@ def test_a_value_that_varies_against_samples(std, offset):
     """Less than a step, a step, and saturation: mean and variance of what the converter makes."""
     joint = Joint()
     value, bias = varying(std, joint), torch.tensor(offset, dtype=torch.float64)
-    found = converted(value, "w", 1.0, 5, joint, order=4, gone=False, offset=bias)
+    found = quantised(value, "w", converter(1.0, 5, bias), joint, order=4)
     normal = torch.randn(
         SAMPLES, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64
     )
@@ -50,7 +50,7 @@ def test_a_value_that_varies_against_samples(std, offset):
 def test_sums_get_uniform_noise_for_each_array():
     joint = Joint()
     value = varying(0.1, joint)
-    found = converted_apart(value, "weight", ends(4, 0.7, rows=4), rows=10, joint=joint)
+    found = uniform_noise(value, "weight", ends(4, 0.7, rows=4), rows=10, joint=joint)
     added = 3 * (0.7 / 7) ** 2 / 12  # three arrays
     expected = torch.eye(3, dtype=torch.float64) * (0.01 + added)
     assert torch.allclose(found.cov[0], expected)
@@ -63,6 +63,6 @@ def test_sums_get_uniform_noise_for_each_array():
 
 
 def test_sums_of_several_arrays_that_do_not_vary():
-    found = converted_apart(MEANS, "weight", ends(4, 0.7, rows=5), rows=10, joint=Joint())
+    found = uniform_noise(MEANS, "weight", ends(4, 0.7, rows=5), rows=10, joint=Joint())
     assert torch.equal(found.mean, MEANS)
     assert torch.allclose(found.cov[0], 2 * torch.eye(3, dtype=torch.float64) * 0.01 / 12)

@@ -8,13 +8,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from gaussian_memory import GaussianMemory, output_moments
+from joulewise.contrib.full_covariance import RULES, FullCovariance
+from joulewise.contrib.full_covariance.network import trace_network
+from joulewise.contrib.full_covariance.propagation import Propagation
+from joulewise.contrib.full_covariance.rules import affine, scaling
 from joulewise.errors import ModelError
 from joulewise.placement import place
-from joulewise.prediction.covariance.network import trace_network
-from joulewise.prediction.covariance.propagation import propagate
-from joulewise.prediction.covariance.rules import RULES, affine, scaling
-from joulewise.prediction.moments import Moments
-from joulewise.prediction.problem import posed
+from joulewise.prediction import posed
 
 
 def random(*shape, seed=0):
@@ -105,7 +105,7 @@ def test_named_inputs_a_default_and_outputs_in_a_mapping():
         options["converters"] = {}
         expected = a @ (0.9 * model.fc.weight).T + model.fc.bias + 2 * b
         for given in ((a, b), {"b": b, "a": a}):
-            out = propagate(network, given, **options)
+            out = Propagation(network, **options).run(given)
             assert torch.allclose(out.mean, expected)
 
 
@@ -201,12 +201,12 @@ def _first_layer_only(other):
     return lambda op: linear(op) if op.name == "0" else other(op)
 
 
-def test_nan_is_laid_at_the_first_layers_door():
+def test_nan_is_refused_by_the_name_of_the_first_layer():
     model, x = nn.Sequential(nn.Linear(4, 4), nn.ReLU()), random(3, 4)
     placement = place(model.double(), weights=GaussianMemory())
     nan = posed(placement, [x], {"0.weight": math.nan})
     with nan as problem, pytest.raises(ModelError, match=r"the output of 0 is NaN or infinite"):
-        list(Moments().pieces(problem))
+        list(FullCovariance().pieces(problem))
 
 
 def test_a_network_too_large_is_refused_before_it_takes_memory():
@@ -217,12 +217,12 @@ def test_a_network_too_large_is_refused_before_it_takes_memory():
         moments_of(model, random(1, 1, 32, 32))
 
 
-def test_hooks_of_the_model_do_not_run_on_moments():
+def test_hooks_of_the_model_do_not_see_moments():
     model, seen = nn.Sequential(nn.Linear(4, 4), nn.ReLU()), []
     model[1].register_forward_hook(lambda *args: seen.append(1))
     model.double()
     placement = place(model, weights=GaussianMemory())
     with posed(placement, [random(2, 4)], {"0.weight": 0.1}) as problem:
         seen.clear()
-        list(Moments(dtype=torch.float64).pieces(problem))
+        list(FullCovariance(dtype=torch.float64).pieces(problem))
     assert len(seen) <= 2  # the tracer, and the pass that sizes the covariances

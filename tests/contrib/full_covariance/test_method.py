@@ -8,12 +8,11 @@ from torch import nn
 
 import joulewise as jw
 from gaussian_memory import GaussianMemory, output_moments
+from joulewise.contrib.full_covariance import FullCovariance
 from joulewise.devices import SRAM, Chip
 from joulewise.errors import InputError
 from joulewise.placement import loaded, place
-from joulewise.prediction._predict import predict
-from joulewise.prediction.moments import Moments
-from joulewise.prediction.problem import posed
+from joulewise.prediction import posed, predict
 
 Z = 5.0
 
@@ -51,7 +50,7 @@ class Residual(nn.Module):
 def forecast(placement, x, plan, **options):
     options = {"dtype": torch.float64} | options
     with posed(placement, [x], plan) as problem:
-        return Moments(**options).forecast(problem)
+        return FullCovariance(**options).forecast(problem)
 
 
 def errors_of_chips(placement, x, plan, chips):
@@ -178,7 +177,7 @@ def test_parts_fit_together_whatever_the_pieces():
 def test_progress_is_told_piece_by_piece():
     model, x, seen = seeded(Residual()), random(5, 1, 4, 4), []
     placement = place(model, weights=SRAM(bits=8))
-    method = Moments(dtype=torch.float64, memory_bytes=8 * 5000)
+    method = FullCovariance(dtype=torch.float64, memory_bytes=8 * 5000)
 
     def note(done, expected):
         seen.append((done, expected))
@@ -237,4 +236,4 @@ def test_networks_of_the_zoo_are_covered(name):
 )
 def test_options_out_of_range_are_refused_by_name(options):
     with pytest.raises(InputError, match=next(iter(options))):
-        Moments(**options)
+        FullCovariance(**options)

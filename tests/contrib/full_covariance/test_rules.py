@@ -9,11 +9,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from gaussian_memory import GaussianMemory, TiedMemory, covariance_of, output_moments
+from joulewise.contrib.full_covariance import RULES
+from joulewise.contrib.full_covariance.gaussian import RELU, PiecewiseLinear, quadrature
+from joulewise.contrib.full_covariance.joint import Joint
 from joulewise.devices import SRAM
 from joulewise.placement import place
-from joulewise.prediction.covariance.gaussian import RELU, PiecewiseLinear, quadrature
-from joulewise.prediction.covariance.joint import Joint
-from joulewise.prediction.covariance.rules import RULES
 
 STD = 0.3
 SAMPLES = 40_000
@@ -353,7 +353,7 @@ def test_four_terms_of_the_series_are_within_two_percent():
         PiecewiseLinear(slope=0.5, knots=((-1.0, 1.0), (0.5, -2.0), (0.7, 1.0))),
     ],
 )
-def test_closed_forms_of_bent_lines_against_fine_sums(function):
+def test_closed_forms_of_piecewise_linear_functions_against_fine_sums(function):
     mean = torch.tensor([[-7.0, -1.0, -0.9, 0.0, 0.6, 2.0, 6.0, 9.0]], dtype=torch.float64)
     z = torch.linspace(-12, 12, 400_001, dtype=torch.float64)
     weight = torch.softmax(-0.5 * z**2, 0)
