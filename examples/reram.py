@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 import joulewise as jw
-from joulewise.devices import Moments, Point, Traffic
+from joulewise.devices import Point, ReadMoments, Traffic
 from joulewise.errors import OperatingPointError, check_in_range
 from joulewise.words import check_storable
 
@@ -71,9 +71,9 @@ class ReRAM(jw.Device[Cells]):
         s = float(self._s(point).detach())
         return (stored.weights * torch.from_numpy(np.exp(s * normal - s**2 / 2))).to(stored.dtype)
 
-    def moments(self, stored: Cells, point: Point) -> Moments:
+    def moments(self, stored: Cells, point: Point) -> ReadMoments:
         var = stored.weights.square() * torch.expm1(self._s(point).square())
-        return Moments(mean=stored.weights, var=var)
+        return ReadMoments(mean=stored.weights, var=var)
 
     def energy(self, traffic: Traffic, point: Point) -> Tensor:
         pulses = torch.as_tensor(point, dtype=torch.float64)

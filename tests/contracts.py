@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from joulewise.devices import Chip, Device, Load, Point, Traffic
+from joulewise.devices import Chip, Device, MatrixInputs, Point, Traffic
 from joulewise.errors import InputError, OperatingPointError, WeightsError
 
 CHIPS = 300
@@ -27,7 +27,7 @@ def traffic(times: float) -> Traffic:
         words=768,
         reads=768.0 * times,
         writes=32.0 * times,
-        loads=(Load(inputs=inputs, largest=1.0, uses=3.0 * times, weight=weight),),
+        matrix_inputs=(MatrixInputs(inputs=inputs, largest=1.0, uses=3.0 * times, weight=weight),),
     )
 
 

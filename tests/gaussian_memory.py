@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from joulewise.contrib import FullCovariance
-from joulewise.devices import Chip, Common, Device, Moments, Point, Traffic
+from joulewise.devices import Chip, Device, Point, ReadMoments, SharedFactor, Traffic
 from joulewise.errors import OperatingPointError, check_in_range
 from joulewise.placement import Placement
 from joulewise.prediction import posed
@@ -56,9 +56,9 @@ class GaussianMemory(Device[Tensor]):
         noise = torch.from_numpy(chip.generator("noise").normal(size=tuple(stored.shape)))
         return self.keep * stored + float(point) * noise.to(stored.dtype)
 
-    def moments(self, stored: Tensor, point: Point) -> Moments:
+    def moments(self, stored: Tensor, point: Point) -> ReadMoments:
         var = torch.as_tensor(point, dtype=torch.float64) ** 2
-        return Moments(mean=self.keep * stored, var=var.to(stored.dtype).expand(stored.shape))
+        return ReadMoments(mean=self.keep * stored, var=var.to(stored.dtype).expand(stored.shape))
 
     def round_trip(
         self,
@@ -87,18 +87,18 @@ class TiedMemory(GaussianMemory):
     factor: float = 0.02
     tied: float = 0.003
 
-    def moments(self, stored: Tensor, point: Point) -> Moments:
+    def moments(self, stored: Tensor, point: Point) -> ReadMoments:
         mean = self.keep * stored
-        common = Common(
+        common = SharedFactor(
             var=torch.tensor(self.factor, dtype=stored.dtype), coupling=self.tied * stored.sin()
         )
         own = torch.as_tensor(point, dtype=stored.dtype) ** 2
         var = own + self.factor * mean.square() + 2 * mean * common.coupling
-        return Moments(mean=mean, var=var, common=common)
+        return ReadMoments(mean=mean, var=var, common=common)
 
 
 def covariance_of(memory: GaussianMemory, weight: Tensor, std: float) -> Tensor:
-    """Covariance of all words of a tensor, ``[words, words]``, by the definition of `Common`."""
+    """Covariance of all words of a tensor, ``[words, words]``, as `SharedFactor` defines it."""
     moments = memory.moments(weight, std)
     own = torch.eye(weight.numel(), dtype=weight.dtype) * std**2
     if moments.common is None:

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from joulewise.devices import ISAAC, Array, Crossbar, Load, ReadOut, Traffic
+from joulewise.devices import ISAAC, Array, Crossbar, MatrixInputs, ReadOut, Traffic
 from joulewise.errors import InputError
 
 ROWS, COLUMNS, G = 40, 24, 25e-6
@@ -20,8 +20,8 @@ def layer(seed=0):
 
 
 def traffic(weight, inputs, uses=7.0):
-    load = Load(inputs=inputs, largest=1.0, uses=uses, weight=weight)
-    return Traffic(words=weight.numel(), reads=weight.numel(), writes=0, loads=(load,))
+    load = MatrixInputs(inputs=inputs, largest=1.0, uses=uses, weight=weight)
+    return Traffic(words=weight.numel(), reads=weight.numel(), writes=0, matrix_inputs=(load,))
 
 
 def currents(device, weight, inputs, chips=1600):
@@ -120,15 +120,15 @@ def test_groups_and_rows_first_are_the_same_matrix():
     weight, inputs = layer()
     device = Crossbar(sigma=1e-6)
     straight = float(device.energy(traffic(weight, inputs), G))
-    turned = Load(
+    turned = MatrixInputs(
         inputs=inputs, largest=1.0, uses=7.0, weight=weight.T.contiguous(), rows_first=True
     )
-    flipped = Traffic(words=960, reads=960, writes=0, loads=(turned,))
+    flipped = Traffic(words=960, reads=960, writes=0, matrix_inputs=(turned,))
     assert float(device.energy(flipped, G)) == pytest.approx(straight)
-    halves = Load(
+    halves = MatrixInputs(
         inputs=inputs.expand(-1, 2, -1), largest=1.0, uses=7.0, weight=torch.cat([weight, weight])
     )
-    doubled = Traffic(words=1920, reads=1920, writes=0, loads=(halves,))
+    doubled = Traffic(words=1920, reads=1920, writes=0, matrix_inputs=(halves,))
     assert float(device.energy(doubled, G)) == pytest.approx(2 * straight)
 
 

@@ -14,7 +14,7 @@ from joulewise.devices import (
     Correlated,
     Crossbar,
     Flip,
-    Moments,
+    ReadMoments,
     Stuck,
     check_device,
 )
@@ -58,7 +58,7 @@ class Scaled(SRAM):
 
     def moments(self, stored, point):
         moments = super().moments(stored, point)
-        return Moments(mean=moments.mean, var=0.1 * moments.var)
+        return ReadMoments(mean=moments.mean, var=0.1 * moments.var)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The vectors of a load, times the matrix of a load, are the outputs of the layer."""
+"""The vectors of a product, times the matrix of a product, are the outputs of the layer."""
 
 import pytest
 import torch
@@ -14,13 +14,13 @@ def rand(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def loads(model, inputs, **choice):
+def matrix_inputs(model, inputs, **choice):
     placement = place(model, weights=Crossbar(), inputs=inputs, **choice)
-    return {tensor.name: tensor.traffic.loads for tensor in placement.placed}
+    return {tensor.name: tensor.traffic.matrix_inputs for tensor in placement.placed}
 
 
-def outputs(load, largest):
-    return torch.einsum("sgk,gnk->sgn", load.inputs, load.matrix(load.weight)) * largest
+def outputs(product, largest):
+    return torch.einsum("sgk,gnk->sgn", product.inputs, product.matrix(product.weight)) * largest
 
 
 LAYERS = {
@@ -40,27 +40,27 @@ LAYERS = {
 def test_vectors_times_matrix_are_the_outputs(name):
     layer, shape = LAYERS[name]
     x = rand(*shape)
-    ((load,),) = loads(layer, x).values()
+    ((product,),) = matrix_inputs(layer, x).values()
     out = layer(x).detach()
     if layer.bias is not None:
         bias = layer.bias.detach()
         out = out - (bias if isinstance(layer, nn.Linear) else bias.view(-1, *(1,) * (x.ndim - 2)))
     last = out if isinstance(layer, nn.Linear) else out.movedim(1, -1)
     wanted = last.reshape(-1, last.shape[-1])
-    got = outputs(load, x.abs().max()).flatten(1)
+    got = outputs(product, x.abs().max()).flatten(1)
     some = torch.linspace(0, len(wanted) - 1, len(got), dtype=torch.float64).round().long()
     torch.testing.assert_close(got, wanted[some], atol=1e-5, rtol=1e-5)
-    assert load.uses == len(wanted) / len(x)
-    assert float(load.inputs.abs().max()) <= 1
+    assert product.uses == len(wanted) / len(x)
+    assert float(product.inputs.abs().max()) <= 1
 
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_columns_are_output_channels(name):
     layer, shape = LAYERS[name]
-    ((load,),) = loads(layer, rand(*shape)).values()
-    columns = load.channels()
+    ((product,),) = matrix_inputs(layer, rand(*shape)).values()
+    columns = product.channels()
     first = torch.arange(len(layer.weight)).reshape(-1, *(1,) * (layer.weight.ndim - 1))
-    matrix = load.matrix(first.expand(layer.weight.shape))
+    matrix = product.matrix(first.expand(layer.weight.shape))
     assert torch.equal(columns[..., None].expand(matrix.shape), matrix)
     assert sorted(columns.flatten().tolist()) == list(range(len(layer.weight)))
 
@@ -68,12 +68,12 @@ def test_columns_are_output_channels(name):
 def test_a_transposed_convolution():
     layer = nn.ConvTranspose1d(4, 6, 3, stride=3, groups=2, bias=False)
     x = rand(2, 4, 5)
-    ((load,),) = loads(layer, x).values()
-    found = outputs(load, x.abs().max())  # [positions, groups, outputs * taps]
+    ((product,),) = matrix_inputs(layer, x).values()
+    found = outputs(product, x.abs().max())  # [positions, groups, outputs * taps]
     apart = found.reshape(2, 5, 6, 3)  # the taps of one position touch no other's
     torch.testing.assert_close(apart.permute(0, 2, 1, 3).reshape(2, 6, 15), layer(x).detach())
-    assert load.rows_first
-    assert load.channels() is None
+    assert product.rows_first
+    assert product.channels() is None
 
 
 def test_a_square_weight_on_either_side():
@@ -87,18 +87,18 @@ def test_a_square_weight_on_either_side():
 
     x = rand(3, 5, seed=1)
     model = Turned()
-    ((load,),) = loads(model, x).values()
-    assert torch.equal(load.matrix(model.weight.detach())[0], model.weight.detach().T)
-    torch.testing.assert_close(outputs(load, x.abs().max())[:, 0], model(x).detach())
+    ((product,),) = matrix_inputs(model, x).values()
+    assert torch.equal(product.matrix(model.weight.detach())[0], model.weight.detach().T)
+    torch.testing.assert_close(outputs(product, x.abs().max())[:, 0], model(x).detach())
 
 
 def test_many_vectors_are_sampled_all_over():
     layer = nn.Conv2d(1, 2, 1, bias=False)
     x = torch.arange(10_000.0).reshape(4, 1, 50, 50)
-    ((load,),) = loads(layer, x).values()
-    assert len(load.inputs) == 256
-    assert load.uses == 2500
-    places = (load.inputs[:, 0, 0].double() * load.largest).round()
+    ((product,),) = matrix_inputs(layer, x).values()
+    assert len(product.inputs) == 256
+    assert product.uses == 2500
+    places = (product.inputs[:, 0, 0].double() * product.largest).round()
     parts = (places + 0.5) / (10_000 / 256)  # a place on the border of two parts is in either
     assert float((parts - torch.arange(256) - 0.5).abs().max()) < 0.52
 
@@ -109,10 +109,10 @@ def test_a_sample_is_not_in_step_with_the_picture(batch):
     layer = nn.Conv2d(1, 2, 3, padding=1, bias=False)
     x = torch.zeros(batch, 1, 8, 8)
     x[:, :, 2:6, 2:6] = rand(batch, 1, 4, 4)
-    ((load,),) = loads(layer, x).values()
-    windows = nn.functional.unfold(x, 3, padding=1).square().mean() / load.largest**2
+    ((product,),) = matrix_inputs(layer, x).values()
+    windows = nn.functional.unfold(x, 3, padding=1).square().mean() / product.largest**2
     # 256 vectors of nine: a mean square of Gaussians, most of them not there.
-    assert float(load.inputs.square().mean()) == pytest.approx(float(windows), rel=0.35)
+    assert float(product.inputs.square().mean()) == pytest.approx(float(windows), rel=0.35)
 
 
 def test_a_slice_of_a_weight_is_the_slice():
@@ -126,7 +126,7 @@ def test_a_slice_of_a_weight_is_the_slice():
             return left + nn.functional.linear(x[:, 4:], self.weight[:, 4:])
 
     x, model = rand(3, 6), Sliced()
-    found = loads(model, x)["weight"]
+    found = matrix_inputs(model, x)["weight"]
     weight = model.weight.detach()
     assert all(
         torch.equal(f.matrix(weight)[0], w) for f, w in zip(found, weight.split(4, 1), strict=True)
@@ -139,8 +139,8 @@ def test_parameters_in_one_buffer():
     flat = rand(28)
     model = nn.Linear(6, 4)
     model.bias.data, model.weight.data = flat[:4], flat[4:].view(4, 6)
-    ((load,),) = loads(model, rand(3, 6)).values()
-    assert torch.equal(load.matrix(model.weight.detach())[0], model.weight.detach())
+    ((product,),) = matrix_inputs(model, rand(3, 6)).values()
+    assert torch.equal(product.matrix(model.weight.detach())[0], model.weight.detach())
 
 
 def test_a_frozen_layer_on_turned_tokens():
@@ -155,9 +155,9 @@ def test_a_frozen_layer_on_turned_tokens():
             return self.layer(x.transpose(1, 2))
 
     x = rand(3, 6, 5)
-    ((load,),) = loads(Turned(), x).values()
-    assert load.uses == 5
-    assert torch.equal(load.matrix(model.weight)[0], model.weight)
+    ((product,),) = matrix_inputs(Turned(), x).values()
+    assert product.uses == 5
+    assert torch.equal(product.matrix(model.weight)[0], model.weight)
 
 
 def test_two_weights_multiplied_with_each_other_are_counted_once():
@@ -233,15 +233,15 @@ def test_parts_of_a_weight_and_several_uses():
         def forward(self, x):
             return self.attention(x, x.flip(1), x.flip(1))[0]
 
-    found = loads(Crossed(), rand(2, 5, 8))
+    found = matrix_inputs(Crossed(), rand(2, 5, 8))
     parts = found["attention.in_proj_weight"]  # one for each of queries, keys and values
-    assert [load.uses for load in parts] == [5, 5, 5]
+    assert [product.uses for product in parts] == [5, 5, 5]
     weight = attention.in_proj_weight.detach()
-    for load, part in zip(parts, weight.chunk(3), strict=True):
-        assert torch.equal(load.matrix(weight)[0], part)
+    for product, part in zip(parts, weight.chunk(3), strict=True):
+        assert torch.equal(product.matrix(weight)[0], part)
     shared = nn.Linear(4, 4)
-    twice = loads(nn.Sequential(shared, nn.ReLU(), shared), rand(3, 4))
-    assert [load.uses for load in twice["0.weight"]] == [1, 1]
+    twice = matrix_inputs(nn.Sequential(shared, nn.ReLU(), shared), rand(3, 4))
+    assert [product.uses for product in twice["0.weight"]] == [1, 1]
 
 
 def test_what_is_computed_in_memory_is_no_arithmetic():

@@ -30,7 +30,7 @@ class Goal(ABC):
         """One-sided bound of the figure that the goal limits, and True if it is within the goal.
 
         Args:
-            simulation: Of held-out chips.
+            simulation: Simulation of held-out chips.
             confidence: Above 0.5, below 1.
         """
 
@@ -39,7 +39,7 @@ class Goal(ABC):
         """The margin beyond what verification needs, by a simulation of few chips.
 
         Args:
-            simulation: Of few chips.
+            simulation: Simulation of few chips.
             chips: Number of chips of the verification.
             confidence: One-sided confidence of the verification.
 

@@ -26,7 +26,7 @@ Per = Literal["network", "role", "tensor", "channel"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Granularity:
-    """How finely operating points are set, and which ones there are.
+    """Granularity and choice of operating points.
 
     Args:
         per: ``"network"``, ``"role"`` (weights, activations), ``"tensor"``, or ``"channel"``: each
@@ -195,10 +195,10 @@ def _shared_by(placed: Placed, per: Per) -> str:
 def _channels(placed: Placed) -> int:
     assert placed.channels is not None
     memory = type(placed.device).__name__
-    loads = placed.traffic.loads if placed.traffic is not None else ()
+    matrix_inputs = placed.traffic.matrix_inputs if placed.traffic is not None else ()
     if not placed.device.channel_points:
         reason = f"{placed.name} is stored on a {memory}, which takes one point for a whole tensor"
-    elif placed.device.computes and any(load.channels() is None for load in loads):
+    elif placed.device.computes and any(product.channels() is None for product in matrix_inputs):
         reason = (
             f"the first axis of {placed.name} runs over the rows of a matrix, whose columns have "
             f"points on a {memory}"

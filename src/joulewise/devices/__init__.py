@@ -23,14 +23,14 @@ device_check        statistical self-check of a device
 
 from joulewise.devices.arithmetic import HOROWITZ_INT8, Arithmetic
 from joulewise.devices.array import Array
-from joulewise.devices.chip import Chip, Load, Traffic
+from joulewise.devices.chip import Chip, MatrixInputs, Traffic
 from joulewise.devices.crossbar import Crossbar
 from joulewise.devices.crossbar_energy import ISAAC, ReadOut
 from joulewise.devices.device import Device
 from joulewise.devices.device_check import DeviceCheck, MomentCheck, check_device
 from joulewise.devices.fault_kinds import Flip, Mask, Stuck
 from joulewise.devices.fault_maps import Correlated, Independent, Measured
-from joulewise.devices.moments import Common, Moments, WordClasses
+from joulewise.devices.moments import ReadMoments, SharedFactor, WordClasses
 from joulewise.devices.operating_point import KnobRange, PlainPoint, Point, plain_point
 from joulewise.devices.pcm import PCM
 from joulewise.devices.reliability_laws import PROFILES, ExponentialLaw, VoltageTable, law
@@ -45,7 +45,7 @@ __all__ = [
     "Arithmetic",
     "Array",
     "Chip",
-    "Common",
+    "SharedFactor",
     "Correlated",
     "Crossbar",
     "Device",
@@ -54,11 +54,11 @@ __all__ = [
     "Flip",
     "Independent",
     "KnobRange",
-    "Load",
+    "MatrixInputs",
     "Mask",
     "Measured",
     "MomentCheck",
-    "Moments",
+    "ReadMoments",
     "PlainPoint",
     "Point",
     "ReadOut",

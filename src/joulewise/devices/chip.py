@@ -12,7 +12,7 @@ from torch import Tensor
 
 from joulewise.errors import check_in_range
 
-__all__ = ["Chip", "Load", "Traffic"]
+__all__ = ["Chip", "MatrixInputs", "Traffic"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +65,7 @@ def _digest(part: str, purpose: str) -> int:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Load:
+class MatrixInputs:
     """Matrix-vector products with one weight: the inputs of one use of it in the network.
 
     Args:
@@ -118,10 +118,10 @@ class Traffic:
         words: Words stored.
         reads: Words read per inference; equal to ``words`` if each is read once.
         writes: Words written per inference; 0 for weights.
-        loads: Matrix-vector products with the tensor, if the memory computes them; else empty.
+        matrix_inputs: Products with the tensor, if the memory computes them; else empty.
     """
 
     words: int
     reads: float
     writes: float
-    loads: tuple[Load, ...] = ()
+    matrix_inputs: tuple[MatrixInputs, ...] = ()

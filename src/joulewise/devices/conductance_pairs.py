@@ -148,12 +148,12 @@ class PairDevice(Device[Pairs]):
         Raises:
             InputError: if no product was traced.
         """
-        if not traffic.loads:
+        if not traffic.matrix_inputs:
             raise InputError(
                 "the energy of a compute-in-memory device depends on its inputs, and no product "
                 "with this tensor was traced; give place(..., inputs=a batch), or exclude it"
             )
-        return self.store(traffic.loads[0].weight)
+        return self.store(traffic.matrix_inputs[0].weight)
 
     def ideal(self, stored: Pairs) -> Tensor:
         """The weights, rounded to levels."""

@@ -23,7 +23,7 @@ from joulewise.devices.conductance_pairs import (
     rectified_moments,
 )
 from joulewise.devices.crossbar_energy import ISAAC, ReadOut
-from joulewise.devices.moments import Moments, WordClasses
+from joulewise.devices.moments import ReadMoments, WordClasses
 from joulewise.devices.operating_point import Point, as_point
 from joulewise.errors import check_in_range, refuse
 
@@ -140,11 +140,13 @@ class Crossbar(PairDevice):
             read += 2**0.5 * self.read_noise * unit.to(weights) * fresh.to(weights)
         return read.to(stored.dtype)
 
-    def moments(self, stored: Pairs, point: Point) -> Moments:
+    def moments(self, stored: Pairs, point: Point) -> ReadMoments:
         """Mean and variance over chips and reads, exact; differentiable in ``point``."""
         unit, wide = self._unit(stored, point), stored.weights.dtype
         plus, minus = self._devices(stored, unit)
-        return Moments(mean=(plus.mean - minus.mean).to(wide), var=(plus.var + minus.var).to(wide))
+        return ReadMoments(
+            mean=(plus.mean - minus.mean).to(wide), var=(plus.var + minus.var).to(wide)
+        )
 
     def word_classes(self, stored: Pairs) -> WordClasses:
         """One class for each of 1025 uniform targets from ``-g_max`` to ``g_max``.
@@ -167,14 +169,14 @@ class Crossbar(PairDevice):
         found = self.moments(Pairs(weights=targets, limit=one, dtype=torch.float64), point)
         return found.mean, found.var
 
-    def _devices(self, stored: Pairs, unit: Tensor) -> tuple[Moments, Moments]:
+    def _devices(self, stored: Pairs, unit: Tensor) -> tuple[ReadMoments, ReadMoments]:
         """Moments of the positive and negative devices, float64, in the tensor's unit."""
         weights = stored.weights.double()
         found = []
         for target in (weights.clamp(min=0), (-weights).clamp(min=0)):
             std = self._std(target, unit)
             mean, var = rectified_moments(target, std) if self.clip else (target, std.square())
-            found.append(Moments(mean=mean, var=var + (self.read_noise * unit).square()))
+            found.append(ReadMoments(mean=mean, var=var + (self.read_noise * unit).square()))
         return found[0], found[1]
 
     def energy(self, traffic: Traffic, point: Point) -> Tensor:
@@ -184,7 +186,7 @@ class Crossbar(PairDevice):
             InputError: if no matrix-vector product with the tensor was traced.
         """
         plus, minus = self._conductances(traffic, point)
-        return self.readout.energy_j(traffic.loads, plus, minus, self.array)
+        return self.readout.energy_j(traffic.matrix_inputs, plus, minus, self.array)
 
     def energy_by_channel(self, traffic: Traffic, point: Point, channels: int) -> Tensor:
         """Joules per inference of each output column; input conversion is divided evenly.
@@ -193,14 +195,14 @@ class Crossbar(PairDevice):
             InputError: if no product was traced, or output channels are not columns.
         """
         plus, minus = self._conductances(traffic, point)
-        return self.readout.energy_by_channel_j(traffic.loads, plus, minus, self.array)
+        return self.readout.energy_by_channel_j(traffic.matrix_inputs, plus, minus, self.array)
 
-    def _conductances(self, traffic: Traffic, point: Point) -> tuple[Moments, Moments]:
+    def _conductances(self, traffic: Traffic, point: Point) -> tuple[ReadMoments, ReadMoments]:
         """Moments of the positive and negative conductances of a weight, siemens."""
         stored = self.traced_weight(traffic)
         unit = self._unit(stored, point)
         plus, minus = (
-            Moments(mean=m.mean / unit, var=m.var / unit.square())
+            ReadMoments(mean=m.mean / unit, var=m.var / unit.square())
             for m in self._devices(stored, unit)
         )
         return plus, minus

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from joulewise.devices.array import WHOLE, Array
-from joulewise.devices.chip import Load
-from joulewise.devices.moments import Moments
+from joulewise.devices.chip import MatrixInputs
+from joulewise.devices.moments import ReadMoments
 from joulewise.errors import InputError, check_in_range
 
 __all__ = ["ISAAC", "ReadOut"]
@@ -56,12 +56,16 @@ class ReadOut:
         check_in_range("output_j", self.output_j, 0.0, 1.0)
 
     def energy_j(
-        self, loads: Sequence[Load], plus: Moments, minus: Moments, array: Array = WHOLE
+        self,
+        matrix_inputs: Sequence[MatrixInputs],
+        plus: ReadMoments,
+        minus: ReadMoments,
+        array: Array = WHOLE,
     ) -> Tensor:
         """Joules per inference of the matrix-vector products with one tensor.
 
         Args:
-            loads: The products, one entry for each use of the tensor.
+            matrix_inputs: The products, one entry for each use of the tensor.
             plus: Mean and variance of the positive conductances, siemens, float64, in the shape of
                 the weight.
             minus: The same for the negative conductances.
@@ -70,11 +74,15 @@ class ReadOut:
         Returns:
             float64 scalar; differentiable.
         """
-        parts = [spent.sum() for spent in self._by_column(loads, plus, minus, array)]
+        parts = [spent.sum() for spent in self._by_column(matrix_inputs, plus, minus, array)]
         return torch.stack(parts).sum()
 
     def energy_by_channel_j(
-        self, loads: Sequence[Load], plus: Moments, minus: Moments, array: Array = WHOLE
+        self,
+        matrix_inputs: Sequence[MatrixInputs],
+        plus: ReadMoments,
+        minus: ReadMoments,
+        array: Array = WHOLE,
     ) -> Tensor:
         """Joules per inference of each output channel, the first axis of the weight.
 
@@ -88,8 +96,10 @@ class ReadOut:
             InputError: if output channels are not columns of the matrix.
         """
         total = torch.zeros(len(plus.mean), dtype=torch.float64, device=plus.mean.device)
-        for load, spent in zip(loads, self._by_column(loads, plus, minus, array), strict=True):
-            channels = load.channels()
+        for product, spent in zip(
+            matrix_inputs, self._by_column(matrix_inputs, plus, minus, array), strict=True
+        ):
+            channels = product.channels()
             if channels is None:
                 raise InputError(
                     "the first axis of the weight runs over the rows of its matrix, so its "
@@ -99,20 +109,32 @@ class ReadOut:
         return total
 
     def _by_column(
-        self, loads: Sequence[Load], plus: Moments, minus: Moments, array: Array
+        self,
+        matrix_inputs: Sequence[MatrixInputs],
+        plus: ReadMoments,
+        minus: ReadMoments,
+        array: Array,
     ) -> list[Tensor]:
         """Joules per inference of each use, ``[groups, columns]``."""
-        largest = max(load.largest for load in loads) or 1.0
-        return [self._of_use(load, load.largest / largest, plus, minus, array) for load in loads]
+        largest = max(product.largest for product in matrix_inputs) or 1.0
+        return [
+            self._of_use(product, product.largest / largest, plus, minus, array)
+            for product in matrix_inputs
+        ]
 
     def _of_use(
-        self, load: Load, level: float, plus: Moments, minus: Moments, array: Array
+        self,
+        product: MatrixInputs,
+        level: float,
+        plus: ReadMoments,
+        minus: ReadMoments,
+        array: Array,
     ) -> Tensor:
-        volts = self.v_read * level * load.inputs.double()
+        volts = self.v_read * level * product.inputs.double()
         squares = volts.square().mean(0)
         watts = []
         for side in (plus, minus):
-            mean, var = load.matrix(side.mean), load.matrix(side.var)
+            mean, var = product.matrix(side.mean), product.matrix(side.var)
             watts.append(torch.einsum("gnk,gk->gn", mean, squares))
             for rows in array.pieces(mean.shape[2]):
                 # E i^2 = (sum_k E g_k v_k)^2 + sum_k Var g_k v_k^2, conductances independent.
@@ -124,7 +146,7 @@ class ReadOut:
         joules = converted * self.input_j * (array.input_bits or _BITS) / _BITS
         converted = columns * array.count(inputs)
         joules += converted * self.output_j * 2.0 ** ((array.output_bits or _BITS) - _BITS)
-        return load.uses * (self.t_read * torch.stack(watts).sum(0) + joules / columns)
+        return product.uses * (self.t_read * torch.stack(watts).sum(0) + joules / columns)
 
     def describe(self) -> dict[str, Any]:
         """Plain data for records."""

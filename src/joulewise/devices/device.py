@@ -15,7 +15,7 @@ from torch import Tensor
 
 from joulewise.devices.array import Array
 from joulewise.devices.chip import Chip, Traffic
-from joulewise.devices.moments import Moments, WordClasses
+from joulewise.devices.moments import ReadMoments, WordClasses
 from joulewise.devices.operating_point import Point
 
 __all__ = ["Device"]
@@ -73,7 +73,7 @@ class Device(ABC, Generic[Stored]):
 
     @property
     def computes(self) -> bool:
-        """True for compute-in-memory devices, whose `energy` depends on ``traffic.loads``."""
+        """True for compute-in-memory devices, whose `energy` depends on the matrix inputs."""
         return False
 
     @property
@@ -116,7 +116,7 @@ class Device(ABC, Generic[Stored]):
         """The tensor as read back without faults: rounded to the memory's format."""
 
     @abstractmethod
-    def moments(self, stored: Stored, point: Point) -> Moments:
+    def moments(self, stored: Stored, point: Point) -> ReadMoments:
         """Mean and variance over chips of `read`, in closed form, differentiable in ``point``."""
 
     def word_classes(self, stored: Stored) -> WordClasses:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from joulewise.devices.chip import Chip, Load, Traffic
+from joulewise.devices.chip import Chip, MatrixInputs, Traffic
 from joulewise.devices.device import Device
 from joulewise.devices.operating_point import KnobRange
 from joulewise.errors import DeviceError, check_in_range, refuse
@@ -145,9 +145,9 @@ def _check_energy(
 ) -> None:
     columns, rows = len(weight), weight[0].numel()
     inputs = torch.rand(16, 1, rows, generator=generator)
-    load = Load(inputs=inputs, largest=1.0, uses=4.0, weight=weight)
+    product = MatrixInputs(inputs=inputs, largest=1.0, uses=4.0, weight=weight)
     words = columns * rows
-    traffic = Traffic(words=words, reads=4.0 * words, writes=0.0, loads=(load,))
+    traffic = Traffic(words=words, reads=4.0 * words, writes=0.0, matrix_inputs=(product,))
     joules = torch.as_tensor(device.energy(traffic, point)).detach()
     if joules.numel() != 1 or not math.isfinite(float(joules)) or float(joules) < 0:
         field = f"the energy of {type(device).__name__} at {device.knob} {point:g}"
@@ -155,7 +155,7 @@ def _check_energy(
 
 
 def _reads(device: Device[Any], stored: Any, point: float, chips: int, seed: int) -> Tensor:
-    """What each chip reads, float64 ``[chips, *shape]``.
+    """Reads of each chip, float64 ``[chips, *shape]``.
 
     Raises:
         DeviceError: if a chip reads differently when it is read again.

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Common", "Moments", "WordClasses"]
+__all__ = ["ReadMoments", "SharedFactor", "WordClasses"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Common:
+class SharedFactor:
     """A random factor that all words of a tensor share.
 
     Word ``i`` reads ``mean_i (1 + f) + e_i`` with ``f`` common to all words and ``e_i`` independent
@@ -57,7 +57,7 @@ class Common:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Moments:
+class ReadMoments:
     """Element-wise mean and variance of what is read back.
 
     Args:
@@ -68,7 +68,7 @@ class Moments:
 
     mean: Tensor
     var: Tensor
-    common: Common | None = None
+    common: SharedFactor | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -22,7 +22,7 @@ from joulewise.devices.drift_compensation import (
     columns,
     compensating_factor,
 )
-from joulewise.devices.moments import Common, Moments
+from joulewise.devices.moments import ReadMoments, SharedFactor
 from joulewise.devices.operating_point import Point, as_point
 from joulewise.devices.pcm_laws import (
     LARGEST_EXPONENT,
@@ -189,7 +189,7 @@ class PCM(PairDevice):
             now = now * (1 + read_std(programmed, times) * noise).clamp(min=0)
         return programmed.mean(1), now.mean(1)
 
-    def moments(self, stored: Pairs, point: Point) -> Moments:
+    def moments(self, stored: Pairs, point: Point) -> ReadMoments:
         """Mean and variance over chips and reads; differentiable in ``point``.
 
         Without compensation, the relative error of mean and variance is at most 2e-5; without
@@ -208,9 +208,9 @@ class PCM(PairDevice):
             var, mean = factor.square() * var, factor * mean
             var = var + spread * mean.square() + 2 * mean * coupling
             mean = mean + coupling
-            common = Common(var=spread, coupling=unit * coupling)
+            common = SharedFactor(var=spread, coupling=unit * coupling)
         wide = stored.weights.dtype
-        return Moments(
+        return ReadMoments(
             mean=(unit * mean).to(wide), var=(unit.square() * var).to(wide), common=common
         )
 
@@ -250,7 +250,7 @@ class PCM(PairDevice):
         positive = stored.weights > 0
         scale = self.devices * self.g_max
         plus, minus = (
-            Moments(
+            ReadMoments(
                 mean=scale * torch.where(chosen, active.mean, idle.mean),
                 var=scale**2 * torch.where(chosen, active.var, idle.var),
             )
@@ -258,7 +258,7 @@ class PCM(PairDevice):
         )
         program_j = 2 * self.devices * traffic.words * self.program_j
         shared = program_j / (self.inferences_per_second * as_point(point))
-        read = self.readout.energy_j(traffic.loads, plus, minus)
+        read = self.readout.energy_j(traffic.matrix_inputs, plus, minus)
         return read + shared.to(read.device)
 
     def describe(self) -> dict[str, Any]:

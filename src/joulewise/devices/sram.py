@@ -16,7 +16,7 @@ from joulewise.devices.device import Device
 from joulewise.devices.fault_kinds import FaultKind, Mask
 from joulewise.devices.fault_maps import FaultMap, Independent, Measured
 from joulewise.devices.faulty_words import FaultyWords, samples_are_dense
-from joulewise.devices.moments import Moments, WordClasses
+from joulewise.devices.moments import ReadMoments, WordClasses
 from joulewise.devices.operating_point import Point, as_point
 from joulewise.devices.reliability_laws import ExponentialLaw, ReliabilityLaw
 from joulewise.errors import OperatingPointError, check_in_range, refuse
@@ -195,7 +195,7 @@ class SRAM(Device[StoredWords]):
             faulty.replace_in(values, scale, self.fault, self.bits)
         return values.to(inputs.dtype)
 
-    def moments(self, stored: StoredWords, point: Point) -> Moments:
+    def moments(self, stored: StoredWords, point: Point) -> ReadMoments:
         """Element-wise mean and variance of `read` over chips; differentiable in ``point``.
 
         Exact for `Independent` and `Measured` maps; for `Correlated` ones up to the quadrature
@@ -211,7 +211,7 @@ class SRAM(Device[StoredWords]):
                 for of_code in zip(*self._channel_moments(as_point(point)), strict=True)
             )
         # In the precision of the scale: squares would underflow in half precision.
-        return Moments(mean=mean * scale, var=var * scale**2)
+        return ReadMoments(mean=mean * scale, var=var * scale**2)
 
     def _channel_moments(self, points: Tensor) -> list[tuple[Tensor, Tensor]]:
         """`code_moments` at the point of each channel; if no gradient, once for equal points."""

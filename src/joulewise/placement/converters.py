@@ -13,7 +13,7 @@ from torch.nn import functional
 from joulewise.data.nested import tensors_in
 from joulewise.devices.array import Array, rounded
 from joulewise.errors import InputError, ModelError
-from joulewise.placement.function_mode import Opening
+from joulewise.placement.function_mode import CompositeMode
 from joulewise.placement.placement import Placed
 from joulewise.placement.storage import Owners
 
@@ -57,26 +57,26 @@ class Converters:
         array = placed.device.array
         if array is None or array.exact:
             return None
-        loads = placed.traffic.loads if placed.traffic is not None else ()
-        if not loads:
+        matrix_inputs = placed.traffic.matrix_inputs if placed.traffic is not None else ()
+        if not matrix_inputs:
             raise InputError(
                 f"the converters of {placed.name} take their ranges from data; give "
                 "place(..., inputs=a representative batch)"
             )
         ideal, largest = placed.device.ideal(stored).float(), 0.0
-        for load in loads:
-            matrix, vectors = load.matrix(ideal), load.inputs * load.largest
+        for product in matrix_inputs:
+            matrix, vectors = product.matrix(ideal), product.inputs * product.largest
             for rows in array.pieces(matrix.shape[2]):
                 sums = torch.einsum("sgk,gnk->sgn", vectors[..., rows], matrix[..., rows])
                 largest = max(largest, float(sums.abs().max()))
         return cls(
             array=array,
-            input_limit=max(load.largest for load in loads) or 1.0,
+            input_limit=max(product.largest for product in matrix_inputs) or 1.0,
             output_limit=largest * array.headroom or 1.0,
         )
 
 
-class Conversion(Opening):
+class Conversion(CompositeMode):
     """Computes products with some weights as arrays do; all else goes by.
 
     Args:
@@ -110,7 +110,7 @@ class Conversion(Opening):
             self.__exit__(None, None, None)  # type: ignore[no-untyped-call]
 
     def called(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        """See `Opening`."""
+        """See `CompositeMode`."""
         if func is functional.linear:
             return self._product(_linear, func, *args, **kwargs)
         if func in _CONVOLUTIONS:

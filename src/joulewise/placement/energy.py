@@ -128,7 +128,7 @@ def with_accesses(placement: Placement, path: str | Path) -> Placement:
         named.add(name)
         before = known[name].traffic
         assert before is not None
-        if before.loads:
+        if before.matrix_inputs:
             where = f"{path}, line {number}: name"
             allowed = "a tensor that is read word by word; this one lies on a memory that computes"
             refuse(where, name, allowed, TableError)

@@ -11,10 +11,10 @@ from typing import Any
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-__all__ = ["Opening"]
+__all__ = ["CompositeMode"]
 
 
-class Opening(TorchFunctionMode):
+class CompositeMode(TorchFunctionMode):
     """Calls `called` for each function; composite functions are run as what they are made of."""
 
     def __torch_function__(

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from joulewise.devices import Load
+from joulewise.devices import MatrixInputs
 
-__all__ = ["load_of"]
+__all__ = ["matrix_inputs_of"]
 
 # The power of a crossbar, averaged over 256 inputs, is within a few per cent of that over all.
 _VECTORS = 256
@@ -39,9 +39,9 @@ class _Vectors:
     rows_first: bool = False
 
 
-def load_of(
+def matrix_inputs_of(
     operation: Any, args: Sequence[Any], used: Tensor, weight: Tensor, share: float
-) -> Load | None:
+) -> MatrixInputs | None:
     """Inputs of an operation that uses a weight as a matrix.
 
     Args:
@@ -65,7 +65,7 @@ def load_of(
     if found.matrix is not None:
         offset = (found.matrix.data_ptr() - weight.data_ptr()) // weight.element_size()
         view = tuple(found.matrix.shape), tuple(found.matrix.stride()), offset
-    return Load(
+    return MatrixInputs(
         inputs=found.some.float() / (largest or 1.0),
         largest=largest,
         uses=found.total / share,

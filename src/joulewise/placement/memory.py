@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from joulewise.data.nested import batch_size
-from joulewise.devices import Chip, Common, Moments, Point
+from joulewise.devices import Chip, Point, ReadMoments, SharedFactor
 from joulewise.errors import ModelError, refuse
 from joulewise.placement.activation_hooks import Observer, Reading, activation_hook, pass_on
 from joulewise.placement.converters import Conversion, Converters
@@ -135,7 +135,7 @@ class Memory:
             self._replace((p.name, self.weight(p, plan[p.name], chip)) for p in self._fresh)
         self._used = True
 
-    def moments(self, plan: Mapping[str, Point]) -> dict[str, Moments]:
+    def moments(self, plan: Mapping[str, Point]) -> dict[str, ReadMoments]:
         """Mean and variance over chips of what each placed weight reads at the points of ``plan``.
 
         In the weight's own shape and layout, the mean in its dtype; differentiable in the points.
@@ -143,7 +143,7 @@ class Memory:
         check_complete(plan, [p.name for p in self.placement.placed])
         return {p.name: self._moments_of(p, plan[p.name]) for p in self._weights}
 
-    def _moments_of(self, placed: Placed, point: Point) -> Moments:
+    def _moments_of(self, placed: Placed, point: Point) -> ReadMoments:
         moments = placed.device.moments(self.stored[placed.name], point)
         like = self._originals[placed.name]
         # Both laid out as the weight is, so that one view fits all three.
@@ -151,8 +151,10 @@ class Memory:
         var = torch.empty_like(like, dtype=moments.var.dtype).copy_(moments.var)
         common = moments.common
         if common is not None:
-            common = Common(var=common.var, coupling=torch.empty_like(like).copy_(common.coupling))
-        return Moments(mean=mean, var=var, common=common)
+            common = SharedFactor(
+                var=common.var, coupling=torch.empty_like(like).copy_(common.coupling)
+            )
+        return ReadMoments(mean=mean, var=var, common=common)
 
     def weight(self, placed: Placed, point: Point, chip: Chip) -> Tensor:
         """One placed weight as one chip reads it; the model is left as it is."""

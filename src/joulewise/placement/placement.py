@@ -101,7 +101,7 @@ class Placement:
         return replace(
             self,
             placed=tuple(replace(p, traffic=_traffic(p, counts)) for p in self.placed),
-            macs=counts.macs - counts.macs_loaded,
+            macs=counts.macs - counts.macs_in_memory,
         )
 
     def plan(self, **setting: Point) -> dict[str, Point]:
@@ -195,11 +195,11 @@ def _traffic(tensor: Placed, counts: Trace) -> Traffic:
             f"{tensor.name} is never read in the traced forward pass, so faults in it would do "
             f"nothing; exclude '{tensor.name}'"
         )
-    loads = counts.loads.get(tensor.name, ())
-    if tensor.device.computes and not loads:
+    matrix_inputs = counts.matrix_inputs.get(tensor.name, ())
+    if tensor.device.computes and not matrix_inputs:
         raise ModelError(
             f"{tensor.name} is in no product with vectors that is known (linear layers, "
             "convolutions, products of matrices) in the traced forward pass, so a memory that "
             f"computes cannot hold it; exclude '{tensor.name}'"
         )
-    return Traffic(words=tensor.words, reads=reads, writes=0.0, loads=loads)
+    return Traffic(words=tensor.words, reads=reads, writes=0.0, matrix_inputs=matrix_inputs)

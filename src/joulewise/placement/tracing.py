@@ -16,9 +16,9 @@ from torch.utils.flop_counter import flop_registry
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from joulewise.data.nested import batch_size, tensors_in
-from joulewise.devices import Load
+from joulewise.devices import MatrixInputs
 from joulewise.errors import ModelError
-from joulewise.placement.matrix_inputs import load_of
+from joulewise.placement.matrix_inputs import matrix_inputs_of
 from joulewise.placement.private_copy import PrivateModel
 from joulewise.placement.process_state import Exact, Opened
 from joulewise.placement.storage import Owners
@@ -52,16 +52,16 @@ class Trace:
         activations: Activations by name of the layer input.
         called: Layers that were called as modules.
         macs: Multiply-accumulates, those without a weight (attention) included.
-        macs_loaded: Multiply-accumulates of the products in ``loads``.
-        loads: Inputs of the products with each parameter that was asked for.
+        macs_loaded: Multiply-accumulates of the products in ``matrix_inputs``.
+        matrix_inputs: Inputs of the products with each parameter that was asked for.
     """
 
     weight_reads: Mapping[str, float]
     activations: Mapping[str, ActivationTrace]
     called: frozenset[str]
     macs: float
-    macs_loaded: float
-    loads: Mapping[str, tuple[Load, ...]]
+    macs_in_memory: float
+    matrix_inputs: Mapping[str, tuple[MatrixInputs, ...]]
 
 
 def input_name(layer: str, position: int) -> str:
@@ -98,7 +98,7 @@ def trace(
         private: A copy of the model, whose parameters are watched.
         layers: The modules whose inputs to watch.
         inputs: A batch, first axis the samples.
-        loaded: The parameters whose loads to take.
+        loaded: The parameters whose products to record.
 
     Returns:
         The counts; a model that fails on these inputs is refused with a ``ModelError``.
@@ -119,8 +119,8 @@ def trace(
         activations=watched.seen,
         called=frozenset(watched.called),
         macs=counter.macs,
-        macs_loaded=counter.macs_loaded,
-        loads={name: tuple(found) for name, found in counter.loads.items()},
+        macs_in_memory=counter.macs_in_memory,
+        matrix_inputs={name: tuple(found) for name, found in counter.matrix_inputs.items()},
     )
 
 
@@ -204,8 +204,8 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.parameters, self.samples, self.loaded = parameters, samples, loaded
         self.originals = originals
         self.reads: dict[str, float] = {}
-        self.macs, self.macs_loaded = 0.0, 0.0
-        self.loads: dict[str, list[Load]] = {}
+        self.macs, self.macs_in_memory = 0.0, 0.0
+        self.matrix_inputs: dict[str, list[MatrixInputs]] = {}
         self._owners = Owners(parameters)
         self._of_batch = WeakTensorKeyDictionary()
 
@@ -238,9 +238,9 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if not _is_view(func):
             for tensor in consumed:
                 self._count_read(tensor, consumed if operation in _LOOK_UPS else None, share)
-                if self._count_load(tensor, operation, args, share):
+                if self._count_product(tensor, operation, args, share):
                     # Once, where two weights are multiplied with each other.
-                    self.macs_loaded, macs = self.macs_loaded + macs, 0.0
+                    self.macs_in_memory, macs = self.macs_in_memory + macs, 0.0
         return out
 
     def _belongs_to_batch(self, operation: Any, consumed: Sequence[Tensor], out: Any) -> bool:
@@ -259,7 +259,7 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
             words = look_up[1].numel() / share * tensor.shape[-1]
         self.reads[name] = self.reads.get(name, 0.0) + words
 
-    def _count_load(
+    def _count_product(
         self, tensor: Tensor, operation: Any, args: tuple[Any, ...], share: int
     ) -> bool:
         """Record the inputs of a product with a weight; True if it is one that is wanted.
@@ -271,15 +271,17 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if found is None or found[0] not in self.loaded:
             return False
         name, _ = found
-        load = load_of(operation, args, tensor, self.parameters[name], share)
-        if load is None:
+        product = matrix_inputs_of(operation, args, tensor, self.parameters[name], share)
+        if product is None:
             return False
-        if not math.isfinite(load.largest):
+        if not math.isfinite(product.largest):
             raise ModelError(
                 f"what {name} is multiplied with is NaN or infinite in the traced pass"
             )
         # Kept as long as the placement: with the user's tensor, not with that of the copy.
-        self.loads.setdefault(name, []).append(replace(load, weight=self.originals[name]))
+        self.matrix_inputs.setdefault(name, []).append(
+            replace(product, weight=self.originals[name])
+        )
         return True
 
 

@@ -117,7 +117,7 @@ class Simulation(BaseModel):
 
         Args:
             target: An accuracy in [0, 1].
-            confidence: Of the interval (Clopper-Pearson).
+            confidence: Confidence of the interval (Clopper-Pearson).
         """
         check_in_range("target", target, 0.0, 1.0)
         good = sum(accuracy >= target for accuracy in self._accuracies())

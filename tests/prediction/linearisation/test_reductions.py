@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from joulewise.devices import SRAM, Common
+from joulewise.devices import SRAM, SharedFactor
 from joulewise.models import seeded
 from joulewise.placement import place
 from joulewise.prediction.linearisation.op_interception import Interception
@@ -105,7 +105,9 @@ def test_variances(problem, shared):
     commons = {}
     if shared:
         commons = {
-            name: Common(var=torch.tensor(0.3).double(), coupling=0.1 * rand(*mean.shape, seed=7))
+            name: SharedFactor(
+                var=torch.tensor(0.3).double(), coupling=0.1 * rand(*mean.shape, seed=7)
+            )
             for name, mean in one.means.items()
         }
     probes = [rand(SAMPLES, OUTPUTS, seed=k) for k in (1, 2)]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.fx.node import map_aggregate
 
 from joulewise.contrib.full_covariance.joint import Gain, Joint, Outcome, Value, mean_of
-from joulewise.devices import Common, Moments
+from joulewise.devices import ReadMoments, SharedFactor
 from joulewise.errors import ModelError
 
 __all__ = ["Operation", "Reading", "Rule", "leaves", "replaced"]
@@ -31,16 +31,16 @@ class Reading:
     mean: Tensor
     placed: str = ""
     var: Tensor | None = None
-    common: Common | None = None
+    common: SharedFactor | None = None
 
     @classmethod
-    def of(cls, placed: str, moments: Moments, dtype: torch.dtype) -> Reading:
+    def of(cls, placed: str, moments: ReadMoments, dtype: torch.dtype) -> Reading:
         """Moments of a placed tensor, in the dtype of the computation."""
         mean, var, common = moments.mean.to(dtype), moments.var.to(dtype), moments.common
         if not var.requires_grad and not bool(var.any()):
             return cls(mean=mean, placed=placed)
         if common is not None:
-            common = Common(var=common.var.to(dtype), coupling=common.coupling.to(dtype))
+            common = SharedFactor(var=common.var.to(dtype), coupling=common.coupling.to(dtype))
             var = common.own(mean, var)
         return cls(mean=mean, placed=placed, var=var, common=common)
 

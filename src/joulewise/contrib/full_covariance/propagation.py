@@ -25,7 +25,7 @@ from joulewise.contrib.full_covariance.network import Network, Step
 from joulewise.contrib.full_covariance.operation import Operation, Reading, Rule, leaves, replaced
 from joulewise.contrib.full_covariance.weighted import bias_on_outputs
 from joulewise.data.nested import batch_size, tensors_in
-from joulewise.devices import Moments, Point
+from joulewise.devices import Point, ReadMoments
 from joulewise.errors import JoulewiseError, ModelError, refuse
 from joulewise.placement import Placed
 from joulewise.placement.converters import Converters
@@ -78,7 +78,7 @@ class Propagation:
         *,
         rules: Mapping[Any, Rule],
         order: int,
-        weights: Mapping[str, Moments],
+        weights: Mapping[str, ReadMoments],
         plan: Mapping[str, Point],
         converters: Mapping[str, Converters],
     ) -> None:

@@ -9,7 +9,7 @@ the input of weight i there, with independent weights of mean ``w`` and variance
 
 The same weight serves every position, so the positions of an output channel vary together. Exact,
 whatever the distributions, as long as weights are independent of each other and of the input. Words
-that share a random factor (see `joulewise.devices.Common`) add a covariance between all outputs,
+that share a random factor (`joulewise.devices.SharedFactor`) add a covariance between all outputs,
 exact too. (Fault maps that couple the cells of different words are taken word by word.)
 
 References:

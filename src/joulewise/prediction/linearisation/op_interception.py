@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from joulewise.errors import ModelError
-from joulewise.placement.function_mode import Opening
+from joulewise.placement.function_mode import CompositeMode
 from joulewise.placement.storage import Owners
 from joulewise.prediction.linearisation.op_readers import READERS, WeightRead
 
@@ -75,7 +75,7 @@ Receiver = Callable[[WeightUse], Callable[[Tensor], None] | None]
 """Takes a use; returns a function of the gradient at the operation's output, or None."""
 
 
-class Interception(Opening):
+class Interception(CompositeMode):
     """Records the uses of placed weights while it is active as a context manager.
 
     Args:
@@ -97,7 +97,7 @@ class Interception(Opening):
         self._hooks: list[RemovableHandle] = []
 
     def called(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        """See `Opening`.
+        """See `CompositeMode`.
 
         Raises:
             ModelError: if an embedding rescales its weight as it is read.

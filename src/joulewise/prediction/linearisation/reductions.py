@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from joulewise.devices import Common, WordClasses
+from joulewise.devices import SharedFactor, WordClasses
 from joulewise.errors import JoulewiseError
 from joulewise.placement import Placed
 from joulewise.prediction.linearisation.channel_reductions import channel_index, response_by_channel
@@ -123,7 +123,7 @@ class VarianceReduction(Reduction):
     """
 
     variances: Mapping[str, Tensor]
-    commons: Mapping[str, Common]
+    commons: Mapping[str, SharedFactor]
     generator: torch.Generator | None
     totals: dict[str, Tensor] = field(default_factory=dict)
 
