@@ -97,13 +97,13 @@ def point(device: Device[Any]) -> float:
 
 def measure(placement: Placement, inputs: torch.Tensor, repeats: int) -> dict[str, object]:
     plan = {p.name: point(p.device) for p in placement.placed}
-    model = placement.model
     plain, drawn = [], []
     with loaded(placement) as memory:
+        model = memory.placement.model
 
         def draw(seed: int) -> None:
             memory.read(plan, Chip(seed=seed))
-            model(inputs)
+            memory.call(inputs)
 
         for seed in range(repeats + 3):
             memory.original()

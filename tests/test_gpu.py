@@ -5,7 +5,7 @@ import torch
 
 import joulewise as jw
 from joulewise.devices import Array
-from joulewise.placement.process_state import full_precision
+from joulewise.placement.process_state import Exact
 
 pytestmark = [
     pytest.mark.gpu,
@@ -108,7 +108,7 @@ def test_gradients_through_a_memory(case):
     found = []
     for device in ("cpu", "cuda"):
         placement, ((x, targets),) = on(device, "cnn", memory)
-        with full_precision(placement.model), jw.TrainingMemory(placement, **setting):
+        with Exact(placement.model), jw.TrainingMemory(placement, **setting):
             torch.nn.functional.cross_entropy(placement.model(x), targets).backward()
         grads = [p.grad for p in placement.model.parameters()]
         assert all(grad.device.type == device for grad in grads)
@@ -135,7 +135,7 @@ def test_learning_points(case):
         learned = jw.contrib.NoiseMaximisation(
             placement, price=0.1, start=placement.plan(**setting)
         )
-        with full_precision(placement.model), learned:
+        with Exact(placement.model), learned:
             torch.nn.functional.cross_entropy(placement.model(x), targets).backward()
         found.append(learned.state_dict()["shares"])
     # A move of at most 0.01 changes by a quarter of that times what its slopes differ by.

@@ -44,7 +44,7 @@ def test_several_memories(run, trained):
         (("--per", "layer"), "per is 'layer'"),
         (("--drop", 0), "drop is 0"),
         (("--per", "tensor", "--per", "tensor"), "one name each"),
-        (("--device", "pcm"), "which nobody sets"),
+        (("--device", "pcm"), "which cannot be chosen"),
     ],
 )
 def test_bad_input_is_refused_in_one_sentence(run, trained, extra, said):
