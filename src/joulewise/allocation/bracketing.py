@@ -79,10 +79,8 @@ def largest_feasible(
     """
     feasible: Candidate | None = None
     infeasible: Candidate | None = None
-    limit: float | None = min(max(first, lowest), highest)
+    limit = min(max(first, lowest), highest)
     for _ in range(_MAX_CANDIDATES):
-        if limit is None:
-            break
         levels = optimise(limit, _start(limit, feasible, infeasible))
         candidate = Candidate(limit, slack(levels), levels)
         # Candidates lie between both ends, so each replaces the end on its side.
@@ -90,7 +88,10 @@ def largest_feasible(
             infeasible = candidate
         else:
             feasible = candidate
-        limit = _next_limit(feasible, infeasible, lowest, highest)
+        following = _next_limit(feasible, infeasible, lowest, highest)
+        if following is None:
+            break
+        limit = following
     return feasible
 
 
