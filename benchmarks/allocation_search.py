@@ -221,7 +221,7 @@ def ours(problem: Posed, limit: float) -> dict[str, Any]:
         "seed": 0,
         "evaluations": found.evaluations,
         "seconds": time.process_time() - began,
-        "shares": problem.variables.levels(found.points).tolist(),
+        "shares": problem.shares(np.array(list(found.points.values()))).tolist(),
         "curve": [],
     }
 

@@ -77,7 +77,7 @@ def allocate(
         data: A split, or an iterable of ``(inputs, targets)`` batches, read once and kept.
             Predictions use a random subset of a split, the first batches of others; simulations
             use all.
-        granularity: How finely operating points are set, and which ones there are.
+        granularity: The granularity of operating points, and restrictions on their values.
         chips: Held-out chips of each attempt, 20 or more for a mean; 0 for no simulation, with
             ``max_mse`` or ``max_energy`` only.
         confidence: One-sided; above 0.5, below 1.
@@ -116,7 +116,7 @@ def allocate(
     request = GoalRequest.of(goal)
     if not chips and request.max_mse is None and request.max_energy is None:
         refuse("chips", 0, "2 or more: accuracy is not held without simulation")
-    if chips and request.max_energy is None:  # whatever the ideal accuracy will be
+    if chips and request.max_energy is None:  # the check does not depend on the accuracy
         request.goal(ideal_accuracy=1.0).check(chips, attempt_confidence(0, confidence))
     problem = AllocationProblem(
         placement=placement,
@@ -149,10 +149,10 @@ class _Run:
         """The least predicted error within an energy."""
         problem = self.problem
         optimiser, levels = self._best_within(budget)
-        spent = problem.energy(levels)
-        if spent > budget:  # by the error of the table of energies
-            levels = optimiser.minimise_mse(budget * 0.999 * budget / spent, levels)
-            spent = problem.energy(levels)
+        required = problem.energy(levels)
+        if required > budget:  # by the error of the table of energies
+            levels = optimiser.minimise_mse(budget * 0.999 * budget / required, levels)
+            required = problem.energy(levels)
         simulation: Simulation | None = None
         if self.chips:
             simulation = problem.simulate(levels, self.chips, problem.seed, "verifying")
@@ -161,7 +161,7 @@ class _Run:
             levels,
             goal={"goal": "EnergyGoal", "energy": budget},
             simulation=simulation,
-            holds=spent <= budget * (1 + 1e-9),
+            holds=required <= budget * (1 + 1e-9),
         )
 
     def _best_within(self, budget: float) -> tuple[PlanOptimiser, Tensor]:

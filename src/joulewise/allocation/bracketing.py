@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-__all__ = ["Candidate", "bisect", "largest_feasible"]
+__all__ = ["Candidate", "largest_feasible"]
 
 # Each candidate costs a simulation: ten are enough for any start (six strides are a factor of 700).
 _MAX_CANDIDATES = 10
@@ -31,27 +31,6 @@ class Candidate(NamedTuple):
     max_mse: float
     slack: float
     levels: Tensor
-
-
-def bisect(
-    holds: Callable[[float], bool], low: float, high: float, steps: int
-) -> tuple[float, float]:
-    """The bracket of the smallest value at which a condition holds, halved ``steps`` times.
-
-    Args:
-        holds: The condition; true from some value on.
-        low: Where it fails, or the lower end.
-        high: Where it holds, or the upper end.
-        steps: Number of halvings.
-
-    Example:
-        >>> bisect(lambda x: x >= 0.3, 0.0, 1.0, 2)
-        (0.25, 0.5)
-    """
-    for _ in range(steps):
-        middle = (low + high) / 2
-        low, high = (low, middle) if holds(middle) else (middle, high)
-    return low, high
 
 
 def largest_feasible(

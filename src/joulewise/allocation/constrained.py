@@ -12,8 +12,6 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from torch import Tensor
 
-from joulewise.allocation.bracketing import bisect
-
 __all__ = ["Optimum", "minimise"]
 
 Floats = NDArray[np.float64]
@@ -26,6 +24,7 @@ _INSIDE = 1 + _TOLERANCE
 # Augmented Lagrangian: rounds, iterations of L-BFGS-B in each, a multiplier of an objective of
 # order 1 to begin with, and the factor of the penalty where a round did not halve the violation.
 _ROUNDS, _ITERATIONS, _MULTIPLIER, _HEAVIER = 12, 150, 0.1, 4.0
+_HALVINGS = 30  # to 1e-9 of the way between feasible and infeasible levels
 # SLSQP solves a dense quadratic programme in each step: quicker than L-BFGS-B for few variables.
 _FEW, _STEPS, _PRECISION = 8, 40, 1e-8
 # Slopes left over at an optimum, relative to the objective's largest: SLSQP stops early at kinks.
@@ -112,10 +111,8 @@ def _by_multipliers(figures: Figures, start: Tensor, multiplier: float) -> Optim
         if abs(violation) > before / 2:
             penalty *= _HEAVIER
         before = abs(violation)
-    if ratio > 1.0:  # infeasible by a little, it may still be the best to go towards
-        levels = _furthest_feasible(inside, levels, lambda at: evaluated(at)[1])
-    else:
-        levels = inside
+    # Infeasible by a little, the last levels are still the best to go towards.
+    levels = inside if ratio <= 1.0 else _last_feasible(evaluated, inside, levels)
     if least <= evaluated(levels)[0]:
         levels = inside
     objective, ratio = evaluated(levels)
@@ -124,14 +121,16 @@ def _by_multipliers(figures: Figures, start: Tensor, multiplier: float) -> Optim
     )
 
 
-def _furthest_feasible(inside: Floats, to: Floats, ratio: Callable[[Floats], float]) -> Floats:
-    """The last feasible levels on the line from feasible ones to infeasible ones."""
-
-    def infeasible(step: float) -> bool:
-        return ratio(inside + step * (to - inside)) > 1.0
-
-    levels: Floats = inside + bisect(infeasible, 0.0, 1.0, 30)[0] * (to - inside)
-    return levels
+def _last_feasible(
+    evaluated: Callable[[Floats], tuple[float, float]], inside: Floats, outside: Floats
+) -> Floats:
+    """The feasible levels nearest to infeasible ones on the line between, by bisection."""
+    low, high = 0.0, 1.0
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        feasible = evaluated(inside + middle * (outside - inside))[1] <= 1.0
+        low, high = (middle, high) if feasible else (low, middle)
+    return inside + low * (outside - inside)
 
 
 def _by_quadratic_programmes(figures: Figures, start: Tensor) -> Optimum | None:

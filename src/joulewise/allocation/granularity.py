@@ -14,14 +14,13 @@ import torch
 from torch import Tensor
 
 from joulewise.devices import KnobRange, Point
-from joulewise.devices.operating_point import as_point
 from joulewise.errors import InputError, check_in_range, check_whole, refuse
 from joulewise.placement import Placed, Placement
 
 __all__ = ["DecisionVariables", "Granularity", "Per"]
 
 Per = Literal["network", "role", "tensor", "channel"]
-"""Tensors that share an operating point: all; all weights, all activations; none; see below."""
+"""Unit that has an operating point; see `Granularity`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +111,7 @@ class DecisionVariables:
 
         Args:
             placement: The placement to be allocated.
-            granularity: How finely operating points are set.
+            granularity: The granularity of operating points.
 
         Raises:
             InputError: if a device has no operating points for bit planes or channels; see
@@ -173,16 +172,6 @@ class DecisionVariables:
             several = torch.tensor(points, dtype=torch.float64).reshape(index.shape)
             plan[name] = several if index.ndim else points[0]
         return plan
-
-    def levels(self, plan: Mapping[str, Point]) -> Tensor:
-        """The levels of a plan; the mean where several operating points share a variable."""
-        total, number = (torch.zeros(self.count, dtype=torch.float64) for _ in range(2))
-        for name, index in self.index.items():
-            points = as_point(plan[name]).detach().expand(index.shape).reshape(-1)
-            found = [self.ranges[name].share(float(point)) for point in points]
-            total.index_add_(0, index.reshape(-1), torch.tensor(found, dtype=torch.float64))
-            number.index_add_(0, index.reshape(-1), torch.ones(len(found), dtype=torch.float64))
-        return total / number
 
 
 def _shared_by(placed: Placed, per: Per) -> str:

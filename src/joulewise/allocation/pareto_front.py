@@ -52,7 +52,7 @@ class Front(BaseModel):
     """Plans of least energy, the most reliable first.
 
     Args:
-        granularity: How finely operating points are set.
+        granularity: The granularity of operating points.
         points: The plans.
         evaluations: Linearisations: a forward and a backward pass over the samples each.
     """
@@ -86,7 +86,7 @@ def pareto(
     Args:
         placement: See `allocate`.
         data: See `allocate`.
-        granularity: How finely operating points are set, and which ones there are.
+        granularity: The granularity of operating points, and restrictions on their values.
         plans: Number of plans, 2 or more.
         chips: Number of chips that each is simulated on, 1 or more.
         samples: See `allocate`.

@@ -12,7 +12,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from joulewise.allocation.bracketing import bisect
 from joulewise.allocation.constrained import Optimum, minimise
 from joulewise.allocation.discrete_points import Knapsack, solve
 from joulewise.allocation.energy_model import EnergyModel, common_levels
@@ -30,6 +29,8 @@ __all__ = ["PlanOptimiser"]
 _KNAPSACKS, _ALTERNATIONS, _WORTH_IT = 8, 4, 1e-3
 # Errors span decades where energies span the unit interval: this brings their logarithm to order 1.
 _LOG_SCALE = 10.0
+# Halvings of the common level, to 1e-9, and of the range of log errors, where energy has steps.
+_LEVEL_HALVINGS, _ERROR_HALVINGS = 30, 12
 # A continuous optimum may exceed its limit by this fraction before the search starts anew.
 _SLACK = 1e-2
 # The knapsack and the error model add up the same error in different orders.
@@ -74,8 +75,12 @@ class PlanOptimiser:
 
     def common_level(self, max_mse: float) -> float:
         """The least common level within a predicted error; 1 if there is none."""
-        within = lambda level: self.mse(self.variables.uniform(level)) <= max_mse  # noqa: E731
-        return bisect(within, 0.0, 1.0, 30)[1]
+        low, high = 0.0, 1.0
+        for _ in range(_LEVEL_HALVINGS):
+            middle = (low + high) / 2
+            within = self.mse(self.variables.uniform(middle)) <= max_mse
+            low, high = (low, middle) if within else (middle, high)
+        return high
 
     def minimise_energy(self, max_mse: float, start: Tensor | None = None) -> Tensor:
         """The levels of least energy whose predicted error is within a limit.
@@ -173,24 +178,16 @@ class PlanOptimiser:
         return minimise(figures, start, multiplier)
 
     def _discrete_within(self, budget: float, start: Tensor) -> Tensor:
-        """The discrete plan of least error within an energy, by bisection of the error.
-
-        Energy falls with the limit on the error, by steps: twelve halvings of the logarithm of the
-        range find the step.
-        """
+        """The discrete plan of least error within an energy, by bisection of the error."""
+        low, high = np.log(self.mse(start)), np.log(self.mse(self.variables.least_reliable))
         found = self.variables.least_reliable
-
-        def affordable(log_mse: float) -> bool:
-            nonlocal found
-            levels = self.minimise_energy(float(np.exp(log_mse)), start)
-            within = self.energy(levels) <= budget
-            if within:
-                found = levels
-            return within
-
-        bisect(
-            affordable, np.log(self.mse(start)), np.log(self.mse(self.variables.least_reliable)), 12
-        )
+        for _ in range(_ERROR_HALVINGS):
+            middle = (low + high) / 2
+            levels = self.minimise_energy(float(np.exp(middle)), start)
+            if self.energy(levels) <= budget:
+                found, high = levels, middle
+            else:
+                low = middle
         return found
 
     def _discrete(self, max_mse: float, levels: Tensor, allowed: NDArray[np.float64]) -> Tensor:

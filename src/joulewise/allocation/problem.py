@@ -42,7 +42,7 @@ class AllocationProblem:
     Args:
         placement: Traced.
         data: A split, or batches; see `allocate`.
-        granularity: How finely operating points are set.
+        granularity: The granularity of operating points.
         samples: Number of samples that predictions are made from, 1 or more.
         seed: Seed of the samples and of the probes of the error model, 0 or more.
         batch_size: See `joulewise.simulation.simulate`.

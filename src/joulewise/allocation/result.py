@@ -94,7 +94,7 @@ class Allocation(BaseModel):
     """A plan, its energy, and its verification on held-out chips.
 
     Args:
-        granularity: How finely operating points are set.
+        granularity: The granularity of operating points.
         goal: The goal.
         plan: The operating point of each placed tensor: one number, or one for each bit plane or
             output channel.

@@ -1,4 +1,4 @@
-"""Co-design: alternate allocation of a network and training through its plan."""
+"""Co-design: alternate allocation of a network and training with the faults of its plan."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ _SEED_STEP = 1 << 32
 
 
 class Round(BaseModel):
-    """One round: training through a cheaper plan, then another allocation.
+    """One round: training with the faults of a cheaper plan, then another allocation.
 
     Args:
         training: The training; None in the first round, the network as given.
-        training_energy: Energy of the plan that was trained through, over the most reliable one's.
+        training_energy: Energy of the plan of the training memory, over the most reliable one's.
         allocation: The plan for the goal, of the trained network.
         kept: True if this network is the best so far; the next round continues from the best.
     """
@@ -82,8 +82,8 @@ def co_design(
     """Fit a network and its plan to each other: the least energy at which an accuracy holds.
 
     Each round finds the plan of least error at ``step`` times the least energy so far, trains the
-    network through that plan, so that it adapts to the noisiest tensors, and allocates again. A
-    round that does not save energy by simulation is undone, and the next step is half as far.
+    network with its faults, so that it adapts to the noisiest tensors, and allocates again. A round
+    that does not save energy by simulation is undone, and the next step is half as far.
 
     The accuracy to reach is that of the network *as given*, in floating point, less a drop:
     accuracy that is lost in training is not made up for by a lower goal.
@@ -210,7 +210,7 @@ class _Run:
         return found
 
     def _trained(self, number: int, budget: float) -> tuple[float, TrainingRecord]:
-        """Train through the plan of least error within an energy: that energy, and the record."""
+        """Train with the plan of least error within an energy: that energy, and the record."""
         name = f"round {number}"
         few = {k: self.options[k] for k in ("samples", "batch_size") if k in self.options}
         harder = self.allocate(name, chips=0, seed=self.seed, max_energy=budget, **few)
