@@ -51,21 +51,20 @@ def check_initialised(model: nn.Module) -> None:
             refuse(f"the shape of {name}", "not known yet", allowed, ModelError)
 
 
-def tensor_pairs(
-    model: nn.Module, private: nn.Module, kind: str
-) -> list[tuple[str, Tensor, Tensor]]:
-    """Parameters or buffers of a model and its copy, by name.
+def tensor_pairs(model: nn.Module, private: nn.Module) -> list[tuple[str, Tensor, Tensor]]:
+    """Parameters and buffers of a model and its copy, by name.
 
     Args:
         model: The model.
         private: Its copy.
-        kind: ``"parameters"`` or ``"buffers"``.
 
     Raises:
         ModelError: if the copy has others.
     """
-    given = dict(getattr(model, f"named_{kind}")(remove_duplicate=False))
-    mine = dict(getattr(private, f"named_{kind}")(remove_duplicate=False))
+    given, mine = (
+        dict(chain(m.named_parameters("", True, False), m.named_buffers("", True, False)))
+        for m in (model, private)
+    )
     for name, tensor in given.items():
         if name not in mine or mine[name].shape != tensor.shape:
             raise ModelError(f"the copy of the model has no {name} of shape {tuple(tensor.shape)}")

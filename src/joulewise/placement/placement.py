@@ -13,7 +13,7 @@ from joulewise.devices import Device, Point, Traffic
 from joulewise.errors import InputError, ModelError, OperatingPointError, refuse
 from joulewise.placement.private_copy import PrivateModel
 from joulewise.placement.process_state import guarded
-from joulewise.placement.storage import Owner, parameter_groups
+from joulewise.placement.storage import Owner, owned_parameters, parameter_groups
 from joulewise.placement.tracing import Trace, trace
 
 __all__ = ["Placed", "Placement", "check_complete", "counts_of"]
@@ -58,8 +58,7 @@ class Placed:
         Args:
             modules: The modules of the model, by path.
         """
-        owned = (modules[path]._parameters[name] for path, name in self.owners)
-        return [parameter for parameter in owned if parameter is not None]
+        return owned_parameters(modules, self.owners)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,7 @@ original, is refused.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import nullcontext
 from itertools import chain
 from typing import Any
 
@@ -27,7 +27,7 @@ from joulewise.placement.execution import call
 from joulewise.placement.model_copy import REBUILD, copied, tensor_pairs
 from joulewise.placement.module_state import ModuleState
 from joulewise.placement.process_state import SameDraws, random_state
-from joulewise.placement.storage import Owner, Owners
+from joulewise.placement.storage import Owner, Owners, owned_parameters
 from joulewise.user_code import cause_of
 
 __all__ = ["PrivateModel", "enter_block", "leave_block"]
@@ -98,14 +98,14 @@ class PrivateModel:
         self.model = copied(model, rebuild)
         self.modules = dict(self.model.named_modules())
         own = dict(model.named_modules())
-        self.parameters = {n: _owned(self.modules, owners) for n, owners in placed.items()}
-        self.originals = {n: _owned(own, owners)[0].detach() for n, owners in placed.items()}
+        self.parameters = {
+            n: owned_parameters(self.modules, owners) for n, owners in placed.items()
+        }
+        self.originals = {
+            n: owned_parameters(own, owners)[0].detach() for n, owners in placed.items()
+        }
         taken = {id(p) for ps in self.parameters.values() for p in ps}
-        pairs = [
-            pair
-            for kind in ("parameters", "buffers")
-            for pair in tensor_pairs(model, self.model, kind)
-        ]
+        pairs = tensor_pairs(model, self.model)
         self._given = {name: tensor.detach() for name, tensor, _ in pairs}
         # What is not placed has a storage of its own: a forward pass may write to it.
         self._kept = [(name, mine) for name, _, mine in pairs if id(mine) not in taken]
@@ -145,9 +145,7 @@ class PrivateModel:
             return self._first(inputs)
         given = cloned(inputs) if self._writes_inputs else inputs
         versions = _versions(given)
-        with ExitStack() as stack:
-            if self.draws:
-                stack.enter_context(SameDraws())
+        with SameDraws() if self.draws else nullcontext():
             output = _run(self.model, given)
         self._writes_inputs |= versions != _versions(given)
         return output
@@ -200,11 +198,6 @@ def _run(model: nn.Module, inputs: Any) -> Tensor:
 
 def _versions(nested: Any) -> list[int]:
     return [0 if t.is_inference() else t._version for t in tensors_in(nested)]
-
-
-def _owned(modules: Mapping[str, nn.Module], owners: Sequence[Owner]) -> list[Tensor]:
-    found = (modules[path]._parameters[name] for path, name in owners)
-    return [parameter for parameter in found if parameter is not None]
 
 
 class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]

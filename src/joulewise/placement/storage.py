@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,10 +13,21 @@ from torch import Tensor, nn
 from joulewise.errors import ModelError, refuse
 from joulewise.placement.model_copy import check_initialised
 
-__all__ = ["Owner", "Owners", "ParameterGroup", "extent", "parameter_groups"]
+__all__ = ["Owner", "Owners", "ParameterGroup", "extent", "owned_parameters", "parameter_groups"]
 
 Owner = tuple[str, str]
 """A module's path and the name of one of its parameters."""
+
+
+def owned_parameters(modules: Mapping[str, nn.Module], owners: Sequence[Owner]) -> list[Tensor]:
+    """Parameters that modules have now, one for each owner.
+
+    Args:
+        modules: Modules of a model, by path.
+        owners: Owners of a weight.
+    """
+    found = (modules[path]._parameters[name] for path, name in owners)
+    return [parameter for parameter in found if parameter is not None]
 
 
 class Owners:
