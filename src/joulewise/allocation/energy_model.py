@@ -43,7 +43,7 @@ class EnergyModel:
 
     def __init__(self, placement: Placement) -> None:
         if not placement.traced:
-            refuse("placement", "without access counts", "place(..., inputs=a batch)")
+            refuse("placement", "without access counts", "place(..., example_inputs=a batch)")
         for placed in placement.placed:
             if not placed.device.adjustable:
                 refuse(
@@ -53,7 +53,7 @@ class EnergyModel:
                 )
         self._groups = [_group(same) for same in _by_device(placement.placed)]
         self._group_of = {name: group for group in self._groups for name in group.names}
-        self.reliable_j = float(self._joules(placement.plan_at_most_reliable()))
+        self.reliable_j = float(self._joules(placement.points(placement.most_reliable())))
 
     def normalised(self, plan: Mapping[str, Point]) -> Tensor:
         """Energy over that of the most reliable plan; a float64 scalar, differentiable."""
@@ -97,7 +97,7 @@ def common_levels(model: EnergyModel, variables: DecisionVariables, budget: floa
 
     def energy(level: float) -> float:
         with torch.no_grad():
-            return float(model.normalised(variables.plan(variables.uniform(level))))
+            return float(model.normalised(variables.points(variables.uniform(level))))
 
     if variables.listed:
         within = [level for level in variables.listed if energy(level) <= budget]

@@ -148,8 +148,8 @@ class DecisionVariables:
         """One level for all variables, float64 ``[count]``."""
         return torch.full((self.count,), level, dtype=torch.float64)
 
-    def plan(self, levels: Tensor) -> dict[str, Point]:
-        """The plan of some levels, differentiable.
+    def points(self, levels: Tensor) -> dict[str, Point]:
+        """The operating points of some levels, differentiable.
 
         Args:
             levels: float64 ``[count]``, 0 to 1.
@@ -157,21 +157,21 @@ class DecisionVariables:
         alike: dict[tuple[KnobRange, torch.Size], list[str]] = {}
         for name, index in self.index.items():
             alike.setdefault((self.ranges[name], index.shape), []).append(name)
-        plan: dict[str, Point] = {}
+        points: dict[str, Point] = {}
         for (knob, _), names in alike.items():  # one operation for all: searches call this often
             index = torch.stack([self.index[name] for name in names])
-            plan.update(zip(names, knob.differentiable(levels[index]), strict=True))
-        return {name: plan[name] for name in self.index}
+            points.update(zip(names, knob.differentiable(levels[index]), strict=True))
+        return {name: points[name] for name in self.index}
 
-    def exact_plan(self, levels: Tensor) -> dict[str, Point]:
-        """The plan without rounding beyond the range or off the list; numbers for scalar points."""
-        plan: dict[str, Point] = {}
+    def exact_points(self, levels: Tensor) -> dict[str, Point]:
+        """The points without rounding beyond the range or off the list; numbers where scalar."""
+        found: dict[str, Point] = {}
         for name, index in self.index.items():
             own = [float(level) for level in levels[index].reshape(-1)]
             points = [self.listed.get(one, self.ranges[name].point(one)) for one in own]
             several = torch.tensor(points, dtype=torch.float64).reshape(index.shape)
-            plan[name] = several if index.ndim else points[0]
-        return plan
+            found[name] = several if index.ndim else points[0]
+        return found
 
 
 def _shared_by(placed: Placed, per: Per) -> str:

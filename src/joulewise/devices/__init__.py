@@ -31,7 +31,7 @@ from joulewise.devices.device_check import DeviceCheck, MomentCheck, check_devic
 from joulewise.devices.fault_kinds import Flip, Mask, Stuck
 from joulewise.devices.fault_maps import Correlated, Independent, Measured
 from joulewise.devices.moments import ReadMoments, SharedFactor, WordClasses
-from joulewise.devices.operating_point import KnobRange, PlainPoint, Point, plain_point
+from joulewise.devices.operating_point import KnobRange, PlainPoint, Point, from_plain, plain_point
 from joulewise.devices.pcm import PCM
 from joulewise.devices.reliability_laws import PROFILES, ExponentialLaw, VoltageTable, law
 from joulewise.devices.sram import SRAM
@@ -68,5 +68,6 @@ __all__ = [
     "WordClasses",
     "check_device",
     "law",
+    "from_plain",
     "plain_point",
 ]

@@ -32,6 +32,11 @@ class Device(ABC, Generic[Stored]):
         """Name of the operating point, for instance ``"eta"``."""
 
     @property
+    def settings(self) -> tuple[str, ...]:
+        """Names that `point` takes: that of the knob, and others that are converted to it."""
+        return (self.knob,)
+
+    @property
     @abstractmethod
     def most_reliable(self) -> float:
         """The operating point with the least noise."""

@@ -12,7 +12,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from joulewise.devices.device import Device
 
-__all__ = ["KnobRange", "PlainPoint", "Point", "as_point", "plain_point"]
+__all__ = ["KnobRange", "PlainPoint", "Point", "as_point", "from_plain", "plain_point"]
 
 Point = float | Tensor
 """An operating point: a value on the device's knob, or several, where the device takes them.
@@ -40,6 +40,11 @@ def plain_point(point: Point) -> PlainPoint:
     if isinstance(point, Tensor) and point.ndim:
         return tuple(float(p) for p in point)
     return float(point)
+
+
+def from_plain(point: PlainPoint) -> Point:
+    """Convert plain data to an operating point; the inverse of `plain_point`."""
+    return torch.tensor(point, dtype=torch.float64) if isinstance(point, tuple) else point
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -76,6 +76,7 @@ class SRAM(Device[StoredWords]):
     """
 
     knob: ClassVar[str] = "eta"
+    settings: ClassVar[tuple[str, ...]] = ("eta", "v_dd")
     channel_points: ClassVar[bool] = True
 
     bits: int = 8

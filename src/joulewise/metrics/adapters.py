@@ -54,6 +54,7 @@ class FunctionMetric(MeanMetric):
     name: str
     higher_is_better: bool
     bounds: tuple[float, float] = _UNBOUNDED
+    raw: bool = field(default=True, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if not callable(self.function):
@@ -91,6 +92,7 @@ class _Adapted(Metric):
     name: str
     higher_is_better: bool
     bounds: tuple[float, float]
+    raw: bool = field(default=True, init=False, repr=False)
 
     def new(self) -> Accumulator:
         return _AdaptedPass(self)

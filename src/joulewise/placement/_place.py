@@ -27,7 +27,7 @@ def place(
     activations: Device[Any] | None = None,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
-    inputs: Any = None,
+    example_inputs: Any = None,
     rebuild: Callable[[], nn.Module] | None = None,
 ) -> Placement:
     """Say which tensors of a model live on which memory.
@@ -36,7 +36,7 @@ def place(
     attention); parameters of one axis, such as biases, stay in reliable memory unless ``include``
     names them. Parameters that share storage are placed once. Activations are the floating tensors
     at the input of each layer that owns a weight. The first axis is the batch, and the range of
-    their words is the largest magnitude in ``inputs``, so pass a representative batch.
+    their words is the largest magnitude in ``example_inputs``, so pass a representative batch.
 
     Args:
         model: Any module.
@@ -45,8 +45,8 @@ def place(
         include: Patterns (``*``, ``?``, ``[...]``) on names such as ``layer1.0.conv1.weight`` or
             ``layer1.0.conv1:input``; empty for the default above.
         exclude: Patterns of names to leave in reliable memory; wins over ``include``.
-        inputs: A batch, used to count accesses and to set the range of activations; needed where
-            ``activations`` is given.
+        example_inputs: A batch, used to count accesses and to set the range of activations; needed
+            where ``activations`` is given.
         rebuild: Builds an equal model, which is then given the state dict of ``model``: for a model
             that cannot be copied, since simulation and prediction run on a copy.
 
@@ -61,7 +61,7 @@ def place(
         >>> import torch
         >>> from joulewise.devices import SRAM
         >>> model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Linear(3, 2))
-        >>> placement = place(model, weights=SRAM(bits=8), inputs=torch.ones(1, 4))
+        >>> placement = place(model, weights=SRAM(bits=8), example_inputs=torch.ones(1, 4))
         >>> [(tensor.name, tensor.words) for tensor in placement.placed], placement.macs
         ([('0.weight', 12), ('1.weight', 6)], 18.0)
     """
@@ -69,17 +69,19 @@ def place(
         raise InputError("place was given no memory; give weights= or activations= a device")
     if activations is not None and activations.computes:
         refuse("activations", type(activations).__name__, "a memory that does not compute, an SRAM")
-    if activations is not None and inputs is None:
-        raise InputError("activations need inputs=, a representative batch that sets their range")
+    if activations is not None and example_inputs is None:
+        raise InputError(
+            "activations need example_inputs=, a representative batch that sets their range"
+        )
     choice = _Choice(include, exclude)
     groups = parameter_groups(model)
     if not groups:
         raise ModelError("the model has no parameters; there is nothing to place")
     stored = _place_weights(groups, weights, choice)
     placement = Placement(model=model, placed=stored, reliable_bits=0, rebuild=rebuild)
-    if inputs is not None:
+    if example_inputs is not None:
         layers = _layers(model) if activations is not None else []
-        counts = counts_of(placement, inputs, layers)
+        counts = counts_of(placement, example_inputs, layers)
         if activations is not None:
             extra = _place_activations(counts, activations, choice, layers)
             placement = replace(placement, placed=stored + extra)

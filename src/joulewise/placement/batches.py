@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,15 +12,11 @@ from torch.utils.data import DataLoader, IterableDataset
 from torch.utils.data import Dataset as TorchDataset
 
 from joulewise.data import Dataset, Split
-from joulewise.data.nested import batch_size, cloned, tensors_in, to_device
+from joulewise.data.nested import batch_size, tensors_in, to_device
 from joulewise.errors import DataError, refuse
-from joulewise.placement.execution import check_finite
 from joulewise.placement.process_state import SameDraws
 
-if TYPE_CHECKING:
-    from joulewise.placement.memory import Memory
-
-__all__ = ["Batch", "outputs_of", "prepare", "take"]
+__all__ = ["Batch", "prepare", "take"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,6 +41,7 @@ def prepare(data: Split | Iterable[Any], model: nn.Module, batch: int | None = N
         data: A split, a torch ``Dataset`` (``TensorDataset``, for instance) or an iterable of
             batches, such as a ``DataLoader`` or a list. A batch is a pair ``(inputs, targets)``, a
             mapping whose entry ``labels``, if there is one, are the targets, or inputs alone.
+            A list that this function returned is returned as it is.
             Inputs are a tensor, a tuple of positional or a mapping of keyword arguments.
         model: The model that the batches are for.
         batch: Samples in a batch, where ``data`` is a split or a dataset; None for as many as hold
@@ -61,6 +58,8 @@ def prepare(data: Split | Iterable[Any], model: nn.Module, batch: int | None = N
         p.ndim == 4 and p.is_contiguous(memory_format=torch.channels_last) and not p.is_contiguous()
         for p in model.parameters()
     )
+    if isinstance(data, list) and data and all(isinstance(item, Batch) for item in data):
+        return data
     with SameDraws(None):  # a loader draws the seed of its workers
         items = list(_iterable(data, batch))
     batches = []
@@ -145,18 +144,6 @@ def _targets(targets: Any, inputs: Any, device: torch.device) -> Any:
             f"{tuple(tensor.shape)}; allowed: the batch as the first axis of both"
         )
     return tensor
-
-
-def outputs_of(memory: Memory, batches: Sequence[Batch]) -> list[Tensor]:
-    """The outputs of a model as given for every batch, in float32 or float64.
-
-    One that is NaN or infinite is refused with a ``ModelError`` that names the first layer.
-    """
-    # Clones: this shows whether the model writes to its inputs.
-    outputs = [memory.call(cloned(batch.inputs)) for batch in batches]
-    for batch, output in zip(batches, outputs, strict=True):
-        check_finite(memory.placement.model, batch.inputs, output, "without any fault")
-    return [o if o.dtype == torch.float64 else o.float() for o in outputs]
 
 
 def take(nested: Any, of: int, chosen: Any) -> Any:

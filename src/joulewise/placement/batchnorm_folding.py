@@ -98,7 +98,7 @@ def _pairs(model: nn.Module, inputs: Any) -> list[tuple[str, str]]:
         elif isinstance(module, _NORMS) and module.running_mean is not None:
             module.register_forward_pre_hook(wiring.consumed_by(path), with_kwargs=True)
     with torch.no_grad():
-        private.call(inputs)
+        private.run(inputs)
     return [pair for pair in wiring.pairs if all(wiring.calls[path] == 1 for path in pair)]
 
 

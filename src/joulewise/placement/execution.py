@@ -1,4 +1,4 @@
-"""Execution of a model: one tensor, several, or named ones in; one finite tensor out."""
+"""Execution of a model: one tensor, several, or named ones in; any output, and its main tensor."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from torch.nn.utils.rnn import PackedSequence
 from joulewise.data.nested import tensors_in
 from joulewise.errors import ModelError, refuse
 
-__all__ = ["call", "check_finite"]
+__all__ = ["call", "check_finite", "main_tensor", "run", "tensor_of"]
 
 
-def call(model: nn.Module, inputs: Any) -> Tensor:
+def run(model: nn.Module, inputs: Any) -> Any:
     """Run a model on a batch.
 
     Args:
@@ -25,10 +25,7 @@ def call(model: nn.Module, inputs: Any) -> Tensor:
             keyword arguments.
 
     Returns:
-        The output tensor: the output itself, its ``logits``, or the first of a tuple.
-
-    Raises:
-        ModelError: if the output holds no tensor where one is looked for.
+        The output, or its ``logits`` if it has such an attribute.
     """
     if isinstance(inputs, Mapping):
         output = model(**inputs)
@@ -36,18 +33,50 @@ def call(model: nn.Module, inputs: Any) -> Tensor:
         output = model(*inputs)
     else:
         output = model(inputs)
-    output = getattr(output, "logits", output)
-    if isinstance(output, (tuple, list)) and output:
+    return getattr(output, "logits", output)
+
+
+def main_tensor(output: Any) -> Tensor | None:
+    """The tensor of an output whose error is measured.
+
+    Returns:
+        The output itself, the first entry of a tuple or list, or the entry ``logits`` or ``out`` of
+        a mapping, else its first; None if that is no tensor, as for lists of detections.
+    """
+    if isinstance(output, Mapping):
+        named = [output[key] for key in ("logits", "out") if key in output]
+        output = next(iter([*named, *output.values()]), None)
+    elif isinstance(output, (tuple, list)) and output:
         output = output[0]
-    if not isinstance(output, Tensor):
+    return output if isinstance(output, Tensor) else None
+
+
+def call(model: nn.Module, inputs: Any) -> Tensor:
+    """Run a model on a batch, for its `main_tensor`.
+
+    Raises:
+        ModelError: if there is none.
+    """
+    return tensor_of(run(model, inputs))
+
+
+def tensor_of(output: Any) -> Tensor:
+    """The `main_tensor` of an output.
+
+    Raises:
+        ModelError: if there is none.
+    """
+    tensor = main_tensor(output)
+    if tensor is None:
         raise ModelError(
-            f"the model returned a {type(output).__name__}; allowed: a tensor, an object with "
-            "logits, or a tuple that begins with a tensor"
+            f"the model returned a {type(output).__name__} without a tensor of one shape, so its "
+            "output error is not defined; allowed: simulate and allocate with a metric, or a model "
+            "that returns a tensor, an object with logits, or a tuple or dict of tensors"
         )
-    return output
+    return tensor
 
 
-def check_finite(model: nn.Module, inputs: Any, output: Tensor, when: str) -> None:
+def check_finite(model: nn.Module, inputs: Any, output: Any, when: str) -> None:
     """Refuse an output that is not finite, naming the first layer where that begins.
 
     Args:
@@ -56,7 +85,7 @@ def check_finite(model: nn.Module, inputs: Any, output: Tensor, when: str) -> No
         output: The model's output.
         when: What the model computed with, for the message.
     """
-    if bool(torch.isfinite(output).all()):
+    if all(bool(tensor.isfinite().all()) for tensor in tensors_in(output)):
         return
     guilty: list[str] = []
 
@@ -72,6 +101,6 @@ def check_finite(model: nn.Module, inputs: Any, output: Tensor, when: str) -> No
             if name and not isinstance(module, torch.jit.ScriptModule):
                 stack.callback(module.register_forward_hook(look(name)).remove)
         with torch.no_grad():
-            call(model, inputs)
+            run(model, inputs)
     first = f"the output of {guilty[0]}" if guilty else "the model's output"
     refuse(first, f"NaN or infinite {when}", "finite activations", ModelError)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any, Literal
@@ -10,13 +10,14 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from joulewise.devices import Device, Point, Traffic
-from joulewise.errors import InputError, ModelError, OperatingPointError, refuse
+from joulewise.errors import InputError, ModelError, OperatingPointError, check_kind, refuse
+from joulewise.placement.plan import At, Fit, Plan
 from joulewise.placement.private_copy import PrivateModel
 from joulewise.placement.process_state import guarded
 from joulewise.placement.storage import Owner, owned_parameters, parameter_groups
 from joulewise.placement.tracing import Trace, trace
 
-__all__ = ["Placed", "Placement", "check_complete", "counts_of"]
+__all__ = ["Placed", "Placement", "counts_of"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,36 +104,83 @@ class Placement:
             macs=counts.macs - counts.macs_in_memory,
         )
 
-    def plan(self, **setting: Point) -> dict[str, Point]:
-        """The plan that gives every placed tensor the same operating point.
+    def points(self, at: At) -> dict[str, Point]:
+        """Operating point of each placed tensor, on its device's knob.
 
         Args:
-            **setting: One name and value, for instance ``eta=0.5`` or ``v_dd=0.6``.
-        """
-        return {tensor.name: tensor.device.point(**setting) for tensor in self.placed}
-
-    def plan_at_most_reliable(self) -> dict[str, Point]:
-        """The plan that gives every placed tensor its device's most reliable point."""
-        return {tensor.name: tensor.device.most_reliable for tensor in self.placed}
-
-    def check_plan(self, plan: Mapping[str, Point]) -> dict[str, Point]:
-        """A plan for exactly the tensors that are placed, each point within its device's range.
+            at: Knobs with their values, such as ``{"eta": 0.5}``, each for all tensors whose memory
+                has that knob, or a plan.
 
         Raises:
-            InputError: if a tensor is missing from the plan, or is not placed.
-            OperatingPointError: if a point is out of range, or for channels that are not there.
+            InputError: if ``at`` is neither, or is a plan for other tensors.
+            OperatingPointError: if a tensor is set by no knob or by several, a knob sets no tensor,
+                or a point is out of range, or for channels that are not there.
         """
-        names = [tensor.name for tensor in self.placed]
-        for name in plan:
-            if name not in names:
-                raise InputError(f"the plan names {name}, which is not placed; allowed: {names}")
-        check_complete(plan, names)
-        checked = {}
+        allowed = 'knobs with values, such as {"eta": 0.5}, or a joulewise.Plan'
+        check_kind("at", at, Mapping, allowed)
+        settings = self._settings(at)
+        points = {}
         for tensor in self.placed:
-            point = tensor.device.point(**{tensor.device.knob: plan[tensor.name]})
-            _check_channels(tensor, point)
-            checked[tensor.name] = point
-        return checked
+            points[tensor.name] = tensor.device.point(**settings[tensor.name])
+            _check_channels(tensor, points[tensor.name])
+        return points
+
+    def _settings(self, at: At) -> Mapping[str, Mapping[str, Point]]:
+        """One knob and its value for each placed tensor."""
+        return self._settings_of(at) if isinstance(at, Plan) else self._settings_by_knob(at)
+
+    def _settings_of(self, plan: Plan) -> Mapping[str, Mapping[str, Point]]:
+        own = dict.fromkeys(tensor.name for tensor in self.placed)
+        for name in plan:
+            if name not in own:
+                some = ", ".join(list(own)[:4])
+                raise InputError(
+                    f"the plan is for another network or placement: it has a point for {name}, "
+                    f"which is not placed here; placed are {some}{', ...' if len(own) > 4 else ''}"
+                )
+        for name in own:
+            if name not in plan:
+                raise InputError(
+                    f"the plan is for another network or placement: {name} is placed here, and the "
+                    "plan has no point for it"
+                )
+        if plan.fits:
+            for name, here in Fit.of(self).items():
+                plan.fits[name].check(name, here)
+        return plan
+
+    def _settings_by_knob(self, at: Mapping[str, Point]) -> Mapping[str, Mapping[str, Point]]:
+        used: set[str] = set()
+        settings: dict[str, Mapping[str, Point]] = {}
+        for tensor in self.placed:
+            taken = {name: value for name, value in at.items() if name in tensor.device.settings}
+            if len(taken) != 1:
+                got = " and ".join(at) or "nothing"
+                allowed = f"one of {', '.join(tensor.device.settings)}"
+                where = f"at, for {tensor.name} on a {type(tensor.device).__name__},"
+                refuse(where, got, allowed, OperatingPointError)
+            used.update(taken)
+            settings[tensor.name] = taken
+        for name in at:
+            if name not in used:
+                refuse("at", f"given {name}, which sets no placed tensor", ", ".join(sorted(used)))
+        return settings
+
+    def plan(self, at: At) -> Plan:
+        """A plan of given points, checked.
+
+        Args:
+            at: See `points`. The plan keeps its knobs and values.
+
+        Raises:
+            InputError: see `points`.
+        """
+        self.points(at)
+        return Plan(self._settings(at), fits=Fit.of(self))
+
+    def most_reliable(self) -> Plan:
+        """The plan that gives every placed tensor its device's most reliable point."""
+        return Plan({p.name: {p.device.knob: p.device.most_reliable} for p in self.placed})
 
 
 def _check_channels(placed: Placed, point: Point) -> None:
@@ -156,17 +204,6 @@ def _check_channels(placed: Placed, point: Point) -> None:
     if len(point) != placed.channels:
         allowed = f"{placed.channels}, one for each output channel, or one for the whole tensor"
         refuse(f"the points of {placed.name}", len(point), allowed, OperatingPointError)
-
-
-def check_complete(plan: Mapping[str, Point], names: Iterable[str]) -> None:
-    """Refuse a plan that leaves out one of ``names``.
-
-    Raises:
-        InputError: naming the first that is missing.
-    """
-    for name in names:
-        if name not in plan:
-            raise InputError(f"the plan has no operating point for {name}; give it one")
 
 
 def counts_of(placement: Placement, inputs: Any, layers: Sequence[str] = ()) -> Trace:

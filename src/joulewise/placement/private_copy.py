@@ -23,7 +23,7 @@ from torch.utils.checkpoint import CheckpointError
 
 from joulewise.data.nested import cloned, tensors_in
 from joulewise.errors import InputError, JoulewiseError, ModelError
-from joulewise.placement.execution import call
+from joulewise.placement.execution import run, tensor_of
 from joulewise.placement.model_copy import REBUILD, copied, tensor_pairs
 from joulewise.placement.module_state import ModuleState
 from joulewise.placement.process_state import SameDraws, random_state
@@ -129,14 +129,14 @@ class PrivateModel:
             for parameter in self.parameters[name]:
                 parameter.data = clone
 
-    def call(self, inputs: Any) -> Tensor:
+    def run(self, inputs: Any) -> Any:
         """Run the copy on a batch that the caller may need again.
 
         A model that draws random numbers draws the same ones in each pass. A model that writes to
         its inputs is given clones of them.
 
         Args:
-            inputs: As for `joulewise.placement.execution.call`.
+            inputs: As for `joulewise.placement.execution.run`.
 
         Raises:
             ModelError: if the model fails, or its copy is not one.
@@ -150,7 +150,11 @@ class PrivateModel:
         self._writes_inputs |= versions != _versions(given)
         return output
 
-    def _first(self, inputs: Any) -> Tensor:
+    def call(self, inputs: Any) -> Tensor:
+        """The `main_tensor` of the output of `run`."""
+        return tensor_of(self.run(inputs))
+
+    def _first(self, inputs: Any) -> Any:
         watch = _Watch(self.originals, self._given)
         given = cloned(inputs)
         versions = _versions(given)
@@ -167,6 +171,21 @@ class PrivateModel:
         self._watched = True
         return output
 
+    def watch_first_pass(self) -> None:
+        """Watch the next forward pass, for callers that run the copy themselves."""
+        watch = _Watch(self.originals, self._given)
+
+        def leave(*_: Any) -> None:
+            watch.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+            first.remove()
+            last.remove()
+
+        def enter(*_: Any) -> None:
+            watch.__enter__()  # type: ignore[no-untyped-call]
+
+        first = self.model.register_forward_pre_hook(enter)
+        last = self.model.register_forward_hook(leave, always_call=True)
+
     def reset(self) -> None:
         """Put back buffers, attributes and parameters that are not placed, as they were given."""
         if not self._stateful:
@@ -177,7 +196,7 @@ class PrivateModel:
                 mine.copy_(self._given[name])
 
 
-def _run(model: nn.Module, inputs: Any) -> Tensor:
+def _run(model: nn.Module, inputs: Any) -> Any:
     """Run user code; whatever it raises becomes one sentence.
 
     Raises:
@@ -187,7 +206,7 @@ def _run(model: nn.Module, inputs: Any) -> Tensor:
         CheckpointError: if a forward pass computes parts twice.
     """
     try:
-        return call(model, inputs)
+        return run(model, inputs)
     except (JoulewiseError, CheckpointError, torch.OutOfMemoryError):
         raise
     except (Exception, SystemExit) as error:  # the user's code: anything may happen

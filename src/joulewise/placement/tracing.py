@@ -113,7 +113,7 @@ def trace(
             module.register_forward_pre_hook(watched.hook(layer), with_kwargs=True)
     counter.mark(inputs)
     with Exact(private.model), Opened(), torch.no_grad(), counter:
-        private.call(inputs)
+        private.run(inputs)
     return Trace(
         weight_reads=dict(counter.reads),
         activations=watched.seen,

@@ -28,10 +28,9 @@ from joulewise.prediction.corrected import Corrected as Corrected
 from joulewise.prediction.first_order import FirstOrder as FirstOrder
 from joulewise.prediction.forecast import AccuracyForecast as AccuracyForecast
 from joulewise.prediction.forecast import Forecast as Forecast
-from joulewise.prediction.forecast import ForecastRecord as ForecastRecord
 from joulewise.prediction.problem import Method as Method
 from joulewise.prediction.problem import Problem as Problem
-from joulewise.prediction.problem import posed as posed
+from joulewise.prediction.problem import loaded_problem as loaded_problem
 
 __all__ = [
     "METHODS",
@@ -40,12 +39,11 @@ __all__ = [
     "ErrorModel",
     "FirstOrder",
     "Forecast",
-    "ForecastRecord",
     "Method",
     "Problem",
     "Total",
     "error_model",
-    "posed",
+    "loaded_problem",
     "predict",
     "register_method",
 ]

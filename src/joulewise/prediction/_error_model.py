@@ -13,8 +13,9 @@ the words of each class in each channel, and every channel's mean moves on its o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,15 +25,16 @@ from joulewise.data import Split
 from joulewise.devices import Device, KnobRange, Point, WordClasses
 from joulewise.devices.operating_point import as_point
 from joulewise.errors import check_in_range, refuse
-from joulewise.placement import Placed, Placement
+from joulewise.placement import At, Placed, Placement
 from joulewise.prediction.linearisation import Linearisation
-from joulewise.prediction.problem import Problem, posed
+from joulewise.prediction.problem import Problem, loaded_problem
 from joulewise.prediction.tensor_groups import (
     TensorGroup,
     mean_directions,
     moments_at,
     point_rows,
 )
+from joulewise.progress import Progress, reporting
 
 __all__ = ["ErrorModel", "error_model"]
 
@@ -42,57 +44,73 @@ class ErrorModel:
     """The output error as a function of the plan; see `error_model`.
 
     Args:
-        plan: The plan ``P0`` of the linearisation.
+        placement: The model and its memories.
+        points: The operating points of the plan ``P0`` of the linearisation.
         samples: Samples that the figures are a mean over.
         outputs: Outputs of each sample.
         error: Error of the probed outputs at the mean that ``P0`` reads, ``[samples]``.
         groups: The placed tensors.
     """
 
-    plan: Mapping[str, Point]
+    placement: Placement
+    points: Mapping[str, Point]
     samples: int
     outputs: int
     error: Tensor
     groups: tuple[TensorGroup, ...]
 
-    def parts(self, plan: Mapping[str, Point]) -> tuple[Tensor, dict[str, Tensor]]:
+    def mse(self, at: At) -> Tensor:
+        """The output error, a float64 scalar, differentiable in the values of ``at``.
+
+        Args:
+            at: Operating points; see `error_model`.
+        """
+        return self.mse_at(self.placement.points(at))
+
+    def mse_at(self, points: Mapping[str, Point]) -> Tensor:
+        """The output error at points that are known to fit; see `shift_and_variance`."""
+        shift, variance = self.shift_and_variance(points)
+        return shift + torch.stack(list(variance.values())).sum()
+
+    def shift_and_variance(self, points: Mapping[str, Point]) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean shift and variance by tensor, as `Forecast` has them.
 
         Args:
-            plan: An operating point for each placed tensor; points may require gradients.
+            points: An operating point for each placed tensor, on its device's knob; points may
+                require gradients.
 
         Returns:
             ``mean_shift`` and ``variance``, float64.
         """
-        off, variance = self.outputs_off(plan)
+        off, variance = self.output_errors(points)
         return off.square().mean() / self.outputs, variance
 
-    def outputs_off(self, plan: Mapping[str, Point]) -> tuple[Tensor, dict[str, Tensor]]:
+    def output_errors(self, points: Mapping[str, Point]) -> tuple[Tensor, dict[str, Tensor]]:
         """Error of the probed outputs at the mean read, and the variance by tensor.
 
         Args:
-            plan: See `parts`.
+            points: See `shift_and_variance`.
 
         Returns:
-            float64 ``[samples]``, and ``variance`` of `parts`.
+            float64 ``[samples]``, and ``variance`` of `shift_and_variance`.
         """
         off = self.error
         variance: dict[str, Tensor] = {}
         for group in self.groups:
-            moved, var = group.at(plan)
+            moved, var = group.at(points)
             off = off + moved
             variance.update(zip(group.names, var, strict=True))
         return off, variance
 
     def single_changes(
-        self, plan: Mapping[str, Point], name: str, points: Tensor
+        self, points: Mapping[str, Point], name: str, tried: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Changes when one tensor, or one of its output channels, leaves the plan.
 
         Args:
-            plan: An operating point for each placed tensor.
+            points: An operating point for each placed tensor.
             name: The tensor.
-            points: The points to try, ``[tried, 1, *point]``; where each channel has a point
+            tried: The points to try, ``[tried, 1, *point]``; where each channel has a point
                 ``[tried, channels, *point]``, one channel moving at a time.
 
         Returns:
@@ -100,29 +118,24 @@ class ErrorModel:
             ``[tried, channels]``; float64.
         """
         group = next(group for group in self.groups if name in group.names)
-        return group.single_changes(plan, name, points)
-
-    def mse(self, plan: Mapping[str, Point]) -> Tensor:
-        """The whole error at a plan, a float64 scalar; see `parts`."""
-        shift, variance = self.parts(plan)
-        return shift + torch.stack(list(variance.values())).sum()
+        return group.single_changes(points, name, tried)
 
 
 def error_model(
     placement: Placement,
     data: Split | Iterable[Any],
-    plan: Mapping[str, Point],
     *,
+    at: At,
     seed: int = 0,
     batch_size: int | None = None,
     memory_bytes: int = 1 << 30,
-    progress: Callable[[float, float], None] | None = None,
+    progress: Progress = False,
 ) -> ErrorModel:
     """Linearise the output error of a placement around one plan, as a function of the plan.
 
     One forward and one backward pass, from a random +-1 probe of each sample's outputs: some 500
-    samples are enough. At ``plan`` it equals `predict` by first order, apart from the random
-    probes; elsewhere the gradients are those at ``plan``, and the moments are exact (from tables to
+    samples are enough. There it equals `predict` by first order, apart from the random
+    probes; elsewhere the gradients stay the same, and the moments are exact (from tables to
     a relative 1e-6 where points are scalar).
 
     Errors that first order misses, above all those of a rectifier that only noise switches on, are
@@ -132,9 +145,9 @@ def error_model(
     Args:
         placement: The model and its memories; the model is left as it was.
         data: As for `predict`; targets are not used.
-        plan: The plan of the linearisation. Its shapes decide those of the plans that can be
-            evaluated: numbers for numbers, points for each bit plane for the same, and points for
-            each output channel for the same or one point for all.
+        at: The plan of the linearisation; see `predict`. Its shapes decide those of the plans that
+            can be evaluated: numbers for numbers, points for each bit plane for the same, and
+            points for each output channel for the same or one point for all.
         seed: Seed of the probes.
         batch_size: As for `predict`.
         memory_bytes: Memory that one pass may take beside the model, roughly.
@@ -155,30 +168,42 @@ def error_model(
         >>> digits = load_digits()
         >>> model = build("mlp", digits.input_shape, digits.classes, seed=0)
         >>> placement = place(model, weights=SRAM(bits=8))
-        >>> errors = error_model(placement, digits.test, placement.plan(eta=0.5))
-        >>> near, far = (float(errors.mse(placement.plan(eta=eta))) for eta in (0.5, 0.3))
+        >>> errors = error_model(placement, digits.test, at={"eta": 0.5})
+        >>> near, far = (float(errors.mse({"eta": eta})) for eta in (0.5, 0.3))
         >>> far > 10 * near
         True
     """
     check_in_range("memory_bytes", memory_bytes, 1, 1 << 60)
-    chosen = {name: as_point(point).detach() for name, point in plan.items()}
-    placement.check_plan(chosen)
-    with posed(placement, data, chosen, batch_size=batch_size, progress=progress) as problem:
+    with (
+        reporting(progress) as report,
+        loaded_problem(
+            placement,
+            data,
+            at,
+            targets=False,
+            batch_size=batch_size,
+            progress=partial(report, "predicting"),
+        ) as problem,
+    ):
+        points = {name: as_point(point).detach() for name, point in problem.points.items()}
+        problem = replace(problem, points=points)
         network = Linearisation(problem, seed=seed, memory_bytes=memory_bytes)
-        return _Builder(problem, chosen).build(network)
+        return _Builder(placement, problem, points).build(network)
 
 
 class _Builder:
     """Builds an error model."""
 
-    def __init__(self, problem: Problem, plan: Mapping[str, Tensor]) -> None:
-        self._problem, self._plan = problem, plan
+    def __init__(
+        self, placement: Placement, problem: Problem, points: Mapping[str, Tensor]
+    ) -> None:
+        self._placement, self._problem, self._points = placement, problem, points
         placed = problem.placement.placed
         self._classes = {p.name: self._classes_of(p) for p in placed}
         self._by_channel = {
-            p.name for p in placed if plan[p.name].ndim > (1 if p.device.planes else 0)
+            p.name for p in placed if points[p.name].ndim > (1 if p.device.planes else 0)
         }
-        self._rows = {n: point_rows(p, n in self._by_channel) for n, p in plan.items()}
+        self._rows = {n: point_rows(p, n in self._by_channel) for n, p in points.items()}
         self._groups = self._grouped()
         self._directions: dict[str, Tensor] = {}
         for first, *others in self._groups:
@@ -220,7 +245,7 @@ class _Builder:
     def build(self, network: Linearisation) -> ErrorModel:
         problem, images, errors = self._problem, 0, []
         squares: dict[str, Tensor] = {}
-        response: dict[str, list[Tensor]] = {name: [] for name in self._plan}
+        response: dict[str, list[Tensor]] = {name: [] for name in self._points}
         most = max(len(directions) for directions in self._directions.values())
         for piece in network.pieces(most):
             error, found = network.class_sums(
@@ -238,7 +263,8 @@ class _Builder:
         scaled = {name: part / (images * problem.outputs) for name, part in squares.items()}
         joined = {name: torch.cat(parts) for name, parts in response.items()}
         return ErrorModel(
-            plan=self._plan,
+            placement=self._placement,
+            points=self._points,
             samples=images,
             outputs=problem.outputs,
             error=torch.cat(errors),

@@ -134,6 +134,7 @@ class Total:
             per_sample=per_sample,
             per_output=torch.cat(self.outputs).mean(0) if self.outputs else None,
             accuracy=self.ballot.result(),
+            refusal=problem.refusal,
         )
 
 

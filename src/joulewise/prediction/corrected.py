@@ -106,7 +106,7 @@ def _simulated(
     """The outputs of each chip, in the order of ``logits``: ``[samples, outputs, chips]``."""
     found = []
     for chip in chips:
-        problem.memory.read(problem.plan, chip)
+        problem.memory.read(problem.points, chip)
         output = problem.memory.call(piece.inputs).reshape(piece.samples, -1)
         found.append(output.to(logits.mean.dtype).gather(1, logits.classes))
     return torch.stack(found, 2)
@@ -189,6 +189,7 @@ class _PairedChips:
             per_sample=linear.per_sample + torch.cat(self._per_sample),
             per_output=None,
             accuracy=None if linear.accuracy is None else self._accuracy(linear, ballot),
+            refusal=linear.refusal,
         )
 
     def _accuracy(self, linear: Forecast, ballot: Ballot) -> AccuracyForecast:

@@ -11,8 +11,8 @@ import torch
 
 from joulewise.devices import ExponentialLaw, VoltageTable
 from joulewise.devices.reliability_laws import ReliabilityLaw, VoltageRow
-from joulewise.simulation import Simulation
 from joulewise.study import ContenderRecord
+from joulewise.study.records import SimulationRecord
 
 __all__ = ["YIELD_DROP", "PointFigures", "bit_error_rate", "point_figures", "reliable_total_j"]
 
@@ -59,7 +59,7 @@ def point_figures(contender: ContenderRecord) -> list[PointFigures]:
     ]
 
 
-def _figures(simulation: Simulation, point: float, rate: float | None) -> PointFigures:
+def _figures(simulation: SimulationRecord, point: float, rate: float | None) -> PointFigures:
     low, high = simulation.accuracy_interval()
     target = (simulation.ideal_accuracy or 0.0) - YIELD_DROP - _ROUNDING
     q05, q50, q95 = (simulation.accuracy_quantile(share) for share in (0.05, 0.5, 0.95))

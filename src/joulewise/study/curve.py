@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from joulewise.data import Split
 from joulewise.errors import InputError, refuse
 from joulewise.placement import Placement
-from joulewise.simulation import Simulation, sweep
+from joulewise.simulation import simulate, sweep
+from joulewise.study.records import SimulationRecord
 
 __all__ = ["Curve", "by_ratios", "energy_curve"]
 
@@ -30,7 +31,7 @@ class Curve:
     """
 
     points: tuple[float, ...]
-    simulations: tuple[Simulation, ...]
+    simulations: tuple[SimulationRecord, ...]
     rising: bool
 
 
@@ -43,7 +44,7 @@ def energy_curve(
     drops: Sequence[float] = (0.005, 0.01),
     chips: int = 200,
     seed: int = 0,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], None] = lambda done, expected: None,
 ) -> Curve:
     """Accuracy of a placement over a range of operating points, the same for all placed tensors.
 
@@ -82,12 +83,13 @@ def energy_curve(
     simulations = sweep(
         placement,
         data,
-        [placement.plan(**{knob: point}) for point in chosen],
+        at=[{knob: point} for point in chosen],
         chips=chips,
         seed=seed,
-        progress=None if progress is None else lambda done: progress(done + scouted, total),
+        progress=lambda _, done, expected: progress(round(done) + scouted, total),
     )
-    return Curve(points=tuple(chosen), simulations=simulations, rising=rising)
+    records = tuple(SimulationRecord.of(placement, simulation) for simulation in simulations)
+    return Curve(points=tuple(chosen), simulations=records, rising=rising)
 
 
 def _rising(placement: Placement) -> bool:
@@ -116,9 +118,8 @@ def _scout(
     scale = _Scale(floor, outer(device.most_reliable for device in devices))
     lost: list[float] = []
     for share in _COARSE:
-        plan = placement.plan(**{knob: scale.point(share)})
-        (result,) = sweep(placement, data, [plan], chips=chips, seed=seed)
-        lost.append((result.ideal_accuracy or 0.0) - result.mean_accuracy)
+        result = simulate(placement, data, at={knob: scale.point(share)}, chips=chips, seed=seed)
+        lost.append((result.ideal or 0.0) - result.mean)
         if lost[-1] > max(8 * max(drops), 0.2):
             break
     seen = _COARSE[: len(lost)]

@@ -291,7 +291,7 @@ class PlacementSpec(BaseModel):
             activations=None if self.store == "weights" else memory.build(),
             include=self.include,
             exclude=self.exclude,
-            inputs=_calibration(data, model),
+            example_inputs=_calibration(data, model),
         )
         return with_accesses(placement, self.accesses) if self.accesses else placement
 
@@ -320,8 +320,9 @@ class PlacementSpec(BaseModel):
         self.memory.check_trains(perfect=at is None)
         placement = self.place(model, data)
         learned = LearnedRanges(placement) if ranges else None
-        setting: dict[str, Any] = {"perfect": True} if at is None else {"seed": seed, **at}
-        return TrainingMemory(placement, ranges=learned, **setting)
+        if at is None:
+            return TrainingMemory(placement, ranges=learned, perfect=True)
+        return TrainingMemory(placement, ranges=learned, at=at, seed=seed)
 
 
 class NetworkSpec(BaseModel):

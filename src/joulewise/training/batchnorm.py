@@ -50,7 +50,8 @@ def reestimate_batchnorm(
         >>> from joulewise.devices import SRAM, Chip
         >>> from joulewise.placement import place
         >>> model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.BatchNorm1d(3))
-        >>> memory = TrainingMemory(place(model, weights=SRAM(bits=8)), chip=Chip(seed=1), eta=0.3)
+        >>> placement = place(model, weights=SRAM(bits=8))
+        >>> memory = TrainingMemory(placement, at={"eta": 0.3}, chip=Chip(seed=1))
         >>> reestimate_batchnorm(memory, [torch.randn(64, 4) for _ in range(5)])
         >>> int(model[1].num_batches_tracked)
         5

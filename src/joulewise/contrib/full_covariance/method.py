@@ -83,7 +83,7 @@ class FullCovariance:
             Moments of the outputs; outputs of the model as given, float64; targets, if those are
             classes.
         """
-        weights, has_classes = problem.memory.moments(problem.plan), problem.has_classes
+        weights, has_classes = problem.memory.moments(problem.points), problem.has_classes
         problem.memory.original()
         network = trace_network(problem.placement, self.rules, self.dtype)
         for batch, reference in zip(problem.batches, problem.references, strict=True):
@@ -100,7 +100,7 @@ class FullCovariance:
                     rules=self.rules,
                     order=self.order,
                     weights=weights,
-                    plan=problem.plan,
+                    plan=problem.points,
                     converters=problem.memory.converters,
                 )
                 output = propagation.run(take(batch.inputs, size, chosen))

@@ -77,7 +77,7 @@ class Linearisation:
         self._thinning = self._generator if thinned else None
         self.differentiable = problem.differentiable
         with torch.set_grad_enabled(self.differentiable):
-            moments = problem.memory.moments(problem.plan)
+            moments = problem.memory.moments(problem.points)
             self.variances = {
                 name: m.var if m.common is None else m.common.own(m.mean, m.var)
                 for name, m in moments.items()
@@ -237,7 +237,7 @@ class Linearisation:
     def noise(self, name: str, chip: Chip) -> Tensor:
         """Deviation of a chip's read of a placed weight from the mean, in its shape."""
         mean, placed = self.fixed[name], self._placed[name]
-        read = self.problem.memory.weight(placed, self.problem.plan[name], chip)
+        read = self.problem.memory.weight(placed, self.problem.points[name], chip)
         return torch.empty_like(mean).copy_(read).sub_(mean)
 
     def _spread(
@@ -269,7 +269,7 @@ class Linearisation:
     def _activation_response(
         self, placed: Placed, inputs: Tensor, mean: Tensor, jacobian: Tensor, chips: Sequence[Chip]
     ) -> Tensor:
-        point, moved = self.problem.plan[placed.name], []
+        point, moved = self.problem.points[placed.name], []
         for chip in chips:
             read = placed.device.round_trip(
                 inputs, point, chip.at(placed.name), placed.limit, words=placed.words
@@ -309,7 +309,7 @@ class Linearisation:
             return mean
 
         memory = self.problem.memory
-        memory.expect(self.problem.plan, means, observe)
+        memory.expect(self.problem.points, means, observe)
         with torch.enable_grad(), interception:
             output = memory.call(inputs)
         check_finite(memory.placement.model, inputs, output, "at the mean that is read")
@@ -324,7 +324,7 @@ class Linearisation:
         if not names:
             return {}
         leaves = {n: m if m.requires_grad else m.clone().requires_grad_() for n, m in means.items()}
-        self.problem.memory.expect(self.problem.plan, leaves)
+        self.problem.memory.expect(self.problem.points, leaves)
         wanted = [leaves[name] for name in names]
         rows: dict[str, list[Tensor]] = {name: [] for name in names}
         for sample in range(piece.samples):

@@ -127,7 +127,7 @@ def _run(problem: Problem, means: Mapping[str, Tensor], recorder: _Recorder, inp
         recorder.activations += mean.numel()
         return interception.rooted(mean)
 
-    problem.memory.expect(problem.plan, means, observe)
+    problem.memory.expect(problem.points, means, observe)
     with interception:
         return problem.memory.call(inputs)
 
