@@ -106,7 +106,7 @@ def run(network: str, arguments: argparse.Namespace) -> None:
             granularity = GRANULARITIES[name]
             if path.exists() or (granularity.bit_planes and MEMORIES[memory].planes is None):
                 continue
-            placement = place(model, weights=MEMORIES[memory], inputs=inputs)
+            placement = place(model, weights=MEMORIES[memory], example_inputs=inputs)
             record = allocated(placement, split, granularity, arguments.chips)
             record |= {"network": network, "memory": memory, "granularity": name}
             write_atomically(path, json.dumps(record, indent=1))
@@ -136,7 +136,7 @@ def allocated(
 ) -> dict[str, Any]:
     """One allocation, as a record."""
     began = time.perf_counter()
-    found = allocate(placement, split, granularity=granularity, max_accuracy_drop=DROP, chips=chips)
+    found = allocate(placement, split, granularity=granularity, goal=MetricDrop(DROP), chips=chips)
     return {
         "command": shlex.join(["python", *sys.argv]),
         "environment": Environment.now().model_dump(),

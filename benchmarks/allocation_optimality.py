@@ -109,7 +109,7 @@ def free(network: str, memory: str, granularity: Granularity) -> tuple[PlanOptim
     model, data = trained(network)
     inputs, _ = next(iter(data.train.batches(16)))
     problem = AllocationProblem(
-        placement=place(model, weights=MEMORIES[memory], inputs=inputs),
+        placement=place(model, weights=MEMORIES[memory], example_inputs=inputs),
         data=data.train,
         granularity=granularity,
         samples=IMAGES,
@@ -164,7 +164,7 @@ def figures(optimiser: PlanOptimiser, shares: Floats) -> tuple[Floats, Floats]:
     """Energy and error of many plans."""
 
     def of(one: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        plan = optimiser.variables.plan(one)
+        plan = optimiser.variables.plan_at(one)
         return optimiser.energy_model.normalised(plan), optimiser.error_model.mse(plan)
 
     with torch.no_grad():
@@ -243,7 +243,7 @@ def solved(optimiser: PlanOptimiser, limit: float, start: Floats, method: str) -
     def figure(which: int) -> Callable[[Floats], tuple[float, Floats]]:
         def of(x: Floats) -> tuple[float, Floats]:
             at = torch.tensor(np.clip(x, 0, 1), requires_grad=True)
-            plan = optimiser.variables.plan(at)
+            plan = optimiser.variables.plan_at(at)
             value = (
                 optimiser.energy_model.normalised(plan)
                 if which == 0

@@ -114,7 +114,7 @@ class Posed:
         """Energy and error of plans, ``[plans, variables]``."""
 
         def of(one: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            plan = self.variables.plan(one)
+            plan = self.variables.plan_at(one)
             return self.energy_model.normalised(plan), self.errors.mse(plan)
 
         with torch.no_grad():
@@ -135,7 +135,7 @@ def posed(network: str, data: Dataset) -> Posed:
     model = build(network, data.input_shape, data.classes, seed=0)
     train(model, data, TrainingSpec(epochs=30, lr=0.1, seed=0))
     inputs, _ = next(iter(data.train.batches(256)))
-    placement = place(model, weights=MEMORY, inputs=inputs)
+    placement = place(model, weights=MEMORY, example_inputs=inputs)
     few = data.train.subset(IMAGES, seed=0)
     variables = DecisionVariables.of(placement, Granularity())
     weights = dict(placement.model.named_parameters())
@@ -144,7 +144,7 @@ def posed(network: str, data: Dataset) -> Posed:
     return Posed(
         placement=placement,
         few=few,
-        errors=error_model(placement, few, placement.plan(g_max=UNIT)),
+        errors=error_model(placement, few, at=placement.plan({"g_max": UNIT})),
         energy_model=EnergyModel(placement),
         variables=variables,
         spread=float(outputs.double().var(0).mean()),
@@ -159,7 +159,7 @@ def off_by(problem: Posed) -> float:
     worst = 0.0
     for shares in generator.uniform(0.3, 1.0, (10, problem.variables.count)):
         plan = problem.variables.exact_plan(torch.from_numpy(shares))
-        full = float(predict(problem.placement, problem.few, plan, method=method).mse)
+        full = float(predict(problem.placement, problem.few, at=plan, method=method).mse)
         worst = max(worst, abs(problem.both(shares[None])[1][0] / full - 1))
     return worst
 
@@ -215,7 +215,7 @@ def runs(problem: Posed, limit: float, seeds: int) -> list[dict[str, Any]]:
 def ours(problem: Posed, limit: float) -> dict[str, Any]:
     began = time.process_time()
     batch = problem.few.inputs, problem.few.targets  # in this order, so with the same probes
-    found = allocate(problem.placement, [batch], max_mse=limit, chips=0)
+    found = allocate(problem.placement, [batch], goal=OutputError(limit), chips=0)
     return {
         "search": "jw.allocate",
         "seed": 0,
@@ -330,14 +330,16 @@ def evolved(counted: Counted, seed: int) -> None:
 def judged(problem: Posed, test: Split, shares: list[float]) -> dict[str, Any]:
     """What nobody searched by."""
     plan = problem.variables.exact_plan(torch.tensor(shares, dtype=torch.float64))
-    forecast = predict(problem.placement, test, plan)
-    simulation = simulate(problem.placement, test, plan=plan, chips=CHIPS, seed=0)
+    forecast = predict(problem.placement, test, at=plan)
+    simulation = simulate(problem.placement, test, at=plan, chips=CHIPS, seed=0)
     interval, accuracy = simulation.mse_interval(), simulation.accuracy_interval()
     method = FirstOrder(accuracy=False, thinned=False)
     return {
         "g_max": [float(point) for point in plan.values()],
-        "energy": float(energy(problem.placement, plan).normalised),
-        "mse_on_searched": float(predict(problem.placement, problem.few, plan, method=method).mse),
+        "energy": float(energy(problem.placement, at=plan).normalised),
+        "mse_on_searched": float(
+            predict(problem.placement, problem.few, at=plan, method=method).mse
+        ),
         "mse_on_test": float(forecast.mse),
         "simulated_mse": [simulation.mean_mse, interval.low, interval.high],
         "accuracy": [simulation.mean_accuracy, accuracy.low, accuracy.high],

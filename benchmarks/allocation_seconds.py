@@ -88,7 +88,7 @@ def linearised(memory: str, bit_planes: bool) -> tuple[PlanOptimiser, Allocation
         model = ResNet((3, 32, 32), 10, depth=DEPTH).eval()
     images = torch.randn(IMAGES, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     problem = AllocationProblem(
-        placement=place(model, weights=MEMORIES[memory], inputs=images[:4]),
+        placement=place(model, weights=MEMORIES[memory], example_inputs=images[:4]),
         data=[images],
         granularity=Granularity(bit_planes=bit_planes),
         samples=IMAGES,
@@ -160,7 +160,7 @@ def single(optimiser: PlanOptimiser, shares: torch.Tensor) -> tuple[float, float
 
     def gradient() -> None:
         at = shares.clone().requires_grad_()
-        plan = optimiser.variables.plan(at)
+        plan = optimiser.variables.plan_at(at)
         both = optimiser.energy_model.normalised(plan) + optimiser.error_model.mse(plan)
         torch.autograd.grad(both, at)
 

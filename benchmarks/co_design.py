@@ -65,7 +65,7 @@ def main() -> None:
     wanted = accuracy(plain, judge) - DROP
     print(f"at least {wanted:.4f}", flush=True)
     inputs, _ = next(iter(data.train.batches(64)))
-    placement = place(model, weights=SRAM(bits=8), inputs=inputs)
+    placement = place(model, weights=SRAM(bits=8), example_inputs=inputs)
     record = co_design_record(
         placement,
         data,
@@ -82,7 +82,7 @@ def main() -> None:
         progress=Told().told,
     )
     elsewhere = simulate(
-        placement, others, plan=record.allocations[-1].points, chips=20, seed=1 << 40
+        placement, others, at=record.allocations[-1].points, chips=20, seed=1 << 40
     )
     stored = {
         "seconds": time.perf_counter() - began,

@@ -211,7 +211,9 @@ def placed(
     (batch,) = prepare(split, model, len(split))
     (calibration,) = prepare((dataset.train or split).subset(256, seed=0), model, 256)
     activations = memory if store == "both" else None
-    placement = place(model, weights=memory, activations=activations, inputs=calibration.inputs)
+    placement = place(
+        model, weights=memory, activations=activations, example_inputs=calibration.inputs
+    )
     return placement, [(batch.inputs, batch.targets)]
 
 

@@ -228,7 +228,7 @@ def tried(trial: Trial) -> dict[str, Any]:
     rows = {}
     for point in trial.points:
         device, setting = tested(trial.memory, point)
-        placement = place(model, weights=device, inputs=next(split.batches(8))[0])
+        placement = place(model, weights=device, example_inputs=next(split.batches(8))[0])
         rows[f"{point:g}"] = list(simulate(placement, split, chips=trial.chips, **setting).accuracy)
     clean = accuracy(model, split)
     return trial.row | {"memory": trial.memory, "clean": clean, "accuracy": rows}

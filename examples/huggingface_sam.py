@@ -99,8 +99,8 @@ def main() -> None:
             gradient_accumulation_steps=batches,
             max_grad_norm=1.0,
         )
-        placement = jw.place(network.eval(), weights=jw.SRAM(bits=8), inputs=inputs[:8])
-        result = jw.simulate(placement, digits.test, eta=0.4, chips=50)
+        placement = jw.place(network.eval(), weights=jw.SRAM(bits=8), example_inputs=inputs[:8])
+        result = jw.simulate(placement, digits.test, at={"eta": 0.4}, chips=50)
         print(
             f"{batches} batches in a step: {result.ideal_accuracy:.4f} with a perfect memory, "
             f"{result.mean_accuracy:.4f} on 50 chips"

@@ -116,7 +116,9 @@ def main() -> None:
     digits = jw.load_data("digits")
     for kind in (Digits, Accumulated, ThroughMemory):
         network = fit(kind(), batches_of(digits))
-        placement = jw.place(network.eval(), weights=CROSSBAR, inputs=digits.test.inputs[:8])
+        placement = jw.place(
+            network.eval(), weights=CROSSBAR, example_inputs=digits.test.inputs[:8]
+        )
         result = jw.simulate(placement, digits.test, chips=50, **SETTING)
         low, high = result.accuracy_interval()
         print(

@@ -60,7 +60,7 @@ def main() -> None:
     for train in (by_sgd, by_samson, through_a_memory):
         model = jw.load_model("mlp", digits.input_shape, digits.classes, seed=0)
         train(model, digits)
-        placement = jw.place(model.eval(), weights=CROSSBAR, inputs=digits.test.inputs[:8])
+        placement = jw.place(model.eval(), weights=CROSSBAR, example_inputs=digits.test.inputs[:8])
         result = jw.simulate(placement, digits.test, chips=50, **SETTING)
         low, high = result.accuracy_interval()
         print(

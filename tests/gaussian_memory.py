@@ -13,7 +13,7 @@ from joulewise.contrib import FullCovariance
 from joulewise.devices import Chip, Device, Point, ReadMoments, SharedFactor, Traffic
 from joulewise.errors import OperatingPointError, check_in_range
 from joulewise.placement import Placement
-from joulewise.prediction import posed
+from joulewise.prediction import loaded_problem
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +113,7 @@ def output_moments(
 ) -> tuple[Tensor, Tensor]:
     """Mean ``[batch, size]`` and covariance ``[batch, size, size]`` of the output, in float64."""
     method = FullCovariance(dtype=torch.float64, **options)
-    with posed(placement, [inputs], plan) as problem:
+    with loaded_problem(placement, [inputs], plan) as problem:
         pieces = [(output.mean, output.cov) for output, _, _ in method.pieces(problem)]
     means, covs = zip(*pieces, strict=True)
     return torch.cat(means), torch.cat(covs)

@@ -43,7 +43,9 @@ def on(device, name, memory, shape=(1, 8, 8)):
     x = torch.randn(24, *shape, generator=torch.Generator().manual_seed(0))
     model = jw.load_model(name, shape, 10, seed=0).eval().to(device)
     activations = memory if isinstance(memory, jw.SRAM) else None
-    placement = jw.place(model, weights=memory, activations=activations, inputs=x.to(device))
+    placement = jw.place(
+        model, weights=memory, activations=activations, example_inputs=x.to(device)
+    )
     return placement, [(x.to(device), (torch.arange(24) % 10).to(device))]
 
 
@@ -121,7 +123,7 @@ def test_training_through_a_memory():
     digits = jw.load_data("digits")
     for precision in ("float32", "bfloat16"):
         model = jw.load_model("cnn", digits.input_shape, digits.classes, seed=0).cuda()
-        memory = jw.TrainingMemory(jw.place(model, weights=jw.SRAM(bits=8)), eta=0.4)
+        memory = jw.TrainingMemory(jw.place(model, weights=jw.SRAM(bits=8)), at={"eta": 0.4})
         spec = jw.TrainingSpec(epochs=8, lr=0.1, precision=precision, method="samson2", clip=3.0)
         assert jw.train(model, digits, spec, memory=memory).test_accuracy > 0.9
 
@@ -132,9 +134,7 @@ def test_learning_points(case):
     found = []
     for device in ("cpu", "cuda"):
         placement, ((x, targets),) = on(device, "cnn", memory)
-        learned = jw.contrib.NoiseMaximisation(
-            placement, price=0.1, start=placement.plan(**setting)
-        )
+        learned = jw.contrib.NoiseMaximisation(placement, price=0.1, start=placement.plan(setting))
         with Exact(placement.model), learned:
             torch.nn.functional.cross_entropy(placement.model(x), targets).backward()
         found.append(learned.state_dict()["shares"])
@@ -145,7 +145,7 @@ def test_learning_points(case):
 def test_the_error_is_differentiable():
     memory, _ = MEMORIES["mask"]
     eta = torch.tensor(0.4, requires_grad=True)
-    jw.predict(*on("cuda", "cnn", memory), eta=eta, method="first-order").mse.backward()
+    jw.predict(*on("cuda", "cnn", memory), at={"eta": eta}, method="first-order").mse.backward()
     assert eta.grad is not None and float(eta.grad) < 0
 
 
@@ -156,14 +156,14 @@ def test_error_models(case, per):
     found = []
     for device in ("cpu", "cuda"):
         placement, batches = on(device, "cnn", memory)
-        plan = placement.plan(**setting)
+        plan = placement.plan(setting)
         if per == "channel":
             point = next(iter(setting.values()))
             for placed in placement.placed:
                 if placed.channels is not None:
                     rows = torch.full((placed.channels, 1), point, dtype=torch.float64)
                     plan[placed.name] = rows
-        errors = jw.error_model(placement, batches, plan)
+        errors = jw.error_model(placement, batches, at=plan)
         lower = {name: 0.8 * torch.as_tensor(at).double() for name, at in plan.items()}
         found.append([float(errors.mse(plan)), float(errors.mse(lower))])
     assert found[1] == pytest.approx(found[0], rel=2 * CLOSE)
@@ -173,7 +173,7 @@ def test_error_models(case, per):
 def test_allocations(case):
     memory, _ = MEMORIES[case]
     here, there = (
-        jw.allocate(*on(device, "cnn", memory), max_mse=1e-3, chips=20)
+        jw.allocate(*on(device, "cnn", memory), goal=jw.OutputError(1e-3), chips=20)
         for device in ("cpu", "cuda")
     )
     assert there.holds == here.holds

@@ -163,21 +163,34 @@ def check_kind(
     allowed: str,
     error: type[InputError] = InputError,
 ) -> None:
-    """Refuse a value of the wrong kind.
+    """Refuse an argument of the wrong type.
 
     Args:
-        field: Name of the field, as the user wrote it.
-        value: Value received.
-        kinds: Classes allowed.
-        allowed: The same in words, and the remedy.
+        field: Name of the argument, as the user wrote it.
+        value: Argument received.
+        kinds: Types allowed. A bool is no number here, unless ``bool`` is one of them.
+        allowed: Values allowed, and the remedy.
         error: Class of the exception.
 
     Raises:
-        InputError: if ``value`` is an instance of none of them.
+        InputError: if ``value`` is an instance of none of ``kinds``.
+
+    Example:
+        >>> check_kind("include", ["conv1.*"], list, "a list of patterns")
+        >>> check_kind("include", 3, list, "a list of patterns")
+        Traceback (most recent call last):
+            ...
+        joulewise.errors.InputError: include is 3 (int); allowed: a list of patterns
     """
-    if not isinstance(value, kinds):
-        got = f"the class {value.__name__}" if isinstance(value, type) else f"{value!r:.80}"
-        refuse(field, got, allowed, error)
+    kinds = kinds if isinstance(kinds, tuple) else (kinds,)
+    if isinstance(value, kinds) and (not isinstance(value, bool) or bool in kinds):
+        return
+    if isinstance(value, type):
+        refuse(field, f"the class {value.__name__}", allowed, error)
+    kind = type(value).__name__
+    # The repr of a model or a tensor has many lines.
+    short = value is None or isinstance(value, (str, int, float))
+    refuse(field, f"{value!r:.60} ({kind})" if short else f"of type {kind}", allowed, error)
 
 
 def check_whole(field: str, value: float) -> None:

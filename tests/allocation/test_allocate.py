@@ -20,13 +20,13 @@ def split(digits):
 
 
 def test_an_accuracy_holds_on_other_chips(placement, split):
-    found = allocate(placement, split, max_accuracy_drop=0.01, chips=60, samples=128)
+    found = allocate(placement, split, goal=MetricDrop(0.01), chips=60, samples=128)
     assert found.holds and found.attempts[found.chosen].holds
     assert found.attempts[found.chosen].bound >= found.goal["accuracy"]
     held = [attempt.energy for attempt in found.attempts if attempt.holds]
     assert found.energy.normalised == min(held)
     assert found.energy.normalised < 0.6
-    again = simulate(placement, split, plan=found.points, chips=100, seed=10**6)
+    again = simulate(placement, split, at=found.points, chips=100, seed=10**6)
     # Two errors of chance, of the verification and of these chips: five sigma below the goal.
     low = again.accuracy_interval(1 - 1e-6).high
     assert low >= found.goal["accuracy"]
@@ -44,31 +44,29 @@ def test_it_costs_less_than_one_common_point(placement, split):
 
 
 def test_a_yield(placement, split):
-    found = allocate(
-        placement, split, max_accuracy_drop=0.02, min_yield=0.9, chips=100, samples=128
-    )
+    found = allocate(placement, split, goal=Yield(0.9, of=MetricDrop(0.02)), chips=100, samples=128)
     assert found.holds
     share, interval = found.simulation.yield_at(found.goal["accuracy"], 0.9)
     assert share >= 0.9 and interval.low >= 0.85
 
 
 def test_an_output_error(placement, split):
-    found = allocate(placement, split, max_mse=0.2, chips=40, samples=128)
+    found = allocate(placement, split, goal=OutputError(0.2), chips=40, samples=128)
     assert found.holds and found.simulation.mean_mse < 0.2
     assert found.attempts[found.chosen].bound <= 0.2
 
 
 def test_an_energy(placement, split):
-    found = allocate(placement, split, max_energy=0.35, chips=30, samples=128)
-    common = simulate(placement, split, eta=0.35, chips=30)
+    found = allocate(placement, split, goal=EnergyBudget(0.35), chips=30, samples=128)
+    common = simulate(placement, split, at={"eta": 0.35}, chips=30)
     assert found.holds and found.energy.normalised <= 0.35
     assert found.simulation.mean_mse < common.mean_mse
 
 
 @pytest.mark.parametrize("budget", [0.1, 0.17, 0.25])
 def test_an_energy_so_low_that_gradients_of_reliable_plans_mislead(placement, split, budget):
-    found = allocate(placement, split, max_energy=budget, chips=30, samples=128)
-    common = simulate(placement, split, eta=budget, chips=30)
+    found = allocate(placement, split, goal=EnergyBudget(budget), chips=30, samples=128)
+    common = simulate(placement, split, at={"eta": budget}, chips=30)
     assert 0.98 * budget <= found.energy.normalised <= budget
     assert found.simulation.mse_interval(1 - 1e-4).high < common.mse_interval(1 - 1e-4).low
 
@@ -82,7 +80,7 @@ def test_verification_corrects_a_prediction_that_is_off(placement, split, monkey
         return shift / 20, {name: part / 20 for name, part in variance.items()}
 
     monkeypatch.setattr(ErrorModel, "parts", hopeful)
-    found = allocate(placement, split, max_mse=0.2, chips=40, samples=128)
+    found = allocate(placement, split, goal=OutputError(0.2), chips=40, samples=128)
     assert found.holds
     assert found.predicted_mse < 0.05 < found.simulation.mean_mse < 0.2
 
@@ -109,7 +107,7 @@ def test_an_attempt_that_held_out_chips_refuse_is_followed_by_a_safer_one(
     placement, split, tuning_chips_by
 ):
     tuning_chips_by(0.5, held_out=40)
-    found = allocate(placement, split, max_mse=0.2, chips=40, samples=128)
+    found = allocate(placement, split, goal=OutputError(0.2), chips=40, samples=128)
     assert not found.attempts[0].holds and found.attempts[0].mean_mse > 0.2
     assert found.holds and len(found.attempts) > 1
     seeds = [attempt.seed for attempt in found.attempts]
@@ -120,7 +118,7 @@ def test_an_attempt_that_held_out_chips_refuse_is_followed_by_a_safer_one(
 
 def test_a_plan_with_a_large_margin_is_followed_by_a_cheaper_one(placement, split, tuning_chips_by):
     tuning_chips_by(3, held_out=40)
-    found = allocate(placement, split, max_mse=0.2, chips=40, samples=128)
+    found = allocate(placement, split, goal=OutputError(0.2), chips=40, samples=128)
     first, chosen = found.attempts[0], found.attempts[found.chosen]
     assert first.holds and first.mean_mse < 0.1
     assert chosen.holds and chosen.mean_mse > 0.14 and chosen.energy < 0.98 * first.energy
@@ -129,7 +127,9 @@ def test_a_plan_with_a_large_margin_is_followed_by_a_cheaper_one(placement, spli
 @pytest.mark.parametrize("goal", [{"min_accuracy": 1.0}, {"max_mse": 1e-9}, {"max_energy": 1e-9}])
 def test_out_of_reach_gets_the_best_there_is_and_says_so(network, split, digits, goal):
     limits = Crossbar(sigma=1e-6, g_range=(1e-5, 1e-4))
-    placement = place(network, weights=limits, inputs=next(iter(digits.train.batches(4)))[0])
+    placement = place(
+        network, weights=limits, example_inputs=next(iter(digits.train.batches(4)))[0]
+    )
     found = allocate(placement, split, chips=20, samples=64, **goal)
     assert found.holds is False
     end = 1e-5 if "max_energy" in goal else 1e-4
@@ -138,20 +138,21 @@ def test_out_of_reach_gets_the_best_there_is_and_says_so(network, split, digits,
 
 def test_the_same_seed_the_same_plan(placement, split):
     first, second = (
-        allocate(placement, split, max_mse=0.2, chips=20, samples=64, seed=3) for _ in range(2)
+        allocate(placement, split, goal=OutputError(0.2), chips=20, samples=64, seed=3)
+        for _ in range(2)
     )
     assert first == second
     assert Allocation.model_validate_json(first.model_dump_json()) == first
 
 
 def test_without_simulation(placement, split):
-    found = allocate(placement, split, max_mse=0.2, chips=0, samples=128)
+    found = allocate(placement, split, goal=OutputError(0.2), chips=0, samples=128)
     assert found.simulation is None and found.holds is None
     assert 0.19 < found.predicted_mse <= 0.2
 
 
 def test_out_of_reach_without_simulation(placement, split):
-    assert allocate(placement, split, max_mse=1e-12, chips=0, samples=64).holds is False
+    assert allocate(placement, split, goal=OutputError(1e-12), chips=0, samples=64).holds is False
 
 
 def test_a_network_that_words_hold_exactly(digits):
@@ -160,8 +161,8 @@ def test_a_network_that_words_hold_exactly(digits):
     with torch.no_grad():
         layer.weight.copy_(torch.randint(-7, 8, (3, 4), generator=torch.Generator().manual_seed(0)))
         layer.weight[0, 0] = 7
-    placement = place(layer, weights=SRAM(bits=4), inputs=inputs)
-    assert allocate(placement, [inputs], max_mse=1e-4, chips=20).holds
+    placement = place(layer, weights=SRAM(bits=4), example_inputs=inputs)
+    assert allocate(placement, [inputs], goal=OutputError(1e-4), chips=20).holds
 
 
 def test_supplies_are_of_one_kind_of_memory(network, digits, split):
@@ -169,9 +170,9 @@ def test_supplies_are_of_one_kind_of_memory(network, digits, split):
         rows=(VoltageRow(0.5, 1e-14, 1e-2), VoltageRow(0.7, 2e-14, 1e-5)), source="made up"
     )
     inputs = next(iter(digits.train.batches(4)))[0]
-    placement = place(network, weights=SRAM(law=table), activations=SRAM(), inputs=inputs)
+    placement = place(network, weights=SRAM(law=table), activations=SRAM(), example_inputs=inputs)
     with pytest.raises(InputError, match="rails is given for memories of different"):
-        allocate(placement, split, granularity=Granularity(rails=1), max_mse=1.0)
+        allocate(placement, split, granularity=Granularity(rails=1), goal=OutputError(1.0))
 
 
 @pytest.mark.parametrize("budget", [0.55, 0.7, 0.9])
@@ -184,12 +185,12 @@ def test_a_budget_on_a_law_with_kinks_is_kept(network, digits, split, budget, bi
     )
     memory = SRAM(law=VoltageTable(rows=rows, source="made up"))
     inputs = next(iter(digits.train.batches(4)))[0]
-    placement = place(network, weights=memory, inputs=inputs)
+    placement = place(network, weights=memory, example_inputs=inputs)
     found = allocate(
         placement,
         split,
         granularity=Granularity(bit_planes=bit_planes),
-        max_energy=budget,
+        goal=EnergyBudget(budget),
         chips=0,
         samples=64,
     )
@@ -198,7 +199,7 @@ def test_a_budget_on_a_law_with_kinks_is_kept(network, digits, split, budget, bi
 
 def test_the_model_is_left_as_it_was(placement, split):
     before = [p.clone() for p in placement.model.parameters()]
-    allocate(placement, split, max_mse=0.2, chips=20, samples=64)
+    allocate(placement, split, goal=OutputError(0.2), chips=20, samples=64)
     for parameter, old in zip(placement.model.parameters(), before, strict=True):
         assert torch.equal(parameter, old)
 
@@ -209,7 +210,7 @@ def test_statistics_of_a_model_in_training_mode_are_left_as_they_were(search):
         model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, 3))
         batches = [(torch.rand(9, 1, 4, 4), torch.randint(3, (9,))) for _ in range(3)]
     before = {name: value.clone() for name, value in model.train().state_dict().items()}
-    placement = place(model, weights=SRAM(bits=8), inputs=batches[0][0])
+    placement = place(model, weights=SRAM(bits=8), example_inputs=batches[0][0])
     allocate(placement, batches, chips=20, samples=20, **search)
     pareto(placement, batches, plans=2, chips=2, samples=20)
     assert model.training and model[1].training
@@ -222,9 +223,9 @@ def test_activations_and_batches_without_targets():
         model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16, 3))
         batches = [torch.rand(5, 1, 4, 4) for _ in range(3)]
     memory = SRAM(bits=8)
-    placement = place(model, weights=memory, activations=memory, inputs=batches[0])
+    placement = place(model, weights=memory, activations=memory, example_inputs=batches[0])
     found = allocate(
-        placement, batches, granularity=Granularity(per="role"), max_mse=1e-3, chips=20
+        placement, batches, granularity=Granularity(per="role"), goal=OutputError(1e-3), chips=20
     )
     assert found.holds
     weights, activations = found.plan["0.weight"], found.plan["3:input"]
@@ -233,7 +234,7 @@ def test_activations_and_batches_without_targets():
 
 def test_one_sample_of_a_batch_of_one(placement, split):
     one = split.subset(1)
-    found = allocate(placement, one, max_mse=0.5, chips=20)
+    found = allocate(placement, one, goal=OutputError(0.5), chips=20)
     assert found.holds
 
 
@@ -264,9 +265,9 @@ def test_what_is_not_allowed_is_refused(placement, split, options, said):
 def test_an_accuracy_without_targets_is_refused(placement, split):
     inputs = [batch for batch, _ in split.batches(100)]
     with pytest.raises(InputError, match="needs targets"):
-        allocate(placement, inputs, max_accuracy_drop=0.01, chips=20)
+        allocate(placement, inputs, goal=MetricDrop(0.01), chips=20)
 
 
 def test_a_placement_without_accesses_is_refused(network, split):
     with pytest.raises(InputError, match="without access counts"):
-        allocate(place(network, weights=SRAM()), split, max_mse=1.0)
+        allocate(place(network, weights=SRAM()), split, goal=OutputError(1.0))

@@ -17,7 +17,7 @@ from joulewise.placement import energy, place
 def placed(memory):
     with seeded(0):
         model = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 2))
-        return place(model, weights=memory, inputs=torch.rand(3, 6))
+        return place(model, weights=memory, example_inputs=torch.rand(3, 6))
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ def placed(memory):
 def test_it_is_the_energy(memory, points):
     placement = placed(memory)
     plan = dict(zip(("0.weight", "2.weight"), points, strict=True))
-    expected = energy(placement, plan)
+    expected = energy(placement, at=plan)
     found = EnergyModel(placement)
     assert math.isclose(float(found.normalised(plan)), expected.normalised, rel_tol=1e-3)
     for name, joules in expected.memory_j.items():

@@ -12,7 +12,9 @@ from joulewise.placement import place
 
 def both(**memory):
     model = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))
-    return place(model, weights=SRAM(**memory), activations=SRAM(**memory), inputs=torch.ones(2, 4))
+    return place(
+        model, weights=SRAM(**memory), activations=SRAM(**memory), example_inputs=torch.ones(2, 4)
+    )
 
 
 @pytest.mark.parametrize(
@@ -35,7 +37,7 @@ def test_how_many_there_are(granularity, count):
     plan = placement.check_plan(variables.exact_plan(levels))
     used = torch.cat([index.reshape(-1) for index in variables.index.values()])
     assert used.unique().tolist() == list(range(count))
-    for name, point in variables.plan(levels).items():
+    for name, point in variables.plan_at(levels).items():
         torch.testing.assert_close(torch.as_tensor(plan[name]).double(), point)
 
 
@@ -72,7 +74,7 @@ def test_channels_have_points_and_activations_one():
     ],
 )
 def test_channels_without_points_are_refused_by_name(layer, memory, said):
-    placement = place(layer, weights=memory, inputs=torch.ones(2, 4, 4))
+    placement = place(layer, weights=memory, example_inputs=torch.ones(2, 4, 4))
     with pytest.raises(InputError, match=said):
         DecisionVariables.of(placement, Granularity(per="channel"))
 

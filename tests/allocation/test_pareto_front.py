@@ -19,7 +19,7 @@ def test_errors_grow_as_energies_fall(placement, split):
     errors = [point.simulation.mean_mse for point in front.points]
     assert energies == sorted(energies, reverse=True) and errors == sorted(errors)
     assert front.points[0].simulation.mean_accuracy > front.points[-1].simulation.mean_accuracy
-    again = simulate(placement, split, plan=front.points[2].points, chips=20)
+    again = simulate(placement, split, at=front.points[2].points, chips=20)
     assert again == front.points[2].simulation
     assert Front.model_validate_json(front.model_dump_json()) == front
 

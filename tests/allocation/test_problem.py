@@ -28,7 +28,7 @@ def test_energies_are_those_of_the_plan(placement, digits):
     posed = problem(placement, digits.test)
     levels = torch.linspace(0.2, 0.9, posed.variables.count, dtype=torch.float64)
     plan = posed.variables.exact_plan(levels)
-    assert posed.energy(levels) == energy(placement, plan).normalised
+    assert posed.energy(levels) == energy(placement, at=plan).normalised
     assert posed.energy(posed.variables.most_reliable) == 1.0
 
 

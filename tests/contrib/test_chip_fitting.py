@@ -50,7 +50,7 @@ def network():
 
 def placed(model, memory="mask"):
     device, setting = MEMORIES[memory]
-    return place(model, weights=device, inputs=rand(4, 6)), setting
+    return place(model, weights=device, example_inputs=rand(4, 6)), setting
 
 
 def state(model):
@@ -106,19 +106,25 @@ def test_a_layer_outside_the_memory_is_fitted_with_the_scales():
     """What is not placed lies in reliable memory, whatever it is."""
     model = network()
     placement = place(model, weights=SRAM(bits=8), exclude=["0.weight"])
-    record = fit_to_chip(placement, DATA, chip=CHIP, eta=0.3)
+    record = fit_to_chip(placement, DATA, chip=CHIP, at={"eta": 0.3})
     assert record.fitted == ("0.weight", *FITTED["scales"])
 
 
 def test_scales_that_are_stored_are_not_fitted_as_scales():
     model = network()
     placement = place(model, weights=SRAM(bits=8), include=["*weight"])
-    assert fit_to_chip(placement, DATA, chip=CHIP, eta=0.3).fitted == ("0.bias", "1.bias", "4.bias")
+    assert fit_to_chip(placement, DATA, chip=CHIP, at={"eta": 0.3}).fitted == (
+        "0.bias",
+        "1.bias",
+        "4.bias",
+    )
 
 
 def last_of(model, **options):
     placement = place(model, weights=SRAM(bits=8))
-    return fit_to_chip(placement, DATA, chip=CHIP, parameters="last", eta=0.3, **options).fitted
+    return fit_to_chip(
+        placement, DATA, chip=CHIP, parameters="last", at={"eta": 0.3}, **options
+    ).fitted
 
 
 def test_the_last_layer_is_the_last_of_all_that_share_weights():
@@ -169,7 +175,7 @@ def test_recurrent_layers_are_fitted_without_cudnn(kind, where):
     model = Recurrent(kind).to(where)
     before = torch.backends.cudnn.enabled
     placement = place(model, weights=SRAM(bits=8))
-    fit_to_chip(placement, DATA, chip=CHIP, parameters="all", eta=0.3, epochs=1)
+    fit_to_chip(placement, DATA, chip=CHIP, parameters="all", at={"eta": 0.3}, epochs=1)
     assert model.cudnn == [False] * 4  # evaluation is of a copy
     assert torch.backends.cudnn.enabled is before
 
@@ -214,7 +220,7 @@ def test_a_convex_loss_on_the_chip_falls_to_its_least(kind):
     model.bias.data += torch.tensor([1.0, 0.0, -1.0])
     # A range of its own: what is added to the weights does not depend on them.
     device = Crossbar(sigma=2e-6, clip=False, limit=4.0)
-    placement, setting = place(model, weights=device, inputs=rand(4, 6)), {"g_max": 25e-6}
+    placement, setting = place(model, weights=device, example_inputs=rand(4, 6)), {"g_max": 25e-6}
     recipe = {"parameters": kind, "epochs": 150, "batch_size": 200, "lr": 0.05}
     before = loss_on(placement, setting)
     fit_to_chip(placement, DATA, chip=CHIP, **recipe, **setting)
@@ -294,7 +300,9 @@ def test_it_makes_a_bad_chip_better(kind, trained):
     digits, model, weights = trained
     model.load_state_dict(weights)
     placement = place(model, weights=SRAM(bits=8))
-    record = fit_to_chip(placement, digits, chip=Chip(seed=1), parameters=kind, epochs=1, eta=0.15)
+    record = fit_to_chip(
+        placement, digits, chip=Chip(seed=1), parameters=kind, epochs=1, at={"eta": 0.15}
+    )
     # The difference of two shares of 599 images has a standard error below 0.029.
     assert record.after > record.before + 5 * 0.029
 
@@ -358,7 +366,7 @@ def test_a_loss_that_is_not_finite_is_refused_and_all_is_as_it_was(kind):
         model[4].bias[0] = -3e38
     broken = state(model)
     with pytest.raises(InputError, match=r"NaN or infinite.* at lr 0\.0.*; try a lower lr"):
-        fit_to_chip(placement, DATA, chip=CHIP, parameters=kind, eta=0.3)
+        fit_to_chip(placement, DATA, chip=CHIP, parameters=kind, at={"eta": 0.3})
     assert not changed(model, broken) and changed(model, before) == {"4.bias"}
 
 
@@ -371,7 +379,7 @@ def test_weights_that_the_last_step_breaks_are_noticed_and_all_is_as_it_was(kind
     before = state(model)
     recipe = {"parameters": kind, "epochs": 1, "batch_size": 200}
     with pytest.raises(InputError, match=r"a weight became NaN or infinite at lr 0\.0.*; try a lo"):
-        fit_to_chip(place(model, weights=SRAM(bits=8)), DATA, chip=CHIP, eta=0.3, **recipe)
+        fit_to_chip(place(model, weights=SRAM(bits=8)), DATA, chip=CHIP, at={"eta": 0.3}, **recipe)
     assert not changed(model, before)
 
 
@@ -401,7 +409,7 @@ def test_what_is_out_of_range_is_refused(options, error, message):
 def test_whole_numbers_may_be_floats():
     placement = place(network(), weights=SRAM(bits=8))
     numbers = {"epochs": 2.0, "batch_size": 100.0, "seed": 1.0}
-    record = fit_to_chip(placement, DATA, chip=CHIP, eta=0.3, **numbers)
+    record = fit_to_chip(placement, DATA, chip=CHIP, at={"eta": 0.3}, **numbers)
     assert (record.epochs, record.batch_size, record.seed, record.steps) == (2, 100, 1, 4)
 
 
@@ -413,16 +421,18 @@ def test_a_parameter_that_is_nan_before_is_refused_by_name(kind, name):
     with pytest.raises(
         WeightsError, match=rf"^{name} is NaN or infinite in 2 of \d+; allowed: fin"
     ):
-        fit_to_chip(place(model, weights=SRAM(bits=8)), DATA, chip=CHIP, parameters=kind, eta=0.3)
+        fit_to_chip(
+            place(model, weights=SRAM(bits=8)), DATA, chip=CHIP, parameters=kind, at={"eta": 0.3}
+        )
 
 
 def test_infinity_is_refused_where_it_would_be_fitted():
     model = network()
     model.register_parameter("mask", nn.Parameter(torch.tensor([0.0, -torch.inf])))
     placement = place(model, weights=SRAM(bits=8))
-    fit_to_chip(placement, DATA, chip=CHIP, parameters="last", eta=0.3)
+    fit_to_chip(placement, DATA, chip=CHIP, parameters="last", at={"eta": 0.3})
     with pytest.raises(WeightsError, match="mask is NaN or infinite in 1 of 2"):
-        fit_to_chip(placement, DATA, chip=CHIP, eta=0.3)
+        fit_to_chip(placement, DATA, chip=CHIP, at={"eta": 0.3})
 
 
 def test_one_image_is_refused_where_statistics_are_to_be_found():
@@ -430,11 +440,11 @@ def test_one_image_is_refused_where_statistics_are_to_be_found():
     model = network()
     before = state(model)
     with pytest.raises(DataError, match="the data is of batches of one sample; allowed: two"):
-        fit_to_chip(place(model, weights=SRAM(bits=8)), one, chip=CHIP, eta=0.3)
+        fit_to_chip(place(model, weights=SRAM(bits=8)), one, chip=CHIP, at={"eta": 0.3})
     assert not changed(model, before)
     with seeded(0):
         plain = nn.Linear(6, 3)
-    record = fit_to_chip(place(plain, weights=SRAM(bits=8)), one, chip=CHIP, eta=0.3)
+    record = fit_to_chip(place(plain, weights=SRAM(bits=8)), one, chip=CHIP, at={"eta": 0.3})
     assert record.steps == 3
 
 
@@ -443,27 +453,27 @@ def test_a_model_with_nothing_to_fit_is_refused():
         bare = nn.Sequential(nn.Linear(6, 5, bias=False), nn.ReLU(), nn.Linear(5, 3, bias=False))
     message = "parameters is 'scales', and the model has neither scales nor biases outside of its"
     with pytest.raises(ModelError, match=message):
-        fit_to_chip(place(bare, weights=SRAM(bits=8)), DATA, chip=CHIP, eta=0.3)
-    activations = place(bare, activations=SRAM(bits=8), inputs=rand(4, 6))
+        fit_to_chip(place(bare, weights=SRAM(bits=8)), DATA, chip=CHIP, at={"eta": 0.3})
+    activations = place(bare, activations=SRAM(bits=8), example_inputs=rand(4, 6))
     with pytest.raises(ModelError, match="parameters is 'last', and no weight is placed"):
-        fit_to_chip(activations, DATA, chip=CHIP, parameters="last", eta=0.3)
+        fit_to_chip(activations, DATA, chip=CHIP, parameters="last", at={"eta": 0.3})
 
 
 def test_data_without_a_training_split_and_a_model_of_other_classes_are_refused():
     placement = place(network(), weights=SRAM(bits=8))
     test_only = Dataset(name="tests", train=None, test=DATA.test, classes=3, flips=False)
     with pytest.raises(DataError, match="tests has no training split; allowed: data with one"):
-        fit_to_chip(placement, test_only, chip=CHIP, eta=0.3)
+        fit_to_chip(placement, test_only, chip=CHIP, at={"eta": 0.3})
     four = Dataset(name="four", train=DATA.train, test=DATA.test, classes=4, flips=False)
     with pytest.raises(ModelError, match=r"the shape of the outputs is \(300, 3\); allowed: \(300"):
-        fit_to_chip(placement, four, chip=CHIP, eta=0.3)
+        fit_to_chip(placement, four, chip=CHIP, at={"eta": 0.3})
 
 
 def test_the_record_is_frozen_plain_data():
     model = network()
     placement = place(model, weights=SRAM(bits=8))
-    plan = placement.plan(eta=torch.linspace(0.2, 0.9, 8))
-    record = fit_to_chip(placement, DATA, chip=CHIP, plan=plan, epochs=1, lr=0.02)
+    plan = placement.plan({"eta": torch.linspace(0.2, 0.9, 8)})
+    record = fit_to_chip(placement, DATA, chip=CHIP, at=plan, epochs=1, lr=0.02)
     assert type(record).model_validate_json(record.model_dump_json()) == record
     assert (record.chip, record.lr, record.images, record.parameters) == (3, 0.02, 200, "scales")
     assert set(record.plan) == {"0.weight", "4.weight"} and len(record.plan["4.weight"]) == 8

@@ -37,7 +37,7 @@ def network(digits):
 def fresh(network, digits):
     """The trained network, to be trained further."""
     model = copy.deepcopy(network).eval()
-    return place(model, weights=SRAM(bits=8), inputs=next(iter(digits.train.batches(4)))[0])
+    return place(model, weights=SRAM(bits=8), example_inputs=next(iter(digits.train.batches(4)))[0])
 
 
 def test_it_needs_less_energy_for_the_accuracy_as_given(fresh, digits):
@@ -53,7 +53,7 @@ def test_it_needs_less_energy_for_the_accuracy_as_given(fresh, digits):
     assert found.allocation.holds and found.rounds[1].kept
     first = found.rounds[0].allocation.energy.normalised
     assert found.allocation.energy.normalised < 0.9 * first
-    again = simulate(fresh, judge, plan=found.allocation.points, chips=100, seed=10**6)
+    again = simulate(fresh, judge, at=found.allocation.points, chips=100, seed=10**6)
     assert again.accuracy_interval(1 - 1e-6).high >= found.min_accuracy
     assert not fresh.model.training
     assert {"round 0, choosing", "round 1, training", "confirming, verifying"} <= set(told)
@@ -100,7 +100,7 @@ def test_the_same_seed_the_same_design(network, digits):
     results = []
     for _ in range(2):
         model = copy.deepcopy(network)
-        placement = place(model, weights=SRAM(bits=8), inputs=digits.train.inputs[:1])
+        placement = place(model, weights=SRAM(bits=8), example_inputs=digits.train.inputs[:1])
         found = co_design(placement, digits, rounds=1, seed=3, **QUICK)
         results.append([found.allocation, [r.allocation for r in found.rounds]])
     assert results[0] == results[1]

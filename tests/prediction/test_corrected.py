@@ -22,7 +22,7 @@ def mlp():
     model = build("mlp", digits.input_shape, digits.classes, seed=0)
     train(model, digits, TrainingSpec(epochs=3, lr=0.1))
     inputs, targets = next(digits.test.batches(100))
-    return place(model, weights=SRAM(bits=8), inputs=inputs), [(inputs, targets)]
+    return place(model, weights=SRAM(bits=8), example_inputs=inputs), [(inputs, targets)]
 
 
 def test_control_is_unbiased_and_knows_its_error():
@@ -45,11 +45,11 @@ def test_a_linear_network_needs_no_correction_at_any_point():
     with seeded(0):
         model = nn.Linear(8, 4).double()
     x = torch.randn(9, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    placement = place(model, weights=SRAM(bits=8), inputs=x)
+    placement = place(model, weights=SRAM(bits=8), example_inputs=x)
     targets = torch.zeros(9, dtype=torch.int64)
     for eta in (1.0, 0.9, 0.7, 0.3):
-        linear = predict(placement, [(x, targets)], eta=eta)
-        corrected = predict(placement, [(x, None)], eta=eta, method="corrected")
+        linear = predict(placement, [(x, targets)], at={"eta": eta})
+        corrected = predict(placement, [(x, None)], at={"eta": eta}, method="corrected")
         assert float(corrected.mse) == pytest.approx(float(linear.mse), rel=1e-6)
         assert corrected.standard_error < 1e-6 * float(linear.mse)
 
@@ -58,14 +58,14 @@ def test_words_that_fail_together_are_refused():
     model, x = nn.Linear(8, 4), torch.ones(2, 8)
     memory = SRAM(bits=8, fault_map=Correlated(row=0.3))
     with pytest.raises(InputError, match="the words of weight do not fail independently"):
-        predict(place(model, weights=memory), [(x, None)], eta=0.5, method="corrected")
+        predict(place(model, weights=memory), [(x, None)], at={"eta": 0.5}, method="corrected")
 
 
 def test_strong_noise_is_right_where_first_order_is_not(mlp):
     placement, data = mlp
-    sim = simulate(placement, data, eta=0.25, chips=600)
-    linear = predict(placement, data, eta=0.25)
-    corrected = predict(placement, data, eta=0.25, method=Corrected(chips=40))
+    sim = simulate(placement, data, at={"eta": 0.25}, chips=600)
+    linear = predict(placement, data, at={"eta": 0.25})
+    corrected = predict(placement, data, at={"eta": 0.25}, method=Corrected(chips=40))
     error = math.hypot(sim.mse_interval().half_width / 1.96, corrected.standard_error)
     assert abs(float(corrected.mse) - sim.mean_mse) <= 4 * error
     assert abs(float(linear.mse) - sim.mean_mse) > 4 * error
@@ -78,7 +78,7 @@ def test_strong_noise_is_right_where_first_order_is_not(mlp):
 def test_the_seed_decides(mlp):
     placement, data = mlp
     a, b, c = (
-        predict(placement, data, eta=0.3, method=Corrected(chips=4, seed=seed))
+        predict(placement, data, at={"eta": 0.3}, method=Corrected(chips=4, seed=seed))
         for seed in (1, 1, 2)
     )
     assert a.record() == b.record()
@@ -88,9 +88,11 @@ def test_the_seed_decides(mlp):
 def test_gradients_are_those_of_first_order_scaled(mlp):
     placement, data = mlp
     eta = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
-    forecast = predict(placement, data, eta=eta, method=Corrected(chips=4))
+    forecast = predict(placement, data, at={"eta": eta}, method=Corrected(chips=4))
     (slope,) = torch.autograd.grad(forecast.mse, eta)
-    linear = predict(placement, data, eta=eta, method=FirstOrder(accuracy=False, thinned=False))
+    linear = predict(
+        placement, data, at={"eta": eta}, method=FirstOrder(accuracy=False, thinned=False)
+    )
     (other,) = torch.autograd.grad(linear.mse, eta)
     assert float(slope) == pytest.approx(float(other), rel=0.3)
 
@@ -99,9 +101,9 @@ def test_outputs_that_are_not_classes():
     with seeded(0):
         model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Tanh()).double().eval()
     x = torch.randn(5, 1, 5, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    placement = place(model, weights=SRAM(bits=5, fault=Flip()), inputs=x)
-    forecast = predict(placement, [(x, None)], eta=0.5, method=Corrected(chips=30))
-    sim = simulate(placement, [(x, None)], eta=0.5, chips=3000)
+    placement = place(model, weights=SRAM(bits=5, fault=Flip()), example_inputs=x)
+    forecast = predict(placement, [(x, None)], at={"eta": 0.5}, method=Corrected(chips=30))
+    sim = simulate(placement, [(x, None)], at={"eta": 0.5}, chips=3000)
     error = math.hypot(sim.mse_interval().half_width / 1.96, forecast.standard_error)
     assert abs(float(forecast.mse) - sim.mean_mse) <= 5 * error
     assert forecast.accuracy is None
@@ -110,7 +112,12 @@ def test_outputs_that_are_not_classes():
 def test_too_many_outputs_are_refused():
     model, x = nn.Linear(3, 100), torch.ones(2, 3)
     with pytest.raises(InputError, match=r"the model has 100 outputs.*Corrected\(outputs=100\)"):
-        predict(place(model, weights=SRAM(), inputs=x), [(x, None)], eta=0.5, method="corrected")
+        predict(
+            place(model, weights=SRAM(), example_inputs=x),
+            [(x, None)],
+            at={"eta": 0.5},
+            method="corrected",
+        )
 
 
 def test_options_are_checked():

@@ -59,9 +59,9 @@ def vectors(samples=5):
 
 def check_at(placement, data, plan):
     """At the plan that it was made around, it says what the first order says."""
-    errors = error_model(placement, data, plan)
+    errors = error_model(placement, data, at=plan)
     shift, variance = errors.parts(plan)
-    first = predict(placement, data, plan, method=EXACT)
+    first = predict(placement, data, at=plan, method=EXACT)
     assert math.isclose(float(shift), float(first.mean_shift), rel_tol=1e-6)
     for name, part in first.variance.items():
         assert math.isclose(float(variance[name]), float(part), rel_tol=1e-6), name
@@ -71,22 +71,22 @@ def check_at(placement, data, plan):
 @pytest.mark.parametrize("fault", [Mask(), Flip()])
 def test_convolutions_and_linear_layers(fault):
     placement = place(convolutional(), weights=SRAM(bits=6, fault=fault))
-    check_at(placement, images(), placement.plan(eta=0.3))
+    check_at(placement, images(), placement.plan({"eta": 0.3}))
 
 
 def test_activations():
     model = convolutional()
     memory = SRAM(bits=6)
-    placement = place(model, weights=memory, activations=memory, inputs=images()[0][0])
+    placement = place(model, weights=memory, activations=memory, example_inputs=images()[0][0])
     assert len(placement.placed) == 4
-    check_at(placement, images(), placement.plan(eta=0.35))
+    check_at(placement, images(), placement.plan({"eta": 0.35}))
 
 
 def test_weights_used_twice_and_of_unknown_operations():
     with seeded(0):
         model = Shared().double().eval()
     placement = place(model, weights=SRAM(bits=6))
-    check_at(placement, vectors(), placement.plan(eta=0.35))
+    check_at(placement, vectors(), placement.plan({"eta": 0.35}))
 
 
 def test_points_for_each_bit_plane():
@@ -97,25 +97,25 @@ def test_points_for_each_bit_plane():
 
 def test_a_range_for_each_channel():
     placement = place(convolutional(), weights=SRAM(bits=6, channel_dim=0))
-    check_at(placement, images(), placement.plan(eta=0.3))
+    check_at(placement, images(), placement.plan({"eta": 0.3}))
 
 
 def test_conductances():
     crossbar = Crossbar(sigma=2e-6, levels=512)
     placement = place(convolutional(), weights=crossbar)
-    check_at(placement, images(), placement.plan(g_max=2e-5))
+    check_at(placement, images(), placement.plan({"g_max": 2e-5}))
 
 
 @pytest.mark.parametrize("planes", [None, 6])
 def test_a_linear_network_is_known_at_every_plan(planes):
     placement = place(network(lambda: nn.Linear(6, 1)), weights=SRAM(bits=6))
     first = torch.tensor(0.5) if planes is None else torch.full((planes,), 0.5)
-    errors = error_model(placement, vectors(), {"0.weight": first})
+    errors = error_model(placement, vectors(), at={"0.weight": first})
     generator = torch.Generator().manual_seed(3)
     for _ in range(5):
         elsewhere = torch.rand(first.shape, generator=generator, dtype=torch.float64)
         plan = {"0.weight": elsewhere}
-        expected = predict(placement, vectors(), plan, method=EXACT)
+        expected = predict(placement, vectors(), at=plan, method=EXACT)
         assert math.isclose(float(errors.mse(plan)), float(expected.mse), rel_tol=1e-5)
 
 
@@ -159,7 +159,7 @@ def test_points_for_each_channel_of_weights_used_twice_or_turned():
 
 def test_points_for_each_channel_beside_activations():
     memory, model = SRAM(bits=6), convolutional()
-    placement = place(model, weights=memory, activations=memory, inputs=images()[0][0])
+    placement = place(model, weights=memory, activations=memory, example_inputs=images()[0][0])
     errors = check_at(placement, images(), channels_of(placement))
     assert len(errors.groups) == 1  # of the same memory
 
@@ -189,13 +189,13 @@ def test_points_for_each_channel_of_a_map_that_has_steps():
 
 def test_equal_channels_are_one_point():
     placement = place(convolutional(), weights=SRAM(bits=6))
-    by_tensor = error_model(placement, images(), placement.plan(eta=0.4))
+    by_tensor = error_model(placement, images(), at=placement.plan({"eta": 0.4}))
     equal = {
         p.name: torch.full((p.channels, 1), 0.4, dtype=torch.float64) for p in placement.placed
     }
-    by_channel = error_model(placement, images(), equal)
+    by_channel = error_model(placement, images(), at=equal)
     for eta in (0.05, 0.3, 0.4, 0.77, 1.0):
-        plan = placement.plan(eta=eta)
+        plan = placement.plan({"eta": eta})
         shift, variance = by_tensor.parts(plan)
         for same in (plan, {name: torch.full_like(p, eta) for name, p in equal.items()}):
             found, parts = by_channel.parts(same)
@@ -207,10 +207,10 @@ def test_equal_channels_are_one_point():
 @pytest.mark.parametrize("memory", [SRAM(bits=6), Crossbar(sigma=2e-6, levels=512)])
 def test_a_linear_network_is_known_at_every_plan_of_channels(memory):
     placement = place(network(lambda: nn.Linear(6, 3), Summed), weights=memory)
-    errors = error_model(placement, vectors(), channels_of(placement))
+    errors = error_model(placement, vectors(), at=channels_of(placement))
     for seed in range(1, 6):
         plan = channels_of(placement, seed, 0.0, 1.0)
-        expected = predict(placement, vectors(), plan, method=EXACT)
+        expected = predict(placement, vectors(), at=plan, method=EXACT)
         assert math.isclose(float(errors.mse(plan)), float(expected.mse), rel_tol=2e-5)
 
 
@@ -223,12 +223,15 @@ def test_probes_are_right_on_average():
     """Several outputs: over many probes the mean is the first order's, within its error."""
     model = network(lambda: nn.Linear(6, 8), lambda: nn.Tanh(), lambda: nn.Linear(8, 5))
     placement = place(model, weights=SRAM(bits=6))
-    plan = placement.plan(eta=0.3)
+    plan = placement.plan({"eta": 0.3})
     found = torch.tensor(
-        [float(error_model(placement, vectors(), plan, seed=seed).mse(plan)) for seed in range(60)]
+        [
+            float(error_model(placement, vectors(), at=plan, seed=seed).mse(plan))
+            for seed in range(60)
+        ]
     )
-    expected = float(predict(placement, vectors(), plan, method=EXACT).mse)
-    exact = predict(placement, [(vectors()[0][0], torch.zeros(5).long())], plan)
+    expected = float(predict(placement, vectors(), at=plan, method=EXACT).mse)
+    exact = predict(placement, [(vectors()[0][0], torch.zeros(5).long())], at=plan)
     assert exact.per_output is not None  # every output was probed
     assert abs(float(found.mean()) - float(exact.mse)) < 5 * float(found.std()) / 60**0.5
     assert expected > 0
@@ -236,17 +239,17 @@ def test_probes_are_right_on_average():
 
 def test_simulation_agrees_where_noise_is_weak():
     model = convolutional()
-    placement = place(model, weights=SRAM(bits=8, fault=Flip()), inputs=images()[0][0])
-    plan = placement.plan(eta=0.85)  # the bit error rate is 2e-5
-    errors = error_model(placement, images(), placement.plan(eta=0.7))
-    simulated = simulate(placement, images(), plan=plan, chips=4000, seed=5)
+    placement = place(model, weights=SRAM(bits=8, fault=Flip()), example_inputs=images()[0][0])
+    plan = placement.plan({"eta": 0.85})  # the bit error rate is 2e-5
+    errors = error_model(placement, images(), at=placement.plan({"eta": 0.7}))
+    simulated = simulate(placement, images(), at=plan, chips=4000, seed=5)
     low, high = simulated.mse_interval(1 - 1e-6)
     assert low < float(errors.mse(plan)) < high
 
 
 def test_gradients_are_those_of_finite_differences():
     placement = place(convolutional(), weights=SRAM(bits=6))
-    errors = error_model(placement, images(), placement.plan(eta=0.4))
+    errors = error_model(placement, images(), at=placement.plan({"eta": 0.4}))
     at = torch.tensor([0.35, 0.45], dtype=torch.float64, requires_grad=True)
 
     def mse(points):
@@ -262,15 +265,15 @@ def test_gradients_are_those_of_finite_differences():
 
 def test_single_changes_are_differences_of_whole_errors():
     placement = place(convolutional(), weights=SRAM(bits=6))
-    errors = error_model(placement, images(), placement.plan(eta=0.4))
-    plan = placement.plan(eta=0.35)
+    errors = error_model(placement, images(), at=placement.plan({"eta": 0.4}))
+    plan = placement.plan({"eta": 0.35})
     points = torch.tensor([0.2, 0.5, 0.9], dtype=torch.float64)
     others = [[{**plan, "4.weight": point}] for point in points]
     assert_single_changes(errors, plan, "4.weight", points[:, None], others)
 
 
 def assert_single_changes(errors, plan, name, points, others):
-    off, _ = errors.outputs_off(plan)
+    off, _ = errors.output_errors(plan)
     moved, variance = errors.single_changes(plan, name, points)
     shift = (off + moved).square().mean(-1) - off.square().mean()
     changes = shift / errors.outputs + variance
@@ -282,7 +285,7 @@ def assert_single_changes(errors, plan, name, points, others):
 
 def test_many_plans_at_once():
     placement = place(convolutional(), weights=SRAM(bits=6))
-    errors = error_model(placement, images(), placement.plan(eta=[0.4] * 6))
+    errors = error_model(placement, images(), at=placement.plan({"eta": [0.4] * 6}))
     points = torch.rand(5, 2, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     plans = [{"0.weight": one, "4.weight": other} for one, other in points]
     at_once = torch.func.vmap(lambda p: errors.mse({"0.weight": p[0], "4.weight": p[1]}))(points)
@@ -297,7 +300,7 @@ def test_gradients_and_changes_of_channels(planes):
     def points(seed):
         return {n: p.expand(-1, planes) for n, p in channels_of(placement, seed).items()}
 
-    errors, plan = error_model(placement, images(), points(0)), points(1)
+    errors, plan = error_model(placement, images(), at=points(0)), points(1)
     at = plan["0.weight"].clone().requires_grad_()
     (slope,) = torch.autograd.grad(errors.mse({**plan, "0.weight": at}), at)
     for channel in range(len(at)):
@@ -320,10 +323,10 @@ def test_gradients_and_changes_of_channels(planes):
 def test_a_plan_that_does_not_fit_is_refused():
     placement = place(convolutional(), weights=SRAM(bits=6))
     with pytest.raises(InputError, match="no operating point for"):
-        error_model(placement, images(), {"0.weight": 0.5})
+        error_model(placement, images(), at={"0.weight": 0.5})
     few = torch.full((3, 1), 0.5, dtype=torch.float64)
     with pytest.raises(InputError, match="the points of 0.weight is 3; allowed: 4, one for each"):
-        error_model(placement, images(), {"0.weight": few, "4.weight": 0.5})
+        error_model(placement, images(), at={"0.weight": few, "4.weight": 0.5})
 
 
 def test_activations_on_a_memory_without_classes_are_refused_by_name():
@@ -331,6 +334,6 @@ def test_activations_on_a_memory_without_classes_are_refused_by_name():
         word_classes = Device.word_classes
 
     model = convolutional()
-    placement = place(model, activations=Plain(bits=6), inputs=images()[0][0])
+    placement = place(model, activations=Plain(bits=6), example_inputs=images()[0][0])
     with pytest.raises(InputError, match="the memory of 0:input is Plain, which knows no classes"):
-        error_model(placement, images(), placement.plan(eta=0.4))
+        error_model(placement, images(), at=placement.plan({"eta": 0.4}))

@@ -16,31 +16,31 @@ DIGITS = load_digits()
 @pytest.fixture(scope="module")
 def placement():
     model = build("mlp", DIGITS.input_shape, DIGITS.classes, seed=0)
-    return place(model, weights=SRAM(bits=8), inputs=DIGITS.test.inputs[:4].float())
+    return place(model, weights=SRAM(bits=8), example_inputs=DIGITS.test.inputs[:4].float())
 
 
 def test_a_plan_or_a_setting(placement):
-    for wrong in ({}, {"plan": placement.plan(eta=0.5), "eta": 0.5}):
+    for wrong in ({}, {"plan": placement.plan({"eta": 0.5}), "eta": 0.5}):
         with pytest.raises(InputError, match="a plan or one setting"):
             predict(placement, DIGITS.test, **wrong)
     with pytest.raises(OperatingPointError, match="eta is 1.5"):
-        predict(placement, DIGITS.test, eta=1.5)
+        predict(placement, DIGITS.test, at={"eta": 1.5})
     with pytest.raises(InputError, match="no operating point for"):
-        predict(placement, DIGITS.test, {placement.placed[0].name: 0.5})
-    by_plan = predict(placement, DIGITS.test, placement.plan(eta=0.5))
-    assert by_plan.record() == predict(placement, DIGITS.test, eta=0.5).record()
+        predict(placement, DIGITS.test, at={placement.placed[0].name: 0.5})
+    by_plan = predict(placement, DIGITS.test, at=placement.plan({"eta": 0.5}))
+    assert by_plan.record() == predict(placement, DIGITS.test, at={"eta": 0.5}).record()
 
 
 def test_an_unknown_method_is_refused_by_name(placement):
     with pytest.raises(InputError, match=r"method is 'memse'; allowed: one of first-order"):
-        predict(placement, DIGITS.test, eta=0.5, method="memse")
+        predict(placement, DIGITS.test, at={"eta": 0.5}, method="memse")
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_by_name(placement, name):
     inputs, _ = next(DIGITS.test.subset(8, seed=0).batches(8))
     targets = call(placement.model.eval(), inputs).argmax(1)  # so that the model is right
-    forecast = predict(placement, [(inputs, targets)], eta=0.5, method=name)
+    forecast = predict(placement, [(inputs, targets)], at={"eta": 0.5}, method=name)
     assert forecast.method == name
     assert set(forecast.variance) == {tensor.name for tensor in placement.placed}
     assert float(forecast.mse) > 0
@@ -50,17 +50,17 @@ def test_every_method_by_name(placement, name):
 
 def test_no_data(placement):
     with pytest.raises(DataError, match="no batch"):
-        predict(placement, [], eta=0.5)
+        predict(placement, [], at={"eta": 0.5})
     with pytest.raises(InputError, match="empty"):
-        predict(placement, [torch.zeros(0, 1, 8, 8)], eta=0.5)
+        predict(placement, [torch.zeros(0, 1, 8, 8)], at={"eta": 0.5})
 
 
 def test_data_without_targets_or_with_one_output(placement):
-    forecast = predict(placement, [DIGITS.test.inputs[:5].float()], eta=0.5)
+    forecast = predict(placement, [DIGITS.test.inputs[:5].float()], at={"eta": 0.5})
     assert forecast.accuracy is None
     model, x = nn.Linear(4, 1), torch.ones(3, 4)
-    placed = place(model, weights=SRAM(bits=4), inputs=x)
-    assert predict(placed, [(x, torch.zeros(3))], eta=0.5).accuracy is None
+    placed = place(model, weights=SRAM(bits=4), example_inputs=x)
+    assert predict(placed, [(x, torch.zeros(3))], at={"eta": 0.5}).accuracy is None
 
 
 def test_progress_reaches_the_end(placement):
@@ -68,7 +68,7 @@ def test_progress_reaches_the_end(placement):
     predict(
         placement,
         DIGITS.test,
-        eta=0.5,
+        at={"eta": 0.5},
         method=FirstOrder(memory_bytes=1 << 22),
         progress=lambda done, expected: seen.append((done, expected)),
     )
@@ -77,7 +77,7 @@ def test_progress_reaches_the_end(placement):
 
 
 def test_a_record_goes_through_json(placement):
-    record = predict(placement, DIGITS.test, eta=0.5).record()
+    record = predict(placement, DIGITS.test, at={"eta": 0.5}).record()
     assert ForecastRecord.model_validate_json(record.model_dump_json()) == record
 
 
@@ -85,8 +85,8 @@ def test_the_same_twice_and_the_model_as_before(placement):
     model = placement.model
     model.train()
     before = {name: p.clone() for name, p in model.state_dict().items()}
-    a = predict(placement, DIGITS.test, eta=0.4, method=FirstOrder(accuracy=False))
-    b = predict(placement, DIGITS.test, eta=0.4, method=FirstOrder(accuracy=False))
+    a = predict(placement, DIGITS.test, at={"eta": 0.4}, method=FirstOrder(accuracy=False))
+    b = predict(placement, DIGITS.test, at={"eta": 0.4}, method=FirstOrder(accuracy=False))
     assert a.record() == b.record()
     assert model.training
     assert all(p.requires_grad for p in model.parameters())
@@ -96,16 +96,16 @@ def test_the_same_twice_and_the_model_as_before(placement):
 def test_targets_that_are_not_classes(placement):
     inputs = DIGITS.test.inputs[:6].float()
     for targets in (torch.zeros(6, 10), torch.zeros(6, 1), torch.zeros(6)):
-        assert predict(placement, [(inputs, targets)], eta=0.5).accuracy is None
+        assert predict(placement, [(inputs, targets)], at={"eta": 0.5}).accuracy is None
     with pytest.raises(DataError, match="a target is 10; allowed: a class from 0 to 9"):
-        predict(placement, [(inputs, torch.full((6,), 10))], eta=0.5)
-    small = predict(placement, [(inputs, torch.zeros(6, dtype=torch.uint8))], eta=0.5)
+        predict(placement, [(inputs, torch.full((6,), 10))], at={"eta": 0.5})
+    small = predict(placement, [(inputs, torch.zeros(6, dtype=torch.uint8))], at={"eta": 0.5})
     assert small.accuracy is not None
 
 
 def test_a_method_that_is_a_class_is_refused(placement):
     with pytest.raises(InputError, match=r"method is .*allowed: a name, or a value"):
-        predict(placement, DIGITS.test, eta=0.5, method=FirstOrder)
+        predict(placement, DIGITS.test, at={"eta": 0.5}, method=FirstOrder)
 
 
 def test_a_packed_sequence_is_refused():
@@ -120,4 +120,4 @@ def test_a_packed_sequence_is_refused():
     packed = nn.utils.rnn.pack_sequence([torch.ones(4, 3), torch.ones(2, 3)])
     placed = place(Sequences().eval(), weights=SRAM(bits=4))
     with pytest.raises(InputError, match="a packed sequence; allowed: a padded one"):
-        predict(placed, [(packed, None)], eta=0.5)
+        predict(placed, [(packed, None)], at={"eta": 0.5})

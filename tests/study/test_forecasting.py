@@ -98,7 +98,7 @@ def test_a_curve_gets_forecasts_where_it_has_not_broken(data):
     with torch.no_grad():
         net.weight.copy_(torch.tensor([[-1.0, -0.9, -1.1], [1.0, 1.1, 0.9]]))
         net.bias.zero_()
-    placement = place(net, weights=SRAM(), inputs=data.inputs)
+    placement = place(net, weights=SRAM(), example_inputs=data.inputs)
     curve = energy_curve(placement, data, points=POINTS, chips=40)
     done = []
     found = forecast_curve(placement, data, curve, knob="eta", drops=[0.01], progress=done.append)
@@ -118,7 +118,7 @@ def test_a_network_that_cannot_be_predicted_says_why(data):
         def forward(self, x):
             return super().forward(x).round().detach()
 
-    placement = place(Steps(3, 2), weights=SRAM(), inputs=data.inputs)
+    placement = place(Steps(3, 2), weights=SRAM(), example_inputs=data.inputs)
     curve = energy_curve(placement, data, points=[1.0], chips=2)
     found = forecast_curve(placement, data, curve, knob="eta", drops=[0.01])
     assert found.records == (None,)

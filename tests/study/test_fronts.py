@@ -29,7 +29,7 @@ def digits():
 def placement(digits):
     model = build("mlp", digits.input_shape, digits.classes, seed=0)
     train(model, digits, TrainingSpec(epochs=6, lr=0.1, seed=0))
-    return place(model, weights=SRAM(bits=8), inputs=next(iter(digits.train.batches(4)))[0])
+    return place(model, weights=SRAM(bits=8), example_inputs=next(iter(digits.train.batches(4)))[0])
 
 
 def test_the_finer_front_needs_less_energy_for_the_same_drop(placement, digits):
@@ -89,7 +89,9 @@ def test_savings_are_against_the_first(placement, digits):
 def test_a_co_design_is_a_record_of_two_allocations(digits):
     model = build("mlp", digits.input_shape, digits.classes, seed=0)
     train(model, digits, TrainingSpec(epochs=6, lr=0.1, seed=0))
-    placed = place(model, weights=SRAM(bits=8), inputs=next(iter(digits.train.batches(4)))[0])
+    placed = place(
+        model, weights=SRAM(bits=8), example_inputs=next(iter(digits.train.batches(4)))[0]
+    )
     record = co_design_record(
         placed,
         digits,

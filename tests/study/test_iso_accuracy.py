@@ -46,9 +46,9 @@ def test_a_knob_that_runs_the_other_way():
     assert 0.4 < there.low < there.point < there.high < 0.6
     for end in ("low", "point", "high"):
         assert getattr(back, end) == pytest.approx(3 - getattr(there, end))
-    one_chip = iso_accuracy(points, [simulation([0.9 - d]) for d in (0.0, 0.004, 0.05)], 0.01)
-    assert 0.4 < one_chip.point < 0.6
-    assert (one_chip.low, one_chip.high) == (None, None)
+    same_chip = iso_accuracy(points, [simulation([0.9 - d]) for d in (0.0, 0.004, 0.05)], 0.01)
+    assert 0.4 < same_chip.point < 0.6
+    assert (same_chip.low, same_chip.high) == (None, None)
     edge = iso_accuracy([1.0, 60.0], curve([1.0, 60.0], [0.0, 0.001]), 0.01, rising=False)
     assert (edge.point, edge.at_edge) == (60.0, True)
 

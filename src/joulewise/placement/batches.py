@@ -13,7 +13,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from joulewise.data import Dataset, Split
 from joulewise.data.nested import batch_size, tensors_in, to_device
-from joulewise.errors import DataError, refuse
+from joulewise.errors import DataError, check_count, refuse
 from joulewise.placement.process_state import SameDraws
 
 __all__ = ["Batch", "prepare", "take"]
@@ -53,6 +53,8 @@ def prepare(data: Split | Iterable[Any], model: nn.Module, batch: int | None = N
     Raises:
         DataError: if there is no batch, or batches are of different kinds.
     """
+    if batch is not None:
+        check_count("batch_size", batch, 1)
     parameter = next(iter(model.parameters()), torch.zeros(()))
     channels_last = any(
         p.ndim == 4 and p.is_contiguous(memory_format=torch.channels_last) and not p.is_contiguous()

@@ -163,7 +163,8 @@ class Placement:
             settings[tensor.name] = taken
         for name in at:
             if name not in used:
-                refuse("at", f"given {name}, which sets no placed tensor", ", ".join(sorted(used)))
+                got = f"given {name}, which sets no placed tensor"
+                refuse("at", got, ", ".join(sorted(used)), OperatingPointError)
         return settings
 
     def plan(self, at: At) -> Plan:

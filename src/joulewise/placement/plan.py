@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
@@ -114,7 +116,11 @@ class Plan(Mapping[str, Mapping[str, Point]]):
         for name, setting in self.settings.items():
             if not isinstance(setting, Mapping) or len(setting) != 1:
                 refuse(f"the plan for {name}", repr(setting), 'one knob, such as {"eta": 0.5}')
-        object.__setattr__(self, "settings", {n: dict(s) for n, s in self.settings.items()})
+        settings = {
+            name: {knob: _tensor_of_lists(value) for knob, value in setting.items()}
+            for name, setting in self.settings.items()
+        }
+        object.__setattr__(self, "settings", settings)
 
     # A mapping would be compared by value, which points with gradients do not have.
     __eq__ = object.__eq__
@@ -292,6 +298,11 @@ def _check_rows(tensor: _Tensor) -> None:
     if len(lengths) > 1:
         said = " and ".join(str(length) for length in sorted(lengths))
         refuse(f"{tensor.name} in the plan", f"given rows of {said} numbers", "as many in each")
+
+
+def _tensor_of_lists(value: Any) -> Any:
+    several = isinstance(value, (list, tuple, np.ndarray))
+    return torch.as_tensor(value, dtype=torch.float64) if several else value
 
 
 def _digest(placement: Placement) -> str:

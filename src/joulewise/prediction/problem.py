@@ -95,7 +95,7 @@ def loaded_problem(
     metric: Any = None,
     targets: bool = True,
     batch_size: int | None = None,
-    progress: Callable[[float, float], None],
+    progress: Callable[[float, float], None] = lambda done, expected: None,
 ) -> Iterator[Problem]:
     """Set up a problem on a private copy of the model, with its memory.
 

@@ -165,7 +165,7 @@ def test_two_layers_of_three_bits_against_every_fault_pattern():
         model[1].weight.copy_(torch.tensor([[-0.4], [0.9]]))
     memory = SRAM(bits=3)
     placement = place(model, weights=memory)
-    plan = placement.plan(eta=0.15)
+    plan = placement.plan({"eta": 0.15})
     rate = float(memory.bit_error_rate(0.15))
     x = torch.tensor([[0.8, 1.5]], dtype=torch.float64)
     mean, cov = output_moments(placement, x, plan)

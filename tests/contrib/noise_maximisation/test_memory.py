@@ -46,7 +46,7 @@ class Parts(nn.Module):
         return [f"parts.{k}.weight" for k in range(len(self.factors))]
 
     def placed(self, device):
-        return place(self, weights=device, inputs=torch.eye(len(self.targets[0])).double())
+        return place(self, weights=device, example_inputs=torch.eye(len(self.targets[0])).double())
 
 
 def run(memory, model, blocks):
@@ -54,7 +54,7 @@ def run(memory, model, blocks):
         model.zero_grad()
         with memory:
             model.loss().backward()
-    return memory.plan(memory.steps)
+    return memory.plan_at(memory.steps)
 
 
 # The points.
@@ -75,7 +75,7 @@ def test_at_a_price_the_points_are_the_optimum_in_closed_form():
     placement = model.placed(Conductance(keep=1.0))
     words, price, horizon = 900, 1e4, 50
     memory = NoiseMaximisation(
-        placement, price=price, lr=0.02, horizon=horizon, start=placement.plan(std=0.3)
+        placement, price=price, lr=0.02, horizon=horizon, start=placement.plan({"std": 0.3})
     )
     plan = run(memory, model, 200)
     reliable = 3 * words / 0.01
@@ -91,7 +91,7 @@ def test_at_an_energy_the_points_are_the_best_of_that_energy():
     model, wanted, horizon = Parts(1.0, 30.0), 0.3, 50
     device = SRAM(bits=6, fault=Flip())
     memory = NoiseMaximisation(model.placed(device), energy=wanted, lr=0.02, horizon=horizon)
-    assert memory.plan(0) == pytest.approx(dict.fromkeys(model.names, wanted), abs=1e-8)
+    assert memory.plan_at(0) == pytest.approx(dict.fromkeys(model.names, wanted), abs=1e-8)
     plan = run(memory, model, 200)
     stored = [device.store(part.weight.detach()) for part in model.parts]
 
@@ -111,7 +111,7 @@ def test_at_an_energy_the_points_are_the_best_of_that_energy():
     variance = sum(0.6 / (900 * rate) for rate in rates) / (2 * horizon - 1)
     # The logarithm of a rate is -12.8 eta: both points move by half of what the ratio is off by.
     assert plan[model.names[0]] == pytest.approx(best, abs=4 * variance**0.5 / 12.8 / 2)
-    assert energy(memory.placement, plan).normalised == pytest.approx(wanted, abs=1e-5)
+    assert energy(memory.placement, at=plan).normalised == pytest.approx(wanted, abs=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -124,19 +124,19 @@ def test_what_matters_more_is_more_reliable_and_the_energy_is_met(device, wanted
     plan = run(memory, model, 50)
     quiet, middle, loud = (plan[name] for name in model.names)
     assert quiet < middle < loud
-    assert energy(memory.placement, plan).normalised == pytest.approx(wanted, rel=1e-3)
+    assert energy(memory.placement, at=plan).normalised == pytest.approx(wanted, rel=1e-3)
 
 
 def test_from_any_start_the_energy_is_reached_no_faster_than_by_lr():
     model = Parts(1.0, 10.0, 100.0)
     placement = model.placed(SRAM(bits=8))
-    start = placement.plan_at_most_reliable()
+    start = placement.most_reliable()
     memory = NoiseMaximisation(placement, energy=0.4, start=start, lr=0.02)
-    assert memory.plan(0) == start
+    assert memory.plan_at(0) == start
     before = 1.0
     for _ in range(60):
         run(memory, model, 1)
-        now = energy(placement, memory.plan(0)).normalised
+        now = energy(placement, at=memory.plan_at(0)).normalised
         assert now >= 0.4 - 1e-2 and abs(now - before) <= 0.02 + 1e-9
         before = now
     assert now == pytest.approx(0.4, abs=1e-3)
@@ -145,7 +145,7 @@ def test_from_any_start_the_energy_is_reached_no_faster_than_by_lr():
 def test_at_a_price_noise_grows_from_the_most_reliable_point():
     model = Parts(1.0, 10.0)
     memory = NoiseMaximisation(model.placed(SRAM(bits=8)), price=1e3, lr=0.1)
-    assert memory.plan(0) == memory.placement.plan_at_most_reliable()
+    assert memory.plan_at(0) == memory.placement.most_reliable()
     assert max(run(memory, model, 9).values()) < 0.2
     assert min(run(memory, model, 30).values()) >= 0.05
 
@@ -161,7 +161,7 @@ def network():
 
 def made(model, **options):
     options = {"energy": 0.3, "lr": 0.05, "seed": 4} | options
-    placement = place(model, weights=SRAM(bits=8), inputs=rand(16, 8))
+    placement = place(model, weights=SRAM(bits=8), example_inputs=rand(16, 8))
     return NoiseMaximisation(placement, **options)
 
 
@@ -187,7 +187,7 @@ def steps(model, memory, count, factor=1.0):
         for parameter in model.parameters():
             parameter.grad.div_(factor)
         optimizer.step()
-        plans.append(memory.plan(memory.steps))
+        plans.append(memory.plan_at(memory.steps))
     return plans
 
 
@@ -195,11 +195,11 @@ def test_the_gradients_and_chips_are_those_of_a_training_memory():
     found = []
     for kind in (NoiseMaximisation, TrainingMemory):
         model = network()
-        placement = place(model, weights=SRAM(bits=8), inputs=rand(16, 8))
+        placement = place(model, weights=SRAM(bits=8), example_inputs=rand(16, 8))
         options = {"energy": 0.3} if kind is NoiseMaximisation else {"eta": 0.3}
         memory = kind(placement, seed=4, **options)
         with memory as chip:
-            plan = memory.plan(0)
+            plan = memory.plan_at(0)
             backward(model)
         found.append((chip, [p.grad for p in model.parameters()], plan))
     (one, grads, plan), (other, same, expected) = found
@@ -212,7 +212,7 @@ def test_weights_are_back_bit_for_bit_and_an_exception_moves_nothing(error):
     model = network()
     memory = made(model)
     own = [(p, p.data_ptr(), p.detach().clone()) for p in model.parameters()]
-    first = memory.plan(0)
+    first = memory.plan_at(0)
 
     def block():
         with memory:
@@ -228,7 +228,7 @@ def test_weights_are_back_bit_for_bit_and_an_exception_moves_nothing(error):
     for parameter, (same, address, copy) in zip(model.parameters(), own, strict=True):
         assert parameter is same and parameter.data_ptr() == address
         assert torch.equal(parameter, copy)
-    assert (memory.plan(1) == first) is (error is not None)
+    assert (memory.plan_at(1) == first) is (error is not None)
 
 
 def test_the_same_seed_gives_the_same_points_and_a_run_can_go_on():
@@ -272,7 +272,7 @@ def test_gradients_from_before_the_block_do_not_count(cleared):
             model.zero_grad(set_to_none=cleared == "within")
         backward(model)
     assert not any(p._backward_hooks for p in model.parameters())
-    assert memory.plan(1) == pytest.approx(expected.plan(1), rel=1e-9)
+    assert memory.plan_at(1) == pytest.approx(expected.plan_at(1), rel=1e-9)
     found, wanted = (m.state_dict()["averages"] for m in (memory, expected))
     assert found.keys() == wanted.keys()
     for name in wanted:
@@ -292,7 +292,7 @@ def test_a_block_without_a_backward_pass_moves_nothing(left):
         model(batch(0)[0])
         if left == "gradients, then zeros":
             model.zero_grad(set_to_none=False)
-    assert memory.plan(1) == memory.plan(0) and memory.steps == 1
+    assert memory.plan_at(1) == memory.plan_at(0) and memory.steps == 1
     assert memory.state_dict()["averages"] == {}
 
 
@@ -303,7 +303,7 @@ def test_gradients_that_are_not_finite_move_nothing(factor):
     with memory:
         backward(model, factor=factor)
     assert memory.state_dict()["averages"] == {}
-    assert memory.plan(1) == memory.describe()["first_plan"]
+    assert memory.plan_at(1) == memory.describe()["first_plan"]
 
 
 def test_a_loss_scale_cancels():
@@ -318,19 +318,19 @@ def test_a_loss_scale_cancels():
 def test_within_one_chip_points_move_once_at_the_end():
     model = network()
     memory = made(model)
-    first = memory.plan(0)
-    with memory.one_chip():
+    first = memory.plan_at(0)
+    with memory.same_chip():
         for _ in range(2):
             model.zero_grad()
             with memory:
                 backward(model)
-            assert memory.plan(0) == first
-    assert memory.plan(1) != first and memory.steps == 1
+            assert memory.plan_at(0) == first
+    assert memory.plan_at(1) != first and memory.steps == 1
 
 
 def test_points_move_every_few_blocks():
     model = network()
-    first, *plans = [(memory := made(model, every=3)).plan(0), *steps(model, memory, 6)]
+    first, *plans = [(memory := made(model, every=3).plan_at(0), *steps(model, memory, 6)]
     assert plans[0] != first
     assert plans[0] == plans[1] == plans[2] != plans[3] == plans[4] == plans[5]
 
@@ -344,7 +344,7 @@ def test_a_tied_weight_counts_all_its_uses():
         if tied:
             model[1].weight = nn.Parameter(model[0].weight.detach())
         x = rand(4, 5)
-        placement = place(model, weights=SRAM(bits=8), include=["0.weight"], inputs=x)
+        placement = place(model, weights=SRAM(bits=8), include=["0.weight"], example_inputs=x)
         memory = NoiseMaximisation(placement, price=1.0, start={"0.weight": 0.2}, horizon=1)
         with memory:
             both = model[0](x).square().sum() + (model[1 if tied else 0](x)).square().sum()
@@ -355,12 +355,12 @@ def test_a_tied_weight_counts_all_its_uses():
 
 def test_activations_keep_their_point_and_their_energy_counts():
     model, x = network(), rand(16, 8)
-    placement = place(model, weights=SRAM(bits=8), activations=SRAM(bits=8), inputs=x)
+    placement = place(model, weights=SRAM(bits=8), activations=SRAM(bits=8), example_inputs=x)
     memory = NoiseMaximisation(placement, energy=0.3, lr=0.05)
-    first, plan = memory.plan(0), steps(model, memory, 20)[-1]
+    first, plan = memory.plan_at(0), steps(model, memory, 20)[-1]
     for placed in placement.placed:
         assert (plan[placed.name] == first[placed.name]) is (placed.role == "activation")
-    assert energy(placement, plan).normalised == pytest.approx(0.3, abs=0.01)
+    assert energy(placement, at=plan).normalised == pytest.approx(0.3, abs=0.01)
 
 
 def test_with_an_ascent_the_second_gradient_counts():
@@ -373,19 +373,19 @@ def test_with_an_ascent_the_second_gradient_counts():
             backward(model)
     with expected:
         backward(twin)
-    assert memory.plan(1) == pytest.approx(expected.plan(1), rel=1e-6)
+    assert memory.plan_at(1) == pytest.approx(expected.plan_at(1), rel=1e-6)
 
 
 def test_it_trains_in_the_loop_of_joulewise_and_leaves_a_record():
     digits = load_digits()
     model = build("mlp", digits.input_shape, digits.classes, seed=0)
     inputs = next(digits.train.batches(8))[0]
-    placement = place(model, weights=SRAM(bits=8), inputs=inputs)
+    placement = place(model, weights=SRAM(bits=8), example_inputs=inputs)
     memory = NoiseMaximisation(placement, energy=0.25, lr=0.03)
     record = train(model, digits, TrainingSpec(epochs=3, lr=0.1), memory=memory)
     described = record.memory
-    assert described["last_plan"] == memory.plan(0) != described["first_plan"]
-    assert described["first_plan"] == pytest.approx(dict.fromkeys(memory.plan(0), 0.25), abs=1e-8)
+    assert described["last_plan"] == memory.plan_at(0) != described["first_plan"]
+    assert described["first_plan"] == pytest.approx(dict.fromkeys(memory.plan_at(0), 0.25), abs=1e-8)
     assert described["last_energy"] == pytest.approx(0.25, abs=2e-3)
     assert described["price"] == memory.price > 0
     json.dumps(described)
@@ -434,7 +434,7 @@ def test_placements_that_nothing_could_be_learned_of():
     with pytest.raises(InputError, match="placement is without access counts"):
         NoiseMaximisation(place(model, weights=SRAM(bits=8)), price=0.3)
     with pytest.raises(InputError, match="placement is of activations alone"):
-        NoiseMaximisation(place(model, activations=SRAM(bits=8), inputs=x), energy=0.3)
+        NoiseMaximisation(place(model, activations=SRAM(bits=8), example_inputs=x), energy=0.3)
     model[3].weight.requires_grad_(False)
     with pytest.raises(InputError, match=r"requires_grad of 3.weight is False; allowed: True"):
-        NoiseMaximisation(place(model, weights=SRAM(bits=8), inputs=x), energy=0.3)
+        NoiseMaximisation(place(model, weights=SRAM(bits=8), example_inputs=x), energy=0.3)

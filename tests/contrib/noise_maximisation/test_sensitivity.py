@@ -33,7 +33,7 @@ def slopes_of(model, device, loss_of, share, blocks=30):
     one, columns = model.weight.detach(), model.in_features
     model = nn.Linear(columns, ROWS, bias=False).double()
     model.weight.data.copy_(one.expand(ROWS, -1))
-    placement = place(model, weights=device, inputs=rand(3, columns))
+    placement = place(model, weights=device, example_inputs=rand(3, columns))
     limits = device.least_reliable, device.most_reliable
     point = limits[0] + share * (limits[1] - limits[0])
     if isinstance(device, Crossbar):

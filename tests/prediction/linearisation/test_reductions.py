@@ -19,7 +19,7 @@ from joulewise.prediction.linearisation.reductions import (
     VarianceReduction,
 )
 from joulewise.prediction.linearisation.self_check import cover
-from joulewise.prediction.problem import posed
+from joulewise.prediction.problem import loaded_problem
 from per_sample import rand
 
 SAMPLES, OUTPUTS = 4, 3
@@ -192,10 +192,10 @@ def test_activations():
     x, weight = rand(SAMPLES, 5), rand(OUTPUTS, 5, seed=1)
     model = nn.Linear(5, OUTPUTS, bias=False).double()
     model.weight.data = weight
-    placement = place(model, activations=SRAM(bits=4), inputs=x)
+    placement = place(model, activations=SRAM(bits=4), example_inputs=x)
     (placed,) = placement.placed
     g, mean, var = rand(SAMPLES, 5, seed=2), rand(SAMPLES, 5, seed=3), rand(SAMPLES, 5).square()
-    with posed(placement, [x], placement.plan(eta=0.4)) as problem:
+    with loaded_problem(placement, [x], placement.plan({"eta": 0.4})) as problem:
         coverage = cover(problem, {})
     options = {"samples": SAMPLES, "means": {}, "coverage": coverage}
     reduction = VarianceReduction(**options, variances={}, commons={}, generator=None)
