@@ -164,8 +164,8 @@ def figures(optimiser: PlanOptimiser, shares: Floats) -> tuple[Floats, Floats]:
     """Energy and error of many plans."""
 
     def of(one: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        plan = optimiser.variables.plan_at(one)
-        return optimiser.energy_model.normalised(plan), optimiser.error_model.mse(plan)
+        points = optimiser.variables.points(one)
+        return optimiser.energy_model.normalised(points), optimiser.error_model.mse_at(points)
 
     with torch.no_grad():
         both = torch.func.vmap(of, chunk_size=128)(torch.from_numpy(shares))
@@ -243,11 +243,11 @@ def solved(optimiser: PlanOptimiser, limit: float, start: Floats, method: str) -
     def figure(which: int) -> Callable[[Floats], tuple[float, Floats]]:
         def of(x: Floats) -> tuple[float, Floats]:
             at = torch.tensor(np.clip(x, 0, 1), requires_grad=True)
-            plan = optimiser.variables.plan_at(at)
+            points = optimiser.variables.points(at)
             value = (
-                optimiser.energy_model.normalised(plan)
+                optimiser.energy_model.normalised(points)
                 if which == 0
-                else (optimiser.error_model.mse(plan) / limit).log()
+                else (optimiser.error_model.mse_at(points) / limit).log()
             )
             (slope,) = torch.autograd.grad(value, at)
             return float(value.detach()), slope.numpy()

@@ -24,7 +24,7 @@ from torch import nn
 from joulewise.cli.allocator import keep_freed_memory
 from joulewise.devices import SRAM, Chip, Crossbar, Device
 from joulewise.models import MLP, build
-from joulewise.placement import Placement, private_memory, place
+from joulewise.placement import Placement, place, private_memory
 
 BATCH = 256
 BIT_ERROR_RATE = 1e-3
@@ -96,13 +96,13 @@ def point(device: Device[Any]) -> float:
 
 
 def measure(placement: Placement, inputs: torch.Tensor, repeats: int) -> dict[str, object]:
-    plan = {p.name: point(p.device) for p in placement.placed}
+    points = {p.name: point(p.device) for p in placement.placed}
     plain, drawn = [], []
     with private_memory(placement) as memory:
         model = memory.placement.model
 
         def draw(seed: int) -> None:
-            memory.read(plan, Chip(seed=seed))
+            memory.read(points, Chip(seed=seed))
             memory.call(inputs)
 
         for seed in range(repeats + 3):

@@ -108,8 +108,8 @@ def measured(
     tried = []
     for fault, eta in TRIED:
         result = simulate(stored(model, bits, fault), data.test, at={"eta": eta}, chips=chips)
-        point = {"fault": fault, "eta": eta, "accuracy": result.mean_accuracy}
-        tried.append(point | {"interval": list(result.accuracy_interval())})
+        point = {"fault": fault, "eta": eta, "accuracy": result.mean}
+        tried.append(point | {"interval": list(result.interval())})
     names = [placed.name for placed in stored(model, bits, "flip").placed]
     largest = {name: float(model.get_parameter(name).detach().abs().max()) for name in names}
     return {
@@ -118,7 +118,7 @@ def measured(
         "seed": seed,
         "cpu_seconds": seconds,
         "clean": accuracy(model, data.test),
-        "perfect": result.ideal_accuracy,
+        "perfect": result.ideal,
         "tried": tried,
         "ranges": largest,
     }

@@ -125,11 +125,11 @@ def measured(arguments: Options, case: dict[str, Any]) -> dict[str, Any]:
     return {
         **case,
         "chips": chips,
-        "ideal_accuracy": sim.ideal_accuracy,
+        "ideal_accuracy": sim.ideal,
         "mse": sim.mean_mse,
         "mse_interval": list(sim.mse_interval()),
-        "accuracy": sim.mean_accuracy,
-        "accuracy_interval": list(sim.accuracy_interval()),
+        "accuracy": sim.mean,
+        "accuracy_interval": list(sim.interval()),
         "predicted_mse": float(forecast.mse),
         "predicted_accuracy": forecast.accuracy.mean,
     }

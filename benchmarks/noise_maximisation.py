@@ -33,10 +33,10 @@ from scipy import stats
 from joulewise.cli.allocator import keep_freed_memory
 from joulewise.contrib import NoiseMaximisation
 from joulewise.data import Dataset, load_digits
-from joulewise.devices import SRAM, Point
+from joulewise.devices import SRAM
 from joulewise.files import write_atomically
 from joulewise.models import build, host
-from joulewise.placement import Placement, energy, place
+from joulewise.placement import Placement, Plan, energy, place
 from joulewise.simulation import simulate
 from joulewise.study import Environment
 from joulewise.training import TrainingMemory, TrainingSpec, train
@@ -93,9 +93,9 @@ def measured(
         spec = TrainingSpec(epochs=arguments.epochs, lr=0.1, augment=False, seed=seed)
         return train(placement.model, digits, spec, memory=memory).seconds
 
-    def tested(placement: Placement, plan: dict[str, Point]) -> list[float]:
+    def tested(placement: Placement, plan: Plan) -> list[float]:
         found = simulate(placement, digits.test, at=plan, chips=arguments.chips)
-        return [round(share, 5) for share in found.accuracy]
+        return [round(share, 5) for share in found.values]
 
     plain, rows = placed(), []
     seconds = {"SGD": fit(plain, None)}
@@ -118,7 +118,7 @@ def measured(
                 "energy": share,
                 "seed": seed,
                 "words": {p.name: p.words for p in own.placed},
-                "plan": learned,
+                "plan": {name: setting["eta"] for name, setting in learned.to_dict().items()},
                 "energies": {
                     name: energy(p, at=plan).normalised for name, (p, plan) in arms.items()
                 },
@@ -132,7 +132,7 @@ def measured(
 
 def perfect(placement: Placement, digits: Dataset) -> float:
     plan = placement.most_reliable()
-    found = simulate(placement, digits.test, at=plan, chips=1).ideal_accuracy
+    found = simulate(placement, digits.test, at=plan, chips=1).ideal
     assert found is not None
     return found
 

@@ -120,7 +120,7 @@ def costs(model: nn.Module, images: Tensor, targets: Tensor, repeats: int) -> di
         "predict() with accuracy, one image": ratio(one_image, one_forward, repeats),
     }
     # One more plan, where the outputs of the model as given are known.
-    with loaded_problem(placement, [(images, targets)], placement.plan({"eta": ETA})) as problem:
+    with loaded_problem(placement, [(images, targets)], {"eta": ETA}) as problem:
         jobs["error and all shares, outputs known"] = ratio(
             lambda: SHARES.forecast(problem), forward, repeats
         )

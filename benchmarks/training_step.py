@@ -132,7 +132,7 @@ def prepare_through(
     forward_backward, model = problem(device)
     sample = torch.randn(BATCH, 3, 32, 32, generator=torch.Generator().manual_seed(0)).to(device)
     placement, setting = put(model, sample)
-    memory = TrainingMemory(placement, **setting)
+    memory = TrainingMemory(placement, at=setting)
     optimizer = torch.optim.SGD(model.parameters(), **SGD)
 
     def step() -> None:

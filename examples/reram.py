@@ -94,9 +94,9 @@ def main() -> None:
     for pulses in (1, 4, 16):
         result = jw.simulate(placement, digits.test, at={"pulses": pulses}, chips=50)
         forecast = jw.predict(placement, digits.test, at={"pulses": pulses})
-        low, high = result.accuracy_interval()
+        low, high = result.interval()
         print(
-            f"{pulses:>3} pulses: accuracy {result.mean_accuracy:.4f} [{low:.4f}, {high:.4f}], "
+            f"{pulses:>3} pulses: accuracy {result.mean:.4f} [{low:.4f}, {high:.4f}], "
             f"predicted {forecast.accuracy.mean:.4f}; "
             f"{result.energy.memory_total_j * 1e9:.3g} nJ an inference"
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +11,7 @@ from torch import Tensor
 from joulewise.contrib import FullCovariance
 from joulewise.devices import Chip, Device, Point, ReadMoments, SharedFactor, Traffic
 from joulewise.errors import OperatingPointError, check_in_range
-from joulewise.placement import Placement
+from joulewise.placement import At, Placement
 from joulewise.prediction import loaded_problem
 
 
@@ -43,7 +42,9 @@ class GaussianMemory(Device[Tensor]):
 
     def point(self, **setting: Point) -> Point:
         (value,) = setting.values()
-        check_in_range("std", float(value), 0.0, 10.0, error=OperatingPointError)
+        check_in_range(
+            "std", float(torch.as_tensor(value).detach()), 0.0, 10.0, error=OperatingPointError
+        )
         return value
 
     def store(self, tensor: Tensor, *, limit: float | None = None, name: str = "") -> Tensor:
@@ -109,11 +110,11 @@ def covariance_of(memory: GaussianMemory, weight: Tensor, std: float) -> Tensor:
 
 
 def output_moments(
-    placement: Placement, inputs: Any, plan: Mapping[str, Point], **options: Any
+    placement: Placement, inputs: Any, at: At, **options: Any
 ) -> tuple[Tensor, Tensor]:
     """Mean ``[batch, size]`` and covariance ``[batch, size, size]`` of the output, in float64."""
     method = FullCovariance(dtype=torch.float64, **options)
-    with loaded_problem(placement, [inputs], plan) as problem:
+    with loaded_problem(placement, [inputs], at) as problem:
         pieces = [(output.mean, output.cov) for output, _, _ in method.pieces(problem)]
     means, covs = zip(*pieces, strict=True)
     return torch.cat(means), torch.cat(covs)

@@ -134,7 +134,7 @@ def test_lightning_trains_through_a_memory(in_lightning):
         in_lightning.optimizer_for,
         2,
         memory=lambda model: TrainingMemory(
-            place(model, weights=in_lightning.CROSSBAR), seed=0, **in_lightning.SETTING
+            place(model, weights=in_lightning.CROSSBAR), at=in_lightning.AT, seed=0
         ),
         after=lambda model: clip_weights(model, deviations=2.0),
     )

@@ -53,7 +53,7 @@ def on(device, name, memory, shape=(1, 8, 8)):
 def test_chips(case):
     memory, setting = MEMORIES[case]
     here, there = (
-        jw.simulate(*on(device, "cnn", memory), chips=3, **setting) for device in ("cpu", "cuda")
+        jw.simulate(*on(device, "cnn", memory), at=setting, chips=3) for device in ("cpu", "cuda")
     )
     assert there.mse == pytest.approx(here.mse, rel=close(case))
     assert there.energy.total_j == pytest.approx(here.energy.total_j, rel=CLOSE)
@@ -66,10 +66,10 @@ def test_predictions(case, method):
         pytest.skip("words that depend on each other are refused")
     memory, setting = MEMORIES[case]
     here, there = (
-        jw.predict(*on(device, "cnn", memory), method=method, **setting).record()
+        jw.predict(*on(device, "cnn", memory), at=setting, method=method)
         for device in ("cpu", "cuda")
     )
-    assert there.mse == pytest.approx(here.mse, rel=close(case))
+    assert float(there.mse) == pytest.approx(float(here.mse), rel=close(case))
     assert there.accuracy.mean == pytest.approx(here.accuracy.mean, abs=close(case))
     assert there.shares == pytest.approx(here.shares, rel=5 * close(case), abs=close(case))
 
@@ -79,10 +79,10 @@ def test_predictions(case, method):
 def test_moments(case, name):
     memory, setting = MEMORIES[case]
     here, there = (
-        jw.predict(*on(device, name, memory), method="moments", **setting).record()
+        jw.predict(*on(device, name, memory), at=setting, method="moments")
         for device in ("cpu", "cuda")
     )
-    assert there.mse == pytest.approx(here.mse, rel=CLOSE)
+    assert float(there.mse) == pytest.approx(float(here.mse), rel=CLOSE)
 
 
 @pytest.mark.parametrize("name", ["transformer", "mobilenetv2", "resnet20"])
@@ -90,10 +90,10 @@ def test_moments(case, name):
 def test_networks(name, method):
     memory, setting = MEMORIES["mask"]
     here, there = (
-        jw.predict(*on(device, name, memory), method=method, **setting).record()
+        jw.predict(*on(device, name, memory), at=setting, method=method)
         for device in ("cpu", "cuda")
     )
-    assert there.mse == pytest.approx(here.mse, rel=2 * CLOSE)
+    assert float(there.mse) == pytest.approx(float(here.mse), rel=2 * CLOSE)
 
 
 def test_training():
@@ -110,7 +110,7 @@ def test_gradients_through_a_memory(case):
     found = []
     for device in ("cpu", "cuda"):
         placement, ((x, targets),) = on(device, "cnn", memory)
-        with Exact(placement.model), jw.TrainingMemory(placement, **setting):
+        with Exact(placement.model), jw.TrainingMemory(placement, at=setting):
             torch.nn.functional.cross_entropy(placement.model(x), targets).backward()
         grads = [p.grad for p in placement.model.parameters()]
         assert all(grad.device.type == device for grad in grads)
@@ -134,10 +134,10 @@ def test_learning_points(case):
     found = []
     for device in ("cpu", "cuda"):
         placement, ((x, targets),) = on(device, "cnn", memory)
-        learned = jw.contrib.NoiseMaximisation(placement, price=0.1, start=placement.plan(setting))
+        learned = jw.contrib.NoiseMaximisation(placement, price=0.1, start=setting)
         with Exact(placement.model), learned:
             torch.nn.functional.cross_entropy(placement.model(x), targets).backward()
-        found.append(learned.state_dict()["shares"])
+        found.append(learned.state_dict()["levels"])
     # A move of at most 0.01 changes by a quarter of that times what its slopes differ by.
     assert found[0] == pytest.approx(found[1], abs=0.05 * close(case))
 
@@ -162,9 +162,14 @@ def test_error_models(case, per):
             for placed in placement.placed:
                 if placed.channels is not None:
                     rows = torch.full((placed.channels, 1), point, dtype=torch.float64)
-                    plan[placed.name] = rows
+                    plan = jw.Plan({**plan, placed.name: {placed.device.knob: rows}})
         errors = jw.error_model(placement, batches, at=plan)
-        lower = {name: 0.8 * torch.as_tensor(at).double() for name, at in plan.items()}
+        lower = jw.Plan(
+            {
+                name: {knob: 0.8 * torch.as_tensor(at).double() for knob, at in point.items()}
+                for name, point in plan.items()
+            }
+        )
         found.append([float(errors.mse(plan)), float(errors.mse(lower))])
     assert found[1] == pytest.approx(found[0], rel=2 * CLOSE)
 

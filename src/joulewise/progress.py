@@ -8,13 +8,17 @@ from contextlib import contextmanager
 
 from joulewise.errors import check_kind
 
-__all__ = ["Progress", "Report", "reporting"]
+__all__ = ["Progress", "Report", "reporting", "silent"]
 
 Report = Callable[[str, float, float], None]
 """Called with the name of a step, how much of it is done, and how much there is."""
 
 Progress = bool | Report
 """True for a bar, False for none, or a function that is called instead."""
+
+
+def silent(step: str, done: float, expected: float) -> None:
+    """Report nothing."""
 
 
 @contextmanager
@@ -39,7 +43,7 @@ def reporting(progress: Progress) -> Iterator[Report]:
         with _bar() as report:
             yield report
     else:
-        yield lambda step, done, expected: None
+        yield silent
 
 
 def _shown() -> bool:

@@ -14,7 +14,7 @@ from joulewise.allocation.problem import AllocationProblem
 from joulewise.devices import ISAAC, SRAM, Crossbar, Flip, Measured
 from joulewise.errors import InputError
 from joulewise.models import seeded
-from joulewise.placement import energy, place
+from joulewise.placement import Plan, energy, place
 
 
 @pytest.fixture
@@ -47,8 +47,8 @@ def on_a_grid(optimiser, limit, ticks):
     grid = torch.cartesian_prod(*[ticks] * optimiser.variables.count)
 
     def both(levels):
-        plan = optimiser.variables.plan_at(levels)
-        return optimiser.energy_model.normalised(plan), optimiser.error_model.mse(plan)
+        plan = optimiser.variables.points(levels)
+        return optimiser.energy_model.normalised(plan), optimiser.error_model.mse_at(plan)
 
     energies, errors = torch.func.vmap(both, chunk_size=512)(grid)
     return float(energies[errors <= limit].min())
@@ -106,14 +106,17 @@ def test_channels_cost_less_at_the_same_error_where_they_differ(memory):
     limit = tensor.mse(tensor.variables.uniform(0.4))
     by_tensor, by_channel = tensor.minimise_energy(limit), channel.minimise_energy(limit)
     assert tensor.mse(by_tensor) <= limit and channel.mse(by_channel) <= limit
-    plans = [p.variables.exact_plan(s) for p, s in ((tensor, by_tensor), (channel, by_channel))]
+    plans = [
+        Plan.chosen_for(placement, p.variables.exact_points(s))
+        for p, s in ((tensor, by_tensor), (channel, by_channel))
+    ]
     spent = [energy(placement, at=plan).normalised for plan in plans]
     assert spent[1] < 0.97 * spent[0]
     # Channels with small weights in the next layer get less energy.
-    points = torch.as_tensor(plans[1]["0.weight"])[:, 0]
+    (points,) = (point[:, 0] for point in plans[1]["0.weight"].values())
     assert float(points[::2].max()) < float(points[1::2].min())
     # Both error models agree on a plan of tensors.
-    known = [float(optimiser.error_model.mse(plans[0])) for optimiser in (tensor, channel)]
+    known = [float(optimiser.error_model.mse_at(plans[0])) for optimiser in (tensor, channel)]
     assert math.isclose(known[0], known[1], rel_tol=1e-5)
     # The result does not depend on the start.
     start = channel.variables.uniform(0.0)

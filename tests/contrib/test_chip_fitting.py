@@ -10,7 +10,7 @@ from joulewise.data import Dataset, Split, load_digits
 from joulewise.devices import SRAM, Chip, Crossbar
 from joulewise.errors import DataError, InputError, ModelError, OperatingPointError, WeightsError
 from joulewise.models import build, seeded
-from joulewise.placement import place
+from joulewise.placement import Plan, place
 from joulewise.simulation import simulate
 from joulewise.training import TrainingMemory, reestimate_batchnorm
 
@@ -81,7 +81,7 @@ def test_only_what_was_asked_for_changes(kind, memory):
     kept = model[4].bias.grad = torch.ones(3)
     own = [(p, p.data_ptr(), p.requires_grad) for p in model.parameters()]
     modes = [m.training for m in model.modules()]
-    record = fit_to_chip(placement, DATA, chip=CHIP, parameters=kind, **setting)
+    record = fit_to_chip(placement, DATA, chip=CHIP, parameters=kind, at=setting)
     assert record.fitted == FITTED[kind]
     assert record.words == sum(before[name].numel() for name in FITTED[kind])
     assert changed(model, before) == {*FITTED[kind], *STATISTICS}
@@ -97,8 +97,8 @@ def test_only_what_was_asked_for_changes(kind, memory):
 def test_the_statistics_are_those_that_the_chip_makes_and_then_stay():
     model, other = network(), network()
     placement, setting = placed(model)
-    fit_to_chip(placement, DATA, chip=CHIP, **setting)
-    reestimate_batchnorm(TrainingMemory(placed(other)[0], chip=CHIP, **setting), DATA.train)
+    fit_to_chip(placement, DATA, chip=CHIP, at=setting)
+    reestimate_batchnorm(TrainingMemory(placed(other)[0], chip=CHIP, at=setting), DATA.train)
     assert all(torch.equal(model.state_dict()[n], other.state_dict()[n]) for n in STATISTICS)
 
 
@@ -184,7 +184,7 @@ def test_other_layers_keep_cudnn():
     model, found = network(), []
     placement, setting = placed(model)
     model.register_forward_pre_hook(lambda *_: found.append(torch.backends.cudnn.enabled))
-    fit_to_chip(placement, DATA, chip=CHIP, **setting)
+    fit_to_chip(placement, DATA, chip=CHIP, at=setting)
     assert len(found) == 15 and set(found) == {torch.backends.cudnn.enabled}
 
 
@@ -198,17 +198,17 @@ def test_accuracy_is_that_of_a_simulation_of_this_chip(kind, memory):
     placement, setting = placed(model, memory)
 
     def simulated():
-        return simulate(placement, DATA.test, chips=1, seed=CHIP.seed, **setting).mean_accuracy
+        return simulate(placement, DATA.test, chips=1, seed=CHIP.seed, at=setting).mean
 
     before = simulated()
-    record = fit_to_chip(placement, DATA, chip=CHIP, parameters=kind, **setting)
+    record = fit_to_chip(placement, DATA, chip=CHIP, parameters=kind, at=setting)
     assert (record.before, record.after) == (before, simulated())
     assert record.before != record.after
 
 
 def loss_on(placement, setting):
     inputs, targets = DATA.train.inputs, DATA.train.targets
-    with torch.no_grad(), TrainingMemory(placement, chip=CHIP, **setting):
+    with torch.no_grad(), TrainingMemory(placement, chip=CHIP, at=setting):
         return F.cross_entropy(placement.model(inputs), targets).item()
 
 
@@ -223,8 +223,8 @@ def test_a_convex_loss_on_the_chip_falls_to_its_least(kind):
     placement, setting = place(model, weights=device, example_inputs=rand(4, 6)), {"g_max": 25e-6}
     recipe = {"parameters": kind, "epochs": 150, "batch_size": 200, "lr": 0.05}
     before = loss_on(placement, setting)
-    fit_to_chip(placement, DATA, chip=CHIP, **recipe, **setting)
-    with torch.no_grad(), TrainingMemory(placement, chip=CHIP, **setting):
+    fit_to_chip(placement, DATA, chip=CHIP, **recipe, at=setting)
+    with torch.no_grad(), TrainingMemory(placement, chip=CHIP, at=setting):
         read = model.weight.clone(), model.bias.clone()
     best = optimum(*read, kind)
     assert before > best + 0.1
@@ -255,12 +255,12 @@ def test_a_step_is_adams_on_the_loss_of_this_chip(kind):
     placement, setting = placed(model)
     names = FITTED[kind]
     fit_to_chip(
-        placement, DATA, chip=CHIP, parameters=kind, epochs=1, batch_size=200, lr=0.01, **setting
+        placement, DATA, chip=CHIP, parameters=kind, epochs=1, batch_size=200, lr=0.01, at=setting
     )
     other, _ = placed(twin)
     twin[0].weight.requires_grad_(True)
-    reestimate_batchnorm(TrainingMemory(other, chip=CHIP, **setting), DATA.train)
-    with TrainingMemory(other, chip=CHIP, **setting):
+    reestimate_batchnorm(TrainingMemory(other, chip=CHIP, at=setting), DATA.train)
+    with TrainingMemory(other, chip=CHIP, at=setting):
         F.cross_entropy(twin.eval()(DATA.train.inputs), DATA.train.targets).backward()
     for name in names:
         own = twin.get_parameter(name)
@@ -275,7 +275,7 @@ def test_the_same_seed_is_the_same_network_and_another_is_not():
     for seed in (0, 0, 1):
         model = network()
         placement, setting = placed(model)
-        fit_to_chip(placement, DATA, chip=CHIP, seed=seed, **setting)
+        fit_to_chip(placement, DATA, chip=CHIP, seed=seed, at=setting)
         ends.append(state(model))
     assert not changed(model, ends[2])
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
@@ -320,7 +320,7 @@ def test_noise_of_reads_is_other_than_that_of_the_test(monkeypatch):
 
     monkeypatch.setattr(Crossbar, "read", listening)
     placement, setting = placed(network(), "reads")
-    fit_to_chip(placement, DATA, chip=CHIP, **setting)
+    fit_to_chip(placement, DATA, chip=CHIP, at=setting)
     fitting = {use for use in uses if use > 1000}
     assert len(fitting) == 12 + 1  # and one batch of statistics
     assert set(uses) - fitting == {0}  # the test has one batch
@@ -346,7 +346,7 @@ def test_after_an_exception_all_is_as_it_was(kind, error, when):
 
     hook = model[4].register_forward_pre_hook(fail)
     with pytest.raises(error):
-        fit_to_chip(placement, DATA, chip=CHIP, parameters=kind, **setting)
+        fit_to_chip(placement, DATA, chip=CHIP, parameters=kind, at=setting)
     hook.remove()
     assert len(calls) == when
     assert not changed(model, before)
@@ -394,15 +394,18 @@ def test_weights_that_the_last_step_breaks_are_noticed_and_all_is_as_it_was(kind
         ({"seed": -1}, InputError, "seed is -1; allowed: 0 to"),
         ({"seed": 1.5}, InputError, "seed is 1.5; allowed: a whole number"),
         ({"parameters": "first"}, InputError, "parameters is 'first'; allowed: 'scales' or 'last'"),
-        ({"eta": 2.0}, OperatingPointError, "eta is 2"),
-        ({"plan": {}}, InputError, "needs either a plan or one setting such as eta=0.3"),
+        ({"at": {"eta": 2.0}}, OperatingPointError, "eta is 2"),
+        ({"at": None}, InputError, "at is None .*; allowed: knobs with values"),
+        ({"at": {}}, OperatingPointError, "at, for 0.weight on a SRAM, is nothing; allowed: one"),
+        ({"at": {"eta": 0.3, "v_dd": 0.7}}, OperatingPointError, "is eta and v_dd; allowed: one"),
+        ({"at": Plan({})}, InputError, "0.weight is placed here, and the plan has no point"),
     ],
 )
 def test_what_is_out_of_range_is_refused(options, error, message):
     model = network()
-    before = state(model)
+    before, options = state(model), {"at": {"eta": 0.3}} | options
     with pytest.raises(error, match=message):
-        fit_to_chip(place(model, weights=SRAM(bits=8)), DATA, chip=CHIP, **({"eta": 0.3} | options))
+        fit_to_chip(place(model, weights=SRAM(bits=8)), DATA, chip=CHIP, **options)
     assert not changed(model, before)
 
 

@@ -13,7 +13,7 @@ from joulewise.devices import PCM, SRAM, Chip, Crossbar, Flip
 from joulewise.errors import InputError, WeightsError
 from joulewise.models import build, seeded
 from joulewise.optim import SAM
-from joulewise.placement import private_memory, place
+from joulewise.placement import place, private_memory
 from joulewise.training import TrainingMemory, TrainingSpec, train
 from joulewise.training.recipe import optimizer_for
 
@@ -129,13 +129,13 @@ def test_with_faults_they_are_those_at_what_the_chip_reads_of_clipped_weights(
 ):
     model, data = network(), batch()
     placement, ranges = clipping(model, device)
-    memory = TrainingMemory(placement, **setting, ranges=ranges, scale_gradients=scaled)
-    plan, chip = memory.plan_at(0), memory.chip_at(0)
+    memory = TrainingMemory(placement, at=setting, ranges=ranges, scale_gradients=scaled)
+    points, chip = placement.points(memory.plan_at(0)), memory.chip_at(0)
 
     def read(name, weight, alpha):
         inside = WCAT.apply(weight, alpha)
         stored = device.store(inside.detach())
-        out, ideal = device.read(stored, plan[name], chip.at(name)), device.ideal(stored)
+        out, ideal = device.read(stored, points[name], chip.at(name)), device.ideal(stored)
         ratio = torch.where(ideal == 0, 1.0, out / ideal) if scaled else 1.0
         return ratio * inside + (out - ratio * inside).detach()
 
@@ -313,7 +313,7 @@ def test_with_faults_too_on_the_same_chip():
     ranges.clip()
     placement = place(model, weights=SRAM(bits=8, fault=Flip()))
     with private_memory(placement) as memory:
-        memory.read(placement.plan({"eta": 0.2}), Chip(seed=3))
+        memory.read(placement.points({"eta": 0.2}), Chip(seed=3))
         deployed = copies(memory.placement.model)
     assert same(trained, deployed)
 
@@ -451,7 +451,7 @@ def test_devices_with_a_range_of_their_own_are_refused(device, said):
     (knob,) = {p.device.knob for p in placement.placed}
     setting = {knob: placement.placed[0].device.most_reliable}
     with pytest.raises(InputError, match=said):
-        TrainingMemory(placement, **setting, ranges=ranges)
+        TrainingMemory(placement, at=setting, ranges=ranges)
 
 
 def test_what_is_not_allowed_is_refused():

@@ -10,7 +10,7 @@ from joulewise.devices import Array, Chip, Crossbar
 from joulewise.devices.array import rounded
 from joulewise.errors import InputError, ModelError
 from joulewise.models import seeded
-from joulewise.placement import energy, private_memory, place
+from joulewise.placement import energy, place, private_memory
 from joulewise.prediction import FirstOrder, predict
 from joulewise.prediction.linearisation.self_check import cover
 from joulewise.prediction.problem import loaded_problem
@@ -147,7 +147,7 @@ def test_fewer_uses_than_were_traced_are_no_mistake():
 
 def test_ranges_need_data():
     placement = place(nn.Linear(6, 4), weights=Crossbar(array=Array(input_bits=8)))
-    with pytest.raises(InputError, match=r"converters of weight .* place\(\.\.\., inputs="):
+    with pytest.raises(InputError, match=r"converters of weight .* place\(\.\.\., example_inputs="):
         predict(placement, [(rand(3, 6), None)], at={"g_max": G})
 
 
@@ -194,7 +194,7 @@ def test_converters_leave_the_fast_path_alone():
     memory = Crossbar(sigma=1e-6, array=Array(rows=20, input_bits=8, output_bits=8))
     placement = place(made(model), weights=memory, example_inputs=x)
     with loaded_problem(placement, [(x, None)], placement.plan({"g_max": G})) as problem:
-        means = {n: m.mean for n, m in problem.memory.moments(problem.plan).items()}
+        means = {n: m.mean for n, m in problem.memory.moments(problem.points).items()}
         found = cover(problem, means)
     assert not found.one_by_one | found.repeated
 
@@ -215,7 +215,7 @@ def test_ctrl_c_leaves_no_mode_behind():
     placement = place(model, weights=Crossbar(array=Array(output_bits=3)), example_inputs=x)
     for work in (simulate, predict):
         with pytest.raises(KeyboardInterrupt):
-            work(placement, [(x, None), (x[:3], None)], g_max=G)
+            work(placement, [(x, None), (x[:3], None)], at={"g_max": G})
         assert modes() == []
 
 
@@ -235,7 +235,7 @@ def test_a_pass_that_fails_leaves_nothing_behind():
     placement = place(model, weights=Crossbar(array=Array(output_bits=3)), example_inputs=x)
     exact = model(x).detach()
     with private_memory(placement) as memory:
-        memory.read(placement.plan({"g_max": G}), Chip(seed=0))
+        memory.read(placement.points({"g_max": G}), Chip(seed=0))
         with pytest.raises(RuntimeError):
             memory.placement.model(rand(7, 5))
         torch.testing.assert_close(

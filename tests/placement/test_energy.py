@@ -6,7 +6,7 @@ from torch import nn
 
 from joulewise.devices import HOROWITZ_INT8, ISAAC, SRAM, Arithmetic, Crossbar, ExponentialLaw
 from joulewise.errors import InputError, TableError
-from joulewise.placement import energy, place, with_accesses
+from joulewise.placement import Plan, energy, place, with_accesses
 
 BIT_J = 20e-12 / 64
 
@@ -23,7 +23,8 @@ def placement():
 
 
 def test_by_hand(placement):
-    plan = {"0.weight": 0.5, "2.weight": 0.25, "0:input": 0.75, "2:input": 1.0}
+    etas = {"0.weight": 0.5, "2.weight": 0.25, "0:input": 0.75, "2:input": 1.0}
+    plan = Plan({name: {"eta": eta} for name, eta in etas.items()})
     spent = energy(placement, at=plan)
     # Weights: 24 and 12 words of 8 bits, read once. Inputs: 6 and 4 words of 4 bits, written and
     # read once.
@@ -65,7 +66,8 @@ def test_differentiable_in_the_points(placement):
     names = [tensor.name for tensor in placement.placed]
 
     def total(*points):
-        spent = energy(placement, at=dict(zip(names, points, strict=True)))
+        settings = [{"eta": point} for point in points]
+        spent = energy(placement, at=Plan(dict(zip(names, settings, strict=True))))
         return torch.stack(list(spent.memory_j.values())) * 1e12
 
     points = [torch.tensor(eta, dtype=torch.float64, requires_grad=True) for eta in (0.2, 0.4)]
@@ -74,18 +76,21 @@ def test_differentiable_in_the_points(placement):
 
 
 def test_one_point_for_each_bit_plane(placement):
-    plan = placement.plan({"eta": 0.5}) | {"0.weight": torch.arange(1, 9, dtype=torch.float64) / 8}
+    planes = torch.arange(1, 9, dtype=torch.float64) / 8
+    plan = Plan({**placement.plan({"eta": 0.5}), "0.weight": {"eta": planes}})
     joules = float(energy(placement, at=plan).memory_j["0.weight"])
     assert joules == pytest.approx(24 * BIT_J * 36 / 8, rel=1e-12, abs=0)
 
 
 def test_one_point_for_each_channel(placement):
     channels = torch.tensor([[0.1], [0.2], [0.6], [0.7]], dtype=torch.float64)
-    plan = placement.plan({"eta": 0.5}) | {"0.weight": channels}
+    common = placement.plan({"eta": 0.5})
+    plan = Plan({**common, "0.weight": {"eta": channels}})
     joules = float(energy(placement, at=plan).memory_j["0.weight"])
     assert joules == pytest.approx(24 * 8 * BIT_J * 0.4, rel=1e-12, abs=0)
     planes = channels * torch.arange(1, 9, dtype=torch.float64) / 8
-    joules = float(energy(placement, at=plan | {"0.weight": planes}).memory_j["0.weight"])
+    plan = Plan({**common, "0.weight": {"eta": planes}})
+    joules = float(energy(placement, at=plan).memory_j["0.weight"])
     assert joules == pytest.approx(24 * BIT_J * 0.4 * 36 / 8, rel=1e-12, abs=0)
 
 
@@ -102,9 +107,9 @@ def test_columns_of_a_crossbar_have_energies_of_their_own():
         alone = nn.Linear(6, 1, bias=False)
         alone.weight.data = layer.weight.data[channel : channel + 1]
         placement = place(alone, weights=crossbar, example_inputs=x)
-        joules = energy(placement, at={"weight": float(point)}).memory_j["weight"]
+        joules = energy(placement, at={"g_max": float(point)}).memory_j["weight"]
         torch.testing.assert_close(by_channel[channel], joules, rtol=1e-12, atol=0)
-    together = energy(place(layer, weights=crossbar, example_inputs=x), at={"weight": points})
+    together = energy(place(layer, weights=crossbar, example_inputs=x), at={"g_max": points})
     torch.testing.assert_close(together.memory_j["weight"], by_channel.sum())
 
 
@@ -124,10 +129,9 @@ def test_a_placement_that_was_not_traced_is_refused():
 
 
 def test_a_plan_that_leaves_out_a_tensor_is_refused(placement):
-    plan = placement.plan({"eta": 0.5})
-    del plan["2.weight"]
-    with pytest.raises(InputError, match=r"no operating point for 2\.weight"):
-        energy(placement, at=plan)
+    plan = {n: s for n, s in placement.plan({"eta": 0.5}).items() if n != "2.weight"}
+    with pytest.raises(InputError, match=r"2\.weight is placed here, and the plan has no point"):
+        energy(placement, at=Plan(plan))
 
 
 def counts(tmp_path, text, encoding="utf-8"):

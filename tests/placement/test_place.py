@@ -8,7 +8,7 @@ from torch import nn
 from joulewise.devices import SRAM
 from joulewise.errors import InputError, ModelError, OperatingPointError
 from joulewise.models import build
-from joulewise.placement import place
+from joulewise.placement import Plan, place
 
 W = SRAM(bits=8)
 
@@ -59,7 +59,7 @@ def test_weights_are_parameters_with_two_axes_or_more():
 
 def test_parameters_anywhere():
     assert names(Free()) == ["first", "rest.0", "rest.1", "named.last"]
-    assert names(Free(), inputs=rand(2, 6)) == ["first", "rest.0", "rest.1", "named.last"]
+    assert names(Free(), example_inputs=rand(2, 6)) == ["first", "rest.0", "rest.1", "named.last"]
 
 
 def test_the_model_itself_is_a_layer():
@@ -97,7 +97,7 @@ def test_include_and_exclude():
 
 def test_patterns_choose_among_activations_too():
     model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
-    both = {"weights": W, "activations": W, "inputs": rand(2, 3)}
+    both = {"weights": W, "activations": W, "example_inputs": rand(2, 3)}
     chosen = place(model, **both, include=["1*"], exclude=["1.bias"]).placed
     assert [tensor.name for tensor in chosen] == ["1.weight", "1:input"]
     only = place(
@@ -141,7 +141,9 @@ def test_no_memory_is_refused():
 
 
 def test_activations_without_inputs_are_refused():
-    with pytest.raises(InputError, match="activations need inputs=, a representative batch"):
+    with pytest.raises(
+        InputError, match="activations need example_inputs=, a representative"
+    ):
         place(nn.Linear(3, 2), activations=W)
 
 
@@ -240,7 +242,7 @@ def test_a_layer_that_is_never_read_is_refused_with_the_remedy():
     message = "spare.inner.weight is never read in the traced forward pass"
     with pytest.raises(ModelError, match=f"{message}.*exclude 'spare.inner.weight'"):
         place(model, weights=W, example_inputs=rand(2, 3))
-    assert names(model, inputs=rand(2, 3), exclude=["spare.inner.weight"]) == ["0.weight"]
+    assert names(model, example_inputs=rand(2, 3), exclude=["spare.inner.weight"]) == ["0.weight"]
     with pytest.raises(ModelError, match=message):
         place(model, weights=W).trace(rand(2, 3))
 
@@ -258,7 +260,7 @@ def test_a_layer_that_is_never_read_is_refused_with_the_remedy():
     ids=["a container", "attention"],
 )
 def test_the_input_of_a_layer_that_is_not_called_is_refused(model, inputs, layer):
-    both = {"weights": W, "activations": W, "inputs": inputs}
+    both = {"weights": W, "activations": W, "example_inputs": inputs}
     with pytest.raises(ModelError, match=f"the input of {layer} cannot be placed") as error:
         place(model, **both)
     (remedy,) = re.findall(r"exclude '(.*)'$", str(error.value))
@@ -286,22 +288,23 @@ def test_tracing_later_is_tracing_at_once():
     assert later == at_once and later.trace(inputs) is later
 
 
-def test_plans():
+def test_points():
     placement = place(nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2)), weights=W)
-    assert placement.plan({"eta": 0.5}) == {"0.weight": 0.5, "1.weight": 0.5}
-    assert placement.most_reliable() == {"0.weight": 1.0, "1.weight": 1.0}
-    plan = {"1.weight": 0.25, "0.weight": torch.linspace(0.1, 0.8, 8)}
-    checked = placement.check_plan(plan)
-    assert list(checked) == ["0.weight", "1.weight"]
-    assert checked["0.weight"].tolist() == plan["0.weight"].tolist()
-    assert checked["1.weight"] == 0.25
+    assert placement.points({"eta": 0.5}) == {"0.weight": 0.5, "1.weight": 0.5}
+    reliable = placement.points(placement.most_reliable())
+    assert reliable == {"0.weight": 1.0, "1.weight": 1.0}
+    planes = torch.linspace(0.1, 0.8, 8)
+    points = placement.points(Plan({"1.weight": {"eta": 0.25}, "0.weight": {"eta": planes}}))
+    assert list(points) == ["0.weight", "1.weight"]
+    assert points["0.weight"].tolist() == planes.tolist()
+    assert points["1.weight"] == 0.25
 
 
 @pytest.mark.parametrize(
-    ("plan", "error", "message"),
+    ("points", "error", "message"),
     [
-        ({"0.weight": 0.5}, InputError, "no operating point for 1.weight; give it one"),
-        ({"0.bias": 0.5}, InputError, "the plan names 0.bias, which is not placed; allowed: "),
+        ({"0.weight": 0.5}, InputError, "1.weight is placed here, and the plan has no point for"),
+        ({"0.bias": 0.5}, InputError, "a point for 0.bias, which is not placed here; placed are "),
         ({"0.weight": 0.5, "1.weight": 1.5}, OperatingPointError, "eta is 1.5; allowed: 0 to 1"),
         (
             {"0.weight": torch.full((3, 1), 0.5), "1.weight": 0.5},
@@ -310,10 +313,10 @@ def test_plans():
         ),
     ],
 )
-def test_a_plan_that_does_not_fit_is_refused(plan, error, message):
+def test_a_plan_that_does_not_fit_is_refused(points, error, message):
     placement = place(nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2)), weights=W)
     with pytest.raises(error, match=message):
-        placement.check_plan(plan)
+        placement.points(Plan({name: {"eta": point} for name, point in points.items()}))
 
 
 def test_points_for_channels_of_a_memory_that_takes_one_are_refused_by_name():
@@ -325,15 +328,15 @@ def test_points_for_channels_of_a_memory_that_takes_one_are_refused_by_name():
 
     placement = place(nn.Linear(3, 2), weights=Careless())
     with pytest.raises(OperatingPointError, match="point of weight is .* as a Careless takes it"):
-        placement.check_plan({"weight": torch.full((2, 1), 0.5)})
+        placement.points({"eta": torch.full((2, 1), 0.5)})
 
 
 def test_points_for_channels_of_activations_are_refused_by_name():
     placement = place(nn.Linear(3, 2), weights=W, activations=W, example_inputs=rand(4, 3))
-    plan = {"weight": torch.full((2, 1), 0.5), ":input": torch.full((4, 1), 0.5)}
+    points = {"weight": torch.full((2, 1), 0.5), ":input": torch.full((4, 1), 0.5)}
     said = "the operating point of :input is for 4 channels; allowed: .*only weights have output"
     with pytest.raises(OperatingPointError, match=said):
-        placement.check_plan(plan)
+        placement.points(Plan({name: {"eta": point} for name, point in points.items()}))
 
 
 @pytest.mark.parametrize("name", ["mlp", "cnn", "vgg", "resnet20", "mobilenetv2"])

@@ -176,8 +176,8 @@ def test_a_plan_is_a_mapping_compared_by_identity():
 
 def test_a_plan_keeps_the_knob_and_the_values_that_were_given(tmp_path):
     table = tmp_path / "law.csv"
-    table.write_text("v_dd,eta,ber\n0.5,0.4,1e-3\n0.9,1.0,1e-7\n")
-    placement = place(model(), weights=SRAM(law=VoltageTable.read(table)))
+    table.write_text("v_dd,energy_per_bit_j,bit_error_rate\n0.5,4e-13,1e-3\n0.9,1e-12,1e-7\n")
+    placement = place(model(), weights=SRAM(law=VoltageTable.from_csv(table)))
     volts = placement.plan({"v_dd": 0.7})
     assert volts["0.weight"] == {"v_dd": 0.7}
     volts.write(tmp_path / "plan.json")

@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from cases import CHIP, ETA, MODELS, A, Function, W, make, parameter, placed, rand, snapshot
-from joulewise.allocation import allocate
+from joulewise.allocation import OutputError, allocate
 from joulewise.devices import SRAM
 from joulewise.errors import InputError, ModelError
-from joulewise.placement import call, private_memory, place
+from joulewise.placement import call, place, private_memory
 from joulewise.placement.private_copy import PrivateModel
 from joulewise.prediction import predict
 from joulewise.simulation import simulate
@@ -125,13 +125,12 @@ def test_a_model_that_writes_to_its_inputs(make_model):
         data = [(x[:20], targets[:20]), (x[20:], targets[20:])]
         if one is model:
             assert torch.equal(x, kept)
-        plan = {tensor.name: ETA for tensor in placement.placed}
-        predicted = predict(placement, data, at=plan, method="second-order")
-        results.append((simulate(placement, data, at=plan, chips=4), predicted))
+        predicted = predict(placement, data, at={"eta": ETA}, method="second-order")
+        results.append((simulate(placement, data, at={"eta": ETA}, chips=4), predicted))
         assert torch.equal(x, kept)
     (simulated, forecast), (other, expected) = results
-    assert simulated.ideal_mse == other.ideal_mse and simulated.float_accuracy is not None
-    assert simulated.float_accuracy == other.float_accuracy
+    assert simulated.ideal_mse == other.ideal_mse and simulated.original is not None
+    assert simulated.original == other.original
     assert float(forecast.mse) == pytest.approx(float(expected.mse), rel=0.3)
 
 
@@ -192,7 +191,7 @@ def test_rebuilding_is_the_way_out(kind):
     placement = place(model, weights=W, example_inputs=rand(2, 4), rebuild=lambda: Owner(kind))
     same = place(nn.Sequential(model.f), weights=W, example_inputs=rand(2, 4))
     data = [(rand(6, 4), classes(6))]
-    found = simulate(placement, data, at={"f.weight": ETA}, chips=1, seed=3)
+    found = simulate(placement, data, at={"eta": ETA}, chips=1, seed=3)
     assert max(found.mse) > 0 and found.ideal_mse > 0
     assert (
         found.ideal_mse == simulate(same, data, at={"eta": 1.0}, chips=1).ideal_mse
@@ -292,7 +291,7 @@ def test_within_a_training_block_the_model_is_refused():
     with TrainingMemory(placement, at={"eta": 0.3}):
         for work in (simulate, predict):
             with pytest.raises(InputError, match="within a block of TrainingMemory .* weight"):
-                work(placement, data, eta=0.3)
+                work(placement, data, at={"eta": 0.3})
         with pytest.raises(InputError, match="within a block"):
             allocate(placement, data, goal=OutputError(0.1), chips=20)
     simulate(placement, data, at={"eta": 0.3}, chips=1)

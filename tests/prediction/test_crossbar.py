@@ -6,7 +6,7 @@ from torch import nn
 
 from joulewise.contrib import FullCovariance
 from joulewise.devices import PCM, Array, Chip, Crossbar
-from joulewise.placement import place
+from joulewise.placement import Plan, place
 from joulewise.prediction import FirstOrder, predict
 from joulewise.simulation import simulate
 
@@ -74,7 +74,7 @@ def test_gradients_in_g_max(clip):
     names = [p.name for p in placement.placed]
 
     def mse(*scaled):
-        plan = {name: 1e-5 * s for name, s in zip(names, scaled, strict=True)}
+        plan = Plan({n: {"g_max": 1e-5 * s} for n, s in zip(names, scaled, strict=True)})
         method = FullCovariance(dtype=torch.float64)
         return predict(placement, [(data()[0][0].double(), None)], at=plan, method=method).mse
 

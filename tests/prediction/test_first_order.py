@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from joulewise.devices import SRAM, Chip, ExponentialLaw, Flip
 from joulewise.errors import InputError, ModelError
 from joulewise.models import build, seeded
-from joulewise.placement import place
+from joulewise.placement import Plan, place
 from joulewise.prediction import FirstOrder, predict
 from joulewise.prediction.linearisation import Linearisation
 from joulewise.prediction.linearisation.op_interception import Interception
@@ -228,7 +228,7 @@ def test_gradients_in_the_points(cases):
     names = [tensor.name for tensor in placement.placed]
 
     def figures(*etas):
-        plan = dict(zip(names, etas, strict=True))
+        plan = Plan({name: {"eta": eta} for name, eta in zip(names, etas, strict=True)})
         forecast = predict(placement, [(x, None)], at=plan, method=FirstOrder(accuracy=False))
         return forecast.mse, forecast.mean_shift, *forecast.variance.values()
 
@@ -244,7 +244,9 @@ def test_gradients_per_bit_plane(cases):
     placement = place(layer, weights=SRAM(bits=4), example_inputs=x)
 
     def mse(eta):
-        return predict(placement, [(x, None)], at={"0.weight": eta}, method=PLAIN).mse
+        return predict(
+            placement, [(x, None)], at=Plan({"0.weight": {"eta": eta}}), method=PLAIN
+        ).mse
 
     eta = torch.linspace(0.3, 0.6, 4, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(mse, [eta])
@@ -256,13 +258,14 @@ def test_gradients_against_simulation_with_common_chips(cases):
     x, step = cases.normal(30, 20), 0.02
     placement = place(model, weights=SRAM(bits=6, fault=Flip()), example_inputs=x)
     names = [tensor.name for tensor in placement.placed]
-    plain = dict.fromkeys(names, 0.6)
+    plain = placement.plan({"eta": 0.6})
     for name in names:
-        plan = {n: torch.tensor(0.6, dtype=torch.float64, requires_grad=True) for n in names}
+        etas = {n: torch.tensor(0.6, dtype=torch.float64, requires_grad=True) for n in names}
+        plan = Plan({n: {"eta": eta} for n, eta in etas.items()})
         forecast = predict(placement, [(x, None)], at=plan, method=FirstOrder(probes=8))
-        (slope,) = torch.autograd.grad(forecast.mse, plan[name])
+        (slope,) = torch.autograd.grad(forecast.mse, etas[name])
         ends = [
-            simulate(placement, [(x, None)], at={**plain, name: eta}, chips=800)
+            simulate(placement, [(x, None)], at=Plan({**plain, name: {"eta": eta}}), chips=800)
             for eta in (0.6 - step, 0.6 + step)
         ]
         slopes = [(b - a) / (2 * step) for a, b in zip(ends[0].mse, ends[1].mse, strict=True)]
@@ -340,12 +343,12 @@ def test_a_static_spread_between_chips(cases):
     placement = place(model, weights=SRAM(bits=5, fault=Flip()), example_inputs=x)
     forecast = predict(placement, [(x, targets)], at={"eta": 0.35}, method=FirstOrder(chips=400))
     sim = simulate(placement, [(x, targets)], at={"eta": 0.35}, chips=400)
-    assert sim.mean_accuracy < 0.97
-    spread = torch.tensor(sim.accuracy).std()
+    assert sim.mean < 0.97
+    spread = torch.tensor(sim.values).std()
     assert forecast.accuracy.chips == 400
     # The standard deviation of 400 draws is known to about 1 / sqrt(800) for light tails.
     assert forecast.accuracy.chip_std == pytest.approx(float(spread), rel=0.25)
-    assert forecast.accuracy.quantiles[0] == pytest.approx(sim.accuracy_quantile(0.05), abs=0.05)
+    assert forecast.accuracy.quantiles[0] == pytest.approx(sim.quantile(0.05), abs=0.05)
 
 
 def test_a_model_that_computes_twice_is_told_of(cases):
@@ -388,7 +391,7 @@ def test_the_noise_of_a_chip_is_what_the_device_reads(cases):
         network_ = Linearisation(problem, seed=0, memory_bytes=1 << 20)
         (piece,) = network_.pieces(3)
         logits = network_.logits(piece, 3, [Chip(seed=7)])
-        problem.memory.read(problem.plan, Chip(seed=7))
+        problem.memory.read(problem.points, Chip(seed=7))
         with torch.no_grad():
             read = problem.memory.call(x).gather(1, logits.classes)
     torch.testing.assert_close(logits.mean + logits.chips[:, :, 0], read)
@@ -470,7 +473,7 @@ def test_gradients_in_the_points_of_activations(cases):
     )  # fmt: skip
 
     def variance(eta):
-        plan = {"0.weight": 0.4, "2:input": eta}
+        plan = Plan({"0.weight": {"eta": 0.4}, "2:input": {"eta": eta}})
         return predict(placement, [(x, None)], at=plan, method=PLAIN).variance["0.weight"]
 
     eta = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
@@ -483,13 +486,13 @@ def test_a_gpu_predicts_the_same():
     x = torch.randn(20, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     targets = torch.arange(20) % 4
     memory = SRAM(bits=6)
-    records = []
+    forecasts = []
     for device in ("cpu", "cuda"):
         model = build("cnn", (1, 8, 8), 4, seed=0).to(device)
         placement = place(model, weights=memory, activations=memory, example_inputs=x.to(device))
         data = [(x.to(device), targets.to(device))]
         method = FirstOrder(chips=5)
-        records.append(predict(placement, data, at={"eta": 0.4}, method=method).record())
-    here, there = records
-    assert there.mse == pytest.approx(here.mse, rel=1e-3)
+        forecasts.append(predict(placement, data, at={"eta": 0.4}, method=method))
+    here, there = forecasts
+    assert float(there.mse) == pytest.approx(float(here.mse), rel=1e-3)
     assert there.accuracy.mean == pytest.approx(here.accuracy.mean, abs=1e-3)

@@ -74,7 +74,7 @@ def test_the_weights_are_put_back_and_the_seed_decides(cases):
     placement = place(model, weights=SRAM(bits=6), example_inputs=x)
     method = FirstOrder(secants=10, accuracy=False)
     a, b = (
-        predict(placement, [(x, None)], at={"eta": 0.4}, method=method).record() for _ in range(2)
+        predict(placement, [(x, None)], at={"eta": 0.4}, method=method).to_dict() for _ in range(2)
     )
     assert a == b
     assert all(torch.equal(p, q) for p, q in zip(model.parameters(), before, strict=True))

@@ -11,8 +11,8 @@ from torch import nn
 from joulewise.data import load_digits
 from joulewise.devices import SRAM, Chip, Flip
 from joulewise.errors import DataError, InputError, OperatingPointError, WeightsError
-from joulewise.models import build
 from joulewise.metrics import FunctionMetric
+from joulewise.models import build
 from joulewise.placement import Plan, place, private_memory
 from joulewise.simulation import mean_interval, simulate, sweep
 from joulewise.simulation.montecarlo import sure_enough

@@ -11,7 +11,7 @@ from joulewise.errors import InputError
 from joulewise.models import build
 from joulewise.placement import energy, place
 from joulewise.simulation import simulate
-from joulewise.study import Arm, ArmComparison, Contender, compare_arms
+from joulewise.study import Arm, ArmComparison, Contender, SimulationRecord, compare_arms
 from joulewise.study.arms import _jackknife
 from joulewise.study.crossing import Ladder
 from joulewise.training import TrainingSpec, clip_weights, train
@@ -55,7 +55,8 @@ def test_each_network_is_simulated_at_each_point_on_the_same_chips(comparison, a
         assert record.points == POINTS
         for network, found in zip(arm.networks, record.networks, strict=True):
             alone = simulate(network.placement, digits.test, at={"eta": 0.4}, chips=6, seed=0)
-            assert found.simulations[POINTS.index(0.4)] == alone
+            there = found.simulations[POINTS.index(0.4)]
+            assert there == SimulationRecord.of(network.placement, alone)
 
 
 def test_all_are_held_to_the_first_ones_clean_accuracy(comparison):
@@ -80,8 +81,7 @@ def test_a_saving_is_the_energy_at_the_crossing(comparison, arms):
             if saving.point is None:
                 assert saving.memory_j is None and saving.saved is None
                 continue
-            plan = arm.networks[0].placement.plan({"eta": saving.point})
-            spent = energy(arm.networks[0].placement, at=plan)
+            spent = energy(arm.networks[0].placement, at={"eta": saving.point})
             assert saving.memory_j == pytest.approx(spent.memory_total_j)
             assert saving.saved == pytest.approx(1 - saving.point)
             if record is comparison.first or first.at_edge:
@@ -235,7 +235,7 @@ def _clipped(networks):
 
 
 def _joules(placement, **setting):
-    return energy(placement, at=placement.plan(setting)).memory_total_j
+    return energy(placement, at=setting).memory_total_j
 
 
 def _reliable_j(placement):

@@ -5,16 +5,14 @@ from torch import nn
 from joulewise.data import Split
 from joulewise.devices import SRAM
 from joulewise.placement import place
-from joulewise.prediction import ForecastRecord
-from joulewise.simulation import EnergyRecord, Simulation
-from joulewise.study import agreement, energy_curve
+from joulewise.study import EnergyRecord, ForecastRecord, SimulationRecord, agreement, energy_curve
 from joulewise.study.forecasting import MOST_FORECASTS, forecast_curve, losses, nearest, spread
 
 POINTS = [0.6, 0.5, 0.45, 0.4, 0.35, 0.3, 0.25, 0.2, 0.0]
 
 
 def _simulation(mse):
-    return Simulation(
+    return SimulationRecord(
         plan={"weight": 0.5},
         seed=0,
         images=10,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from joulewise.allocation import Granularity
+from joulewise.allocation import Granularity, MetricDrop, OutputError
 from joulewise.data import load_digits
 from joulewise.devices import SRAM
 from joulewise.errors import InputError
@@ -69,7 +69,7 @@ def test_savings_are_against_the_first(placement, digits):
         [Granularity(per="network"), Granularity()],
         network="mlp",
         data_name="digits",
-        max_mse=0.3,
+        goal=OutputError(0.3),
         chips=20,
         samples=128,
     )
@@ -97,7 +97,7 @@ def test_a_co_design_is_a_record_of_two_allocations(digits):
         digits,
         digits.test.subset(200, seed=0),
         network="mlp",
-        max_accuracy_drop=0.02,
+        goal=MetricDrop(0.02),
         rounds=1,
         chips=20,
         samples=128,

@@ -2,15 +2,14 @@ import numpy as np
 import pytest
 
 from joulewise.errors import InputError
-from joulewise.simulation import EnergyRecord, Simulation
-from joulewise.study import iso_accuracy
+from joulewise.study import EnergyRecord, SimulationRecord, iso_accuracy
 
 ENERGY = EnergyRecord(memory_j={"a": 1.0}, memory_reliable_j=1.0, unplaced_j=0.0, arithmetic_j=0.0)
 
 
 def simulation(accuracies, ideal=0.9):
     accuracies = tuple(float(a) for a in accuracies)
-    return Simulation(
+    return SimulationRecord(
         plan={"a": 0.5},
         seed=0,
         images=10,
@@ -46,9 +45,9 @@ def test_a_knob_that_runs_the_other_way():
     assert 0.4 < there.low < there.point < there.high < 0.6
     for end in ("low", "point", "high"):
         assert getattr(back, end) == pytest.approx(3 - getattr(there, end))
-    same_chip = iso_accuracy(points, [simulation([0.9 - d]) for d in (0.0, 0.004, 0.05)], 0.01)
-    assert 0.4 < same_chip.point < 0.6
-    assert (same_chip.low, same_chip.high) == (None, None)
+    one_chip = iso_accuracy(points, [simulation([0.9 - d]) for d in (0.0, 0.004, 0.05)], 0.01)
+    assert 0.4 < one_chip.point < 0.6
+    assert (one_chip.low, one_chip.high) == (None, None)
     edge = iso_accuracy([1.0, 60.0], curve([1.0, 60.0], [0.0, 0.001]), 0.01, rising=False)
     assert (edge.point, edge.at_edge) == (60.0, True)
 

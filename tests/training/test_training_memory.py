@@ -12,7 +12,7 @@ from joulewise.devices import PCM, SRAM, Array, Chip, Crossbar, Flip
 from joulewise.errors import InputError, OperatingPointError, WeightsError
 from joulewise.models import build, seeded
 from joulewise.optim import SAM, SAMSON
-from joulewise.placement import loaded, place
+from joulewise.placement import Plan, place, private_memory
 from joulewise.simulation import simulate
 from joulewise.training import LinearSchedule, TrainingMemory, TrainingSpec, train
 
@@ -70,7 +70,9 @@ def as_read(placement, plan, chip):
     """What a chip reads of each placed weight, by the device alone."""
     return {
         p.name: p.device.read(
-            p.device.store(placement.model.get_parameter(p.name)), plan[p.name], chip.at(p.name)
+            p.device.store(placement.model.get_parameter(p.name)),
+            plan[p.name][p.device.knob],
+            chip.at(p.name),
         )
         for p in placement.placed
         if p.role == "weight"
@@ -79,9 +81,8 @@ def as_read(placement, plan, chip):
 
 def memory_of(model, kind="sram", **options):
     device, setting = DEVICES[kind]
-    return TrainingMemory(
-        place(model, weights=device, example_inputs=_inputs(model)), **setting, **options
-    )
+    placement = place(model, weights=device, example_inputs=_inputs(model))
+    return TrainingMemory(placement, at=setting, **options)
 
 
 def _inputs(model):
@@ -426,10 +427,10 @@ def test_a_perfect_memory_is_that_of_a_placement():
         with memory:
             during = copies(model)
         assert same(copies(model), before)
-        with loaded(memory.placement) as perfect:
+        with private_memory(memory.placement) as perfect:
             assert same(copies(perfect.placement.model), during)
     assert not same(during, before)
-    assert memory.plan_at(0) == memory.placement.most_reliable()
+    assert memory.plan_at(0).to_dict() == memory.placement.most_reliable().to_dict()
     assert memory.chip_at(0) is None
     found = memory.describe()
     assert (found["chips"], found["seed"], found["steps"]) == ("perfect", 0, 2)
@@ -519,20 +520,25 @@ def test_a_schedule_sets_the_point_of_each_step():
     memory = TrainingMemory(placement, at={"eta": LinearSchedule(start=1.0, stop=0.1, steps=3)})
     names = [p.name for p in placement.placed]
     for eta in (1.0, 0.7, 0.4, 0.1, 0.1):
-        assert memory.plan_at(memory.steps) == pytest.approx(dict.fromkeys(names, eta))
+        found = memory.plan_at(memory.steps).to_dict()
+        assert found == {name: {"eta": pytest.approx(eta)} for name in names}
         with memory as chip:
             at_eta = memory.plan_at(memory.steps)
             read = copies(model)
         expected = as_read(placement, at_eta, chip)
         assert same({name: read[name] for name in names}, expected)
-    volts = TrainingMemory(placement, at=lambda step: dict.fromkeys(names, 1 / (1 + step)))
-    assert volts.plan_at(1) == dict.fromkeys(names, 0.5)
+    halved = {name: {"eta": 0.5} for name in names}
+    for at in (
+        lambda step: {"eta": 1 / (1 + step)},
+        lambda step: Plan(dict.fromkeys(names, {"eta": 1 / (1 + step)})),
+    ):
+        assert TrainingMemory(placement, at=at).plan_at(1).to_dict() == halved
 
 
 def test_a_plan_gives_each_tensor_its_point():
     model = network()
     placement = memory_of(model).placement
-    plan = {p.name: 0.1 + 0.2 * k for k, p in enumerate(placement.placed)}
+    plan = Plan({p.name: {"eta": 0.1 + 0.2 * k} for k, p in enumerate(placement.placed)})
     memory = TrainingMemory(placement, at=plan, seed=5)
     with memory as chip:
         read = copies(model)
@@ -540,19 +546,33 @@ def test_a_plan_gives_each_tensor_its_point():
     assert same({name: read[name] for name in plan}, expected)
 
 
+AT = {"eta": 0.5}
+
+
 @pytest.mark.parametrize(
     ("options", "error", "match"),
     [
-        ({}, InputError, "exactly one of a plan, a setting"),
-        ({"plan": {}, "eta": 0.5}, InputError, "exactly one of a plan, a setting"),
-        ({"plan": {"0.weight": 0.5}}, InputError, "no operating point for 4.weight"),
-        ({"eta": 1.5}, OperatingPointError, "eta is 1.5"),
-        ({"eta": LinearSchedule(start=1.5, stop=0.5, steps=9)}, OperatingPointError, "eta is 1.5"),
-        ({"g_max": 1e-6}, OperatingPointError, "g_max"),
-        ({"eta": 0.5, "seed": 1, "chip": Chip(seed=1)}, InputError, "a seed .* or one chip"),
-        ({"eta": 0.5, "seed": -1}, InputError, "seed is -1"),
-        ({"eta": 0.5, "perfect": True}, InputError, "exactly one of a plan, a setting"),
-        ({"plan": {}, "perfect": True}, InputError, "exactly one of a plan, a setting"),
+        ({}, InputError, "needs at, .* or perfect=True, and not both"),
+        ({"at": {}}, OperatingPointError, "at, for 0.weight on a SRAM, is nothing; allowed: one"),
+        ({"at": 0.5}, InputError, r"at is 0.5 \(float\); allowed: knobs with values"),
+        ({"at": lambda step: 0.5}, InputError, r"at is 0.5 \(float\); allowed: knobs with values"),
+        ({"at": {"eta": 0.5, "v_dd": 0.6}}, OperatingPointError, "0.weight .* is eta and v_dd"),
+        ({"at": {"0.weight": {"eta": 0.5}}}, OperatingPointError, "for 0.weight .* is 0.weight"),
+        ({"at": Plan({})}, InputError, "0.weight is placed here, and the plan has no point"),
+        ({"at": Plan({"0.weight": {"eta": 0.5}})}, InputError, "4.weight is placed here, and the"),
+        ({"at": {"eta": 1.5}}, OperatingPointError, "eta is 1.5"),
+        ({"at": lambda step: {"eta": 1.5}}, OperatingPointError, "eta is 1.5"),
+        (
+            {"at": {"eta": LinearSchedule(start=1.5, stop=0.5, steps=9)}},
+            OperatingPointError,
+            "eta is 1.5",
+        ),
+        ({"at": {"g_max": 1e-6}}, OperatingPointError, "g_max"),
+        ({"at": AT, "seed": 1, "chip": Chip(seed=1)}, InputError, "a seed .* or one chip"),
+        ({"at": AT, "seed": -1}, InputError, "seed is -1; allowed: a whole number, 0 or more"),
+        ({"at": AT, "seed": 0.5}, InputError, "seed is 0.5; allowed: a whole number, 0 or more"),
+        ({"at": AT, "perfect": True}, InputError, "needs at, .* or perfect=True, and not both"),
+        ({"at": {}, "perfect": True}, InputError, "needs at, .* or perfect=True, and not both"),
         ({"perfect": True, "seed": 1}, InputError, "perfect is given beside a seed"),
         ({"perfect": True, "chip": Chip(seed=1)}, InputError, "perfect is given beside a seed"),
         ({"perfect": True, "scale_gradients": True}, InputError, "perfect is given beside"),
@@ -562,6 +582,12 @@ def test_what_is_not_allowed_is_refused_at_once(options, error, match):
     placement = memory_of(network()).placement
     with pytest.raises(error, match=match):
         TrainingMemory(placement, **options)
+
+
+def test_what_is_no_placement_is_refused():
+    message = "placement is of type Sequential; allowed: the result of joulewise.place"
+    with pytest.raises(InputError, match=message):
+        TrainingMemory(network(), at=AT)
 
 
 def test_a_schedule_that_leaves_the_range_is_refused_at_its_step():
@@ -808,9 +834,7 @@ def test_it_makes_a_network_better_under_that_memory():
             memory = TrainingMemory(placement, at={"g_max": G}, seed=seed) if through else None
             spec = TrainingSpec(epochs=15, lr=0.02, augment=False, seed=seed)
             train(model, digits, spec, memory=memory)
-            accuracies.append(
-                simulate(placement, digits.test, at={"g_max": G}, chips=10).mean_accuracy
-            )
+            accuracies.append(simulate(placement, digits.test, at={"g_max": G}, chips=10).mean)
         gains.append(accuracies[1] - accuracies[0])
     assert scipy.stats.ttest_1samp(gains, 0.0, alternative="greater").pvalue < 0.005
 
@@ -827,7 +851,7 @@ def test_a_network_is_fitted_to_one_chip():
             memory = TrainingMemory(placement, chip=chip, at={"eta": 0.05})
             train(model, digits, TrainingSpec(epochs=5, lr=0.02, augment=False), memory=memory)
         found[chip] = [
-            simulate(placement, digits.test, at={"eta": 0.05}, chips=1, seed=c.seed).mean_accuracy
+            simulate(placement, digits.test, at={"eta": 0.05}, chips=1, seed=c.seed).mean
             for c in chips
         ]
     # The difference of two shares of 599 images has a standard error below 0.029.

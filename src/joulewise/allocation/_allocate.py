@@ -19,6 +19,7 @@ from joulewise.allocation.goals import (
     OutputError,
     check_chips,
     check_goal,
+    needs_metric,
 )
 from joulewise.allocation.granularity import Granularity
 from joulewise.allocation.held_out import Verification, attempt_confidence, energy_at_goal
@@ -132,6 +133,8 @@ def allocate(  # noqa: PLR0913  each is a choice of the caller, by keyword
             batch_size=batch_size,
             report=report,
         )
+        if metric is None and not needs_metric(goal):
+            problem.leave_out_targets_of_no_metric()
         run = _Run(problem=problem, goal=goal, chips=chips, confidence=confidence)
         if isinstance(goal, EnergyBudget):
             return run.minimise_mse(goal.fraction)
@@ -201,6 +204,7 @@ class _Run:
         problem, chips = self.problem, self._tuning_chips
         ideal = problem.simulate(problem.variables.most_reliable, chips, _TUNING_SEED, "choosing")
         condition = Condition.of(self.goal, ideal.metric, ideal.ideal)
+        problem.of_weights = not ideal.mse  # outputs such as lists of detections have no error
         verification = Verification(
             problem=problem,
             condition=condition,
@@ -243,6 +247,7 @@ class _Run:
         """
         granularity = replace(self.problem.granularity, per="network", bit_planes=False, rails=None)
         problem = replace(self.problem, granularity=granularity)
+        problem.of_weights = self.problem.of_weights
         model, variables = problem.energy_model, problem.variables
         levels = common_levels(model, variables, allocation.energy.normalised * _CHEAPER)
         if not allocation.holds:
@@ -313,5 +318,6 @@ class _Run:
             trials=tuple(self.trials),
             confidence=self.confidence,
             evaluations=problem.evaluations,
+            of_weights=problem.of_weights,
             **evidence,
         )

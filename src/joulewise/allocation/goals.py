@@ -27,6 +27,7 @@ __all__ = [
     "YieldCondition",
     "check_chips",
     "check_goal",
+    "needs_metric",
 ]
 
 # Chips below which Student's t interval of a skewed figure is not to be trusted.
@@ -140,6 +141,11 @@ def check_goal(goal: object) -> None:
     kinds = (MetricDrop, MetricTarget, OutputError, EnergyBudget, Yield)
     allowed = "joulewise.MetricDrop(0.005), MetricTarget, OutputError, EnergyBudget or Yield"
     check_kind("goal", goal, kinds, allowed)
+
+
+def needs_metric(goal: Goal) -> bool:
+    """True for a goal of a metric, False for one of output errors or energy."""
+    return isinstance(goal.of if isinstance(goal, Yield) else goal, (MetricDrop, MetricTarget))
 
 
 def check_chips(goal: Goal, chips: int, confidence: float) -> None:

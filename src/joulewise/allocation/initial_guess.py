@@ -32,6 +32,8 @@ def first_error(problem: AllocationProblem, condition: Condition, ideal: Simulat
     """
     if condition.of_error:
         return condition.limit
+    if problem.of_weights:
+        return _FRACTION_OF_VARIANCE * len(problem.placement.placed)
     batches, outputs = problem.outputs()
     if condition.metric == Accuracy() and all(output.ndim == 2 for output in outputs):
         assert ideal.ideal is not None

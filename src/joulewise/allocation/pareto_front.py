@@ -172,6 +172,8 @@ def pareto(
             batch_size=batch_size,
             report=report,
         )
+        if metric is None:
+            problem.leave_out_targets_of_no_metric()
         spread = problem.output_variance()
         limits = [float(x) for x in np.geomspace(_HARMLESS * spread, _USELESS * spread, plans)]
         optimiser = problem.linearised_near(limits[0])

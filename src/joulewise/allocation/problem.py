@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -15,9 +15,17 @@ from joulewise.allocation.plan_optimiser import PlanOptimiser
 from joulewise.data import Split
 from joulewise.data.nested import batch_size, cloned
 from joulewise.errors import check_count, check_kind, refuse
-from joulewise.placement import Batch, Placement, Plan, energy, prepare, private_memory
-from joulewise.prediction import error_model
-from joulewise.progress import Report
+from joulewise.placement import (
+    Batch,
+    Placement,
+    Plan,
+    energy,
+    prepare,
+    private_memory,
+    reference_pass,
+)
+from joulewise.prediction import error_model, weight_error_model
+from joulewise.progress import Report, silent
 from joulewise.simulation import Simulation, simulate
 
 __all__ = ["AllocationProblem"]
@@ -41,6 +49,7 @@ class AllocationProblem:
         few: The samples that predictions are made from.
         variables: The decision variables.
         energy_model: The energy of a plan.
+        of_weights: True to predict the relative error of the weights in place of the output error.
         evaluations: Linearisations so far, a forward and a backward pass over ``few`` each.
 
     Raises:
@@ -55,10 +64,11 @@ class AllocationProblem:
     seed: int = 0
     metric: Any = None
     batch_size: int | None = None
-    report: Report
+    report: Report = silent
     few: Split | list[Batch] = field(init=False)
     variables: DecisionVariables = field(init=False)
     energy_model: EnergyModel = field(init=False)
+    of_weights: bool = field(init=False, default=False)
     evaluations: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
@@ -81,17 +91,30 @@ class AllocationProblem:
                 )
         self.energy_model = EnergyModel(self.placement)
 
+    def leave_out_targets_of_no_metric(self) -> None:
+        """Drop targets that have no default metric, for goals that need none."""
+        batches = prepare(self.data, self.placement.model, self.batch_size)
+        with private_memory(self.placement) as memory:
+            known = reference_pass(memory, batches[:1], required=False).metric
+        if known is None:
+            self.data = [replace(batch, targets=None) for batch in batches]
+            self.few = _some_of(self.data, self.samples, self.seed)
+
     def linearised_at(self, levels: Tensor) -> PlanOptimiser:
         """An optimiser whose error model has the gradients at some levels, ``[variables]``."""
         self.evaluations += 1
-        errors = error_model(
-            self.placement,
-            self.few,
-            at=self.plan(levels),
-            seed=self.seed,
-            batch_size=self.batch_size,
-            progress=self.report,
-        )
+        at = self.plan(levels)
+        if self.of_weights:
+            errors = weight_error_model(self.placement, at=at)
+        else:
+            errors = error_model(
+                self.placement,
+                self.few,
+                at=at,
+                seed=self.seed,
+                batch_size=self.batch_size,
+                progress=self.report,
+            )
         return PlanOptimiser(
             error_model=errors,
             energy_model=self.energy_model,

@@ -103,6 +103,8 @@ class Allocation(Result):
         common: True if the plan is one point for all, since none of finer granularity was cheaper.
         confidence: One-sided confidence of all attempts together.
         evaluations: Linearisations: a forward and a backward pass over the samples each.
+        of_weights: True if predictions are of the relative error of the weights, since outputs have
+            no fixed shape; see `joulewise.prediction.weight_error_model`.
     """
 
     goal: Goal
@@ -121,6 +123,7 @@ class Allocation(Result):
     common: bool = False
     confidence: float
     evaluations: int
+    of_weights: bool = False
 
     @property
     def predicted_mse(self) -> float:
@@ -156,6 +159,7 @@ class Allocation(Result):
             "common": self.common,
             "confidence": self.confidence,
             "evaluations": self.evaluations,
+            "of_weights": self.of_weights,
         }
 
     def plot(self) -> Any:
@@ -201,7 +205,8 @@ class Allocation(Result):
             if simulation.failed < simulation.chips:
                 figures[metric] = format_value(simulation.mean, bounds)
             figures["without faults"] = format_value(simulation.ideal, bounds)
-        figures["predicted error"] = f"{self.predicted_mse:.4g}"
+        error = "relative error of weights" if self.of_weights else "predicted error"
+        figures[error] = f"{self.predicted_mse:.4g}"
         if self.common:
             figures["granularity"] = "one point for all: no finer plan was cheaper"
         return f"Plan for {len(self.plan)} tensors", figures

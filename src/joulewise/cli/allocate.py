@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     from joulewise.allocation import Goal, Granularity
     from joulewise.devices import PlainPoint
     from joulewise.placement import Placement
-    from joulewise.study import AllocationRecord
-    from joulewise.study.allocation_records import AllocationEvidence
+    from joulewise.study import AllocationEvidence, AllocationRecord
 
 __all__ = ["OUT_OF_REACH", "allocate", "asked", "granularity", "present"]
 

@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     from joulewise.data import Split
     from joulewise.placement import Placement
     from joulewise.prediction import Method
-    from joulewise.study import PlacedRecord
-    from joulewise.study.records import EnergyRecord, ForecastRecord, SimulationRecord
+    from joulewise.study import EnergyRecord, ForecastRecord, PlacedRecord, SimulationRecord
 
 __all__ = ["predict"]
 
@@ -143,7 +142,7 @@ class _Result:
         simulation: SimulationRecord | None,
     ) -> _Result:
         from joulewise.placement import energy
-        from joulewise.study.records import EnergyRecord
+        from joulewise.study import EnergyRecord
 
         return cls(
             setting=setting,
@@ -217,6 +216,7 @@ def _forecasts(
     placement: Placement, test: Split, settings: Sequence[Setting], method: str | Method
 ) -> list[ForecastRecord]:
     from joulewise.prediction import predict as predict_one
+    from joulewise.study import ForecastRecord
 
     found = []
     with console.bar("predict") as update:
@@ -239,6 +239,7 @@ def _simulations(
     seed: int,
 ) -> Sequence[SimulationRecord | None]:
     from joulewise.simulation import sweep
+    from joulewise.study import SimulationRecord
 
     if chips is None:
         return [None] * len(settings)

@@ -16,7 +16,7 @@ from joulewise.units import format_percent, format_si
 
 if TYPE_CHECKING:
     from joulewise.placement import Placed
-    from joulewise.study.records import SimulationRecord
+    from joulewise.study import SimulationRecord
 
 __all__ = ["simulate"]
 

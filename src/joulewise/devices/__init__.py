@@ -67,7 +67,7 @@ __all__ = [
     "VoltageTable",
     "WordClasses",
     "check_device",
-    "law",
     "from_plain",
+    "law",
     "plain_point",
 ]

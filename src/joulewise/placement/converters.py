@@ -61,7 +61,7 @@ class Converters:
         if not matrix_inputs:
             raise InputError(
                 f"the converters of {placed.name} take their ranges from data; give "
-                "place(..., inputs=a representative batch)"
+                "place(..., example_inputs=a representative batch)"
             )
         ideal, largest = placed.device.ideal(stored).float(), 0.0
         for product in matrix_inputs:

@@ -16,6 +16,7 @@ from joulewise.placement.private_copy import PrivateModel
 from joulewise.placement.process_state import guarded
 from joulewise.placement.storage import Owner, owned_parameters, parameter_groups
 from joulewise.placement.tracing import Trace, trace
+from joulewise.results import Result
 
 __all__ = ["Placed", "Placement", "counts_of"]
 
@@ -62,8 +63,8 @@ class Placed:
         return owned_parameters(modules, self.owners)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Placement:
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Placement(Result):
     """A model, and which of its tensors live on which memory.
 
     Args:
@@ -80,6 +81,48 @@ class Placement:
     reliable_bits: int
     macs: float | None = None
     rebuild: Callable[[], nn.Module] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """See `Result`; the tensors and their memories, without the model."""
+        fits = Fit.of(self)
+        return {
+            "tensors": [
+                {
+                    **row,
+                    "shape": list(fits[str(row["tensor"])].shape),
+                    "device": dict(fits[str(row["tensor"])].device),
+                }
+                for row in self._rows()
+            ],
+            "reliable_bits": self.reliable_bits,
+            "macs": self.macs,
+        }
+
+    def _rows(self) -> Sequence[Mapping[str, Any]]:
+        return [
+            {
+                "tensor": placed.name,
+                "role": placed.role,
+                "memory": type(placed.device).__name__,
+                "words": placed.words,
+                "reads": None if placed.traffic is None else placed.traffic.reads,
+                "writes": None if placed.traffic is None else placed.traffic.writes,
+            }
+            for placed in self.placed
+        ]
+
+    def _overview(self) -> tuple[str, Mapping[str, str]]:
+        figures: dict[str, str] = {}
+        for role in ("weight", "activation"):
+            own = [placed for placed in self.placed if placed.role == role]
+            memories = ", ".join(dict.fromkeys(type(placed.device).__name__ for placed in own))
+            if own:
+                words = sum(placed.words for placed in own)
+                figures[f"{role}s"] = f"{len(own)} tensors, {words:,} words on {memories}"
+        figures["other parameters"] = f"{self.reliable_bits:,} bits in reliable memory"
+        traced = "not traced: give place a batch as example_inputs, for energies"
+        figures["arithmetic"] = traced if self.macs is None else f"{self.macs:,.0f} MACs"
+        return f"Placement of a {type(self.model).__name__}", figures
 
     @property
     def traced(self) -> bool:

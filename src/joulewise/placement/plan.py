@@ -316,7 +316,8 @@ def _digest(placement: Placement) -> str:
 
 
 def _shown(value: Point) -> str:
+    value = value.detach() if isinstance(value, Tensor) else value
     if isinstance(value, Tensor) and value.ndim:
-        low, high = value.detach().min(), value.detach().max()
+        low, high = value.min(), value.max()
         return f"{low:.4g} to {high:.4g} ({'x'.join(str(n) for n in value.shape)} values)"
     return f"{float(value):.4g}"

@@ -20,6 +20,7 @@ linearisation    a network to first order: probes, and per-sample gradients of a
 
 from joulewise.prediction._error_model import ErrorModel as ErrorModel
 from joulewise.prediction._error_model import error_model as error_model
+from joulewise.prediction._error_model import weight_error_model as weight_error_model
 from joulewise.prediction._predict import METHODS as METHODS
 from joulewise.prediction._predict import predict as predict
 from joulewise.prediction._predict import register_method as register_method
@@ -46,4 +47,5 @@ __all__ = [
     "loaded_problem",
     "predict",
     "register_method",
+    "weight_error_model",
 ]

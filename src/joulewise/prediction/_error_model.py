@@ -25,7 +25,7 @@ from joulewise.data import Split
 from joulewise.devices import Device, KnobRange, Point, WordClasses
 from joulewise.devices.operating_point import as_point
 from joulewise.errors import check_in_range, refuse
-from joulewise.placement import At, Placed, Placement
+from joulewise.placement import At, Memory, Placed, Placement, private_memory
 from joulewise.prediction.linearisation import Linearisation
 from joulewise.prediction.problem import Problem, loaded_problem
 from joulewise.prediction.tensor_groups import (
@@ -36,7 +36,11 @@ from joulewise.prediction.tensor_groups import (
 )
 from joulewise.progress import Progress, reporting
 
-__all__ = ["ErrorModel", "error_model"]
+__all__ = ["ErrorModel", "error_model", "weight_error_model"]
+
+
+# Random +-1 probes of the weights' relative error.
+_PROBES = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -188,17 +192,39 @@ def error_model(
         points = {name: as_point(point).detach() for name, point in problem.points.items()}
         problem = replace(problem, points=points)
         network = Linearisation(problem, seed=seed, memory_bytes=memory_bytes)
-        return _Builder(placement, problem, points).build(network)
+        return _Builder(placement, problem.memory, points).build(problem, network)
+
+
+def weight_error_model(placement: Placement, *, at: At) -> ErrorModel:
+    """The relative error of the weights as a function of the plan, for outputs of no fixed shape.
+
+    ``sum |w_hat - w|^2 / |w|^2`` over the placed weights takes the place of the output error, which
+    outputs such as lists of detections do not have. It knows nothing of how much each layer
+    matters: plans that are chosen by it are verified by simulation, and cost more than those of
+    `error_model`.
+
+    Args:
+        placement: The model and its memories, which hold weights alone.
+        at: See `error_model`; decides the shapes of points.
+
+    Raises:
+        InputError: if activations are placed.
+    """
+    for placed in placement.placed:
+        if placed.role == "activation":
+            got = f"placed, {placed.name}, for a model whose outputs have no fixed shape"
+            refuse("an activation", got, "placed weights alone, for such a model")
+    points = {n: as_point(point).detach() for n, point in placement.points(at).items()}
+    with private_memory(placement, frozen=True) as memory:
+        return _Builder(placement, memory, points).of_weights()
 
 
 class _Builder:
     """Builds an error model."""
 
-    def __init__(
-        self, placement: Placement, problem: Problem, points: Mapping[str, Tensor]
-    ) -> None:
-        self._placement, self._problem, self._points = placement, problem, points
-        placed = problem.placement.placed
+    def __init__(self, placement: Placement, memory: Memory, points: Mapping[str, Tensor]) -> None:
+        self._placement, self._memory, self._points = placement, memory, points
+        placed = placement.placed
         self._classes = {p.name: self._classes_of(p) for p in placed}
         self._by_channel = {
             p.name for p in placed if points[p.name].ndim > (1 if p.device.planes else 0)
@@ -218,7 +244,7 @@ class _Builder:
     def _classes_of(self, placed: Placed) -> WordClasses:
         device: Device[Any] = placed.device
         if placed.role == "weight":
-            return device.word_classes(self._problem.memory.stored[placed.name])
+            return device.word_classes(self._memory.stored[placed.name])
         if type(device).word_classes is Device.word_classes:
             refuse(
                 f"the memory of {placed.name}",
@@ -231,7 +257,7 @@ class _Builder:
     def _grouped(self) -> list[list[Placed]]:
         """Placed tensors whose classes have the same moments, at points of the same shape."""
         groups: list[list[Placed]] = []
-        for placed in self._problem.placement.placed:
+        for placed in self._placement.placed:
             for group in groups:
                 first = group[0].name
                 same = self._classes[first].moments == self._classes[placed.name].moments
@@ -242,8 +268,9 @@ class _Builder:
                 groups.append([placed])
         return groups
 
-    def build(self, network: Linearisation) -> ErrorModel:
-        problem, images, errors = self._problem, 0, []
+    def build(self, problem: Problem, network: Linearisation) -> ErrorModel:
+        """The output error, from one pass over the data."""
+        images, errors = 0, []
         squares: dict[str, Tensor] = {}
         response: dict[str, list[Tensor]] = {name: [] for name in self._points}
         most = max(len(directions) for directions in self._directions.values())
@@ -262,13 +289,45 @@ class _Builder:
             problem.progress(images, problem.images)
         scaled = {name: part / (images * problem.outputs) for name, part in squares.items()}
         joined = {name: torch.cat(parts) for name, parts in response.items()}
+        return self._model(images, problem.outputs, torch.cat(errors), scaled, joined)
+
+    def of_weights(self) -> ErrorModel:
+        """The relative error of the weights; see `weight_error_model`."""
+        generator = torch.Generator().manual_seed(0)
+        error = torch.zeros(_PROBES, dtype=torch.float64)
+        squares, response = {}, {}
+        for placed in self._placement.placed:
+            name, rows = placed.name, self._rows[placed.name]
+            weights = placed.device.ideal(self._memory.stored[name]).double()
+            each = torch.full_like(weights, 1 / max(float(weights.square().sum()), 1e-300))
+            sums = self._classes[name].summed(each, by_channel=name in self._by_channel)
+            squares[name] = sums = sums.reshape(len(rows), -1).cpu()
+            # The sum over classes of squared shifts of their means is that of +-1 probes of them.
+            signs = torch.randint(2, (_PROBES, *sums.shape), generator=generator) * 2 - 1
+            probes = signs * sums.sqrt()
+            moments, smooth = self._classes[name].moments, placed.device.smooth
+            reliable = as_point(placed.device.most_reliable).expand(rows.shape)
+            now, ideal = (moments_at(moments, point, smooth)[0] for point in (rows, reliable))
+            error += torch.einsum("prc,rc->p", probes, now - ideal)
+            moved = torch.einsum("prc,dc->prd", probes, self._directions[name])
+            response[name] = moved.flatten(1)
+        return self._model(_PROBES, 1, error, squares, response)
+
+    def _model(
+        self,
+        samples: int,
+        outputs: int,
+        error: Tensor,
+        squares: Mapping[str, Tensor],
+        response: Mapping[str, Tensor],
+    ) -> ErrorModel:
         return ErrorModel(
             placement=self._placement,
             points=self._points,
-            samples=images,
-            outputs=problem.outputs,
-            error=torch.cat(errors),
-            groups=tuple(self._group(group, scaled, joined) for group in self._groups),
+            samples=samples,
+            outputs=outputs,
+            error=error,
+            groups=tuple(self._group(group, squares, response) for group in self._groups),
         )
 
     def _group(

@@ -86,8 +86,8 @@ class Forecast(Result):
     @property
     def shares(self) -> dict[str, float]:
         """Fraction of the error from each placed tensor, in [0, 1]; the mean shift is the rest."""
-        mse = float(self.mse)
-        return {n: float(part) / mse if mse else 0.0 for n, part in self.variance.items()}
+        mse = _number(self.mse)
+        return {n: _number(part) / mse if mse else 0.0 for n, part in self.variance.items()}
 
     def to_dict(self) -> dict[str, Any]:
         """See `Result`."""
@@ -95,10 +95,10 @@ class Forecast(Result):
             "method": self.method,
             "plan": self.plan.to_dict(),
             "samples": self.images,
-            "mse": float(self.mse),
+            "mse": _number(self.mse),
             "standard_error": self.standard_error,
-            "mean_shift": float(self.mean_shift),
-            "variance": {name: float(part) for name, part in self.variance.items()},
+            "mean_shift": _number(self.mean_shift),
+            "variance": {name: _number(part) for name, part in self.variance.items()},
             "accuracy": None if self.accuracy is None else asdict(self.accuracy),
             "refusal": self.refusal,
         }
@@ -114,13 +114,13 @@ class Forecast(Result):
     def _rows(self) -> Sequence[Mapping[str, Any]]:
         shares = self.shares
         return [
-            {"tensor": name, "variance": float(part), "fraction": shares[name]}
+            {"tensor": name, "variance": _number(part), "fraction": shares[name]}
             for name, part in self.variance.items()
         ]
 
     def _overview(self) -> tuple[str, Mapping[str, str]]:
         error = "" if self.standard_error is None else f", standard error {self.standard_error:.2g}"
-        figures = {"output error": f"{float(self.mse):.4g}{error}"}
+        figures = {"output error": f"{_number(self.mse):.4g}{error}"}
         if self.accuracy is not None:
             figures["accuracy"] = format_value(self.accuracy.mean, (0.0, 1.0))
         if self.refusal is not None:
@@ -128,3 +128,7 @@ class Forecast(Result):
         largest = sorted(self.shares.items(), key=lambda item: -item[1])
         figures["from"] = ", ".join(f"{n} {format_percent(s, 0)}" for n, s in largest[:_SHOWN])
         return f"{self.method}, {self.images} samples", figures
+
+
+def _number(value: Tensor) -> float:
+    return float(value.detach())

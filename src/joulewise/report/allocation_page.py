@@ -30,8 +30,7 @@ from joulewise.report.provenance import (
     device_facts,
     machine_facts,
 )
-from joulewise.study import AllocationRecord, CoDesignRecord
-from joulewise.study.allocation_records import AllocationEvidence
+from joulewise.study import AllocationEvidence, AllocationRecord, CoDesignRecord
 from joulewise.units import format_percent
 
 __all__ = ["render_allocation", "write_allocation_report"]

@@ -10,9 +10,14 @@ from joulewise.allocation import Granularity
 from joulewise.devices import PlainPoint
 from joulewise.report.knob import Knob, unit_of
 from joulewise.report.summary import Answer, percent
-from joulewise.study import AllocationRecord, CoDesignRecord, PlacedRecord
-from joulewise.study.allocation_records import AllocationEvidence, AttemptRecord
-from joulewise.study.records import SimulationRecord
+from joulewise.study import (
+    AllocationEvidence,
+    AllocationRecord,
+    AttemptRecord,
+    CoDesignRecord,
+    PlacedRecord,
+    SimulationRecord,
+)
 from joulewise.units import format_percent, format_si
 
 __all__ = [

@@ -8,9 +8,15 @@ from dataclasses import dataclass
 
 from joulewise.report.knob import Knob
 from joulewise.report.style import si
-from joulewise.study import Comparison, ContenderRecord, PlacedRecord, agreement
+from joulewise.study import (
+    Comparison,
+    ContenderRecord,
+    ForecastRecord,
+    PlacedRecord,
+    SimulationRecord,
+    agreement,
+)
 from joulewise.study.forecasting import losses, nearest
-from joulewise.study.records import ForecastRecord, SimulationRecord
 from joulewise.units import format_percent
 
 __all__ = [

@@ -17,8 +17,7 @@ from joulewise.report.fronts_summary import (
 from joulewise.report.style import OTHER, Style, empty_figure, plain, si, style_of
 from joulewise.report.summary import points
 from joulewise.simulation import Interval
-from joulewise.study import FrontComparison, FrontRecord
-from joulewise.study.allocation_records import FrontPointRecord
+from joulewise.study import FrontComparison, FrontPointRecord, FrontRecord
 from joulewise.units import format_percent
 
 __all__ = ["View", "front_figure"]

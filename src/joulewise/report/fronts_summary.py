@@ -8,8 +8,7 @@ from joulewise.report.allocation_figure import points_in_words
 from joulewise.report.knob import Knob, unit_of
 from joulewise.report.style import short_name
 from joulewise.report.summary import Answer, drop_in_words, percent
-from joulewise.study import FrontComparison, FrontRecord, IsoAccuracy
-from joulewise.study.allocation_records import FrontPointRecord
+from joulewise.study import FrontComparison, FrontPointRecord, FrontRecord, IsoAccuracy
 from joulewise.units import format_percent, format_si
 
 __all__ = [

@@ -11,8 +11,7 @@ import torch
 
 from joulewise.devices import ExponentialLaw, VoltageTable
 from joulewise.devices.reliability_laws import ReliabilityLaw, VoltageRow
-from joulewise.study import ContenderRecord
-from joulewise.study.records import SimulationRecord
+from joulewise.study import ContenderRecord, SimulationRecord
 
 __all__ = ["YIELD_DROP", "PointFigures", "bit_error_rate", "point_figures", "reliable_total_j"]
 

@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from joulewise.report.summary import drop_in_words
-from joulewise.study import ContenderRecord
+from joulewise.study import ContenderRecord, EnergyRecord
 from joulewise.study.comparison import Saving
-from joulewise.study.records import EnergyRecord
 
 __all__ = ["COMPONENTS", "RELIABLE", "Split", "splits"]
 

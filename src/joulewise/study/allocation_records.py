@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 from joulewise.allocation import (
     Allocation,
@@ -18,6 +19,7 @@ from joulewise.allocation import (
 )
 from joulewise.contrib import CoDesign
 from joulewise.devices import PlainPoint
+from joulewise.errors import refuse
 from joulewise.placement import Placement
 from joulewise.study.records import EnergyRecord, SimulationRecord, plain_points
 from joulewise.training import TrainingRecord
@@ -30,6 +32,9 @@ __all__ = [
     "FrontPointRecord",
     "RoundRecord",
 ]
+
+# JSON has no infinity, and an interval may reach to one: it is stored as null.
+_HalfWidth = Annotated[float, BeforeValidator(lambda w: math.inf if w is None else w)]
 
 
 class AttemptRecord(BaseModel):
@@ -45,7 +50,7 @@ class AttemptRecord(BaseModel):
     bound: float
     holds: bool
     margin: float
-    half_width: float
+    half_width: _HalfWidth
     mean_accuracy: float | None
     mean_mse: float
 
@@ -90,7 +95,11 @@ class AllocationEvidence(BaseModel):
 
     @classmethod
     def of(cls, placement: Placement, found: Allocation) -> AllocationEvidence:
-        """The record of an allocation."""
+        """The record of an allocation.
+
+        Raises:
+            InputError: if its metric is not accuracy, or its goal is a yield of output errors.
+        """
         simulation = found.simulation
         return cls(
             granularity=found.granularity,
@@ -141,6 +150,8 @@ def _goal(found: Allocation) -> dict[str, Any]:
     if isinstance(found.goal, OutputError):
         return {"goal": "ErrorGoal", "mse": found.goal.mse}
     if isinstance(found.goal, Yield):
+        if isinstance(found.goal.of, OutputError):
+            refuse("the goal of a record", "a yield of output errors", "a yield of accuracies")
         return {"goal": "YieldGoal", "accuracy": found.limit, "share": found.goal.at_least}
     return {"goal": "MeanGoal", "accuracy": found.limit}
 

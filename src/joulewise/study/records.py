@@ -8,7 +8,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from joulewise.devices import PlainPoint, from_plain, plain_point
-from joulewise.errors import InputError, check_in_range
+from joulewise.errors import InputError, check_in_range, refuse
+from joulewise.metrics import Accuracy
 from joulewise.placement import Energy, Placement, Plan
 from joulewise.prediction import AccuracyForecast, Forecast
 from joulewise.simulation import Interval, Simulation, mean_interval, proportion_interval
@@ -99,7 +100,12 @@ class SimulationRecord(BaseModel):
         Args:
             placement: What was simulated.
             found: The result; its metric is accuracy, or there is none.
+
+        Raises:
+            InputError: if it has another metric.
         """
+        if not (found.metric is None or isinstance(found.metric, Accuracy)):
+            refuse("the metric of a record", found.metric.name, "accuracy")
         return cls(
             plan=plain_points(placement, found.plan),
             seed=found.seed,

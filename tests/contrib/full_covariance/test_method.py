@@ -11,7 +11,7 @@ from gaussian_memory import GaussianMemory, output_moments
 from joulewise.contrib.full_covariance import FullCovariance
 from joulewise.devices import SRAM, Chip
 from joulewise.errors import InputError
-from joulewise.placement import private_memory, place
+from joulewise.placement import Plan, place, private_memory
 from joulewise.prediction import loaded_problem, predict
 
 Z = 5.0
@@ -57,10 +57,10 @@ def errors_of_chips(placement, x, plan, chips):
     """The output error of each chip, mean over samples and outputs."""
     with private_memory(placement, frozen=True) as memory:
         memory.original()
-        reference = memory.call(x)
+        reference, points = memory.call(x), placement.points(plan)
         errors = []
         for seed in range(chips):
-            memory.read(plan, Chip(seed=seed))
+            memory.read(points, Chip(seed=seed))
             errors.append((memory.call(x) - reference).square().mean())
     return torch.stack(errors)
 
@@ -129,7 +129,7 @@ def test_one_noisy_weight_is_a_sum_over_one_gaussian():
     """ReLU and a linear layer behind it: mean exact, variance to what the series leaves out."""
     model, x = seeded(nn.Sequential(nn.Linear(3, 2), nn.ReLU(), nn.Linear(2, 2))), random(1, 3)
     placement = place(model, weights=OneWeight(keep=1.0), include=["0.weight"])
-    mean, cov = output_moments(placement, x, {"0.weight": 0.7}, order=12)
+    mean, cov = output_moments(placement, x, {"std": 0.7}, order=12)
     z = torch.linspace(-9, 9, 20_001, dtype=torch.float64)
     weight = torch.softmax(-0.5 * z**2, 0)
     with torch.no_grad():
@@ -179,7 +179,8 @@ def test_progress_is_told_piece_by_piece():
     placement = place(model, weights=SRAM(bits=8))
     method = FullCovariance(dtype=torch.float64, memory_bytes=8 * 5000)
 
-    def note(done, expected):
+    def note(step, done, expected):
+        assert step == "predicting"
         seen.append((done, expected))
 
     predict(placement, [x], at={"eta": 0.4}, method=method, progress=note)
@@ -193,7 +194,8 @@ def test_gradients_in_the_points_are_those_of_differences():
     names = [p.name for p in placement.placed]
 
     def function(*points):
-        result = forecast(placement, x, dict(zip(names, points, strict=True)))
+        plan = Plan({n: {"eta": point} for n, point in zip(names, points, strict=True)})
+        result = forecast(placement, x, plan)
         return (result.mean_shift, *result.variance.values())
 
     points = [torch.tensor(0.3 + 0.05 * i, dtype=torch.float64) for i in range(len(names))]
@@ -207,7 +209,8 @@ def test_gradients_reach_the_point_of_stored_activations():
     names = [p.name for p in placement.placed]
 
     def function(*points):
-        result = forecast(placement, x, dict(zip(names, points, strict=True)))
+        plan = Plan({n: {"std": point} for n, point in zip(names, points, strict=True)})
+        result = forecast(placement, x, plan)
         return (result.mse, *result.variance.values())
 
     points = [torch.tensor(0.1 + 0.05 * i, dtype=torch.float64) for i in range(len(names))]

@@ -54,7 +54,7 @@ class Pass:
 
     def __init__(self, problem):
         self.problem, self.x = problem, problem.batches[0].inputs
-        moments = problem.memory.moments(problem.plan)
+        moments = problem.memory.moments(problem.points)
         self.means = {name: m.mean.detach() for name, m in moments.items()}
         self.variances = {name: m.var.detach() for name, m in moments.items()}
         self.coverage = cover(problem, self.means)
@@ -64,7 +64,7 @@ class Pass:
 
     def by_autograd(self):
         leaves = {name: mean.clone().requires_grad_() for name, mean in self.means.items()}
-        self.problem.memory.expect(self.problem.plan, leaves)
+        self.problem.memory.expect(self.problem.points, leaves)
         rows = {name: [] for name in leaves}
         for sample in range(SAMPLES):
             with torch.enable_grad():
@@ -84,7 +84,7 @@ class Pass:
 
     def run(self, reduction, probes):
         interception = Interception(self.means, reduction.receive)
-        self.problem.memory.expect(self.problem.plan, self.means)
+        self.problem.memory.expect(self.problem.points, self.means)
         with torch.enable_grad(), interception:
             output = self.problem.memory.call(self.x)
         for probe in probes:

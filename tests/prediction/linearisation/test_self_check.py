@@ -21,7 +21,7 @@ from per_sample import Functional
 
 
 def checked(problem):
-    means = {n: m.mean.detach() for n, m in problem.memory.moments(problem.plan).items()}
+    means = {n: m.mean.detach() for n, m in problem.memory.moments(problem.points).items()}
     return cover(problem, means)
 
 
