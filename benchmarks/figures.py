@@ -131,7 +131,7 @@ def allocated(placement: Any, test: Any) -> dict[str, Any]:
         "plan for a drop": {"max_accuracy_drop": 0.02, "chips": 40},
         "plan for an energy": {"max_energy": 0.6, "chips": 4},
     }
-    if placement.placed[0].device.planes is not None:
+    if placement.placed[0].device.knob.bit_planes is not None:
         goals["plan of bit planes"] = {
             "max_energy": 0.6,
             "chips": 0,

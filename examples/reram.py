@@ -18,8 +18,7 @@ import torch
 from torch import Tensor
 
 import joulewise as jw
-from joulewise.devices import Point, ReadMoments, Traffic
-from joulewise.errors import OperatingPointError, check_in_range
+from joulewise.devices import Knob, Point, ReadMoments, Traffic
 from joulewise.words import check_storable
 
 
@@ -47,17 +46,8 @@ class ReRAM(jw.Device[Cells]):
     read_j: float = 1e-14
     lifetime: float = 1e4
 
-    knob = "pulses"
-    most_reliable = 1e5
-    least_reliable = 1.0
+    knob = Knob(name="pulses", least_reliable=1.0, most_reliable=1e5)
     reliable_bit_j = 0.3e-12  # of what is left in other memory
-
-    def point(self, **setting: Point) -> Point:
-        if list(setting) != ["pulses"]:
-            raise OperatingPointError(f"ReRAM was given {', '.join(setting)}; allowed: pulses")
-        for pulses in torch.as_tensor(setting["pulses"]).reshape(-1).tolist():
-            check_in_range("pulses", pulses, 1.0, 1e5, error=OperatingPointError)
-        return setting["pulses"]
 
     def store(self, tensor: Tensor, *, limit: float | None = None, name: str = "tensor") -> Cells:
         check_storable(tensor, name)

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from joulewise.contrib import FullCovariance
-from joulewise.devices import Chip, Device, Point, ReadMoments, SharedFactor, Traffic
-from joulewise.errors import OperatingPointError, check_in_range
+from joulewise.devices import Chip, Device, Knob, Point, ReadMoments, SharedFactor, Traffic
 from joulewise.placement import Placement
 from joulewise.prediction import posed
 
@@ -25,26 +24,11 @@ class GaussianMemory(Device[Tensor]):
 
     keep: float = 0.9
 
-    @property
-    def knob(self) -> str:
-        return "std"
-
-    @property
-    def most_reliable(self) -> float:
-        return 0.0
-
-    @property
-    def least_reliable(self) -> float:
-        return 10.0
+    knob = Knob(name="std", least_reliable=10.0, most_reliable=0.0)
 
     @property
     def reliable_bit_j(self) -> float:
         return 1e-12
-
-    def point(self, **setting: Point) -> Point:
-        (value,) = setting.values()
-        check_in_range("std", float(value), 0.0, 10.0, error=OperatingPointError)
-        return value
 
     def store(self, tensor: Tensor, *, limit: float | None = None, name: str = "") -> Tensor:
         return tensor.detach().clone()

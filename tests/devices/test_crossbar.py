@@ -152,5 +152,5 @@ def test_points_of_another_device_are_refused():
         Crossbar().point(eta=0.5)
     with pytest.raises(OperatingPointError, match="g_max is 1; allowed"):
         Crossbar().point(g_max=1.0)
-    with pytest.raises(OperatingPointError, match="one for each output column"):
+    with pytest.raises(OperatingPointError, match="one for each output channel"):
         Crossbar().point(g_max=torch.ones(2, 2))

@@ -60,7 +60,7 @@ def test_drift_is_small_at_the_most_reliable_point_and_programming_noise_is_not(
     for compensate in (False, True):
         silent = PCM(programming=False, read_noise=False, compensate=compensate)
         check_most_reliable(silent, tensor)
-    moments = PCM().moments(PCM().store(tensor), PCM().most_reliable)
+    moments = PCM().moments(PCM().store(tensor), PCM().knob.most_reliable)
     error = ((moments.mean - tensor).square() + moments.var).mean() / tensor.square().mean()
     assert 0.11 < float(error) ** 0.5 < 0.13
 

@@ -493,9 +493,9 @@ def test_activations_are_not_changed_in_place():
 
 def test_points():
     memory = SRAM()
-    assert memory.knob == "eta"
+    assert memory.knob.name == "eta"
     assert memory.point(eta=0.5) == 0.5
-    assert memory.most_reliable == 1.0
+    assert memory.knob.most_reliable == 1.0
     table = SRAM(law=TABLE)
     assert table.point(v_dd=0.6) == pytest.approx(0.65, rel=1e-12)
     planes = table.point(v_dd=torch.linspace(0.5, 0.8, 8, dtype=torch.float64))
@@ -514,9 +514,9 @@ def test_points():
             {"eta": torch.tensor([0.5] * 7)},
             r"^eta is of shape \(7,\); allowed: one number, or 8, one for each bit plane; or",
         ),
-        ({}, "^an SRAM was given no setting; allowed: one of eta, v_dd$"),
-        ({"eta": 0.5, "v_dd": 0.6}, "^an SRAM was given eta, v_dd; allowed: one of eta, v_dd$"),
-        ({"g_max": 0.5}, "^an SRAM was given g_max; allowed: one of eta, v_dd$"),
+        ({}, "^SRAM was given no setting; allowed: one of eta, v_dd$"),
+        ({"eta": 0.5, "v_dd": 0.6}, "^SRAM was given eta, v_dd; allowed: one of eta, v_dd$"),
+        ({"g_max": 0.5}, "^SRAM was given g_max; allowed: one of eta, v_dd$"),
     ],
 )
 def test_points_that_are_refused(setting, message):

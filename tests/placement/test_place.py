@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -316,7 +317,9 @@ def test_a_plan_that_does_not_fit_is_refused(plan, error, message):
 
 def test_points_for_channels_of_a_memory_that_takes_one_are_refused_by_name():
     class Careless(SRAM):
-        channel_points = False
+        @property
+        def knob(self):
+            return replace(super().knob, channels=False)
 
         def point(self, **setting):
             return setting["eta"]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from joulewise.devices import SRAM, Crossbar, Device, Flip, KnobRange, Mask, Measured, law
+from joulewise.devices import SRAM, Crossbar, Device, Flip, Mask, Measured, law
 from joulewise.errors import InputError
 from joulewise.models import seeded
 from joulewise.placement import place
@@ -126,7 +126,7 @@ def channels_of(placement, seed=0, low=0.2, high=0.6):
     for placed in placement.placed:
         shape = () if placed.channels is None else (placed.channels, 1)
         shares = low + (high - low) * torch.rand(shape, generator=generator, dtype=torch.float64)
-        plan[placed.name] = KnobRange.of(placed.device).differentiable(shares)
+        plan[placed.name] = placed.device.knob.points(shares)
     return plan
 
 

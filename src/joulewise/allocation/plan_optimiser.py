@@ -261,7 +261,7 @@ class PlanOptimiser:
             Energy, ``[variables, levels]``; and the differences to the plan: of the variance,
             ``[variables, levels]``, and of the probed outputs, ``[variables, levels, samples]``.
         """
-        points = self.variables.ranges[name].differentiable(allowed)
+        points = self.variables.knobs[name].points(allowed)
         shape = self.variables.index[name].shape
         if len(shape) != 1:  # one point, or one for each channel: all variables at one level
             rows = points[:, None].expand(-1, shape.numel())

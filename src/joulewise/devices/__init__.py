@@ -2,7 +2,7 @@
 
 device              the interface that every technology implements
 chip                chips and their random streams, traffic, inputs of matrix-vector products
-operating_point     operating points, and the range of a knob as levels from 0 to 1
+operating_point     operating points; the knob of a device, its range as levels from 0 to 1
 moments             mean and variance of reads, factors that words share, classes of words
 sram                SRAM under voltage scaling
 fault_kinds         effect of failing cells on a word: mask, flip, stuck
@@ -31,7 +31,7 @@ from joulewise.devices.device_check import DeviceCheck, MomentCheck, check_devic
 from joulewise.devices.fault_kinds import Flip, Mask, Stuck
 from joulewise.devices.fault_maps import Correlated, Independent, Measured
 from joulewise.devices.moments import ReadMoments, SharedFactor, WordClasses
-from joulewise.devices.operating_point import KnobRange, PlainPoint, Point, plain_point
+from joulewise.devices.operating_point import Knob, PlainPoint, Point, plain_point
 from joulewise.devices.pcm import PCM
 from joulewise.devices.reliability_laws import PROFILES, ExponentialLaw, VoltageTable, law
 from joulewise.devices.sram import SRAM
@@ -52,7 +52,7 @@ __all__ = [
     "ExponentialLaw",
     "Flip",
     "Independent",
-    "KnobRange",
+    "Knob",
     "Mask",
     "MatrixInputs",
     "Measured",

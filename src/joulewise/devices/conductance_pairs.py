@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -13,11 +12,9 @@ from torch import Tensor
 
 from joulewise.devices.chip import Chip, Traffic
 from joulewise.devices.device import Device
-from joulewise.devices.operating_point import Point, as_point
 from joulewise.devices.reliability_laws import HOROWITZ_SRAM_BIT_J
 from joulewise.errors import (
     InputError,
-    OperatingPointError,
     WeightsError,
     check_in_range,
     check_whole,
@@ -30,7 +27,6 @@ __all__ = [
     "Pairs",
     "Rounding",
     "normals",
-    "point_of",
     "rectified_moments",
 ]
 
@@ -158,36 +154,6 @@ class PairDevice(Device[Pairs]):
     def ideal(self, stored: Pairs) -> Tensor:
         """The weights, rounded to levels."""
         return stored.weights.to(stored.dtype)
-
-
-def point_of(
-    knob: str, low: float, high: float, setting: Mapping[str, Point], *, by_column: bool = True
-) -> Point:
-    """Check the setting of a device that has one knob.
-
-    Args:
-        knob: Name of the knob.
-        low: Lower end of its range.
-        high: Upper end, included.
-        setting: One number, or one for each output column, ``[columns]`` or ``[columns, 1]``, by
-            the name of the knob.
-        by_column: False to accept one number alone.
-
-    Raises:
-        OperatingPointError: if the name is another, or the value out of range.
-    """
-    if list(setting) != [knob]:
-        got = ", ".join(setting) or "no setting"
-        raise OperatingPointError(f"the device was given {got}; allowed: {knob}")
-    value = setting[knob]
-    point = as_point(value)
-    columns = point.numel() > 0 and (point.ndim == 1 or (point.ndim == 2 and point.shape[1] == 1))
-    if point.ndim and not (by_column and columns):
-        allowed = "one number" + (", or one for each output column" if by_column else "")
-        refuse(knob, f"of shape {tuple(point.shape)}", allowed, OperatingPointError)
-    for number in point.detach().reshape(-1).tolist():
-        check_in_range(knob, number, low, high, error=OperatingPointError)
-    return point if point.ndim or isinstance(value, Tensor) else float(point)
 
 
 def normals(chip: Chip, purpose: str, shape: tuple[int, ...], *, fresh: bool = False) -> Tensor:

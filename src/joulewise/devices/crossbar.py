@@ -8,7 +8,7 @@ additive noise is smaller relative to the weights and power is higher.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,12 +19,11 @@ from joulewise.devices.conductance_pairs import (
     PairDevice,
     Pairs,
     normals,
-    point_of,
     rectified_moments,
 )
 from joulewise.devices.crossbar_energy import ISAAC, ReadOut
 from joulewise.devices.moments import ReadMoments, WordClasses
-from joulewise.devices.operating_point import Point, as_point
+from joulewise.devices.operating_point import Knob, Point, as_point
 from joulewise.errors import check_in_range, refuse
 
 __all__ = ["Crossbar"]
@@ -74,9 +73,6 @@ class Crossbar(PairDevice):
         [0.0463, 0.0463, 0.0463]
     """
 
-    knob: ClassVar[str] = "g_max"
-    channel_points: ClassVar[bool] = True
-
     sigma: float = 0.0
     variability: float = 0.0
     read_noise: float = 0.0
@@ -96,27 +92,15 @@ class Crossbar(PairDevice):
             refuse("g_range", self.g_range, "two numbers of siemens, ascending, at most 1")
 
     @property
-    def most_reliable(self) -> float:
-        """The upper end of ``g_range``."""
-        return self.g_range[1]
-
-    @property
-    def least_reliable(self) -> float:
-        """The lower end of ``g_range``."""
-        return self.g_range[0]
+    def knob(self) -> Knob:
+        """``g_max`` in siemens, within ``g_range``; output columns can have separate points."""
+        low, high = self.g_range
+        return Knob(name="g_max", least_reliable=low, most_reliable=high, channels=True)
 
     @property
     def fresh(self) -> bool:
         """True if there is read noise."""
         return self.read_noise > 0
-
-    def point(self, **setting: Point) -> Point:
-        """Check ``g_max=``, siemens: one number, or one for each output column.
-
-        Raises:
-            OperatingPointError: if the name is another, or the value out of ``g_range``.
-        """
-        return point_of("g_max", *self.g_range, setting)
 
     def read(self, stored: Pairs, point: Point, chip: Chip) -> Tensor:
         """The tensor as read on one chip: differences of conductances, in the tensor's unit."""

@@ -16,7 +16,7 @@ from torch import Tensor
 from joulewise.devices.array import Array
 from joulewise.devices.chip import Chip, Traffic
 from joulewise.devices.moments import ReadMoments, WordClasses
-from joulewise.devices.operating_point import Point
+from joulewise.devices.operating_point import Knob, Point
 
 __all__ = ["Device"]
 
@@ -28,33 +28,8 @@ class Device(ABC, Generic[Stored]):
 
     @property
     @abstractmethod
-    def knob(self) -> str:
-        """Name of the operating point, for instance ``"eta"``."""
-
-    @property
-    @abstractmethod
-    def most_reliable(self) -> float:
-        """The operating point with the least noise."""
-
-    @property
-    @abstractmethod
-    def least_reliable(self) -> float:
-        """The operating point with the most noise."""
-
-    @property
-    def adjustable(self) -> bool:
-        """True if a system designer sets the knob; False for the age of a memory."""
-        return True
-
-    @property
-    def planes(self) -> int | None:
-        """Bit planes that can have separate operating points; None if they cannot."""
-        return None
-
-    @property
-    def channel_points(self) -> bool:
-        """True if each output channel of a weight can have a separate operating point."""
-        return False
+    def knob(self) -> Knob:
+        """The knob: what operating points are values of."""
 
     @property
     def smooth(self) -> bool:
@@ -86,16 +61,18 @@ class Device(ABC, Generic[Stored]):
     def reliable_bit_j(self) -> float:
         """Joules to read one bit of reliable memory of this technology, for tensors not placed."""
 
-    @abstractmethod
     def point(self, **setting: Point) -> Point:
         """Check a setting and convert it to an operating point.
 
         Args:
-            **setting: One name and value, for instance ``eta=0.5`` or ``v_dd=0.6``.
+            **setting: One name and value, for instance ``eta=0.5`` or ``v_dd=0.6``; values in the
+                shapes of `Point` that the knob takes.
 
         Raises:
-            OperatingPointError: if the name is unknown or the value out of range.
+            OperatingPointError: if the name is unknown, the value no number, out of range, or of a
+                shape that the knob does not take.
         """
+        return self.knob.checked(setting, type(self).__name__)
 
     @abstractmethod
     def store(self, tensor: Tensor, *, limit: float | None = None, name: str = "tensor") -> Stored:
@@ -150,7 +127,7 @@ class Device(ABC, Generic[Stored]):
             float64 ``[channels]``; each depends on the operating point of its channel alone.
 
         Raises:
-            NotImplementedError: if `channel_points` is False.
+            NotImplementedError: if the knob has no points for channels.
         """
         raise NotImplementedError(f"{type(self).__name__} has no points for channels")
 

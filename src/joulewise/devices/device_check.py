@@ -18,7 +18,6 @@ from torch import Tensor
 
 from joulewise.devices.chip import Chip, MatrixInputs, Traffic
 from joulewise.devices.device import Device
-from joulewise.devices.operating_point import KnobRange
 from joulewise.errors import DeviceError, check_in_range, refuse
 
 __all__ = ["DeviceCheck", "MomentCheck", "check_device"]
@@ -119,8 +118,7 @@ def check_device(
     _check_ideal(device, weight, ideal)
     found: list[MomentCheck] = []
     untested = []
-    knob = KnobRange.of(device)
-    for point in [knob.point(level) for level in _LEVELS]:
+    for point in [device.knob.point(level) for level in _LEVELS]:
         _check_energy(device, weight, point, generator)
         reads = _reads(device, stored, point, chips, seed)
         here = _moments(device, stored, point, ideal, reads)
@@ -150,7 +148,7 @@ def _check_energy(
     traffic = Traffic(words=words, reads=4.0 * words, writes=0.0, matrix_inputs=(product,))
     joules = torch.as_tensor(device.energy(traffic, point)).detach()
     if joules.numel() != 1 or not math.isfinite(float(joules)) or float(joules) < 0:
-        field = f"the energy of {type(device).__name__} at {device.knob} {point:g}"
+        field = f"the energy of {type(device).__name__} at {device.knob.name} {point:g}"
         refuse(field, joules.tolist(), "one finite number of joules, 0 or more", DeviceError)
 
 
@@ -163,7 +161,7 @@ def _reads(device: Device[Any], stored: Any, point: float, chips: int, seed: int
     chip = Chip(seed=seed, part="weight")
     first, again = (device.read(stored, point, chip).double() for _ in range(2))
     if not torch.equal(first, again):
-        field = f"a read of {type(device).__name__} at {device.knob} {point:g}"
+        field = f"a read of {type(device).__name__} at {device.knob.name} {point:g}"
         allowed = "the same each time: draw from chip.generator or chip.fresh alone"
         refuse(field, "another one when it is repeated on the same chip", allowed, DeviceError)
     others = (Chip(seed=seed + k, part="weight") for k in range(1, chips))
@@ -222,7 +220,7 @@ def _refuse_wrong(device: Device[Any], found: list[MomentCheck], z: float) -> No
             worst = max(wrong, key=lambda c: abs(c.standard_errors))
             low, high = worst.stored
             raise DeviceError(
-                f"the {moment} of {type(device).__name__} at {device.knob} {worst.point:g} is "
+                f"the {moment} of {type(device).__name__} at {device.knob.name} {worst.point:g} is "
                 f"{worst.predicted:.4g} by its moments and {worst.found:.4g} over chips, "
                 f"{abs(worst.standard_errors):.1f} standard errors apart, for words that store "
                 f"{low:.3g} to {high:.3g}; allowed: moments of what read gives"

@@ -8,13 +8,13 @@ anew: with a longer time programming takes less power, and drift is larger.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from joulewise.devices.chip import Chip, Traffic
-from joulewise.devices.conductance_pairs import PairDevice, Pairs, normals, point_of
+from joulewise.devices.conductance_pairs import PairDevice, Pairs, normals
 from joulewise.devices.crossbar_energy import ISAAC, ReadOut
 from joulewise.devices.drift_compensation import (
     PairMoments,
@@ -23,7 +23,7 @@ from joulewise.devices.drift_compensation import (
     compensating_factor,
 )
 from joulewise.devices.moments import ReadMoments, SharedFactor
-from joulewise.devices.operating_point import Point, as_point
+from joulewise.devices.operating_point import Knob, Point, as_point
 from joulewise.devices.pcm_laws import (
     LARGEST_EXPONENT,
     START,
@@ -100,9 +100,6 @@ class PCM(PairDevice):
         [0.665, -0.333, 0.167]
     """
 
-    knob: ClassVar[str] = "seconds"
-    adjustable: ClassVar[bool] = False
-
     g_max: float = 25e-6
     programming: bool = True
     drift: bool = True
@@ -129,14 +126,10 @@ class PCM(PairDevice):
             refuse("time_range", self.time_range, "two numbers of seconds, ascending, 1 to 1e12")
 
     @property
-    def most_reliable(self) -> float:
-        """The lower end of ``time_range``; programming noise does not depend on time."""
-        return self.time_range[0]
-
-    @property
-    def least_reliable(self) -> float:
-        """The upper end of ``time_range``."""
-        return self.time_range[1]
+    def knob(self) -> Knob:
+        """``seconds``, within ``time_range``; programming noise does not depend on time."""
+        short, long = self.time_range
+        return Knob(name="seconds", least_reliable=long, most_reliable=short, adjustable=False)
 
     @property
     def independent_words(self) -> bool:
@@ -150,14 +143,6 @@ class PCM(PairDevice):
     def fresh(self) -> bool:
         """True if there is read noise."""
         return self.read_noise
-
-    def point(self, **setting: Point) -> Point:
-        """Check ``seconds=``, one number: a tensor is read at one time.
-
-        Raises:
-            OperatingPointError: if the name is another, or the value out of ``time_range``.
-        """
-        return point_of("seconds", *self.time_range, setting, by_column=False)
 
     def read(self, stored: Pairs, point: Point, chip: Chip) -> Tensor:
         """The tensor as read on one chip: differences of conductances, in the tensor's unit."""

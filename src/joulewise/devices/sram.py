@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,9 +17,9 @@ from joulewise.devices.fault_kinds import FaultKind, Mask
 from joulewise.devices.fault_maps import FaultMap, Independent, Measured
 from joulewise.devices.faulty_words import FaultyWords, samples_are_dense
 from joulewise.devices.moments import ReadMoments, WordClasses
-from joulewise.devices.operating_point import Point, as_point
+from joulewise.devices.operating_point import Knob, Point, as_point
 from joulewise.devices.reliability_laws import ExponentialLaw, ReliabilityLaw
-from joulewise.errors import OperatingPointError, check_in_range, refuse
+from joulewise.errors import OperatingPointError, refuse
 from joulewise.words import FixedPoint, decode, encode
 
 __all__ = ["SRAM", "StoredWords"]
@@ -75,9 +75,6 @@ class SRAM(Device[StoredWords]):
         ISCAS 2019, arXiv 1911.10287.
     """
 
-    knob: ClassVar[str] = "eta"
-    channel_points: ClassVar[bool] = True
-
     bits: int = 8
     law: ReliabilityLaw = field(default_factory=ExponentialLaw)
     fault: FaultKind = field(default_factory=Mask)
@@ -90,9 +87,17 @@ class SRAM(Device[StoredWords]):
         self.fault_map.check(self.bits)
 
     @property
-    def most_reliable(self) -> float:
-        """The upper end of the law's range."""
-        return self.law.eta_range[1]
+    def knob(self) -> Knob:
+        """``eta``, within the law's range; ``v_dd`` (volts, or the law's unit) is converted."""
+        low, high = self.law.eta_range
+        return Knob(
+            name="eta",
+            least_reliable=low,
+            most_reliable=high,
+            aliases={"v_dd": self.law.eta},
+            bit_planes=self.bits,
+            channels=True,
+        )
 
     @property
     def independent_words(self) -> bool:
@@ -105,46 +110,9 @@ class SRAM(Device[StoredWords]):
         return not isinstance(self.fault_map, Measured)
 
     @property
-    def planes(self) -> int:
-        """The bits of a word: each bit plane can have a separate supply."""
-        return self.bits
-
-    @property
     def reliable_bit_j(self) -> float:
         """Joules per bit at the most reliable operating point."""
-        return float(self.law.energy_per_bit_j(as_point(self.most_reliable)))
-
-    @property
-    def least_reliable(self) -> float:
-        """The lower end of the law's range."""
-        return self.law.eta_range[0]
-
-    def point(self, **setting: Point) -> Point:
-        """Check ``eta=`` or ``v_dd=`` (volts, or the unit of the law's table); convert to ``eta``.
-
-        One number, or one for each bit plane, least significant first: ``[bits]``. For a weight,
-        also one for each output channel, ``[channels, 1]``, or for both, ``[channels, bits]``.
-
-        Raises:
-            OperatingPointError: if the name is another, or the value out of the law's range.
-        """
-        if list(setting) not in (["eta"], ["v_dd"]):
-            got = ", ".join(setting) or "no setting"
-            raise OperatingPointError(f"an SRAM was given {got}; allowed: one of eta, v_dd")
-        (name, value), *_ = setting.items()
-        point = as_point(value)
-        for_all = point.shape in ((), (self.bits,))
-        by_channel = point.ndim == 2 and len(point) > 0 and point.shape[1] in (1, self.bits)
-        if not (for_all or by_channel):
-            allowed = f"one number, or {self.bits}, one for each bit plane; or [channels, 1] or "
-            allowed += f"[channels, {self.bits}], for each output channel"
-            refuse(name, f"of shape {tuple(point.shape)}", allowed, OperatingPointError)
-        if name == "v_dd":
-            point = self.law.eta(point)
-        for eta in point.detach().reshape(-1).tolist():
-            check_in_range("eta", eta, *self.law.eta_range, error=OperatingPointError)
-        # Tensors keep their graph; plain numbers are keys of the cache of failure rates.
-        return point if point.ndim or isinstance(value, Tensor) else float(point)
+        return float(self.law.energy_per_bit_j(as_point(self.knob.most_reliable)))
 
     def bit_error_rate(self, point: Point) -> Tensor:
         """Probability that a cell fails; float64, the shape of ``point``."""
@@ -279,7 +247,7 @@ class SRAM(Device[StoredWords]):
         allowed = f"one number, or one for each of {channels} output channels"
         if not channels:
             allowed = "one number, or one for each bit plane: only weights have output channels"
-        refuse(self.knob, f"for {len(point)} channels", allowed, OperatingPointError)
+        refuse(self.knob.name, f"for {len(point)} channels", allowed, OperatingPointError)
 
     def describe(self) -> dict[str, Any]:
         """Plain data for records."""

@@ -76,7 +76,7 @@ def energy(
     for tensor in placement.placed:
         assert tensor.traffic is not None
         memory[tensor.name] = tensor.device.energy(tensor.traffic, plan[tensor.name])
-        reliable += float(tensor.device.energy(tensor.traffic, tensor.device.most_reliable))
+        reliable += float(tensor.device.energy(tensor.traffic, tensor.device.knob.most_reliable))
     if reliable == 0:
         raise InputError("no placed tensor is ever accessed; allowed: reads or writes above 0")
     return Energy(

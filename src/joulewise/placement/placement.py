@@ -113,7 +113,7 @@ class Placement:
 
     def plan_at_most_reliable(self) -> dict[str, Point]:
         """The plan that gives every placed tensor its device's most reliable point."""
-        return {tensor.name: tensor.device.most_reliable for tensor in self.placed}
+        return {tensor.name: tensor.device.knob.most_reliable for tensor in self.placed}
 
     def check_plan(self, plan: Mapping[str, Point]) -> dict[str, Point]:
         """A plan for exactly the tensors that are placed, each point within its device's range.
@@ -129,7 +129,7 @@ class Placement:
         check_complete(plan, names)
         checked = {}
         for tensor in self.placed:
-            point = tensor.device.point(**{tensor.device.knob: plan[tensor.name]})
+            point = tensor.device.point(**{tensor.device.knob.name: plan[tensor.name]})
             _check_channels(tensor, point)
             checked[tensor.name] = point
         return checked
@@ -143,11 +143,11 @@ def _check_channels(placed: Placed, point: Point) -> None:
     """
     if not isinstance(point, Tensor) or point.ndim == 0:
         return
-    if not placed.device.channel_points and point.ndim > 1:
+    if not placed.device.knob.channels and point.ndim > 1:
         allowed = f"one for the whole tensor, as a {type(placed.device).__name__} takes it"
         got = f"of shape {tuple(point.shape)}"
         refuse(f"the operating point of {placed.name}", got, allowed, OperatingPointError)
-    if not placed.device.channel_points or (point.ndim == 1 and placed.device.planes):
+    if not placed.device.knob.channels or (point.ndim == 1 and placed.device.knob.bit_planes):
         return
     if placed.channels is None:
         allowed = "one for the whole tensor: only weights have output channels"

@@ -209,7 +209,7 @@ def _check_rows(tensor: _Tensor) -> None:
 
 def _described(placed: Placed) -> dict[str, Any]:
     """A device as JSON has it."""
-    described = {"knob": placed.device.knob, **placed.device.describe()}
+    described = {"knob": placed.device.knob.name, **placed.device.describe()}
     plain: dict[str, Any] = json.loads(json.dumps(described))
     return plain
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from joulewise.data import Split
-from joulewise.devices import Device, KnobRange, Point, WordClasses
+from joulewise.devices import Device, Point, WordClasses
 from joulewise.devices.operating_point import as_point
 from joulewise.errors import check_in_range, refuse
 from joulewise.placement import Placed, Placement
@@ -176,7 +176,7 @@ class _Builder:
         placed = problem.placement.placed
         self._classes = {p.name: self._classes_of(p) for p in placed}
         self._by_channel = {
-            p.name for p in placed if plan[p.name].ndim > (1 if p.device.planes else 0)
+            p.name for p in placed if plan[p.name].ndim > (1 if p.device.knob.bit_planes else 0)
         }
         self._rows = {n: point_rows(p, n in self._by_channel) for n, p in plan.items()}
         self._groups = self._grouped()
@@ -184,7 +184,7 @@ class _Builder:
         for first, *others in self._groups:
             directions = mean_directions(
                 self._classes[first.name].moments,
-                KnobRange.of(first.device),
+                first.device.knob,
                 self._rows[first.name].shape[1:],
                 first.device.smooth,
             )
@@ -273,4 +273,4 @@ class _Builder:
             origin=mean @ directions.mT,
         )
         scalar = rows[0].ndim == 1
-        return group.with_curves(KnobRange.of(first.device)) if group.smooth and scalar else group
+        return group.with_curves(first.device.knob) if group.smooth and scalar else group

@@ -156,7 +156,7 @@ def _record(runner: Runner, front: Front, drops: Sequence[float]) -> FrontRecord
     return FrontRecord(
         name=runner.name,
         device=device.describe(),
-        knob=device.knob,
+        knob=device.knob.name,
         tensors=placed_records(runner.placement),
         reliable_j=simulations[0].energy.memory_reliable_j,
         front=front,
