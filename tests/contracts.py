@@ -193,7 +193,7 @@ def check_channels(device: Device[Any], stored: Any, points: Sequence[Point]) ->
 def check_same_chip(device: Device[Any], stored: Any, point: Point) -> None:
     """The same chip reads the same; another chip, or another part of it, does not."""
     read = device.read(stored, point, Chip(seed=3, part="a"))
-    assert torch.equal(read, device.read(stored, point, Chip(seed=3).at("a")))
+    assert torch.equal(read, device.read(stored, point, Chip(seed=3).region("a")))
     for others in (
         [Chip(seed=seed, part="a") for seed in range(4, 9)],
         [Chip(seed=3, part=part) for part in "bcdef"],

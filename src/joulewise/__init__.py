@@ -37,14 +37,14 @@ if TYPE_CHECKING:
     from joulewise.devices import SRAM as SRAM
     from joulewise.devices import Array as Array
     from joulewise.devices import Chip as Chip
-    from joulewise.devices import Correlated as Correlated
+    from joulewise.devices import CorrelatedMap as CorrelatedMap
     from joulewise.devices import Crossbar as Crossbar
     from joulewise.devices import Device as Device
     from joulewise.devices import ExponentialLaw as ExponentialLaw
     from joulewise.devices import Flip as Flip
-    from joulewise.devices import Independent as Independent
+    from joulewise.devices import IndependentMap as IndependentMap
     from joulewise.devices import Mask as Mask
-    from joulewise.devices import Measured as Measured
+    from joulewise.devices import MeasuredMap as MeasuredMap
     from joulewise.devices import ReadOut as ReadOut
     from joulewise.devices import Stuck as Stuck
     from joulewise.devices import VoltageTable as VoltageTable
@@ -94,7 +94,7 @@ _ROOMS = {
     "allocate": "allocation",
     "pareto": "allocation",
     "error_model": "prediction",
-    "Correlated": "devices",
+    "CorrelatedMap": "devices",
     "Crossbar": "devices",
     "Dataset": "data",
     "Device": "devices",
@@ -102,9 +102,9 @@ _ROOMS = {
     "FirstOrder": "prediction",
     "Flip": "devices",
     "Forecast": "prediction",
-    "Independent": "devices",
+    "IndependentMap": "devices",
     "Mask": "devices",
-    "Measured": "devices",
+    "MeasuredMap": "devices",
     "PCM": "devices",
     "Placement": "placement",
     "Ramp": "training",
@@ -150,7 +150,7 @@ __all__ = [
     "Chip",
     "Contender",
     "Corrected",
-    "Correlated",
+    "CorrelatedMap",
     "Crossbar",
     "Dataset",
     "Device",
@@ -158,9 +158,9 @@ __all__ = [
     "FirstOrder",
     "Flip",
     "Forecast",
-    "Independent",
+    "IndependentMap",
     "Mask",
-    "Measured",
+    "MeasuredMap",
     "Placement",
     "Ramp",
     "ReadOut",

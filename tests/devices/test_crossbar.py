@@ -125,9 +125,9 @@ def test_programming_noise_stays_and_read_noise_does_not():
     for device, same in ((static, True), (fresh, False)):
         stored = device.store(torch.randn(20, generator=torch.Generator().manual_seed(0)))
         chip = Chip(seed=1)
-        first, second = (device.read(stored, G, c) for c in (chip, chip.again()))
+        first, second = (device.read(stored, G, c) for c in (chip, chip.next_use()))
         assert torch.equal(first, second) is same
-        assert torch.equal(second, device.read(stored, G, chip.again()))
+        assert torch.equal(second, device.read(stored, G, chip.next_use()))
 
 
 @pytest.mark.parametrize(

@@ -398,9 +398,9 @@ def test_programming_and_drift_stay_and_read_noise_does_not():
         assert device.fresh is not same
         stored = device.store(gaussian(4, 5))
         chip = Chip(seed=1)
-        first, second = (device.read(stored, HOUR, c) for c in (chip, chip.again()))
+        first, second = (device.read(stored, HOUR, c) for c in (chip, chip.next_use()))
         assert torch.equal(first, second) is same
-        assert torch.equal(second, device.read(stored, HOUR, chip.again()))
+        assert torch.equal(second, device.read(stored, HOUR, chip.next_use()))
 
 
 def test_a_chip_only_drifts_downwards():

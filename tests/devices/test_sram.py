@@ -12,12 +12,12 @@ from contracts import check_device
 from joulewise.devices import (
     SRAM,
     Chip,
-    Correlated,
+    CorrelatedMap,
     ExponentialLaw,
     Flip,
-    Independent,
+    IndependentMap,
     Mask,
-    Measured,
+    MeasuredMap,
     Stuck,
     Traffic,
     VoltageTable,
@@ -32,7 +32,7 @@ def measured(words, columns, seed=3):
     generator = np.random.default_rng(seed)
     thresholds = 10 ** generator.uniform(-2.5, 0, words * 8)
     thresholds[generator.random(words * 8) < 0.5] = np.inf
-    return Measured(columns=columns, thresholds=tuple(thresholds.tolist()))
+    return MeasuredMap(columns=columns, thresholds=tuple(thresholds.tolist()))
 
 
 TABLE = VoltageTable(
@@ -51,8 +51,8 @@ KINDS = {
     "asymmetric stuck": Stuck(at_one=0.2),
 }
 MAPS = {
-    "independent": Independent(),
-    "correlated": Correlated(row=0.05, column=0.1, cluster=0.1, columns=64),
+    "independent": IndependentMap(),
+    "correlated": CorrelatedMap(row=0.05, column=0.1, cluster=0.1, columns=64),
     "measured": measured(words=96, columns=32),
 }
 EVERY = pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_contract(kind, fault_map):
     [
         (SRAM(law=TABLE), "v_dd", (0.52, 0.58)),
         (
-            SRAM(bits=4, law=TABLE, fault=Flip(), fault_map=Correlated(row=0.2, columns=64)),
+            SRAM(bits=4, law=TABLE, fault=Flip(), fault_map=CorrelatedMap(row=0.2, columns=64)),
             "v_dd",
             (0.52, 0.58),
         ),
@@ -195,7 +195,7 @@ REPEATS, CHIPS = 8, 600
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 @pytest.mark.parametrize(
     "fault_map",
-    [Independent(), Correlated(row=0.1, column=0.1, cluster=0.1), measured(2048, 256)],
+    [IndependentMap(), CorrelatedMap(row=0.1, column=0.1, cluster=0.1), measured(2048, 256)],
     ids=MAPS,
 )
 def test_every_code_has_its_predicted_moments(kind, fault_map):
@@ -213,7 +213,7 @@ def test_every_code_has_its_predicted_moments(kind, fault_map):
         error = per_chip.std(0) / math.sqrt(CHIPS)
         z = (per_chip.mean(0) - expected) / error.clamp(min=1e-12)
         assert float(z.abs().max()) < 5
-        if isinstance(fault_map, Independent):
+        if isinstance(fault_map, IndependentMap):
             # Codes are independent there: all of them at once.
             assert stats.chi2(256).sf(float((z**2).sum())) > 1e-6
 
@@ -230,7 +230,7 @@ def test_moments_are_code_moments_times_the_scale():
 
 
 def test_a_measured_map_has_moments_without_chance_where_no_cell_fails():
-    memory = SRAM(fault_map=Measured(columns=8, thresholds=(math.inf,) * 16))
+    memory = SRAM(fault_map=MeasuredMap(columns=8, thresholds=(math.inf,) * 16))
     _, var = memory.code_moments(0.1)
     assert not var.any()
 
@@ -238,9 +238,9 @@ def test_a_measured_map_has_moments_without_chance_where_no_cell_fails():
 @pytest.mark.parametrize(
     ("law", "fault_map"),
     [
-        (ExponentialLaw(), Independent()),
-        (TABLE, Independent()),
-        (ExponentialLaw(), Correlated(row=0.2, cluster=0.1, columns=30, cluster_columns=15)),
+        (ExponentialLaw(), IndependentMap()),
+        (TABLE, IndependentMap()),
+        (ExponentialLaw(), CorrelatedMap(row=0.2, cluster=0.1, columns=30, cluster_columns=15)),
     ],
     ids=["exponential", "table", "correlated"],
 )
@@ -583,4 +583,4 @@ def test_description():
 
 def test_words_are_independent_unless_the_fault_map_ties_them():
     assert SRAM(bits=8).independent_words
-    assert not SRAM(bits=8, fault_map=Correlated(row=0.3)).independent_words
+    assert not SRAM(bits=8, fault_map=CorrelatedMap(row=0.3)).independent_words

@@ -70,7 +70,7 @@ def as_read(placement, plan, chip):
     """What a chip reads of each placed weight, by the device alone."""
     return {
         p.name: p.device.read(
-            p.device.store(placement.model.get_parameter(p.name)), plan[p.name], chip.at(p.name)
+            p.device.store(placement.model.get_parameter(p.name)), plan[p.name], chip.region(p.name)
         )
         for p in placement.placed
         if p.role == "weight"
@@ -160,7 +160,7 @@ def test_activations_pass_straight_through():
         output = model(x)
         output.square().sum().backward()
     hidden = model[1](model[0](x))
-    read = device.round_trip(hidden, 0.2, chip.at("2:input"), None)
+    read = device.round_trip(hidden, 0.2, chip.region("2:input"), None)
     assert not torch.equal(read, hidden)
     assert torch.equal(output, model[2](read))
     found = [p.grad for p in model.parameters()]

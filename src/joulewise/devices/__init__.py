@@ -29,7 +29,7 @@ from joulewise.devices.crossbar_energy import ISAAC, ReadOut
 from joulewise.devices.device import Device
 from joulewise.devices.device_check import DeviceCheck, MomentCheck, check_device
 from joulewise.devices.fault_kinds import Flip, Mask, Stuck
-from joulewise.devices.fault_maps import Correlated, Independent, Measured
+from joulewise.devices.fault_maps import CorrelatedMap, IndependentMap, MeasuredMap
 from joulewise.devices.moments import ReadMoments, SharedFactor, WordClasses
 from joulewise.devices.operating_point import Knob, PlainPoint, Point, plain_point
 from joulewise.devices.pcm import PCM
@@ -45,17 +45,17 @@ __all__ = [
     "Arithmetic",
     "Array",
     "Chip",
-    "Correlated",
+    "CorrelatedMap",
     "Crossbar",
     "Device",
     "DeviceCheck",
     "ExponentialLaw",
     "Flip",
-    "Independent",
+    "IndependentMap",
     "Knob",
     "Mask",
     "MatrixInputs",
-    "Measured",
+    "MeasuredMap",
     "MomentCheck",
     "PlainPoint",
     "Point",

@@ -23,7 +23,7 @@ from joulewise.devices.chip import Chip
 from joulewise.devices.tables import read_csv
 from joulewise.errors import TableError, check_in_range, refuse
 
-__all__ = ["Correlated", "FaultMap", "Independent", "Measured", "starts_run"]
+__all__ = ["CorrelatedMap", "FaultMap", "IndependentMap", "MeasuredMap", "starts_run"]
 
 Cells = NDArray[np.int64]
 Rates = NDArray[np.float64]
@@ -69,7 +69,7 @@ class FaultMap(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Independent:
+class IndependentMap:
     """Cells that fail independently; a draw takes time by faults, not by cells.
 
     Faults arrive as a Poisson process in ``t = -log(1 - rate)``, each at a uniformly drawn cell,
@@ -176,7 +176,7 @@ def _check_straddling(field: str, columns: int, bits: int) -> None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Correlated:
+class CorrelatedMap:
     """Weak rows, columns and blocks of cells: a Gaussian random-effects model.
 
     Each cell has a standard normal margin
@@ -266,7 +266,7 @@ class Correlated:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Measured:
+class MeasuredMap:
     """A fault map measured on silicon: for each cell, the bit error rate at which it first fails.
 
     Words fill the array row by row, and repeat it if a tensor is larger. Chips differ in the word
@@ -293,7 +293,7 @@ class Measured:
             refuse("the number of cells of the measured map", cells, allowed)
 
     @classmethod
-    def from_csv(cls, path: str | Path, *, rows: int, columns: int) -> Measured:
+    def from_csv(cls, path: str | Path, *, rows: int, columns: int) -> MeasuredMap:
         """Read the weak cells of a ``rows`` by ``columns`` array.
 
         Args:

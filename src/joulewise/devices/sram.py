@@ -14,7 +14,7 @@ from torch import Tensor
 from joulewise.devices.chip import Chip, Traffic
 from joulewise.devices.device import Device
 from joulewise.devices.fault_kinds import FaultKind, Mask
-from joulewise.devices.fault_maps import FaultMap, Independent, Measured
+from joulewise.devices.fault_maps import FaultMap, IndependentMap, MeasuredMap
 from joulewise.devices.faulty_words import FaultyWords, samples_are_dense
 from joulewise.devices.moments import ReadMoments, WordClasses
 from joulewise.devices.operating_point import Knob, Point, as_point
@@ -53,7 +53,7 @@ class SRAM(Device[StoredWords]):
         bits: Bits in a word, 2 to 16.
         law: Bit error rate and energy as functions of ``eta``.
         fault: Effect of a failing cell on its word: `Mask`, `Flip` or `Stuck`.
-        fault_map: Positions of failing cells: `Independent`, `Correlated` or `Measured`.
+        fault_map: Positions of failing cells: `IndependentMap`, `CorrelatedMap` or `MeasuredMap`.
         channel_dim: The axis along which each index has a separate scale (0: output channels); None
             for one scale per tensor.
         limit: The largest magnitude to represent; None takes the largest in the tensor.
@@ -78,7 +78,7 @@ class SRAM(Device[StoredWords]):
     bits: int = 8
     law: ReliabilityLaw = field(default_factory=ExponentialLaw)
     fault: FaultKind = field(default_factory=Mask)
-    fault_map: FaultMap = field(default_factory=Independent)
+    fault_map: FaultMap = field(default_factory=IndependentMap)
     channel_dim: int | None = None
     limit: float | None = None
 
@@ -101,13 +101,13 @@ class SRAM(Device[StoredWords]):
 
     @property
     def independent_words(self) -> bool:
-        """True for `Independent` fault maps; others have weak rows, columns or positions."""
-        return isinstance(self.fault_map, Independent)
+        """True for an `IndependentMap`; others have weak rows, columns or positions."""
+        return isinstance(self.fault_map, IndependentMap)
 
     @property
     def smooth(self) -> bool:
-        """False for `Measured` fault maps, whose cells fail one after the other."""
-        return not isinstance(self.fault_map, Measured)
+        """False for a `MeasuredMap`, whose cells fail one after the other."""
+        return not isinstance(self.fault_map, MeasuredMap)
 
     @property
     def reliable_bit_j(self) -> float:
@@ -166,8 +166,8 @@ class SRAM(Device[StoredWords]):
     def moments(self, stored: StoredWords, point: Point) -> ReadMoments:
         """Element-wise mean and variance of `read` over chips; differentiable in ``point``.
 
-        Exact for `Independent` and `Measured` maps; for `Correlated` ones up to the quadrature
-        error that the class states.
+        Exact for an `IndependentMap` and a `MeasuredMap`; for a `CorrelatedMap` up to the
+        quadrature error that the class states.
         """
         self._check_channels(point, stored.values)
         scale, index = stored.scale, self._index(stored)

@@ -130,7 +130,7 @@ class Memory:
         ):
             return
         if self._used:
-            self._reading.chip = self._reading.chip.again()
+            self._reading.chip = self._reading.chip.next_use()
             chip, plan = self._reading.chip, self._reading.plan
             self._replace((p.name, self.weight(p, plan[p.name], chip)) for p in self._fresh)
         self._used = True
@@ -158,7 +158,7 @@ class Memory:
 
     def weight(self, placed: Placed, point: Point, chip: Chip) -> Tensor:
         """One placed weight as one chip reads it; the model is left as it is."""
-        return placed.device.read(self.stored[placed.name], point, chip.at(placed.name))
+        return placed.device.read(self.stored[placed.name], point, chip.region(placed.name))
 
     def expect(
         self,

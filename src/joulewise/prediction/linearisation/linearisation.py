@@ -272,7 +272,7 @@ class Linearisation:
         point, moved = self.problem.plan[placed.name], []
         for chip in chips:
             read = placed.device.round_trip(
-                inputs, point, chip.at(placed.name), placed.limit, words=placed.words
+                inputs, point, chip.region(placed.name), placed.limit, words=placed.words
             )
             deviation = (read - mean).flatten(1).to(jacobian.dtype)
             moved.append((jacobian @ deviation[:, :, None])[:, :, 0])
