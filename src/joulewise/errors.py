@@ -15,7 +15,8 @@ Each message is one sentence: the field, the value received, the values allowed,
 from __future__ import annotations
 
 import math
-from typing import Never
+from numbers import Real
+from typing import Any, Never
 
 __all__ = [
     "DataError",
@@ -27,6 +28,7 @@ __all__ = [
     "TableError",
     "WeightsError",
     "check_in_range",
+    "check_kind",
     "check_whole",
     "refuse",
 ]
@@ -94,7 +96,7 @@ def check_in_range(
     open_low: bool = False,
     error: type[InputError] = InputError,
 ) -> None:
-    """Refuse a number outside an interval, and NaN.
+    """Refuse a number outside an interval, NaN, and what is no number.
 
     Args:
         field: Name of the field, as the user wrote it.
@@ -105,7 +107,7 @@ def check_in_range(
         error: Class of the exception.
 
     Raises:
-        InputError: if ``value`` lies outside.
+        InputError: if ``value`` lies outside, or is no number; True is none.
 
     Example:
         >>> check_in_range("eta", 0.5, 0.0, 1.0)
@@ -114,10 +116,37 @@ def check_in_range(
             ...
         joulewise.errors.InputError: eta is 1.5; allowed: 0 to 1
     """
+    ends = f"{'above ' if open_low else ''}{low:g} to {high:g}"
+    check_kind(field, value, Real, f"a number, {ends}", error)
     above = value > low if open_low else value >= low
     if math.isnan(value) or not above or value > high:
-        ends = f"{'above ' if open_low else ''}{low:g} to {high:g}"
         refuse(field, f"{value:g}", ends, error)
+
+
+def check_kind(
+    field: str, value: object, kind: Any, allowed: str, error: type[InputError] = InputError
+) -> None:
+    """Refuse a value of another kind, a class in place of a value, and a bool as a number.
+
+    Args:
+        field: Name of the field, as the user wrote it.
+        value: Value received.
+        kind: Class, protocol or union that is allowed.
+        allowed: Values allowed.
+        error: Class of the exception.
+
+    Raises:
+        InputError: if ``value`` is of another kind.
+
+    Example:
+        >>> check_kind("clip", "yes", bool, "True or False")
+        Traceback (most recent call last):
+            ...
+        joulewise.errors.InputError: clip is 'yes', of type str; allowed: True or False
+    """
+    number = isinstance(value, bool) and kind is not bool
+    if number or isinstance(value, type) or not isinstance(value, kind):
+        refuse(field, f"{value!r:.60}, of type {type(value).__name__}", allowed, error)
 
 
 def check_whole(field: str, value: float) -> None:

@@ -17,6 +17,7 @@ from joulewise.errors import (
     InputError,
     WeightsError,
     check_in_range,
+    check_kind,
     check_whole,
     refuse,
 )
@@ -107,9 +108,22 @@ class PairDevice(Device[Pairs]):
             check_whole("levels", self.levels)
         if self.rounding not in ("nearest", "floor"):
             refuse("rounding", repr(self.rounding), "'nearest' or 'floor'")
+        check_kind("channel_dim", self.channel_dim, int | None, "an axis, such as 0, or None")
         if self.limit is not None:
             check_in_range("limit", self.limit, 0.0, 1e30, open_low=True)
             self._check_one_limit(self.limit)
+
+    def _check_ends(self, field: str, low: float, high: float, unit: str) -> None:
+        """Refuse a field that is no range: two numbers from ``low`` to ``high``, ascending."""
+        ends = getattr(self, field)
+        allowed = f"two numbers of {unit}, ascending, {low:g} to {high:g}"
+        check_kind(field, ends, tuple | list, allowed)
+        if len(ends) != 2:
+            refuse(field, ends, allowed)
+        for end in ends:
+            check_in_range(field, end, low, high, open_low=low == 0)
+        if not ends[0] < ends[1]:
+            refuse(field, ends, allowed)
 
     def _check_one_limit(self, limit: float | None) -> None:
         if limit is not None and self.channel_dim is not None:

@@ -24,7 +24,7 @@ from joulewise.devices.conductance_pairs import (
 from joulewise.devices.crossbar_energy import ISAAC, ReadOut
 from joulewise.devices.moments import ReadMoments, WordClasses
 from joulewise.devices.operating_point import Knob, Point, as_point
-from joulewise.errors import check_in_range, refuse
+from joulewise.errors import check_in_range, check_kind
 
 __all__ = ["Crossbar"]
 
@@ -86,10 +86,10 @@ class Crossbar(PairDevice):
         check_in_range("sigma", self.sigma, 0.0, 1.0)
         check_in_range("variability", self.variability, 0.0, 1.0)
         check_in_range("read_noise", self.read_noise, 0.0, 1.0)
-        low, high = self.g_range
-        check_in_range("g_range", low, 0.0, 1.0, open_low=True)
-        if not low < high <= 1.0:
-            refuse("g_range", self.g_range, "two numbers of siemens, ascending, at most 1")
+        self._check_ends("g_range", 0.0, 1.0, "siemens")
+        check_kind("clip", self.clip, bool, "True or False")
+        check_kind("array", self.array, Array, "an Array(...)")
+        check_kind("readout", self.readout, ReadOut, "ISAAC, or a ReadOut(...)")
 
     @property
     def knob(self) -> Knob:

@@ -11,7 +11,7 @@ import hashlib
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from joulewise.devices.chip import Chip
 from joulewise.devices.tables import read_csv
-from joulewise.errors import TableError, check_in_range, refuse
+from joulewise.errors import TableError, check_in_range, check_kind, check_whole, refuse
 
 __all__ = ["CorrelatedMap", "FaultMap", "IndependentMap", "MeasuredMap", "starts_run"]
 
@@ -29,6 +29,7 @@ Cells = NDArray[np.int64]
 Rates = NDArray[np.float64]
 
 
+@runtime_checkable
 class FaultMap(Protocol):
     """Interface of a fault map."""
 
@@ -221,6 +222,7 @@ class CorrelatedMap:
         check_in_range("row + column + cluster", self.row + self.column + self.cluster, 0.0, 0.9)
         for field in ("columns", "cluster_rows", "cluster_columns"):
             check_in_range(field, getattr(self, field), 1, 1 << 20)
+            check_whole(field, getattr(self, field))
 
     def check(self, bits: int) -> None:
         """Refuse words that straddle rows or blocks."""
@@ -287,6 +289,8 @@ class MeasuredMap:
 
     def __post_init__(self) -> None:
         check_in_range("columns", self.columns, 1, 1 << 20)
+        check_whole("columns", self.columns)
+        check_kind("thresholds", self.thresholds, tuple, "a tuple of bit error rates")
         cells = len(self.thresholds)
         if not cells or cells % self.columns:
             allowed = f"a multiple of its {self.columns} columns, and at least one row"

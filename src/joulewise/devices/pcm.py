@@ -34,7 +34,7 @@ from joulewise.devices.pcm_laws import (
     read_std,
 )
 from joulewise.devices.tables import interpolate
-from joulewise.errors import check_in_range, check_whole, refuse
+from joulewise.errors import check_in_range, check_kind, check_whole
 
 __all__ = ["PCM"]
 
@@ -120,10 +120,10 @@ class PCM(PairDevice):
         check_in_range("program_j", self.program_j, 0.0, 1.0)
         rate = self.inferences_per_second
         check_in_range("inferences_per_second", rate, 0.0, 1e15, open_low=True)
-        low, high = self.time_range
-        check_in_range("time_range", low, 1.0, 1e12)
-        if not low < high <= 1e12:
-            refuse("time_range", self.time_range, "two numbers of seconds, ascending, 1 to 1e12")
+        self._check_ends("time_range", 1.0, 1e12, "seconds")
+        for name in ("programming", "drift", "read_noise", "compensate"):
+            check_kind(name, getattr(self, name), bool, "True or False")
+        check_kind("readout", self.readout, ReadOut, "ISAAC, or a ReadOut(...)")
 
     @property
     def knob(self) -> Knob:

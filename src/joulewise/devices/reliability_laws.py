@@ -11,13 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from joulewise.devices.tables import interpolate, read_csv
-from joulewise.errors import OperatingPointError, TableError, check_in_range, refuse
+from joulewise.errors import OperatingPointError, TableError, check_in_range, check_kind, refuse
 
 __all__ = ["PROFILES", "ExponentialLaw", "ReliabilityLaw", "VoltageRow", "VoltageTable", "law"]
 
@@ -25,6 +25,7 @@ __all__ = ["PROFILES", "ExponentialLaw", "ReliabilityLaw", "VoltageRow", "Voltag
 HOROWITZ_SRAM_BIT_J = 20e-12 / 64
 
 
+@runtime_checkable
 class ReliabilityLaw(Protocol):
     """Interface of a reliability law: a frozen, hashable value."""
 
@@ -147,6 +148,9 @@ class VoltageTable:
     voltage_unit: str = "V"
 
     def __post_init__(self) -> None:
+        check_kind("rows", self.rows, tuple, "a tuple of VoltageRow", TableError)
+        for row in self.rows:
+            check_kind("a row", row, VoltageRow, "a VoltageRow", TableError)
         if len(self.rows) < 2:
             refuse("the voltage table", f"{len(self.rows)} row(s)", "two rows or more", TableError)
         places = [f"row {number}" for number in range(1, len(self.rows) + 1)]

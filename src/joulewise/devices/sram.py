@@ -19,10 +19,12 @@ from joulewise.devices.faulty_words import FaultyWords, samples_are_dense
 from joulewise.devices.moments import ReadMoments, WordClasses
 from joulewise.devices.operating_point import Knob, Point, as_point
 from joulewise.devices.reliability_laws import ExponentialLaw, ReliabilityLaw
-from joulewise.errors import OperatingPointError, refuse
+from joulewise.errors import OperatingPointError, check_kind, refuse
 from joulewise.words import FixedPoint, decode, encode
 
 __all__ = ["SRAM", "StoredWords"]
+
+_LAWS = "ExponentialLaw(), law('a profile') or VoltageTable.from_csv('a table')"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +85,11 @@ class SRAM(Device[StoredWords]):
     limit: float | None = None
 
     def __post_init__(self) -> None:
+        check_kind("law", self.law, ReliabilityLaw, _LAWS)
+        check_kind("fault", self.fault, FaultKind, "Mask(), Flip() or Stuck()")
+        allowed = "IndependentMap(), CorrelatedMap(...) or a MeasuredMap"
+        check_kind("fault_map", self.fault_map, FaultMap, allowed)
+        check_kind("channel_dim", self.channel_dim, int | None, "an axis, such as 0, or None")
         self._format(None)
         self.fault_map.check(self.bits)
 

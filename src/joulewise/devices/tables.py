@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
+from os import PathLike
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn.functional import embedding
 
-from joulewise.errors import TableError, refuse
+from joulewise.errors import TableError, check_kind, refuse
 
 __all__ = ["interpolate", "read_csv"]
 
@@ -31,6 +32,7 @@ def read_csv(
     Raises:
         TableError: if the file cannot be read or a line is malformed; the message names the line.
     """
+    check_kind(f"the path of the {kind}", path, str | PathLike, "a path", TableError)
     try:
         lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
