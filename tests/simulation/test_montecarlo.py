@@ -259,7 +259,11 @@ def test_no_warning_where_nothing_fails(placement, test):
         ({"eta": 0.5, "plan": {}}, InputError, "and not both"),
         ({"eta": 1.5}, OperatingPointError, "eta is 1.5; allowed: 0 to 1"),
         ({"eta": float("nan")}, OperatingPointError, "eta is nan"),
-        ({"g_max": 1.0}, OperatingPointError, "SRAM was given g_max; allowed: one of eta, v_dd"),
+        (
+            {"g_max": 1.0},
+            OperatingPointError,
+            "SRAM was given g_max; allowed: one of eta, v_dd, bit_error_rate",
+        ),
         ({"eta": 0.5, "chips": 0}, InputError, "chips is 0"),
         ({"eta": 0.5, "seed": -1}, InputError, "seed is -1"),
         ({"eta": 0.5, "half_width": 0.0}, InputError, "half_width is 0"),
