@@ -4,6 +4,7 @@ device              the interface that every technology implements
 chip                chips and their random streams, traffic, inputs of matrix-vector products
 operating_point     operating points; the knob of a device, its range as levels from 0 to 1
 moments             mean and variance of reads, factors that words share, classes of words
+estimated_moments   moments of a device that states none, from reads of its chips
 sram                SRAM under voltage scaling
 fault_kinds         effect of failing cells on a word: mask, flip, stuck
 fault_maps          positions of failing cells: independent, correlated, measured
@@ -30,7 +31,7 @@ from joulewise.devices.device import Device
 from joulewise.devices.device_check import DeviceCheck, MomentCheck, check_device
 from joulewise.devices.fault_kinds import Flip, Mask, Stuck
 from joulewise.devices.fault_maps import CorrelatedMap, IndependentMap, MeasuredMap
-from joulewise.devices.moments import ReadMoments, SharedFactor, WordClasses
+from joulewise.devices.moments import MomentEstimate, ReadMoments, SharedFactor, WordClasses
 from joulewise.devices.operating_point import Knob, PlainPoint, Point, plain_point
 from joulewise.devices.pcm import PCM
 from joulewise.devices.reliability_laws import PROFILES, ExponentialLaw, VoltageTable, law
@@ -57,6 +58,7 @@ __all__ = [
     "MatrixInputs",
     "MeasuredMap",
     "MomentCheck",
+    "MomentEstimate",
     "PlainPoint",
     "Point",
     "ReadMoments",

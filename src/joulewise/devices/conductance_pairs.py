@@ -12,7 +12,6 @@ from torch import Tensor
 
 from joulewise.devices.chip import Chip, Traffic
 from joulewise.devices.device import Device
-from joulewise.devices.reliability_laws import HOROWITZ_SRAM_BIT_J
 from joulewise.errors import (
     InputError,
     WeightsError,
@@ -95,7 +94,6 @@ class PairDevice(Device[Pairs]):
     """
 
     computes: ClassVar[bool] = True
-    reliable_bit_j: ClassVar[float] = HOROWITZ_SRAM_BIT_J  # an SRAM beside the crossbar
 
     levels: int | None = None
     rounding: Rounding = "nearest"

@@ -187,13 +187,19 @@ class _Builder:
                 first.device.knob,
                 self._rows[first.name].shape[1:],
                 first.device.smooth,
+                # Each point that is estimated takes many reads.
+                sampled=48 if first.device.states_moments else 8,
             )
             self._directions |= dict.fromkeys([p.name for p in (first, *others)], directions)
 
     def _classes_of(self, placed: Placed) -> WordClasses:
         device: Device[Any] = placed.device
         if placed.role == "weight":
-            return device.word_classes(self._problem.memory.stored[placed.name])
+            stored = self._problem.memory.stored[placed.name]
+            if device.states_moments:
+                return device.word_classes(stored)
+            # Words of a class would share the error of an estimate, which then does not average.
+            return Device.word_classes(device, stored)
         if type(device).word_classes is Device.word_classes:
             refuse(
                 f"the memory of {placed.name}",
