@@ -74,7 +74,15 @@ class PlanOptimiser:
         return self.energy_model.normalised(self.variables.plan(levels))
 
     def common_level(self, max_mse: float) -> float:
-        """The least common level within a predicted error; 1 if there is none."""
+        """The least common level within a predicted error, of those listed if errors are steps.
+
+        1 if there is none.
+        """
+        if not self.smooth:
+            for level in self.variables.listed:  # ascending
+                if self.mse(self.variables.uniform(level)) <= max_mse:
+                    return level
+            return 1.0
         low, high = 0.0, 1.0
         for _ in range(_LEVEL_HALVINGS):
             middle = (low + high) / 2
