@@ -236,7 +236,9 @@ def test_a_measured_map_is_allocated_from_listed_points(network, digits):
     inputs = next(iter(digits.train.batches(4)))[0]
     placement = place(network, weights=SRAM(bits=8, fault_map=fault_map), inputs=inputs)
     few, ticks = digits.train.subset(100, seed=0), (0.3, 0.5, 0.8)
-    with pytest.raises(InputError, match=r"features.1.weight is one whose moments have no gradient"):
+    with pytest.raises(
+        InputError, match=r"features.1.weight is one whose moments have no gradient"
+    ):
         linearised(placement, few, Granularity())
     optimiser = linearised(placement, few, Granularity(levels=ticks))
     limit = optimiser.mse(optimiser.variables.uniform(0.5))

@@ -113,7 +113,7 @@ def _by_device(placed: Sequence[Placed]) -> list[list[Placed]]:
     """Tensors by equal device; those of compute-in-memory arrays by knob."""
     groups: list[tuple[Device[Any] | Knob, list[Placed]]] = []
     for one in placed:
-        key = one.device.knob if one.device.computes else one.device
+        key = one.device.knob if one.device.array else one.device
         for known, members in groups:  # no dictionary: a user's device need not be hashable
             if known == key:
                 members.append(one)
@@ -195,7 +195,7 @@ _Group = _Accessed | _Tabulated
 
 
 def _group(placed: Sequence[Placed]) -> _Group:
-    return _Tabulated(placed) if placed[0].device.computes else _Accessed(placed)
+    return _Tabulated(placed) if placed[0].device.array else _Accessed(placed)
 
 
 def _traffic(placed: Placed) -> Traffic:

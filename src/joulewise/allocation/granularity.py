@@ -187,7 +187,7 @@ def _channels(placed: Placed) -> int:
     matrix_inputs = placed.traffic.matrix_inputs if placed.traffic is not None else ()
     if not placed.device.knob.channels:
         reason = f"{placed.name} is stored on a {memory}, which takes one point for a whole tensor"
-    elif placed.device.computes and any(product.channels() is None for product in matrix_inputs):
+    elif placed.device.array and any(product.channels() is None for product in matrix_inputs):
         reason = (
             f"the first axis of {placed.name} runs over the rows of a matrix, whose columns have "
             f"points on a {memory}"

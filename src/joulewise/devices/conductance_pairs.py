@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from joulewise.devices.array import WHOLE, Array
 from joulewise.devices.chip import Chip, Traffic
 from joulewise.devices.device import Device
 from joulewise.errors import (
@@ -88,17 +89,17 @@ class PairDevice(Device[Pairs]):
             largest magnitude of each tensor; the largest of a network gives all tensors one range.
         channel_dim: The axis along which each index (each output column) has a separate limit;
             None for one limit per tensor. Tensors with fewer than two axes always have one.
+        array: Size of the arrays and their converters.
 
     Raises:
         InputError: if a field is outside its range.
     """
 
-    computes: ClassVar[bool] = True
-
     levels: int | None = None
     rounding: Rounding = "nearest"
     limit: float | None = None
     channel_dim: int | None = None
+    array: Array = WHOLE
 
     def __post_init__(self) -> None:
         if self.levels is not None:
@@ -106,6 +107,7 @@ class PairDevice(Device[Pairs]):
             check_whole("levels", self.levels)
         if self.rounding not in ("nearest", "floor"):
             refuse("rounding", repr(self.rounding), "'nearest' or 'floor'")
+        check_kind("array", self.array, Array, "an Array(...)")
         check_kind("channel_dim", self.channel_dim, int | None, "an axis, such as 0, or None")
         if self.limit is not None:
             check_in_range("limit", self.limit, 0.0, 1e30, open_low=True)

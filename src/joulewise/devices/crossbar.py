@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from joulewise.devices.array import WHOLE, Array
 from joulewise.devices.chip import Chip, Traffic
 from joulewise.devices.conductance_pairs import (
     PairDevice,
@@ -54,7 +53,6 @@ class Crossbar(PairDevice):
         clip: True if programmed conductances are clipped at 0, as physical ones are; False if they
             may be negative, as published closed forms assume.
         g_range: Lowest and highest ``g_max``, siemens, above 0 to 1.
-        array: Size of the arrays and their converters.
         readout: Read-out circuits, for the energy.
 
     Raises:
@@ -78,7 +76,6 @@ class Crossbar(PairDevice):
     read_noise: float = 0.0
     clip: bool = True
     g_range: tuple[float, float] = (1e-7, 1e-3)
-    array: Array = WHOLE
     readout: ReadOut = ISAAC
 
     def __post_init__(self) -> None:
@@ -88,7 +85,6 @@ class Crossbar(PairDevice):
         check_in_range("read_noise", self.read_noise, 0.0, 1.0)
         self._check_ends("g_range", 0.0, 1.0, "siemens")
         check_kind("clip", self.clip, bool, "True or False")
-        check_kind("array", self.array, Array, "an Array(...)")
         check_kind("readout", self.readout, ReadOut, "ISAAC, or a ReadOut(...)")
 
     @property

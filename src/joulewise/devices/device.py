@@ -37,9 +37,13 @@ class Device(ABC, Generic[Stored]):
         moment_chips: Chips that `moments` are estimated from where a device states none, 3 or more:
             the standard error of a word's variance is then about ``sqrt(2 / moment_chips)`` of it,
             and that of a sum over many words far less.
+        array: Size and converters of the arrays of a compute-in-memory device, which multiplies
+            where it stores, and is told the matrix inputs that its `energy` depends on: a class
+            attribute or a field. None for a memory that only stores.
     """
 
     moment_chips: ClassVar[int] = 64
+    array: Array | None = None
 
     @property
     @abstractmethod
@@ -65,16 +69,6 @@ class Device(ABC, Generic[Stored]):
     def fresh(self) -> bool:
         """True if some noise is drawn anew in every use of a chip."""
         return False
-
-    @property
-    def computes(self) -> bool:
-        """True for compute-in-memory devices, whose `energy` depends on the matrix inputs."""
-        return False
-
-    @property
-    def array(self) -> Array | None:
-        """Array size and converters of a compute-in-memory device; None if it has neither."""
-        return None
 
     @property
     def reliable_bit_j(self) -> float:

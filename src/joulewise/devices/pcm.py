@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from joulewise.devices.array import WHOLE
 from joulewise.devices.chip import Chip, Traffic
 from joulewise.devices.conductance_pairs import PairDevice, Pairs, normals
 from joulewise.devices.crossbar_energy import ISAAC, ReadOut
@@ -243,14 +244,17 @@ class PCM(PairDevice):
         )
         program_j = 2 * self.devices * traffic.words * self.program_j
         shared = program_j / (self.inferences_per_second * as_point(point))
-        read = self.readout.energy_j(traffic.matrix_inputs, plus, minus)
+        read = self.readout.energy_j(traffic.matrix_inputs, plus, minus, self.array)
         return read + shared.to(read.device)
 
     def describe(self) -> dict[str, Any]:
         """Plain data for records."""
         described = asdict(self) | {"time_range": list(self.time_range)}
-        del described["readout"]
-        return {"device": "pcm"} | described | self.readout.describe()
+        del described["array"], described["readout"]
+        parts = self.readout.describe()
+        if self.array != WHOLE:
+            parts |= self.array.describe()
+        return {"device": "pcm"} | described | parts
 
     @property
     def _compensated(self) -> bool:

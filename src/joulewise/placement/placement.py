@@ -180,7 +180,7 @@ def counts_of(placement: Placement, inputs: Any, layers: Sequence[str] = ()) -> 
     owners = {name: group.owners for name, group in parameter_groups(placement.model).items()}
     private = PrivateModel(placement.model, owners, placement.rebuild)
     private.own_placed()
-    computing = [placed.name for placed in placement.placed if placed.device.computes]
+    computing = [placed.name for placed in placement.placed if placed.device.array is not None]
     return trace(private, layers, inputs, computing)
 
 
@@ -195,7 +195,7 @@ def _traffic(tensor: Placed, counts: Trace) -> Traffic:
             f"nothing; exclude '{tensor.name}'"
         )
     matrix_inputs = counts.matrix_inputs.get(tensor.name, ())
-    if tensor.device.computes and not matrix_inputs:
+    if tensor.device.array is not None and not matrix_inputs:
         raise ModelError(
             f"{tensor.name} is in no product with vectors that is known (linear layers, "
             "convolutions, products of matrices) in the traced forward pass, so a memory that "
