@@ -14,7 +14,6 @@ Each message is one sentence: the field, the value received, the values allowed,
 
 from __future__ import annotations
 
-import math
 from numbers import Real
 from typing import Any, Never
 
@@ -32,6 +31,8 @@ __all__ = [
     "check_whole",
     "refuse",
 ]
+
+_NUMBER: Any = Real  # NumPy's numbers too; type checkers deny that a float is one
 
 
 class JoulewiseError(Exception):
@@ -116,11 +117,12 @@ def check_in_range(
             ...
         joulewise.errors.InputError: eta is 1.5; allowed: 0 to 1
     """
+    number = isinstance(value, _NUMBER) and not isinstance(value, bool)
+    if number and (value > low if open_low else value >= low) and value <= high:
+        return
     ends = f"{'above ' if open_low else ''}{low:g} to {high:g}"
-    check_kind(field, value, Real, f"a number, {ends}", error)
-    above = value > low if open_low else value >= low
-    if math.isnan(value) or not above or value > high:
-        refuse(field, f"{value:g}", ends, error)
+    check_kind(field, value, _NUMBER, f"a number, {ends}", error)
+    refuse(field, f"{value:g}", ends, error)
 
 
 def check_kind(
