@@ -129,6 +129,9 @@ def error_model(
     missed here, and plans that are optimised against this model exploit them, the more so the more
     points they have: `allocate` verifies plans on simulated chips.
 
+    Where a memory states no moments, the mean shift keeps the squared error of the estimated means:
+    the variance over the number of chips, 1/64 by default, by which errors are stated too large.
+
     Args:
         placement: The model and its memories; the model is left as it was.
         data: As for `predict`; targets are not used.
