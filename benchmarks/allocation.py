@@ -104,7 +104,9 @@ def run(network: str, arguments: argparse.Namespace) -> None:
         for name in arguments.granularities:
             path = arguments.out / f"{network}-{memory}-{name}.json"
             granularity = GRANULARITIES[name]
-            if path.exists() or (granularity.bit_planes and MEMORIES[memory].planes is None):
+            if path.exists() or (
+                granularity.bit_planes and MEMORIES[memory].knob.bit_planes is None
+            ):
                 continue
             placement = place(model, weights=MEMORIES[memory], example_inputs=inputs)
             record = allocated(placement, split, granularity, arguments.chips)

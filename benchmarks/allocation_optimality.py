@@ -40,7 +40,6 @@ from joulewise.allocation import Granularity
 from joulewise.allocation.plan_optimiser import PlanOptimiser
 from joulewise.allocation.problem import AllocationProblem
 from joulewise.data import Dataset, load_data
-from joulewise.devices import KnobRange
 from joulewise.files import write_atomically
 from joulewise.models import build
 from joulewise.placement import place
@@ -127,7 +126,7 @@ def compared(
         levels = LEVELS[memory]
         if optimiser.variables.count > 5:  # so that all combinations can be tried
             levels = levels[2:5:2] if memory == "crossbar" else levels[1:6:2]
-        knob = KnobRange.of(MEMORIES[memory])
+        knob = MEMORIES[memory].knob
         listed = {level: knob.point(level) for level in levels}
         optimiser = replace(optimiser, variables=replace(optimiser.variables, listed=listed))
     if kind == "rails":

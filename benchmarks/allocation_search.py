@@ -48,7 +48,7 @@ from joulewise.allocation import Granularity, OutputError, allocate
 from joulewise.allocation.energy_model import EnergyModel
 from joulewise.allocation.granularity import DecisionVariables
 from joulewise.data import Dataset, Split, load_data
-from joulewise.devices import KnobRange
+from joulewise.devices import Knob
 from joulewise.files import write_atomically
 from joulewise.models import build
 from joulewise.placement import Placement, Plan, energy, place
@@ -127,12 +127,12 @@ class Posed:
         return Plan({name: {MEMORY.knob: point} for name, point in points.items()})
 
     @property
-    def limits(self) -> KnobRange:
-        return KnobRange.of(MEMORY)
+    def limits(self) -> Knob:
+        return MEMORY.knob
 
     def shares(self, siemens: Floats) -> Floats:
         """Shares of the range on its logarithmic scale."""
-        low, high = np.log(self.limits.least), np.log(self.limits.most)
+        low, high = np.log(self.limits.least_reliable), np.log(self.limits.most_reliable)
         return np.clip((np.log(siemens) - low) / (high - low), 0.0, 1.0)
 
 
@@ -237,7 +237,7 @@ def genetic(counted: Counted, seed: int, *, logarithms: bool) -> None:
     problem = counted.problem
     generator = np.random.default_rng(seed)
     alike = problem.largest / problem.largest.max()
-    low, high = problem.limits.least / UNIT, problem.limits.most / UNIT
+    low, high = problem.limits.least_reliable / UNIT, problem.limits.most_reliable / UNIT
 
     def to_units(values: Floats) -> Floats:
         return np.exp(values) if logarithms else values

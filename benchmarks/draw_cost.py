@@ -92,7 +92,7 @@ def cases() -> list[tuple[str, float, Placement, torch.Tensor]]:
 
 
 def point(device: Device[Any]) -> float:
-    return 25e-6 if device.knob == "g_max" else -math.log(BIT_ERROR_RATE) / 12.8
+    return 25e-6 if device.knob.name == "g_max" else -math.log(BIT_ERROR_RATE) / 12.8
 
 
 def measure(placement: Placement, inputs: torch.Tensor, repeats: int) -> dict[str, object]:

@@ -131,7 +131,7 @@ def allocated(placement: Any, test: Any) -> dict[str, Any]:
         "plan for a drop": {"goal": jw.MetricDrop(0.02), "chips": 40},
         "plan for an energy": {"goal": jw.EnergyBudget(0.6), "chips": 4},
     }
-    if placement.placed[0].device.planes is not None:
+    if placement.placed[0].device.knob.bit_planes is not None:
         goals["plan of bit planes"] = {
             "goal": jw.EnergyBudget(0.6),
             "chips": 0,

@@ -24,17 +24,7 @@ class GaussianMemory(Device[Tensor]):
 
     keep: float = 0.9
 
-    @property
-    def knob(self) -> str:
-        return "std"
-
-    @property
-    def most_reliable(self) -> float:
-        return 0.0
-
-    @property
-    def least_reliable(self) -> float:
-        return 10.0
+    knob = Knob(name="std", least_reliable=10.0, most_reliable=0.0)
 
     @property
     def reliable_bit_j(self) -> float:

@@ -16,7 +16,7 @@ MEMORIES = {
     "mask": (jw.SRAM(bits=8), {"eta": 0.4}),
     "flip by channel": (jw.SRAM(bits=6, fault=jw.Flip(), channel_dim=0), {"eta": 0.5}),
     "stuck, weak rows": (
-        jw.SRAM(bits=8, fault=jw.Stuck(), fault_map=jw.Correlated(row=0.3)),
+        jw.SRAM(bits=8, fault=jw.Stuck(), fault_map=jw.CorrelatedMap(row=0.3)),
         {"eta": 0.4},
     ),
     "clipped pairs": (jw.Crossbar(sigma=1e-6, variability=0.05, levels=16), {"g_max": 2e-5}),

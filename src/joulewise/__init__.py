@@ -42,12 +42,12 @@ if TYPE_CHECKING:
     from joulewise.devices import SRAM as SRAM
     from joulewise.devices import Array as Array
     from joulewise.devices import Chip as Chip
-    from joulewise.devices import Correlated as Correlated
+    from joulewise.devices import CorrelatedMap as CorrelatedMap
     from joulewise.devices import Crossbar as Crossbar
     from joulewise.devices import Device as Device
     from joulewise.devices import ExponentialLaw as ExponentialLaw
     from joulewise.devices import Flip as Flip
-    from joulewise.devices import Independent as Independent
+    from joulewise.devices import IndependentMap as IndependentMap
     from joulewise.devices import Mask as Mask
     from joulewise.devices import Measured as Measured
     from joulewise.devices import Stuck as Stuck
@@ -153,7 +153,7 @@ __all__ = [
     "Array",
     "Chip",
     "Corrected",
-    "Correlated",
+    "CorrelatedMap",
     "Crossbar",
     "DataError",
     "Dataset",

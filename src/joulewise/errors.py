@@ -34,6 +34,8 @@ __all__ = [
     "refuse",
 ]
 
+_NUMBER: Any = Real  # NumPy's numbers too; type checkers deny that a float is one
+
 
 class JoulewiseError(Exception):
     """Base class of all exceptions of joulewise."""
@@ -128,7 +130,7 @@ def check_in_range(
     open_low: bool = False,
     error: type[InputError] = InputError,
 ) -> None:
-    """Refuse a number outside an interval, and NaN.
+    """Refuse a number outside an interval, NaN, and what is no number.
 
     Args:
         field: Name of the field, as the user wrote it.
@@ -139,7 +141,7 @@ def check_in_range(
         error: Class of the exception.
 
     Raises:
-        InputError: if ``value`` lies outside.
+        InputError: if ``value`` lies outside, or is no number; True is none.
 
     Example:
         >>> check_in_range("eta", 0.5, 0.0, 1.0)

@@ -47,6 +47,22 @@ def test_an_accuracy_holds_on_other_chips(placement, split):
     assert again.energy.normalised == found.energy.normalised
 
 
+@pytest.mark.parametrize("knob", ["v_dd", "bit_error_rate"])
+def test_points_are_chosen_on_the_knob_of_the_memory(network, digits, split, knob):
+    """The plans of `allocate` in ``eta``, volts and error rates cost the same within 2 %."""
+    inputs = next(iter(digits.train.batches(4)))[0]
+    found = []
+    for name in ("eta", knob):
+        memory = SRAM(law=law("stutz2021-14nm"), knob=name)
+        placement = place(network, weights=memory, inputs=inputs)
+        found.append(allocate(placement, split, max_mse=0.05, chips=20, samples=128))
+    reference, other = found
+    assert other.holds
+    assert other.energy.normalised == pytest.approx(reference.energy.normalised, rel=0.02)
+    low, high = sorted(law("stutz2021-14nm").ends(knob))
+    assert all(low <= point <= high for point in other.plan.values())
+
+
 def test_it_costs_less_than_one_common_point(placement, split):
     options = {"goal": MetricDrop(0.01), "chips": 60, "samples": 128}
     common = allocate(placement, split, granularity=Granularity(per="network"), **options)

@@ -448,8 +448,8 @@ def test_devices_with_a_range_of_their_own_are_refused(device, said):
         LearnedRanges(placement)
     model = placement.model
     ranges = LearnedRanges(place(model, weights=SRAM(bits=8)))
-    (knob,) = {p.device.knob for p in placement.placed}
-    setting = {knob: placement.placed[0].device.most_reliable}
+    (knob,) = {p.device.knob.name for p in placement.placed}
+    setting = {knob: placement.placed[0].device.knob.most_reliable}
     with pytest.raises(InputError, match=said):
         TrainingMemory(placement, at=setting, ranges=ranges)
 

@@ -1,12 +1,22 @@
 """Arrays and converters: exact where they are exact, as coarse as they say, never passed by."""
 
 import math
+from dataclasses import dataclass
 
 import pytest
 import torch
 from torch import nn
 
-from joulewise.devices import Array, Chip, Crossbar
+from joulewise.devices import (
+    ISAAC,
+    PCM,
+    Array,
+    Chip,
+    Crossbar,
+    Device,
+    Knob,
+    ReadMoments,
+)
 from joulewise.devices.array import rounded
 from joulewise.errors import InputError, ModelError
 from joulewise.models import seeded
@@ -272,3 +282,64 @@ def test_energy_of_pieces_and_bits():
 def test_refusals(options, words):
     with pytest.raises(InputError, match=words):
         Array(**options)
+
+
+# A memory of one's own
+
+
+ARRAY = Array(rows=16, input_bits=6, output_bits=6)
+
+
+@dataclass(frozen=True)
+class Analog(Device[torch.Tensor]):
+    """Conductances of either sign with Gaussian noise, read out in arrays."""
+
+    array: Array = ARRAY
+    knob = Knob(name="g_max", least_reliable=1e-6, most_reliable=1e-3)
+
+    def store(self, tensor, *, limit=None, name="tensor"):
+        return tensor.detach().clone()
+
+    def read(self, stored, point, chip):
+        noise = torch.from_numpy(chip.generator("programming").standard_normal(stored.shape))
+        return stored + 1e-6 / float(point) * stored.abs().max() * noise.to(stored)
+
+    def energy(self, traffic, point):
+        weight = traffic.matrix_inputs[0].weight.double()
+        unit = torch.as_tensor(point, dtype=torch.float64) / weight.abs().max()
+        plus, minus = (
+            ReadMoments(mean=unit * side.clamp(min=0), var=0 * weight) for side in (weight, -weight)
+        )
+        return ISAAC.energy_j(traffic.matrix_inputs, plus, minus, self.array)
+
+
+def test_arrays_and_converters_serve_a_memory_of_ones_own():
+    """They round as those of a crossbar do; simulation and prediction agree with them."""
+    model, inputs = made(MODELS["two layers"][0]), rand(40, 2, 6, 6)
+    placement = place(model, weights=Analog(), inputs=inputs)
+    assert placement.macs == 0  # all products are computed in memory
+    with loaded(placement) as memory:
+        own = memory.call(inputs)
+    expected = ideal(model, inputs, rows=16, input_bits=6, output_bits=6)
+    assert torch.equal(own, expected) and not torch.equal(own, model(inputs))
+    data = [(inputs, None)]
+    result = simulate(placement, data, g_max=3e-5, chips=200)
+    forecast = predict(placement, data, g_max=3e-5)
+    chance = float(torch.tensor(result.mse).std()) / 200**0.5
+    error = 3 * math.hypot(chance, forecast.standard_error)
+    assert abs(float(forecast.mse) - result.mean_mse) < error < 0.4 * result.mean_mse
+    joules = energy(placement, placement.plan(g_max=3e-5)).memory_total_j
+    crossbar = place(model, weights=Crossbar(array=ARRAY), inputs=inputs)
+    assert joules == pytest.approx(energy(crossbar, crossbar.plan(g_max=3e-5)).memory_total_j)
+
+
+def test_phase_change_memory_has_converters_too():
+    model, inputs = made(MODELS["linear"][0]), rand(5, 12)
+    quiet = {"programming": False, "drift": False, "read_noise": False}
+    placement = place(
+        model, weights=PCM(array=Array(rows=4, output_bits=4), **quiet), inputs=inputs
+    )
+    with loaded(placement) as memory:
+        assert torch.equal(memory.call(inputs), ideal(model, inputs, rows=4, output_bits=4))
+    assert placement.placed[0].device.describe()["array_rows"] == 4
+    assert "array_rows" not in PCM().describe()

@@ -130,7 +130,7 @@ def test_activations_pass_through_the_memory_of_their_layer():
 
     def by_hand(batch, chip):
         def through(values, name):
-            part = None if chip is None else chip.at(name)
+            part = None if chip is None else chip.region(name)
             return A.round_trip(values, 0.2, part, limits[name])
 
         with torch.no_grad():

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from gaussian_memory import GaussianMemory
 from joulewise.devices import SRAM
 from joulewise.errors import InputError, ModelError, OperatingPointError
 from joulewise.models import build
@@ -320,11 +321,9 @@ def test_a_plan_that_does_not_fit_is_refused(points, error, message):
 
 
 def test_points_for_channels_of_a_memory_that_takes_one_are_refused_by_name():
-    class Careless(SRAM):
-        channel_points = False
-
+    class Careless(GaussianMemory):
         def point(self, **setting):
-            return setting["eta"]
+            return setting["std"]
 
     placement = place(nn.Linear(3, 2), weights=Careless())
     with pytest.raises(OperatingPointError, match="point of weight is .* as a Careless takes it"):

@@ -52,6 +52,22 @@ def test_points_for_channels_and_for_planes_of_channels(tmp_path):
     torch.testing.assert_close(plan["2.weight"], BOTH, rtol=0, atol=0)
 
 
+def test_points_in_volts_are_read_as_they_were_written(tmp_path):
+    memory = SRAM(law=law("stutz2021-14nm"), knob="v_dd")
+    volts = [0.75, 0.8123, 0.9]
+    plan = {"0.weight": torch.tensor(volts, dtype=torch.float64)[:, None], "2.weight": 0.8765}
+    PlanFile.of(place(model(), weights=memory), plan).write(tmp_path / "plan.json")
+    assert '"point": [[0.75], [0.8123], [0.9]]' in (tmp_path / "plan.json").read_text()
+    again = PlanFile.read(tmp_path / "plan.json").plan_for(place(model(), weights=memory))
+    assert again["2.weight"] == 0.8765
+    assert torch.equal(again["0.weight"], plan["0.weight"])
+    other = place(model(), weights=SRAM(law=law("stutz2021-14nm")))
+    with pytest.raises(
+        InputError, match="knob of the memory of 0.weight is 'eta'; allowed: 'v_dd'"
+    ):
+        PlanFile.read(tmp_path / "plan.json").plan_for(other)
+
+
 @pytest.mark.parametrize(
     ("memory", "point", "said"),
     [

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from joulewise.data import load_digits
-from joulewise.devices import SRAM, Correlated, Flip
+from joulewise.devices import SRAM, CorrelatedMap, Flip
 from joulewise.errors import InputError
 from joulewise.models import build, seeded
 from joulewise.placement import place
@@ -56,7 +56,7 @@ def test_a_linear_network_needs_no_correction_at_any_point():
 
 def test_words_that_fail_together_are_refused():
     model, x = nn.Linear(8, 4), torch.ones(2, 8)
-    memory = SRAM(bits=8, fault_map=Correlated(row=0.3))
+    memory = SRAM(bits=8, fault_map=CorrelatedMap(row=0.3))
     with pytest.raises(InputError, match="the words of weight do not fail independently"):
         predict(place(model, weights=memory), [(x, None)], at={"eta": 0.5}, method="corrected")
 

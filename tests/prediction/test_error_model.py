@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from joulewise.devices import SRAM, Crossbar, Device, Flip, KnobRange, Mask, Measured, law
+from joulewise.devices import SRAM, Crossbar, Device, Flip, Mask, MeasuredMap, law
 from joulewise.errors import InputError
 from joulewise.models import seeded
 from joulewise.placement import Plan, place
@@ -187,7 +187,7 @@ def test_a_lone_channel(planes):
 def test_points_for_each_channel_of_a_map_that_has_steps():
     thresholds = 10 ** torch.linspace(-4, -0.5, 48).double()
     order = torch.randperm(48, generator=torch.Generator().manual_seed(0))
-    fault_map = Measured(columns=12, thresholds=tuple(thresholds[order].tolist()))
+    fault_map = MeasuredMap(columns=12, thresholds=tuple(thresholds[order].tolist()))
     placement = place(convolutional(), weights=SRAM(bits=6, fault_map=fault_map))
     check_at(placement, images(), plan_of(placement, channels_of(placement)))
 

@@ -163,7 +163,7 @@ def test_activations_pass_straight_through():
         output = model(x)
         output.square().sum().backward()
     hidden = model[1](model[0](x))
-    read = device.round_trip(hidden, 0.2, chip.at("2:input"), None)
+    read = device.round_trip(hidden, 0.2, chip.region("2:input"), None)
     assert not torch.equal(read, hidden)
     assert torch.equal(output, model[2](read))
     found = [p.grad for p in model.parameters()]

@@ -74,7 +74,15 @@ class PlanOptimiser:
         return self.energy_model.normalised(self.variables.points(levels))
 
     def common_level(self, max_mse: float) -> float:
-        """The least common level within a predicted error; 1 if there is none."""
+        """The least common level within a predicted error, of those listed if errors are steps.
+
+        1 if there is none.
+        """
+        if not self.smooth:
+            for level in self.variables.listed:  # ascending
+                if self.mse(self.variables.uniform(level)) <= max_mse:
+                    return level
+            return 1.0
         low, high = 0.0, 1.0
         for _ in range(_LEVEL_HALVINGS):
             middle = (low + high) / 2
@@ -263,7 +271,7 @@ class PlanOptimiser:
             Energy, ``[variables, levels]``; and the differences to the plan: of the variance,
             ``[variables, levels]``, and of the probed outputs, ``[variables, levels, samples]``.
         """
-        points = self.variables.ranges[name].differentiable(allowed)
+        points = self.variables.knobs[name].points(allowed)
         shape = self.variables.index[name].shape
         if len(shape) != 1:  # one point, or one for each channel: all variables at one level
             rows = points[:, None].expand(-1, shape.numel())

@@ -86,8 +86,8 @@ class AllocationProblem:
             if not placed.device.smooth and not self.variables.listed:
                 refuse(
                     f"the memory of {placed.name}",
-                    "one whose errors change with its point by steps (a measured fault map)",
-                    "a list of levels to choose from, or another fault map",
+                    "one whose moments have no gradient (a measured fault map, estimated moments)",
+                    "Granularity(levels=...), the points to choose from",
                 )
         self.energy_model = EnergyModel(self.placement)
 

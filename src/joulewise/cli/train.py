@@ -218,6 +218,6 @@ def _print_points(memory: TrainingMemory) -> None:
     for p in memory.placement.placed:
         point = format_point(p.device.knob, float(f"{float(points[p.name]):.4g}"))
         joules = format_si(float(spent.memory_j[p.name]), "J")
-        rows.append([p.name, p.role, str(p.words), f"{p.device.knob} {point}", joules])
+        rows.append([p.name, p.role, str(p.words), f"{p.device.knob.name} {point}", joules])
     title = f"learned: {format_percent(spent.normalised, 1)} of the energy of a reliable memory"
     console.print_table(title, ["tensor", "role", "words", "point", "energy"], rows)

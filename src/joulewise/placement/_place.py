@@ -67,7 +67,7 @@ def place(
     """
     if weights is None and activations is None:
         raise InputError("place was given no memory; give weights= or activations= a device")
-    if activations is not None and activations.computes:
+    if activations is not None and activations.array is not None:
         refuse("activations", type(activations).__name__, "a memory that does not compute, an SRAM")
     if activations is not None and example_inputs is None:
         raise InputError(

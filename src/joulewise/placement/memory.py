@@ -163,11 +163,11 @@ class Memory:
             common = SharedFactor(
                 var=common.var, coupling=torch.empty_like(like).copy_(common.coupling)
             )
-        return ReadMoments(mean=mean, var=var, common=common)
+        return ReadMoments(mean=mean, var=var, common=common, estimate=moments.estimate)
 
     def weight(self, placed: Placed, point: Point, chip: Chip) -> Tensor:
         """One placed weight as one chip reads it; the model is left as it is."""
-        return placed.device.read(self.stored[placed.name], point, chip.at(placed.name))
+        return placed.device.read(self.stored[placed.name], point, chip.region(placed.name))
 
     def expect(
         self,

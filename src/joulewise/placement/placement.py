@@ -235,11 +235,11 @@ def _check_channels(placed: Placed, point: Point) -> None:
     """
     if not isinstance(point, Tensor) or point.ndim == 0:
         return
-    if not placed.device.channel_points and point.ndim > 1:
+    if not placed.device.knob.channels and point.ndim > 1:
         allowed = f"one for the whole tensor, as a {type(placed.device).__name__} takes it"
         got = f"of shape {tuple(point.shape)}"
         refuse(f"the operating point of {placed.name}", got, allowed, OperatingPointError)
-    if not placed.device.channel_points or (point.ndim == 1 and placed.device.planes):
+    if not placed.device.knob.channels or (point.ndim == 1 and placed.device.knob.bit_planes):
         return
     if placed.channels is None:
         allowed = "one for the whole tensor: only weights have output channels"
@@ -261,7 +261,7 @@ def counts_of(placement: Placement, inputs: Any, layers: Sequence[str] = ()) -> 
     owners = {name: group.owners for name, group in parameter_groups(placement.model).items()}
     private = PrivateModel(placement.model, owners, placement.rebuild)
     private.own_placed()
-    computing = [placed.name for placed in placement.placed if placed.device.computes]
+    computing = [placed.name for placed in placement.placed if placed.device.array is not None]
     return trace(private, layers, inputs, computing)
 
 
@@ -276,7 +276,7 @@ def _traffic(tensor: Placed, counts: Trace) -> Traffic:
             f"nothing; exclude '{tensor.name}'"
         )
     matrix_inputs = counts.matrix_inputs.get(tensor.name, ())
-    if tensor.device.computes and not matrix_inputs:
+    if tensor.device.array is not None and not matrix_inputs:
         raise ModelError(
             f"{tensor.name} is in no product with vectors that is known (linear layers, "
             "convolutions, products of matrices) in the traced forward pass, so a memory that "

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from joulewise.devices import Chip
-from joulewise.errors import InputError, check_in_range
+from joulewise.errors import InputError, check_in_range, refuse
 from joulewise.placement import Placement
 from joulewise.prediction.accumulation import Total
 from joulewise.prediction.accuracy import Ballot, over_chips
@@ -84,6 +84,9 @@ class Corrected:
                 f'Corrected(outputs={outputs}), a backward pass for each, or method="first-order"'
             )
         network = Linearisation(problem, seed=self.seed, memory_bytes=self.memory_bytes)
+        for name in network.estimates:
+            got = "one that states no moments, whose estimates are no known mean"
+            refuse(f"the memory of {name}", got, 'method="first-order", or simulate')
         chips = [Chip(seed=_SEED_OF_CHIPS + self.seed + k) for k in range(self.chips)]
         total, paired = Total(), _PairedChips(self.chips)
         with torch.set_grad_enabled(network.differentiable):

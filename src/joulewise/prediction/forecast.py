@@ -46,14 +46,15 @@ class Forecast(Result):
     ``MSE = |E f - z|^2 + Var f``, expectation and variance over chips.
 
     Args:
-        method: Name of the method.
+        method: Name of the method; says if the moments of a memory were estimated from its reads.
         plan: The operating point of each placed tensor.
         images: Samples that the figures are a mean over.
         mean_shift: ``|E f - z|^2``; a float64 scalar, differentiable in the points of the plan.
         variance: Contribution of each placed tensor to ``Var f``; float64 scalars, differentiable
             in the points, whose sum is the whole variance.
         standard_error: Standard error of ``mse`` over samples, which covers random probes and the
-            choice of samples (over chips with ``corrected``); None for a single sample.
+            choice of samples (over chips with ``corrected``), and the error of estimated moments;
+            None for a single sample.
         per_sample: The error of each sample, float64 ``[images]``.
         per_output: The error of each output, float64, in the shape of one output; None where random
             probes mixed the outputs.

@@ -81,7 +81,7 @@ def bit_error_rate(device: Mapping[str, Any] | None, knob: str, point: float) ->
 
     Args:
         device: As its ``describe`` wrote it; None if there is none.
-        knob: ``"eta"`` or ``"v_dd"``.
+        knob: ``"eta"``, ``"v_dd"`` or ``"bit_error_rate"``.
         point: The knob's setting; ``v_dd`` in volts.
 
     Returns:
@@ -92,6 +92,8 @@ def bit_error_rate(device: Mapping[str, Any] | None, knob: str, point: float) ->
         >>> round(rate, 6)
         0.001662
     """
+    if knob == "bit_error_rate":
+        return point
     law = _law(device or {})
     if law is None or knob not in {"eta", "v_dd"}:
         return None

@@ -199,6 +199,6 @@ def _circumstances(placement: Placement) -> dict[str, Any]:
     return {
         "environment": Environment.now(),
         "device": device.describe(),
-        "knob": device.knob,
+        "knob": device.knob.name,
         "tensors": placed_records(placement),
     }

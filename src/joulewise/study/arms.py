@@ -368,8 +368,8 @@ def _inside(arm: Arm, curve: Curve, point: float | None) -> float | None:
     if point is None:
         return None
     device = arm.networks[0].placement.placed[0].device
-    ends: Sequence[float] = (device.least_reliable, device.most_reliable)
-    if arm.networks[0].setting != device.knob:
+    ends: Sequence[float] = (device.knob.least_reliable, device.knob.most_reliable)
+    if arm.networks[0].setting != device.knob.name:
         ends = curve.points
     return min(max(point, min(ends)), max(ends))
 

@@ -49,7 +49,7 @@ class Contender:
     @property
     def setting(self) -> str:
         """The knob, its device's own unless another was given."""
-        return self.knob or self.placement.placed[0].device.knob
+        return self.knob or self.placement.placed[0].device.knob.name
 
 
 class Saving(BaseModel):

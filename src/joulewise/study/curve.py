@@ -73,7 +73,7 @@ def energy_curve(
     if not drops:
         refuse("drops", "empty", "at least one")
     scouted = 0
-    if points is None and any(knob != tensor.device.knob for tensor in placement.placed):
+    if points is None and any(knob != tensor.device.knob.name for tensor in placement.placed):
         raise InputError(f"points on {knob} cannot be chosen; give points=, or leave out the knob")
     if points is None:
         chosen, scouted = _scout(placement, data, knob, drops, min(chips, _SCOUTS), seed)
@@ -98,11 +98,11 @@ def _rising(placement: Placement) -> bool:
     Raises:
         InputError: if some are and some are not.
     """
-    devices = [tensor.device for tensor in placement.placed]
-    found = {device.most_reliable > device.least_reliable for device in devices}
+    knobs = [tensor.device.knob for tensor in placement.placed]
+    found = {own.most_reliable > own.least_reliable for own in knobs}
     if len(found) > 1:
-        knobs = ", ".join(sorted({device.knob for device in devices}))
-        raise InputError(f"no curve is made over {knobs}: they run in opposite directions")
+        names = ", ".join(sorted({own.name for own in knobs}))
+        raise InputError(f"no curve is made over {names}: they run in opposite directions")
     return found.pop()
 
 
@@ -111,11 +111,11 @@ def _scout(
 ) -> tuple[list[float], int]:
     """Points worth simulating, most reliable first, and how many passes it took to find them."""
     rising = _rising(placement)
-    devices = [tensor.device for tensor in placement.placed]
+    knobs = [tensor.device.knob for tensor in placement.placed]
     # What all devices can be set to.
     inner, outer = (max, min) if rising else (min, max)
-    floor = inner(device.least_reliable for device in devices)
-    scale = _Scale(floor, outer(device.most_reliable for device in devices))
+    floor = inner(own.least_reliable for own in knobs)
+    scale = _Scale(floor, outer(own.most_reliable for own in knobs))
     lost: list[float] = []
     for share in _COARSE:
         result = simulate(placement, data, at={knob: scale.point(share)}, chips=chips, seed=seed)

@@ -157,7 +157,7 @@ def _record(runner: Runner, front: FrontEvidence, drops: Sequence[float]) -> Fro
     return FrontRecord(
         name=runner.name,
         device=device.describe(),
-        knob=device.knob,
+        knob=device.knob.name,
         tensors=placed_records(runner.placement),
         reliable_j=simulations[0].energy.memory_reliable_j,
         front=front,

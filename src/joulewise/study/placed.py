@@ -73,5 +73,5 @@ def _record(tensor: Placed) -> PlacedRecord:
         bits=device.describe().get("bits"),
         reads=tensor.traffic.reads,
         writes=tensor.traffic.writes,
-        reliable_j=float(device.energy(tensor.traffic, device.most_reliable)),
+        reliable_j=float(device.energy(tensor.traffic, device.knob.most_reliable)),
     )

@@ -10,7 +10,7 @@ from torch import nn
 from gaussian_memory import GaussianMemory
 from joulewise.contrib import NoiseMaximisation
 from joulewise.data import load_digits
-from joulewise.devices import SRAM, Crossbar, Flip
+from joulewise.devices import SRAM, Crossbar, Flip, Knob
 from joulewise.errors import InputError, OperatingPointError
 from joulewise.models import build, seeded
 from joulewise.optim import SAM
@@ -68,7 +68,7 @@ def points_of(memory):
 class Conductance(GaussianMemory):
     """Noise of a standard deviation ``std``, for an energy of ``1 / std``."""
 
-    most_reliable = 0.01
+    knob = Knob(name="std", least_reliable=10.0, most_reliable=0.01)
 
     def energy(self, traffic, point):
         return 1e-12 * traffic.reads / torch.as_tensor(point, dtype=torch.float64)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from joulewise.contrib.noise_maximisation.balance import LOWEST, moves, price_of
 from joulewise.contrib.noise_maximisation.sensitivity import Sensitivity, derivatives
-from joulewise.devices import Chip, KnobRange, Point, plain_point
+from joulewise.devices import Chip, Point, plain_point
 from joulewise.errors import InputError, check_in_range, check_whole, refuse
 from joulewise.placement import At, Placed, Placement, Plan
 from joulewise.placement import energy as energy_of
@@ -140,7 +140,7 @@ class NoiseMaximisation(TrainingMemory):
         if price is not None:
             check_in_range("price", price, 0.0, 1e30, open_low=True)
         _check_learnable(placement)
-        self._ranges = {p.name: KnobRange.of(p.device) for p in placement.placed}
+        self._knobs = {p.name: p.device.knob for p in placement.placed}
         self._levels: dict[str, float] = {}
         self._energy, self.price = energy, price or 0.0
         self._lr, self._horizon, self._every = lr, horizon, every
@@ -264,7 +264,7 @@ class NoiseMaximisation(TrainingMemory):
             loss, noise = derivatives(
                 placed.device,
                 self._memory.stored[placed.name],
-                self._ranges[placed.name],
+                self._knobs[placed.name],
                 self._levels[placed.name],
                 read=parameters[0].detach(),
                 gradient=torch.stack(parts).sum(0),
@@ -301,10 +301,12 @@ class NoiseMaximisation(TrainingMemory):
         spent, reliable, increases = 0.0, 0.0, {}
         for placed in self.placement.placed:
             assert placed.traffic is not None
-            reliable += float(placed.device.energy(placed.traffic, placed.device.most_reliable))
+            reliable += float(
+                placed.device.energy(placed.traffic, placed.device.knob.most_reliable)
+            )
             level = torch.tensor(self._levels[placed.name], dtype=torch.float64, requires_grad=True)
             with torch.enable_grad():
-                point = self._ranges[placed.name].differentiable(level)
+                point = self._knobs[placed.name].points(level)
                 joules = placed.device.energy(placed.traffic, point)
                 (increase,) = torch.autograd.grad(joules, level)
             spent += float(joules.detach())

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from joulewise.data.nested import batch_size
 from joulewise.devices import Chip, WordClasses
+from joulewise.errors import refuse
 from joulewise.placement import Placed, check_finite, take
 from joulewise.prediction.linearisation.gradients import WholeGradients
 from joulewise.prediction.linearisation.op_interception import Interception
@@ -67,6 +68,10 @@ class Linearisation:
         fixed: The same without gradients.
         variances: Variance of each placed weight's words, without the factor that they share.
         commons: The shared factor of each weight that has one.
+        estimates: Origin of the moments of each weight whose device states none.
+
+    Raises:
+        InputError: if the memory of an activation states no moments.
     """
 
     def __init__(
@@ -85,6 +90,12 @@ class Linearisation:
         self.fixed = {name: m.mean.detach() for name, m in moments.items()}
         self.means = {n: m.mean for n, m in moments.items()} if self.differentiable else self.fixed
         self.commons = {n: m.common for n, m in moments.items() if m.common is not None}
+        self.estimates = {n: m.estimate for n, m in moments.items() if m.estimate is not None}
+        for placed in problem.placement.placed:
+            if placed.role == "activation" and not placed.device.states_moments:
+                got = f"{type(placed.device).__name__}, which states no moments"
+                allowed = "a memory with a method moments; or simulate"
+                refuse(f"the memory of {placed.name}", got, allowed)
         self._placed = {p.name: p for p in problem.placement.placed}
         self._coverage = cover(problem, self.fixed)
 
@@ -272,7 +283,7 @@ class Linearisation:
         point, moved = self.problem.points[placed.name], []
         for chip in chips:
             read = placed.device.round_trip(
-                inputs, point, chip.at(placed.name), placed.limit, words=placed.words
+                inputs, point, chip.region(placed.name), placed.limit, words=placed.words
             )
             deviation = (read - mean).flatten(1).to(jacobian.dtype)
             moved.append((jacobian @ deviation[:, :, None])[:, :, 0])
