@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from joulewise.devices import Flip as Flip
     from joulewise.devices import IndependentMap as IndependentMap
     from joulewise.devices import Mask as Mask
-    from joulewise.devices import Measured as Measured
+    from joulewise.devices import MeasuredMap as MeasuredMap
     from joulewise.devices import Stuck as Stuck
     from joulewise.devices import VoltageTable as VoltageTable
     from joulewise.devices import check_device as check_device
@@ -94,7 +94,7 @@ _ROOMS = {
     "Array": "devices",
     "Chip": "devices",
     "Corrected": "prediction",
-    "Correlated": "devices",
+    "CorrelatedMap": "devices",
     "Crossbar": "devices",
     "DataError": "errors",
     "Dataset": "data",
@@ -105,12 +105,12 @@ _ROOMS = {
     "FirstOrder": "prediction",
     "Flip": "devices",
     "Granularity": "allocation",
-    "Independent": "devices",
+    "IndependentMap": "devices",
     "InputError": "errors",
     "JoulewiseError": "errors",
     "LinearSchedule": "training",
     "Mask": "devices",
-    "Measured": "devices",
+    "MeasuredMap": "devices",
     "MetricDrop": "allocation",
     "MetricTarget": "allocation",
     "ModelError": "errors",
@@ -164,12 +164,12 @@ __all__ = [
     "FirstOrder",
     "Flip",
     "Granularity",
-    "Independent",
+    "IndependentMap",
     "InputError",
     "JoulewiseError",
     "LinearSchedule",
     "Mask",
-    "Measured",
+    "MeasuredMap",
     "MetricDrop",
     "MetricTarget",
     "ModelError",

@@ -14,9 +14,9 @@ Each message is one sentence: the field, the value received, the values allowed,
 
 from __future__ import annotations
 
-import math
 import operator
-from typing import Never
+from numbers import Real
+from typing import Any, Never
 
 __all__ = [
     "DataError",
@@ -150,18 +150,18 @@ def check_in_range(
             ...
         joulewise.errors.InputError: eta is 1.5; allowed: 0 to 1
     """
+    number = isinstance(value, _NUMBER) and not isinstance(value, bool)
+    if number and (value > low if open_low else value >= low) and value <= high:
+        return
     ends = f"{'above ' if open_low else ''}{low:g} to {high:g}"
-    if isinstance(value, (bool, str, bytes)) or not hasattr(value, "__float__"):
-        refuse(field, f"{value!r:.80}", f"a number, {ends}", error)
-    above = value > low if open_low else value >= low
-    if math.isnan(value) or not above or value > high:
-        refuse(field, f"{value:g}", ends, error)
+    check_kind(field, value, _NUMBER, f"a number, {ends}", error)
+    refuse(field, f"{value:g}", ends, error)
 
 
 def check_kind(
     field: str,
     value: object,
-    kinds: type | tuple[type, ...],
+    kinds: Any,
     allowed: str,
     error: type[InputError] = InputError,
 ) -> None:
@@ -170,7 +170,8 @@ def check_kind(
     Args:
         field: Name of the argument, as the user wrote it.
         value: Argument received.
-        kinds: Types allowed. A bool is no number here, unless ``bool`` is one of them.
+        kinds: Type, protocol or union allowed, or several. A bool is no number here, unless
+            ``bool`` is one of them.
         allowed: Values allowed, and the remedy.
         error: Class of the exception.
 
@@ -185,10 +186,10 @@ def check_kind(
         joulewise.errors.InputError: include is 3 (int); allowed: a list of patterns
     """
     kinds = kinds if isinstance(kinds, tuple) else (kinds,)
-    if isinstance(value, kinds) and (not isinstance(value, bool) or bool in kinds):
-        return
     if isinstance(value, type):
         refuse(field, f"the class {value.__name__}", allowed, error)
+    if isinstance(value, kinds) and (not isinstance(value, bool) or bool in kinds):
+        return
     kind = type(value).__name__
     # The repr of a model or a tensor has many lines.
     short = value is None or isinstance(value, (str, int, float))

@@ -135,7 +135,7 @@ def test_with_faults_they_are_those_at_what_the_chip_reads_of_clipped_weights(
     def read(name, weight, alpha):
         inside = WCAT.apply(weight, alpha)
         stored = device.store(inside.detach())
-        out, ideal = device.read(stored, points[name], chip.at(name)), device.ideal(stored)
+        out, ideal = device.read(stored, points[name], chip.region(name)), device.ideal(stored)
         ratio = torch.where(ideal == 0, 1.0, out / ideal) if scaled else 1.0
         return ratio * inside + (out - ratio * inside).detach()
 

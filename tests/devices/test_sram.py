@@ -260,7 +260,7 @@ def test_energy_is_differentiable(law):
     traffic = Traffic(words=5, reads=1e13, writes=1e13)  # to be of the size of gradcheck's steps
     for point in (0.7, [0.6, 0.7, 0.8]):
         at = torch.tensor(point, dtype=torch.float64, requires_grad=True)
-        assert torch.autograd.gradcheck(lambda eta: memory.energy(traffic, at=eta), (at,))
+        assert torch.autograd.gradcheck(lambda eta: memory.energy(traffic, eta), (at,))
 
 
 # Energy
@@ -269,15 +269,13 @@ def test_energy_is_differentiable(law):
 def test_energy_by_hand():
     traffic = Traffic(words=1000, reads=2000.0, writes=500.0)
     joules = 2500 * 8 * 0.5 * 20e-12 / 64
-    assert float(SRAM().energy(traffic, at=0.5)) == pytest.approx(joules, rel=1e-12)
+    assert float(SRAM().energy(traffic, 0.5)) == pytest.approx(joules, rel=1e-12)
     point = torch.tensor([0.1, 0.2, 0.3, 0.4], dtype=torch.float64)
     joules = 2500 * (0.1 + 0.2 + 0.3 + 0.4) * 20e-12 / 64
-    assert float(SRAM(bits=4).energy(traffic, at=point)) == pytest.approx(joules, rel=1e-12)
+    assert float(SRAM(bits=4).energy(traffic, point)) == pytest.approx(joules, rel=1e-12)
     table = SRAM(law=TABLE)
     joules = 2500 * 8 * (1.3e-14 + 2e-14) / 2  # half way from 0.6 V to 0.8 V
-    assert float(table.energy(traffic, at=table.point(v_dd=0.7))) == pytest.approx(
-        joules, rel=1e-12
-    )
+    assert float(table.energy(traffic, table.point(v_dd=0.7))) == pytest.approx(joules, rel=1e-12)
 
 
 @LAW
@@ -285,7 +283,7 @@ def test_energy_by_hand():
 def test_energy_is_monotone(a, b, memory):
     low = memory.law.eta_range[0]
     traffic = Traffic(words=10, reads=10.0, writes=0.0)
-    less, more = (float(memory.energy(traffic, at=low + (1 - low) * x)) for x in sorted((a, b)))
+    less, more = (float(memory.energy(traffic, low + (1 - low) * x)) for x in sorted((a, b)))
     assert less <= more
 
 

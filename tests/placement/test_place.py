@@ -142,9 +142,7 @@ def test_no_memory_is_refused():
 
 
 def test_activations_without_inputs_are_refused():
-    with pytest.raises(
-        InputError, match="activations need example_inputs=, a representative"
-    ):
+    with pytest.raises(InputError, match="activations need example_inputs=, a representative"):
         place(nn.Linear(3, 2), activations=W)
 
 

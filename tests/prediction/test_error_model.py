@@ -131,7 +131,7 @@ def channels_of(placement, seed=0, low=0.2, high=0.6):
     for placed in placement.placed:
         shape = () if placed.channels is None else (placed.channels, 1)
         shares = low + (high - low) * torch.rand(shape, generator=generator, dtype=torch.float64)
-        points[placed.name] = KnobRange.of(placed.device).differentiable(shares)
+        points[placed.name] = placed.device.knob.points(shares)
     return points
 
 

@@ -72,7 +72,7 @@ def as_read(placement, plan, chip):
         p.name: p.device.read(
             p.device.store(placement.model.get_parameter(p.name)),
             plan[p.name][p.device.knob],
-            chip.at(p.name),
+            chip.region(p.name),
         )
         for p in placement.placed
         if p.role == "weight"

@@ -156,11 +156,11 @@ class DecisionVariables:
         """
         alike: dict[tuple[Knob, torch.Size], list[str]] = {}
         for name, index in self.index.items():
-            alike.setdefault((self.ranges[name], index.shape), []).append(name)
+            alike.setdefault((self.knobs[name], index.shape), []).append(name)
         points: dict[str, Point] = {}
         for (knob, _), names in alike.items():  # one operation for all: searches call this often
             index = torch.stack([self.index[name] for name in names])
-            points.update(zip(names, knob.differentiable(levels[index]), strict=True))
+            points.update(zip(names, knob.points(levels[index]), strict=True))
         return {name: points[name] for name in self.index}
 
     def exact_points(self, levels: Tensor) -> dict[str, Point]:

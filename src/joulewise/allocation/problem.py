@@ -140,7 +140,7 @@ class AllocationProblem:
     def plan(self, levels: Tensor) -> Plan:
         """The plan of some levels."""
         points = self.variables.exact_points(levels)
-        return Plan({p.name: {p.device.knob: points[p.name]} for p in self.placement.placed})
+        return Plan({p.name: {p.device.knob.name: points[p.name]} for p in self.placement.placed})
 
     def outputs(self) -> tuple[list[Batch], list[Tensor]]:
         """The samples of predictions in batches, and the outputs of the model as given for them."""

@@ -216,7 +216,7 @@ def _print_points(memory: TrainingMemory) -> None:
     spent = energy_of(memory.placement, at=plan)
     rows = []
     for p in memory.placement.placed:
-        point = format_point(p.device.knob, float(f"{float(points[p.name]):.4g}"))
+        point = format_point(p.device.knob.name, float(f"{float(points[p.name]):.4g}"))
         joules = format_si(float(spent.memory_j[p.name]), "J")
         rows.append([p.name, p.role, str(p.words), f"{p.device.knob.name} {point}", joules])
     title = f"learned: {format_percent(spent.normalised, 1)} of the energy of a reliable memory"

@@ -30,9 +30,9 @@ from joulewise.devices.crossbar_energy import ISAAC, ReadOut
 from joulewise.devices.device import Device
 from joulewise.devices.device_check import DeviceCheck, MomentCheck, check_device
 from joulewise.devices.fault_kinds import Flip, Mask, Stuck
-from joulewise.devices.fault_maps import Correlated, Independent, Measured
-from joulewise.devices.moments import ReadMoments, SharedFactor, WordClasses
-from joulewise.devices.operating_point import KnobRange, PlainPoint, Point, from_plain, plain_point
+from joulewise.devices.fault_maps import CorrelatedMap, IndependentMap, MeasuredMap
+from joulewise.devices.moments import MomentEstimate, ReadMoments, SharedFactor, WordClasses
+from joulewise.devices.operating_point import Knob, PlainPoint, Point, from_plain, plain_point
 from joulewise.devices.pcm import PCM
 from joulewise.devices.reliability_laws import PROFILES, ExponentialLaw, VoltageTable, law
 from joulewise.devices.sram import SRAM
@@ -69,7 +69,7 @@ __all__ = [
     "VoltageTable",
     "WordClasses",
     "check_device",
-    "from_plain",
     "law",
     "plain_point",
+    "from_plain",
 ]

@@ -161,7 +161,7 @@ class PairDevice(Device[Pairs]):
         if not traffic.matrix_inputs:
             raise InputError(
                 "the energy of a compute-in-memory device depends on its inputs, and no product "
-                "with this tensor was traced; allowed: place(..., example_inputs=a batch)"
+                "with this tensor was traced; give place(..., inputs=a batch), or exclude it"
             )
         return self.store(traffic.matrix_inputs[0].weight)
 

@@ -47,38 +47,8 @@ class Device(ABC, Generic[Stored]):
 
     @property
     @abstractmethod
-    def knob(self) -> str:
-        """Name of the operating point, for instance ``"eta"``."""
-
-    @property
-    def settings(self) -> tuple[str, ...]:
-        """Names that `point` takes: that of the knob, and others that are converted to it."""
-        return (self.knob,)
-
-    @property
-    @abstractmethod
-    def most_reliable(self) -> float:
-        """The operating point with the least noise."""
-
-    @property
-    @abstractmethod
-    def least_reliable(self) -> float:
-        """The operating point with the most noise."""
-
-    @property
-    def adjustable(self) -> bool:
-        """True if a system designer sets the knob; False for the age of a memory."""
-        return True
-
-    @property
-    def planes(self) -> int | None:
-        """Bit planes that can have separate operating points; None if they cannot."""
-        return None
-
-    @property
-    def channel_points(self) -> bool:
-        """True if each output channel of a weight can have a separate operating point."""
-        return False
+    def knob(self) -> Knob:
+        """The knob: what operating points are values of."""
 
     @property
     def smooth(self) -> bool:

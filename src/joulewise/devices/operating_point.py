@@ -11,7 +11,7 @@ from torch import Tensor
 
 from joulewise.errors import OperatingPointError, check_in_range, check_whole, refuse
 
-__all__ = ["KnobRange", "PlainPoint", "Point", "as_point", "from_plain", "plain_point"]
+__all__ = ["Knob", "PlainPoint", "Point", "as_point", "from_plain", "plain_point"]
 
 Point = float | Tensor
 """An operating point: a value on the device's knob, or several, where the device takes them.

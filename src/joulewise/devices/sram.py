@@ -82,10 +82,6 @@ class SRAM(Device[StoredWords]):
         ISCAS 2019, arXiv 1911.10287.
     """
 
-    knob: ClassVar[str] = "eta"
-    settings: ClassVar[tuple[str, ...]] = ("eta", "v_dd")
-    channel_points: ClassVar[bool] = True
-
     bits: int = 8
     law: ReliabilityLaw = field(default_factory=ExponentialLaw)
     fault: FaultKind = field(default_factory=Mask)

@@ -71,7 +71,7 @@ def activation_hook(
 
 def _round_trip(reading: Reading, placed: Placed, tensor: Tensor) -> Tensor:
     assert reading.points is not None
-    chip = reading.chip.at(placed.name) if reading.chip is not None else None
+    chip = reading.chip.region(placed.name) if reading.chip is not None else None
     point = reading.points[placed.name]
     if not tensor.numel():
         return tensor

@@ -98,7 +98,7 @@ def energy(placement: Placement, *, at: At, arithmetic: Arithmetic = HOROWITZ_IN
     for tensor in placement.placed:
         assert tensor.traffic is not None
         memory[tensor.name] = tensor.device.energy(tensor.traffic, points[tensor.name])
-        reliable += float(tensor.device.energy(tensor.traffic, tensor.device.most_reliable))
+        reliable += float(tensor.device.energy(tensor.traffic, tensor.device.knob.most_reliable))
     if reliable == 0:
         raise InputError("no placed tensor is ever accessed; allowed: reads or writes above 0")
     return Energy(

@@ -140,7 +140,7 @@ class Memory:
         ):
             return
         if self._used:
-            self._reading.chip = self._reading.chip.again()
+            self._reading.chip = self._reading.chip.next_use()
             chip, points = self._reading.chip, self._reading.points
             self._replace((p.name, self.weight(p, points[p.name], chip)) for p in self._fresh)
         self._used = True

@@ -196,10 +196,11 @@ class Placement(Result):
         used: set[str] = set()
         settings: dict[str, Mapping[str, Point]] = {}
         for tensor in self.placed:
-            taken = {name: value for name, value in at.items() if name in tensor.device.settings}
+            names = (tensor.device.knob.name, *tensor.device.knob.aliases)
+            taken = {name: value for name, value in at.items() if name in names}
             if len(taken) != 1:
                 got = " and ".join(at) or "nothing"
-                allowed = f"one of {', '.join(tensor.device.settings)}"
+                allowed = names[0] if len(names) == 1 else f"one of {', '.join(names)}"
                 where = f"at, for {tensor.name} on a {type(tensor.device).__name__},"
                 refuse(where, got, allowed, OperatingPointError)
             used.update(taken)
@@ -224,7 +225,9 @@ class Placement(Result):
 
     def most_reliable(self) -> Plan:
         """The plan that gives every placed tensor its device's most reliable point."""
-        return Plan({p.name: {p.device.knob: p.device.most_reliable} for p in self.placed})
+        return Plan(
+            {p.name: {p.device.knob.name: p.device.knob.most_reliable} for p in self.placed}
+        )
 
 
 def _check_channels(placed: Placed, point: Point) -> None:

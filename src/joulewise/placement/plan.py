@@ -166,7 +166,7 @@ class Plan(Mapping[str, Mapping[str, Point]]):
             note: See `Plan`.
         """
         return cls(
-            {p.name: {p.device.knob: points[p.name]} for p in placement.placed},
+            {p.name: {p.device.knob.name: points[p.name]} for p in placement.placed},
             fits=Fit.of(placement),
             weights=_digest(placement),
             note=dict(note or {}),

@@ -230,7 +230,7 @@ class _Builder:
         placed = placement.placed
         self._classes = {p.name: self._classes_of(p) for p in placed}
         self._by_channel = {
-            p.name for p in placed if points[p.name].ndim > (1 if p.device.planes else 0)
+            p.name for p in placed if points[p.name].ndim > (1 if p.device.knob.bit_planes else 0)
         }
         self._rows = {n: point_rows(p, n in self._by_channel) for n, p in points.items()}
         self._groups = self._grouped()
@@ -249,7 +249,11 @@ class _Builder:
     def _classes_of(self, placed: Placed) -> WordClasses:
         device: Device[Any] = placed.device
         if placed.role == "weight":
-            return device.word_classes(self._memory.stored[placed.name])
+            stored = self._memory.stored[placed.name]
+            if device.states_moments:
+                return device.word_classes(stored)
+            # Words of a class would share the error of an estimate, which then does not average.
+            return Device.word_classes(device, stored)
         if type(device).word_classes is Device.word_classes:
             refuse(
                 f"the memory of {placed.name}",
@@ -311,7 +315,7 @@ class _Builder:
             signs = torch.randint(2, (_PROBES, *sums.shape), generator=generator) * 2 - 1
             probes = signs * sums.sqrt()
             moments, smooth = self._classes[name].moments, placed.device.smooth
-            reliable = as_point(placed.device.most_reliable).expand(rows.shape)
+            reliable = as_point(placed.device.knob.most_reliable).expand(rows.shape)
             now, ideal = (moments_at(moments, point, smooth)[0] for point in (rows, reliable))
             error += torch.einsum("prc,rc->p", probes, now - ideal)
             moved = torch.einsum("prc,dc->prd", probes, self._directions[name])

@@ -30,7 +30,9 @@ def plain_points(placement: Placement, plan: Plan) -> dict[str, PlainPoint]:
 
 def plan_of(placement: Placement, points: dict[str, PlainPoint]) -> Plan:
     """The plan of a record."""
-    return Plan({p.name: {p.device.knob: from_plain(points[p.name])} for p in placement.placed})
+    return Plan(
+        {p.name: {p.device.knob.name: from_plain(points[p.name])} for p in placement.placed}
+    )
 
 
 class EnergyRecord(BaseModel):

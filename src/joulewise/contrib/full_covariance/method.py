@@ -84,6 +84,10 @@ class FullCovariance:
             classes.
         """
         weights, has_classes = problem.memory.moments(problem.points), problem.has_classes
+        for name, moments in weights.items():
+            if moments.estimate is not None:
+                got = "one that states no moments"
+                refuse(f"the memory of {name}", got, 'method="first-order", or simulate')
         problem.memory.original()
         network = trace_network(problem.placement, self.rules, self.dtype)
         for batch, reference in zip(problem.batches, problem.references, strict=True):

@@ -156,10 +156,10 @@ class NoiseMaximisation(TrainingMemory):
 
     def _at_step(self, step: int) -> Plan:
         """Present operating points; ``step`` has no effect, since they depend on training."""
-        return self._plan_of({n: self._ranges[n].point(level) for n, level in self._levels.items()})
+        return self._plan_of({n: self._knobs[n].point(level) for n, level in self._levels.items()})
 
     def _plan_of(self, points: Mapping[str, Point]) -> Plan:
-        return Plan({p.name: {p.device.knob: points[p.name]} for p in self.placement.placed})
+        return Plan({p.name: {p.device.knob.name: points[p.name]} for p in self.placement.placed})
 
     @uninterrupted
     def __enter__(self) -> Chip | None:
@@ -236,15 +236,15 @@ class NoiseMaximisation(TrainingMemory):
             for name, point in self.placement.points(start).items():
                 if isinstance(point, Tensor) and point.ndim:
                     refuse(f"the point of {name}", f"{point.numel()} numbers", "one number")
-                self._levels[name] = self._ranges[name].share(float(point))
+                self._levels[name] = self._knobs[name].level(float(point))
             return
         level = 1.0
         if wanted is not None and wanted != 1.0:
             level = float(brentq(lambda x: self._energy_at(x) - wanted, LOWEST, 1.0, xtol=1e-9))
-        self._levels = dict.fromkeys(self._ranges, level)
+        self._levels = dict.fromkeys(self._knobs, level)
 
     def _energy_at(self, level: float) -> float:
-        points = {name: limits.point(level) for name, limits in self._ranges.items()}
+        points = {name: limits.point(level) for name, limits in self._knobs.items()}
         return energy_of(self.placement, at=self._plan_of(points)).normalised
 
     def _measure(self) -> dict[str, tuple[float, float]]:
