@@ -27,6 +27,7 @@ __all__ = [
     "TableError",
     "WeightsError",
     "check_in_range",
+    "check_kind",
     "check_whole",
     "refuse",
 ]
@@ -132,3 +133,40 @@ def check_whole(field: str, value: float) -> None:
     """
     if value % 1:
         refuse(field, value, "a whole number")
+
+
+def check_kind(
+    field: str,
+    value: object,
+    kinds: type | tuple[type, ...],
+    allowed: str,
+    error: type[InputError] = InputError,
+) -> None:
+    """Refuse an argument of the wrong type.
+
+    Args:
+        field: Name of the argument, as the user wrote it.
+        value: Argument received.
+        kinds: Types allowed. A bool is no number here, unless ``bool`` is one of them.
+        allowed: Values allowed, and the remedy.
+        error: Class of the exception.
+
+    Raises:
+        InputError: if ``value`` is an instance of none of ``kinds``.
+
+    Example:
+        >>> check_kind("include", ["conv1.*"], list, "a list of patterns")
+        >>> check_kind("include", 3, list, "a list of patterns")
+        Traceback (most recent call last):
+            ...
+        joulewise.errors.InputError: include is 3 (int); allowed: a list of patterns
+    """
+    kinds = kinds if isinstance(kinds, tuple) else (kinds,)
+    if isinstance(value, kinds) and (not isinstance(value, bool) or bool in kinds):
+        return
+    if isinstance(value, type):
+        refuse(field, f"the class {value.__name__}", allowed, error)
+    kind = type(value).__name__
+    # The repr of a model or a tensor has many lines.
+    short = value is None or isinstance(value, (str, int, float))
+    refuse(field, f"{value!r:.60} ({kind})" if short else f"of type {kind}", allowed, error)
