@@ -12,8 +12,8 @@ from joulewise.allocation.energy_model import EnergyModel
 from joulewise.allocation.granularity import DecisionVariables, Granularity
 from joulewise.allocation.plan_optimiser import PlanOptimiser
 from joulewise.data import Split
-from joulewise.data.nested import batch_size
 from joulewise.errors import check_in_range, check_whole, refuse
+from joulewise.nested import batch_size
 from joulewise.placement import Placement, energy
 from joulewise.prediction import error_model
 from joulewise.simulation import Simulation, simulate

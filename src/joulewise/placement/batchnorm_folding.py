@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
-from joulewise.data.nested import tensors_in
 from joulewise.errors import ModelError, refuse
+from joulewise.nested import tensors_in
 from joulewise.placement.private_copy import PrivateModel
 from joulewise.placement.process_state import guarded
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from joulewise.data.nested import tensors_in
 from joulewise.errors import ModelError, refuse
+from joulewise.nested import tensors_in
 
 __all__ = ["call", "check_finite"]
 

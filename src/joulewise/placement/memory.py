@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from joulewise.data.nested import batch_size
 from joulewise.devices import Chip, Point, ReadMoments, SharedFactor
 from joulewise.errors import ModelError, refuse
+from joulewise.nested import batch_size
 from joulewise.placement.activation_hooks import Observer, Reading, activation_hook, pass_on
 from joulewise.placement.converters import Conversion, Converters
 from joulewise.placement.execution import call

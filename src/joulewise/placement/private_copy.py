@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import CheckpointError
 
-from joulewise.data.nested import cloned, tensors_in
 from joulewise.errors import InputError, JoulewiseError, ModelError
+from joulewise.nested import cloned, tensors_in
 from joulewise.placement.execution import call
 from joulewise.placement.model_copy import REBUILD, copied, tensor_pairs
 from joulewise.placement.module_state import ModuleState

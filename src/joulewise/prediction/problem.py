@@ -10,8 +10,8 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from joulewise.data import Split
-from joulewise.data.nested import batch_size
 from joulewise.devices import Point
+from joulewise.nested import batch_size
 from joulewise.placement import Batch, Memory, Placement, loaded, outputs_of, prepare
 from joulewise.prediction.forecast import Forecast
 

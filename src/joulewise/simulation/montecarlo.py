@@ -10,9 +10,9 @@ from typing import Any
 from torch import Tensor
 
 from joulewise.data import Split
-from joulewise.data.nested import batch_size
 from joulewise.devices import Chip, Point, plain_point
 from joulewise.errors import InputError, check_in_range
+from joulewise.nested import batch_size
 from joulewise.placement import (
     Batch,
     Memory,

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from joulewise.data.nested import batch_size
 from joulewise.errors import DataError
+from joulewise.nested import batch_size
 from joulewise.placement import Batch, Memory
 
 __all__ = ["Metric", "Score", "score", "top1"]

@@ -16,6 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from joulewise.data import Dataset, Split
 from joulewise.errors import DataError, InputError, ModelError, WeightsError, refuse
+from joulewise.metrics import Accuracy
 from joulewise.models import seeded
 from joulewise.optim import SharpnessAware
 from joulewise.placement import same_modes
@@ -169,23 +170,14 @@ def _check_finite(loss: float, optimizer: torch.optim.Optimizer, where: str) -> 
 def accuracy(model: nn.Module, split: Split, batch_size: int = 256) -> float:
     """Top-1 accuracy in [0, 1], in evaluation mode; the model's modes are restored."""
     device = _device(model)
-    correct = 0
+    passed = Accuracy().new()
     with same_modes(model), torch.no_grad():
         model.eval()
         for inputs, targets in split.batches(batch_size):
-            correct += count_correct(model(inputs.to(device)), targets.to(device))
-    return correct / len(split)
-
-
-def count_correct(outputs: Tensor, targets: Tensor) -> int:
-    """Number of correct samples, by the rule of `simulate`: outputs that are all NaN are wrong.
-
-    Args:
-        outputs: ``[batch, classes]``.
-        targets: ``[batch]``.
-    """
-    found = torch.nan_to_num(outputs, nan=-torch.inf).argmax(1)
-    return int(((found == targets) & ~outputs.isnan().all(1)).sum())
+            passed.update(model(inputs.to(device)), targets.to(device))
+    found = passed.compute()
+    assert found is not None  # a sample whose outputs are NaN is wrong; no pass fails
+    return found
 
 
 def _device(model: nn.Module) -> torch.device:

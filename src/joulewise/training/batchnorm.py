@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from joulewise.data import Split
-from joulewise.data.nested import batch_size as samples_in
 from joulewise.errors import DataError, ModelError, refuse
+from joulewise.nested import batch_size as samples_in
 from joulewise.placement import call, prepare, same_modes
 from joulewise.training.training_memory import TrainingMemory
 

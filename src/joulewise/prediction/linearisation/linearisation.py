@@ -15,8 +15,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from joulewise.data.nested import batch_size
 from joulewise.devices import Chip, WordClasses
+from joulewise.nested import batch_size
 from joulewise.placement import Placed, check_finite, take
 from joulewise.prediction.linearisation.gradients import WholeGradients
 from joulewise.prediction.linearisation.op_interception import Interception

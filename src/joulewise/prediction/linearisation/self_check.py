@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from joulewise.data.nested import batch_size
 from joulewise.errors import ModelError, refuse
+from joulewise.nested import batch_size
 from joulewise.placement import Placed, take
 from joulewise.prediction.linearisation.gradients import BatchAxis
 from joulewise.prediction.linearisation.op_interception import Interception, Key, WeightUse
