@@ -7,6 +7,7 @@ function: Python may deliver Ctrl-C between the call of ``__exit__`` and its fir
 from __future__ import annotations
 
 import functools
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -71,6 +72,14 @@ def _fast_path() -> list[Switch]:
     return [(mha.get_fastpath_enabled, mha.set_fastpath_enabled, False)]
 
 
+def _eager() -> list[Switch]:
+    """A compiled graph leaves out what happens between its operations, or fails at it."""
+    dynamo: Any = sys.modules.get("torch._dynamo.eval_frame")  # imported where something compiles
+    if dynamo is None:
+        return []
+    return [(lambda: dynamo._stance, dynamo._set_stance, dynamo.DynamoStance("force_eager"))]
+
+
 def _float32() -> list[Switch]:
     """TF32 has 10 bits of mantissa: its rounding moves outputs more than a good memory does.
 
@@ -112,7 +121,8 @@ def _fused() -> list[Switch]:
     ]
 
 
-_FAST_PATH, _FLOAT32, _FUSED = _Switches(_fast_path), _Switches(_float32), _Switches(_fused)
+_FAST_PATH, _EAGER = _Switches(_fast_path), _Switches(_eager)
+_FLOAT32, _FUSED = _Switches(_float32), _Switches(_fused)
 
 
 class _Block:
@@ -156,11 +166,12 @@ class Exact(_Block):
 
     Args:
         model: Precision is left alone if it is on no GPU, or None.
+        eager: True to run compiled models uncompiled.
     """
 
-    def __init__(self, model: nn.Module | None) -> None:
+    def __init__(self, model: nn.Module | None, *, eager: bool = True) -> None:
         on_gpu = model is not None and any(p.is_cuda for p in model.parameters())
-        super().__init__(_FAST_PATH, *[_FLOAT32] * on_gpu)
+        super().__init__(_FAST_PATH, *[_EAGER] * eager, *[_FLOAT32] * on_gpu)
 
 
 class Opened(_Block):

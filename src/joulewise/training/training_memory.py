@@ -82,8 +82,9 @@ class TrainingMemory(AbstractContextManager[Chip | None]):
     weights that are read move four times as far, at a cosine of 0.24 to eps. Where an optimizer
     calls a closure with the block inside, ``one_chip()`` around the step at least keeps the chip.
 
-    Autocast is supported, and ``torch.compile`` where no activations are placed. Weights that are
-    sharded or wrapped for several processes (FSDP, DistributedDataParallel) are not.
+    Autocast is supported. Compiled models run uncompiled where activations are placed, arrays have
+    converters or noise is new at each read, otherwise compiled. Weights that are sharded or wrapped
+    for several processes (FSDP, DistributedDataParallel) are not supported.
 
     Args:
         placement: Placed tensors and their devices. The model may train any of its parameters.
