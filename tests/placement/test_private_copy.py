@@ -15,7 +15,7 @@ from joulewise.devices import SRAM
 from joulewise.errors import InputError, ModelError
 from joulewise.placement import call, loaded, place
 from joulewise.placement.private_copy import PrivateModel
-from joulewise.prediction import predict
+from joulewise.prediction import error_model, predict
 from joulewise.simulation import simulate
 from joulewise.training import TrainingMemory
 
@@ -307,12 +307,13 @@ def test_inference_mode_changes_no_figure_and_no_flag(built):
     def figures():
         inputs = rand(8, 6)
         placement = place(model, weights=W, activations=A, inputs=inputs)
-        data = [(inputs, classes(8))]
+        data, plan = [(inputs, classes(8))], placement.plan(eta=ETA)
         return (
             simulate(placement, data, eta=ETA, chips=3).mse,
             float(predict(placement, data, eta=ETA).mse),
             float(predict(placement, data, eta=ETA, method="corrected").mse),
             allocate(placement, data, max_mse=1e-3, chips=20).plan,
+            float(error_model(placement, data, plan).mse(plan)),
         )
 
     with torch.inference_mode(built):

@@ -35,11 +35,14 @@ from joulewise.placement.energy import energy as energy
 from joulewise.placement.energy import with_accesses as with_accesses
 from joulewise.placement.execution import call as call
 from joulewise.placement.execution import check_finite as check_finite
+from joulewise.placement.execution import differentiating as differentiating
+from joulewise.placement.execution import running as running
 from joulewise.placement.memory import Memory as Memory
 from joulewise.placement.memory import loaded as loaded
 from joulewise.placement.placement import Placed as Placed
 from joulewise.placement.placement import Placement as Placement
 from joulewise.placement.plan import PlanFile as PlanFile
+from joulewise.placement.process_state import TwiceDifferentiable as TwiceDifferentiable
 from joulewise.placement.process_state import guarded as guarded
 from joulewise.placement.process_state import same_modes as same_modes
 from joulewise.placement.straight_through import clipped as clipped
@@ -52,9 +55,11 @@ __all__ = [
     "Placed",
     "Placement",
     "PlanFile",
+    "TwiceDifferentiable",
     "call",
     "check_finite",
     "clipped",
+    "differentiating",
     "energy",
     "fold_batchnorm",
     "guarded",
@@ -62,6 +67,7 @@ __all__ = [
     "outputs_of",
     "place",
     "prepare",
+    "running",
     "same_modes",
     "take",
     "with_accesses",

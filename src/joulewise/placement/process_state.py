@@ -18,7 +18,15 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Exact", "Opened", "SameDraws", "guarded", "random_state", "same_modes"]
+__all__ = [
+    "Exact",
+    "Opened",
+    "SameDraws",
+    "TwiceDifferentiable",
+    "guarded",
+    "random_state",
+    "same_modes",
+]
 
 
 Arguments = ParamSpec("Arguments")
@@ -108,12 +116,19 @@ def _readable(read: Callable[[], Any]) -> bool:
     return True
 
 
-def _fused() -> list[Switch]:
-    """A recurrent layer or attention as one operation hides its products from a trace."""
-    c, cuda = torch._C, torch.backends.cuda
+def _recurrent() -> list[Switch]:
+    """A recurrent layer as one operation hides its products from a trace."""
+    c = torch._C
     return [
         (c._get_mkldnn_enabled, c._set_mkldnn_enabled, False),
         (c._get_cudnn_enabled, c._set_cudnn_enabled, False),
+    ]
+
+
+def _attention() -> list[Switch]:
+    """So does attention, whose gradient in one operation has no gradient either."""
+    cuda = torch.backends.cuda
+    return [
         (cuda.flash_sdp_enabled, cuda.enable_flash_sdp, False),
         (cuda.mem_efficient_sdp_enabled, cuda.enable_mem_efficient_sdp, False),
         (cuda.cudnn_sdp_enabled, cuda.enable_cudnn_sdp, False),
@@ -122,7 +137,7 @@ def _fused() -> list[Switch]:
 
 
 _FAST_PATH, _EAGER = _Switches(_fast_path), _Switches(_eager)
-_FLOAT32, _FUSED = _Switches(_float32), _Switches(_fused)
+_FLOAT32, _RECURRENT, _ATTENTION = map(_Switches, (_float32, _recurrent, _attention))
 
 
 class _Block:
@@ -178,7 +193,14 @@ class Opened(_Block):
     """Recurrent layers and attention run as the products that they are made of."""
 
     def __init__(self) -> None:
-        super().__init__(_FUSED)
+        super().__init__(_RECURRENT, _ATTENTION)
+
+
+class TwiceDifferentiable(_Block):
+    """Attention runs as the products that it is made of, whose gradients have gradients."""
+
+    def __init__(self) -> None:
+        super().__init__(_ATTENTION)
 
 
 def guarded(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:

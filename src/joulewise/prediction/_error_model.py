@@ -24,7 +24,7 @@ from joulewise.data import Split
 from joulewise.devices import Device, KnobRange, Point, WordClasses
 from joulewise.devices.operating_point import as_point
 from joulewise.errors import check_in_range, refuse
-from joulewise.placement import Placed, Placement
+from joulewise.placement import Placed, Placement, guarded
 from joulewise.prediction.linearisation import Linearisation
 from joulewise.prediction.problem import Problem, posed
 from joulewise.prediction.tensor_groups import (
@@ -108,6 +108,7 @@ class ErrorModel:
         return shift + torch.stack(list(variance.values())).sum()
 
 
+@guarded
 def error_model(
     placement: Placement,
     data: Split | Iterable[Any],
@@ -144,8 +145,8 @@ def error_model(
         The model.
 
     Raises:
-        InputError: if the plan does not fit the placement, or activations are on a memory without
-            classes of words.
+        InputError: if the plan does not fit the placement, a memory has no adjustable knob, or
+            activations are on a memory without classes of words.
 
     Example:
         >>> from joulewise.data import load_digits
@@ -161,6 +162,13 @@ def error_model(
         True
     """
     check_in_range("memory_bytes", memory_bytes, 1, 1 << 60)
+    for placed in placement.placed:
+        if not placed.device.adjustable:
+            refuse(
+                f"the knob of {placed.name}",
+                f"{placed.device.knob}, which cannot be chosen",
+                "a memory whose operating point is a choice, or predict at each point",
+            )
     chosen = {name: as_point(point).detach() for name, point in plan.items()}
     placement.check_plan(chosen)
     with posed(placement, data, chosen, batch_size=batch_size, progress=progress) as problem:

@@ -19,11 +19,10 @@ from joulewise.errors import DataError, InputError, ModelError, WeightsError, re
 from joulewise.metrics import Accuracy
 from joulewise.models import seeded
 from joulewise.optim import SharpnessAware
-from joulewise.placement import same_modes
+from joulewise.placement import differentiating, running, same_modes
 from joulewise.training.recipe import TrainingSpec, optimizer_for, schedule_of
 from joulewise.training.training_memory import TrainingMemory
 from joulewise.training.weight_clipping import clip_weights
-from joulewise.user_code import cause_of
 
 __all__ = ["EpochRecord", "TrainingRecord", "accuracy", "augment", "train"]
 
@@ -82,7 +81,8 @@ def train(
             normalisation.
         InputError: if the loss or a weight becomes NaN or infinite, the memory is that of another
             model, or ``batch_size`` is 1 for a model with batch normalisation.
-        ModelError: if the model fails on the data, or has no parameter to train.
+        ModelError: if the model fails on the data, cannot be differentiated, or has no parameter to
+            train.
     """
     if data.train is None:
         raise DataError(f"{data.name} has no training split; allowed: data with one, to train on")
@@ -141,13 +141,8 @@ def _check_fits(model: nn.Module, data: Dataset) -> None:
             "the model", "without a parameter that requires a gradient", "one or more", ModelError
         )
     sample = next(data.test.batches(1))[0].to(_device(model))
-    try:
-        with same_modes(model), torch.no_grad():
-            output = model.eval()(sample)
-    except Exception as error:
-        raise ModelError(
-            f"the model fails on inputs of shape {tuple(sample.shape)} with {cause_of(error)}"
-        ) from error
+    with running(sample), same_modes(model), torch.no_grad():
+        output = model.eval()(sample)
     if not isinstance(output, Tensor) or output.shape != (1, data.classes):
         got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         allowed = f"(1, {data.classes}) for one sample of {data.classes} classes"
@@ -174,7 +169,10 @@ def accuracy(model: nn.Module, split: Split, batch_size: int = 256) -> float:
     with same_modes(model), torch.no_grad():
         model.eval()
         for inputs, targets in split.batches(batch_size):
-            passed.update(model(inputs.to(device)), targets.to(device))
+            inputs = inputs.to(device)
+            with running(inputs):
+                outputs = model(inputs)
+            passed.update(outputs, targets.to(device))
     found = passed.compute()
     assert found is not None  # a sample whose outputs are NaN is wrong; no pass fails
     return found
@@ -247,10 +245,14 @@ def _forward_backward(
 ) -> Tensor:
     """Accumulate the gradients of the loss in the parameters; return the loss."""
     half = spec.precision == "bfloat16"
-    with torch.autocast(inputs.device.type, torch.bfloat16, enabled=half):
-        outputs = model(inputs)
-    loss = functional.cross_entropy(outputs.float(), targets, label_smoothing=spec.label_smoothing)
-    loss.backward()  # type: ignore[no-untyped-call]
+    with running(inputs):
+        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=half):
+            outputs = model(inputs)
+        loss = functional.cross_entropy(
+            outputs.float(), targets, label_smoothing=spec.label_smoothing
+        )
+    with differentiating():
+        loss.backward()  # type: ignore[no-untyped-call]
     return loss.detach()
 
 

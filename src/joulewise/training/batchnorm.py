@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from joulewise.data import Split
 from joulewise.errors import DataError, ModelError, refuse
 from joulewise.nested import batch_size as samples_in
-from joulewise.placement import call, prepare, same_modes
+from joulewise.placement import call, prepare, running, same_modes
 from joulewise.training.training_memory import TrainingMemory
 
 __all__ = ["reestimate_batchnorm"]
@@ -44,7 +44,7 @@ def reestimate_batchnorm(
 
     Raises:
         DataError: if no batch has two samples or more.
-        ModelError: if no layer of the model tracks running statistics.
+        ModelError: if no layer of the model tracks running statistics, or the model fails.
 
     Example:
         >>> from joulewise.devices import SRAM, Chip
@@ -72,7 +72,7 @@ def reestimate_batchnorm(
                 norm.momentum = None  # the unweighted average over batches
                 norm.reset_running_stats()
             for batch in batches:
-                with memory:
+                with memory, running(batch.inputs):
                     call(model, batch.inputs)
         for norm, statistics in zip(norms, before, strict=True):
             if not norm.num_batches_tracked:  # such as an auxiliary head, for training alone
