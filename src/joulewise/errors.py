@@ -15,6 +15,7 @@ Each message is one sentence: the field, the value received, the values allowed,
 from __future__ import annotations
 
 import math
+import operator
 from typing import Never
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "OperatingPointError",
     "TableError",
     "WeightsError",
+    "check_count",
     "check_in_range",
     "check_kind",
     "check_whole",
@@ -86,6 +88,37 @@ def refuse(field: str, got: object, allowed: str, error: type[InputError] = Inpu
     raise error(f"{field} is {got}; allowed: {allowed}")
 
 
+def check_count(field: str, value: object, low: int, high: int = 2**62) -> int:
+    """Refuse anything but a whole number within a range.
+
+    Args:
+        field: Name of the field, as the user wrote it.
+        value: Value received; an integer of Python or NumPy.
+        low: Least number allowed.
+        high: Largest number allowed.
+
+    Returns:
+        The number.
+
+    Raises:
+        InputError: if ``value`` is none, or lies outside.
+
+    Example:
+        >>> check_count("chips", "5", 1)
+        Traceback (most recent call last):
+            ...
+        joulewise.errors.InputError: chips is '5'; allowed: a whole number, 1 or more
+    """
+    ends = f"{low} or more" if high == 2**62 else f"{low} to {high}"
+    try:
+        number = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        refuse(field, f"{value!r:.80}", f"a whole number, {ends}")
+    if isinstance(value, bool) or not low <= number <= high:
+        refuse(field, f"{value!r:.80}", f"a whole number, {ends}")
+    return number
+
+
 def check_in_range(
     field: str,
     value: float,
@@ -115,24 +148,12 @@ def check_in_range(
             ...
         joulewise.errors.InputError: eta is 1.5; allowed: 0 to 1
     """
+    ends = f"{'above ' if open_low else ''}{low:g} to {high:g}"
+    if isinstance(value, (bool, str, bytes)) or not hasattr(value, "__float__"):
+        refuse(field, f"{value!r:.80}", f"a number, {ends}", error)
     above = value > low if open_low else value >= low
     if math.isnan(value) or not above or value > high:
-        ends = f"{'above ' if open_low else ''}{low:g} to {high:g}"
         refuse(field, f"{value:g}", ends, error)
-
-
-def check_whole(field: str, value: float) -> None:
-    """Refuse a number that is not whole.
-
-    Args:
-        field: Name of the field, as the user wrote it.
-        value: Number received, finite.
-
-    Raises:
-        InputError: if ``value`` has a fractional part.
-    """
-    if value % 1:
-        refuse(field, value, "a whole number")
 
 
 def check_kind(
@@ -170,3 +191,17 @@ def check_kind(
     # The repr of a model or a tensor has many lines.
     short = value is None or isinstance(value, (str, int, float))
     refuse(field, f"{value!r:.60} ({kind})" if short else f"of type {kind}", allowed, error)
+
+
+def check_whole(field: str, value: float) -> None:
+    """Refuse a number that is not whole.
+
+    Args:
+        field: Name of the field, as the user wrote it.
+        value: Number received, finite.
+
+    Raises:
+        InputError: if ``value`` has a fractional part.
+    """
+    if value % 1:
+        refuse(field, value, "a whole number")

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from torch.utils.data import Dataset as TorchDataset
 
 from joulewise.data import Dataset, Split
-from joulewise.errors import DataError, refuse
+from joulewise.errors import DataError, check_count, refuse
 from joulewise.nested import batch_size, cloned, map_tensors, tensors_in
 from joulewise.placement.execution import check_finite
 from joulewise.placement.process_state import SameDraws
@@ -56,6 +56,8 @@ def prepare(data: Split | Iterable[Any], model: nn.Module, batch: int | None = N
     Raises:
         DataError: if there is no batch, or batches are of different kinds.
     """
+    if batch is not None:
+        check_count("batch_size", batch, 1)
     parameter = next(iter(model.parameters()), torch.zeros(()))
     channels_last = any(
         p.ndim == 4 and p.is_contiguous(memory_format=torch.channels_last) and not p.is_contiguous()

@@ -13,7 +13,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
-from joulewise.errors import ModelError, refuse
+from joulewise.errors import ModelError, check_kind, refuse
 from joulewise.nested import tensors_in
 from joulewise.placement.private_copy import PrivateModel
 from joulewise.placement.process_state import guarded
@@ -41,8 +41,8 @@ def fold_batchnorm(model: nn.Module, inputs: Any) -> nn.Module:
         layer feeds stay.
 
     Raises:
-        ModelError: if the folded copy computes something else, for instance because a layer's
-            output is also used without its normalisation.
+        ModelError: if ``model`` is no module, or the folded copy computes something else, for
+            instance because a layer's output is also used without its normalisation.
 
     Example:
         >>> block = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
@@ -52,6 +52,7 @@ def fold_batchnorm(model: nn.Module, inputs: Any) -> nn.Module:
           (1): Identity()
         )
     """
+    check_kind("model", model, nn.Module, "a torch.nn.Module", ModelError)
     private = PrivateModel(model, {})
     with torch.no_grad():
         expected = private.call(inputs)

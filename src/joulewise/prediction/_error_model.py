@@ -23,7 +23,7 @@ from torch import Tensor
 from joulewise.data import Split
 from joulewise.devices import Device, KnobRange, Point, WordClasses
 from joulewise.devices.operating_point import as_point
-from joulewise.errors import check_in_range, refuse
+from joulewise.errors import check_count, check_in_range, check_kind, refuse
 from joulewise.placement import Placed, Placement, guarded
 from joulewise.prediction.linearisation import Linearisation
 from joulewise.prediction.problem import Problem, posed
@@ -161,6 +161,9 @@ def error_model(
         >>> far > 10 * near
         True
     """
+    check_kind("placement", placement, Placement, "the result of joulewise.place(model, ...)")
+    check_kind("plan", plan, Mapping, "an operating point for each placed tensor")
+    check_count("seed", seed, 0)
     check_in_range("memory_bytes", memory_bytes, 1, 1 << 60)
     for placed in placement.placed:
         if not placed.device.adjustable:

@@ -15,7 +15,7 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from joulewise.data import Dataset, Split
-from joulewise.errors import DataError, InputError, ModelError, WeightsError, refuse
+from joulewise.errors import DataError, InputError, ModelError, WeightsError, check_kind, refuse
 from joulewise.metrics import Accuracy
 from joulewise.models import seeded
 from joulewise.optim import SharpnessAware
@@ -79,11 +79,17 @@ def train(
     Raises:
         DataError: if the data set has no training split, or one sample for a model with batch
             normalisation.
-        InputError: if the loss or a weight becomes NaN or infinite, the memory is that of another
-            model, or ``batch_size`` is 1 for a model with batch normalisation.
+        InputError: if an argument is of the wrong kind, the loss or a weight becomes NaN or
+            infinite, the memory is that of another model, or ``batch_size`` is 1 for a model with
+            batch normalisation.
         ModelError: if the model fails on the data, cannot be differentiated, or has no parameter to
             train.
     """
+    check_kind("model", model, nn.Module, "a torch.nn.Module", ModelError)
+    check_kind("data", data, Dataset, 'a Dataset, such as load_data("digits")', DataError)
+    check_kind("spec", spec, TrainingSpec, "a TrainingSpec, such as TrainingSpec(epochs=10)")
+    if memory is not None:
+        check_kind("memory", memory, TrainingMemory, "a TrainingMemory of this model, or None")
     if data.train is None:
         raise DataError(f"{data.name} has no training split; allowed: data with one, to train on")
     _check_fits(model, data)
@@ -164,6 +170,8 @@ def _check_finite(loss: float, optimizer: torch.optim.Optimizer, where: str) -> 
 
 def accuracy(model: nn.Module, split: Split, batch_size: int = 256) -> float:
     """Top-1 accuracy in [0, 1], in evaluation mode; the model's modes are restored."""
+    check_kind("model", model, nn.Module, "a torch.nn.Module", ModelError)
+    check_kind("split", split, Split, "a Split, such as data.test", DataError)
     device = _device(model)
     passed = Accuracy().new()
     with same_modes(model), torch.no_grad():

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from joulewise.data import Split
-from joulewise.errors import DataError, ModelError, refuse
+from joulewise.errors import DataError, ModelError, check_kind, refuse
 from joulewise.nested import batch_size as samples_in
 from joulewise.placement import call, prepare, running, same_modes
 from joulewise.training.training_memory import TrainingMemory
@@ -43,6 +43,7 @@ def reestimate_batchnorm(
         batch_size: As for `simulate`.
 
     Raises:
+        InputError: if ``memory`` is of another kind.
         DataError: if no batch has two samples or more.
         ModelError: if no layer of the model tracks running statistics, or the model fails.
 
@@ -55,6 +56,7 @@ def reestimate_batchnorm(
         >>> int(model[1].num_batches_tracked)
         5
     """
+    check_kind("memory", memory, TrainingMemory, "a TrainingMemory of the model to calibrate")
     model = memory.placement.model
     norms = tracking_layers(model)
     if not norms:

@@ -13,7 +13,14 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from joulewise.devices import Chip, Point, plain_point
-from joulewise.errors import InputError, check_in_range, check_whole, refuse
+from joulewise.errors import (
+    InputError,
+    check_count,
+    check_in_range,
+    check_kind,
+    check_whole,
+    refuse,
+)
 from joulewise.placement import Memory, Placed, Placement
 from joulewise.training.in_place_read import InPlaceRead, interrupts, uninterrupted
 from joulewise.training.weight_ranges import WeightRanges
@@ -144,6 +151,15 @@ class TrainingMemory(AbstractContextManager[Chip | None]):
         ranges: WeightRanges | None = None,
         **setting: Point | Callable[[int], Point],
     ) -> None:
+        check_kind("placement", placement, Placement, "the result of joulewise.place(model, ...)")
+        for field, flag in (("perfect", perfect), ("scale_gradients", scale_gradients)):
+            check_kind(field, flag, bool, "True or False")
+        if chip is not None:
+            check_kind("chip", chip, Chip, "a Chip, such as Chip(seed=3), or None")
+        if ranges is not None:
+            check_kind("ranges", ranges, WeightRanges, "trainable ranges, or None")
+        if plan is not None and not callable(plan):
+            check_kind("plan", plan, Mapping, "an operating point for each placed tensor")
         if (plan is not None) + bool(setting) + perfect != 1:
             raise InputError(
                 "training needs exactly one of a plan, a setting such as eta=0.5, and perfect=True"
@@ -155,7 +171,7 @@ class TrainingMemory(AbstractContextManager[Chip | None]):
                 "perfect is given beside a seed, a chip or scale_gradients; allowed: perfect=True "
                 "without them, since a memory without faults does not use them"
             )
-        check_in_range("seed", seed or 0, 0, 2**63)
+        check_count("seed", seed or 0, 0)
         if ranges is not None:
             ranges.check_fits(placement)
         self.placement, self.ranges = placement, ranges
