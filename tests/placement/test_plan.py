@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from joulewise.devices import SRAM, Crossbar, Flip, VoltageTable
+from joulewise.devices import SRAM, Crossbar, Flip, VoltageTable, law
 from joulewise.errors import InputError, OperatingPointError
 from joulewise.placement import Plan, place
 
@@ -55,17 +55,16 @@ def test_points_for_channels_and_for_planes_of_channels(tmp_path):
 def test_points_in_volts_are_read_as_they_were_written(tmp_path):
     memory = SRAM(law=law("stutz2021-14nm"), knob="v_dd")
     volts = [0.75, 0.8123, 0.9]
-    plan = {"0.weight": torch.tensor(volts, dtype=torch.float64)[:, None], "2.weight": 0.8765}
-    PlanFile.of(place(model(), weights=memory), plan).write(tmp_path / "plan.json")
+    points = {"0.weight": torch.tensor(volts, dtype=torch.float64)[:, None], "2.weight": 0.8765}
+    Plan.chosen_for(place(model(), weights=memory), points).write(tmp_path / "plan.json")
     assert '"point": [[0.75], [0.8123], [0.9]]' in (tmp_path / "plan.json").read_text()
-    again = PlanFile.read(tmp_path / "plan.json").plan_for(place(model(), weights=memory))
+    plan = Plan.read(tmp_path / "plan.json")
+    again = place(model(), weights=memory).points(plan)
     assert again["2.weight"] == 0.8765
-    assert torch.equal(again["0.weight"], plan["0.weight"])
-    other = place(model(), weights=SRAM(law=law("stutz2021-14nm")))
-    with pytest.raises(
-        InputError, match="knob of the memory of 0.weight is 'eta'; allowed: 'v_dd'"
-    ):
-        PlanFile.read(tmp_path / "plan.json").plan_for(other)
+    assert torch.equal(again["0.weight"], points["0.weight"])
+    # The same memory with another knob takes it too, converted.
+    other = SRAM(law=law("stutz2021-14nm"))
+    assert place(model(), weights=other).points(plan)["2.weight"] == other.point(v_dd=0.8765)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from joulewise.devices import SRAM
 from joulewise.errors import InputError, ModelError
 from joulewise.placement import call, place, private_memory
 from joulewise.placement.private_copy import PrivateModel
-from joulewise.prediction import predict
+from joulewise.prediction import error_model, predict
 from joulewise.simulation import simulate
 from joulewise.training import TrainingMemory
 
@@ -304,3 +304,26 @@ def test_a_placement_takes_no_memory_for_the_weights_that_stay():
         memory.read({"weight": ETA}, CHIP)
         tensors = [memory.placement.model.weight, memory.stored["weight"].values]
         assert sum(t.untyped_storage().nbytes() for t in tensors) <= 2 * 4 * 512**2
+
+
+@pytest.mark.parametrize("built", [False, True], ids=["called", "built and called"])
+def test_inference_mode_changes_no_figure_and_no_flag(built):
+    def figures():
+        inputs = rand(8, 6)
+        placement = place(model, weights=W, activations=A, inputs=inputs)
+        data, plan = [(inputs, classes(8))], placement.plan(eta=ETA)
+        return (
+            simulate(placement, data, eta=ETA, chips=3).mse,
+            float(predict(placement, data, eta=ETA).mse),
+            float(predict(placement, data, eta=ETA, method="corrected").mse),
+            allocate(placement, data, max_mse=1e-3, chips=20).plan,
+            float(error_model(placement, data, plan).mse(plan)),
+        )
+
+    with torch.inference_mode(built):
+        model = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 4)).eval()
+    check, expected = snapshot(model), figures()
+    with torch.inference_mode():
+        assert figures() == expected
+    check()
+    assert all(p.requires_grad and p.is_inference() is built for p in model.parameters())

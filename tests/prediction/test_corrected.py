@@ -31,13 +31,79 @@ def test_control_is_unbiased_and_knows_its_error():
     for _ in range(400):
         beside = torch.randn(20, generator=generator, dtype=torch.float64)
         noise = torch.randn(20, generator=generator, dtype=torch.float64)
-        mean, error = control(3 + beside + 0.3 * noise, beside, 0.0)
+        mean, error, controlled = control(9 + beside + 0.3 * noise, beside, 0.0)
+        assert controlled
         means.append(mean)
         errors.append(error)
     spread = torch.tensor(means).std()
-    assert abs(sum(means) / 400 - 3) <= 5 * float(spread) / 20
+    assert abs(sum(means) / 400 - 9) <= 5 * float(spread) / 20
     assert sum(errors) / 400 == pytest.approx(float(spread), rel=0.2)
     assert float(spread) < 0.1  # a plain mean of 20 would have 1 / sqrt(20) = 0.22
+
+
+def test_a_variate_that_adds_noise_is_left_out():
+    """Errors that saturate, beside those of first order, which do not."""
+    generator = torch.Generator().manual_seed(0)
+    trials, chips = 2000, 30
+    linear = 10 * torch.randn(trials, chips, generator=generator, dtype=torch.float64).square()
+    found = linear.clamp(max=1.0)
+    estimates = [control(*pair, 10.0) for pair in zip(found, linear, strict=True)]
+    means = torch.tensor([mean for mean, _, _ in estimates], dtype=torch.float64)
+    assert not any(controlled for _, _, controlled in estimates)
+    assert means.min() >= 0
+    error = found.std() / (trials * chips) ** 0.5
+    assert abs(means.mean() - found.mean()) <= 1e-12 and means.std() <= 1.1 * error * trials**0.5
+
+
+def test_no_mean_is_outside_the_range():
+    found = torch.zeros(30, dtype=torch.float64)
+    found[0] = 1.0
+    assert control(found, 1.9 * found, 0.01)[0] == pytest.approx(1 / 30)  # else 0.01 - 0.9 / 30
+    right = 1 - found / 30
+    assert control(right, right - 0.01, 1.0, high=1.0)[0] == pytest.approx(1 - 1 / 900)
+
+
+class Clamped(nn.Module):
+    """Reads few of the weights' large faults: an outlier sets the range of the words."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(16, 32), nn.Linear(32, 4)
+        self.first.weight.data[0, 0] = 4.0
+
+    def forward(self, x):
+        weight = self.first.weight.clamp(-0.3, 0.3)
+        return self.last(nn.functional.linear(x, weight, self.first.bias).relu())
+
+
+def orthogonal():
+    """Its parametrisation truncates entries of 1 to whole numbers, and the mean read is below 1."""
+    return nn.Sequential(
+        nn.utils.parametrizations.orthogonal(nn.Linear(16, 32)), nn.ReLU(), nn.Linear(32, 4)
+    )
+
+
+@pytest.mark.filterwarnings("ignore:.*move no output to first order:UserWarning")
+@pytest.mark.parametrize("make", [Clamped, orthogonal])
+@pytest.mark.parametrize("seed", [0, 1000, 2000])
+def test_where_first_order_is_far_off(make, seed):
+    with seeded(0):
+        model = make().eval()
+    x = torch.randn(64, 16, generator=torch.Generator().manual_seed(0))
+    data = [(x, torch.arange(64) % 4)]
+    weights = SRAM(bits=8, fault=Flip())
+    # One tensor, in which first order sees none of the orthogonal network's variance.
+    placement = place(
+        model, weights=weights, inputs=x, exclude=["2.*" if make is orthogonal else "last.*"]
+    )
+    sim = simulate(placement, data, eta=0.4, chips=1000)
+    found = predict(placement, data, eta=0.4, method=Corrected(chips=30, seed=seed))
+    deviation = sim.mse_interval().half_width / 1.96 * 1000**0.5
+    assert abs(float(found.mse) - sim.mean_mse) <= 4 * deviation * (1 / 30 + 1 / 1000) ** 0.5
+    assert found.standard_error <= 2 * deviation / 30**0.5
+    assert float(found.per_sample.mean()) == pytest.approx(float(found.mse), rel=1e-6)
+    assert float(found.mean_shift) >= 0 and min(map(float, found.variance.values())) >= 0
+    assert abs(found.accuracy.mean - sim.mean_accuracy) <= 4 * found.accuracy.chip_std / 30**0.5
 
 
 def test_a_linear_network_needs_no_correction_at_any_point():

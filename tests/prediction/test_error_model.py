@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from joulewise.devices import SRAM, Crossbar, Device, Flip, Mask, MeasuredMap, law
+from joulewise.devices import PCM, SRAM, Crossbar, Device, Flip, Mask, MeasuredMap, law
 from joulewise.errors import InputError
 from joulewise.models import seeded
 from joulewise.placement import Plan, place
@@ -360,3 +360,9 @@ def test_activations_on_a_memory_without_classes_are_refused_by_name():
     placement = place(model, activations=Plain(bits=6), example_inputs=images()[0][0])
     with pytest.raises(InputError, match="the memory of 0:input is Plain, which knows no classes"):
         error_model(placement, images(), at=placement.plan({"eta": 0.4}))
+
+
+def test_the_age_of_a_memory_is_refused():
+    placement = place(nn.Linear(6, 1).double(), weights=PCM())
+    with pytest.raises(InputError, match="the knob of weight is seconds, which cannot be chosen; "):
+        error_model(placement, vectors(), at={"seconds": 60.0})

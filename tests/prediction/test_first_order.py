@@ -496,3 +496,40 @@ def test_a_gpu_predicts_the_same():
     here, there = forecasts
     assert float(there.mse) == pytest.approx(float(here.mse), rel=1e-3)
     assert there.accuracy.mean == pytest.approx(here.accuracy.mean, abs=1e-3)
+
+
+class Attention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.project, self.head = nn.Linear(8, 24), nn.Linear(8, 1)
+
+    def forward(self, x):
+        q, k, v = (part[:, None] for part in self.project(x).chunk(3, -1))
+        return self.head(nn.functional.scaled_dot_product_attention(q, k, v)[:, 0].mean(1))
+
+
+class SelfAttention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.attention, self.head = nn.MultiheadAttention(8, 2, batch_first=True), nn.Linear(8, 1)
+
+    def forward(self, x):
+        return self.head(self.attention(x, x, x, need_weights=False)[0].mean(1))
+
+
+@pytest.mark.parametrize("make", [Attention, SelfAttention])
+def test_gradients_in_points_through_attention(make):
+    """The CPU's fused attention has no second derivative."""
+    with seeded(0):
+        model = make().double().eval()
+    x = torch.randn(4, 5, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    placement, step = place(model, weights=SRAM(bits=8), inputs=x), 1e-5
+
+    def error(eta):
+        return predict(placement, [(x, None)], eta=eta).mse
+
+    eta = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(error(eta), eta)
+    expected = (float(error(0.5 + step)) - float(error(0.5 - step))) / (2 * step)
+    assert float(slope) == pytest.approx(expected, rel=1e-4)
+    assert torch.backends.cuda.flash_sdp_enabled()

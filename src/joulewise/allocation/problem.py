@@ -13,8 +13,8 @@ from joulewise.allocation.energy_model import EnergyModel
 from joulewise.allocation.granularity import DecisionVariables, Granularity
 from joulewise.allocation.plan_optimiser import PlanOptimiser
 from joulewise.data import Split
-from joulewise.data.nested import batch_size, cloned
 from joulewise.errors import check_count, check_kind, refuse
+from joulewise.nested import batch_size, cloned
 from joulewise.placement import (
     Batch,
     Placement,

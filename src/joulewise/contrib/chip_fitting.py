@@ -29,7 +29,6 @@ from joulewise.errors import (
 from joulewise.models import seeded
 from joulewise.optim.ascent import writable
 from joulewise.placement import At, Batch, Placement, call, prepare, private_memory, same_modes
-from joulewise.training._train import count_correct
 from joulewise.training.batchnorm import reestimate_batchnorm, tracking_layers
 from joulewise.training.recipe import schedule_of
 from joulewise.training.training_memory import TrainingMemory
@@ -352,7 +351,7 @@ def _accuracy(
     Raises:
         ModelError: if the outputs are not ``[batch, classes]``.
     """
-    correct, samples = 0, 0
+    passed = Accuracy().new()
     with private_memory(placement) as memory:
         memory.read(points, chip)
         for batch in batches:
@@ -361,6 +360,7 @@ def _accuracy(
             if outputs.shape != (len(targets), classes):
                 allowed = f"{(len(targets), classes)}, [batch, classes]"
                 refuse("the shape of the outputs", tuple(outputs.shape), allowed, ModelError)
-            correct += count_correct(outputs, targets)
-            samples += len(targets)
-    return correct / samples
+            passed.update(outputs, targets)
+    found = passed.compute()
+    assert found is not None  # a sample whose outputs are NaN is wrong; no pass fails
+    return found

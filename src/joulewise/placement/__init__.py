@@ -39,6 +39,8 @@ from joulewise.placement.evaluation import reference_pass as reference_pass
 from joulewise.placement.evaluation import score_pass as score_pass
 from joulewise.placement.execution import call as call
 from joulewise.placement.execution import check_finite as check_finite
+from joulewise.placement.execution import differentiating as differentiating
+from joulewise.placement.execution import running as running
 from joulewise.placement.memory import Memory as Memory
 from joulewise.placement.memory import loaded as loaded
 from joulewise.placement.memory import private_memory as private_memory
@@ -46,6 +48,7 @@ from joulewise.placement.placement import Placed as Placed
 from joulewise.placement.placement import Placement as Placement
 from joulewise.placement.plan import At as At
 from joulewise.placement.plan import Plan as Plan
+from joulewise.placement.process_state import TwiceDifferentiable as TwiceDifferentiable
 from joulewise.placement.process_state import guarded as guarded
 from joulewise.placement.process_state import same_modes as same_modes
 from joulewise.placement.straight_through import clipped as clipped
@@ -61,9 +64,11 @@ __all__ = [
     "Plan",
     "Reference",
     "Score",
+    "TwiceDifferentiable",
     "call",
     "check_finite",
     "clipped",
+    "differentiating",
     "energy",
     "fold_batchnorm",
     "guarded",
@@ -72,6 +77,7 @@ __all__ = [
     "prepare",
     "private_memory",
     "reference_pass",
+    "running",
     "same_modes",
     "score_pass",
     "take",

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from joulewise.devices import Device
-from joulewise.errors import InputError, ModelError, refuse
+from joulewise.errors import InputError, ModelError, check_kind, refuse
 from joulewise.placement.placement import Placed, Placement, counts_of
 from joulewise.placement.process_state import guarded
 from joulewise.placement.storage import ParameterGroup, parameter_groups
@@ -54,7 +54,8 @@ def place(
         The placement.
 
     Raises:
-        InputError: if nothing would be placed, or a pattern matches nothing.
+        InputError: if nothing would be placed, a pattern matches nothing, or an argument is of the
+            wrong kind.
         ModelError: if a tensor cannot be placed; the message names it, and says what to exclude.
 
     Example:
@@ -65,14 +66,10 @@ def place(
         >>> [(tensor.name, tensor.words) for tensor in placement.placed], placement.macs
         ([('0.weight', 12), ('1.weight', 6)], 18.0)
     """
-    if weights is None and activations is None:
-        raise InputError("place was given no memory; give weights= or activations= a device")
-    if activations is not None and activations.array is not None:
-        refuse("activations", type(activations).__name__, "a memory that does not compute, an SRAM")
-    if activations is not None and example_inputs is None:
-        raise InputError(
-            "activations need example_inputs=, a representative batch that sets their range"
-        )
+    check_kind("model", model, nn.Module, "a torch.nn.Module", ModelError)
+    _check_memories(weights, activations, example_inputs)
+    if rebuild is not None and not callable(rebuild):
+        refuse("rebuild", f"of type {type(rebuild).__name__}", "a function that builds a model")
     choice = _Choice(include, exclude)
     groups = parameter_groups(model)
     if not groups:
@@ -92,6 +89,25 @@ def place(
     placed = {tensor.name for tensor in placement.placed}
     reliable = sum(_bits(group.tensor) for name, group in groups.items() if name not in placed)
     return replace(placement, reliable_bits=reliable)
+
+
+def _check_memories(
+    weights: Device[Any] | None, activations: Device[Any] | None, inputs: Any
+) -> None:
+    """Refuse what is no memory, none at all, and activations on a memory that does not fit.
+
+    Raises:
+        InputError: naming the argument.
+    """
+    for field, device in (("weights", weights), ("activations", activations)):
+        if device is not None:
+            check_kind(field, device, Device, "a memory such as SRAM(bits=8), or None")
+    if weights is None and activations is None:
+        raise InputError("place was given no memory; give weights= or activations= a device")
+    if activations is not None and activations.array is not None:
+        refuse("activations", type(activations).__name__, "a memory that does not compute, an SRAM")
+    if activations is not None and inputs is None:
+        raise InputError("activations need inputs=, a representative batch that sets their range")
 
 
 def _bits(tensor: Tensor) -> int:
@@ -127,7 +143,11 @@ class _Choice:
 def _patterns(field: str, patterns: Iterable[str]) -> tuple[str, ...]:
     if isinstance(patterns, str):
         refuse(field, f"the string {patterns!r}", f"a list of patterns, [{patterns!r}]")
-    return tuple(patterns)
+    check_kind(field, patterns, Iterable, 'a list of patterns, such as ["conv1.*"]')
+    patterns = tuple(patterns)
+    for pattern in patterns:
+        check_kind(f"a pattern of {field}", pattern, str, "a string, such as 'conv1.*'")
+    return patterns
 
 
 def _place_weights(

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from joulewise.data.nested import tensors_in
 from joulewise.devices import Chip, Point
 from joulewise.errors import ModelError, refuse
+from joulewise.nested import tensors_in
 from joulewise.placement.placement import Placed
 from joulewise.placement.straight_through import straight_through
 from joulewise.placement.tracing import float_inputs, input_name

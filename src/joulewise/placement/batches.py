@@ -12,8 +12,8 @@ from torch.utils.data import DataLoader, IterableDataset
 from torch.utils.data import Dataset as TorchDataset
 
 from joulewise.data import Dataset, Split
-from joulewise.data.nested import batch_size, tensors_in, to_device
 from joulewise.errors import DataError, check_count, refuse
+from joulewise.nested import batch_size, map_tensors, tensors_in
 from joulewise.placement.process_state import SameDraws
 
 __all__ = ["Batch", "prepare", "take"]
@@ -67,7 +67,7 @@ def prepare(data: Split | Iterable[Any], model: nn.Module, batch: int | None = N
     batches = []
     for item in items:
         inputs, targets, labels = _parts(item, model)
-        inputs = to_device(inputs, parameter.device)
+        inputs = map_tensors(lambda tensor: tensor.to(parameter.device), inputs)
         if channels_last and isinstance(inputs, Tensor) and inputs.ndim == 4:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         if isinstance(inputs, Tensor) and isinstance(data, Split) and inputs.is_floating_point():
@@ -138,7 +138,7 @@ def _targets(targets: Any, inputs: Any, device: torch.device) -> Any:
     try:
         tensor = torch.as_tensor(targets).to(device)
     except (TypeError, ValueError, RuntimeError):  # a mapping for each image, say: for a metric
-        return to_device(targets, device)
+        return map_tensors(lambda tensor: tensor.to(device), targets)
     samples = batch_size(inputs)
     if tensor.ndim == 0 or len(tensor) != samples:
         raise DataError(
@@ -156,12 +156,10 @@ def take(nested: Any, of: int, chosen: Any) -> Any:
         of: How many samples it holds.
         chosen: A slice or indices, for the first axis of every tensor that is ``of`` long.
     """
-    if isinstance(nested, Tensor):
-        nested = nested.detach()
+
+    def cut(tensor: Tensor) -> Tensor:
+        tensor = tensor.detach()
         # Copies: a model may work in place on its input.
-        return (nested[chosen] if nested.ndim and len(nested) == of else nested).clone()
-    if isinstance(nested, Mapping):
-        return {key: take(value, of, chosen) for key, value in nested.items()}
-    if type(nested) in (tuple, list):
-        return type(nested)(take(value, of, chosen) for value in nested)
-    return nested
+        return (tensor[chosen] if tensor.ndim and len(tensor) == of else tensor).clone()
+
+    return map_tensors(cut, nested)

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from joulewise.data.nested import cloned
 from joulewise.errors import DataError
 from joulewise.metrics import Metric, as_metric, resolve_metric
+from joulewise.nested import cloned
 from joulewise.placement.batches import Batch
 from joulewise.placement.execution import check_finite, main_tensor
 from joulewise.placement.memory import Memory

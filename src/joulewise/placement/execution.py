@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
+from torch.utils.checkpoint import CheckpointError
 
-from joulewise.data.nested import tensors_in
-from joulewise.errors import ModelError, refuse
+from joulewise.errors import JoulewiseError, ModelError, refuse
+from joulewise.nested import tensors_in
+from joulewise.user_code import cause_of
 
-__all__ = ["call", "check_finite", "main_tensor", "run", "tensor_of"]
+__all__ = [
+    "call",
+    "check_finite",
+    "differentiating",
+    "main_tensor",
+    "run",
+    "running",
+    "tensor_of",
+]
 
 
 def run(model: nn.Module, inputs: Any) -> Any:
@@ -74,6 +84,56 @@ def tensor_of(output: Any) -> Tensor:
             "that returns a tensor, an object with logits, or a tuple or dict of tensors"
         )
     return tensor
+
+
+@contextmanager
+def running(inputs: Any) -> Iterator[None]:
+    """A forward pass of user code on a batch; what it raises becomes one sentence.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        ModelError: if the model fails.
+        JoulewiseError: if joulewise refuses something on the way.
+        OutOfMemoryError: if there is too little memory.
+        CheckpointError: if a forward pass computes parts twice.
+    """
+    try:
+        yield
+    except (JoulewiseError, CheckpointError, torch.OutOfMemoryError):
+        raise
+    except (Exception, SystemExit) as error:  # the user's code: anything may happen
+        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors_in(inputs))
+        cause = cause_of(error)
+        raise ModelError(f"the model fails on inputs of shape {shapes} with {cause}") from error
+
+
+@contextmanager
+def differentiating(otherwise: str = "") -> Iterator[None]:
+    """A backward pass through user code; what it raises becomes one sentence.
+
+    Args:
+        otherwise: Another remedy, for the end of the sentence.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        ModelError: if the model cannot be differentiated.
+        JoulewiseError: if joulewise refuses something on the way.
+        OutOfMemoryError: if there is too little memory.
+        CheckpointError: if a forward pass computes parts twice.
+    """
+    try:
+        yield
+    except (JoulewiseError, CheckpointError, torch.OutOfMemoryError):
+        raise
+    except (Exception, SystemExit) as error:
+        raise ModelError(
+            f"the model cannot be differentiated: {cause_of(error)}; allowed: differentiable "
+            f"operations that do not write to tensors that gradients need{otherwise}"
+        ) from error
 
 
 def check_finite(model: nn.Module, inputs: Any, output: Any, when: str) -> None:

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from joulewise.data.nested import batch_size
 from joulewise.devices import Chip, Point, ReadMoments, SharedFactor
 from joulewise.errors import ModelError, check_count, refuse
+from joulewise.nested import batch_size
 from joulewise.placement.activation_hooks import Observer, Reading, activation_hook, pass_on
 from joulewise.placement.converters import Conversion, Converters
 from joulewise.placement.execution import run, tensor_of
@@ -100,8 +100,9 @@ class Memory:
 
     @property
     def watches(self) -> bool:
-        """True if something happens at each forward pass."""
-        return bool(self._fresh or self._conversion)
+        """True if something happens within each forward pass."""
+        activations = any(p.role == "activation" for p in self.placement.placed)
+        return bool(self._fresh or self._conversion or activations)
 
     def original(self) -> None:
         """Compute with the model's own tensors, not rounded to words."""
@@ -302,7 +303,7 @@ class Memory:
         by_name = {p.name: p for p in self.placement.placed if p.role == "activation"}
         layers = {path for p in by_name.values() for path, _ in p.owners}
         stack = ExitStack()
-        if layers or self.watches:
+        if self.watches:
             stack.callback(self.watch(self.placement.model))
         for layer in layers:
             hook = activation_hook(self._reading, layer, by_name)

@@ -19,16 +19,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.checkpoint import CheckpointError
 
-from joulewise.data.nested import cloned, tensors_in
-from joulewise.errors import InputError, JoulewiseError, ModelError
-from joulewise.placement.execution import run, tensor_of
+from joulewise.errors import InputError, ModelError
+from joulewise.nested import cloned, tensors_in
+from joulewise.placement.execution import running, tensor_of
 from joulewise.placement.model_copy import REBUILD, copied, tensor_pairs
 from joulewise.placement.module_state import ModuleState
 from joulewise.placement.process_state import SameDraws, random_state
 from joulewise.placement.storage import Owner, Owners, owned_parameters
-from joulewise.user_code import cause_of
 
 __all__ = ["PrivateModel", "enter_block", "leave_block"]
 
@@ -145,8 +143,8 @@ class PrivateModel:
             return self._first(inputs)
         given = cloned(inputs) if self._writes_inputs else inputs
         versions = _versions(given)
-        with SameDraws() if self.draws else nullcontext():
-            output = _run(self.model, given)
+        with running(inputs), SameDraws() if self.draws else nullcontext():
+            output = run(self.model, given)
         self._writes_inputs |= versions != _versions(given)
         return output
 
@@ -160,8 +158,8 @@ class PrivateModel:
         versions = _versions(given)
         with SameDraws():
             before = random_state()
-            with watch:
-                output = _run(self.model, given)
+            with running(inputs), watch:
+                output = run(self.model, given)
             after = random_state()
         self.draws = not all(map(torch.equal, before, after))
         self._writes_inputs = versions != _versions(given)
@@ -194,25 +192,6 @@ class PrivateModel:
         with torch.no_grad():
             for name, mine in self._kept:
                 mine.copy_(self._given[name])
-
-
-def _run(model: nn.Module, inputs: Any) -> Any:
-    """Run user code; whatever it raises becomes one sentence.
-
-    Raises:
-        ModelError: if the model fails.
-        JoulewiseError: if joulewise refuses something on the way.
-        OutOfMemoryError: if there is too little memory.
-        CheckpointError: if a forward pass computes parts twice.
-    """
-    try:
-        return run(model, inputs)
-    except (JoulewiseError, CheckpointError, torch.OutOfMemoryError):
-        raise
-    except (Exception, SystemExit) as error:  # the user's code: anything may happen
-        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors_in(inputs))
-        cause = cause_of(error)
-        raise ModelError(f"the model fails on inputs of shape {shapes} with {cause}") from error
 
 
 def _versions(nested: Any) -> list[int]:

@@ -24,8 +24,8 @@ from torch import Tensor
 from joulewise.data import Split
 from joulewise.devices import Device, Point, WordClasses
 from joulewise.devices.operating_point import as_point
-from joulewise.errors import check_in_range, refuse
-from joulewise.placement import At, Memory, Placed, Placement, private_memory
+from joulewise.errors import check_count, check_in_range, refuse
+from joulewise.placement import At, Memory, Placed, Placement, guarded, private_memory
 from joulewise.prediction.linearisation import Linearisation
 from joulewise.prediction.problem import Problem, loaded_problem
 from joulewise.prediction.tensor_groups import (
@@ -125,6 +125,7 @@ class ErrorModel:
         return group.single_changes(points, name, tried)
 
 
+@guarded
 def error_model(
     placement: Placement,
     data: Split | Iterable[Any],
@@ -164,8 +165,8 @@ def error_model(
         The model.
 
     Raises:
-        InputError: if the plan does not fit the placement, or activations are on a memory without
-            classes of words.
+        InputError: if the plan does not fit the placement, a memory has no adjustable knob, or
+            activations are on a memory without classes of words.
 
     Example:
         >>> from joulewise.data import load_digits
@@ -180,6 +181,7 @@ def error_model(
         >>> far > 10 * near
         True
     """
+    check_count("seed", seed, 0)
     check_in_range("memory_bytes", memory_bytes, 1, 1 << 60)
     with (
         reporting(progress) as report,
@@ -192,10 +194,21 @@ def error_model(
             progress=partial(report, "predicting"),
         ) as problem,
     ):
+        _check_adjustable(placement)
         points = {name: as_point(point).detach() for name, point in problem.points.items()}
         problem = replace(problem, points=points)
         network = Linearisation(problem, seed=seed, memory_bytes=memory_bytes)
         return _Builder(placement, problem.memory, points).build(problem, network)
+
+
+def _check_adjustable(placement: Placement) -> None:
+    for placed in placement.placed:
+        if not placed.device.knob.adjustable:
+            refuse(
+                f"the knob of {placed.name}",
+                f"{placed.device.knob.name}, which cannot be chosen",
+                "a memory whose operating point is a choice, or predict at each point",
+            )
 
 
 def weight_error_model(placement: Placement, *, at: At) -> ErrorModel:

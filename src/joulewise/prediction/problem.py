@@ -10,10 +10,10 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from joulewise.data import Split
-from joulewise.data.nested import batch_size
 from joulewise.devices import Point
 from joulewise.errors import ModelError, check_kind, refuse
 from joulewise.metrics import Accuracy, Metric
+from joulewise.nested import batch_size
 from joulewise.placement import (
     At,
     Batch,

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from joulewise.data import Split
-from joulewise.data.nested import batch_size as batch_size_of
 from joulewise.devices import Chip, Point
 from joulewise.errors import check_count, check_in_range, check_kind, refuse
+from joulewise.nested import batch_size as batch_size_of
 from joulewise.placement import (
     At,
     Memory,

@@ -139,7 +139,7 @@ class InPlaceRead(AbstractContextManager[Memory]):
         return memory
 
     def _swap(self, memory: Memory, stack: ExitStack) -> None:
-        stack.enter_context(Exact(None))
+        stack.enter_context(Exact(None, eager=memory.watches))
         stack.callback(memory.attach())
         stack.callback(memory.changed)
         stack.callback(memory.original)

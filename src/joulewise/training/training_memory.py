@@ -90,8 +90,9 @@ class TrainingMemory(AbstractContextManager[Chip | None]):
     weights that are read move four times as far, at a cosine of 0.24 to eps. Where an optimizer
     calls a closure with the block inside, ``same_chip()`` around the step at least keeps the chip.
 
-    Autocast is supported, and ``torch.compile`` where no activations are placed. Weights that are
-    sharded or wrapped for several processes (FSDP, DistributedDataParallel) are not.
+    Autocast is supported. Compiled models run uncompiled where activations are placed, arrays have
+    converters or noise is new at each read, otherwise compiled. Weights that are sharded or wrapped
+    for several processes (FSDP, DistributedDataParallel) are not supported.
 
     Args:
         placement: Placed tensors and their devices. The model may train any of its parameters.
@@ -150,6 +151,12 @@ class TrainingMemory(AbstractContextManager[Chip | None]):
         ranges: WeightRanges | None = None,
     ) -> None:
         check_kind("placement", placement, Placement, "the result of joulewise.place(model, ...)")
+        for field, flag in (("perfect", perfect), ("scale_gradients", scale_gradients)):
+            check_kind(field, flag, bool, "True or False")
+        if chip is not None:
+            check_kind("chip", chip, Chip, "a Chip, such as Chip(seed=3), or None")
+        if ranges is not None:
+            check_kind("ranges", ranges, WeightRanges, "trainable ranges, or None")
         if (at is not None) + perfect != 1:
             raise InputError(
                 'a training memory needs at, such as at={"eta": 0.5}, or perfect=True, and not both'

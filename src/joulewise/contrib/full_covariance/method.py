@@ -20,8 +20,8 @@ from joulewise.contrib.full_covariance.network import Network, trace_network
 from joulewise.contrib.full_covariance.operation import Rule
 from joulewise.contrib.full_covariance.propagation import OutputMoments, Propagation
 from joulewise.contrib.full_covariance.rules import RULES
-from joulewise.data.nested import batch_size
 from joulewise.errors import ModelError, check_in_range, refuse
+from joulewise.nested import batch_size
 from joulewise.placement import take
 from joulewise.prediction import Forecast, Problem, Total
 

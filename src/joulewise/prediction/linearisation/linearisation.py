@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import wraps
 from typing import Any, TypeVar
@@ -15,10 +16,10 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from joulewise.data.nested import batch_size
 from joulewise.devices import Chip, WordClasses
 from joulewise.errors import refuse
-from joulewise.placement import Placed, check_finite, take
+from joulewise.nested import batch_size
+from joulewise.placement import Placed, TwiceDifferentiable, check_finite, differentiating, take
 from joulewise.prediction.linearisation.gradients import WholeGradients
 from joulewise.prediction.linearisation.op_interception import Interception
 from joulewise.prediction.linearisation.pieces import LinearLogits, Piece
@@ -321,11 +322,15 @@ class Linearisation:
 
         memory = self.problem.memory
         memory.expect(self.problem.points, means, observe)
-        with torch.enable_grad(), interception:
+        with self._twice(), torch.enable_grad(), interception:
             output = memory.call(inputs)
         check_finite(memory.placement.model, inputs, output, "at the mean that is read")
         leaves = [mean for mean in means.values() if mean.requires_grad]
         return output, [interception.root, *leaves], interception
+
+    def _twice(self) -> AbstractContextManager[None]:
+        """A block whose operations have the derivatives that gradients in the points need."""
+        return TwiceDifferentiable() if self.differentiable else nullcontext()
 
     def _per_sample(
         self, piece: Piece, means: Mapping[str, Tensor], probes: Sequence[Tensor]
@@ -341,18 +346,19 @@ class Linearisation:
         for sample in range(piece.samples):
             one = take(piece.inputs, piece.samples, slice(sample, sample + 1))
             found = []
-            with torch.enable_grad():
+            with self._twice(), torch.enable_grad():
                 output = self.problem.memory.call(one)
                 for probe in probes:
                     own = probe.reshape(piece.samples, -1)[sample].reshape(output.shape)
-                    gradients = torch.autograd.grad(
-                        output,
-                        wanted,
-                        own,
-                        retain_graph=True,
-                        create_graph=self.differentiable,
-                        materialize_grads=True,
-                    )
+                    with differentiating("; or simulate"):
+                        gradients = torch.autograd.grad(
+                            output,
+                            wanted,
+                            own,
+                            retain_graph=True,
+                            create_graph=self.differentiable,
+                            materialize_grads=True,
+                        )
                     found.append(gradients)
             for name, several in zip(names, zip(*found, strict=True), strict=True):
                 rows[name].append(torch.stack(several))
@@ -362,7 +368,9 @@ class Linearisation:
 def _backward(
     output: Tensor, probe: Tensor, roots: list[Tensor], *, keep: bool = False, create: bool = False
 ) -> None:
-    if output.requires_grad:  # else nothing was intercepted
+    if not output.requires_grad:  # nothing was intercepted
+        return
+    with differentiating("; or simulate"):
         torch.autograd.grad(
             output, roots, probe, retain_graph=keep, create_graph=create, allow_unused=True
         )
