@@ -163,7 +163,7 @@ def off_by(problem: Posed) -> float:
     method = FirstOrder(accuracy=False, thinned=False)
     worst = 0.0
     for shares in generator.uniform(0.3, 1.0, (10, problem.variables.count)):
-        plan = problem.plan(shares)
+        plan = problem.plan_at(shares)
         full = float(predict(problem.placement, problem.few, at=plan, method=method).mse)
         worst = max(worst, abs(problem.both(shares[None])[1][0] / full - 1))
     return worst
@@ -335,7 +335,7 @@ def evolved(counted: Counted, seed: int) -> None:
 
 def judged(problem: Posed, test: Split, shares: list[float]) -> dict[str, Any]:
     """What nobody searched by."""
-    plan = problem.plan(np.array(shares))
+    plan = problem.plan_at(np.array(shares))
     forecast = predict(problem.placement, test, at=plan)
     simulation = simulate(problem.placement, test, at=plan, chips=CHIPS, seed=0)
     interval, accuracy = simulation.mse_interval(), simulation.interval()

@@ -46,10 +46,10 @@ def main() -> None:
     digits = jw.load_data("digits")
     model = jw.load_model("mlp", digits.input_shape, digits.classes, seed=0)
     jw.train(model, digits, jw.TrainingSpec(epochs=10, lr=0.1))
-    placement = jw.place(model, weights=ReRAM(), inputs=digits.test.inputs[:1])
+    placement = jw.place(model, weights=ReRAM(), example_inputs=digits.test.inputs[:1])
     for pulses in (1, 4, 16):
-        result = jw.simulate(placement, digits.test, pulses=pulses, chips=50)
-        forecast = jw.predict(placement, digits.test, pulses=pulses)
+        result = jw.simulate(placement, digits.test, at={"pulses": pulses}, chips=50)
+        forecast = jw.predict(placement, digits.test, at={"pulses": pulses})
         print(f"{pulses} pulses: accuracy {result.mean_accuracy:.4f}, predicted", end=" ")
         print(f"{forecast.accuracy.mean:.4f}; {result.energy.memory_total_j * 1e9:.3g} nJ")
 

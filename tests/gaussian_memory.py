@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from joulewise.contrib import FullCovariance
-from joulewise.devices import Chip, Device, Point, ReadMoments, SharedFactor, Traffic
-from joulewise.errors import OperatingPointError, check_in_range
+from joulewise.devices import Chip, Device, Knob, Point, ReadMoments, SharedFactor, Traffic
 from joulewise.placement import At, Placement
 from joulewise.prediction import loaded_problem
 
@@ -29,13 +28,6 @@ class GaussianMemory(Device[Tensor]):
     @property
     def reliable_bit_j(self) -> float:
         return 1e-12
-
-    def point(self, **setting: Point) -> Point:
-        (value,) = setting.values()
-        check_in_range(
-            "std", float(torch.as_tensor(value).detach()), 0.0, 10.0, error=OperatingPointError
-        )
-        return value
 
     def store(self, tensor: Tensor, *, limit: float | None = None, name: str = "") -> Tensor:
         return tensor.detach().clone()

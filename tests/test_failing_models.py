@@ -97,19 +97,24 @@ def key_error():
 
 
 CALLS = {
-    "simulate": lambda m: jw.simulate(jw.place(m, weights=jw.SRAM()), BATCHES, eta=0.4, chips=3),
-    "first-order": lambda m: jw.predict(jw.place(m, weights=jw.SRAM()), BATCHES, eta=0.4),
+    "simulate": lambda m: jw.simulate(
+        jw.place(m, weights=jw.SRAM()), BATCHES, at={"eta": 0.4}, chips=3
+    ),
+    "first-order": lambda m: jw.predict(jw.place(m, weights=jw.SRAM()), BATCHES, at={"eta": 0.4}),
     "second-order": lambda m: jw.predict(
-        jw.place(m, weights=jw.SRAM()), BATCHES, eta=0.4, method="second-order"
+        jw.place(m, weights=jw.SRAM()), BATCHES, at={"eta": 0.4}, method="second-order"
     ),
     "corrected": lambda m: jw.predict(
-        jw.place(m, weights=jw.SRAM()), BATCHES, eta=0.4, method="corrected"
+        jw.place(m, weights=jw.SRAM()), BATCHES, at={"eta": 0.4}, method="corrected"
     ),
     "error_model": lambda m: jw.error_model(
-        p := jw.place(m, weights=jw.SRAM()), BATCHES, p.plan(eta=0.4)
+        p := jw.place(m, weights=jw.SRAM()), BATCHES, at=p.plan({"eta": 0.4})
     ),
     "allocate": lambda m: jw.allocate(
-        jw.place(m, weights=jw.SRAM(), inputs=X[:8]), BATCHES, max_mse=0.1, chips=20
+        jw.place(m, weights=jw.SRAM(), example_inputs=X[:8]),
+        BATCHES,
+        goal=jw.OutputError(0.1),
+        chips=20,
     ),
     "train": lambda m: jw.train(m, DATA, TrainingSpec(epochs=2, batch_size=8)),
     "train with sam": lambda m: jw.train(
@@ -119,10 +124,10 @@ CALLS = {
         m,
         DATA,
         TrainingSpec(epochs=2, batch_size=8),
-        memory=jw.TrainingMemory(jw.place(m, weights=jw.SRAM()), eta=0.5),
+        memory=jw.TrainingMemory(jw.place(m, weights=jw.SRAM()), at={"eta": 0.5}),
     ),
     "reestimate": lambda m: jw.reestimate_batchnorm(
-        jw.TrainingMemory(jw.place(m, weights=jw.SRAM()), eta=0.5), BATCHES
+        jw.TrainingMemory(jw.place(m, weights=jw.SRAM()), at={"eta": 0.5}), BATCHES
     ),
 }
 

@@ -41,7 +41,7 @@ def train(model=MODEL, data=DIGITS, spec=None, **options):
 
 def errors(placement=PLACEMENT, data=DIGITS.test, plan=None, **options):
     return jw.error_model(
-        placement, data, PLACEMENT.plan(eta=0.5) if plan is None else plan, **options
+        placement, data, at=PLACEMENT.plan({"eta": 0.5}) if plan is None else plan, **options
     )
 
 
@@ -54,8 +54,8 @@ CASES = {
     "model is the class Linear": lambda: place(nn.Linear),
     r"weights is 'sram' \(str\)": lambda: place(weights="sram"),
     "weights is the class SRAM": lambda: place(weights=jw.SRAM),
-    r"activations is 'sram' \(str\)": lambda: place(activations="sram", inputs=X),
-    "activations is the class SRAM": lambda: place(activations=jw.SRAM, inputs=X),
+    r"activations is 'sram' \(str\)": lambda: place(activations="sram", example_inputs=X),
+    "activations is the class SRAM": lambda: place(activations=jw.SRAM, example_inputs=X),
     r"include is 3 \(int\)": lambda: place(include=3),
     r"exclude is None \(NoneType\)": lambda: place(exclude=None),
     r"a pattern of include is 3 \(int\)": lambda: place(include=[3]),
@@ -95,7 +95,7 @@ CASES = {
     "seed is 1.5": lambda: memory(seed=1.5),
     r"chip is 3 \(int\)": lambda: memory(chip=3),
     r"ranges is 3 \(int\)": lambda: memory(ranges=3),
-    r"plan is 0.5 \(float\)": lambda: jw.TrainingMemory(PLACEMENT, plan=0.5),
+    r"plan is 0.5 \(float\)": lambda: jw.TrainingMemory(PLACEMENT, at=0.5),
     r"perfect is 'yes' \(str\)": lambda: jw.TrainingMemory(PLACEMENT, perfect="yes"),
     r"scale_gradients is 'yes' \(str\)": lambda: memory(scale_gradients="yes"),
     r"rho is '0.1' \(str\)": lambda: sharp(SAM, rho="0.1"),

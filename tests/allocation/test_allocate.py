@@ -19,7 +19,7 @@ from joulewise.allocation import (
     problem,
 )
 from joulewise.allocation.plan_optimiser import PlanOptimiser
-from joulewise.devices import SRAM, Crossbar, VoltageTable
+from joulewise.devices import SRAM, Crossbar, VoltageTable, law
 from joulewise.devices.reliability_laws import VoltageRow
 from joulewise.errors import InputError
 from joulewise.models import seeded
@@ -54,13 +54,13 @@ def test_points_are_chosen_on_the_knob_of_the_memory(network, digits, split, kno
     found = []
     for name in ("eta", knob):
         memory = SRAM(law=law("stutz2021-14nm"), knob=name)
-        placement = place(network, weights=memory, inputs=inputs)
-        found.append(allocate(placement, split, max_mse=0.05, chips=20, samples=128))
+        placement = place(network, weights=memory, example_inputs=inputs)
+        found.append(allocate(placement, split, goal=OutputError(0.05), chips=20, samples=128))
     reference, other = found
     assert other.holds
     assert other.energy.normalised == pytest.approx(reference.energy.normalised, rel=0.02)
     low, high = sorted(law("stutz2021-14nm").ends(knob))
-    assert all(low <= point <= high for point in other.plan.values())
+    assert all(low <= setting[knob] <= high for setting in other.plan.values())
 
 
 def test_it_costs_less_than_one_common_point(placement, split):

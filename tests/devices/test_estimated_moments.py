@@ -9,7 +9,7 @@ from torch import nn
 
 import joulewise as jw
 from gaussian_memory import GaussianMemory
-from joulewise.allocation import Granularity, allocate
+from joulewise.allocation import Granularity, OutputError, allocate
 from joulewise.contrib import FullCovariance, NoiseMaximisation
 from joulewise.data import load_digits
 from joulewise.devices import Array, Chip, Crossbar, Device, Knob, check_device
@@ -75,7 +75,7 @@ def network(digits):
 
 
 def placed(network, digits, memory):
-    return place(network, weights=memory, inputs=digits.test.inputs[:4])
+    return place(network, weights=memory, example_inputs=digits.test.inputs[:4])
 
 
 # Defaults
@@ -141,8 +141,8 @@ def test_the_squared_shift_has_no_bias_of_the_estimated_mean(gain, accuracy):
     model.weight.data.normal_(0, 0.1, generator=torch.Generator().manual_seed(0))
     inputs = torch.randn(50, 200, generator=torch.Generator().manual_seed(1)).double()
     data = [(inputs, torch.zeros(50, dtype=torch.int64))]
-    placement = place(model, weights=Noisy(gain=gain), inputs=inputs)
-    forecast = predict(placement, data, std=0.1, method=jw.FirstOrder(accuracy=accuracy))
+    placement = place(model, weights=Noisy(gain=gain), example_inputs=inputs)
+    forecast = predict(placement, data, at={"std": 0.1}, method=jw.FirstOrder(accuracy=accuracy))
     shift = float(((gain - 1) * model(inputs)).detach().square().mean())
     variance = 0.01 * float(inputs.square().sum(1).mean())
     chips = Noisy.moment_chips
@@ -160,14 +160,14 @@ def test_a_crossbar_with_stuck_devices_is_predicted_within_its_stated_error(netw
     """5 % of the devices; to second order, on 300 chips that prediction did not use."""
     placement = placed(network, digits, StuckCrossbar(sigma=1e-6))
     data = digits.test.subset(200, seed=0)
-    result = simulate(placement, data, g_max=2e-5, chips=300, seed=1000)
-    forecast = predict(placement, data, g_max=2e-5, method="second-order")
+    result = simulate(placement, data, at={"g_max": 2e-5}, chips=300, seed=1000)
+    forecast = predict(placement, data, at={"g_max": 2e-5}, method="second-order")
     assert forecast.method == "second-order, moments estimated from 64 chips"
     chance = float(torch.tensor(result.mse).std()) / 300**0.5
     error = 3 * math.hypot(chance, forecast.standard_error)
     assert abs(float(forecast.mse) - result.mean_mse) < error
     assert error < 0.2 * result.mean_mse
-    ideal = predict(placed(network, digits, Crossbar(sigma=1e-6)), data, g_max=2e-5)
+    ideal = predict(placed(network, digits, Crossbar(sigma=1e-6)), data, at={"g_max": 2e-5})
     assert result.mean_mse > 2 * float(ideal.mse)  # the stuck devices are most of it
 
 
@@ -179,7 +179,7 @@ def test_gradients_in_the_point_are_refused(network, digits):
     point = torch.tensor(0.01, requires_grad=True)
     message = "^Noisy states no moments, and estimates have no gradient .*Granularity.levels=...."
     with pytest.raises(InputError, match=message):
-        predict(placement, digits.test.subset(20), std=point)
+        predict(placement, digits.test.subset(20), at={"std": point})
     memory = NoiseMaximisation(placement, price=1.0, horizon=5)
     with pytest.raises(InputError, match=message), memory:
         network(digits.test.inputs[:4]).sum().backward()
@@ -192,9 +192,11 @@ def test_allocation_needs_listed_points(digits):
     placement, data = placed(small, digits, Noisy()), digits.test.subset(100, seed=0)
     message = "whose moments have no gradient .*; allowed: Granularity.levels=..."
     with pytest.raises(InputError, match=message):
-        allocate(placement, data, max_mse=0.1, chips=20, samples=50)
+        allocate(placement, data, goal=OutputError(0.1), chips=20, samples=50)
     levels = Granularity(levels=(0.001, 0.003, 0.01, 0.03, 0.1))
-    found = allocate(placement, data, max_mse=0.1, granularity=levels, chips=20, samples=50)
+    found = allocate(
+        placement, data, goal=OutputError(0.1), granularity=levels, chips=20, samples=50
+    )
     assert found.holds
     assert set(found.plan.values()) <= set(levels.levels)
     assert found.energy.normalised < 0.5
@@ -204,7 +206,7 @@ def test_allocation_needs_listed_points(digits):
 def test_methods_that_need_known_moments_refuse_by_name(network, digits, method):
     placement = placed(network, digits, Noisy())
     with pytest.raises(InputError, match="^the memory of features.1.weight is one that states no"):
-        predict(placement, digits.test.subset(20), std=0.01, method=method)
+        predict(placement, digits.test.subset(20), at={"std": 0.01}, method=method)
 
 
 def test_activations_on_a_memory_without_moments_are_refused_by_name(network, digits):
@@ -212,10 +214,10 @@ def test_activations_on_a_memory_without_moments_are_refused_by_name(network, di
         def round_trip(self, inputs, point, chip, limit, *, words=None):
             return inputs if chip is None else inputs + self.read(0 * inputs[0], point, chip)
 
-    placement = place(network, activations=Holds(), inputs=digits.test.inputs[:4])
-    assert simulate(placement, digits.test.subset(20), std=0.01, chips=2).mean_mse > 0
+    placement = place(network, activations=Holds(), example_inputs=digits.test.inputs[:4])
+    assert simulate(placement, digits.test.subset(20), at={"std": 0.01}, chips=2).mean_mse > 0
     with pytest.raises(InputError, match=":input is Holds, which states no moments; allowed"):
-        predict(placement, digits.test.subset(20), std=0.01)
+        predict(placement, digits.test.subset(20), at={"std": 0.01})
 
 
 # The self-check

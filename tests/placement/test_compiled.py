@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from joulewise.allocation import allocate
+from joulewise.allocation import OutputError, allocate
 from joulewise.devices import PCM, SRAM, Array, Crossbar
 from joulewise.models import seeded
 from joulewise.placement import place
@@ -75,10 +75,10 @@ def made(make):
 def test_placed_activations_of_compiled_models(kind):
     found = []
     for model in map(made, KINDS[kind]):
-        placement = place(model, weights=SRAM(bits=6), activations=SRAM(bits=6), inputs=X)
-        sim = simulate(placement, [(X, Y)], eta=0.3, chips=3)
-        forecast = predict(placement, [(X, Y)], eta=0.3)
-        plan = allocate(placement, [(X, Y)], max_mse=1e-3, chips=20).plan
+        placement = place(model, weights=SRAM(bits=6), activations=SRAM(bits=6), example_inputs=X)
+        sim = simulate(placement, [(X, Y)], at={"eta": 0.3}, chips=3)
+        forecast = predict(placement, [(X, Y)], at={"eta": 0.3})
+        plan = allocate(placement, [(X, Y)], goal=OutputError(1e-3), chips=20).plan
         found.append((placement.macs, sim.mse, float(forecast.mse), plan))
         model(X)  # still runs, compiled
     assert found[0] == found[1]
@@ -97,14 +97,14 @@ def test_training_blocks_of_compiled_models(kind):
     losses = []
     for model in map(made, (lambda: torch.compile(Network(), backend="eager"), Network)):
         names = model if isinstance(model, Network) else model._orig_mod
-        placement = place(names, weights=weights, activations=activations, inputs=X)
+        placement = place(names, weights=weights, activations=activations, example_inputs=X)
         plan = {p.name: point for p in placement.placed}
-        with TrainingMemory(placement, plan=plan):
+        with TrainingMemory(placement, at=plan):
             loss = nn.functional.cross_entropy(model(X), Y)
             loss.backward()
         losses.append(float(loss.detach()))
         if activations is not None:
-            with TrainingMemory(place(names, weights=weights), eta=point):
+            with TrainingMemory(place(names, weights=weights), at={"eta": point}):
                 assert float(nn.functional.cross_entropy(model(X), Y).detach()) != losses[-1]
     assert losses[0] == losses[1]
 
@@ -112,5 +112,5 @@ def test_training_blocks_of_compiled_models(kind):
 def test_the_compiler_is_as_it_was():
     model = torch.compile(Network(), backend="eager")
     before = torch._dynamo.eval_frame._stance
-    simulate(place(model, weights=SRAM()), [(X, Y)], eta=0.5, chips=1)
+    simulate(place(model, weights=SRAM()), [(X, Y)], at={"eta": 0.5}, chips=1)
     assert torch._dynamo.eval_frame._stance is before

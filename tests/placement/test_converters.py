@@ -316,30 +316,32 @@ class Analog(Device[torch.Tensor]):
 def test_arrays_and_converters_serve_a_memory_of_ones_own():
     """They round as those of a crossbar do; simulation and prediction agree with them."""
     model, inputs = made(MODELS["two layers"][0]), rand(40, 2, 6, 6)
-    placement = place(model, weights=Analog(), inputs=inputs)
+    placement = place(model, weights=Analog(), example_inputs=inputs)
     assert placement.macs == 0  # all products are computed in memory
-    with loaded(placement) as memory:
+    with private_memory(placement) as memory:
         own = memory.call(inputs)
     expected = ideal(model, inputs, rows=16, input_bits=6, output_bits=6)
     assert torch.equal(own, expected) and not torch.equal(own, model(inputs))
     data = [(inputs, None)]
-    result = simulate(placement, data, g_max=3e-5, chips=200)
-    forecast = predict(placement, data, g_max=3e-5)
+    result = simulate(placement, data, at={"g_max": 3e-5}, chips=200)
+    forecast = predict(placement, data, at={"g_max": 3e-5})
     chance = float(torch.tensor(result.mse).std()) / 200**0.5
     error = 3 * math.hypot(chance, forecast.standard_error)
     assert abs(float(forecast.mse) - result.mean_mse) < error < 0.4 * result.mean_mse
-    joules = energy(placement, placement.plan(g_max=3e-5)).memory_total_j
-    crossbar = place(model, weights=Crossbar(array=ARRAY), inputs=inputs)
-    assert joules == pytest.approx(energy(crossbar, crossbar.plan(g_max=3e-5)).memory_total_j)
+    joules = energy(placement, at=placement.plan({"g_max": 3e-5})).memory_total_j
+    crossbar = place(model, weights=Crossbar(array=ARRAY), example_inputs=inputs)
+    assert joules == pytest.approx(
+        energy(crossbar, at=crossbar.plan({"g_max": 3e-5})).memory_total_j
+    )
 
 
 def test_phase_change_memory_has_converters_too():
     model, inputs = made(MODELS["linear"][0]), rand(5, 12)
     quiet = {"programming": False, "drift": False, "read_noise": False}
     placement = place(
-        model, weights=PCM(array=Array(rows=4, output_bits=4), **quiet), inputs=inputs
+        model, weights=PCM(array=Array(rows=4, output_bits=4), **quiet), example_inputs=inputs
     )
-    with loaded(placement) as memory:
+    with private_memory(placement) as memory:
         assert torch.equal(memory.call(inputs), ideal(model, inputs, rows=4, output_bits=4))
     assert placement.placed[0].device.describe()["array_rows"] == 4
     assert "array_rows" not in PCM().describe()

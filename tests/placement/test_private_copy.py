@@ -310,14 +310,14 @@ def test_a_placement_takes_no_memory_for_the_weights_that_stay():
 def test_inference_mode_changes_no_figure_and_no_flag(built):
     def figures():
         inputs = rand(8, 6)
-        placement = place(model, weights=W, activations=A, inputs=inputs)
-        data, plan = [(inputs, classes(8))], placement.plan(eta=ETA)
+        placement = place(model, weights=W, activations=A, example_inputs=inputs)
+        data, plan = [(inputs, classes(8))], placement.plan({"eta": ETA})
         return (
-            simulate(placement, data, eta=ETA, chips=3).mse,
-            float(predict(placement, data, eta=ETA).mse),
-            float(predict(placement, data, eta=ETA, method="corrected").mse),
-            allocate(placement, data, max_mse=1e-3, chips=20).plan,
-            float(error_model(placement, data, plan).mse(plan)),
+            simulate(placement, data, at={"eta": ETA}, chips=3).mse,
+            float(predict(placement, data, at={"eta": ETA}).mse),
+            float(predict(placement, data, at={"eta": ETA}, method="corrected").mse),
+            allocate(placement, data, goal=OutputError(1e-3), chips=20).plan,
+            float(error_model(placement, data, at=plan).mse(plan)),
         )
 
     with torch.inference_mode(built):

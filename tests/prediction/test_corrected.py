@@ -94,10 +94,13 @@ def test_where_first_order_is_far_off(make, seed):
     weights = SRAM(bits=8, fault=Flip())
     # One tensor, in which first order sees none of the orthogonal network's variance.
     placement = place(
-        model, weights=weights, inputs=x, exclude=["2.*" if make is orthogonal else "last.*"]
+        model,
+        weights=weights,
+        example_inputs=x,
+        exclude=["2.*" if make is orthogonal else "last.*"],
     )
-    sim = simulate(placement, data, eta=0.4, chips=1000)
-    found = predict(placement, data, eta=0.4, method=Corrected(chips=30, seed=seed))
+    sim = simulate(placement, data, at={"eta": 0.4}, chips=1000)
+    found = predict(placement, data, at={"eta": 0.4}, method=Corrected(chips=30, seed=seed))
     deviation = sim.mse_interval().half_width / 1.96 * 1000**0.5
     assert abs(float(found.mse) - sim.mean_mse) <= 4 * deviation * (1 / 30 + 1 / 1000) ** 0.5
     assert found.standard_error <= 2 * deviation / 30**0.5

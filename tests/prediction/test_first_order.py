@@ -523,10 +523,10 @@ def test_gradients_in_points_through_attention(make):
     with seeded(0):
         model = make().double().eval()
     x = torch.randn(4, 5, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    placement, step = place(model, weights=SRAM(bits=8), inputs=x), 1e-5
+    placement, step = place(model, weights=SRAM(bits=8), example_inputs=x), 1e-5
 
     def error(eta):
-        return predict(placement, [(x, None)], eta=eta).mse
+        return predict(placement, [(x, None)], at={"eta": eta}).mse
 
     eta = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
     (slope,) = torch.autograd.grad(error(eta), eta)

@@ -26,6 +26,7 @@ from joulewise.errors import (
     check_whole,
     refuse,
 )
+from joulewise.metrics import Accuracy
 from joulewise.models import seeded
 from joulewise.optim.ascent import writable
 from joulewise.placement import At, Batch, Placement, call, prepare, private_memory, same_modes

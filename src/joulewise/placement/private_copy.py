@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from joulewise.errors import InputError, ModelError
 from joulewise.nested import cloned, tensors_in
-from joulewise.placement.execution import running, tensor_of
+from joulewise.placement.execution import run, running, tensor_of
 from joulewise.placement.model_copy import REBUILD, copied, tensor_pairs
 from joulewise.placement.module_state import ModuleState
 from joulewise.placement.process_state import SameDraws, random_state
