@@ -129,16 +129,16 @@ def check_most_reliable(device: Device[Any], tensor: Tensor) -> None:
 def check_energy(device: Device[Any], points: Sequence[Point]) -> None:
     """Energy is a scalar, monotone in the knob, proportional to accesses, differentiable."""
     once = traffic(1)
-    joules = [device.energy(once, at=point) for point in points]
+    joules = [device.energy(once, point) for point in points]
     assert all(j.shape == () and j.dtype == torch.float64 for j in joules)
     values = [float(j) for j in joules]
     rising = all(a < b for a, b in zip(values, values[1:], strict=False))
     falling = all(a > b for a, b in zip(values, values[1:], strict=False))
     assert rising or falling
     assert min(values) > 0
-    assert float(device.energy(traffic(2), at=points[0])) == pytest.approx(2 * values[0], rel=1e-12)
+    assert float(device.energy(traffic(2), points[0])) == pytest.approx(2 * values[0], rel=1e-12)
     for point in points:
-        check_gradient(lambda at: device.energy(once, at=at), point)
+        check_gradient(lambda at: device.energy(once, at), point)
 
 
 def check_channels(device: Device[Any], stored: Any, points: Sequence[Point]) -> None:
@@ -162,7 +162,7 @@ def check_channels(device: Device[Any], stored: Any, points: Sequence[Point]) ->
         assert torch.equal(together.mean, alone.mean) and torch.equal(together.var, alone.var)
         joules = device.energy_by_channel(once, equal, SHAPE[0])
         assert joules.shape == (SHAPE[0],) and float(joules.min()) > 0
-        torch.testing.assert_close(joules.sum(), device.energy(once, at=end), rtol=1e-12, atol=0)
+        torch.testing.assert_close(joules.sum(), device.energy(once, end), rtol=1e-12, atol=0)
         one = device.energy_by_channel(once, end, SHAPE[0])
         torch.testing.assert_close(joules, one, rtol=1e-12, atol=0)
         with pytest.raises(InputError, match=device.knob.name):
@@ -174,7 +174,7 @@ def check_channels(device: Device[Any], stored: Any, points: Sequence[Point]) ->
     mixed = ends[odd][:, None]
     moments, read = device.moments(stored, mixed), device.read(stored, mixed, chip)
     joules = device.energy_by_channel(once, mixed, SHAPE[0])
-    torch.testing.assert_close(joules.sum(), device.energy(once, at=mixed), rtol=1e-12, atol=0)
+    torch.testing.assert_close(joules.sum(), device.energy(once, mixed), rtol=1e-12, atol=0)
     for number, end in enumerate(ends):
         alone = device.moments(stored, end)
         own = slice(number, None, 2)
@@ -187,7 +187,7 @@ def check_channels(device: Device[Any], stored: Any, points: Sequence[Point]) ->
     check_moments(device, stored, mixed)
     check_gradient(lambda at: device.moments(stored, at[odd][:, None]).var.sum(), ends)
     check_gradient(lambda at: device.moments(stored, at[odd][:, None]).mean.sum(), ends)
-    check_gradient(lambda at: device.energy(once, at=at[odd][:, None]), ends)
+    check_gradient(lambda at: device.energy(once, at[odd][:, None]), ends)
 
 
 def check_same_chip(device: Device[Any], stored: Any, point: Point) -> None:

@@ -47,7 +47,7 @@ def simulation(plan, share, count, accuracy=(0.98, 0.99), ideal=0.99, mse=(0.1, 
         accuracy=accuracy,
         mse=mse,
         ideal_mse=0.0,
-        energy=energy(plan, at=share, count),
+        energy=energy(plan, share, count),
     )
 
 
@@ -83,7 +83,7 @@ def allocation(point, share, names=("a.weight", "b:input"), simulated=True, **ch
         granularity=Granularity(),
         goal=MEAN,
         plan=plan,
-        energy=energy(plan, at=share, len(names)),
+        energy=energy(plan, share, len(names)),
         predicted_shift=0.05,
         predicted_variance=dict.fromkeys(names, 0.15 / len(names)),
         simulation=found,

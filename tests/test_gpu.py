@@ -156,7 +156,7 @@ def test_error_models(case, per):
     found = []
     for device in ("cpu", "cuda"):
         placement, batches = on(device, "cnn", memory)
-        plan = placement.plan_at(setting)
+        plan = placement.plan(setting)
         if per == "channel":
             point = next(iter(setting.values()))
             for placed in placement.placed:

@@ -28,7 +28,7 @@ def place(model=MODEL, **options):
 
 
 def memory(placement=PLACEMENT, **options):
-    return jw.TrainingMemory(placement, **({"eta": 0.5} | options))
+    return jw.TrainingMemory(placement, **({"at": {"eta": 0.5}} | options))
 
 
 def sharp(kind, params=None, base=SGD, **options):
@@ -39,10 +39,8 @@ def train(model=MODEL, data=DIGITS, spec=None, **options):
     return jw.train(model, data, TrainingSpec(epochs=1) if spec is None else spec, **options)
 
 
-def errors(placement=PLACEMENT, data=DIGITS.test, plan=None, **options):
-    return jw.error_model(
-        placement, data, at=PLACEMENT.plan({"eta": 0.5}) if plan is None else plan, **options
-    )
+def errors(placement=PLACEMENT, data=DIGITS.test, at=None, **options):
+    return jw.error_model(placement, data, at={"eta": 0.5} if at is None else at, **options)
 
 
 def split(**statistics):
@@ -95,7 +93,7 @@ CASES = {
     "seed is 1.5": lambda: memory(seed=1.5),
     r"chip is 3 \(int\)": lambda: memory(chip=3),
     r"ranges is 3 \(int\)": lambda: memory(ranges=3),
-    r"plan is 0.5 \(float\)": lambda: jw.TrainingMemory(PLACEMENT, at=0.5),
+    r"at is 0.5 \(float\)": lambda: jw.TrainingMemory(PLACEMENT, at=0.5),
     r"perfect is 'yes' \(str\)": lambda: jw.TrainingMemory(PLACEMENT, perfect="yes"),
     r"scale_gradients is 'yes' \(str\)": lambda: memory(scale_gradients="yes"),
     r"rho is '0.1' \(str\)": lambda: sharp(SAM, rho="0.1"),
@@ -109,12 +107,12 @@ CASES = {
     "base is 'sgd'": lambda: sharp(SAM, base="sgd"),
     r"weights is 3 \(int\)": lambda: jw.clip_weights(3, fixed=0.1),
     "fixed is '.1'": lambda: jw.clip_weights(MODEL, fixed=".1"),
-    r"deviations is \[2\]": lambda: jw.clip_weights(MODEL, deviations=[2]),
+    "deviations is of type list": lambda: jw.clip_weights(MODEL, deviations=[2]),
     "memory is of type Sequential": lambda: jw.reestimate_batchnorm(MODEL, [X]),
     "data is a str": lambda: jw.reestimate_batchnorm(memory(), "x"),
     "batch_size is '4'": lambda: jw.reestimate_batchnorm(memory(), DIGITS.train, batch_size="4"),
     "placement is of type Linear": lambda: errors(nn.Linear(3, 2)),
-    r"plan is 0.6 \(float\)": lambda: errors(plan=0.6),
+    r"at is 0.6 \(float\)": lambda: errors(at=0.6),
     "seed is '2'": lambda: errors(seed="2"),
     "memory_bytes is '1'": lambda: errors(memory_bytes="1"),
     "batch_size is '5'": lambda: errors(batch_size="5"),

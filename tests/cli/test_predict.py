@@ -15,7 +15,7 @@ def predict(run, weights):
 
 
 def test_tables_of_points_and_of_layers(predict):
-    code, out, err = predict("--eta", 0.5, at="--eta", 0.4, "--store", "both")
+    code, out, err = predict("--eta", 0.5, "--eta", 0.4, "--store", "both")
     assert (code, err) == (0, "")
     assert "predicted by first-order" in out
     assert "simulated" not in out
@@ -33,7 +33,7 @@ def test_tables_of_points_and_of_layers(predict):
 
 
 def test_check_prints_the_ratio_and_both_accuracies(predict):
-    code, out, err = predict("--eta", 0.4, at="--check", 3)
+    code, out, err = predict("--eta", 0.4, "--check", 3)
     assert (code, err) == (0, "")
     assert "beside 3 simulated chips, with 95 % intervals" in out
     for column in ("predicted / simulated", "predicted accuracy", "simulated accuracy"):
@@ -41,7 +41,7 @@ def test_check_prints_the_ratio_and_both_accuracies(predict):
 
 
 def test_json_holds_everything_and_nothing_else(predict):
-    code, out, err = predict("--eta", 0.5, at="--eta", 0.4, "--check", 4, "--seed", 5, "--json")
+    code, out, err = predict("--eta", 0.5, "--eta", 0.4, "--check", 4, "--seed", 5, "--json")
     assert (code, err) == (0, "")
     record = json.loads(out)
     assert record["command"].startswith("joulewise predict --model mlp")
@@ -63,18 +63,18 @@ def test_json_holds_everything_and_nothing_else(predict):
 
 
 def test_the_same_seed_gives_the_same_forecast_and_checking_changes_nothing(predict):
-    first = json.loads(predict("--eta", 0.4, at="--json")[1])
-    again = json.loads(predict("--eta", 0.4, at="--check", 2, "--json")[1])
+    first = json.loads(predict("--eta", 0.4, "--json")[1])
+    again = json.loads(predict("--eta", 0.4, "--check", 2, "--json")[1])
     assert first["ideal_accuracy"] == again["ideal_accuracy"]
     assert first["results"][0]["forecast"] == again["results"][0]["forecast"]
     assert first["results"][0]["check"] is None
 
 
 def test_no_accuracy_is_the_quick_way(predict):
-    code, out, err = predict("--eta", 0.4, at="--no-accuracy", "--probes", 2)
+    code, out, err = predict("--eta", 0.4, "--no-accuracy", "--probes", 2)
     assert (code, err) == (0, "")
     assert "accuracy" not in out
-    code, out, _ = predict("--eta", 0.4, at="--no-accuracy", "--check", 2, "--json")
+    code, out, _ = predict("--eta", 0.4, "--no-accuracy", "--check", 2, "--json")
     assert code == 0
     record = json.loads(out)
     assert record["ideal_accuracy"] is None
@@ -82,7 +82,7 @@ def test_no_accuracy_is_the_quick_way(predict):
 
 
 def test_other_methods(predict):
-    code, out, err = predict("--eta", 0.4, at="--method", "corrected", "--images", 10)
+    code, out, err = predict("--eta", 0.4, "--method", "corrected", "--images", 10)
     assert (code, err) == (0, "")
     assert "predicted by corrected" in out
 
@@ -102,7 +102,7 @@ def test_deep_networks_are_summed_up(run, tmp_path, monkeypatch):
 
 
 def test_points_of_a_voltage_table(predict):
-    code, out, err = predict("--v-dd", 0.85, at="--profile", "stutz2021-14nm", "--bits", 4)
+    code, out, err = predict("--v-dd", 0.85, "--profile", "stutz2021-14nm", "--bits", 4)
     assert (code, err) == (0, "")
     assert "v_dd" in out
 

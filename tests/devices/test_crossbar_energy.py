@@ -48,7 +48,7 @@ def test_power_against_simulated_currents(clip):
     device = Crossbar(sigma=2e-6, clip=clip, readout=PLAIN)
     devices, amplifiers = currents(device, weight, inputs)
     watts = (devices + amplifiers).double()
-    expected = float(device.energy(traffic(weight, inputs), at=G)) / 7.0 / PLAIN.t_read
+    expected = float(device.energy(traffic(weight, inputs), G)) / 7.0 / PLAIN.t_read
     error = float(watts.std()) / math.sqrt(len(watts))
     assert expected == pytest.approx(float(watts.mean()), abs=4 * error)
     assert error < 0.002 * expected  # else the comparison would say little
@@ -92,7 +92,7 @@ def test_converters_are_counted_for_each_use():
     weight, inputs = layer()
     device = Crossbar(readout=ISAAC)
     without = Crossbar(readout=ReadOut(**{**fields(ISAAC), "input_j": 0.0, "output_j": 0.0}))
-    both = [float(d.energy(traffic(weight, inputs), at=G)) for d in (device, without)]
+    both = [float(d.energy(traffic(weight, inputs), G)) for d in (device, without)]
     converters = 7 * (ROWS * ISAAC.input_j + COLUMNS * ISAAC.output_j)
     assert both[0] - both[1] == pytest.approx(converters)
 
@@ -108,7 +108,7 @@ def test_every_array_beside_converts_the_inputs_anew():
         v_read=0.3, t_read=1e-7, r_amplifier=5e3, input_j=1e-12, output_j=1e-12, source="made up"
     )
     whole, halves = (
-        float(Crossbar(readout=readout, array=a).energy(traffic(weight, inputs), at=G))
+        float(Crossbar(readout=readout, array=a).energy(traffic(weight, inputs), G))
         for a in (Array(rows=ROWS), Array(rows=ROWS, columns=COLUMNS // 2))
     )
     assert halves - whole == pytest.approx(7 * ROWS * 1e-12)
@@ -119,7 +119,7 @@ def test_every_array_beside_converts_the_inputs_anew():
 def test_groups_and_rows_first_are_the_same_matrix():
     weight, inputs = layer()
     device = Crossbar(sigma=1e-6)
-    straight = float(device.energy(traffic(weight, inputs), at=G))
+    straight = float(device.energy(traffic(weight, inputs), G))
     turned = MatrixInputs(
         inputs=inputs, largest=1.0, uses=7.0, weight=weight.T.contiguous(), rows_first=True
     )
@@ -134,7 +134,7 @@ def test_groups_and_rows_first_are_the_same_matrix():
 
 def test_a_tensor_of_unknown_use_is_refused():
     with pytest.raises(InputError, match="depends on its inputs"):
-        Crossbar().energy(Traffic(words=1, reads=1, writes=0), at=G)
+        Crossbar().energy(Traffic(words=1, reads=1, writes=0), G)
 
 
 @pytest.mark.parametrize("field", ["v_read", "t_read", "r_amplifier", "input_j", "output_j"])

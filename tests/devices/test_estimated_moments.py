@@ -198,7 +198,7 @@ def test_allocation_needs_listed_points(digits):
         placement, data, goal=OutputError(0.1), granularity=levels, chips=20, samples=50
     )
     assert found.holds
-    assert set(found.plan.values()) <= set(levels.levels)
+    assert {value for one in found.plan.values() for value in one.values()} <= set(levels.levels)
     assert found.energy.normalised < 0.5
 
 

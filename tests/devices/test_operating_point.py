@@ -75,7 +75,7 @@ def test_a_setting_of_the_wrong_kind_is_refused_by_name(value):
         with pytest.raises(OperatingPointError) as refusal:
             device.point(**{device.knob.name: value})
         said = str(refusal.value)
-        assert said.startswith(f"{device.knob.name} is {value!r}, of type {type(value).__name__};")
+        assert said.startswith(f"{device.knob.name} is {value!r}")
         assert said.endswith("allowed: a number, or a tensor of numbers")
 
 

@@ -75,7 +75,7 @@ def test_programming_is_paid_by_time():
         device = PCM(devices=devices, program_j=2e-10, inferences_per_second=50.0)
         free = PCM(devices=devices, program_j=0.0)
         for seconds in TIMES:
-            extra = float(device.energy(once, seconds) - free.energy(once, at=seconds))
+            extra = float(device.energy(once, seconds) - free.energy(once, seconds))
             assert extra == pytest.approx(programmed * 768 * 2e-10 / (50 * seconds), rel=1e-6)
             check_gradient(lambda at, device=device: device.energy(once, at), seconds)
     joules = [float(PCM().energy(once, seconds)) for seconds in TIMES]
@@ -86,7 +86,7 @@ def test_devices_in_parallel_all_conduct():
     """Without amplifiers and converters, four devices take the power of four."""
     bare = ReadOut(v_read=0.2, t_read=1e-7, r_amplifier=0, input_j=0, output_j=0, source="made up")
     one, four = (
-        float(PCM(devices=devices, program_j=0.0, readout=bare).energy(traffic(1), at=HOUR))
+        float(PCM(devices=devices, program_j=0.0, readout=bare).energy(traffic(1), HOUR))
         for devices in (1, 4)
     )
     assert four == pytest.approx(4 * one, rel=1e-12)
@@ -474,4 +474,4 @@ def test_points_of_another_device_are_refused():
     with pytest.raises(WeightsError, match="w"):
         PCM().store(torch.tensor([]), name="w")
     with pytest.raises(InputError, match="depends on its inputs"):
-        PCM().energy(Traffic(words=1, reads=1, writes=0), at=HOUR)
+        PCM().energy(Traffic(words=1, reads=1, writes=0), HOUR)

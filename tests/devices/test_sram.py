@@ -622,8 +622,8 @@ def test_the_same_point_in_any_quantity_reads_the_same(knob, law):
             assert low <= point <= high
             assert float(memory.bit_error_rate(point)) == pytest.approx(rate, rel=1e-9)
             assert memory.point(**{knob: point}) == point  # a plan read again is the same plan
-            joules = float(memory.energy(Traffic(words=1, reads=1e15, writes=0), at=point))
-            expected = float(reference.energy(Traffic(words=1, reads=1e15, writes=0), at=eta))
+            joules = float(memory.energy(Traffic(words=1, reads=1e15, writes=0), point))
+            expected = float(reference.energy(Traffic(words=1, reads=1e15, writes=0), eta))
             assert joules == pytest.approx(expected, rel=1e-9, abs=1e-12)
             faulty = memory.read(stored, point, Chip(seed=1))
             if 1e-6 < eta < 1:  # at an end rounding may move a threshold

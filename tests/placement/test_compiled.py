@@ -78,7 +78,7 @@ def test_placed_activations_of_compiled_models(kind):
         placement = place(model, weights=SRAM(bits=6), activations=SRAM(bits=6), example_inputs=X)
         sim = simulate(placement, [(X, Y)], at={"eta": 0.3}, chips=3)
         forecast = predict(placement, [(X, Y)], at={"eta": 0.3})
-        plan = allocate(placement, [(X, Y)], goal=OutputError(1e-3), chips=20).plan
+        plan = allocate(placement, [(X, Y)], goal=OutputError(1e-3), chips=20).plan.to_dict()
         found.append((placement.macs, sim.mse, float(forecast.mse), plan))
         model(X)  # still runs, compiled
     assert found[0] == found[1]
@@ -98,8 +98,8 @@ def test_training_blocks_of_compiled_models(kind):
     for model in map(made, (lambda: torch.compile(Network(), backend="eager"), Network)):
         names = model if isinstance(model, Network) else model._orig_mod
         placement = place(names, weights=weights, activations=activations, example_inputs=X)
-        plan = {p.name: point for p in placement.placed}
-        with TrainingMemory(placement, at=plan):
+        knobs = {p.device.knob.name for p in placement.placed}
+        with TrainingMemory(placement, at=dict.fromkeys(knobs, point)):
             loss = nn.functional.cross_entropy(model(X), Y)
             loss.backward()
         losses.append(float(loss.detach()))

@@ -142,7 +142,7 @@ def test_no_memory_is_refused():
 
 
 def test_activations_without_inputs_are_refused():
-    with pytest.raises(InputError, match="activations need example_inputs=, a representative"):
+    with pytest.raises(InputError, match="activations need example_inputs=, a batch"):
         place(nn.Linear(3, 2), activations=W)
 
 
@@ -325,7 +325,7 @@ def test_points_for_channels_of_a_memory_that_takes_one_are_refused_by_name():
 
     placement = place(nn.Linear(3, 2), weights=Careless())
     with pytest.raises(OperatingPointError, match="point of weight is .* as a Careless takes it"):
-        placement.points({"eta": torch.full((2, 1), 0.5)})
+        placement.points({"std": torch.full((2, 1), 0.5)})
 
 
 def test_points_for_channels_of_activations_are_refused_by_name():

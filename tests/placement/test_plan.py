@@ -83,7 +83,7 @@ def test_points_in_volts_are_read_as_they_were_written(tmp_path):
 )
 def test_channels_that_do_not_fit_are_refused_by_name(tmp_path, memory, point, said):
     placement = place(model(), weights=memory)
-    placement.plan_at(placement.most_reliable()).write(tmp_path / "plan.json")
+    placement.plan(placement.most_reliable()).write(tmp_path / "plan.json")
     fields = json.loads((tmp_path / "plan.json").read_text())
     fields["tensors"][0]["point"] = point
     (tmp_path / "plan.json").write_text(json.dumps(fields))
@@ -220,7 +220,7 @@ def test_a_plan_made_by_hand_is_written_once_it_is_for_a_placement(tmp_path):
         InputError, match=r"made by hand, for no placement; allowed: placement.plan"
     ):
         plan.write(tmp_path / "plan.json")
-    place(model(), weights=SRAM()).plan_at(plan).write(tmp_path / "plan.json")
+    place(model(), weights=SRAM()).plan(plan).write(tmp_path / "plan.json")
     assert Plan.read(tmp_path / "plan.json").weights is None
 
 

@@ -69,7 +69,7 @@ __all__ = [
     "VoltageTable",
     "WordClasses",
     "check_device",
+    "from_plain",
     "law",
     "plain_point",
-    "from_plain",
 ]
