@@ -50,7 +50,7 @@ def main() -> None:
     for pulses in (1, 4, 16):
         result = jw.simulate(placement, digits.test, at={"pulses": pulses}, chips=50)
         forecast = jw.predict(placement, digits.test, at={"pulses": pulses})
-        print(f"{pulses} pulses: accuracy {result.mean_accuracy:.4f}, predicted", end=" ")
+        print(f"{pulses} pulses: accuracy {result.mean:.4f}, predicted", end=" ")
         print(f"{forecast.accuracy.mean:.4f}; {result.energy.memory_total_j * 1e9:.3g} nJ")
 
 

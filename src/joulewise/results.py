@@ -11,7 +11,7 @@ from typing import Any
 
 from joulewise.errors import JoulewiseError
 
-__all__ = ["Result", "format_value"]
+__all__ = ["Result", "format_value", "plotted"]
 
 
 class Result(ABC):
@@ -59,6 +59,21 @@ class Result(ABC):
                 "to_dict()"
             ) from error
         return pandas.DataFrame(list(self._rows()))
+
+
+def plotted(trace: Mapping[str, Any], x: str = "", y: str = "") -> Any:
+    """A plotly figure of one trace.
+
+    Args:
+        trace: The trace, as ``plotly.graph_objects.Figure`` takes it.
+        x: Title of the horizontal axis.
+        y: Title of the vertical axis.
+    """
+    import plotly.graph_objects as go
+
+    figure = go.Figure(dict(trace))
+    figure.update_layout(xaxis_title=x, yaxis_title=y)
+    return figure
 
 
 def format_value(value: float | None, bounds: tuple[float, float] = (-math.inf, math.inf)) -> str:

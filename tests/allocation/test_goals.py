@@ -173,7 +173,7 @@ def test_a_goal_of_a_metric_needs_one():
     ("make", "said"),
     [
         (lambda: MetricDrop(0.0), "amount is 0; allowed: above 0"),
-        (lambda: MetricDrop("0.1"), "amount is '0.1'; allowed: a number"),
+        (lambda: MetricDrop("0.1"), "amount is '0.1' .str.; allowed: a number"),
         (lambda: MetricDrop(0.1, relative="yes"), "relative is 'yes'"),
         (lambda: MetricTarget(float("nan")), "value is nan"),
         (lambda: OutputError(float("nan")), "mse is nan"),

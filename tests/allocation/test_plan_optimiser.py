@@ -116,7 +116,7 @@ def test_channels_cost_less_at_the_same_error_where_they_differ(memory):
     (points,) = (point[:, 0] for point in plans[1]["0.weight"].values())
     assert float(points[::2].max()) < float(points[1::2].min())
     # Both error models agree on a plan of tensors.
-    known = [float(optimiser.error_model.mse_at(plans[0])) for optimiser in (tensor, channel)]
+    known = [float(optimiser.error_model.mse(plans[0])) for optimiser in (tensor, channel)]
     assert math.isclose(known[0], known[1], rel_tol=1e-5)
     # The result does not depend on the start.
     start = channel.variables.uniform(0.0)

@@ -30,7 +30,7 @@ def test_samples_are_a_subset_or_the_first_batches(placement, digits):
 def test_energies_are_those_of_the_plan(placement, digits):
     found = problem(placement, digits.test)
     levels = torch.linspace(0.2, 0.9, found.variables.count, dtype=torch.float64)
-    assert found.energy(levels) == energy(placement, at=found.plan_at(levels)).normalised
+    assert found.energy(levels) == energy(placement, at=found.plan(levels)).normalised
     assert found.energy(found.variables.most_reliable) == 1.0
 
 

@@ -59,7 +59,7 @@ def vectors(samples=5):
 
 def plan_of(placement, points):
     """A plan from a point for each placed tensor, on its device's knob."""
-    return Plan({p.name: {p.device.knob: points[p.name]} for p in placement.placed})
+    return Plan({p.name: {p.device.knob.name: points[p.name]} for p in placement.placed})
 
 
 def check_at(placement, data, plan):

@@ -278,7 +278,7 @@ def test_no_warning_where_nothing_fails(placement, test):
         ({"chips": True}, InputError, "chips is True"),
         ({"seed": -1}, InputError, "seed is -1"),
         ({"half_width": 0.0}, InputError, "half_width is 0"),
-        ({"half_width": "0.1"}, InputError, "half_width is '0.1'; allowed: a number"),
+        ({"half_width": "0.1"}, InputError, "half_width is '0.1' .str.; allowed: a number"),
         ({"batch_size": 0}, InputError, "batch_size is 0"),
         ({"metric": "accuracy"}, InputError, "metric is 'accuracy'; allowed: a metric such as"),
         (

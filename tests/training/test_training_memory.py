@@ -71,7 +71,7 @@ def as_read(placement, plan, chip):
     return {
         p.name: p.device.read(
             p.device.store(placement.model.get_parameter(p.name)),
-            plan[p.name][p.device.knob],
+            plan[p.name][p.device.knob.name],
             chip.region(p.name),
         )
         for p in placement.placed

@@ -15,7 +15,7 @@ from joulewise.data import Split
 from joulewise.errors import check_count
 from joulewise.placement import Placement, Plan, guarded
 from joulewise.progress import Progress, reporting
-from joulewise.results import Result, format_value
+from joulewise.results import Result, format_value, plotted
 from joulewise.simulation import Simulation, sweep
 from joulewise.units import format_percent
 
@@ -76,15 +76,11 @@ class ParetoFront(Result):
 
     def plot(self) -> Any:
         """Metric, or output error without targets, against memory energy (plotly)."""
-        import plotly.graph_objects as go
-
         rows = self._rows()
-        x, y = "energy", list(rows[0])[-1]
-        figure = go.Figure(
-            go.Scatter(x=[r[x] for r in rows], y=[r[y] for r in rows], mode="lines+markers")
-        )
-        figure.update_layout(xaxis_title="memory energy over the most reliable", yaxis_title=y)
-        return figure
+        y = list(rows[0])[-1]
+        points = {"x": [row["energy"] for row in rows], "y": [row[y] for row in rows]}
+        line = {"type": "scatter", "mode": "lines+markers", **points}
+        return plotted(line, "memory energy over the most reliable", y)
 
     def _rows(self) -> Sequence[Mapping[str, Any]]:
         rows = []

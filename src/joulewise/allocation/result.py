@@ -11,7 +11,7 @@ from joulewise.allocation.granularity import Granularity
 from joulewise.devices import plain_point
 from joulewise.metrics import Metric
 from joulewise.placement import Energy, Plan
-from joulewise.results import Result, format_value
+from joulewise.results import Result, format_value, plotted
 from joulewise.simulation import Simulation
 from joulewise.units import format_percent, format_si
 
@@ -164,13 +164,10 @@ class Allocation(Result):
 
     def plot(self) -> Any:
         """Energy of each placed tensor over that of its most reliable point (plotly)."""
-        import plotly.graph_objects as go
-
         names = list(self.energy.memory_j)
         joules = [float(self.energy.memory_j[name]) for name in names]
-        figure = go.Figure(go.Bar(x=names, y=joules))
-        figure.update_layout(yaxis_title="memory energy of an inference [J]")
-        return figure
+        bars = {"type": "bar", "x": names, "y": joules}
+        return plotted(bars, y="memory energy of an inference [J]")
 
     def _rows(self) -> Sequence[Mapping[str, Any]]:
         return [

@@ -107,9 +107,7 @@ def _check_memories(
     if activations is not None and activations.array is not None:
         refuse("activations", type(activations).__name__, "a memory that does not compute, an SRAM")
     if activations is not None and inputs is None:
-        raise InputError(
-            "activations need example_inputs=, a representative batch that sets their range"
-        )
+        raise InputError("activations need example_inputs=, a batch that sets their range")
 
 
 def _bits(tensor: Tensor) -> int:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from joulewise.devices import HOROWITZ_INT8, Arithmetic
@@ -39,7 +40,7 @@ class Energy(Result):
     @property
     def memory_total_j(self) -> float:
         """All placed tensors together."""
-        return float(sum(float(joules) for joules in self.memory_j.values()))
+        return sum(self._joules().values())
 
     @property
     def total_j(self) -> float:
@@ -54,14 +55,18 @@ class Energy(Result):
     def to_dict(self) -> dict[str, Any]:
         """See `Result`."""
         return {
-            "memory_j": {name: float(joules) for name, joules in self.memory_j.items()},
+            "memory_j": self._joules(),
             "memory_reliable_j": self.memory_reliable_j,
             "unplaced_j": self.unplaced_j,
             "arithmetic_j": self.arithmetic_j,
         }
 
     def _rows(self) -> Sequence[Mapping[str, Any]]:
-        return [{"tensor": n, "memory_j": float(joules)} for n, joules in self.memory_j.items()]
+        return [{"tensor": name, "memory_j": joules} for name, joules in self._joules().items()]
+
+    def _joules(self) -> dict[str, float]:
+        """Joules of each placed tensor as numbers, without their graph."""
+        return {n: float(torch.as_tensor(j).detach()) for n, j in self.memory_j.items()}
 
     def _overview(self) -> tuple[str, Mapping[str, str]]:
         part = format_percent(self.normalised, 1)

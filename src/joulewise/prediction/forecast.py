@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from joulewise.placement import Plan
-from joulewise.results import Result, format_value
+from joulewise.results import Result, format_value, plotted
 from joulewise.units import format_percent
 
 __all__ = ["AccuracyForecast", "Forecast"]
@@ -106,11 +106,8 @@ class Forecast(Result):
 
     def plot(self) -> Any:
         """Contribution of each placed tensor to the output error (plotly)."""
-        import plotly.graph_objects as go
-
-        figure = go.Figure(go.Bar(x=list(self.shares), y=list(self.shares.values())))
-        figure.update_layout(yaxis_title="fraction of the output error", yaxis_tickformat=".0%")
-        return figure
+        bars = {"type": "bar", "x": list(self.shares), "y": list(self.shares.values())}
+        return plotted(bars, y="fraction of the output error")
 
     def _rows(self) -> Sequence[Mapping[str, Any]]:
         shares = self.shares

@@ -12,7 +12,7 @@ import numpy as np
 from joulewise.errors import InputError, check_in_range
 from joulewise.metrics import Metric
 from joulewise.placement import Energy, Plan
-from joulewise.results import Result, format_value
+from joulewise.results import Result, format_value, plotted
 from joulewise.simulation.statistics import Interval, mean_interval, proportion_interval
 from joulewise.units import format_percent, format_si
 
@@ -125,14 +125,10 @@ class Simulation(Result):
 
     def plot(self) -> Any:
         """Histogram over chips of the metric, or of the output error without targets (plotly)."""
-        import plotly.graph_objects as go
-
         values, name = self.mse, "output error"
         if self.metric is not None:
             values, name = tuple(self._finite()), self.metric.name
-        figure = go.Figure(go.Histogram(x=values))
-        figure.update_layout(xaxis_title=name, yaxis_title="chips")
-        return figure
+        return plotted({"type": "histogram", "x": values}, name, "chips")
 
     def _overview(self) -> tuple[str, Mapping[str, str]]:
         figures = {}

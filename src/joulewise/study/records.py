@@ -215,14 +215,15 @@ class ForecastRecord(BaseModel):
     @classmethod
     def of(cls, placement: Placement, found: Forecast) -> ForecastRecord:
         """The record of a forecast."""
+        plain = found.to_dict()
         return cls(
             method=found.method,
             plan=plain_points(placement, found.plan),
             images=found.images,
-            mse=float(found.mse),
+            mse=plain["mse"],
             standard_error=found.standard_error,
-            mean_shift=float(found.mean_shift),
-            variance={name: float(part) for name, part in found.variance.items()},
+            mean_shift=plain["mean_shift"],
+            variance=plain["variance"],
             shares=found.shares,
             accuracy=found.accuracy,
         )

@@ -38,7 +38,7 @@ def slopes_of(model, device, loss_of, share, blocks=30):
     point = limits[0] + share * (limits[1] - limits[0])
     if isinstance(device, Crossbar):
         point = limits[0] * (limits[1] / limits[0]) ** share
-    memory = NoiseMaximisation(placement, start={device.knob: point}, horizon=1, **HELD)
+    memory = NoiseMaximisation(placement, start={device.knob.name: point}, horizon=1, **HELD)
     found = []
     for _ in range(blocks):
         model.zero_grad()
