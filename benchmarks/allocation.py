@@ -29,14 +29,14 @@ from typing import Any
 
 import torch
 
-from joulewise.allocation import Allocation, Granularity, allocate
+from joulewise.allocation import Granularity, MetricDrop, allocate
 from joulewise.cli.allocator import keep_freed_memory
 from joulewise.data import Split, load_data
 from joulewise.devices import ISAAC, SRAM, Crossbar, Device, Flip
 from joulewise.files import write_atomically
 from joulewise.models import build, load_weights
 from joulewise.placement import Placement, place
-from joulewise.study import Environment, saving_at_goal
+from joulewise.study import AllocationEvidence, Environment, saving_at_goal
 from joulewise.training import TrainingSpec, train
 
 STORED = {  # networks on CIFAR-10, without any robust training
@@ -104,13 +104,15 @@ def run(network: str, arguments: argparse.Namespace) -> None:
         for name in arguments.granularities:
             path = arguments.out / f"{network}-{memory}-{name}.json"
             granularity = GRANULARITIES[name]
-            if path.exists() or (granularity.bit_planes and MEMORIES[memory].planes is None):
+            if path.exists() or (
+                granularity.bit_planes and MEMORIES[memory].knob.bit_planes is None
+            ):
                 continue
-            placement = place(model, weights=MEMORIES[memory], inputs=inputs)
+            placement = place(model, weights=MEMORIES[memory], example_inputs=inputs)
             record = allocated(placement, split, granularity, arguments.chips)
             record |= {"network": network, "memory": memory, "granularity": name}
             write_atomically(path, json.dumps(record, indent=1))
-            found = Allocation.model_validate(record["allocation"])
+            found = AllocationEvidence.model_validate(record["allocation"])
             print(f"{path.stem}: {found.energy.normalised:.4f}, holds: {found.holds}", flush=True)
 
 
@@ -136,12 +138,12 @@ def allocated(
 ) -> dict[str, Any]:
     """One allocation, as a record."""
     began = time.perf_counter()
-    found = allocate(placement, split, granularity=granularity, max_accuracy_drop=DROP, chips=chips)
+    found = allocate(placement, split, granularity=granularity, goal=MetricDrop(DROP), chips=chips)
     return {
         "command": shlex.join(["python", *sys.argv]),
         "environment": Environment.now().model_dump(),
         "seconds": time.perf_counter() - began,
-        "allocation": found.model_dump(mode="json"),
+        "allocation": AllocationEvidence.of(placement, found).model_dump(mode="json"),
     }
 
 
@@ -149,7 +151,9 @@ def table(folder: Path) -> str:
     """Energies and savings, in Markdown."""
     records = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
     found = {
-        (r["network"], r["memory"], r["granularity"]): Allocation.model_validate(r["allocation"])
+        (r["network"], r["memory"], r["granularity"]): AllocationEvidence.model_validate(
+            r["allocation"]
+        )
         for r in records
     }
     lines = [
@@ -175,7 +179,7 @@ def table(folder: Path) -> str:
     return "\n".join(lines)
 
 
-def against(common: Allocation, other: Allocation) -> str:
+def against(common: AllocationEvidence, other: AllocationEvidence) -> str:
     """Energy against the best common point, both just at the goal, with its interval."""
     saving = saving_at_goal(common, other)
     if saving is None:

@@ -40,7 +40,6 @@ from joulewise.allocation import Granularity
 from joulewise.allocation.plan_optimiser import PlanOptimiser
 from joulewise.allocation.problem import AllocationProblem
 from joulewise.data import Dataset, load_data
-from joulewise.devices import KnobRange
 from joulewise.files import write_atomically
 from joulewise.models import build
 from joulewise.placement import place
@@ -109,7 +108,7 @@ def free(network: str, memory: str, granularity: Granularity) -> tuple[PlanOptim
     model, data = trained(network)
     inputs, _ = next(iter(data.train.batches(16)))
     problem = AllocationProblem(
-        placement=place(model, weights=MEMORIES[memory], inputs=inputs),
+        placement=place(model, weights=MEMORIES[memory], example_inputs=inputs),
         data=data.train,
         granularity=granularity,
         samples=IMAGES,
@@ -127,7 +126,7 @@ def compared(
         levels = LEVELS[memory]
         if optimiser.variables.count > 5:  # so that all combinations can be tried
             levels = levels[2:5:2] if memory == "crossbar" else levels[1:6:2]
-        knob = KnobRange.of(MEMORIES[memory])
+        knob = MEMORIES[memory].knob
         listed = {level: knob.point(level) for level in levels}
         optimiser = replace(optimiser, variables=replace(optimiser.variables, listed=listed))
     if kind == "rails":
@@ -164,8 +163,8 @@ def figures(optimiser: PlanOptimiser, shares: Floats) -> tuple[Floats, Floats]:
     """Energy and error of many plans."""
 
     def of(one: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        plan = optimiser.variables.plan(one)
-        return optimiser.energy_model.normalised(plan), optimiser.error_model.mse(plan)
+        points = optimiser.variables.points(one)
+        return optimiser.energy_model.normalised(points), optimiser.error_model.mse_at(points)
 
     with torch.no_grad():
         both = torch.func.vmap(of, chunk_size=128)(torch.from_numpy(shares))
@@ -243,11 +242,11 @@ def solved(optimiser: PlanOptimiser, limit: float, start: Floats, method: str) -
     def figure(which: int) -> Callable[[Floats], tuple[float, Floats]]:
         def of(x: Floats) -> tuple[float, Floats]:
             at = torch.tensor(np.clip(x, 0, 1), requires_grad=True)
-            plan = optimiser.variables.plan(at)
+            points = optimiser.variables.points(at)
             value = (
-                optimiser.energy_model.normalised(plan)
+                optimiser.energy_model.normalised(points)
                 if which == 0
-                else (optimiser.error_model.mse(plan) / limit).log()
+                else (optimiser.error_model.mse_at(points) / limit).log()
             )
             (slope,) = torch.autograd.grad(value, at)
             return float(value.detach()), slope.numpy()

@@ -44,14 +44,14 @@ from numpy.typing import NDArray
 from scipy.optimize import NonlinearConstraint, differential_evolution
 
 from allocation import MEMORIES, begun
-from joulewise.allocation import Granularity, allocate
+from joulewise.allocation import Granularity, OutputError, allocate
 from joulewise.allocation.energy_model import EnergyModel
 from joulewise.allocation.granularity import DecisionVariables
 from joulewise.data import Dataset, Split, load_data
-from joulewise.devices import KnobRange
+from joulewise.devices import Knob
 from joulewise.files import write_atomically
 from joulewise.models import build
-from joulewise.placement import Placement, energy, place
+from joulewise.placement import Placement, Plan, energy, place
 from joulewise.prediction import ErrorModel, FirstOrder, error_model, predict
 from joulewise.simulation import simulate
 from joulewise.study import Environment
@@ -114,20 +114,25 @@ class Posed:
         """Energy and error of plans, ``[plans, variables]``."""
 
         def of(one: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            plan = self.variables.plan(one)
-            return self.energy_model.normalised(plan), self.errors.mse(plan)
+            points = self.variables.points(one)
+            return self.energy_model.normalised(points), self.errors.mse_at(points)
 
         with torch.no_grad():
             energies, errors = torch.func.vmap(of)(torch.from_numpy(shares))
         return energies.numpy(), errors.numpy()
 
+    def plan(self, shares: Floats) -> Plan:
+        """The plan of some shares."""
+        points = self.variables.exact_points(torch.from_numpy(shares))
+        return Plan({name: {MEMORY.knob: point} for name, point in points.items()})
+
     @property
-    def limits(self) -> KnobRange:
-        return KnobRange.of(MEMORY)
+    def limits(self) -> Knob:
+        return MEMORY.knob
 
     def shares(self, siemens: Floats) -> Floats:
         """Shares of the range on its logarithmic scale."""
-        low, high = np.log(self.limits.least), np.log(self.limits.most)
+        low, high = np.log(self.limits.least_reliable), np.log(self.limits.most_reliable)
         return np.clip((np.log(siemens) - low) / (high - low), 0.0, 1.0)
 
 
@@ -135,7 +140,7 @@ def posed(network: str, data: Dataset) -> Posed:
     model = build(network, data.input_shape, data.classes, seed=0)
     train(model, data, TrainingSpec(epochs=30, lr=0.1, seed=0))
     inputs, _ = next(iter(data.train.batches(256)))
-    placement = place(model, weights=MEMORY, inputs=inputs)
+    placement = place(model, weights=MEMORY, example_inputs=inputs)
     few = data.train.subset(IMAGES, seed=0)
     variables = DecisionVariables.of(placement, Granularity())
     weights = dict(placement.model.named_parameters())
@@ -144,7 +149,7 @@ def posed(network: str, data: Dataset) -> Posed:
     return Posed(
         placement=placement,
         few=few,
-        errors=error_model(placement, few, placement.plan(g_max=UNIT)),
+        errors=error_model(placement, few, at={"g_max": UNIT}),
         energy_model=EnergyModel(placement),
         variables=variables,
         spread=float(outputs.double().var(0).mean()),
@@ -158,8 +163,8 @@ def off_by(problem: Posed) -> float:
     method = FirstOrder(accuracy=False, thinned=False)
     worst = 0.0
     for shares in generator.uniform(0.3, 1.0, (10, problem.variables.count)):
-        plan = problem.variables.exact_plan(torch.from_numpy(shares))
-        full = float(predict(problem.placement, problem.few, plan, method=method).mse)
+        plan = problem.plan_at(shares)
+        full = float(predict(problem.placement, problem.few, at=plan, method=method).mse)
         worst = max(worst, abs(problem.both(shares[None])[1][0] / full - 1))
     return worst
 
@@ -215,13 +220,14 @@ def runs(problem: Posed, limit: float, seeds: int) -> list[dict[str, Any]]:
 def ours(problem: Posed, limit: float) -> dict[str, Any]:
     began = time.process_time()
     batch = problem.few.inputs, problem.few.targets  # in this order, so with the same probes
-    found = allocate(problem.placement, [batch], max_mse=limit, chips=0)
+    found = allocate(problem.placement, [batch], goal=OutputError(limit), chips=0)
+    g_max = np.array([float(setting["g_max"]) for setting in found.plan.values()])
     return {
         "search": "jw.allocate",
         "seed": 0,
         "evaluations": found.evaluations,
         "seconds": time.process_time() - began,
-        "shares": problem.shares(np.array(list(found.points.values()))).tolist(),
+        "shares": problem.shares(g_max).tolist(),
         "curve": [],
     }
 
@@ -231,7 +237,7 @@ def genetic(counted: Counted, seed: int, *, logarithms: bool) -> None:
     problem = counted.problem
     generator = np.random.default_rng(seed)
     alike = problem.largest / problem.largest.max()
-    low, high = problem.limits.least / UNIT, problem.limits.most / UNIT
+    low, high = problem.limits.least_reliable / UNIT, problem.limits.most_reliable / UNIT
 
     def to_units(values: Floats) -> Floats:
         return np.exp(values) if logarithms else values
@@ -329,19 +335,21 @@ def evolved(counted: Counted, seed: int) -> None:
 
 def judged(problem: Posed, test: Split, shares: list[float]) -> dict[str, Any]:
     """What nobody searched by."""
-    plan = problem.variables.exact_plan(torch.tensor(shares, dtype=torch.float64))
-    forecast = predict(problem.placement, test, plan)
-    simulation = simulate(problem.placement, test, plan=plan, chips=CHIPS, seed=0)
-    interval, accuracy = simulation.mse_interval(), simulation.accuracy_interval()
+    plan = problem.plan_at(np.array(shares))
+    forecast = predict(problem.placement, test, at=plan)
+    simulation = simulate(problem.placement, test, at=plan, chips=CHIPS, seed=0)
+    interval, accuracy = simulation.mse_interval(), simulation.interval()
     method = FirstOrder(accuracy=False, thinned=False)
     return {
-        "g_max": [float(point) for point in plan.values()],
-        "energy": float(energy(problem.placement, plan).normalised),
-        "mse_on_searched": float(predict(problem.placement, problem.few, plan, method=method).mse),
+        "g_max": [float(setting["g_max"]) for setting in plan.values()],
+        "energy": float(energy(problem.placement, at=plan).normalised),
+        "mse_on_searched": float(
+            predict(problem.placement, problem.few, at=plan, method=method).mse
+        ),
         "mse_on_test": float(forecast.mse),
         "simulated_mse": [simulation.mean_mse, interval.low, interval.high],
-        "accuracy": [simulation.mean_accuracy, accuracy.low, accuracy.high],
-        "perfect_accuracy": simulation.ideal_accuracy,
+        "accuracy": [simulation.mean, accuracy.low, accuracy.high],
+        "perfect_accuracy": simulation.ideal,
     }
 
 

@@ -88,7 +88,7 @@ def linearised(memory: str, bit_planes: bool) -> tuple[PlanOptimiser, Allocation
         model = ResNet((3, 32, 32), 10, depth=DEPTH).eval()
     images = torch.randn(IMAGES, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     problem = AllocationProblem(
-        placement=place(model, weights=MEMORIES[memory], inputs=images[:4]),
+        placement=place(model, weights=MEMORIES[memory], example_inputs=images[:4]),
         data=[images],
         granularity=Granularity(bit_planes=bit_planes),
         samples=IMAGES,
@@ -131,22 +131,22 @@ def timed(memory: str, granularity: Granularity, repeats: int) -> dict[str, Any]
 def counted() -> Any:
     """Counts evaluations of the error model: with gradients, without, and of single changes."""
     counts = {"gradients": 0, "values": 0, "changes": 0}
-    mse, changes = ErrorModel.mse, ErrorModel.single_changes
+    mse, changes = ErrorModel.mse_at, ErrorModel.single_changes
 
-    def counting(self: ErrorModel, plan: Any) -> torch.Tensor:
+    def counting(self: ErrorModel, points: Any) -> torch.Tensor:
         counts["gradients" if torch.is_grad_enabled() else "values"] += 1
-        return mse(self, plan)
+        return mse(self, points)
 
     def counting_changes(self: ErrorModel, *what: Any) -> Any:
         counts["changes"] += 1
         return changes(self, *what)
 
-    ErrorModel.mse = counting  # type: ignore[method-assign]
+    ErrorModel.mse_at = counting  # type: ignore[method-assign]
     ErrorModel.single_changes = counting_changes  # type: ignore[method-assign]
     try:
         yield counts
     finally:
-        ErrorModel.mse = mse  # type: ignore[method-assign]
+        ErrorModel.mse_at = mse  # type: ignore[method-assign]
         ErrorModel.single_changes = changes  # type: ignore[method-assign]
 
 
@@ -160,8 +160,8 @@ def single(optimiser: PlanOptimiser, shares: torch.Tensor) -> tuple[float, float
 
     def gradient() -> None:
         at = shares.clone().requires_grad_()
-        plan = optimiser.variables.plan(at)
-        both = optimiser.energy_model.normalised(plan) + optimiser.error_model.mse(plan)
+        points = optimiser.variables.points(at)
+        both = optimiser.energy_model.normalised(points) + optimiser.error_model.mse_at(points)
         torch.autograd.grad(both, at)
 
     found = []

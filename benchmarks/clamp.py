@@ -89,14 +89,15 @@ def networks(digits: Dataset) -> list[tuple[str, nn.Module]]:
 def measured(weights: str, model: nn.Module, split: Split, s: float, chips: int) -> dict[str, Any]:
     data: list[tuple[Tensor, Tensor]] = [(split.inputs, split.targets)]
     clipped, free = (
-        place(model, weights=Crossbar(sigma=s * G_MAX, clip=clip), inputs=split.inputs[:8])
+        place(model, weights=Crossbar(sigma=s * G_MAX, clip=clip), example_inputs=split.inputs[:8])
         for clip in (True, False)
     )
-    sim = simulate(clipped, data, g_max=G_MAX, chips=chips)
+    sim = simulate(clipped, data, at={"g_max": G_MAX}, chips=chips)
 
     def ratios(placement: Any) -> dict[str, float]:
         return {
-            method: float(predict(placement, data, g_max=G_MAX, method=method).mse) / sim.mean_mse
+            method: float(predict(placement, data, at={"g_max": G_MAX}, method=method).mse)
+            / sim.mean_mse
             for method in METHODS
         }
 

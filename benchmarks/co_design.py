@@ -24,7 +24,7 @@ from pathlib import Path
 import torch
 from robust_training import dataset
 
-from joulewise.allocation import Granularity
+from joulewise.allocation import Granularity, MetricTarget
 from joulewise.cli.allocator import keep_freed_memory
 from joulewise.data import Split
 from joulewise.devices import SRAM
@@ -32,7 +32,7 @@ from joulewise.files import write_atomically
 from joulewise.models import build, load_weights, save_weights
 from joulewise.placement import place
 from joulewise.simulation import simulate
-from joulewise.study import Environment, co_design_record
+from joulewise.study import Environment, SimulationRecord, co_design_record, plan_of
 from joulewise.training import TrainingSpec, accuracy
 
 STORED = Path("results/robust-training/networks")
@@ -65,14 +65,14 @@ def main() -> None:
     wanted = accuracy(plain, judge) - DROP
     print(f"at least {wanted:.4f}", flush=True)
     inputs, _ = next(iter(data.train.batches(64)))
-    placement = place(model, weights=SRAM(bits=8), inputs=inputs)
+    placement = place(model, weights=SRAM(bits=8), example_inputs=inputs)
     record = co_design_record(
         placement,
         data,
         judge,
         network="resnet8",
         command=shlex.join(["python", *sys.argv]),
-        min_accuracy=wanted,
+        goal=MetricTarget(wanted),
         granularity=Granularity(bit_planes=True),
         spec=TrainingSpec(epochs=arguments.epochs, lr=arguments.lr, clip=arguments.clip),
         rounds=arguments.rounds,
@@ -81,9 +81,9 @@ def main() -> None:
         seed=arguments.seed,
         progress=Told().told,
     )
-    elsewhere = simulate(
-        placement, others, plan=record.allocations[-1].points, chips=20, seed=1 << 40
-    )
+    last = record.allocations[-1]
+    found = simulate(placement, others, at=plan_of(placement, last.plan), chips=20, seed=1 << 40)
+    elsewhere = SimulationRecord.of(placement, found)
     stored = {
         "seconds": time.perf_counter() - began,
         "environment": Environment.now().model_dump(),
@@ -95,7 +95,6 @@ def main() -> None:
     save_weights(model, arguments.out.with_suffix(".safetensors"), {"command": record.command})
     for number, turn in enumerate(record.design.rounds):
         print(number, turn.training_energy, turn.allocation.energy.normalised, turn.kept)
-    last = record.allocations[-1]
     print(f"energy {last.energy.normalised:.4f}, holds: {last.holds}, at the goal: {last.at_goal}")
     print(
         f"elsewhere: plain {stored['plain']['elsewhere']:.4f}, through the plan "

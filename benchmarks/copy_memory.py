@@ -53,15 +53,15 @@ def main() -> None:
     torch.set_num_threads(1)
     warm = nn.Sequential(nn.Linear(64, 64))
     inputs, targets = torch.randn(4, 2048), torch.arange(4)
-    placement = jw.place(warm, weights=jw.SRAM(bits=8), inputs=inputs[:, :64])
-    jw.simulate(placement, [(inputs[:, :64], targets)], eta=0.5, chips=2)
+    placement = jw.place(warm, weights=jw.SRAM(bits=8), example_inputs=inputs[:, :64])
+    jw.simulate(placement, [(inputs[:, :64], targets)], at={"eta": 0.5}, chips=2)
     before = resident()
     model = nn.Sequential(*[nn.Linear(2048, 2048) for _ in range(arguments.layers)])
     weights = sum(4 * parameter.numel() for parameter in model.parameters())
     with Peak() as placing:
-        placement = jw.place(model, weights=jw.SRAM(bits=8), inputs=inputs)
+        placement = jw.place(model, weights=jw.SRAM(bits=8), example_inputs=inputs)
     with Peak() as simulating:
-        jw.simulate(placement, [(inputs, targets)], eta=0.5, chips=3)
+        jw.simulate(placement, [(inputs, targets)], at={"eta": 0.5}, chips=3)
     for what, peak in (("place", placing), ("simulate", simulating)):
         print(f"{what}: {(peak.bytes - before) / weights:.3f} x the weights")
     print(f"one tensor: {1 / arguments.layers:.3f}")

@@ -24,7 +24,7 @@ from torch import nn
 from joulewise.cli.allocator import keep_freed_memory
 from joulewise.devices import SRAM, Chip, Crossbar, Device
 from joulewise.models import MLP, build
-from joulewise.placement import Placement, loaded, place
+from joulewise.placement import Placement, place, private_memory
 
 BATCH = 256
 BIT_ERROR_RATE = 1e-3
@@ -66,43 +66,43 @@ def cases() -> list[tuple[str, float, Placement, torch.Tensor]]:
         (
             "ResNet-20, weights",
             1.10,
-            place(resnet, weights=memory, inputs=images[:8]),
+            place(resnet, weights=memory, example_inputs=images[:8]),
             images,
         ),
         (
             "ResNet-20, weights and activations",
             1.5,
-            place(resnet, weights=memory, activations=memory, inputs=images),
+            place(resnet, weights=memory, activations=memory, example_inputs=images),
             images,
         ),
-        ("MLP 784-512-10, weights", 1.5, place(mlp, weights=memory, inputs=flat[:8]), flat),
+        ("MLP 784-512-10, weights", 1.5, place(mlp, weights=memory, example_inputs=flat[:8]), flat),
         (
             "ResNet-20, crossbar, unclipped",
             1.15,
-            place(resnet, weights=Crossbar(sigma=1e-6, clip=False), inputs=images[:8]),
+            place(resnet, weights=Crossbar(sigma=1e-6, clip=False), example_inputs=images[:8]),
             images,
         ),
         (
             "ResNet-20, crossbar, clipped",
             1.15,
-            place(resnet, weights=Crossbar(sigma=1e-6), inputs=images[:8]),
+            place(resnet, weights=Crossbar(sigma=1e-6), example_inputs=images[:8]),
             images,
         ),
     ]
 
 
 def point(device: Device[Any]) -> float:
-    return 25e-6 if device.knob == "g_max" else -math.log(BIT_ERROR_RATE) / 12.8
+    return 25e-6 if device.knob.name == "g_max" else -math.log(BIT_ERROR_RATE) / 12.8
 
 
 def measure(placement: Placement, inputs: torch.Tensor, repeats: int) -> dict[str, object]:
-    plan = {p.name: point(p.device) for p in placement.placed}
+    points = {p.name: point(p.device) for p in placement.placed}
     plain, drawn = [], []
-    with loaded(placement) as memory:
+    with private_memory(placement) as memory:
         model = memory.placement.model
 
         def draw(seed: int) -> None:
-            memory.read(plan, Chip(seed=seed))
+            memory.read(points, Chip(seed=seed))
             memory.call(inputs)
 
         for seed in range(repeats + 3):

@@ -92,14 +92,14 @@ def figures() -> dict[str, Any]:
     for name in NETWORKS:
         model = network(name)
         for memory, (device, knob, points) in MEMORIES.items():
-            placement = jw.place(model, weights=device, inputs=inputs)
+            placement = jw.place(model, weights=device, example_inputs=inputs)
             found[f"{name}/{memory}"] = {
                 **evaluated(placement, test, knob, points),
                 **(allocated(placement, test) if memory != "pcm" else {}),  # time is not chosen
             }
             print(f"{name}/{memory}", flush=True)
         if name != "mlp":
-            both = jw.place(model, weights=jw.SRAM(), activations=jw.SRAM(), inputs=inputs)
+            both = jw.place(model, weights=jw.SRAM(), activations=jw.SRAM(), example_inputs=inputs)
             found[f"{name}/activations"] = evaluated(both, test, "eta", (0.65, 0.45))
     found["training"] = trained()
     return found
@@ -107,17 +107,17 @@ def figures() -> dict[str, Any]:
 
 def evaluated(placement: Any, test: Any, knob: str, points: tuple[float, float]) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    plans = [placement.plan(**{knob: point}) for point in points]
+    plans = [placement.plan({knob: point}) for point in points]
     for point, plan, result in zip(
-        points, plans, jw.sweep(placement, test, plans, chips=CHIPS), strict=True
+        points, plans, jw.sweep(placement, test, at=plans, chips=CHIPS), strict=True
     ):
         found[f"chips {point:g}"] = {
-            "accuracy": list(result.accuracy),
+            "accuracy": list(result.values),
             "mse": list(result.mse),
-            "energy_j": dict(result.energy.memory_j),
+            "energy_j": result.energy.to_dict()["memory_j"],
         }
         for method in ("first-order", "second-order"):
-            forecast = jw.predict(placement, test, plan, method=method)
+            forecast = jw.predict(placement, test, at=plan, method=method)
             found[f"{method} {point:g}"] = {
                 "mean_shift": float(forecast.mean_shift),
                 "variance": {n: float(v) for n, v in forecast.variance.items()},
@@ -128,22 +128,25 @@ def evaluated(placement: Any, test: Any, knob: str, points: tuple[float, float])
 
 def allocated(placement: Any, test: Any) -> dict[str, Any]:
     goals: dict[str, dict[str, Any]] = {
-        "plan for a drop": {"max_accuracy_drop": 0.02, "chips": 40},
-        "plan for an energy": {"max_energy": 0.6, "chips": 4},
+        "plan for a drop": {"goal": jw.MetricDrop(0.02), "chips": 40},
+        "plan for an energy": {"goal": jw.EnergyBudget(0.6), "chips": 4},
     }
-    if placement.placed[0].device.planes is not None:
+    if placement.placed[0].device.knob.bit_planes is not None:
         goals["plan of bit planes"] = {
-            "max_energy": 0.6,
+            "goal": jw.EnergyBudget(0.6),
             "chips": 0,
             "granularity": jw.Granularity(bit_planes=True),
         }
     found = {}
     for what, options in goals.items():
-        plan = jw.allocate(placement, test, samples=SAMPLES, **options)
+        result = jw.allocate(placement, test, samples=SAMPLES, **options)
         found[what] = {
-            "plan": plan.plan,
-            "energy_j": dict(plan.energy.memory_j),
-            "mse": list(plan.simulation.mse) if plan.simulation is not None else [],
+            "plan": {
+                name: one["eta" if "eta" in one else "g_max"]
+                for name, one in result.plan.to_dict().items()
+            },
+            "energy_j": result.energy.to_dict()["memory_j"],
+            "mse": list(result.simulation.mse) if result.simulation is not None else [],
         }
     return found
 
@@ -152,7 +155,7 @@ def trained() -> dict[str, Any]:
     """A few steps of SAMSON through a memory."""
     digits = jw.load_data("digits")
     model = jw.load_model("cnn", digits.input_shape, digits.classes, seed=0).train()
-    memory = jw.TrainingMemory(jw.place(model, weights=jw.SRAM(bits=8)), eta=0.6, seed=3)
+    memory = jw.TrainingMemory(jw.place(model, weights=jw.SRAM(bits=8)), at={"eta": 0.6}, seed=3)
     optimizer = jw.optim.SAMSON(model.parameters(), torch.optim.SGD, lr=0.01, rho=0.2)
     losses = []
     for inputs, targets in digits.train.subset(512, seed=1).batches(64):

@@ -107,9 +107,9 @@ def measured(
     seconds = time.process_time() - began
     tried = []
     for fault, eta in TRIED:
-        result = simulate(stored(model, bits, fault), data.test, eta=eta, chips=chips)
-        point = {"fault": fault, "eta": eta, "accuracy": result.mean_accuracy}
-        tried.append(point | {"interval": list(result.accuracy_interval())})
+        result = simulate(stored(model, bits, fault), data.test, at={"eta": eta}, chips=chips)
+        point = {"fault": fault, "eta": eta, "accuracy": result.mean}
+        tried.append(point | {"interval": list(result.interval())})
     names = [placed.name for placed in stored(model, bits, "flip").placed]
     largest = {name: float(model.get_parameter(name).detach().abs().max()) for name in names}
     return {
@@ -118,7 +118,7 @@ def measured(
         "seed": seed,
         "cpu_seconds": seconds,
         "clean": accuracy(model, data.test),
-        "perfect": result.ideal_accuracy,
+        "perfect": result.ideal,
         "tried": tried,
         "ranges": largest,
     }
@@ -136,7 +136,7 @@ def trained(model: nn.Module, data: Dataset, arm: Arm, bits: int, seed: int, epo
     if arm.through == "perfect":
         memory = TrainingMemory(placement, perfect=True, ranges=ranges)
     elif arm.through == "flips":
-        memory = TrainingMemory(placement, eta=TRAINED_AT, seed=seed, ranges=ranges)
+        memory = TrainingMemory(placement, at={"eta": TRAINED_AT}, seed=seed, ranges=ranges)
     clip = DEVIATIONS if arm.ranges == "deviations" else None
     spec = TrainingSpec(epochs=epochs, lr=0.1, seed=seed, clip=clip)
     train(model, data, spec, memory=memory)

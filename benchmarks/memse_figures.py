@@ -118,18 +118,18 @@ def cases() -> list[dict[str, Any]]:
 def measured(arguments: Options, case: dict[str, Any]) -> dict[str, Any]:
     (model, data), chips = network(arguments), arguments.chips
     memory = Crossbar(sigma=case["sigma"], clip=case["clip"], g_range=G_RANGE)
-    placement = place(model, weights=memory, inputs=data[0][0][:8])
-    sim = simulate(placement, data, g_max=case["g_max"], chips=chips)
-    forecast = predict(placement, data, g_max=case["g_max"], method="second-order")
+    placement = place(model, weights=memory, example_inputs=data[0][0][:8])
+    sim = simulate(placement, data, at={"g_max": case["g_max"]}, chips=chips)
+    forecast = predict(placement, data, at={"g_max": case["g_max"]}, method="second-order")
     assert forecast.accuracy is not None
     return {
         **case,
         "chips": chips,
-        "ideal_accuracy": sim.ideal_accuracy,
+        "ideal_accuracy": sim.ideal,
         "mse": sim.mean_mse,
         "mse_interval": list(sim.mse_interval()),
-        "accuracy": sim.mean_accuracy,
-        "accuracy_interval": list(sim.accuracy_interval()),
+        "accuracy": sim.mean,
+        "accuracy_interval": list(sim.interval()),
         "predicted_mse": float(forecast.mse),
         "predicted_accuracy": forecast.accuracy.mean,
     }

@@ -84,9 +84,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
     image = torch.randn(1, 3, arguments.size, arguments.size, generator=generator).to(dtype)
     with torch.no_grad():
         plain = [seconds(lambda: model(image)) for _ in range(PLAIN_PASSES + 3)][3:]
-    placement = place(model, weights=SRAM(bits=8), inputs=image)
+    placement = place(model, weights=SRAM(bits=8), example_inputs=image)
     method = FullCovariance(dtype=dtype, memory_bytes=int(arguments.gib * 2**30))
-    taken = seconds(lambda: predict(placement, [image], method=method, eta=ETA))
+    taken = seconds(lambda: predict(placement, [image], method=method, at={"eta": ETA}))
     return {
         "largest": round(STAGES[0][0] * arguments.width) * arguments.size**2,
         "seconds": taken,

@@ -33,10 +33,10 @@ from scipy import stats
 from joulewise.cli.allocator import keep_freed_memory
 from joulewise.contrib import NoiseMaximisation
 from joulewise.data import Dataset, load_digits
-from joulewise.devices import SRAM, Point
+from joulewise.devices import SRAM
 from joulewise.files import write_atomically
 from joulewise.models import build, host
-from joulewise.placement import Placement, energy, place
+from joulewise.placement import Placement, Plan, energy, place
 from joulewise.simulation import simulate
 from joulewise.study import Environment
 from joulewise.training import TrainingMemory, TrainingSpec, train
@@ -87,24 +87,24 @@ def measured(
     def placed() -> Placement:
         model = host(build(network, digits.input_shape, 10, seed=seed), digits.input_shape)
         inputs = next(digits.test.batches(8))[0]
-        return place(model, weights=SRAM(bits=8), inputs=inputs)
+        return place(model, weights=SRAM(bits=8), example_inputs=inputs)
 
     def fit(placement: Placement, memory: TrainingMemory | None) -> float:
         spec = TrainingSpec(epochs=arguments.epochs, lr=0.1, augment=False, seed=seed)
         return train(placement.model, digits, spec, memory=memory).seconds
 
-    def tested(placement: Placement, plan: dict[str, Point]) -> list[float]:
-        found = simulate(placement, digits.test, plan=plan, chips=arguments.chips)
-        return [round(share, 5) for share in found.accuracy]
+    def tested(placement: Placement, plan: Plan) -> list[float]:
+        found = simulate(placement, digits.test, at=plan, chips=arguments.chips)
+        return [round(share, 5) for share in found.values]
 
     plain, rows = placed(), []
     seconds = {"SGD": fit(plain, None)}
     for share in ENERGIES[network]:
         through, own = placed(), placed()
-        seconds["masks"] = fit(through, TrainingMemory(through, eta=share, seed=seed))
+        seconds["masks"] = fit(through, TrainingMemory(through, at={"eta": share}, seed=seed))
         memory = NoiseMaximisation(own, energy=share, seed=seed)
         seconds["learned"] = fit(own, memory)
-        common, learned = own.plan(eta=share), memory.plan(memory.steps)
+        common, learned = own.plan({"eta": share}), memory.plan_at(memory.steps)
         arms = {
             "SGD": (plain, common),
             BASE: (through, common),
@@ -118,8 +118,10 @@ def measured(
                 "energy": share,
                 "seed": seed,
                 "words": {p.name: p.words for p in own.placed},
-                "plan": learned,
-                "energies": {name: energy(p, plan).normalised for name, (p, plan) in arms.items()},
+                "plan": {name: setting["eta"] for name, setting in learned.to_dict().items()},
+                "energies": {
+                    name: energy(p, at=plan).normalised for name, (p, plan) in arms.items()
+                },
                 "seconds": dict(seconds),
                 "perfect_memory": {name: perfect(p, digits) for name, (p, _) in arms.items()},
                 "accuracy": {name: tested(*arm) for name, arm in arms.items()},
@@ -129,8 +131,8 @@ def measured(
 
 
 def perfect(placement: Placement, digits: Dataset) -> float:
-    plan = placement.plan_at_most_reliable()
-    found = simulate(placement, digits.test, plan=plan, chips=1).ideal_accuracy
+    plan = placement.most_reliable()
+    found = simulate(placement, digits.test, at=plan, chips=1).ideal
     assert found is not None
     return found
 

@@ -30,7 +30,7 @@ from joulewise.devices import SRAM
 from joulewise.models import build, host, load_weights
 from joulewise.placement import Placement, place, prepare
 from joulewise.prediction import FirstOrder, predict
-from joulewise.prediction.problem import posed
+from joulewise.prediction.problem import loaded_problem
 from joulewise.simulation import simulate
 
 WEIGHTS = Path(__file__).parents[1] / "results/cifar10-resnet20-mask/resnet20-cifar10.safetensors"
@@ -84,7 +84,7 @@ def network(data: str | None, batch: int) -> tuple[nn.Module, Tensor, Tensor]:
 
 
 def placed(model: nn.Module, images: Tensor, **choice: Any) -> Placement:
-    return place(model, weights=SRAM(bits=8), inputs=images[:8], **choice)
+    return place(model, weights=SRAM(bits=8), example_inputs=images[:8], **choice)
 
 
 def costs(model: nn.Module, images: Tensor, targets: Tensor, repeats: int) -> dict[str, Any]:
@@ -101,13 +101,13 @@ def costs(model: nn.Module, images: Tensor, targets: Tensor, repeats: int) -> di
         model.eval()
 
     def whole() -> None:
-        predict(placement, [(images, targets)], eta=ETA, method=SHARES)
+        predict(placement, [(images, targets)], at={"eta": ETA}, method=SHARES)
 
     def accuracy() -> None:
-        predict(placement, [(images, targets)], eta=ETA)
+        predict(placement, [(images, targets)], at={"eta": ETA})
 
     def one_image() -> None:
-        predict(placement, [(images[:1], targets[:1])], eta=ETA)
+        predict(placement, [(images[:1], targets[:1])], at={"eta": ETA})
 
     def one_forward() -> None:
         with torch.no_grad():
@@ -120,7 +120,7 @@ def costs(model: nn.Module, images: Tensor, targets: Tensor, repeats: int) -> di
         "predict() with accuracy, one image": ratio(one_image, one_forward, repeats),
     }
     # One more plan, where the outputs of the model as given are known.
-    with posed(placement, [(images, targets)], placement.plan(eta=ETA)) as problem:
+    with loaded_problem(placement, [(images, targets)], {"eta": ETA}) as problem:
         jobs["error and all shares, outputs known"] = ratio(
             lambda: SHARES.forecast(problem), forward, repeats
         )
@@ -164,7 +164,7 @@ def _measure(job: str, batch: int, answer: Any) -> None:
         model.train()
         nn.functional.cross_entropy(model(images), targets).backward()
     else:
-        predict(placement, [(images, targets)], eta=ETA, method=SHARES)
+        predict(placement, [(images, targets)], at={"eta": ETA}, method=SHARES)
     answer.send(_peak_mb() - before)
 
 
@@ -194,7 +194,7 @@ def simulation(model: nn.Module, images: Tensor, arguments: argparse.Namespace) 
 
 
 def chips_needed(placement: Placement, images: Tensor, chips: int) -> float:
-    errors = torch.tensor(simulate(placement, [(images, None)], eta=ETA, chips=chips).mse)
+    errors = torch.tensor(simulate(placement, [(images, None)], at={"eta": ETA}, chips=chips).mse)
     return float((QUANTILE * errors.std() / errors.mean() / CLOSE) ** 2)
 
 

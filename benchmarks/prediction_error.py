@@ -24,7 +24,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -211,7 +211,9 @@ def placed(
     (batch,) = prepare(split, model, len(split))
     (calibration,) = prepare((dataset.train or split).subset(256, seed=0), model, 256)
     activations = memory if store == "both" else None
-    placement = place(model, weights=memory, activations=activations, inputs=calibration.inputs)
+    placement = place(
+        model, weights=memory, activations=activations, example_inputs=calibration.inputs
+    )
     return placement, [(batch.inputs, batch.targets)]
 
 
@@ -227,7 +229,7 @@ def case(network: str, noise: str, dataset: Dataset, arguments: argparse.Namespa
     @cache
     def expected(level: int) -> float:
         placement, data, setting = at(level)
-        accuracy = predict(placement, data, method="second-order", **setting).accuracy
+        accuracy = predict(placement, data, at=setting, method="second-order").accuracy
         assert accuracy is not None
         return accuracy.mean
 
@@ -270,9 +272,9 @@ def compared(
     return {
         "chips": sim.chips,
         "cpu_seconds": seconds,
-        "ideal_accuracy": sim.ideal_accuracy,
-        "accuracy": sim.mean_accuracy,
-        "accuracy_interval": list(sim.accuracy_interval()),
+        "ideal_accuracy": sim.ideal,
+        "accuracy": sim.mean,
+        "accuracy_interval": list(sim.interval()),
         "mse": sim.mean_mse,
         "mse_interval": interval,
         "predicted": predictions(placement, data, setting, arguments, sim.mean_mse, interval),
@@ -290,7 +292,7 @@ def predictions(
     found: dict[str, Any] = {}
     for method in arguments.methods:
         began = time.process_time()
-        forecast = predict(placement, data, method=METHODS[method], **setting)
+        forecast = predict(placement, data, at=setting, method=METHODS[method])
         spent = time.process_time() - began
         mse, accuracy = float(forecast.mse), forecast.accuracy
         assert accuracy is not None
@@ -316,7 +318,7 @@ def simulated(
     began, sim = time.process_time(), None
     while True:
         seed = 0 if sim is None else sim.chips
-        more = simulate(placement, data, chips=ROUND, seed=seed, **setting)
+        more = simulate(placement, data, at=setting, chips=ROUND, seed=seed)
         sim = more if sim is None else together(sim, more)
         spent = time.process_time() - began
         sure = sim.mse_interval().half_width <= HALF_WIDTH * sim.mean_mse
@@ -325,9 +327,7 @@ def simulated(
 
 
 def together(one: Simulation, more: Simulation) -> Simulation:
-    return one.model_copy(
-        update={"accuracy": one.accuracy + more.accuracy, "mse": one.mse + more.mse}
-    )
+    return replace(one, values=one.values + more.values, mse=one.mse + more.mse)
 
 
 def table(records: list[dict[str, Any]]) -> str:

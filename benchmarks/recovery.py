@@ -130,17 +130,22 @@ def measured(network: Trained, memory: str, chip: int, epochs: int) -> dict[str,
     weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
     def simulated() -> Simulation:
-        return simulate(placement, data.test, chips=1, seed=chip, **setting)
+        return simulate(placement, data.test, at=setting, chips=1, seed=chip)
 
     before = simulated()
-    accuracy = {"before": before.mean_accuracy}
-    reestimate_batchnorm(TrainingMemory(placement, chip=Chip(seed=chip), **setting), data.train)
-    accuracy["statistics"] = simulated().mean_accuracy
+    accuracy = {"before": before.mean}
+    reestimate_batchnorm(TrainingMemory(placement, at=setting, chip=Chip(seed=chip)), data.train)
+    accuracy["statistics"] = simulated().mean
     model.load_state_dict(weights)
     words, seconds = {}, {}
     for parameters in FITTED:
         record = fit_to_chip(
-            placement, data, chip=Chip(seed=chip), parameters=parameters, epochs=epochs, **setting
+            placement,
+            data,
+            chip=Chip(seed=chip),
+            at=setting,
+            parameters=parameters,
+            epochs=epochs,
         )
         model.load_state_dict(weights)
         accuracy[parameters] = record.after
@@ -151,7 +156,7 @@ def measured(network: Trained, memory: str, chip: int, epochs: int) -> dict[str,
         "memory": memory,
         "point": point,
         "chip": chip,
-        "ideal": before.ideal_accuracy,
+        "ideal": before.ideal,
         "accuracy": accuracy,
         "words": words,
         "seconds": seconds,

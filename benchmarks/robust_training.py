@@ -168,7 +168,7 @@ def trained(job: Job) -> dict[str, Any]:
     memory = None
     if arm.through is not None:
         device, setting = (masks if arm.through == "masks" else noise)(job.value)
-        memory = TrainingMemory(place(model, weights=device), seed=job.seed, **setting)
+        memory = TrainingMemory(place(model, weights=device), at=setting, seed=job.seed)
     record = train(model, dataset(job.data, job.images, True), job.spec, memory=memory)
     return kept(job, model, record.history[-1].loss)
 
@@ -228,8 +228,9 @@ def tried(trial: Trial) -> dict[str, Any]:
     rows = {}
     for point in trial.points:
         device, setting = tested(trial.memory, point)
-        placement = place(model, weights=device, inputs=next(split.batches(8))[0])
-        rows[f"{point:g}"] = list(simulate(placement, split, chips=trial.chips, **setting).accuracy)
+        placement = place(model, weights=device, example_inputs=next(split.batches(8))[0])
+        found = simulate(placement, split, at=setting, chips=trial.chips)
+        rows[f"{point:g}"] = list(found.values)
     clean = accuracy(model, split)
     return trial.row | {"memory": trial.memory, "clean": clean, "accuracy": rows}
 

@@ -110,10 +110,16 @@ def memories() -> dict[str, Callable[[nn.Module, Tensor], tuple[Placement, dict[
     """Where the network's tensors lie, and the operating point."""
     crossbar, sram = Crossbar(sigma=1e-6), SRAM(bits=8)
     return {
-        "SRAM, eta = 0.5": lambda model, x: (place(model, weights=sram, inputs=x), {"eta": 0.5}),
-        "Crossbar": lambda model, x: (place(model, weights=crossbar, inputs=x), {"g_max": 25e-6}),
+        "SRAM, eta = 0.5": lambda model, x: (
+            place(model, weights=sram, example_inputs=x),
+            {"eta": 0.5},
+        ),
+        "Crossbar": lambda model, x: (
+            place(model, weights=crossbar, example_inputs=x),
+            {"g_max": 25e-6},
+        ),
         "SRAM, activations": lambda model, x: (
-            place(model, weights=sram, activations=sram, inputs=x),
+            place(model, weights=sram, activations=sram, example_inputs=x),
             {"eta": 0.5},
         ),
     }
@@ -126,7 +132,7 @@ def prepare_through(
     forward_backward, model = problem(device)
     sample = torch.randn(BATCH, 3, 32, 32, generator=torch.Generator().manual_seed(0)).to(device)
     placement, setting = put(model, sample)
-    memory = TrainingMemory(placement, **setting)
+    memory = TrainingMemory(placement, at=setting)
     optimizer = torch.optim.SGD(model.parameters(), **SGD)
 
     def step() -> None:

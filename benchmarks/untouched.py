@@ -47,12 +47,14 @@ def calls(interrupts: int, rng: np.random.Generator) -> int:
     for name, share in (("mlp", 0.8), ("vgg", 0.2)):
         model = jw.load_model(name, digits.input_shape, digits.classes, seed=0).train()
         inputs, targets = digits.test.inputs[:32].clone(), digits.test.targets[:32].clone()
-        placement = jw.place(model, weights=jw.SRAM(bits=8), inputs=inputs)
+        placement = jw.place(model, weights=jw.SRAM(bits=8), example_inputs=inputs)
         data = [(inputs, targets)]
         works: dict[str, Call] = {
-            "simulate": lambda p=placement, d=data: jw.simulate(p, d, eta=0.5, chips=3),
-            "predict": lambda p=placement, d=data: jw.predict(p, d, eta=0.5),
-            "allocate": lambda p=placement, d=data: jw.allocate(p, d, max_energy=0.5, chips=2),
+            "simulate": lambda p=placement, d=data: jw.simulate(p, d, at={"eta": 0.5}, chips=3),
+            "predict": lambda p=placement, d=data: jw.predict(p, d, at={"eta": 0.5}),
+            "allocate": lambda p=placement, d=data: jw.allocate(
+                p, d, goal=jw.EnergyBudget(0.5), chips=2
+            ),
         }
         for what, work in works.items():
             count = round(interrupts * share / len(works))
@@ -112,7 +114,7 @@ def training(blocks: int, rng: np.random.Generator) -> int:
     digits = jw.load_data("digits")
     model = jw.load_model("cnn", digits.input_shape, digits.classes, seed=0).train()
     inputs, targets = digits.train.inputs[:16].clone(), digits.train.targets[:16].clone()
-    memory = jw.TrainingMemory(jw.place(model, weights=jw.SRAM(bits=8)), eta=0.5)
+    memory = jw.TrainingMemory(jw.place(model, weights=jw.SRAM(bits=8)), at={"eta": 0.5})
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     finished: list[list[Tensor]] = []
 

@@ -60,7 +60,7 @@ def fit(
     trainer: type[Trainer], network: nn.Module, inputs: Tensor, labels: Tensor, **options: Any
 ) -> dict[str, float]:
     """Train a network by a Trainer; no files are left. Gives what the Trainer has to say."""
-    optimizer = jw.optim.SAM(network.parameters(), torch.optim.SGD, lr=0.05, momentum=0.9, rho=0.05)
+    optimizer = optimizer_for(network)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
     samples = [{"inputs": x, "labels": y} for x, y in zip(inputs, labels, strict=True)]
     with tempfile.TemporaryDirectory() as folder:
@@ -99,11 +99,11 @@ def main() -> None:
             gradient_accumulation_steps=batches,
             max_grad_norm=1.0,
         )
-        placement = jw.place(network.eval(), weights=jw.SRAM(bits=8), inputs=inputs[:8])
-        result = jw.simulate(placement, digits.test, eta=0.4, chips=50)
+        placement = jw.place(network.eval(), weights=jw.SRAM(bits=8), example_inputs=inputs[:8])
+        result = jw.simulate(placement, digits.test, at={"eta": 0.4}, chips=50)
         print(
-            f"{batches} batches in a step: {result.ideal_accuracy:.4f} with a perfect memory, "
-            f"{result.mean_accuracy:.4f} on 50 chips"
+            f"{batches} batches in a step: {result.ideal:.4f} with a perfect memory, "
+            f"{result.mean:.4f} on 50 chips"
         )
 
 

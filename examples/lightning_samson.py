@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 
 import joulewise as jw
 
-CROSSBAR, SETTING = jw.Crossbar(sigma=4e-6), {"g_max": 25e-6}
+CROSSBAR, AT = jw.Crossbar(sigma=4e-6), {"g_max": 25e-6}
 EPOCHS = 6
 
 Batch = tuple[Tensor, Tensor]
@@ -83,7 +83,7 @@ class ThroughMemory(Digits):
         super().__init__()
         self.automatic_optimization = False
         placement = jw.place(self.network, weights=CROSSBAR)
-        self.memory = jw.TrainingMemory(placement, seed=0, **SETTING)
+        self.memory = jw.TrainingMemory(placement, at=AT, seed=0)
 
     def training_step(self, batch: Batch, index: int) -> None:
         optimizer = self.optimizers()
@@ -116,12 +116,14 @@ def main() -> None:
     digits = jw.load_data("digits")
     for kind in (Digits, Accumulated, ThroughMemory):
         network = fit(kind(), batches_of(digits))
-        placement = jw.place(network.eval(), weights=CROSSBAR, inputs=digits.test.inputs[:8])
-        result = jw.simulate(placement, digits.test, chips=50, **SETTING)
-        low, high = result.accuracy_interval()
+        placement = jw.place(
+            network.eval(), weights=CROSSBAR, example_inputs=digits.test.inputs[:8]
+        )
+        result = jw.simulate(placement, digits.test, at=AT, chips=50)
+        low, high = result.interval()
         print(
-            f"{kind.__name__}: {result.ideal_accuracy:.4f} with a perfect memory, "
-            f"{result.mean_accuracy:.4f} [{low:.4f}, {high:.4f}] on 50 chips"
+            f"{kind.__name__}: {result.ideal:.4f} with a perfect memory, "
+            f"{result.mean:.4f} [{low:.4f}, {high:.4f}] on 50 chips"
         )
 
 

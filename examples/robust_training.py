@@ -16,7 +16,7 @@ from torch.nn import functional
 
 import joulewise as jw
 
-CROSSBAR, SETTING = jw.Crossbar(sigma=4e-6), {"g_max": 25e-6}
+CROSSBAR, AT = jw.Crossbar(sigma=4e-6), {"g_max": 25e-6}
 EPOCHS = 10
 
 
@@ -40,7 +40,7 @@ def by_samson(model: nn.Module, data: jw.Dataset) -> None:
 
 def through_a_memory(model: nn.Module, data: jw.Dataset) -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
-    memory = jw.TrainingMemory(jw.place(model, weights=CROSSBAR), seed=0, **SETTING)
+    memory = jw.TrainingMemory(jw.place(model, weights=CROSSBAR), at=AT, seed=0)
     for inputs, targets in batches(data):
         optimizer.zero_grad()
         with memory:  # what another chip reads of the weights
@@ -60,12 +60,12 @@ def main() -> None:
     for train in (by_sgd, by_samson, through_a_memory):
         model = jw.load_model("mlp", digits.input_shape, digits.classes, seed=0)
         train(model, digits)
-        placement = jw.place(model.eval(), weights=CROSSBAR, inputs=digits.test.inputs[:8])
-        result = jw.simulate(placement, digits.test, chips=50, **SETTING)
-        low, high = result.accuracy_interval()
+        placement = jw.place(model.eval(), weights=CROSSBAR, example_inputs=digits.test.inputs[:8])
+        result = jw.simulate(placement, digits.test, at=AT, chips=50)
+        low, high = result.interval()
         print(
-            f"{train.__name__}: {result.ideal_accuracy:.4f} with a perfect memory, "
-            f"{result.mean_accuracy:.4f} [{low:.4f}, {high:.4f}] on 50 chips"
+            f"{train.__name__}: {result.ideal:.4f} with a perfect memory, "
+            f"{result.mean:.4f} [{low:.4f}, {high:.4f}] on 50 chips"
         )
 
 

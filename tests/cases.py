@@ -174,7 +174,7 @@ def make(kind):
 
 def placed(model, inputs, activations=False):
     """A placement; refusals say what to leave out."""
-    both = {"weights": W, "inputs": inputs}
+    both = {"weights": W, "example_inputs": inputs}
     if not activations:
         return place(model, **both)
     patterns = []

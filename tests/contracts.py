@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from joulewise.devices import Chip, Device, MatrixInputs, Point, Traffic
+from joulewise.devices import Chip, Device, Knob, MatrixInputs, Point, Traffic
 from joulewise.errors import InputError, OperatingPointError, WeightsError
 
 CHIPS = 300
@@ -61,7 +61,9 @@ def check_word_classes(device: Device[Any], stored: Any, point: Point) -> None:
     A class may combine targets within 0.1 % of the largest word.
     """
     at = torch.as_tensor(point, dtype=torch.float64)
-    if at.ndim and device.planes is None:  # one point for each column: classes are of one column
+    if (
+        at.ndim and device.knob.bit_planes is None
+    ):  # one point for each column: classes are of one column
         at = at[0]
     moments, classes = device.moments(stored, at), device.word_classes(stored)
     mean, var = classes.moments(at)
@@ -81,7 +83,7 @@ def check_description(device: Device[Any]) -> None:
     """Descriptions are plain data, equal after a round trip through JSON."""
     described = device.describe()
     assert json.loads(json.dumps(described, allow_nan=False)) == described
-    assert isinstance(device.knob, str)
+    assert isinstance(device.knob, Knob)
 
 
 def check_refusals(device: Device[Any]) -> None:
@@ -89,12 +91,12 @@ def check_refusals(device: Device[Any]) -> None:
     with pytest.raises(WeightsError, match=r"fc\.weight"):
         device.store(torch.tensor([1.0, math.nan]), name="fc.weight")
     for bad in (math.nan, math.inf, -1.0):
-        with pytest.raises(OperatingPointError, match=device.knob):
-            device.point(**{device.knob: bad})
+        with pytest.raises(OperatingPointError, match=device.knob.name):
+            device.point(**{device.knob.name: bad})
     with pytest.raises(OperatingPointError, match="allowed"):
         device.point(no_such_knob=0.5)
-    best = device.most_reliable
-    assert float(device.point(**{device.knob: best})) == best
+    best = device.knob.most_reliable
+    assert float(device.point(**{device.knob.name: best})) == best
 
 
 def check_store_and_ideal(device: Device[Any], tensor: Tensor) -> None:
@@ -106,7 +108,7 @@ def check_store_and_ideal(device: Device[Any], tensor: Tensor) -> None:
         assert torch.equal(typed, before), "store changed its argument"
         for out in (
             device.ideal(stored),
-            device.read(stored, device.most_reliable, Chip(seed=0)),
+            device.read(stored, device.knob.most_reliable, Chip(seed=0)),
         ):
             assert out.shape == typed.shape
             assert out.dtype == dtype
@@ -119,7 +121,7 @@ def check_most_reliable(device: Device[Any], tensor: Tensor) -> None:
     """At its most reliable point a device is within 1 % (root mean square) of a fault-free one."""
     stored = device.store(tensor)
     ideal = device.ideal(stored)
-    moments = device.moments(stored, device.most_reliable)
+    moments = device.moments(stored, device.knob.most_reliable)
     error = ((moments.mean - ideal) ** 2 + moments.var).mean()
     assert float(error) <= 1e-4 * float((ideal**2).mean())
 
@@ -148,13 +150,13 @@ def check_channels(device: Device[Any], stored: Any, points: Sequence[Point]) ->
     if len(points) < 2:
         return
     ends = torch.tensor([float(points[0]), float(points[-1])], dtype=torch.float64)
-    if not device.channel_points:
+    if not device.knob.channels:
         with pytest.raises(NotImplementedError, match="no points for channels"):
             device.energy_by_channel(traffic(1), float(ends[0]), SHAPE[0])
         return
     chip, once = Chip(seed=3, part="a"), traffic(1)
     for end in ends:
-        equal = device.point(**{device.knob: end.repeat(SHAPE[0], 1)})
+        equal = device.point(**{device.knob.name: end.repeat(SHAPE[0], 1)})
         assert torch.equal(device.read(stored, equal, chip), device.read(stored, end, chip))
         together, alone = device.moments(stored, equal), device.moments(stored, end)
         assert torch.equal(together.mean, alone.mean) and torch.equal(together.var, alone.var)
@@ -163,9 +165,9 @@ def check_channels(device: Device[Any], stored: Any, points: Sequence[Point]) ->
         torch.testing.assert_close(joules.sum(), device.energy(once, end), rtol=1e-12, atol=0)
         one = device.energy_by_channel(once, end, SHAPE[0])
         torch.testing.assert_close(joules, one, rtol=1e-12, atol=0)
-        with pytest.raises(InputError, match=device.knob):
+        with pytest.raises(InputError, match=device.knob.name):
             device.read(stored, equal[1:], chip)
-        with pytest.raises(InputError, match=device.knob):
+        with pytest.raises(InputError, match=device.knob.name):
             device.moments(stored, equal[1:])
     # Every other channel at the other end, compared with all channels at one end.
     odd = torch.arange(SHAPE[0]) % 2
@@ -191,7 +193,7 @@ def check_channels(device: Device[Any], stored: Any, points: Sequence[Point]) ->
 def check_same_chip(device: Device[Any], stored: Any, point: Point) -> None:
     """The same chip reads the same; another chip, or another part of it, does not."""
     read = device.read(stored, point, Chip(seed=3, part="a"))
-    assert torch.equal(read, device.read(stored, point, Chip(seed=3).at("a")))
+    assert torch.equal(read, device.read(stored, point, Chip(seed=3).region("a")))
     for others in (
         [Chip(seed=seed, part="a") for seed in range(4, 9)],
         [Chip(seed=3, part=part) for part in "bcdef"],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,10 +9,9 @@ import torch
 from torch import Tensor
 
 from joulewise.contrib import FullCovariance
-from joulewise.devices import Chip, Device, Point, ReadMoments, SharedFactor, Traffic
-from joulewise.errors import OperatingPointError, check_in_range
-from joulewise.placement import Placement
-from joulewise.prediction import posed
+from joulewise.devices import Chip, Device, Knob, Point, ReadMoments, SharedFactor, Traffic
+from joulewise.placement import At, Placement
+from joulewise.prediction import loaded_problem
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,26 +23,11 @@ class GaussianMemory(Device[Tensor]):
 
     keep: float = 0.9
 
-    @property
-    def knob(self) -> str:
-        return "std"
-
-    @property
-    def most_reliable(self) -> float:
-        return 0.0
-
-    @property
-    def least_reliable(self) -> float:
-        return 10.0
+    knob = Knob(name="std", least_reliable=10.0, most_reliable=0.0)
 
     @property
     def reliable_bit_j(self) -> float:
         return 1e-12
-
-    def point(self, **setting: Point) -> Point:
-        (value,) = setting.values()
-        check_in_range("std", float(value), 0.0, 10.0, error=OperatingPointError)
-        return value
 
     def store(self, tensor: Tensor, *, limit: float | None = None, name: str = "") -> Tensor:
         return tensor.detach().clone()
@@ -109,11 +92,11 @@ def covariance_of(memory: GaussianMemory, weight: Tensor, std: float) -> Tensor:
 
 
 def output_moments(
-    placement: Placement, inputs: Any, plan: Mapping[str, Point], **options: Any
+    placement: Placement, inputs: Any, at: At, **options: Any
 ) -> tuple[Tensor, Tensor]:
     """Mean ``[batch, size]`` and covariance ``[batch, size, size]`` of the output, in float64."""
     method = FullCovariance(dtype=torch.float64, **options)
-    with posed(placement, [inputs], plan) as problem:
+    with loaded_problem(placement, [inputs], at) as problem:
         pieces = [(output.mean, output.cov) for output, _, _ in method.pieces(problem)]
     means, covs = zip(*pieces, strict=True)
     return torch.cat(means), torch.cat(covs)

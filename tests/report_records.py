@@ -1,20 +1,18 @@
 """Records of allocations and fronts whose figures are chosen rather than found."""
 
-from joulewise.allocation import (
-    Allocation,
-    Attempt,
-    EnergyAtGoal,
-    Front,
-    FrontPoint,
-    Granularity,
-)
-from joulewise.simulation import EnergyRecord, Simulation
+from joulewise.allocation import EnergyAtGoal, Granularity
 from joulewise.study import (
+    AllocationEvidence,
     AllocationRecord,
+    AttemptRecord,
+    EnergyRecord,
     Environment,
     FrontComparison,
+    FrontEvidence,
+    FrontPointRecord,
     FrontRecord,
     PlacedRecord,
+    SimulationRecord,
     iso_accuracy,
 )
 
@@ -40,7 +38,7 @@ def tensors(names=("a.weight", "b:input")):
 
 
 def simulation(plan, share, count, accuracy=(0.98, 0.99), ideal=0.99, mse=(0.1, 0.3)):
-    return Simulation(
+    return SimulationRecord(
         plan=plan,
         seed=0,
         images=500,
@@ -68,7 +66,7 @@ def allocation(point, share, names=("a.weight", "b:input"), simulated=True, **ch
             for k, name in enumerate(names)}  # fmt: skip
     figures = {key: changes.pop(key) for key in ("accuracy", "mse") if key in changes}
     found = simulation(plan, share, len(names), **figures) if simulated else None
-    attempt = Attempt(
+    attempt = AttemptRecord(
         energy=share,
         predicted_mse=0.2,
         seed=0,
@@ -81,7 +79,7 @@ def allocation(point, share, names=("a.weight", "b:input"), simulated=True, **ch
         mean_accuracy=0.985,
         mean_mse=0.2,
     )
-    made = Allocation(
+    made = AllocationEvidence(
         granularity=Granularity(),
         goal=MEAN,
         plan=plan,
@@ -125,7 +123,7 @@ def front(name, energies=(1.0, 0.5, 0.2), lost=(0.0, 0.01, 0.3), ideal=0.99, chi
         accuracy = tuple(ideal - less + 0.001 * (k - (chips - 1) / 2) for k in range(chips))
         plan = {"a.weight": share, "b:input": (share,) * 8}
         points.append(
-            FrontPoint(
+            FrontPointRecord(
                 plan=plan,
                 energy=share,
                 predicted_mse=0.1 / share,
@@ -147,7 +145,7 @@ def front(name, energies=(1.0, 0.5, 0.2), lost=(0.0, 0.01, 0.3), ideal=0.99, chi
         knob="eta",
         tensors=placed,
         reliable_j=len(placed) * RELIABLE,
-        front=Front(granularity=Granularity(), points=tuple(points), evaluations=3),
+        front=FrontEvidence(granularity=Granularity(), points=tuple(points), evaluations=3),
         within=tuple(within),
     )
     return made.model_copy(update=fields)

@@ -1,6 +1,7 @@
 """The examples run, and the memory in one of them keeps the contract of every memory."""
 
 import importlib.util
+import math
 import sys
 from contextlib import nullcontext
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 
 from contracts import check_device
 from joulewise.data import load_digits
+from joulewise.devices import ReadMoments
 from joulewise.errors import InputError, OperatingPointError
 from joulewise.models import build
 from joulewise.placement import place
@@ -28,7 +30,25 @@ def example(name):
 
 
 def test_a_memory_of_your_own_keeps_the_contract():
-    check_device(example("reram").ReRAM(), [4.0, 16.0])
+    """With the moments of a log-normal read stated, as a method of its own."""
+
+    class Stated(example("reram").ReRAM):
+        def moments(self, stored, point):
+            s = self.spread / torch.as_tensor(point, dtype=torch.float64).sqrt()
+            return ReadMoments(mean=stored, var=stored.square() * torch.expm1(s.square()))
+
+    check_device(Stated(), [4.0, 16.0])
+
+
+def test_the_estimated_moments_of_a_memory_of_your_own_are_those_of_its_law():
+    memory = example("reram").ReRAM()
+    stored = torch.randn(400, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    moments = memory.moments(stored, 4.0)
+    spread, chips = math.expm1(0.25**2), moments.estimate.chips
+    z = (moments.mean - stored) / (stored.abs() * (spread / chips) ** 0.5)
+    assert float(z.square().mean()) == pytest.approx(1, abs=5 * (2 / 400) ** 0.5)
+    ratio = (moments.var / (stored.square() * spread)).mean()
+    assert float(ratio) == pytest.approx(1, abs=5 * (2.5 / chips / 400) ** 0.5)
 
 
 def test_a_memory_of_your_own_refuses_other_knobs():
@@ -39,7 +59,8 @@ def test_a_memory_of_your_own_refuses_other_knobs():
 def test_reram_runs(capsys):
     example("reram").main()
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split(":")[0].strip() for line in lines] == ["1 pulses", "4 pulses", "16 pulses"]
+    assert "states no moments to compare, they are estimated from 64 chips" in lines[0]
+    assert [line.split(":")[0] for line in lines[1:]] == ["1 pulses", "4 pulses", "16 pulses"]
 
 
 def test_robust_training_runs(capsys):
@@ -134,7 +155,7 @@ def test_lightning_trains_through_a_memory(in_lightning):
         in_lightning.optimizer_for,
         2,
         memory=lambda model: TrainingMemory(
-            place(model, weights=in_lightning.CROSSBAR), seed=0, **in_lightning.SETTING
+            place(model, weights=in_lightning.CROSSBAR), at=in_lightning.AT, seed=0
         ),
         after=lambda model: clip_weights(model, deviations=2.0),
     )

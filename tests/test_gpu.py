@@ -16,7 +16,7 @@ MEMORIES = {
     "mask": (jw.SRAM(bits=8), {"eta": 0.4}),
     "flip by channel": (jw.SRAM(bits=6, fault=jw.Flip(), channel_dim=0), {"eta": 0.5}),
     "stuck, weak rows": (
-        jw.SRAM(bits=8, fault=jw.Stuck(), fault_map=jw.Correlated(row=0.3)),
+        jw.SRAM(bits=8, fault=jw.Stuck(), fault_map=jw.CorrelatedMap(row=0.3)),
         {"eta": 0.4},
     ),
     "clipped pairs": (jw.Crossbar(sigma=1e-6, variability=0.05, levels=16), {"g_max": 2e-5}),
@@ -43,7 +43,9 @@ def on(device, name, memory, shape=(1, 8, 8)):
     x = torch.randn(24, *shape, generator=torch.Generator().manual_seed(0))
     model = jw.load_model(name, shape, 10, seed=0).eval().to(device)
     activations = memory if isinstance(memory, jw.SRAM) else None
-    placement = jw.place(model, weights=memory, activations=activations, inputs=x.to(device))
+    placement = jw.place(
+        model, weights=memory, activations=activations, example_inputs=x.to(device)
+    )
     return placement, [(x.to(device), (torch.arange(24) % 10).to(device))]
 
 
@@ -51,7 +53,7 @@ def on(device, name, memory, shape=(1, 8, 8)):
 def test_chips(case):
     memory, setting = MEMORIES[case]
     here, there = (
-        jw.simulate(*on(device, "cnn", memory), chips=3, **setting) for device in ("cpu", "cuda")
+        jw.simulate(*on(device, "cnn", memory), at=setting, chips=3) for device in ("cpu", "cuda")
     )
     assert there.mse == pytest.approx(here.mse, rel=close(case))
     assert there.energy.total_j == pytest.approx(here.energy.total_j, rel=CLOSE)
@@ -64,10 +66,10 @@ def test_predictions(case, method):
         pytest.skip("words that depend on each other are refused")
     memory, setting = MEMORIES[case]
     here, there = (
-        jw.predict(*on(device, "cnn", memory), method=method, **setting).record()
+        jw.predict(*on(device, "cnn", memory), at=setting, method=method)
         for device in ("cpu", "cuda")
     )
-    assert there.mse == pytest.approx(here.mse, rel=close(case))
+    assert float(there.mse) == pytest.approx(float(here.mse), rel=close(case))
     assert there.accuracy.mean == pytest.approx(here.accuracy.mean, abs=close(case))
     assert there.shares == pytest.approx(here.shares, rel=5 * close(case), abs=close(case))
 
@@ -77,10 +79,10 @@ def test_predictions(case, method):
 def test_moments(case, name):
     memory, setting = MEMORIES[case]
     here, there = (
-        jw.predict(*on(device, name, memory), method="moments", **setting).record()
+        jw.predict(*on(device, name, memory), at=setting, method="moments")
         for device in ("cpu", "cuda")
     )
-    assert there.mse == pytest.approx(here.mse, rel=CLOSE)
+    assert float(there.mse) == pytest.approx(float(here.mse), rel=CLOSE)
 
 
 @pytest.mark.parametrize("name", ["transformer", "mobilenetv2", "resnet20"])
@@ -88,10 +90,10 @@ def test_moments(case, name):
 def test_networks(name, method):
     memory, setting = MEMORIES["mask"]
     here, there = (
-        jw.predict(*on(device, name, memory), method=method, **setting).record()
+        jw.predict(*on(device, name, memory), at=setting, method=method)
         for device in ("cpu", "cuda")
     )
-    assert there.mse == pytest.approx(here.mse, rel=2 * CLOSE)
+    assert float(there.mse) == pytest.approx(float(here.mse), rel=2 * CLOSE)
 
 
 def test_training():
@@ -108,7 +110,7 @@ def test_gradients_through_a_memory(case):
     found = []
     for device in ("cpu", "cuda"):
         placement, ((x, targets),) = on(device, "cnn", memory)
-        with Exact(placement.model), jw.TrainingMemory(placement, **setting):
+        with Exact(placement.model), jw.TrainingMemory(placement, at=setting):
             torch.nn.functional.cross_entropy(placement.model(x), targets).backward()
         grads = [p.grad for p in placement.model.parameters()]
         assert all(grad.device.type == device for grad in grads)
@@ -121,7 +123,7 @@ def test_training_through_a_memory():
     digits = jw.load_data("digits")
     for precision in ("float32", "bfloat16"):
         model = jw.load_model("cnn", digits.input_shape, digits.classes, seed=0).cuda()
-        memory = jw.TrainingMemory(jw.place(model, weights=jw.SRAM(bits=8)), eta=0.4)
+        memory = jw.TrainingMemory(jw.place(model, weights=jw.SRAM(bits=8)), at={"eta": 0.4})
         spec = jw.TrainingSpec(epochs=8, lr=0.1, precision=precision, method="samson2", clip=3.0)
         assert jw.train(model, digits, spec, memory=memory).test_accuracy > 0.9
 
@@ -132,12 +134,10 @@ def test_learning_points(case):
     found = []
     for device in ("cpu", "cuda"):
         placement, ((x, targets),) = on(device, "cnn", memory)
-        learned = jw.contrib.NoiseMaximisation(
-            placement, price=0.1, start=placement.plan(**setting)
-        )
+        learned = jw.contrib.NoiseMaximisation(placement, price=0.1, start=setting)
         with Exact(placement.model), learned:
             torch.nn.functional.cross_entropy(placement.model(x), targets).backward()
-        found.append(learned.state_dict()["shares"])
+        found.append(learned.state_dict()["levels"])
     # A move of at most 0.01 changes by a quarter of that times what its slopes differ by.
     assert found[0] == pytest.approx(found[1], abs=0.05 * close(case))
 
@@ -145,7 +145,7 @@ def test_learning_points(case):
 def test_the_error_is_differentiable():
     memory, _ = MEMORIES["mask"]
     eta = torch.tensor(0.4, requires_grad=True)
-    jw.predict(*on("cuda", "cnn", memory), eta=eta, method="first-order").mse.backward()
+    jw.predict(*on("cuda", "cnn", memory), at={"eta": eta}, method="first-order").mse.backward()
     assert eta.grad is not None and float(eta.grad) < 0
 
 
@@ -156,15 +156,20 @@ def test_error_models(case, per):
     found = []
     for device in ("cpu", "cuda"):
         placement, batches = on(device, "cnn", memory)
-        plan = placement.plan(**setting)
+        plan = placement.plan(setting)
         if per == "channel":
             point = next(iter(setting.values()))
             for placed in placement.placed:
                 if placed.channels is not None:
                     rows = torch.full((placed.channels, 1), point, dtype=torch.float64)
-                    plan[placed.name] = rows
-        errors = jw.error_model(placement, batches, plan)
-        lower = {name: 0.8 * torch.as_tensor(at).double() for name, at in plan.items()}
+                    plan = jw.Plan({**plan, placed.name: {placed.device.knob: rows}})
+        errors = jw.error_model(placement, batches, at=plan)
+        lower = jw.Plan(
+            {
+                name: {knob: 0.8 * torch.as_tensor(at).double() for knob, at in point.items()}
+                for name, point in plan.items()
+            }
+        )
         found.append([float(errors.mse(plan)), float(errors.mse(lower))])
     assert found[1] == pytest.approx(found[0], rel=2 * CLOSE)
 
@@ -173,7 +178,7 @@ def test_error_models(case, per):
 def test_allocations(case):
     memory, _ = MEMORIES[case]
     here, there = (
-        jw.allocate(*on(device, "cnn", memory), max_mse=1e-3, chips=20)
+        jw.allocate(*on(device, "cnn", memory), goal=jw.OutputError(1e-3), chips=20)
         for device in ("cpu", "cuda")
     )
     assert there.holds == here.holds

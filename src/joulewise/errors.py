@@ -14,8 +14,9 @@ Each message is one sentence: the field, the value received, the values allowed,
 
 from __future__ import annotations
 
-import math
-from typing import Never
+import operator
+from numbers import Real
+from typing import Any, Never
 
 __all__ = [
     "DataError",
@@ -26,10 +27,14 @@ __all__ = [
     "OperatingPointError",
     "TableError",
     "WeightsError",
+    "check_count",
     "check_in_range",
+    "check_kind",
     "check_whole",
     "refuse",
 ]
+
+_NUMBER: Any = Real  # NumPy's numbers too; type checkers deny that a float is one
 
 
 class JoulewiseError(Exception):
@@ -85,6 +90,37 @@ def refuse(field: str, got: object, allowed: str, error: type[InputError] = Inpu
     raise error(f"{field} is {got}; allowed: {allowed}")
 
 
+def check_count(field: str, value: object, low: int, high: int = 2**62) -> int:
+    """Refuse anything but a whole number within a range.
+
+    Args:
+        field: Name of the field, as the user wrote it.
+        value: Value received; an integer of Python or NumPy.
+        low: Least number allowed.
+        high: Largest number allowed.
+
+    Returns:
+        The number.
+
+    Raises:
+        InputError: if ``value`` is none, or lies outside.
+
+    Example:
+        >>> check_count("chips", "5", 1)
+        Traceback (most recent call last):
+            ...
+        joulewise.errors.InputError: chips is '5'; allowed: a whole number, 1 or more
+    """
+    ends = f"{low} or more" if high == 2**62 else f"{low} to {high}"
+    try:
+        number = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        refuse(field, f"{value!r:.80}", f"a whole number, {ends}")
+    if isinstance(value, bool) or not low <= number <= high:
+        refuse(field, f"{value!r:.80}", f"a whole number, {ends}")
+    return number
+
+
 def check_in_range(
     field: str,
     value: float,
@@ -94,7 +130,7 @@ def check_in_range(
     open_low: bool = False,
     error: type[InputError] = InputError,
 ) -> None:
-    """Refuse a number outside an interval, and NaN.
+    """Refuse a number outside an interval, NaN, and what is no number.
 
     Args:
         field: Name of the field, as the user wrote it.
@@ -105,7 +141,7 @@ def check_in_range(
         error: Class of the exception.
 
     Raises:
-        InputError: if ``value`` lies outside.
+        InputError: if ``value`` lies outside, or is no number; True is none.
 
     Example:
         >>> check_in_range("eta", 0.5, 0.0, 1.0)
@@ -114,10 +150,50 @@ def check_in_range(
             ...
         joulewise.errors.InputError: eta is 1.5; allowed: 0 to 1
     """
-    above = value > low if open_low else value >= low
-    if math.isnan(value) or not above or value > high:
-        ends = f"{'above ' if open_low else ''}{low:g} to {high:g}"
-        refuse(field, f"{value:g}", ends, error)
+    number = isinstance(value, _NUMBER) and not isinstance(value, bool)
+    if number and (value > low if open_low else value >= low) and value <= high:
+        return
+    ends = f"{'above ' if open_low else ''}{low:g} to {high:g}"
+    check_kind(field, value, _NUMBER, f"a number, {ends}", error)
+    refuse(field, f"{value:g}", ends, error)
+
+
+def check_kind(
+    field: str,
+    value: object,
+    kinds: Any,
+    allowed: str,
+    error: type[InputError] = InputError,
+) -> None:
+    """Refuse an argument of the wrong type.
+
+    Args:
+        field: Name of the argument, as the user wrote it.
+        value: Argument received.
+        kinds: Type, protocol or union allowed, or several. A bool is no number here, unless
+            ``bool`` is one of them.
+        allowed: Values allowed, and the remedy.
+        error: Class of the exception.
+
+    Raises:
+        InputError: if ``value`` is an instance of none of ``kinds``.
+
+    Example:
+        >>> check_kind("include", ["conv1.*"], list, "a list of patterns")
+        >>> check_kind("include", 3, list, "a list of patterns")
+        Traceback (most recent call last):
+            ...
+        joulewise.errors.InputError: include is 3 (int); allowed: a list of patterns
+    """
+    kinds = kinds if isinstance(kinds, tuple) else (kinds,)
+    if isinstance(value, type):
+        refuse(field, f"the class {value.__name__}", allowed, error)
+    if isinstance(value, kinds) and (not isinstance(value, bool) or bool in kinds):
+        return
+    kind = type(value).__name__
+    # The repr of a model or a tensor has many lines.
+    short = value is None or isinstance(value, (str, int, float))
+    refuse(field, f"{value!r:.60} ({kind})" if short else f"of type {kind}", allowed, error)
 
 
 def check_whole(field: str, value: float) -> None:

@@ -26,4 +26,4 @@ def network(digits):
 @pytest.fixture
 def placement(network, digits):
     inputs = next(iter(digits.train.batches(4)))[0]
-    return place(network, weights=SRAM(bits=8), inputs=inputs)
+    return place(network, weights=SRAM(bits=8), example_inputs=inputs)

@@ -8,16 +8,16 @@ from torch import nn
 
 from joulewise.allocation.energy_model import EnergyModel, common_levels
 from joulewise.allocation.granularity import DecisionVariables, Granularity
-from joulewise.devices import PCM, SRAM, Crossbar, KnobRange
+from joulewise.devices import PCM, SRAM, Crossbar
 from joulewise.errors import InputError
 from joulewise.models import seeded
-from joulewise.placement import energy, place
+from joulewise.placement import Plan, energy, place
 
 
 def placed(memory):
     with seeded(0):
         model = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 2))
-        return place(model, weights=memory, inputs=torch.rand(3, 6))
+        return place(model, weights=memory, example_inputs=torch.rand(3, 6))
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ def placed(memory):
 def test_it_is_the_energy(memory, points):
     placement = placed(memory)
     plan = dict(zip(("0.weight", "2.weight"), points, strict=True))
-    expected = energy(placement, plan)
+    expected = energy(placement, at=Plan.chosen_for(placement, plan))
     found = EnergyModel(placement)
     assert math.isclose(float(found.normalised(plan)), expected.normalised, rel_tol=1e-3)
     for name, joules in expected.memory_j.items():
@@ -45,9 +45,9 @@ def test_it_is_the_energy(memory, points):
 @pytest.mark.parametrize("memory", [SRAM(), Crossbar(sigma=1e-6)])
 def test_its_slope_in_the_points_of_channels(memory):
     found = EnergyModel(placed(memory))
-    limits = KnobRange.of(memory)
+    limits = memory.knob
     levels = torch.tensor([[0.0], [0.31], [0.5], [0.77], [1.0]], dtype=torch.float64)
-    at = limits.differentiable(levels).requires_grad_()
+    at = limits.points(levels).requires_grad_()
     (slope,) = torch.autograd.grad(found.tensor_energy("0.weight", at[None]).sum(), at)
     for channel in range(5):
         step = torch.zeros_like(at)

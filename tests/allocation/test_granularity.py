@@ -7,12 +7,14 @@ from torch import nn
 from joulewise.allocation.granularity import DecisionVariables, Granularity
 from joulewise.devices import PCM, SRAM, Crossbar
 from joulewise.errors import InputError, OperatingPointError
-from joulewise.placement import place
+from joulewise.placement import Plan, place
 
 
 def both(**memory):
     model = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))
-    return place(model, weights=SRAM(**memory), activations=SRAM(**memory), inputs=torch.ones(2, 4))
+    return place(
+        model, weights=SRAM(**memory), activations=SRAM(**memory), example_inputs=torch.ones(2, 4)
+    )
 
 
 @pytest.mark.parametrize(
@@ -32,18 +34,18 @@ def test_how_many_there_are(granularity, count):
     variables = DecisionVariables.of(placement, granularity)
     levels = torch.rand(count, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     assert variables.count == count
-    plan = placement.check_plan(variables.exact_plan(levels))
+    plan = placement.points(Plan.chosen_for(placement, variables.exact_points(levels)))
     used = torch.cat([index.reshape(-1) for index in variables.index.values()])
     assert used.unique().tolist() == list(range(count))
-    for name, point in variables.plan(levels).items():
+    for name, point in variables.points(levels).items():
         torch.testing.assert_close(torch.as_tensor(plan[name]).double(), point)
 
 
 def test_the_ends_are_the_ends_of_the_range():
     placement = place(nn.Linear(4, 3), weights=Crossbar(sigma=1e-6, g_range=(1e-6, 3e-4)))
     variables = DecisionVariables.of(placement, Granularity())
-    assert variables.exact_plan(torch.ones(1).double()) == {"weight": 3e-4}
-    assert variables.exact_plan(torch.zeros(1).double()) == {"weight": 1e-6}
+    assert variables.exact_points(torch.ones(1).double()) == {"weight": 3e-4}
+    assert variables.exact_points(torch.zeros(1).double()) == {"weight": 1e-6}
 
 
 def test_a_memory_without_bit_planes_is_refused_by_name():
@@ -53,7 +55,7 @@ def test_a_memory_without_bit_planes_is_refused_by_name():
 
 
 def test_channels_have_points_and_activations_one():
-    plan = DecisionVariables.of(both(), Granularity(per="channel")).exact_plan(
+    plan = DecisionVariables.of(both(), Granularity(per="channel")).exact_points(
         torch.full((7,), 0.5).double()
     )
     shapes = [tuple(torch.as_tensor(point).shape) for point in plan.values()]
@@ -72,7 +74,7 @@ def test_channels_have_points_and_activations_one():
     ],
 )
 def test_channels_without_points_are_refused_by_name(layer, memory, said):
-    placement = place(layer, weights=memory, inputs=torch.ones(2, 4, 4))
+    placement = place(layer, weights=memory, example_inputs=torch.ones(2, 4, 4))
     with pytest.raises(InputError, match=said):
         DecisionVariables.of(placement, Granularity(per="channel"))
 
@@ -104,5 +106,5 @@ def test_levels_come_back_as_they_were_given():
     granularity = Granularity(levels=given)
     variables = DecisionVariables.of(placement, granularity)
     levels = granularity.listed(placement)
-    plans = [variables.exact_plan(torch.tensor([s], dtype=torch.float64)) for s in levels]
+    plans = [variables.exact_points(torch.tensor([s], dtype=torch.float64)) for s in levels]
     assert [plan["weight"] for plan in plans] == list(given)

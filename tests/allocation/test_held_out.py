@@ -5,13 +5,13 @@ import math
 import numpy as np
 import pytest
 
-from joulewise.allocation import Attempt, Trial
+from joulewise.allocation import Attempt, TuningTrial
 from joulewise.allocation.held_out import energy_at_goal, margin_line
 
 
 def trial(mse, margin, energy=None):
     energy = 0.5 - 0.1 * math.log(mse) if energy is None else energy
-    return Trial(energy=energy, predicted_mse=mse, margin=margin, chips=20)
+    return TuningTrial(energy=energy, predicted_mse=mse, margin=margin, chips=20)
 
 
 def attempt(mse, margin, half_width=0.001):
@@ -25,7 +25,7 @@ def attempt(mse, margin, half_width=0.001):
         holds=True,
         margin=margin,
         half_width=half_width,
-        mean_accuracy=None,
+        mean=None,
         mean_mse=mse,
     )
 

@@ -11,10 +11,10 @@ from torch import nn
 
 from joulewise.allocation.granularity import Granularity
 from joulewise.allocation.problem import AllocationProblem
-from joulewise.devices import ISAAC, SRAM, Crossbar, Flip, Measured
+from joulewise.devices import ISAAC, SRAM, Crossbar, Flip, MeasuredMap
 from joulewise.errors import InputError
 from joulewise.models import seeded
-from joulewise.placement import energy, place
+from joulewise.placement import Plan, energy, place
 
 
 @pytest.fixture
@@ -47,8 +47,8 @@ def on_a_grid(optimiser, limit, ticks):
     grid = torch.cartesian_prod(*[ticks] * optimiser.variables.count)
 
     def both(levels):
-        plan = optimiser.variables.plan(levels)
-        return optimiser.energy_model.normalised(plan), optimiser.error_model.mse(plan)
+        plan = optimiser.variables.points(levels)
+        return optimiser.energy_model.normalised(plan), optimiser.error_model.mse_at(plan)
 
     energies, errors = torch.func.vmap(both, chunk_size=512)(grid)
     return float(energies[errors <= limit].min())
@@ -89,7 +89,7 @@ def uneven(memory):
         last.weight[:, ::2] *= 0.02
         last.weight[1] *= 0.2
     inputs = torch.randn(64, 6, generator=torch.Generator().manual_seed(1))
-    placement = place(nn.Sequential(first, nn.ReLU(), last), weights=memory, inputs=inputs)
+    placement = place(nn.Sequential(first, nn.ReLU(), last), weights=memory, example_inputs=inputs)
     return placement, [(inputs, None)]
 
 
@@ -106,11 +106,14 @@ def test_channels_cost_less_at_the_same_error_where_they_differ(memory):
     limit = tensor.mse(tensor.variables.uniform(0.4))
     by_tensor, by_channel = tensor.minimise_energy(limit), channel.minimise_energy(limit)
     assert tensor.mse(by_tensor) <= limit and channel.mse(by_channel) <= limit
-    plans = [p.variables.exact_plan(s) for p, s in ((tensor, by_tensor), (channel, by_channel))]
-    spent = [energy(placement, plan).normalised for plan in plans]
+    plans = [
+        Plan.chosen_for(placement, p.variables.exact_points(s))
+        for p, s in ((tensor, by_tensor), (channel, by_channel))
+    ]
+    spent = [energy(placement, at=plan).normalised for plan in plans]
     assert spent[1] < 0.97 * spent[0]
     # Channels with small weights in the next layer get less energy.
-    points = torch.as_tensor(plans[1]["0.weight"])[:, 0]
+    (points,) = (point[:, 0] for point in plans[1]["0.weight"].values())
     assert float(points[::2].max()) < float(points[1::2].min())
     # Both error models agree on a plan of tensors.
     known = [float(optimiser.error_model.mse(plans[0])) for optimiser in (tensor, channel)]
@@ -130,7 +133,7 @@ def test_channels_that_are_alike_cost_what_the_tensor_costs(per):
     with torch.no_grad():
         layer.weight.copy_(torch.linspace(-1, 1, 5).expand(16, 5))
     inputs = torch.randn(400, 5, generator=torch.Generator().manual_seed(1))
-    placement = place(layer, weights=SRAM(), inputs=inputs)
+    placement = place(layer, weights=SRAM(), example_inputs=inputs)
     optimiser = linearised(placement, [(inputs, None)], Granularity(per=per))
     limit = optimiser.mse(optimiser.variables.uniform(0.4))
     assert math.isclose(optimiser.energy(optimiser.minimise_energy(limit)), 0.4, rel_tol=1e-3)
@@ -142,7 +145,7 @@ def test_no_grid_has_a_cheaper_plan_of_channels():
         layer = nn.Linear(6, 3)
     with torch.no_grad():
         layer.weight *= torch.tensor([[1.0], [0.3], [0.05]])
-    placement = place(layer, weights=SRAM(channel_dim=0), inputs=inputs)
+    placement = place(layer, weights=SRAM(channel_dim=0), example_inputs=inputs)
     optimiser = linearised(placement, [(inputs, None)], Granularity(per="channel"))
     limit = optimiser.mse(optimiser.variables.uniform(0.4))
     found = optimiser.minimise_energy(limit)
@@ -232,11 +235,13 @@ def test_out_of_reach_gives_the_ends(optimiser_of):
 def test_a_measured_map_is_allocated_from_listed_points(network, digits):
     thresholds = 10 ** torch.linspace(-5, -0.5, 512).double()
     order = torch.randperm(512, generator=torch.Generator().manual_seed(0))
-    fault_map = Measured(columns=64, thresholds=tuple(thresholds[order].tolist()))
+    fault_map = MeasuredMap(columns=64, thresholds=tuple(thresholds[order].tolist()))
     inputs = next(iter(digits.train.batches(4)))[0]
-    placement = place(network, weights=SRAM(bits=8, fault_map=fault_map), inputs=inputs)
+    placement = place(network, weights=SRAM(bits=8, fault_map=fault_map), example_inputs=inputs)
     few, ticks = digits.train.subset(100, seed=0), (0.3, 0.5, 0.8)
-    with pytest.raises(InputError, match=r"features.1.weight is one whose errors change .* steps"):
+    with pytest.raises(
+        InputError, match=r"features.1.weight is one whose moments have no gradient"
+    ):
         linearised(placement, few, Granularity())
     optimiser = linearised(placement, few, Granularity(levels=ticks))
     limit = optimiser.mse(optimiser.variables.uniform(0.5))
@@ -263,7 +268,7 @@ def test_a_measured_map_is_allocated_from_listed_points(network, digits):
 )
 def test_errors_fall_with_a_common_level(network, digits, memory):
     inputs = next(iter(digits.train.batches(4)))[0]
-    placement = place(network, weights=memory, inputs=inputs)
+    placement = place(network, weights=memory, example_inputs=inputs)
     optimiser = linearised(placement, digits.train.subset(50, seed=0), Granularity())
     errors = [optimiser.mse(optimiser.variables.uniform(level / 8)) for level in range(9)]
     assert errors == sorted(errors, reverse=True)
@@ -296,7 +301,7 @@ def test_wherever_it_starts_the_plan_is_within_the_limit(optimiser_of, factor):
 @pytest.mark.parametrize("per", ["network", "tensor", "channel"])
 def test_the_knapsack_has_the_energy_and_the_error_of_every_choice(network, digits, memory, per):
     inputs = next(iter(digits.train.batches(4)))[0]
-    placement = place(network, weights=memory, inputs=inputs)
+    placement = place(network, weights=memory, example_inputs=inputs)
     optimiser = linearised(placement, digits.train.subset(50, seed=0), Granularity(per=per))
     generator = torch.Generator().manual_seed(0)
     count, allowed = optimiser.variables.count, np.array([0.3, 0.5, 0.8])

@@ -12,7 +12,10 @@ from joulewise.placement import energy
 def problem(placement, data, granularity=None, **options):
     granularity = granularity or Granularity()
     return AllocationProblem(
-        placement=placement, data=data, granularity=granularity, **{"samples": 64, **options}
+        placement=placement,
+        data=data,
+        granularity=granularity,
+        **{"samples": 64, **options},
     )
 
 
@@ -25,11 +28,10 @@ def test_samples_are_a_subset_or_the_first_batches(placement, digits):
 
 
 def test_energies_are_those_of_the_plan(placement, digits):
-    posed = problem(placement, digits.test)
-    levels = torch.linspace(0.2, 0.9, posed.variables.count, dtype=torch.float64)
-    plan = posed.variables.exact_plan(levels)
-    assert posed.energy(levels) == energy(placement, plan).normalised
-    assert posed.energy(posed.variables.most_reliable) == 1.0
+    found = problem(placement, digits.test)
+    levels = torch.linspace(0.2, 0.9, found.variables.count, dtype=torch.float64)
+    assert found.energy(levels) == energy(placement, at=found.plan(levels)).normalised
+    assert found.energy(found.variables.most_reliable) == 1.0
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from joulewise.data import Dataset, Split, load_digits
 from joulewise.devices import SRAM, Chip, Crossbar
 from joulewise.errors import DataError, InputError, ModelError, OperatingPointError, WeightsError
 from joulewise.models import build, seeded
-from joulewise.placement import place
+from joulewise.placement import Plan, place
 from joulewise.simulation import simulate
 from joulewise.training import TrainingMemory, reestimate_batchnorm
 
@@ -50,7 +50,7 @@ def network():
 
 def placed(model, memory="mask"):
     device, setting = MEMORIES[memory]
-    return place(model, weights=device, inputs=rand(4, 6)), setting
+    return place(model, weights=device, example_inputs=rand(4, 6)), setting
 
 
 def state(model):
@@ -81,7 +81,7 @@ def test_only_what_was_asked_for_changes(kind, memory):
     kept = model[4].bias.grad = torch.ones(3)
     own = [(p, p.data_ptr(), p.requires_grad) for p in model.parameters()]
     modes = [m.training for m in model.modules()]
-    record = fit_to_chip(placement, DATA, chip=CHIP, parameters=kind, **setting)
+    record = fit_to_chip(placement, DATA, chip=CHIP, parameters=kind, at=setting)
     assert record.fitted == FITTED[kind]
     assert record.words == sum(before[name].numel() for name in FITTED[kind])
     assert changed(model, before) == {*FITTED[kind], *STATISTICS}
@@ -97,8 +97,8 @@ def test_only_what_was_asked_for_changes(kind, memory):
 def test_the_statistics_are_those_that_the_chip_makes_and_then_stay():
     model, other = network(), network()
     placement, setting = placed(model)
-    fit_to_chip(placement, DATA, chip=CHIP, **setting)
-    reestimate_batchnorm(TrainingMemory(placed(other)[0], chip=CHIP, **setting), DATA.train)
+    fit_to_chip(placement, DATA, chip=CHIP, at=setting)
+    reestimate_batchnorm(TrainingMemory(placed(other)[0], chip=CHIP, at=setting), DATA.train)
     assert all(torch.equal(model.state_dict()[n], other.state_dict()[n]) for n in STATISTICS)
 
 
@@ -106,19 +106,25 @@ def test_a_layer_outside_the_memory_is_fitted_with_the_scales():
     """What is not placed lies in reliable memory, whatever it is."""
     model = network()
     placement = place(model, weights=SRAM(bits=8), exclude=["0.weight"])
-    record = fit_to_chip(placement, DATA, chip=CHIP, eta=0.3)
+    record = fit_to_chip(placement, DATA, chip=CHIP, at={"eta": 0.3})
     assert record.fitted == ("0.weight", *FITTED["scales"])
 
 
 def test_scales_that_are_stored_are_not_fitted_as_scales():
     model = network()
     placement = place(model, weights=SRAM(bits=8), include=["*weight"])
-    assert fit_to_chip(placement, DATA, chip=CHIP, eta=0.3).fitted == ("0.bias", "1.bias", "4.bias")
+    assert fit_to_chip(placement, DATA, chip=CHIP, at={"eta": 0.3}).fitted == (
+        "0.bias",
+        "1.bias",
+        "4.bias",
+    )
 
 
 def last_of(model, **options):
     placement = place(model, weights=SRAM(bits=8))
-    return fit_to_chip(placement, DATA, chip=CHIP, parameters="last", eta=0.3, **options).fitted
+    return fit_to_chip(
+        placement, DATA, chip=CHIP, parameters="last", at={"eta": 0.3}, **options
+    ).fitted
 
 
 def test_the_last_layer_is_the_last_of_all_that_share_weights():
@@ -169,7 +175,7 @@ def test_recurrent_layers_are_fitted_without_cudnn(kind, where):
     model = Recurrent(kind).to(where)
     before = torch.backends.cudnn.enabled
     placement = place(model, weights=SRAM(bits=8))
-    fit_to_chip(placement, DATA, chip=CHIP, parameters="all", eta=0.3, epochs=1)
+    fit_to_chip(placement, DATA, chip=CHIP, parameters="all", at={"eta": 0.3}, epochs=1)
     assert model.cudnn == [False] * 4  # evaluation is of a copy
     assert torch.backends.cudnn.enabled is before
 
@@ -178,7 +184,7 @@ def test_other_layers_keep_cudnn():
     model, found = network(), []
     placement, setting = placed(model)
     model.register_forward_pre_hook(lambda *_: found.append(torch.backends.cudnn.enabled))
-    fit_to_chip(placement, DATA, chip=CHIP, **setting)
+    fit_to_chip(placement, DATA, chip=CHIP, at=setting)
     assert len(found) == 15 and set(found) == {torch.backends.cudnn.enabled}
 
 
@@ -192,17 +198,17 @@ def test_accuracy_is_that_of_a_simulation_of_this_chip(kind, memory):
     placement, setting = placed(model, memory)
 
     def simulated():
-        return simulate(placement, DATA.test, chips=1, seed=CHIP.seed, **setting).mean_accuracy
+        return simulate(placement, DATA.test, chips=1, seed=CHIP.seed, at=setting).mean
 
     before = simulated()
-    record = fit_to_chip(placement, DATA, chip=CHIP, parameters=kind, **setting)
+    record = fit_to_chip(placement, DATA, chip=CHIP, parameters=kind, at=setting)
     assert (record.before, record.after) == (before, simulated())
     assert record.before != record.after
 
 
 def loss_on(placement, setting):
     inputs, targets = DATA.train.inputs, DATA.train.targets
-    with torch.no_grad(), TrainingMemory(placement, chip=CHIP, **setting):
+    with torch.no_grad(), TrainingMemory(placement, chip=CHIP, at=setting):
         return F.cross_entropy(placement.model(inputs), targets).item()
 
 
@@ -214,11 +220,11 @@ def test_a_convex_loss_on_the_chip_falls_to_its_least(kind):
     model.bias.data += torch.tensor([1.0, 0.0, -1.0])
     # A range of its own: what is added to the weights does not depend on them.
     device = Crossbar(sigma=2e-6, clip=False, limit=4.0)
-    placement, setting = place(model, weights=device, inputs=rand(4, 6)), {"g_max": 25e-6}
+    placement, setting = place(model, weights=device, example_inputs=rand(4, 6)), {"g_max": 25e-6}
     recipe = {"parameters": kind, "epochs": 150, "batch_size": 200, "lr": 0.05}
     before = loss_on(placement, setting)
-    fit_to_chip(placement, DATA, chip=CHIP, **recipe, **setting)
-    with torch.no_grad(), TrainingMemory(placement, chip=CHIP, **setting):
+    fit_to_chip(placement, DATA, chip=CHIP, **recipe, at=setting)
+    with torch.no_grad(), TrainingMemory(placement, chip=CHIP, at=setting):
         read = model.weight.clone(), model.bias.clone()
     best = optimum(*read, kind)
     assert before > best + 0.1
@@ -249,12 +255,12 @@ def test_a_step_is_adams_on_the_loss_of_this_chip(kind):
     placement, setting = placed(model)
     names = FITTED[kind]
     fit_to_chip(
-        placement, DATA, chip=CHIP, parameters=kind, epochs=1, batch_size=200, lr=0.01, **setting
+        placement, DATA, chip=CHIP, parameters=kind, epochs=1, batch_size=200, lr=0.01, at=setting
     )
     other, _ = placed(twin)
     twin[0].weight.requires_grad_(True)
-    reestimate_batchnorm(TrainingMemory(other, chip=CHIP, **setting), DATA.train)
-    with TrainingMemory(other, chip=CHIP, **setting):
+    reestimate_batchnorm(TrainingMemory(other, chip=CHIP, at=setting), DATA.train)
+    with TrainingMemory(other, chip=CHIP, at=setting):
         F.cross_entropy(twin.eval()(DATA.train.inputs), DATA.train.targets).backward()
     for name in names:
         own = twin.get_parameter(name)
@@ -269,7 +275,7 @@ def test_the_same_seed_is_the_same_network_and_another_is_not():
     for seed in (0, 0, 1):
         model = network()
         placement, setting = placed(model)
-        fit_to_chip(placement, DATA, chip=CHIP, seed=seed, **setting)
+        fit_to_chip(placement, DATA, chip=CHIP, seed=seed, at=setting)
         ends.append(state(model))
     assert not changed(model, ends[2])
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
@@ -294,7 +300,9 @@ def test_it_makes_a_bad_chip_better(kind, trained):
     digits, model, weights = trained
     model.load_state_dict(weights)
     placement = place(model, weights=SRAM(bits=8))
-    record = fit_to_chip(placement, digits, chip=Chip(seed=1), parameters=kind, epochs=1, eta=0.15)
+    record = fit_to_chip(
+        placement, digits, chip=Chip(seed=1), parameters=kind, epochs=1, at={"eta": 0.15}
+    )
     # The difference of two shares of 599 images has a standard error below 0.029.
     assert record.after > record.before + 5 * 0.029
 
@@ -312,7 +320,7 @@ def test_noise_of_reads_is_other_than_that_of_the_test(monkeypatch):
 
     monkeypatch.setattr(Crossbar, "read", listening)
     placement, setting = placed(network(), "reads")
-    fit_to_chip(placement, DATA, chip=CHIP, **setting)
+    fit_to_chip(placement, DATA, chip=CHIP, at=setting)
     fitting = {use for use in uses if use > 1000}
     assert len(fitting) == 12 + 1  # and one batch of statistics
     assert set(uses) - fitting == {0}  # the test has one batch
@@ -338,7 +346,7 @@ def test_after_an_exception_all_is_as_it_was(kind, error, when):
 
     hook = model[4].register_forward_pre_hook(fail)
     with pytest.raises(error):
-        fit_to_chip(placement, DATA, chip=CHIP, parameters=kind, **setting)
+        fit_to_chip(placement, DATA, chip=CHIP, parameters=kind, at=setting)
     hook.remove()
     assert len(calls) == when
     assert not changed(model, before)
@@ -358,7 +366,7 @@ def test_a_loss_that_is_not_finite_is_refused_and_all_is_as_it_was(kind):
         model[4].bias[0] = -3e38
     broken = state(model)
     with pytest.raises(InputError, match=r"NaN or infinite.* at lr 0\.0.*; try a lower lr"):
-        fit_to_chip(placement, DATA, chip=CHIP, parameters=kind, eta=0.3)
+        fit_to_chip(placement, DATA, chip=CHIP, parameters=kind, at={"eta": 0.3})
     assert not changed(model, broken) and changed(model, before) == {"4.bias"}
 
 
@@ -371,7 +379,7 @@ def test_weights_that_the_last_step_breaks_are_noticed_and_all_is_as_it_was(kind
     before = state(model)
     recipe = {"parameters": kind, "epochs": 1, "batch_size": 200}
     with pytest.raises(InputError, match=r"a weight became NaN or infinite at lr 0\.0.*; try a lo"):
-        fit_to_chip(place(model, weights=SRAM(bits=8)), DATA, chip=CHIP, eta=0.3, **recipe)
+        fit_to_chip(place(model, weights=SRAM(bits=8)), DATA, chip=CHIP, at={"eta": 0.3}, **recipe)
     assert not changed(model, before)
 
 
@@ -386,22 +394,25 @@ def test_weights_that_the_last_step_breaks_are_noticed_and_all_is_as_it_was(kind
         ({"seed": -1}, InputError, "seed is -1; allowed: 0 to"),
         ({"seed": 1.5}, InputError, "seed is 1.5; allowed: a whole number"),
         ({"parameters": "first"}, InputError, "parameters is 'first'; allowed: 'scales' or 'last'"),
-        ({"eta": 2.0}, OperatingPointError, "eta is 2"),
-        ({"plan": {}}, InputError, "needs either a plan or one setting such as eta=0.3"),
+        ({"at": {"eta": 2.0}}, OperatingPointError, "eta is 2"),
+        ({"at": None}, InputError, "at is None .*; allowed: knobs with values"),
+        ({"at": {}}, OperatingPointError, "at, for 0.weight on a SRAM, is nothing; allowed: one"),
+        ({"at": {"eta": 0.3, "v_dd": 0.7}}, OperatingPointError, "is eta and v_dd; allowed: one"),
+        ({"at": Plan({})}, InputError, "0.weight is placed here, and the plan has no point"),
     ],
 )
 def test_what_is_out_of_range_is_refused(options, error, message):
     model = network()
-    before = state(model)
+    before, options = state(model), {"at": {"eta": 0.3}} | options
     with pytest.raises(error, match=message):
-        fit_to_chip(place(model, weights=SRAM(bits=8)), DATA, chip=CHIP, **({"eta": 0.3} | options))
+        fit_to_chip(place(model, weights=SRAM(bits=8)), DATA, chip=CHIP, **options)
     assert not changed(model, before)
 
 
 def test_whole_numbers_may_be_floats():
     placement = place(network(), weights=SRAM(bits=8))
     numbers = {"epochs": 2.0, "batch_size": 100.0, "seed": 1.0}
-    record = fit_to_chip(placement, DATA, chip=CHIP, eta=0.3, **numbers)
+    record = fit_to_chip(placement, DATA, chip=CHIP, at={"eta": 0.3}, **numbers)
     assert (record.epochs, record.batch_size, record.seed, record.steps) == (2, 100, 1, 4)
 
 
@@ -413,16 +424,18 @@ def test_a_parameter_that_is_nan_before_is_refused_by_name(kind, name):
     with pytest.raises(
         WeightsError, match=rf"^{name} is NaN or infinite in 2 of \d+; allowed: fin"
     ):
-        fit_to_chip(place(model, weights=SRAM(bits=8)), DATA, chip=CHIP, parameters=kind, eta=0.3)
+        fit_to_chip(
+            place(model, weights=SRAM(bits=8)), DATA, chip=CHIP, parameters=kind, at={"eta": 0.3}
+        )
 
 
 def test_infinity_is_refused_where_it_would_be_fitted():
     model = network()
     model.register_parameter("mask", nn.Parameter(torch.tensor([0.0, -torch.inf])))
     placement = place(model, weights=SRAM(bits=8))
-    fit_to_chip(placement, DATA, chip=CHIP, parameters="last", eta=0.3)
+    fit_to_chip(placement, DATA, chip=CHIP, parameters="last", at={"eta": 0.3})
     with pytest.raises(WeightsError, match="mask is NaN or infinite in 1 of 2"):
-        fit_to_chip(placement, DATA, chip=CHIP, eta=0.3)
+        fit_to_chip(placement, DATA, chip=CHIP, at={"eta": 0.3})
 
 
 def test_one_image_is_refused_where_statistics_are_to_be_found():
@@ -430,11 +443,11 @@ def test_one_image_is_refused_where_statistics_are_to_be_found():
     model = network()
     before = state(model)
     with pytest.raises(DataError, match="the data is of batches of one sample; allowed: two"):
-        fit_to_chip(place(model, weights=SRAM(bits=8)), one, chip=CHIP, eta=0.3)
+        fit_to_chip(place(model, weights=SRAM(bits=8)), one, chip=CHIP, at={"eta": 0.3})
     assert not changed(model, before)
     with seeded(0):
         plain = nn.Linear(6, 3)
-    record = fit_to_chip(place(plain, weights=SRAM(bits=8)), one, chip=CHIP, eta=0.3)
+    record = fit_to_chip(place(plain, weights=SRAM(bits=8)), one, chip=CHIP, at={"eta": 0.3})
     assert record.steps == 3
 
 
@@ -443,27 +456,27 @@ def test_a_model_with_nothing_to_fit_is_refused():
         bare = nn.Sequential(nn.Linear(6, 5, bias=False), nn.ReLU(), nn.Linear(5, 3, bias=False))
     message = "parameters is 'scales', and the model has neither scales nor biases outside of its"
     with pytest.raises(ModelError, match=message):
-        fit_to_chip(place(bare, weights=SRAM(bits=8)), DATA, chip=CHIP, eta=0.3)
-    activations = place(bare, activations=SRAM(bits=8), inputs=rand(4, 6))
+        fit_to_chip(place(bare, weights=SRAM(bits=8)), DATA, chip=CHIP, at={"eta": 0.3})
+    activations = place(bare, activations=SRAM(bits=8), example_inputs=rand(4, 6))
     with pytest.raises(ModelError, match="parameters is 'last', and no weight is placed"):
-        fit_to_chip(activations, DATA, chip=CHIP, parameters="last", eta=0.3)
+        fit_to_chip(activations, DATA, chip=CHIP, parameters="last", at={"eta": 0.3})
 
 
 def test_data_without_a_training_split_and_a_model_of_other_classes_are_refused():
     placement = place(network(), weights=SRAM(bits=8))
     test_only = Dataset(name="tests", train=None, test=DATA.test, classes=3, flips=False)
     with pytest.raises(DataError, match="tests has no training split; allowed: data with one"):
-        fit_to_chip(placement, test_only, chip=CHIP, eta=0.3)
+        fit_to_chip(placement, test_only, chip=CHIP, at={"eta": 0.3})
     four = Dataset(name="four", train=DATA.train, test=DATA.test, classes=4, flips=False)
     with pytest.raises(ModelError, match=r"the shape of the outputs is \(300, 3\); allowed: \(300"):
-        fit_to_chip(placement, four, chip=CHIP, eta=0.3)
+        fit_to_chip(placement, four, chip=CHIP, at={"eta": 0.3})
 
 
 def test_the_record_is_frozen_plain_data():
     model = network()
     placement = place(model, weights=SRAM(bits=8))
-    plan = placement.plan(eta=torch.linspace(0.2, 0.9, 8))
-    record = fit_to_chip(placement, DATA, chip=CHIP, plan=plan, epochs=1, lr=0.02)
+    plan = placement.plan({"eta": torch.linspace(0.2, 0.9, 8)})
+    record = fit_to_chip(placement, DATA, chip=CHIP, at=plan, epochs=1, lr=0.02)
     assert type(record).model_validate_json(record.model_dump_json()) == record
     assert (record.chip, record.lr, record.images, record.parameters) == (3, 0.02, 200, "scales")
     assert set(record.plan) == {"0.weight", "4.weight"} and len(record.plan["4.weight"]) == 8

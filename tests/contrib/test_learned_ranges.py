@@ -13,7 +13,7 @@ from joulewise.devices import PCM, SRAM, Chip, Crossbar, Flip
 from joulewise.errors import InputError, WeightsError
 from joulewise.models import build, seeded
 from joulewise.optim import SAM
-from joulewise.placement import loaded, place
+from joulewise.placement import place, private_memory
 from joulewise.training import TrainingMemory, TrainingSpec, train
 from joulewise.training.recipe import optimizer_for
 
@@ -58,7 +58,7 @@ def set_shares(ranges, share=0.6):
 
 
 def clipping(model, device=None, share=0.6):
-    placement = place(model, weights=device or SRAM(bits=BITS), inputs=batch()[0])
+    placement = place(model, weights=device or SRAM(bits=BITS), example_inputs=batch()[0])
     ranges = LearnedRanges(placement)
     set_shares(ranges, share)
     return placement, ranges
@@ -129,13 +129,13 @@ def test_with_faults_they_are_those_at_what_the_chip_reads_of_clipped_weights(
 ):
     model, data = network(), batch()
     placement, ranges = clipping(model, device)
-    memory = TrainingMemory(placement, **setting, ranges=ranges, scale_gradients=scaled)
-    plan, chip = memory.plan(0), memory.chip(0)
+    memory = TrainingMemory(placement, at=setting, ranges=ranges, scale_gradients=scaled)
+    points, chip = placement.points(memory.plan_at(0)), memory.chip_at(0)
 
     def read(name, weight, alpha):
         inside = WCAT.apply(weight, alpha)
         stored = device.store(inside.detach())
-        out, ideal = device.read(stored, plan[name], chip.at(name)), device.ideal(stored)
+        out, ideal = device.read(stored, points[name], chip.region(name)), device.ideal(stored)
         ratio = torch.where(ideal == 0, 1.0, out / ideal) if scaled else 1.0
         return ratio * inside + (out - ratio * inside).detach()
 
@@ -153,7 +153,7 @@ def test_a_range_that_clips_nothing_changes_nothing_and_has_a_gradient_of_zero()
     for model, learned in zip(models, (False, True), strict=True):
         placement = place(model, weights=SRAM(bits=BITS))
         ranges = LearnedRanges(placement, init="max") if learned else None
-        with TrainingMemory(placement, eta=0.3, ranges=ranges):
+        with TrainingMemory(placement, at={"eta": 0.3}, ranges=ranges):
             slopes(model, data)
     assert same(*({n: p.grad for n, p in m.named_parameters()} for m in models))
     assert [alpha.grad.item() for alpha in ranges.parameters()] == [0.0] * 3
@@ -268,7 +268,7 @@ def test_weights_are_back_unclipped_bit_for_bit(error):
     model, data = network(), batch()
     placement, ranges = clipping(model, share=0.2)
     before = {n: (p.data_ptr(), p.detach().clone()) for n, p in model.named_parameters()}
-    memory = TrainingMemory(placement, eta=0.3, ranges=ranges)
+    memory = TrainingMemory(placement, at={"eta": 0.3}, ranges=ranges)
     try:
         with memory:
             slopes(model, data)
@@ -293,13 +293,13 @@ def test_weights_are_back_unclipped_bit_for_bit(error):
 def test_training_reads_what_a_placement_of_the_clipped_network_reads(dtype, device):
     model = network().to(dtype)
     x = batch()[0].to(dtype)
-    placement = place(model, weights=device, inputs=x)
+    placement = place(model, weights=device, example_inputs=x)
     ranges = LearnedRanges(placement)
     set_shares(ranges, 0.37)
     with TrainingMemory(placement, perfect=True, ranges=ranges):
         trained = copies(model)
     ranges.clip()
-    with loaded(place(model, weights=device, inputs=x)) as memory:
+    with private_memory(place(model, weights=device, example_inputs=x)) as memory:
         deployed = copies(memory.placement.model)
     assert same(trained, deployed)
     assert not same(trained, copies(model))
@@ -308,12 +308,12 @@ def test_training_reads_what_a_placement_of_the_clipped_network_reads(dtype, dev
 def test_with_faults_too_on_the_same_chip():
     model = network()
     placement, ranges = clipping(model, SRAM(bits=8, fault=Flip()))
-    with TrainingMemory(placement, eta=0.2, chip=Chip(seed=3), ranges=ranges):
+    with TrainingMemory(placement, at={"eta": 0.2}, chip=Chip(seed=3), ranges=ranges):
         trained = copies(model)
     ranges.clip()
     placement = place(model, weights=SRAM(bits=8, fault=Flip()))
-    with loaded(placement) as memory:
-        memory.read(placement.plan(eta=0.2), Chip(seed=3))
+    with private_memory(placement) as memory:
+        memory.read(placement.points({"eta": 0.2}), Chip(seed=3))
         deployed = copies(memory.placement.model)
     assert same(trained, deployed)
 
@@ -323,7 +323,7 @@ def test_ranges_that_no_weight_reaches_leave_the_words_as_they_are():
     placement, ranges = clipping(model, share=3.0)
     with TrainingMemory(placement, perfect=True, ranges=ranges):
         wide = copies(model)
-    with loaded(placement) as memory:
+    with private_memory(placement) as memory:
         assert same(wide, copies(memory.placement.model))
     before = copies(model)
     ranges.clip()
@@ -382,7 +382,9 @@ def test_the_least_error_is_as_low_as_that_of_a_fine_scan(bits):
 
 def test_without_rounding_the_least_error_is_at_the_largest():
     model = nn.Linear(6, 5)
-    ranges = LearnedRanges(place(model, weights=Crossbar(sigma=1e-6), inputs=torch.ones(1, 6)))
+    ranges = LearnedRanges(
+        place(model, weights=Crossbar(sigma=1e-6), example_inputs=torch.ones(1, 6))
+    )
     assert ranges.describe()["weight"] == model.weight.abs().max().item()
 
 
@@ -418,7 +420,7 @@ def test_half_precision_weights_have_ranges_of_single_precision():
     ranges = LearnedRanges(place(model, weights=SRAM(bits=8)))
     assert {alpha.dtype for alpha in ranges.parameters()} == {torch.float32}
     set_shares(ranges)
-    with TrainingMemory(ranges.placement, eta=0.4, ranges=ranges):
+    with TrainingMemory(ranges.placement, at={"eta": 0.4}, ranges=ranges):
         F.cross_entropy(model(batch()[0].bfloat16()).float(), batch()[1]).backward()
     assert all(alpha.grad.isfinite() and alpha.grad for alpha in ranges.parameters())
 
@@ -428,7 +430,7 @@ def test_a_record_states_the_ranges():
     placement, ranges = clipping(model)
     memory = TrainingMemory(placement, perfect=True, ranges=ranges)
     assert memory.describe()["ranges"] == ranges.describe()
-    assert TrainingMemory(placement, eta=0.5).describe()["ranges"] is None
+    assert TrainingMemory(placement, at={"eta": 0.5}).describe()["ranges"] is None
 
 
 @pytest.mark.parametrize(
@@ -441,15 +443,15 @@ def test_a_record_states_the_ranges():
     ],
 )
 def test_devices_with_a_range_of_their_own_are_refused(device, said):
-    placement = place(network(), weights=device, inputs=batch()[0])
+    placement = place(network(), weights=device, example_inputs=batch()[0])
     with pytest.raises(InputError, match=said):
         LearnedRanges(placement)
     model = placement.model
     ranges = LearnedRanges(place(model, weights=SRAM(bits=8)))
-    (knob,) = {p.device.knob for p in placement.placed}
-    setting = {knob: placement.placed[0].device.most_reliable}
+    (knob,) = {p.device.knob.name for p in placement.placed}
+    setting = {knob: placement.placed[0].device.knob.most_reliable}
     with pytest.raises(InputError, match=said):
-        TrainingMemory(placement, **setting, ranges=ranges)
+        TrainingMemory(placement, at=setting, ranges=ranges)
 
 
 def test_what_is_not_allowed_is_refused():
@@ -458,12 +460,12 @@ def test_what_is_not_allowed_is_refused():
     part = place(model, weights=SRAM(bits=BITS), exclude=["0.weight"])
     for other in (place(network(), weights=SRAM(bits=BITS)), part):
         with pytest.raises(InputError, match="ranges is those of another placement"):
-            TrainingMemory(other, eta=0.5, ranges=ranges)
-    TrainingMemory(place(model, weights=SRAM(bits=8)), eta=0.5, ranges=ranges)
+            TrainingMemory(other, at={"eta": 0.5}, ranges=ranges)
+    TrainingMemory(place(model, weights=SRAM(bits=8)), at={"eta": 0.5}, ranges=ranges)
     with pytest.raises(InputError, match="init is 'best'; allowed: 'mse' or 'max'"):
         LearnedRanges(placement, init="best")
     with pytest.raises(InputError, match="the placement has no weights; allowed: one or more"):
-        LearnedRanges(place(model, activations=SRAM(bits=8), inputs=x))
+        LearnedRanges(place(model, activations=SRAM(bits=8), example_inputs=x))
     model[4].weight.data[0, 0] = torch.nan
     with pytest.raises(WeightsError, match=r"4.weight is NaN or infinite"):
         LearnedRanges(placement)
@@ -496,7 +498,7 @@ def test_every_method_trains_them(method):
     model = build("mlp", digits.input_shape, digits.classes, seed=0)
     ranges = LearnedRanges(place(model, weights=SRAM(bits=BITS)))
     before = ranges.describe()
-    memory = TrainingMemory(ranges.placement, eta=0.5, ranges=ranges)
+    memory = TrainingMemory(ranges.placement, at={"eta": 0.5}, ranges=ranges)
     spec = TrainingSpec(epochs=3, lr=0.05, augment=False, method=method)
     record = train(model, digits, spec, memory=memory)
     assert record.test_accuracy > 0.8

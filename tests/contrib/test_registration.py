@@ -20,7 +20,7 @@ from joulewise.errors import InputError
 from joulewise.prediction import METHODS, predict
 assert "moments" not in METHODS
 try:
-    predict(None, [], {}, method="moments")
+    predict(None, [], at={}, method="moments")
 except InputError as error:
     assert "import joulewise.contrib" in str(error)
 else:

@@ -7,8 +7,13 @@ def draw(chip, purpose="faults"):
 
 def test_a_stream_depends_on_seed_part_and_purpose_only():
     chip = Chip(seed=1, part="a")
-    assert draw(chip) == draw(Chip(seed=1).at("a"))
-    streams = [draw(chip), draw(chip.at("b")), draw(Chip(seed=2, part="a")), draw(chip, "other")]
+    assert draw(chip) == draw(Chip(seed=1).region("a"))
+    streams = [
+        draw(chip),
+        draw(chip.region("b")),
+        draw(Chip(seed=2, part="a")),
+        draw(chip, "other"),
+    ]
     assert len({tuple(stream) for stream in streams}) == 4
 
 

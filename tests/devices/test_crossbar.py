@@ -125,9 +125,9 @@ def test_programming_noise_stays_and_read_noise_does_not():
     for device, same in ((static, True), (fresh, False)):
         stored = device.store(torch.randn(20, generator=torch.Generator().manual_seed(0)))
         chip = Chip(seed=1)
-        first, second = (device.read(stored, G, c) for c in (chip, chip.again()))
+        first, second = (device.read(stored, G, c) for c in (chip, chip.next_use()))
         assert torch.equal(first, second) is same
-        assert torch.equal(second, device.read(stored, G, chip.again()))
+        assert torch.equal(second, device.read(stored, G, chip.next_use()))
 
 
 @pytest.mark.parametrize(
@@ -152,5 +152,5 @@ def test_points_of_another_device_are_refused():
         Crossbar().point(eta=0.5)
     with pytest.raises(OperatingPointError, match="g_max is 1; allowed"):
         Crossbar().point(g_max=1.0)
-    with pytest.raises(OperatingPointError, match="one for each output column"):
+    with pytest.raises(OperatingPointError, match="one for each output channel"):
         Crossbar().point(g_max=torch.ones(2, 2))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from scipy.special import ndtr, ndtri
 
-from joulewise.devices import SRAM, Chip, Correlated, Independent, Measured
+from joulewise.devices import SRAM, Chip, CorrelatedMap, IndependentMap, MeasuredMap
 from joulewise.errors import InputError, TableError
 
 LAW = settings(max_examples=30, derandomize=True, deadline=None)
@@ -43,13 +43,13 @@ def weak_array(rows=40, columns=16, seed=1, weak=0.5):
     generator = np.random.default_rng(seed)
     thresholds = 10 ** generator.uniform(-3, 0, (rows, columns))
     thresholds[generator.random((rows, columns)) > weak] = np.inf
-    return Measured(columns=columns, thresholds=tuple(thresholds.reshape(-1).tolist()))
+    return MeasuredMap(columns=columns, thresholds=tuple(thresholds.reshape(-1).tolist()))
 
 
 MAPS = {
-    "independent": Independent(),
-    "correlated": Correlated(row=0.1, column=0.1, cluster=0.2, columns=64),
-    "correlated, blocks that do not fit": Correlated(
+    "independent": IndependentMap(),
+    "correlated": CorrelatedMap(row=0.1, column=0.1, cluster=0.2, columns=64),
+    "correlated, blocks that do not fit": CorrelatedMap(
         cluster=0.3, columns=40, cluster_columns=16, cluster_rows=3
     ),
     "measured": weak_array(),
@@ -73,7 +73,7 @@ def test_a_plane_with_rate_zero_never_fails_and_one_with_rate_one_always(law):
     rates[:, 7], rates[:, 0] = 0.0, 1.0
     cells, _ = law.failing(100, rates, Chip(seed=0))
     assert not (cells % 8 == 7).any()
-    if not isinstance(law, Measured):
+    if not isinstance(law, MeasuredMap):
         assert (cells % 8 == 0).sum() == 100
 
 
@@ -95,7 +95,7 @@ def test_failing_cells_are_independent_bernoulli_exactly(rate):
     cells = words * 8
     fails = np.zeros((chips, cells), dtype=bool)
     for seed in range(chips):
-        fails[seed, Independent().failing(words, both(rate), Chip(seed=seed))[0]] = True
+        fails[seed, IndependentMap().failing(words, both(rate), Chip(seed=seed))[0]] = True
 
     counts = fails.sum(1)
     law = stats.binom(cells, rate)
@@ -121,7 +121,7 @@ def test_each_plane_and_polarity_has_its_own_rate():
     words, chips = 500, 400
     counts = np.zeros((2, 4))
     for seed in range(chips):
-        for polarity, cells in enumerate(Independent().failing(words, rates, Chip(seed=seed))):
+        for polarity, cells in enumerate(IndependentMap().failing(words, rates, Chip(seed=seed))):
             counts[polarity] += np.bincount(cells % 4, minlength=4)
     n = words * chips
     error = np.sqrt(np.maximum(n * rates * (1 - rates), 1e-9))
@@ -162,7 +162,7 @@ def spies(monkeypatch):
 )
 def test_a_draw_costs_by_faults(spies, words, rate):
     expected = -math.log1p(-rate) * words * 8
-    cells, _ = Independent().failing(words, both(rate), Chip(seed=1))
+    cells, _ = IndependentMap().failing(words, both(rate), Chip(seed=1))
     assert abs(len(cells) - expected) < max(Z * math.sqrt(expected), 2)
     (spy,) = spies
     # Two numbers for each arrival; a block is the first one, or at most doubles what came before.
@@ -214,10 +214,10 @@ def z_of(samples, expected):
 @pytest.mark.parametrize(
     "law",
     [
-        Correlated(row=0.3, columns=64),
-        Correlated(column=0.3, columns=64),
-        Correlated(cluster=0.3, columns=64, cluster_rows=8, cluster_columns=16),
-        Correlated(row=0.1, column=0.1, cluster=0.2, columns=64, cluster_rows=8),
+        CorrelatedMap(row=0.3, columns=64),
+        CorrelatedMap(column=0.3, columns=64),
+        CorrelatedMap(cluster=0.3, columns=64, cluster_rows=8, cluster_columns=16),
+        CorrelatedMap(row=0.1, column=0.1, cluster=0.2, columns=64, cluster_rows=8),
     ],
     ids=["row", "column", "cluster", "all"],
 )
@@ -256,7 +256,7 @@ def test_the_quadrature_error_is_as_the_docstring_says(shared, bound):
     x = np.linspace(-12, 12, 200001)
     density = np.exp(-(x**2) / 2) / math.sqrt(2 * math.pi) * (x[1] - x[0])
     for rate in (2.8e-6, 1e-4, 1e-3, 1e-2, 0.1, 0.5):
-        law = Correlated(row=shared / 2, cluster=shared / 2)
+        law = CorrelatedMap(row=shared / 2, cluster=shared / 2)
         weights, given = law.mixture(torch.full((1, 1), rate, dtype=torch.float64))
         nodes = given[:, 0, 0].numpy()
         exact = ndtr((ndtri(rate) - math.sqrt(shared) * x) / math.sqrt(1 - shared))
@@ -266,7 +266,7 @@ def test_the_quadrature_error_is_as_the_docstring_says(shared, bound):
 
 
 def test_margins_have_unit_variance():
-    law = Correlated(row=0.2, column=0.3, cluster=0.1, columns=64)
+    law = CorrelatedMap(row=0.2, column=0.3, cluster=0.1, columns=64)
     latent = np.stack([law._latent(64 * 64, Chip(seed=seed)) for seed in range(300)])
     squares = (latent**2).mean(1)
     assert abs(z_of(squares, 1.0)) < Z
@@ -294,13 +294,13 @@ def test_measured_chips_are_windows_of_the_map():
 
 
 def test_measured_cells_fail_from_their_rate_on():
-    law = Measured(columns=8, thresholds=(0.01, *[math.inf] * 7))
+    law = MeasuredMap(columns=8, thresholds=(0.01, *[math.inf] * 7))
     counts = [len(law.failing(1, both(rate), Chip(seed=0))[0]) for rate in (0.00999, 0.01, 0.5)]
     assert counts == [0, 1, 1]
 
 
 def test_measured_mixture_is_the_frequency_of_patterns():
-    law = Measured(columns=4, thresholds=(0.1, 1e9, 1e9, 1e9, 1e9, 0.5, 1e9, 1e9))
+    law = MeasuredMap(columns=4, thresholds=(0.1, 1e9, 1e9, 1e9, 1e9, 0.5, 1e9, 1e9))
     weights, given = law.mixture(torch.full((2, 2), 0.2, dtype=torch.float64))
     patterns = {tuple(g[0].tolist()): float(w) for w, g in zip(weights, given, strict=True)}
     assert patterns == {(1.0, 0.0): 0.25, (0.0, 0.0): 0.75}
@@ -320,7 +320,7 @@ def write(path, *lines):
 
 def test_measured_from_csv(tmp_path):
     path = write(tmp_path / "map.csv", "# array 7", "", "0,3,0.001", "1,0,0.5")
-    law = Measured.from_csv(path, rows=2, columns=8)
+    law = MeasuredMap.from_csv(path, rows=2, columns=8)
     expected = np.full(16, np.inf)
     expected[3], expected[8] = 0.001, 0.5
     assert law.thresholds == tuple(expected)
@@ -344,16 +344,16 @@ def test_measured_from_csv(tmp_path):
 def test_measured_from_csv_names_the_line(tmp_path, line, message):
     path = write(tmp_path / "map.csv", "1,1,0.1", line)
     with pytest.raises(TableError, match=message):
-        Measured.from_csv(path, rows=2, columns=8)
+        MeasuredMap.from_csv(path, rows=2, columns=8)
 
 
 def test_measured_from_csv_refuses_other_files(tmp_path):
     with pytest.raises(TableError, match="^fault map .*none.csv cannot be read: "):
-        Measured.from_csv(tmp_path / "none.csv", rows=2, columns=8)
+        MeasuredMap.from_csv(tmp_path / "none.csv", rows=2, columns=8)
     (tmp_path / "map.csv").write_text("1,2,3\n")
     message = "map.csv, line 1: the header is 1,2,3; allowed: row,column,bit_error_rate$"
     with pytest.raises(TableError, match=message):
-        Measured.from_csv(tmp_path / "map.csv", rows=2, columns=8)
+        MeasuredMap.from_csv(tmp_path / "map.csv", rows=2, columns=8)
 
 
 @pytest.mark.parametrize("thresholds", [(), (0.1, 0.2, 0.3)])
@@ -363,7 +363,7 @@ def test_measured_refuses_what_is_not_rows(thresholds):
         "allowed: a multiple of its 2 columns"
     )
     with pytest.raises(InputError, match=message):
-        Measured(columns=2, thresholds=thresholds)
+        MeasuredMap(columns=2, thresholds=thresholds)
 
 
 @pytest.mark.parametrize(
@@ -377,22 +377,22 @@ def test_measured_refuses_what_is_not_rows(thresholds):
 )
 def test_correlated_refusals(fields, message):
     with pytest.raises(InputError, match=message):
-        Correlated(**fields)
+        CorrelatedMap(**fields)
 
 
 @pytest.mark.parametrize(
     ("law", "message"),
     [
         (
-            Correlated(columns=100),
+            CorrelatedMap(columns=100),
             "^columns of the fault map is 100; allowed: a multiple of .* 8 bi",
         ),
         (
-            Correlated(cluster_columns=12),
+            CorrelatedMap(cluster_columns=12),
             "^cluster_columns of the fault map is 12; allowed: a mult",
         ),
         (
-            Measured(columns=12, thresholds=(0.1,) * 12),
+            MeasuredMap(columns=12, thresholds=(0.1,) * 12),
             "^columns of the measured map is 12; allowed: a multiple of the word's 8 bits",
         ),
     ],

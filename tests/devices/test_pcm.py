@@ -60,7 +60,7 @@ def test_drift_is_small_at_the_most_reliable_point_and_programming_noise_is_not(
     for compensate in (False, True):
         silent = PCM(programming=False, read_noise=False, compensate=compensate)
         check_most_reliable(silent, tensor)
-    moments = PCM().moments(PCM().store(tensor), PCM().most_reliable)
+    moments = PCM().moments(PCM().store(tensor), PCM().knob.most_reliable)
     error = ((moments.mean - tensor).square() + moments.var).mean() / tensor.square().mean()
     assert 0.11 < float(error) ** 0.5 < 0.13
 
@@ -398,9 +398,9 @@ def test_programming_and_drift_stay_and_read_noise_does_not():
         assert device.fresh is not same
         stored = device.store(gaussian(4, 5))
         chip = Chip(seed=1)
-        first, second = (device.read(stored, HOUR, c) for c in (chip, chip.again()))
+        first, second = (device.read(stored, HOUR, c) for c in (chip, chip.next_use()))
         assert torch.equal(first, second) is same
-        assert torch.equal(second, device.read(stored, HOUR, chip.again()))
+        assert torch.equal(second, device.read(stored, HOUR, chip.next_use()))
 
 
 def test_a_chip_only_drifts_downwards():

@@ -12,6 +12,7 @@ from joulewise.errors import InputError, OperatingPointError, TableError
 
 LAW = settings(max_examples=60, derandomize=True, deadline=None)
 HEADER = "v_dd,energy_per_bit_j,bit_error_rate"
+ALL = rf"{HEADER}\[,measured_bits\]"
 ROWS = (VoltageRow(0.5, 1e-14, 1e-2), VoltageRow(0.6, 1.3e-14, 1e-3), VoltageRow(0.8, 2e-14, 1e-6))
 TABLE = VoltageTable(rows=ROWS, source="made up")
 
@@ -49,9 +50,11 @@ def test_exponential_ends():
 
 def test_exponential_has_no_voltage():
     message = (
-        "^v_dd is 0.6 V on the exponential law, which has no voltage axis; "
-        "allowed: eta from 0 to 1, or a measured voltage table$"
+        "^v_dd has no meaning on the exponential law, which has no voltage axis; "
+        "allowed: eta, bit_error_rate, or a measured voltage table$"
     )
+    with pytest.raises(OperatingPointError, match=message):
+        SRAM(knob="v_dd")
     with pytest.raises(OperatingPointError, match=message):
         SRAM().point(v_dd=0.6)
 
@@ -161,7 +164,10 @@ def test_a_table_of_one_row_is_refused():
             (0.7, 2e-14, 0.02),
             "^row 2: bit_error_rate is 0.02, above that of 0.5 V; allowed: a rate",
         ),
-        ((0.7, 2e-14, 0.0), "^row 2: bit_error_rate is 0; allowed: above 0 to 1$"),
+        (
+            (0.7, 2e-14, 0.0),
+            "^row 2: bit_error_rate is 0; allowed: .* or 0 beside .* measured_bits$",
+        ),
         ((0.7, math.nan, 0.001), "^row 2: energy_per_bit_j is nan; allowed: above 0 to 1$"),
         ((math.nan, 2e-14, 0.001), "^row 2: v_dd is nan; allowed: above 0 to 100$"),
         ((0.7, 2e-14, math.nan), "^row 2: bit_error_rate is nan; allowed: above 0 to 1$"),
@@ -197,7 +203,7 @@ def test_from_csv_without_comments_names_the_file(tmp_path):
         ("0.6,x,1e-3", f"t.csv, line 4 is '0.6,x,1e-3'; allowed: 3 numbers, {HEADER}$"),
         ("0,1.5e-14,1e-3", "t.csv, line 4: v_dd is 0; allowed: above 0 to 100$"),
         ("0.6,-1e-14,1e-3", "t.csv, line 4: energy_per_bit_j is -1e-14; allowed: above 0 to 1$"),
-        ("0.6,1.5e-14,0", "t.csv, line 4: bit_error_rate is 0; allowed: above 0 to 1$"),
+        ("0.6,1.5e-14,0", "t.csv, line 4: bit_error_rate is 0; allowed: .* column measured_bits$"),
         ("0.6,1.5e-14,nan", "t.csv, line 4: bit_error_rate is nan; allowed: above 0 to 1$"),
         ("0.5,1.5e-14,1e-3", "t.csv, line 4: v_dd is 0.5 V after 0.5 V; allowed: one row"),
         ("0.6,0.5e-14,1e-3", "t.csv, line 4: energy_per_bit_j is 5e-15 J, not above .*; allowed"),
@@ -216,12 +222,10 @@ def test_from_csv_refuses_other_files(tmp_path):
         VoltageTable.from_csv(tmp_path / "none.csv")
     path = tmp_path / "t.csv"
     path.write_text("# nothing\n")
-    with pytest.raises(
-        TableError, match=f"t.csv has no rows; allowed: a header {HEADER} and rows$"
-    ):
+    with pytest.raises(TableError, match=f"t.csv has no rows; allowed: a header {ALL} and rows$"):
         VoltageTable.from_csv(path)
     path.write_text("volts,joules,rate\n")
-    message = f"t.csv, line 1: the header is volts,joules,rate; allowed: {HEADER}$"
+    message = f"t.csv, line 1: the header is volts,joules,rate; allowed: {ALL}$"
     with pytest.raises(TableError, match=message):
         VoltageTable.from_csv(path)
     path.write_bytes(b"\xff\xfe\x00")
@@ -315,3 +319,47 @@ def test_an_unknown_profile_is_refused_with_those_that_are_known():
     message = f"^the profile is 'sram'; allowed: exponential, {STUTZ}$"
     with pytest.raises(InputError, match=message):
         law("sram")
+
+
+# Rates: the cheapest point that has one, and those that were measured as 0
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_the_cheapest_eta_of_a_rate_has_that_rate(name):
+    profile = law(name)
+    eta = torch.linspace(*profile.eta_range, 101, dtype=torch.float64)
+    found = profile.cheapest_eta(profile.bit_error_rate(eta[:-1]))
+    torch.testing.assert_close(found, eta[:-1], rtol=1e-12, atol=1e-12)
+    at = eta[1:-1].clone().requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: profile.cheapest_eta(profile.bit_error_rate(x)), at)
+
+
+def test_where_several_voltages_have_a_rate_the_lowest_is_cheapest():
+    rates = (0.1, 0.1, 1e-3, 1e-3, 1e-5, 1e-5)
+    rows = [VoltageRow(0.4 + k / 10, (4 + k) * 1e-15, rate) for k, rate in enumerate(rates)]
+    table = VoltageTable(rows=tuple(rows), source="made up")
+    eta = table.cheapest_eta(tensor([0.1, 1e-2, 1e-3, 1e-4, 1e-5]))
+    assert table.v_dd(eta).tolist() == pytest.approx([0.4, 0.55, 0.6, 0.75, 0.8])
+
+
+def test_a_rate_of_zero_counts_with_its_upper_bound():
+    """One-sided 95 %, Clopper and Pearson: ``1 - 0.05^(1/n)``, about the rule of three."""
+    zero = VoltageTable(rows=(*ROWS[:2], VoltageRow(0.8, 2e-14, 0.0, 10**4)), source="made up")
+    bound = 1 - 0.05 ** (1 / 10**4)
+    assert bound == pytest.approx(3e-4, rel=2e-3)
+    assert float(zero.bit_error_rate(tensor(1.0))) == pytest.approx(bound, rel=1e-9)
+    assert zero.describe()["rows"][2][2] == pytest.approx(bound, rel=1e-9)
+    assert zero.describe()["measured_bits"] == [None, None, 10**4]
+    few = VoltageTable(rows=(*ROWS[:2], VoltageRow(0.8, 2e-14, 0.0, 10)), source="made up")
+    assert few.ends("bit_error_rate") == (1e-2, 1e-3)  # no more than that of the next lower voltage
+
+
+def test_measured_bits_are_a_column_of_a_file(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text(f"{HEADER},measured_bits\n0.5,1e-14,1e-2,1e6\n0.8,2e-14,0,1e6\n")
+    table = VoltageTable.from_csv(path)
+    assert table.rows[1] == VoltageRow(0.8, 2e-14, 0.0, 1e6)
+    assert SRAM(law=table).point(v_dd=0.8) == 1.0
+    path.write_text(f"{HEADER},measured_bits\n0.5,1e-14,1e-2,0\n0.8,2e-14,0,1e6\n")
+    with pytest.raises(TableError, match="line 2: measured_bits is 0; allowed: 1 to"):
+        VoltageTable.from_csv(path)

@@ -1,5 +1,7 @@
+import copy
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,12 +14,12 @@ from contracts import check_device
 from joulewise.devices import (
     SRAM,
     Chip,
-    Correlated,
+    CorrelatedMap,
     ExponentialLaw,
     Flip,
-    Independent,
+    IndependentMap,
     Mask,
-    Measured,
+    MeasuredMap,
     Stuck,
     Traffic,
     VoltageTable,
@@ -32,7 +34,7 @@ def measured(words, columns, seed=3):
     generator = np.random.default_rng(seed)
     thresholds = 10 ** generator.uniform(-2.5, 0, words * 8)
     thresholds[generator.random(words * 8) < 0.5] = np.inf
-    return Measured(columns=columns, thresholds=tuple(thresholds.tolist()))
+    return MeasuredMap(columns=columns, thresholds=tuple(thresholds.tolist()))
 
 
 TABLE = VoltageTable(
@@ -51,8 +53,8 @@ KINDS = {
     "asymmetric stuck": Stuck(at_one=0.2),
 }
 MAPS = {
-    "independent": Independent(),
-    "correlated": Correlated(row=0.05, column=0.1, cluster=0.1, columns=64),
+    "independent": IndependentMap(),
+    "correlated": CorrelatedMap(row=0.05, column=0.1, cluster=0.1, columns=64),
     "measured": measured(words=96, columns=32),
 }
 EVERY = pytest.mark.parametrize(
@@ -78,7 +80,7 @@ def test_contract(kind, fault_map):
     [
         (SRAM(law=TABLE), "v_dd", (0.52, 0.58)),
         (
-            SRAM(bits=4, law=TABLE, fault=Flip(), fault_map=Correlated(row=0.2, columns=64)),
+            SRAM(bits=4, law=TABLE, fault=Flip(), fault_map=CorrelatedMap(row=0.2, columns=64)),
             "v_dd",
             (0.52, 0.58),
         ),
@@ -195,7 +197,7 @@ REPEATS, CHIPS = 8, 600
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 @pytest.mark.parametrize(
     "fault_map",
-    [Independent(), Correlated(row=0.1, column=0.1, cluster=0.1), measured(2048, 256)],
+    [IndependentMap(), CorrelatedMap(row=0.1, column=0.1, cluster=0.1), measured(2048, 256)],
     ids=MAPS,
 )
 def test_every_code_has_its_predicted_moments(kind, fault_map):
@@ -213,7 +215,7 @@ def test_every_code_has_its_predicted_moments(kind, fault_map):
         error = per_chip.std(0) / math.sqrt(CHIPS)
         z = (per_chip.mean(0) - expected) / error.clamp(min=1e-12)
         assert float(z.abs().max()) < 5
-        if isinstance(fault_map, Independent):
+        if isinstance(fault_map, IndependentMap):
             # Codes are independent there: all of them at once.
             assert stats.chi2(256).sf(float((z**2).sum())) > 1e-6
 
@@ -230,7 +232,7 @@ def test_moments_are_code_moments_times_the_scale():
 
 
 def test_a_measured_map_has_moments_without_chance_where_no_cell_fails():
-    memory = SRAM(fault_map=Measured(columns=8, thresholds=(math.inf,) * 16))
+    memory = SRAM(fault_map=MeasuredMap(columns=8, thresholds=(math.inf,) * 16))
     _, var = memory.code_moments(0.1)
     assert not var.any()
 
@@ -238,9 +240,9 @@ def test_a_measured_map_has_moments_without_chance_where_no_cell_fails():
 @pytest.mark.parametrize(
     ("law", "fault_map"),
     [
-        (ExponentialLaw(), Independent()),
-        (TABLE, Independent()),
-        (ExponentialLaw(), Correlated(row=0.2, cluster=0.1, columns=30, cluster_columns=15)),
+        (ExponentialLaw(), IndependentMap()),
+        (TABLE, IndependentMap()),
+        (ExponentialLaw(), CorrelatedMap(row=0.2, cluster=0.1, columns=30, cluster_columns=15)),
     ],
     ids=["exponential", "table", "correlated"],
 )
@@ -493,9 +495,9 @@ def test_activations_are_not_changed_in_place():
 
 def test_points():
     memory = SRAM()
-    assert memory.knob == "eta"
+    assert memory.knob.name == "eta"
     assert memory.point(eta=0.5) == 0.5
-    assert memory.most_reliable == 1.0
+    assert memory.knob.most_reliable == 1.0
     table = SRAM(law=TABLE)
     assert table.point(v_dd=0.6) == pytest.approx(0.65, rel=1e-12)
     planes = table.point(v_dd=torch.linspace(0.5, 0.8, 8, dtype=torch.float64))
@@ -514,9 +516,12 @@ def test_points():
             {"eta": torch.tensor([0.5] * 7)},
             r"^eta is of shape \(7,\); allowed: one number, or 8, one for each bit plane; or",
         ),
-        ({}, "^an SRAM was given no setting; allowed: one of eta, v_dd$"),
-        ({"eta": 0.5, "v_dd": 0.6}, "^an SRAM was given eta, v_dd; allowed: one of eta, v_dd$"),
-        ({"g_max": 0.5}, "^an SRAM was given g_max; allowed: one of eta, v_dd$"),
+        ({}, "^SRAM was given no setting; allowed: one of eta, v_dd, bit_error_rate$"),
+        (
+            {"eta": 0.5, "v_dd": 0.6},
+            "^SRAM was given eta, v_dd; allowed: one of eta, v_dd, bit_error_rate$",
+        ),
+        ({"g_max": 0.5}, "^SRAM was given g_max; allowed: one of eta, v_dd, bit_error_rate$"),
     ],
 )
 def test_points_that_are_refused(setting, message):
@@ -583,4 +588,57 @@ def test_description():
 
 def test_words_are_independent_unless_the_fault_map_ties_them():
     assert SRAM(bits=8).independent_words
-    assert not SRAM(bits=8, fault_map=Correlated(row=0.3)).independent_words
+    assert not SRAM(bits=8, fault_map=CorrelatedMap(row=0.3)).independent_words
+
+
+# Knobs
+
+
+KNOBS = [("eta", TABLE), ("v_dd", TABLE), ("bit_error_rate", TABLE)]
+KNOBS += [("bit_error_rate", ExponentialLaw())]
+
+
+@pytest.mark.parametrize(("knob", "law"), KNOBS[1:], ids=lambda value: str(value)[:14])
+def test_contract_on_other_knobs(knob, law):
+    memory = SRAM(bits=4, law=law, knob=knob)
+    levels = torch.tensor([0.05, 0.15, 0.25], dtype=torch.float64)
+    check_device(memory, sorted(memory.knob.points(levels).tolist()))
+
+
+@pytest.mark.parametrize(("knob", "law"), KNOBS, ids=lambda value: str(value)[:14])
+def test_the_same_point_in_any_quantity_reads_the_same(knob, law):
+    reference, memory = SRAM(law=law), SRAM(law=law, knob=knob)
+    assert memory.knob.name == knob
+    stored = memory.store(images(40, 50))
+    for eta in torch.linspace(*law.eta_range, 7, dtype=torch.float64).tolist():
+        rate = float(reference.bit_error_rate(eta))
+        settings = {"eta": eta, "bit_error_rate": rate}
+        if law is TABLE:
+            settings["v_dd"] = float(law.v_dd(torch.tensor(eta, dtype=torch.float64)))
+        low, high = sorted(memory.knob.range[1:])
+        for name, value in settings.items():
+            low_given, high_given = sorted(law.ends(name))
+            point = memory.point(**{name: min(max(value, low_given), high_given)})
+            assert low <= point <= high
+            assert float(memory.bit_error_rate(point)) == pytest.approx(rate, rel=1e-9)
+            assert memory.point(**{knob: point}) == point  # a plan read again is the same plan
+            joules = float(memory.energy(Traffic(words=1, reads=1e15, writes=0), point))
+            expected = float(reference.energy(Traffic(words=1, reads=1e15, writes=0), eta))
+            assert joules == pytest.approx(expected, rel=1e-9, abs=1e-12)
+            faulty = memory.read(stored, point, Chip(seed=1))
+            if 1e-6 < eta < 1:  # at an end rounding may move a threshold
+                assert torch.equal(faulty, reference.read(stored, eta, Chip(seed=1)))
+
+
+def test_a_memory_with_other_fields_keeps_its_knob():
+    memory = replace(SRAM(law=TABLE, knob="v_dd"), bits=4)
+    assert memory.knob.name == "v_dd"
+    assert memory.knob.bit_planes == 4
+    assert memory != SRAM(bits=4, law=TABLE)
+    assert memory == SRAM(bits=4, law=TABLE, knob="v_dd")
+    assert copy.deepcopy(memory).point(eta=1.0) == 0.8
+
+
+def test_an_unknown_knob_is_refused():
+    with pytest.raises(InputError, match="^knob is 'volts'; allowed: one of eta, v_dd, bit_error"):
+        SRAM(knob="volts")

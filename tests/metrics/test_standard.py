@@ -294,7 +294,9 @@ def test_targets_without_a_default_are_refused(outputs, targets):
     with pytest.raises(
         DataError, match=r"of a run without a metric is .*; for others give a metric"
     ):
-        default_metric(outputs, targets)
+        resolve_metric(None, outputs, targets)
+    assert default_metric(outputs, targets) is None
+    assert resolve_metric(None, outputs, targets, required=False) is None
 
 
 @pytest.mark.parametrize(
@@ -302,8 +304,9 @@ def test_targets_without_a_default_are_refused(outputs, targets):
     [(rand(8, 3), torch.arange(8)), (rand(2, 7, 5), torch.full((2, 7), -1))],
 )
 def test_the_default_checks_the_batch(outputs, targets):
-    with pytest.raises(DataError, match="a target is"):
-        default_metric(outputs, targets)
+    for required in (True, False):
+        with pytest.raises(DataError, match="a target is"):
+            resolve_metric(None, outputs, targets, required=required)
 
 
 def test_labels_of_tokens_are_compared_shifted_and_tuples_are_not():

@@ -1,7 +1,7 @@
 import pytest
 import torch
 from torch import nn
-from torch.nn.utils import parametrizations
+from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 
 from joulewise.errors import ModelError
 from joulewise.models import build
@@ -111,15 +111,58 @@ STAY = {
     "a transposed convolution": lambda: nn.Sequential(
         nn.ConvTranspose2d(3, 4, 3), nn.BatchNorm2d(4)
     ),
-    "a parametrised layer": lambda: nn.Sequential(
-        parametrizations.weight_norm(nn.Conv2d(3, 4, 3)), nn.BatchNorm2d(4)
-    ),
 }
 
 
 @pytest.mark.parametrize("kind", STAY)
 def test_normalisations_that_stay(kind):
     assert len(norms(fold(trained(STAY[kind]()), images(), 0.0))) == 1
+
+
+COMPUTED = {
+    "pruned": lambda layer: prune.l1_unstructured(layer, "weight", 0.5),
+    "pruned twice": lambda layer: prune.random_unstructured(
+        prune.l1_unstructured(layer, "weight", 0.3), "weight", 0.3
+    ),
+    "pruned bias": lambda layer: prune.l1_unstructured(layer, "bias", 0.5),
+    "weight normalisation": parametrizations.weight_norm,
+    "orthogonal": parametrizations.orthogonal,
+    "older weight normalisation": weight_norm,
+    "older spectral normalisation": spectral_norm,
+}
+
+
+@pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated:FutureWarning")
+@pytest.mark.parametrize("kind", COMPUTED)
+def test_a_weight_that_is_computed_is_folded_as_its_value(kind):
+    model = trained(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)))
+    COMPUTED[kind](model[0])
+    model.eval()(images())  # weights of hooks are those of the last pass
+    folded = fold(model, images())
+    assert not norms(folded) and set(dict(folded.named_parameters())) == {"0.weight", "0.bias"}
+    folded(images()).sum().backward()
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_compiled_model_folds_uncompiled(whole):
+    model = trained(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)))
+    if whole:
+        model = torch.compile(model, backend="eager")
+    else:
+        model[0] = torch.compile(model[0], backend="eager")
+    folded = fold(model, images())
+    assert [type(module) for module in folded.modules()] == [nn.Sequential, nn.Conv2d, nn.Identity]
+
+
+@pytest.mark.parametrize("place", ["parameter", "buffer"])
+def test_a_sparse_tensor_is_refused_by_name(place):
+    model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
+    if place == "parameter":
+        model[0].weight = nn.Parameter(torch.eye(4).to_sparse())
+    else:
+        model[0].register_buffer("weights", torch.eye(4).to_sparse())
+    with pytest.raises(ModelError, match=r"^the layout of 0.weights? is torch.sparse_coo; allow"):
+        fold_batchnorm(model, torch.ones(2, 4))
 
 
 @pytest.mark.parametrize("positions", [4, 7])

@@ -1,19 +1,29 @@
 """Arrays and converters: exact where they are exact, as coarse as they say, never passed by."""
 
 import math
+from dataclasses import dataclass
 
 import pytest
 import torch
 from torch import nn
 
-from joulewise.devices import Array, Chip, Crossbar
+from joulewise.devices import (
+    ISAAC,
+    PCM,
+    Array,
+    Chip,
+    Crossbar,
+    Device,
+    Knob,
+    ReadMoments,
+)
 from joulewise.devices.array import rounded
 from joulewise.errors import InputError, ModelError
 from joulewise.models import seeded
-from joulewise.placement import energy, loaded, place
+from joulewise.placement import energy, place, private_memory
 from joulewise.prediction import FirstOrder, predict
 from joulewise.prediction.linearisation.self_check import cover
-from joulewise.prediction.problem import posed
+from joulewise.prediction.problem import loaded_problem
 from joulewise.simulation import simulate
 
 G = 25e-6
@@ -42,8 +52,8 @@ MODELS = {
 
 
 def ideal(model, inputs, **array):
-    placement = place(model, weights=Crossbar(array=Array(**array)), inputs=inputs)
-    with loaded(placement) as memory:
+    placement = place(model, weights=Crossbar(array=Array(**array)), example_inputs=inputs)
+    with private_memory(placement) as memory:
         memory.ideal()
         return memory.placement.model(inputs)
 
@@ -89,7 +99,10 @@ def test_the_model_as_given_has_no_converters():
     model, x = made(lambda: nn.Linear(6, 4)), rand(7, 6)
     array = Array(input_bits=3, output_bits=3)
     sim = simulate(
-        place(model, weights=Crossbar(array=array), inputs=x), [(x, None)], g_max=G, chips=1
+        place(model, weights=Crossbar(array=array), example_inputs=x),
+        [(x, None)],
+        at={"g_max": G},
+        chips=1,
     )
     assert sim.ideal_mse > 0
     assert sim.mse == (sim.ideal_mse,)
@@ -121,9 +134,9 @@ def test_a_product_of_another_kind_is_refused():
             return x @ self.weight
 
     x = rand(3, 6)
-    placement = place(Turned(), weights=Crossbar(array=Array(input_bits=8)), inputs=x)
+    placement = place(Turned(), weights=Crossbar(array=Array(input_bits=8)), example_inputs=x)
     with pytest.raises(ModelError, match="exclude 'weight'"):
-        simulate(placement, [(x, None)], g_max=G, chips=1)
+        simulate(placement, [(x, None)], at={"g_max": G}, chips=1)
 
 
 def test_fewer_uses_than_were_traced_are_no_mistake():
@@ -136,14 +149,16 @@ def test_fewer_uses_than_were_traced_are_no_mistake():
             return torch.stack([self.layer(step) for step in x.unbind(1)]).mean(0)
 
     model = made(Steps)
-    placement = place(model, weights=Crossbar(array=Array(input_bits=8)), inputs=rand(3, 8, 4))
-    assert simulate(placement, [(rand(3, 4, 4), None)], g_max=G, chips=1).mse[0] >= 0
+    placement = place(
+        model, weights=Crossbar(array=Array(input_bits=8)), example_inputs=rand(3, 8, 4)
+    )
+    assert simulate(placement, [(rand(3, 4, 4), None)], at={"g_max": G}, chips=1).mse[0] >= 0
 
 
 def test_ranges_need_data():
     placement = place(nn.Linear(6, 4), weights=Crossbar(array=Array(input_bits=8)))
-    with pytest.raises(InputError, match=r"converters of weight .* place\(\.\.\., inputs="):
-        predict(placement, [(rand(3, 6), None)], g_max=G)
+    with pytest.raises(InputError, match=r"converters of weight .* place\(\.\.\., example_inputs="):
+        predict(placement, [(rand(3, 6), None)], at={"g_max": G})
 
 
 @pytest.mark.parametrize("rows", [None, 20])
@@ -155,15 +170,15 @@ def test_prediction_with_converters_against_simulation(rows):
     # a relative standard deviation of 2.6 %.
     x = rand(400, 2, 6, 6, seed=3)
     array = Array(rows=rows, input_bits=6, output_bits=7)
-    placement = place(model, weights=Crossbar(sigma=1e-6, array=array), inputs=x)
-    sim = simulate(placement, [(x, None)], g_max=4 * G, chips=400)
-    forecast = predict(placement, [(x, None)], g_max=4 * G, method=FirstOrder(probes=20))
+    placement = place(model, weights=Crossbar(sigma=1e-6, array=array), example_inputs=x)
+    sim = simulate(placement, [(x, None)], at={"g_max": 4 * G}, chips=400)
+    forecast = predict(placement, [(x, None)], at={"g_max": 4 * G}, method=FirstOrder(probes=20))
     low, high = sim.mse_interval()
     slack = 2.6 * (high - low) / 2 / 1.96
     rounding = 3 * 0.026  # if it were all of the error
     assert float(forecast.mse) == pytest.approx(sim.mean_mse, abs=slack + rounding * sim.mean_mse)
-    without = place(model, weights=Crossbar(sigma=1e-6), inputs=x)
-    assert float(predict(without, [(x, None)], g_max=4 * G).mse) < 0.9 * sim.mean_mse
+    without = place(model, weights=Crossbar(sigma=1e-6), example_inputs=x)
+    assert float(predict(without, [(x, None)], at={"g_max": 4 * G}).mse) < 0.9 * sim.mean_mse
 
 
 @pytest.mark.parametrize(("bits", "sigma"), [(8, 1e-6), (6, 1e-6), (6, 3e-7)])
@@ -174,10 +189,12 @@ def test_strong_noise_and_rounding(bits, sigma):
     )
     x = rand(400, 2, 6, 6, seed=3)
     array = Array(input_bits=bits, output_bits=bits)
-    placement = place(model, weights=Crossbar(sigma=sigma, array=array), inputs=x)
-    sim = simulate(placement, [(x, None)], g_max=G, chips=400)
+    placement = place(model, weights=Crossbar(sigma=sigma, array=array), example_inputs=x)
+    sim = simulate(placement, [(x, None)], at={"g_max": G}, chips=400)
     low, high = sim.mse_interval()
-    forecast = predict(placement, [(x, None)], g_max=G, method=FirstOrder(probes=20, pairs=8))
+    forecast = predict(
+        placement, [(x, None)], at={"g_max": G}, method=FirstOrder(probes=20, pairs=8)
+    )
     slack = 2.6 * (high - low) / 2 / 1.96
     assert float(forecast.mse) == pytest.approx(sim.mean_mse, abs=slack + 0.06 * sim.mean_mse)
 
@@ -185,9 +202,9 @@ def test_strong_noise_and_rounding(bits, sigma):
 def test_converters_leave_the_fast_path_alone():
     model, x = MODELS["two layers"][0], rand(5, 2, 6, 6)
     memory = Crossbar(sigma=1e-6, array=Array(rows=20, input_bits=8, output_bits=8))
-    placement = place(made(model), weights=memory, inputs=x)
-    with posed(placement, [(x, None)], placement.plan(g_max=G)) as problem:
-        means = {n: m.mean for n, m in problem.memory.moments(problem.plan).items()}
+    placement = place(made(model), weights=memory, example_inputs=x)
+    with loaded_problem(placement, [(x, None)], placement.plan({"g_max": G})) as problem:
+        means = {n: m.mean for n, m in problem.memory.moments(problem.points).items()}
         found = cover(problem, means)
     assert not found.one_by_one | found.repeated
 
@@ -205,10 +222,10 @@ def test_ctrl_c_leaves_no_mode_behind():
             return super().forward(x)
 
     model, x = made(lambda: Stopped(6, 4)), rand(7, 6)
-    placement = place(model, weights=Crossbar(array=Array(output_bits=3)), inputs=x)
+    placement = place(model, weights=Crossbar(array=Array(output_bits=3)), example_inputs=x)
     for work in (simulate, predict):
         with pytest.raises(KeyboardInterrupt):
-            work(placement, [(x, None), (x[:3], None)], g_max=G)
+            work(placement, [(x, None), (x[:3], None)], at={"g_max": G})
         assert modes() == []
 
 
@@ -218,17 +235,17 @@ def test_a_model_that_calls_itself():
             return super().forward(x if depth == 0 else self(x, depth - 1))
 
     model, x = made(lambda: Again(6, 6)), rand(7, 6)
-    placement = place(model, weights=Crossbar(array=Array(output_bits=3)), inputs=x)
-    assert simulate(placement, [(x, None)], g_max=G, chips=1).ideal_mse > 0
+    placement = place(model, weights=Crossbar(array=Array(output_bits=3)), example_inputs=x)
+    assert simulate(placement, [(x, None)], at={"g_max": G}, chips=1).ideal_mse > 0
     assert modes() == []
 
 
 def test_a_pass_that_fails_leaves_nothing_behind():
     model, x = made(lambda: nn.Linear(6, 4)), rand(7, 6)
-    placement = place(model, weights=Crossbar(array=Array(output_bits=3)), inputs=x)
+    placement = place(model, weights=Crossbar(array=Array(output_bits=3)), example_inputs=x)
     exact = model(x).detach()
-    with loaded(placement) as memory:
-        memory.read(placement.plan(g_max=G), Chip(seed=0))
+    with private_memory(placement) as memory:
+        memory.read(placement.points({"g_max": G}), Chip(seed=0))
         with pytest.raises(RuntimeError):
             memory.placement.model(rand(7, 5))
         torch.testing.assert_close(
@@ -243,8 +260,8 @@ def test_energy_of_pieces_and_bits():
     model, x = made(lambda: nn.Linear(12, 4)), rand(5, 12)
 
     def joules(**array):
-        placement = place(model, weights=Crossbar(array=Array(**array)), inputs=x)
-        return float(energy(placement, placement.plan(g_max=1e-7)).memory_total_j)
+        placement = place(model, weights=Crossbar(array=Array(**array)), example_inputs=x)
+        return float(energy(placement, at=placement.plan({"g_max": 1e-7})).memory_total_j)
 
     whole = joules()
     assert joules(input_bits=8, output_bits=8) == pytest.approx(whole)
@@ -265,3 +282,66 @@ def test_energy_of_pieces_and_bits():
 def test_refusals(options, words):
     with pytest.raises(InputError, match=words):
         Array(**options)
+
+
+# A memory of one's own
+
+
+ARRAY = Array(rows=16, input_bits=6, output_bits=6)
+
+
+@dataclass(frozen=True)
+class Analog(Device[torch.Tensor]):
+    """Conductances of either sign with Gaussian noise, read out in arrays."""
+
+    array: Array = ARRAY
+    knob = Knob(name="g_max", least_reliable=1e-6, most_reliable=1e-3)
+
+    def store(self, tensor, *, limit=None, name="tensor"):
+        return tensor.detach().clone()
+
+    def read(self, stored, point, chip):
+        noise = torch.from_numpy(chip.generator("programming").standard_normal(stored.shape))
+        return stored + 1e-6 / float(point) * stored.abs().max() * noise.to(stored)
+
+    def energy(self, traffic, point):
+        weight = traffic.matrix_inputs[0].weight.double()
+        unit = torch.as_tensor(point, dtype=torch.float64) / weight.abs().max()
+        plus, minus = (
+            ReadMoments(mean=unit * side.clamp(min=0), var=0 * weight) for side in (weight, -weight)
+        )
+        return ISAAC.energy_j(traffic.matrix_inputs, plus, minus, self.array)
+
+
+def test_arrays_and_converters_serve_a_memory_of_ones_own():
+    """They round as those of a crossbar do; simulation and prediction agree with them."""
+    model, inputs = made(MODELS["two layers"][0]), rand(40, 2, 6, 6)
+    placement = place(model, weights=Analog(), example_inputs=inputs)
+    assert placement.macs == 0  # all products are computed in memory
+    with private_memory(placement) as memory:
+        own = memory.call(inputs)
+    expected = ideal(model, inputs, rows=16, input_bits=6, output_bits=6)
+    assert torch.equal(own, expected) and not torch.equal(own, model(inputs))
+    data = [(inputs, None)]
+    result = simulate(placement, data, at={"g_max": 3e-5}, chips=200)
+    forecast = predict(placement, data, at={"g_max": 3e-5})
+    chance = float(torch.tensor(result.mse).std()) / 200**0.5
+    error = 3 * math.hypot(chance, forecast.standard_error)
+    assert abs(float(forecast.mse) - result.mean_mse) < error < 0.4 * result.mean_mse
+    joules = energy(placement, at=placement.plan({"g_max": 3e-5})).memory_total_j
+    crossbar = place(model, weights=Crossbar(array=ARRAY), example_inputs=inputs)
+    assert joules == pytest.approx(
+        energy(crossbar, at=crossbar.plan({"g_max": 3e-5})).memory_total_j
+    )
+
+
+def test_phase_change_memory_has_converters_too():
+    model, inputs = made(MODELS["linear"][0]), rand(5, 12)
+    quiet = {"programming": False, "drift": False, "read_noise": False}
+    placement = place(
+        model, weights=PCM(array=Array(rows=4, output_bits=4), **quiet), example_inputs=inputs
+    )
+    with private_memory(placement) as memory:
+        assert torch.equal(memory.call(inputs), ideal(model, inputs, rows=4, output_bits=4))
+    assert placement.placed[0].device.describe()["array_rows"] == 4
+    assert "array_rows" not in PCM().describe()

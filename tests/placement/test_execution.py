@@ -48,8 +48,11 @@ def test_several_inputs(inputs):
         lambda x: (x, None),
         lambda x: [x, x + 1],
         lambda x: SimpleNamespace(logits=x, loss=x.sum()),
+        lambda x: {"aux": x + 1, "out": x},
+        lambda x: {"features": x, "more": None},
+        lambda x: {"loss": x.sum(), "logits": x},
     ],
-    ids=["tensor", "tuple", "list", "logits"],
+    ids=["tensor", "tuple", "list", "logits", "out", "first", "logits of a dict"],
 )
 def test_the_output_that_counts(make):
     assert call(Returns(make), ONES) is ONES
@@ -59,14 +62,15 @@ def test_the_output_that_counts(make):
     ("make", "name"),
     [
         (lambda x: None, "NoneType"),
-        (lambda x: {"out": x}, "dict"),
+        (lambda x: {"out": None}, "dict"),
+        (lambda x: [{"boxes": x}], "list"),
         (lambda x: (), "tuple"),
-        (lambda x: ("text", x), "str"),
+        (lambda x: ("text", x), "tuple"),
         (lambda x: SimpleNamespace(logits=None), "NoneType"),
     ],
 )
 def test_an_output_without_a_tensor_is_refused(make, name):
-    with pytest.raises(ModelError, match=f"the model returned a {name}; allowed: a tensor"):
+    with pytest.raises(ModelError, match=f"the model returned a {name} without a tensor of"):
         call(Returns(make), ONES)
 
 

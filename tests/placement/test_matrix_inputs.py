@@ -15,7 +15,7 @@ def rand(*shape, seed=0):
 
 
 def matrix_inputs(model, inputs, **choice):
-    placement = place(model, weights=Crossbar(), inputs=inputs, **choice)
+    placement = place(model, weights=Crossbar(), example_inputs=inputs, **choice)
     return {tensor.name: tensor.traffic.matrix_inputs for tensor in placement.placed}
 
 
@@ -169,7 +169,7 @@ def test_two_weights_multiplied_with_each_other_are_counted_once():
         def forward(self, x):
             return nn.functional.linear(x, self.b @ self.a)
 
-    placement = place(LowRank(), weights=Crossbar(), inputs=rand(3, 6))
+    placement = place(LowRank(), weights=Crossbar(), example_inputs=rand(3, 6))
     assert placement.macs == 24  # the product with the inputs; a product of weights has none
 
 
@@ -185,11 +185,11 @@ def test_uses_with_small_inputs_cost_less():
     def joules(scale):
         model = Twice(scale)
         model.layer.weight.data = rand(6, 6)
-        placement = place(model, weights=Crossbar(), inputs=rand(3, 6))
-        return float(energy(placement, placement.plan(g_max=1e-3)).memory_total_j)
+        placement = place(model, weights=Crossbar(), example_inputs=rand(3, 6))
+        return float(energy(placement, at=placement.plan({"g_max": 1e-3})).memory_total_j)
 
-    quiet = place(nn.Linear(6, 6), weights=Crossbar(), inputs=torch.zeros(3, 6))
-    converters = float(energy(quiet, quiet.plan(g_max=1e-3)).memory_total_j)
+    quiet = place(nn.Linear(6, 6), weights=Crossbar(), example_inputs=torch.zeros(3, 6))
+    converters = float(energy(quiet, at=quiet.plan({"g_max": 1e-3})).memory_total_j)
     once = joules(1e-6) - 2 * converters
     assert joules(1.0) - 2 * converters == pytest.approx(2 * once)
 
@@ -204,20 +204,20 @@ def test_inputs_that_are_empty_or_not_finite():
             return self.b(x), self.a(x[:0])
 
     with pytest.raises(ModelError, match=r"a\.weight is in no product"):
-        place(Some(), weights=Crossbar(), inputs=rand(3, 4))
+        place(Some(), weights=Crossbar(), example_inputs=rand(3, 4))
     with pytest.raises(ModelError, match="multiplied with is NaN or infinite"):
-        place(nn.Linear(4, 4), weights=Crossbar(), inputs=torch.full((3, 4), float("nan")))
+        place(nn.Linear(4, 4), weights=Crossbar(), example_inputs=torch.full((3, 4), float("nan")))
 
 
 def test_activations_are_not_for_memories_that_compute():
     with pytest.raises(InputError, match="activations is Crossbar"):
-        place(nn.Linear(4, 4), activations=Crossbar(), inputs=rand(3, 4))
+        place(nn.Linear(4, 4), activations=Crossbar(), example_inputs=rand(3, 4))
 
 
 def test_accesses_of_a_memory_that_computes_are_refused(tmp_path):
     path = tmp_path / "accesses.csv"
     path.write_text("name,reads,writes\nweight,100,0\n")
-    placement = place(nn.Linear(4, 4), weights=Crossbar(), inputs=rand(3, 4))
+    placement = place(nn.Linear(4, 4), weights=Crossbar(), example_inputs=rand(3, 4))
     with pytest.raises(TableError, match="line 2: name is weight"):
         with_accesses(placement, path)
 
@@ -246,28 +246,28 @@ def test_parts_of_a_weight_and_several_uses():
 
 def test_what_is_computed_in_memory_is_no_arithmetic():
     model = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3))
-    placement = place(model, weights=Crossbar(), inputs=rand(2, 6), exclude=["2.weight"])
+    placement = place(model, weights=Crossbar(), example_inputs=rand(2, 6), exclude=["2.weight"])
     assert placement.macs == 12
-    spent = energy(placement, placement.plan(g_max=25e-6))
+    spent = energy(placement, at=placement.plan({"g_max": 25e-6}))
     assert spent.arithmetic_j == pytest.approx(12 * 0.3e-12)
 
 
 def test_an_embedding_is_refused_by_name():
     model = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 2))
     with pytest.raises(ModelError, match=r"0\.weight is in no product .* exclude '0\.weight'"):
-        place(model, weights=Crossbar(), inputs=torch.tensor([[1, 2]]))
+        place(model, weights=Crossbar(), example_inputs=torch.tensor([[1, 2]]))
 
 
 def test_fresh_noise_differs_between_passes_and_a_chip_repeats():
     model = nn.Linear(6, 4)
     data = [(rand(3, 6), None), (rand(3, 6), None)]  # the same inputs in both batches
-    placement = place(model, weights=Crossbar(read_noise=1e-6), inputs=data[0][0])
-    both = simulate(placement, data, g_max=25e-6, chips=3, seed=5)
-    first = simulate(placement, data[:1], g_max=25e-6, chips=3, seed=5)
-    again = simulate(placement, data, g_max=25e-6, chips=3, seed=5)
+    placement = place(model, weights=Crossbar(read_noise=1e-6), example_inputs=data[0][0])
+    both = simulate(placement, data, at={"g_max": 25e-6}, chips=3, seed=5)
+    first = simulate(placement, data[:1], at={"g_max": 25e-6}, chips=3, seed=5)
+    again = simulate(placement, data, at={"g_max": 25e-6}, chips=3, seed=5)
     assert both.mse == again.mse
     assert all(a != b for a, b in zip(both.mse, first.mse, strict=True))
-    still = place(model, weights=Crossbar(sigma=1e-6), inputs=data[0][0])
-    both = simulate(still, data, g_max=25e-6, chips=3, seed=5)
-    first = simulate(still, data[:1], g_max=25e-6, chips=3, seed=5)
+    still = place(model, weights=Crossbar(sigma=1e-6), example_inputs=data[0][0])
+    both = simulate(still, data, at={"g_max": 25e-6}, chips=3, seed=5)
+    first = simulate(still, data[:1], at={"g_max": 25e-6}, chips=3, seed=5)
     assert both.mse == pytest.approx(first.mse)

@@ -5,10 +5,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from gaussian_memory import GaussianMemory
 from joulewise.devices import SRAM
 from joulewise.errors import InputError, ModelError, OperatingPointError
 from joulewise.models import build
-from joulewise.placement import place
+from joulewise.placement import Plan, place
 
 W = SRAM(bits=8)
 
@@ -59,11 +60,11 @@ def test_weights_are_parameters_with_two_axes_or_more():
 
 def test_parameters_anywhere():
     assert names(Free()) == ["first", "rest.0", "rest.1", "named.last"]
-    assert names(Free(), inputs=rand(2, 6)) == ["first", "rest.0", "rest.1", "named.last"]
+    assert names(Free(), example_inputs=rand(2, 6)) == ["first", "rest.0", "rest.1", "named.last"]
 
 
 def test_the_model_itself_is_a_layer():
-    placement = place(nn.Linear(3, 2), weights=W, activations=W, inputs=rand(2, 3))
+    placement = place(nn.Linear(3, 2), weights=W, activations=W, example_inputs=rand(2, 3))
     assert [(t.name, t.owners) for t in placement.placed] == [
         ("weight", (("", "weight"),)),
         (":input", (("", ""),)),
@@ -74,7 +75,7 @@ def test_the_model_itself_is_a_layer():
 def test_the_layer_of_a_parametrised_weight_is_the_one_that_is_called(root):
     layer = nn.utils.parametrizations.weight_norm(nn.Linear(3, 2))
     model = layer if root else nn.Sequential(layer)
-    placement = place(model, weights=W, activations=W, inputs=rand(2, 3))
+    placement = place(model, weights=W, activations=W, example_inputs=rand(2, 3))
     prefix = "" if root else "0."
     assert [t.name for t in placement.placed] == [
         f"{prefix}parametrizations.weight.original0",
@@ -97,10 +98,12 @@ def test_include_and_exclude():
 
 def test_patterns_choose_among_activations_too():
     model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
-    both = {"weights": W, "activations": W, "inputs": rand(2, 3)}
+    both = {"weights": W, "activations": W, "example_inputs": rand(2, 3)}
     chosen = place(model, **both, include=["1*"], exclude=["1.bias"]).placed
     assert [tensor.name for tensor in chosen] == ["1.weight", "1:input"]
-    only = place(model, activations=W, inputs=rand(2, 3), exclude=["0:input", "0.weight"]).placed
+    only = place(
+        model, activations=W, example_inputs=rand(2, 3), exclude=["0:input", "0.weight"]
+    ).placed
     assert [(tensor.name, tensor.role) for tensor in only] == [("1:input", "activation")]
 
 
@@ -139,7 +142,7 @@ def test_no_memory_is_refused():
 
 
 def test_activations_without_inputs_are_refused():
-    with pytest.raises(InputError, match="activations need inputs=, a representative batch"):
+    with pytest.raises(InputError, match="activations need example_inputs=, a batch"):
         place(nn.Linear(3, 2), activations=W)
 
 
@@ -155,17 +158,17 @@ class Pair(nn.Module):
 def test_tied_weights_are_placed_once():
     model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
     model[1].weight = model[0].weight
-    (tensor,) = place(model, weights=W, inputs=rand(2, 4)).placed
+    (tensor,) = place(model, weights=W, example_inputs=rand(2, 4)).placed
     assert tensor.name == "0.weight" and tensor.traffic.reads == 32
     assert tensor.owners == (("0", "weight"), ("1", "weight"))
     shared = rand(4, 4)
-    (tensor,) = place(Pair(shared, shared), weights=W, inputs=rand(2, 4)).placed
+    (tensor,) = place(Pair(shared, shared), weights=W, example_inputs=rand(2, 4)).placed
     assert tensor.owners == (("", "first"), ("", "second"))
 
 
 def test_a_module_under_two_names_is_placed_once():
     layer = nn.Linear(4, 4)
-    placement = place(nn.Sequential(layer, nn.ReLU(), layer), weights=W, inputs=rand(2, 4))
+    placement = place(nn.Sequential(layer, nn.ReLU(), layer), weights=W, example_inputs=rand(2, 4))
     assert [(t.name, t.traffic.reads) for t in placement.placed] == [("0.weight", 32)]
     assert placement.reliable_bits == 32 * 4
 
@@ -237,8 +240,8 @@ def test_a_layer_that_is_never_read_is_refused_with_the_remedy():
     model.spare.inner = nn.Linear(3, 3)
     message = "spare.inner.weight is never read in the traced forward pass"
     with pytest.raises(ModelError, match=f"{message}.*exclude 'spare.inner.weight'"):
-        place(model, weights=W, inputs=rand(2, 3))
-    assert names(model, inputs=rand(2, 3), exclude=["spare.inner.weight"]) == ["0.weight"]
+        place(model, weights=W, example_inputs=rand(2, 3))
+    assert names(model, example_inputs=rand(2, 3), exclude=["spare.inner.weight"]) == ["0.weight"]
     with pytest.raises(ModelError, match=message):
         place(model, weights=W).trace(rand(2, 3))
 
@@ -256,7 +259,7 @@ def test_a_layer_that_is_never_read_is_refused_with_the_remedy():
     ids=["a container", "attention"],
 )
 def test_the_input_of_a_layer_that_is_not_called_is_refused(model, inputs, layer):
-    both = {"weights": W, "activations": W, "inputs": inputs}
+    both = {"weights": W, "activations": W, "example_inputs": inputs}
     with pytest.raises(ModelError, match=f"the input of {layer} cannot be placed") as error:
         place(model, **both)
     (remedy,) = re.findall(r"exclude '(.*)'$", str(error.value))
@@ -267,39 +270,40 @@ def test_the_input_of_a_layer_that_is_not_called_is_refused(model, inputs, layer
 
 def test_integer_inputs_are_not_activations():
     model = nn.Sequential(nn.Embedding(10, 4), nn.Flatten(), nn.Linear(12, 3))
-    placement = place(model, activations=W, inputs=torch.tensor([[1, 2, 3], [4, 5, 6]]))
+    placement = place(model, activations=W, example_inputs=torch.tensor([[1, 2, 3], [4, 5, 6]]))
     assert [tensor.name for tensor in placement.placed] == ["2:input"]
 
 
 def test_each_input_of_a_layer_is_an_activation_of_its_own():
-    placement = place(nn.Bilinear(4, 5, 3), activations=W, inputs=(rand(2, 4), rand(2, 5)))
+    placement = place(nn.Bilinear(4, 5, 3), activations=W, example_inputs=(rand(2, 4), rand(2, 5)))
     assert [(t.name, t.shape) for t in placement.placed] == [(":input", (4,)), (":input1", (5,))]
 
 
 def test_tracing_later_is_tracing_at_once():
     model = build("cnn", (1, 8, 8), 3, seed=0)
     inputs = rand(2, 1, 8, 8)
-    at_once = place(model, weights=W, inputs=inputs)
+    at_once = place(model, weights=W, example_inputs=inputs)
     later = place(model, weights=W).trace(inputs)
     assert later == at_once and later.trace(inputs) is later
 
 
-def test_plans():
+def test_points():
     placement = place(nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2)), weights=W)
-    assert placement.plan(eta=0.5) == {"0.weight": 0.5, "1.weight": 0.5}
-    assert placement.plan_at_most_reliable() == {"0.weight": 1.0, "1.weight": 1.0}
-    plan = {"1.weight": 0.25, "0.weight": torch.linspace(0.1, 0.8, 8)}
-    checked = placement.check_plan(plan)
-    assert list(checked) == ["0.weight", "1.weight"]
-    assert checked["0.weight"].tolist() == plan["0.weight"].tolist()
-    assert checked["1.weight"] == 0.25
+    assert placement.points({"eta": 0.5}) == {"0.weight": 0.5, "1.weight": 0.5}
+    reliable = placement.points(placement.most_reliable())
+    assert reliable == {"0.weight": 1.0, "1.weight": 1.0}
+    planes = torch.linspace(0.1, 0.8, 8)
+    points = placement.points(Plan({"1.weight": {"eta": 0.25}, "0.weight": {"eta": planes}}))
+    assert list(points) == ["0.weight", "1.weight"]
+    assert points["0.weight"].tolist() == planes.tolist()
+    assert points["1.weight"] == 0.25
 
 
 @pytest.mark.parametrize(
-    ("plan", "error", "message"),
+    ("points", "error", "message"),
     [
-        ({"0.weight": 0.5}, InputError, "no operating point for 1.weight; give it one"),
-        ({"0.bias": 0.5}, InputError, "the plan names 0.bias, which is not placed; allowed: "),
+        ({"0.weight": 0.5}, InputError, "1.weight is placed here, and the plan has no point for"),
+        ({"0.bias": 0.5}, InputError, "a point for 0.bias, which is not placed here; placed are "),
         ({"0.weight": 0.5, "1.weight": 1.5}, OperatingPointError, "eta is 1.5; allowed: 0 to 1"),
         (
             {"0.weight": torch.full((3, 1), 0.5), "1.weight": 0.5},
@@ -308,36 +312,34 @@ def test_plans():
         ),
     ],
 )
-def test_a_plan_that_does_not_fit_is_refused(plan, error, message):
+def test_a_plan_that_does_not_fit_is_refused(points, error, message):
     placement = place(nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2)), weights=W)
     with pytest.raises(error, match=message):
-        placement.check_plan(plan)
+        placement.points(Plan({name: {"eta": point} for name, point in points.items()}))
 
 
 def test_points_for_channels_of_a_memory_that_takes_one_are_refused_by_name():
-    class Careless(SRAM):
-        channel_points = False
-
+    class Careless(GaussianMemory):
         def point(self, **setting):
-            return setting["eta"]
+            return setting["std"]
 
     placement = place(nn.Linear(3, 2), weights=Careless())
     with pytest.raises(OperatingPointError, match="point of weight is .* as a Careless takes it"):
-        placement.check_plan({"weight": torch.full((2, 1), 0.5)})
+        placement.points({"std": torch.full((2, 1), 0.5)})
 
 
 def test_points_for_channels_of_activations_are_refused_by_name():
-    placement = place(nn.Linear(3, 2), weights=W, activations=W, inputs=rand(4, 3))
-    plan = {"weight": torch.full((2, 1), 0.5), ":input": torch.full((4, 1), 0.5)}
+    placement = place(nn.Linear(3, 2), weights=W, activations=W, example_inputs=rand(4, 3))
+    points = {"weight": torch.full((2, 1), 0.5), ":input": torch.full((4, 1), 0.5)}
     said = "the operating point of :input is for 4 channels; allowed: .*only weights have output"
     with pytest.raises(OperatingPointError, match=said):
-        placement.check_plan(plan)
+        placement.points(Plan({name: {"eta": point} for name, point in points.items()}))
 
 
 @pytest.mark.parametrize("name", ["mlp", "cnn", "vgg", "resnet20", "mobilenetv2"])
 def test_networks_of_the_zoo(name):
     model = build(name, (3, 16, 16), 4, seed=0)
-    placement = place(model, weights=W, activations=W, inputs=rand(2, 3, 16, 16))
+    placement = place(model, weights=W, activations=W, example_inputs=rand(2, 3, 16, 16))
     layers = [p for n, p in model.named_parameters() if p.ndim > 1]
     roles = [tensor.role for tensor in placement.placed]
     assert roles == ["weight"] * len(layers) + ["activation"] * len(layers)

@@ -1,4 +1,4 @@
-"""Plan files: what is written is read, and what does not fit is refused by name."""
+"""Plans: values, and files that are read as written and refused by name where they do not fit."""
 
 import json
 
@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from joulewise.devices import SRAM, Crossbar, Flip
+from joulewise.devices import SRAM, Crossbar, Flip, VoltageTable, law
 from joulewise.errors import InputError, OperatingPointError
-from joulewise.placement import PlanFile, place
+from joulewise.placement import Plan, place
 
 
 def model(width=3, seed=0):
@@ -27,27 +27,44 @@ BOTH = torch.linspace(0.1, 0.9, 16, dtype=torch.float64).reshape(2, 8)
 @pytest.fixture
 def path(tmp_path):
     path = tmp_path / "plan.json"
-    PlanFile.of(place(model(), weights=SRAM()), PLAN, {"command": "by hand"}).write(path)
+    Plan.chosen_for(place(model(), weights=SRAM()), PLAN, {"command": "by hand"}).write(path)
     return path
 
 
 def test_what_is_written_is_read(path):
     placement = place(model(), weights=SRAM())
-    file = PlanFile.read(path)
-    plan = file.plan_for(placement)
-    assert plan["0.weight"] == 0.4
-    torch.testing.assert_close(plan["2.weight"], PLAN["2.weight"], rtol=0, atol=0)
-    assert file.note == {"command": "by hand"}
-    assert file.is_for_weights_of(placement)
+    plan = Plan.read(path)
+    points = placement.points(plan)
+    assert plan["0.weight"] == {"eta": 0.4}
+    assert points["0.weight"] == 0.4
+    torch.testing.assert_close(points["2.weight"], PLAN["2.weight"], rtol=0, atol=0)
+    assert plan.note == {"command": "by hand"}
+    assert plan.is_for_weights_of(placement)
 
 
 def test_points_for_channels_and_for_planes_of_channels(tmp_path):
     placement = place(model(), weights=SRAM())
-    PlanFile.of(placement, {"0.weight": CHANNELS, "2.weight": BOTH}).write(tmp_path / "plan.json")
+    points = {"0.weight": CHANNELS, "2.weight": BOTH}
+    Plan.chosen_for(placement, points).write(tmp_path / "plan.json")
     assert '"point": [[0.3], [0.5], [0.9]]' in (tmp_path / "plan.json").read_text()
-    plan = PlanFile.read(tmp_path / "plan.json").plan_for(placement)
+    plan = placement.points(Plan.read(tmp_path / "plan.json"))
     torch.testing.assert_close(plan["0.weight"], CHANNELS, rtol=0, atol=0)
     torch.testing.assert_close(plan["2.weight"], BOTH, rtol=0, atol=0)
+
+
+def test_points_in_volts_are_read_as_they_were_written(tmp_path):
+    memory = SRAM(law=law("stutz2021-14nm"), knob="v_dd")
+    volts = [0.75, 0.8123, 0.9]
+    points = {"0.weight": torch.tensor(volts, dtype=torch.float64)[:, None], "2.weight": 0.8765}
+    Plan.chosen_for(place(model(), weights=memory), points).write(tmp_path / "plan.json")
+    assert '"point": [[0.75], [0.8123], [0.9]]' in (tmp_path / "plan.json").read_text()
+    plan = Plan.read(tmp_path / "plan.json")
+    again = place(model(), weights=memory).points(plan)
+    assert again["2.weight"] == 0.8765
+    assert torch.equal(again["0.weight"], points["0.weight"])
+    # The same memory with another knob takes it too, converted.
+    other = SRAM(law=law("stutz2021-14nm"))
+    assert place(model(), weights=other).points(plan)["2.weight"] == other.point(v_dd=0.8765)
 
 
 @pytest.mark.parametrize(
@@ -66,23 +83,23 @@ def test_points_for_channels_and_for_planes_of_channels(tmp_path):
 )
 def test_channels_that_do_not_fit_are_refused_by_name(tmp_path, memory, point, said):
     placement = place(model(), weights=memory)
-    PlanFile.of(placement, placement.plan_at_most_reliable()).write(tmp_path / "plan.json")
+    placement.plan(placement.most_reliable()).write(tmp_path / "plan.json")
     fields = json.loads((tmp_path / "plan.json").read_text())
     fields["tensors"][0]["point"] = point
     (tmp_path / "plan.json").write_text(json.dumps(fields))
     with pytest.raises(InputError, match=said):
-        PlanFile.read(tmp_path / "plan.json").plan_for(placement)
+        placement.points(Plan.read(tmp_path / "plan.json"))
 
 
 def test_a_person_can_read_and_edit_it(path):
     lines = path.read_text().splitlines()
     (line,) = [line for line in lines if '"0.weight"' in line]
     path.write_text(path.read_text().replace(line, line.replace("0.4", "0.9")))
-    assert PlanFile.read(path).plan_for(place(model(), weights=SRAM()))["0.weight"] == 0.9
+    assert place(model(), weights=SRAM()).points(Plan.read(path))["0.weight"] == 0.9
 
 
 def test_other_weights_are_told_apart(path):
-    assert not PlanFile.read(path).is_for_weights_of(place(model(seed=1), weights=SRAM()))
+    assert not Plan.read(path).is_for_weights_of(place(model(seed=1), weights=SRAM()))
 
 
 class Renamed(nn.Module):
@@ -98,7 +115,7 @@ class Renamed(nn.Module):
         (lambda: place(Renamed(), weights=SRAM()), "a point for 0.weight, which is not placed"),
         (lambda: place(model(), weights=SRAM(bits=6)), "bits of the memory of 0.weight is 6"),
         (lambda: place(model(), weights=SRAM(fault=Flip())), "fault of the memory of 0.weight"),
-        (lambda: place(model(), weights=Crossbar(sigma=1e-6)), "knob of the memory of 0.weight"),
+        (lambda: place(model(), weights=Crossbar(sigma=1e-6)), "device of the memory of 0.weight"),
         (
             lambda: place(model(), weights=SRAM(), include=["0.weight"]),
             "a point for 2.weight, which is not placed",
@@ -111,7 +128,7 @@ class Renamed(nn.Module):
 )
 def test_another_network_or_memory_is_refused_by_name(path, placement, said):
     with pytest.raises(InputError, match=said):
-        PlanFile.read(path).plan_for(placement())
+        placement().points(Plan.read(path))
 
 
 @pytest.mark.parametrize(
@@ -128,14 +145,14 @@ def test_what_is_no_plan_is_refused(tmp_path, text, said):
     path = tmp_path / "plan.json"
     path.write_text(text)
     with pytest.raises(InputError, match=said):
-        PlanFile.read(path)
+        Plan.read(path)
 
 
 def test_a_file_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(InputError, match="cannot be read"):
-        PlanFile.read(tmp_path / "none.json")
+        Plan.read(tmp_path / "none.json")
     with pytest.raises(InputError, match="cannot be written"):
-        PlanFile.of(place(model(), weights=SRAM()), PLAN).write(tmp_path / "none" / "plan.json")
+        Plan.chosen_for(place(model(), weights=SRAM()), PLAN).write(tmp_path / "no" / "plan.json")
 
 
 def test_a_point_out_of_range_is_refused(path):
@@ -143,7 +160,7 @@ def test_a_point_out_of_range_is_refused(path):
     fields["tensors"][0]["point"] = 1.5
     path.write_text(json.dumps(fields))
     with pytest.raises(OperatingPointError, match=r"eta is 1.5"):
-        PlanFile.read(path).plan_for(place(model(), weights=SRAM()))
+        place(model(), weights=SRAM()).points(Plan.read(path))
 
 
 def test_a_device_that_is_not_listed_is_refused(path):
@@ -151,7 +168,7 @@ def test_a_device_that_is_not_listed_is_refused(path):
     fields["tensors"][0]["device"] = 3
     path.write_text(json.dumps(fields))
     with pytest.raises(InputError, match="the device of 0.weight in the plan is 3"):
-        PlanFile.read(path).plan_for(place(model(), weights=SRAM()))
+        place(model(), weights=SRAM()).points(Plan.read(path))
 
 
 def test_a_tensor_that_is_named_twice_is_refused(path):
@@ -159,4 +176,59 @@ def test_a_tensor_that_is_named_twice_is_refused(path):
     fields["tensors"].append(fields["tensors"][0])
     path.write_text(json.dumps(fields))
     with pytest.raises(InputError, match="0.weight in the plan is named twice"):
-        PlanFile.read(path).plan_for(place(model(), weights=SRAM()))
+        place(model(), weights=SRAM()).points(Plan.read(path))
+
+
+def test_a_plan_is_a_mapping_compared_by_identity():
+    plan = Plan({"a": {"eta": 0.5}, "b": {"g_max": [[1e-5], [2e-5]]}})
+    assert list(plan) == ["a", "b"]
+    assert len(plan) == 2
+    assert plan.to_dict() == {"a": {"eta": 0.5}, "b": {"g_max": ((1e-5,), (2e-5,))}}
+    assert plan != Plan(plan)
+    assert {plan: 1}[plan] == 1
+    assert repr(plan).splitlines()[1:] == ["  a: eta 0.5", "  b: g_max 1e-05 to 2e-05 (2x1 values)"]
+
+
+def test_a_plan_keeps_the_knob_and_the_values_that_were_given(tmp_path):
+    table = tmp_path / "law.csv"
+    table.write_text("v_dd,energy_per_bit_j,bit_error_rate\n0.5,4e-13,1e-3\n0.9,1e-12,1e-7\n")
+    placement = place(model(), weights=SRAM(law=VoltageTable.from_csv(table)))
+    volts = placement.plan({"v_dd": 0.7})
+    assert volts["0.weight"] == {"v_dd": 0.7}
+    volts.write(tmp_path / "plan.json")
+    again = Plan.read(tmp_path / "plan.json")
+    assert again["2.weight"] == {"v_dd": 0.7}
+    assert placement.points(again) == placement.points(volts) == placement.points({"v_dd": 0.7})
+
+
+def test_gradients_flow_through_a_plan():
+    eta = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
+    points = place(model(), weights=SRAM()).points(Plan({n: {"eta": eta} for n in PLAN}))
+    (gradient,) = torch.autograd.grad(points["0.weight"] + points["2.weight"], eta)
+    assert gradient == 2
+
+
+@pytest.mark.parametrize("settings", [0.5, {"a": 0.5}, {"a": {}}, {"a": {"eta": 1, "v_dd": 1}}])
+def test_settings_that_are_not_one_knob_for_each_tensor_are_refused(settings):
+    with pytest.raises(InputError, match="the settings of a plan is|the plan for a is"):
+        Plan(settings)
+
+
+def test_a_plan_made_by_hand_is_written_once_it_is_for_a_placement(tmp_path):
+    plan = Plan({name: {"eta": 0.5} for name in PLAN})
+    with pytest.raises(
+        InputError, match=r"made by hand, for no placement; allowed: placement.plan"
+    ):
+        plan.write(tmp_path / "plan.json")
+    place(model(), weights=SRAM()).plan(plan).write(tmp_path / "plan.json")
+    assert Plan.read(tmp_path / "plan.json").weights is None
+
+
+def test_two_memories_take_a_knob_each():
+    x = torch.ones(2, 4)
+    both = place(model(), weights=Crossbar(sigma=1e-6), activations=SRAM(), example_inputs=x)
+    points = both.points({"g_max": 2e-5, "eta": 0.5})
+    assert points["0.weight"] == 2e-5
+    assert points["0:input"] == 0.5
+    with pytest.raises(OperatingPointError, match="for 0:input on a SRAM, is g_max; allowed"):
+        both.points({"g_max": 2e-5})

@@ -87,7 +87,7 @@ def test_an_exception_puts_it_back():
 def test_a_model_on_a_cpu_leaves_all_settings_alone():
     torch.set_float32_matmul_precision("high")
     outside = settings(), older()
-    with loaded(place(nn.Linear(4, 3), weights=SRAM())):
+    with loaded(place(nn.Linear(4, 3), weights=SRAM()), at={"eta": 0.5}):
         assert (settings(), older()) == outside
 
 

@@ -18,12 +18,12 @@ def rand(*shape):
 
 
 def reads(model, inputs, **choice):
-    placement = place(model, weights=SRAM(), inputs=inputs, **choice)
+    placement = place(model, weights=SRAM(), example_inputs=inputs, **choice)
     return {tensor.name: tensor.traffic.reads for tensor in placement.placed}
 
 
 def macs(model, inputs):
-    return place(model, weights=SRAM(), inputs=inputs).macs
+    return place(model, weights=SRAM(), example_inputs=inputs).macs
 
 
 class Function(nn.Module):
@@ -173,7 +173,7 @@ def test_an_embedding_bag_too():
 
 
 def activations(model, inputs, **choice):
-    placement = place(model, weights=SRAM(), activations=SRAM(), inputs=inputs, **choice)
+    placement = place(model, weights=SRAM(), activations=SRAM(), example_inputs=inputs, **choice)
     return {t.name: t for t in placement.placed if t.role == "activation"}
 
 
@@ -284,7 +284,7 @@ def test_a_batch_of_none_is_refused():
 
 
 def test_a_batch_of_one():
-    placement = place(nn.Linear(3, 2), activations=SRAM(), inputs=torch.ones(1, 3))
+    placement = place(nn.Linear(3, 2), activations=SRAM(), example_inputs=torch.ones(1, 3))
     assert placement.macs == 6 and placement.placed[0].shape == (3,)
 
 
@@ -302,7 +302,7 @@ def test_tracing_leaves_the_model_and_torch_as_they_were():
     model = nn.Sequential(nn.Embedding(5, 3, max_norm=0.1), nn.Linear(3, 2)).train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     onednn = torch._C._get_mkldnn_enabled()
-    place(model, weights=SRAM(), activations=SRAM(), inputs=torch.tensor([1, 2]))
+    place(model, weights=SRAM(), activations=SRAM(), example_inputs=torch.tensor([1, 2]))
     assert all(torch.equal(before[name], now) for name, now in model.state_dict().items())
     assert all(m.training and not m._forward_pre_hooks for m in model.modules())
     assert torch._C._get_mkldnn_enabled() is onednn and torch.is_grad_enabled()

@@ -9,15 +9,15 @@ import torch
 from joulewise.devices import SRAM
 from joulewise.placement import place
 from joulewise.prediction import Problem
-from joulewise.prediction.problem import posed
+from joulewise.prediction.problem import loaded_problem
 
 
 @contextmanager
 def problem(model, inputs, targets=None, eta=0.4, bits=4, **choice) -> Iterator[Problem]:
     """A problem on SRAM words of few bits: a lot of noise, so that mistakes show."""
     weights = choice.pop("weights", SRAM(bits=bits))
-    placement = place(model, weights=weights, inputs=inputs, **choice)
-    with posed(placement, [(inputs, targets)], placement.plan(eta=eta)) as found:
+    placement = place(model, weights=weights, example_inputs=inputs, **choice)
+    with loaded_problem(placement, [(inputs, targets)], placement.plan({"eta": eta})) as found:
         yield found
 
 

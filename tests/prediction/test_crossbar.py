@@ -6,7 +6,7 @@ from torch import nn
 
 from joulewise.contrib import FullCovariance
 from joulewise.devices import PCM, Array, Chip, Crossbar
-from joulewise.placement import place
+from joulewise.placement import Plan, place
 from joulewise.prediction import FirstOrder, predict
 from joulewise.simulation import simulate
 
@@ -34,12 +34,12 @@ def data(batches=1):
 
 @pytest.mark.parametrize("name", DEVICES)
 def test_against_simulation(name):
-    placement = place(network(), weights=DEVICES[name], inputs=data()[0][0])
-    sim = simulate(placement, data(), g_max=100e-6, chips=1500, seed=0)
+    placement = place(network(), weights=DEVICES[name], example_inputs=data()[0][0])
+    sim = simulate(placement, data(), at={"g_max": 100e-6}, chips=1500, seed=0)
     low, high = sim.mse_interval()
     slack = 2.6 * (high - low) / 2 / 1.96
     for method in ("first-order", "moments"):
-        forecast = predict(placement, data(), g_max=100e-6, method=method)
+        forecast = predict(placement, data(), at={"g_max": 100e-6}, method=method)
         # The noise is 2 % of the weights: what first order leaves out is below 2 %.
         assert float(forecast.mse) == pytest.approx(sim.mean_mse, abs=slack + 0.02 * sim.mean_mse)
 
@@ -54,27 +54,29 @@ def test_the_clamp_on_an_mlp_784_512_10(s):
         parameter.data.uniform_(-bound, bound, generator=generator)
     x = torch.randn(32, 784, generator=generator)
     clipped, free = (
-        place(torch_default, weights=Crossbar(sigma=s * 25e-6, clip=clip), inputs=x)
+        place(torch_default, weights=Crossbar(sigma=s * 25e-6, clip=clip), example_inputs=x)
         for clip in (True, False)
     )
-    low, high = simulate(clipped, [(x, None)], g_max=25e-6, chips=100).mse_interval()
+    low, high = simulate(clipped, [(x, None)], at={"g_max": 25e-6}, chips=100).mse_interval()
     reach = 3.9 * (high - low) / 2 / 1.96  # four standard errors of the mean over 100 chips
     for method in ("first-order", "moments"):
-        predicted = predict(clipped, [(x, None)], g_max=25e-6, method=method).mse
-        published = predict(free, [(x, None)], g_max=25e-6, method=method).mse
+        predicted = predict(clipped, [(x, None)], at={"g_max": 25e-6}, method=method).mse
+        published = predict(free, [(x, None)], at={"g_max": 25e-6}, method=method).mse
         assert float(predicted) == pytest.approx((low + high) / 2, abs=reach)
         assert float(published) > 1.15 * high
 
 
 @pytest.mark.parametrize("clip", [True, False])
 def test_gradients_in_g_max(clip):
-    placement = place(network(), weights=Crossbar(sigma=1e-6, clip=clip), inputs=data()[0][0])
+    placement = place(
+        network(), weights=Crossbar(sigma=1e-6, clip=clip), example_inputs=data()[0][0]
+    )
     names = [p.name for p in placement.placed]
 
     def mse(*scaled):
-        plan = {name: 1e-5 * s for name, s in zip(names, scaled, strict=True)}
+        plan = Plan({n: {"g_max": 1e-5 * s} for n, s in zip(names, scaled, strict=True)})
         method = FullCovariance(dtype=torch.float64)
-        return predict(placement, [(data()[0][0].double(), None)], plan, method=method).mse
+        return predict(placement, [(data()[0][0].double(), None)], at=plan, method=method).mse
 
     placement.model.double()
     placement = place(placement.model, weights=Crossbar(sigma=1e-6, clip=clip))
@@ -102,11 +104,11 @@ def test_a_factor_that_all_words_share(make, accuracy):
         generator = torch.Generator().manual_seed(parameter.numel())
         parameter.data.normal_(0, 0.3, generator=generator)
     memory = PCM(programming=False, devices=20)
-    placement = place(model, weights=memory, inputs=data()[0][0])
-    sim = simulate(placement, data(), seconds=1e6, chips=1000, seed=0)
+    placement = place(model, weights=memory, example_inputs=data()[0][0])
+    sim = simulate(placement, data(), at={"seconds": 1e6}, chips=1000, seed=0)
     low, high = sim.mse_interval()
     method = FirstOrder(accuracy=accuracy, probes=50)
-    forecast = predict(placement, data(), seconds=1e6, method=method)
+    forecast = predict(placement, data(), at={"seconds": 1e6}, method=method)
     slack = 2.6 * (high - low) / 2 / 1.96
     # Second-order terms of the factor, which varies by 2 %, are left out.
     assert float(forecast.mse) == pytest.approx(sim.mean_mse, abs=slack + 0.05 * sim.mean_mse)
@@ -119,7 +121,7 @@ def test_gradients_in_the_time_with_a_shared_factor(pairs):
     method = FirstOrder(accuracy=False, thinned=False, pairs=pairs)
 
     def mse(log):
-        return predict(placement, [(x, None)], seconds=log.exp(), method=method).mse
+        return predict(placement, [(x, None)], at={"seconds": log.exp()}, method=method).mse
 
     at = torch.tensor(11.0, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(mse, at, eps=1e-4, rtol=1e-3)
@@ -128,10 +130,10 @@ def test_gradients_in_the_time_with_a_shared_factor(pairs):
 def test_moments_know_a_shared_factor():
     """Words taken to be independent would miss most of the error."""
     memory = PCM(programming=False, devices=20)
-    placement = place(network(), weights=memory, inputs=data()[0][0])
-    low, high = simulate(placement, data(), seconds=1e6, chips=1000, seed=0).mse_interval()
+    placement = place(network(), weights=memory, example_inputs=data()[0][0])
+    low, high = simulate(placement, data(), at={"seconds": 1e6}, chips=1000, seed=0).mse_interval()
     slack = 2.6 * (high - low) / 2 / 1.96
-    forecast = predict(placement, data(), seconds=1e6, method="moments")
+    forecast = predict(placement, data(), at={"seconds": 1e6}, method="moments")
     assert float(forecast.mse) == pytest.approx((low + high) / 2, abs=slack)
 
 
@@ -156,9 +158,9 @@ def test_pairs_of_words_vary_as_the_factor_says():
 
 def test_moments_round_as_converters_do_where_nothing_varies():
     array = Array(input_bits=4, output_bits=4)
-    placement = place(network(), weights=Crossbar(array=array), inputs=data()[0][0])
-    exact = simulate(placement, data(), g_max=25e-6, chips=1).mean_mse
-    found = predict(placement, data(), g_max=25e-6, method="moments")
+    placement = place(network(), weights=Crossbar(array=array), example_inputs=data()[0][0])
+    exact = simulate(placement, data(), at={"g_max": 25e-6}, chips=1).mean_mse
+    found = predict(placement, data(), at={"g_max": 25e-6}, method="moments")
     assert float(found.mse) == pytest.approx(exact, rel=1e-5)
     assert float(found.total_variance) == 0
 
@@ -177,12 +179,13 @@ def test_moments_round_as_converters_do_where_nothing_varies():
 def test_moments_know_converters(sigma, bits, rows, off):
     array = Array(rows=rows, input_bits=bits, output_bits=bits)
     placement, exact = (
-        place(network(), weights=Crossbar(sigma=sigma, array=a), inputs=data()[0][0])
+        place(network(), weights=Crossbar(sigma=sigma, array=a), example_inputs=data()[0][0])
         for a in (array, Array())
     )
-    low, high = simulate(placement, data(), g_max=25e-6, chips=1000).mse_interval()
+    low, high = simulate(placement, data(), at={"g_max": 25e-6}, chips=1000).mse_interval()
     found, without = (
-        float(predict(p, data(), g_max=25e-6, method="moments").mse) for p in (placement, exact)
+        float(predict(p, data(), at={"g_max": 25e-6}, method="moments").mse)
+        for p in (placement, exact)
     )
     slack = 2.6 * (high - low) / 2 / 1.96 + off * high
     assert found == pytest.approx((low + high) / 2, abs=slack)

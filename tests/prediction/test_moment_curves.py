@@ -2,11 +2,11 @@
 
 import torch
 
-from joulewise.devices import KnobRange
+from joulewise.devices import Knob
 from joulewise.prediction.moment_curves import MomentCurves
 
-ETA = KnobRange(least=0.0, most=1.0)
-SIEMENS = KnobRange(least=1e-7, most=1e-3)
+ETA = Knob(name="eta", least_reliable=0.0, most_reliable=1.0)
+SIEMENS = Knob(name="g_max", least_reliable=1e-7, most_reliable=1e-3)
 POINTS = torch.rand(2000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
 
@@ -25,7 +25,7 @@ def test_it_is_the_figure_within_a_millionth():
 
 
 def test_logarithmic_knobs():
-    points = SIEMENS.differentiable(POINTS)
+    points = SIEMENS.points(POINTS)
     curves = MomentCurves.tabulate(SIEMENS, lambda g: (1 / g.square() + g)[None], 1)
     found = curves.at(points, torch.tensor(0))
     torch.testing.assert_close(found, 1 / points.square() + points, rtol=1e-6, atol=0)

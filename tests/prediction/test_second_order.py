@@ -8,10 +8,10 @@ from joulewise.data import load_digits
 from joulewise.devices import SRAM, Crossbar, Flip
 from joulewise.errors import InputError
 from joulewise.models import build, seeded
-from joulewise.placement import place
+from joulewise.placement import Plan, place
 from joulewise.prediction import FirstOrder, predict
 from joulewise.prediction.linearisation import Linearisation
-from joulewise.prediction.problem import posed
+from joulewise.prediction.problem import loaded_problem
 from joulewise.prediction.second_order import second_order_correction
 from joulewise.simulation import simulate
 from joulewise.training import TrainingSpec, train
@@ -29,7 +29,7 @@ def test_the_mean_of_a_square(cases):
     x, memory = cases.normal(300, 12), SRAM(bits=5, fault=Flip())
     placement = place(model, weights=memory)
     forecast = predict(
-        placement, [(x, None)], eta=0.3, method=FirstOrder(accuracy=False, pairs=200)
+        placement, [(x, None)], at={"eta": 0.3}, method=FirstOrder(accuracy=False, pairs=200)
     )
     moments = memory.moments(memory.store(model[0].weight), 0.3)
     with torch.no_grad():
@@ -58,7 +58,7 @@ def test_the_variance_of_a_power(cases, bent):
     memory = Crossbar(sigma=8e-6, clip=False)
     placement = place(model, weights=memory)
     method = FirstOrder(accuracy=False, probes=100, pairs=1500)
-    forecast = predict(placement, [(x, None)], g_max=25e-6, method=method)
+    forecast = predict(placement, [(x, None)], at={"g_max": 25e-6}, method=method)
     with torch.no_grad():
         c = model[0](x)
         var = memory.moments(memory.store(model[0].weight), 25e-6).var
@@ -78,7 +78,7 @@ def test_half_precision_has_no_digits_for_a_nudge(cases):
         model = nn.Sequential(nn.Linear(12, 5), Square()).eval().bfloat16()
     x = cases.normal(20, 12).bfloat16()
     placement = place(model, weights=Crossbar(sigma=1e-6))
-    with posed(placement, [(x, None)], placement.plan(g_max=25e-6)) as problem:
+    with loaded_problem(placement, [(x, None)], placement.plan({"g_max": 25e-6})) as problem:
         network = Linearisation(problem, seed=0, memory_bytes=1 << 30, thinned=True)
         correction = second_order_correction(network, next(network.pieces(0)), 2, seed=0)
     assert float(correction.odd_gain) == 1.0
@@ -89,8 +89,8 @@ def test_words_of_activations_are_no_tangent(cases):
     with seeded(0):
         model = nn.Sequential(nn.Linear(12, 20), nn.ReLU(), nn.Linear(20, 5)).eval()
     x, memory = cases.normal(200, 12).float(), SRAM(bits=8)
-    placement = place(model, weights=memory, activations=memory, inputs=x)
-    with posed(placement, [(x, None)], placement.plan(eta=0.7)) as problem:
+    placement = place(model, weights=memory, activations=memory, example_inputs=x)
+    with loaded_problem(placement, [(x, None)], placement.plan({"eta": 0.7})) as problem:
         network = Linearisation(problem, seed=0, memory_bytes=1 << 30, thinned=True)
         correction = second_order_correction(network, next(network.pieces(0)), 8, seed=0)
     assert float(correction.odd_gain) == pytest.approx(1.0, abs=0.05)
@@ -103,7 +103,7 @@ def test_a_linear_network_does_not_bend(cases):
     placement = place(model, weights=SRAM(bits=5))
     targets = torch.zeros(7, dtype=torch.int64)
     first, second = (
-        predict(placement, [(x, targets)], eta=0.2, method=name)
+        predict(placement, [(x, targets)], at={"eta": 0.2}, method=name)
         for name in ("first-order", "second-order")
     )
     assert float(second.mse) == pytest.approx(float(first.mse), rel=1e-9)
@@ -118,9 +118,9 @@ def test_gradients_in_the_points(cases):
     names = [tensor.name for tensor in placement.placed]
 
     def shift(*etas):
-        plan = dict(zip(names, etas, strict=True))
+        plan = Plan({name: {"eta": eta} for name, eta in zip(names, etas, strict=True)})
         method = FirstOrder(accuracy=False, pairs=2)
-        return predict(placement, [(x, None)], plan, method=method).mean_shift
+        return predict(placement, [(x, None)], at=plan, method=method).mean_shift
 
     etas = [torch.tensor(e, dtype=torch.float64, requires_grad=True) for e in (0.3, 0.4)]
     assert torch.autograd.gradcheck(shift, etas)
@@ -132,14 +132,15 @@ def test_strong_noise_is_right_where_first_order_is_not():
     train(model, digits, TrainingSpec(epochs=3, lr=0.1))
     inputs, targets = next(digits.test.batches(100))
     placement, data = place(model, weights=SRAM(bits=8)), [(inputs, targets)]
-    sim = simulate(placement, data, eta=0.22, chips=400)
+    sim = simulate(placement, data, at={"eta": 0.22}, chips=400)
     first, second = (
-        predict(placement, data, eta=0.22, method=name) for name in ("first-order", "second-order")
+        predict(placement, data, at={"eta": 0.22}, method=name)
+        for name in ("first-order", "second-order")
     )
     error = sim.mse_interval().half_width / 1.96
     assert abs(float(second.mse) - sim.mean_mse) <= 3 * error + 0.03 * sim.mean_mse
     assert abs(float(first.mse) - sim.mean_mse) > 3 * error + 0.03 * sim.mean_mse
-    off = [abs(f.accuracy.mean - sim.mean_accuracy) for f in (first, second)]
+    off = [abs(f.accuracy.mean - sim.mean) for f in (first, second)]
     assert off[1] < off[0]
 
 

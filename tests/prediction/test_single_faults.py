@@ -15,10 +15,10 @@ FAR = 0.75  # one fault at a time: a rate of 7e-5
 
 def test_a_linear_network_has_ratio_one(cases):
     model, x = nn.Linear(6, 4).double(), cases.normal(5, 6)
-    placement = place(model, weights=SRAM(bits=6, fault=Flip()), inputs=x)
+    placement = place(model, weights=SRAM(bits=6, fault=Flip()), example_inputs=x)
     targets = torch.zeros(5, dtype=torch.int64)
-    plain = predict(placement, [(x, targets)], eta=FAR)
-    tried = predict(placement, [(x, targets)], eta=FAR, method=FirstOrder(secants=20))
+    plain = predict(placement, [(x, targets)], at={"eta": FAR})
+    tried = predict(placement, [(x, targets)], at={"eta": FAR}, method=FirstOrder(secants=20))
     assert float(tried.mse) == pytest.approx(float(plain.mse), rel=0.3)  # one +-1 probe in S
 
 
@@ -34,12 +34,12 @@ def test_a_fault_that_crosses_a_kink_is_seen(cases):
             return (self.one(inputs) + 0.0).abs()
 
     model, x = Kink().double().eval(), cases.normal(60, 2)
-    placement = place(model, weights=SRAM(bits=6, fault=Flip()), inputs=x)
+    placement = place(model, weights=SRAM(bits=6, fault=Flip()), example_inputs=x)
     data = [(x, torch.zeros(60, dtype=torch.int64))]
-    sim = simulate(placement, data, eta=0.5, chips=8000)
+    sim = simulate(placement, data, at={"eta": 0.5}, chips=8000)
     error = sim.mse_interval().half_width / 1.96
-    plain = predict(placement, data, eta=0.5)
-    tried = predict(placement, data, eta=0.5, method=FirstOrder(secants=400))
+    plain = predict(placement, data, at={"eta": 0.5})
+    tried = predict(placement, data, at={"eta": 0.5}, method=FirstOrder(secants=400))
     assert float(plain.mse) > sim.mean_mse + 5 * error
     assert abs(float(tried.mse) - sim.mean_mse) <= 4 * (error + tried.standard_error)
     assert tried.standard_error < 0.5 * (float(plain.mse) - sim.mean_mse)
@@ -57,9 +57,9 @@ def test_no_fault_no_ratio(cases):
     model, x = nn.Linear(6, 4).double(), cases.normal(5, 6)
     memory = SRAM(bits=6, law=ExponentialLaw(a=1000.0))
     forecast = predict(
-        place(model, weights=memory, inputs=x),
+        place(model, weights=memory, example_inputs=x),
         [(x, None)],
-        eta=1.0,
+        at={"eta": 1.0},
         method=FirstOrder(secants=5, accuracy=False),
     )
     assert float(forecast.total_variance) == 0
@@ -71,8 +71,10 @@ def test_the_weights_are_put_back_and_the_seed_decides(cases):
         cases.normal(9, 6),
     )
     before = [p.clone() for p in model.parameters()]
-    placement = place(model, weights=SRAM(bits=6), inputs=x)
+    placement = place(model, weights=SRAM(bits=6), example_inputs=x)
     method = FirstOrder(secants=10, accuracy=False)
-    a, b = (predict(placement, [(x, None)], eta=0.4, method=method).record() for _ in range(2))
+    a, b = (
+        predict(placement, [(x, None)], at={"eta": 0.4}, method=method).to_dict() for _ in range(2)
+    )
     assert a == b
     assert all(torch.equal(p, q) for p, q in zip(model.parameters(), before, strict=True))

@@ -4,10 +4,18 @@ from collections.abc import Callable
 
 import pytest
 
-from joulewise.prediction import AccuracyForecast, ForecastRecord
+from joulewise.prediction import AccuracyForecast
 from joulewise.report import render
-from joulewise.simulation import EnergyRecord, Simulation
-from joulewise.study import Comparison, ContenderRecord, Environment, IsoAccuracy, PlacedRecord
+from joulewise.study import (
+    Comparison,
+    ContenderRecord,
+    EnergyRecord,
+    Environment,
+    ForecastRecord,
+    IsoAccuracy,
+    PlacedRecord,
+    SimulationRecord,
+)
 from joulewise.study.comparison import Saving
 from joulewise.training import EpochRecord, TrainingRecord, TrainingSpec
 
@@ -27,7 +35,7 @@ LOSSES = (0.0, 0.002, 0.008, 0.3)
 
 
 def simulation(eta: float, accuracies: tuple[float, ...], ideal: float, weights_j: float):
-    return Simulation(
+    return SimulationRecord(
         plan={"head.weight": eta, "head:input": eta},
         seed=7,
         images=500,

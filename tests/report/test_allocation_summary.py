@@ -3,7 +3,6 @@
 import pytest
 
 from joulewise.allocation import EnergyAtGoal, Granularity
-from joulewise.contrib import CoDesign, Round
 from joulewise.report import (
     allocation_answer,
     allocation_rows,
@@ -17,7 +16,7 @@ from joulewise.report.allocation_summary import (
     round_cells,
     tensor_shares,
 )
-from joulewise.study import CoDesignRecord
+from joulewise.study import CoDesignRecord, DesignRecord, RoundRecord
 from report_records import allocation, allocation_record
 
 ENERGY = {"goal": "EnergyGoal", "energy": 0.3}
@@ -149,15 +148,16 @@ def test_more_attempts_are_told_of_and_which_one_it_is():
 
 def test_a_co_design_is_against_the_network_as_it_was_given():
     plain = allocation_record()
+    first, second = plain.allocations
     turns = [
-        Round(training=None, training_energy=None, allocation=plain.allocations[0], kept=True),
-        Round(training=None, training_energy=0.4, allocation=plain.allocations[1], kept=False),
+        RoundRecord(training=None, training_energy=None, allocation=first, kept=True),
+        RoundRecord(training=None, training_energy=0.4, allocation=second, kept=False),
     ]
-    design = CoDesign(
+    design = DesignRecord(
         given_accuracy=0.98,
         min_accuracy=0.975,
         rounds=tuple(turns),
-        allocation=plain.allocations[1],
+        allocation=second,
     )
     record = CoDesignRecord(**dict(plain), design=design)
     said = allocation_answer(record).sentence

@@ -6,14 +6,21 @@ from html_page import Page
 from joulewise.errors import InputError
 from joulewise.report import arm_rows, arms_answer, render_arms, write_arms_report
 from joulewise.report.arms_figure import arms_figure
-from joulewise.simulation import EnergyRecord, Simulation
-from joulewise.study import ArmComparison, ArmRecord, ArmSaving, Environment, NetworkRecord
+from joulewise.study import (
+    ArmComparison,
+    ArmRecord,
+    ArmSaving,
+    EnergyRecord,
+    Environment,
+    NetworkRecord,
+    SimulationRecord,
+)
 
 POINTS = (0.6, 0.4, 0.3)
 
 
 def simulation(clean, accuracy, eta, reliable_j=1e-9):
-    return Simulation(
+    return SimulationRecord(
         plan={"w": eta},
         seed=0,
         images=100,

@@ -1,4 +1,5 @@
 import copy
+import json
 import math
 import warnings
 
@@ -10,11 +11,11 @@ from torch import nn
 from joulewise.data import load_digits
 from joulewise.devices import SRAM, Chip, Flip
 from joulewise.errors import DataError, InputError, OperatingPointError, WeightsError
+from joulewise.metrics import FunctionMetric
 from joulewise.models import build
-from joulewise.placement import loaded, place
-from joulewise.simulation import Simulation, mean_interval, simulate, sweep
+from joulewise.placement import Plan, place, private_memory
+from joulewise.simulation import mean_interval, simulate, sweep
 from joulewise.simulation.montecarlo import sure_enough
-from joulewise.simulation.scoring import top1
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +36,9 @@ def model(digits):
 @pytest.fixture
 def placement(model, test):
     memory = SRAM(bits=8)
-    return place(model, weights=memory, activations=memory, inputs=next(test.batches(64))[0])
+    return place(
+        model, weights=memory, activations=memory, example_inputs=next(test.batches(64))[0]
+    )
 
 
 def snapshot(model):
@@ -50,51 +53,52 @@ def assert_untouched(model, before):
 
 
 def test_figures_are_those_of_a_loop_by_hand(placement, test):
-    result = simulate(placement, test, eta=0.3, chips=4, seed=7)
+    result = simulate(placement, test, at={"eta": 0.3}, chips=4, seed=7)
     inputs, targets = next(test.batches(64))
-    plan = placement.plan(eta=0.3)
-    with loaded(placement) as memory:
+    points = placement.points({"eta": 0.3})
+    with private_memory(placement) as memory:
         memory.original()
         reference = memory.call(inputs)
         for number in range(4):
-            memory.read(plan, Chip(seed=7 + number))
+            memory.read(points, Chip(seed=7 + number))
             output = memory.call(inputs)
             right = float((output.argmax(1) == targets).double().mean())
             error = float((output - reference).double().square().mean())
-            assert result.accuracy[number] == pytest.approx(right, abs=1e-12)
+            assert result.values[number] == pytest.approx(right, abs=1e-12)
             assert result.mse[number] == pytest.approx(error, rel=1e-5)
 
 
 def test_same_seed_same_result_and_other_seed_another(placement, test):
-    first = simulate(placement, test, eta=0.3, chips=5, seed=3)
-    assert simulate(placement, test, eta=0.3, chips=5, seed=3) == first
-    assert simulate(placement, test, eta=0.3, chips=5, seed=4).mse != first.mse
+    first = simulate(placement, test, at={"eta": 0.3}, chips=5, seed=3)
+    again = simulate(placement, test, at={"eta": 0.3}, chips=5, seed=3)
+    assert again.to_dict() == first.to_dict()
+    assert simulate(placement, test, at={"eta": 0.3}, chips=5, seed=4).mse != first.mse
 
 
 def test_chips_do_not_depend_on_how_many_there_are_or_where_one_starts(placement, test):
-    whole = simulate(placement, test, eta=0.3, chips=6, seed=0)
-    part = simulate(placement, test, eta=0.3, chips=3, seed=3)
+    whole = simulate(placement, test, at={"eta": 0.3}, chips=6, seed=0)
+    part = simulate(placement, test, at={"eta": 0.3}, chips=3, seed=3)
     assert whole.mse[3:] == part.mse
 
 
 def test_batch_size_changes_nothing_but_rounding(placement, test):
-    whole = simulate(placement, test, eta=0.35, chips=3)
-    split = simulate(placement, test, eta=0.35, chips=3, batch_size=17)
+    whole = simulate(placement, test, at={"eta": 0.35}, chips=3)
+    split = simulate(placement, test, at={"eta": 0.35}, chips=3, batch_size=17)
     assert split.mse == pytest.approx(whole.mse, rel=1e-4)
-    assert split.images == whole.images == 64
+    assert split.samples == whole.samples == 64
 
 
 def test_a_sweep_uses_the_same_chips_at_every_point(placement, test):
-    plans = [placement.plan(eta=eta) for eta in (0.5, 0.3)]
-    both = sweep(placement, test, plans, chips=3)
-    assert both[1] == simulate(placement, test, eta=0.3, chips=3)
+    plans = [placement.plan({"eta": eta}) for eta in (0.5, 0.3)]
+    both = sweep(placement, test, at=plans, chips=3)
+    assert both[1].to_dict() == simulate(placement, test, at={"eta": 0.3}, chips=3).to_dict()
     # Common random numbers: chips that are bad at one point are bad at the other.
     assert both[0].energy.normalised == pytest.approx(0.5)
 
 
 def test_a_chip_without_a_fault_is_a_perfect_memory(placement, test):
     """At eta = 1 a cell fails with 2.8e-6: most chips of this small network have no fault."""
-    result = simulate(placement, test, eta=1.0, chips=20)
+    result = simulate(placement, test, at={"eta": 1.0}, chips=20)
     clean = sum(error == result.ideal_mse for error in result.mse)
     cells = 8 * sum(tensor.words for tensor in placement.placed)
     expected = 20 * math.exp(-cells * math.exp(-12.8))
@@ -107,7 +111,7 @@ def test_bfloat16_and_float64_models(digits, test):
         model = build("mlp", digits.input_shape, digits.classes, seed=0).to(dtype)
         inputs, targets = next(test.batches(64))
         batches = [(inputs.to(dtype), targets)]
-        result = simulate(place(model, weights=SRAM(bits=8)), batches, eta=0.4, chips=3)
+        result = simulate(place(model, weights=SRAM(bits=8)), batches, at={"eta": 0.4}, chips=3)
         assert result.mean_mse > 0
 
 
@@ -115,36 +119,36 @@ def test_bfloat16_and_float64_models(digits, test):
 def test_the_model_is_restored_when_a_simulation_is_cut_short(placement, model, test, thrown):
     before = snapshot(model)
 
-    def stop(done):
+    def stop(step, done, expected):
         if done == 2:
             raise thrown
 
     with pytest.raises(thrown):
-        simulate(placement, test, eta=0.2, chips=5, progress=stop)
+        simulate(placement, test, at={"eta": 0.2}, chips=5, progress=stop)
     assert_untouched(model, before)
     assert not any(m._forward_pre_hooks for m in model.modules())
 
 
 def test_the_model_is_restored_after_a_full_run(placement, model, test):
     before = snapshot(model)
-    simulate(placement, test, eta=0.2, chips=2)
+    simulate(placement, test, at={"eta": 0.2}, chips=2)
     assert_untouched(model, before)
 
 
 def test_progress_counts_every_pass(placement, test):
     seen = []
-    plans = [placement.plan(eta=0.4), placement.plan(eta=0.5)]
-    sweep(placement, test, plans, chips=3, progress=seen.append)
-    assert seen == [1, 2, 3, 4, 5, 6]
+    plans = [placement.plan({"eta": 0.4}), placement.plan({"eta": 0.5})]
+    sweep(placement, test, at=plans, chips=3, progress=lambda *said: seen.append(said))
+    assert seen == [("simulating", done, 6) for done in range(1, 7)]
 
 
 def test_a_sequential_run_stops_when_it_is_sure(placement, test):
-    wide = simulate(placement, test, eta=0.3, chips=200, half_width=0.2)
+    wide = simulate(placement, test, at={"eta": 0.3}, chips=200, half_width=0.2)
     assert wide.chips == 20
-    narrow = simulate(placement, test, eta=0.3, chips=40, half_width=1e-6)
+    narrow = simulate(placement, test, at={"eta": 0.3}, chips=40, half_width=1e-6)
     assert narrow.chips == 40
     errors = [(inputs, None) for inputs, _ in test.batches(64)]
-    relative = simulate(placement, errors, eta=0.3, chips=200, half_width=0.5)
+    relative = simulate(placement, errors, at={"eta": 0.3}, chips=200, half_width=0.5)
     assert relative.chips < 200
     assert relative.mse_interval().half_width <= 0.5 * relative.mean_mse
 
@@ -177,60 +181,62 @@ def test_data_may_be_batches_without_targets_or_mappings(test):
             return self.layer(pixels.flatten(1))
 
     batches = [{"pixels": inputs} for inputs, _ in test.batches(20)]
-    result = simulate(place(Named(), weights=SRAM(bits=8)), batches, eta=0.3, chips=3)
-    assert result.images == 64
-    assert result.accuracy == ()
-    with pytest.raises(InputError, match="accuracy is not known: the data had no targets"):
-        _ = result.mean_accuracy
+    result = simulate(place(Named(), weights=SRAM(bits=8)), batches, at={"eta": 0.3}, chips=3)
+    assert result.samples == 64
+    assert result.values == ()
+    assert result.metric is None
+    with pytest.raises(InputError, match="there is no metric without targets"):
+        _ = result.mean
 
 
 def test_a_metric_of_ones_own(placement, test):
-    result = simulate(
-        placement, test, eta=0.9, chips=2, metric=lambda outputs, targets: torch.ones(len(targets))
-    )
-    assert result.accuracy == (1.0, 1.0)
+    ones = FunctionMetric(lambda outputs, targets: torch.ones(len(targets)), "ones", True)
+    result = simulate(placement, test, at={"eta": 0.9}, chips=2, metric=ones)
+    assert result.values == (1.0, 1.0)
+    assert result.metric.name == "ones"
 
 
 def test_a_plan_may_differ_between_tensors(placement, test):
-    plan = placement.plan(eta=0.9)
+    plan = placement.plan({"eta": 0.9})
     first = placement.placed[0].name
-    plan[first] = 0.2
-    result = simulate(placement, test, plan=plan, chips=2)
-    assert result.plan[first] == 0.2
+    plan = Plan({**plan, first: {"eta": 0.2}})
+    result = simulate(placement, test, at=plan, chips=2)
+    assert result.plan[first] == {"eta": 0.2}
     assert 0.2 < result.energy.normalised < 0.9
 
 
 def test_bit_planes_may_have_points_of_their_own(placement, test):
     protected = [0.25] * 4 + [0.75] * 4
-    result = simulate(placement, test, eta=protected, chips=20)
-    common = simulate(placement, test, eta=0.25, chips=20)
+    result = simulate(placement, test, at={"eta": protected}, chips=20)
+    common = simulate(placement, test, at={"eta": 0.25}, chips=20)
     # The same chips, and the faults of one are a subset of the other's.
     assert all(a < b for a, b in zip(result.mse, common.mse, strict=True))
-    assert len(next(iter(result.plan.values()))) == 8
-    again = simulate(placement, test, plan=result.plan, chips=20)
-    assert again == result
-    assert simulate(placement, test, eta=torch.tensor(protected), chips=20) == result
+    assert len(next(iter(result.plan.values()))["eta"]) == 8
+    again = simulate(placement, test, at=result.plan, chips=20)
+    assert again.to_dict() == result.to_dict()
+    again = simulate(placement, test, at={"eta": torch.tensor(protected)}, chips=20)
+    assert again.to_dict() == result.to_dict()
 
 
 def test_channels_may_have_points_of_their_own(placement, test):
     weights = [p for p in placement.placed if p.role == "weight"]
-    plan = placement.plan(eta=0.9) | {p.name: 0.25 for p in weights}
-    common = simulate(placement, test, plan=plan, chips=10)
+    at_all = placement.plan({"eta": 0.9})
+    common = Plan({**at_all, **{p.name: {"eta": 0.25} for p in weights}})
     points = {p.name: torch.full((p.channels, 1), 0.25, dtype=torch.float64) for p in weights}
-    plan |= points
-    equal = simulate(placement, test, plan=plan, chips=10)
-    assert (equal.mse, equal.accuracy) == (common.mse, common.accuracy)  # the same chips
-    assert math.isclose(equal.energy.normalised, common.energy.normalised, rel_tol=1e-12)
+    alike = Plan({**at_all, **{name: {"eta": point.clone()} for name, point in points.items()}})
+    lowest, equal = sweep(placement, test, at=[common, alike], chips=10)
+    assert (equal.mse, equal.values) == (lowest.mse, lowest.values)  # the same chips
+    assert math.isclose(equal.energy.normalised, lowest.energy.normalised, rel_tol=1e-12)
     for point in points.values():
         point[1::2] = 0.8
-    result = simulate(placement, test, plan=plan, chips=10)
-    assert all(a < b for a, b in zip(result.mse, common.mse, strict=True))
-    assert simulate(placement, test, plan=result.plan, chips=10) == result
-    assert Simulation.model_validate_json(result.model_dump_json()) == result
+    plan = Plan({**at_all, **{name: {"eta": point} for name, point in points.items()}})
+    result = simulate(placement, test, at=plan, chips=10)
+    assert all(a < b for a, b in zip(result.mse, lowest.mse, strict=True))
+    again = simulate(placement, test, at=result.plan, chips=10)
+    assert again.to_dict() == result.to_dict()
     name = weights[0].name
-    plan[name] = plan[name][1:]
     with pytest.raises(OperatingPointError, match=f"the points of {name} is"):
-        simulate(placement, test, plan=plan, chips=2)
+        simulate(placement, test, at=Plan({**plan, name: {"eta": points[name][1:]}}), chips=2)
 
 
 def test_faults_that_cannot_matter_are_warned_of(test):
@@ -243,37 +249,70 @@ def test_faults_that_cannot_matter_are_warned_of(test):
             return self.layer(x.flatten(1)) * 0.0
 
     with pytest.warns(UserWarning, match="weights were read wrongly and yet no output"):
-        simulate(place(Detached(), weights=SRAM(bits=8)), test, eta=0.1, chips=5)
+        simulate(place(Detached(), weights=SRAM(bits=8)), test, at={"eta": 0.1}, chips=5)
 
 
 def test_no_warning_where_nothing_fails(placement, test):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        simulate(placement, test, eta=1.0, chips=6)
+        simulate(placement, test, at={"eta": 1.0}, chips=6)
 
 
 @pytest.mark.parametrize(
-    ("settings", "error", "message"),
+    ("options", "error", "message"),
     [
-        ({}, InputError, "needs a plan or one setting"),
-        ({"eta": 0.5, "plan": {}}, InputError, "and not both"),
-        ({"eta": 1.5}, OperatingPointError, "eta is 1.5; allowed: 0 to 1"),
-        ({"eta": float("nan")}, OperatingPointError, "eta is nan"),
-        ({"g_max": 1.0}, OperatingPointError, "an SRAM was given g_max; allowed: one of eta, v_dd"),
-        ({"eta": 0.5, "chips": 0}, InputError, "chips is 0"),
-        ({"eta": 0.5, "seed": -1}, InputError, "seed is -1"),
-        ({"eta": 0.5, "half_width": 0.0}, InputError, "half_width is 0"),
-        ({"plan": {"fc.weight": 0.5}}, InputError, "fc.weight, which is not placed"),
+        ({"at": {}}, OperatingPointError, "at, for .* on a SRAM, is nothing; allowed: .*eta"),
+        (
+            {"at": 0.5},
+            InputError,
+            'at is 0.5 .float.; allowed: knobs with values, such as {"eta": 0.5}',
+        ),
+        ({"at": {"eta": 0.5, "v_dd": 0.6}}, OperatingPointError, "is eta and v_dd"),
+        ({"at": {"eta": 0.5, "seconds": 1}}, OperatingPointError, "seconds, which sets no placed"),
+        ({"at": {"eta": 1.5}}, OperatingPointError, "eta is 1.5; allowed: 0 to 1"),
+        ({"at": {"eta": float("nan")}}, OperatingPointError, "eta is nan"),
+        ({"at": {"g_max": 1.0}}, OperatingPointError, "is g_max; allowed: one of eta, v_dd"),
+        ({"at": Plan({"fc.weight": {"eta": 0.5}})}, InputError, "fc.weight, which is not placed"),
+        ({"chips": 0}, InputError, "chips is 0; allowed: a whole number, 1 to 10000000"),
+        ({"chips": "5"}, InputError, "chips is '5'; allowed: a whole number"),
+        ({"chips": True}, InputError, "chips is True"),
+        ({"seed": -1}, InputError, "seed is -1"),
+        ({"half_width": 0.0}, InputError, "half_width is 0"),
+        ({"half_width": "0.1"}, InputError, "half_width is '0.1' .str.; allowed: a number"),
+        ({"batch_size": 0}, InputError, "batch_size is 0"),
+        ({"metric": "accuracy"}, InputError, "metric is 'accuracy'; allowed: a metric such as"),
+        (
+            {"progress": "yes"},
+            InputError,
+            "progress is 'yes' .str.; allowed: True, False, or a function",
+        ),
     ],
 )
-def test_refusals(placement, test, settings, error, message):
+def test_refusals(placement, test, options, error, message):
     with pytest.raises(error, match=message):
-        simulate(placement, test, **{"chips": 2, **settings})
+        simulate(placement, test, **{"at": {"eta": 0.5}, "chips": 2, **options})
+
+
+def test_a_model_in_place_of_a_placement_is_refused(model, test):
+    with pytest.raises(
+        InputError, match="placement is of type SmallCNN; allowed: the result of joulewise.place"
+    ):
+        simulate(model, test, at={"eta": 0.5})
+
+
+def test_one_point_in_place_of_a_list_is_refused(placement, test):
+    with pytest.raises(InputError, match="at is {'eta': 0.5}; allowed: a list such as"):
+        sweep(placement, test, at={"eta": 0.5})
+
+
+def test_a_misspelt_keyword_is_a_type_error(placement, test):
+    with pytest.raises(TypeError, match="chps"):
+        simulate(placement, test, at={"eta": 0.5}, chps=2)
 
 
 def test_empty_data_is_refused(placement):
     with pytest.raises(DataError, match="the data holds no batch"):
-        simulate(placement, [], eta=0.5)
+        simulate(placement, [], at={"eta": 0.5})
 
 
 def test_nan_weights_are_named(model, test):
@@ -283,7 +322,7 @@ def test_nan_weights_are_named(model, test):
         dict(model.named_parameters())[name].view(-1)[3] = float("nan")
     before = snapshot(model)[1]
     with pytest.raises(WeightsError, match=f"{name} is NaN or infinite in 1 of"):
-        simulate(placement, test, eta=0.5, chips=2)
+        simulate(placement, test, at={"eta": 0.5}, chips=2)
     assert {n: m.training for n, m in model.named_modules()} == before
 
 
@@ -297,7 +336,7 @@ def test_a_model_that_gives_nan_is_refused(test):
             return self.layer(x.flatten(1)) / 0.0 * 0.0
 
     with pytest.raises(InputError, match="the model's output is NaN or infinite"):
-        simulate(place(Broken(), weights=SRAM(bits=8)), test, eta=0.5, chips=2)
+        simulate(place(Broken(), weights=SRAM(bits=8)), test, at={"eta": 0.5}, chips=2)
 
 
 def test_batches_whose_first_axis_is_not_the_batch_are_refused(test):
@@ -311,46 +350,69 @@ def test_batches_whose_first_axis_is_not_the_batch_are_refused(test):
 
     batches = [(torch.randn(8, 64, 6), torch.arange(64) % 10)]
     with pytest.raises(DataError, match="first axis is 8 and targets of shape .64,."):
-        simulate(place(Recurrent(), weights=SRAM(bits=8)), batches, eta=0.5, chips=2)
+        simulate(place(Recurrent(), weights=SRAM(bits=8)), batches, at={"eta": 0.5}, chips=2)
 
 
-def test_a_metric_gives_one_score_for_each_sample(placement, test):
-    with pytest.raises(DataError, match="one score for each of the 64 samples"):
-        simulate(placement, test, eta=0.5, chips=2, metric=lambda outputs, targets: torch.ones(()))
+def test_a_chip_whose_metric_has_no_value_has_failed(placement, test):
+    class Rare:
+        """A metric without a value where the lowest output moved far."""
+
+        higher_is_better = True
+
+        def reset(self):
+            self.lowest = 0.0
+
+        def update(self, outputs, targets):
+            self.lowest = min(self.lowest, float(outputs.min()))
+
+        def compute(self):
+            return float("nan") if abs(self.lowest - self.original) > self.limit else 0.5
+
+    metric = Rare()
+    metric.original = lowest_output(placement, test, None)
+    moved = [abs(lowest_output(placement, test, c) - metric.original) for c in range(8)]
+    metric.limit = sum(sorted(moved)[3:5]) / 2
+    result = simulate(placement, test, at={"eta": 0.2}, chips=8, metric=metric)
+    assert result.failed == 4
+    assert result.mean == 0.5
+    assert result.yield_at(0.0)[0] == 0.5
+    assert result.quantile(0.05) == -math.inf
+    assert "4 of 8 chips" in repr(result)
+
+
+def lowest_output(placement, test, chip):
+    inputs, _ = next(test.batches(64))
+    with private_memory(placement) as memory:
+        memory.original()
+        if chip is not None:
+            memory.read(placement.points({"eta": 0.2}), Chip(seed=chip))
+        return float(memory.call(inputs).min())
 
 
 def test_a_split_serves_models_of_other_dtypes(digits, test):
     model = build("mlp", digits.input_shape, digits.classes, seed=0).to(torch.bfloat16)
-    result = simulate(place(model, weights=SRAM(bits=8)), test, eta=0.4, chips=2)
-    assert result.images == 64
-
-
-def test_top1_counts_nan_as_wrong():
-    outputs = torch.tensor([[float("nan"), float("nan")], [0.0, 1.0], [float("nan"), 2.0]])
-    assert top1(outputs, torch.tensor([0, 1, 1])).tolist() == [0, 1, 1]
-
-
-def test_outputs_that_are_not_classes_are_refused():
-    with pytest.raises(DataError, match="give a metric of your own"):
-        top1(torch.zeros(2, 3, 4), torch.zeros(2, dtype=torch.int64))
+    result = simulate(place(model, weights=SRAM(bits=8)), test, at={"eta": 0.4}, chips=2)
+    assert result.samples == 64
 
 
 def test_batch_of_one(model, test):
     one = test.subset(1)
-    result = simulate(place(model, weights=SRAM(fault=Flip())), one, eta=0.3, chips=2)
-    assert result.images == 1
+    result = simulate(place(model, weights=SRAM(fault=Flip())), one, at={"eta": 0.3}, chips=2)
+    assert result.samples == 1
 
 
-def test_results_survive_json(placement, test):
-    result = simulate(placement, test, eta=torch.tensor([0.5] * 8), chips=2)
-    assert Simulation.model_validate_json(result.model_dump_json()) == result
+def test_results_are_plain_data_for_json(placement, test):
+    result = simulate(placement, test, at={"eta": torch.tensor([0.5] * 8)}, chips=2)
+    plain = json.loads(json.dumps(result.to_dict(), allow_nan=False))
+    assert plain["mse"] == list(result.mse)
+    assert plain["plan"] == {p.name: {"eta": [0.5] * 8} for p in placement.placed}
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_chip_is_the_same_on_a_gpu(digits, test):
     model = build("cnn", digits.input_shape, digits.classes, seed=0)
-    on_cpu = simulate(place(model, weights=SRAM(bits=8)), test, eta=0.3, chips=3)
-    on_gpu = simulate(place(model.cuda(), weights=SRAM(bits=8)), test, eta=0.3, chips=3)
+    on_cpu = simulate(place(model, weights=SRAM(bits=8)), test, at={"eta": 0.3}, chips=3)
+    on_gpu = simulate(place(model.cuda(), weights=SRAM(bits=8)), test, at={"eta": 0.3}, chips=3)
     # The same cells; what differs is the order of sums in float32.
     assert on_gpu.mse == pytest.approx(on_cpu.mse, rel=1e-3)

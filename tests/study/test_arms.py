@@ -11,7 +11,7 @@ from joulewise.errors import InputError
 from joulewise.models import build
 from joulewise.placement import energy, place
 from joulewise.simulation import simulate
-from joulewise.study import Arm, ArmComparison, Contender, compare_arms
+from joulewise.study import Arm, ArmComparison, Contender, SimulationRecord, compare_arms
 from joulewise.study.arms import _jackknife
 from joulewise.study.crossing import Ladder
 from joulewise.training import TrainingSpec, clip_weights, train
@@ -33,7 +33,7 @@ def arms(digits):
             model = build("mlp", digits.input_shape, digits.classes, seed=seed)
             record = train(model, digits, TrainingSpec(epochs=epochs, lr=0.1, seed=seed))
             inputs = next(digits.train.batches(64))[0]
-            placement = place(model, weights=SRAM(bits=8), inputs=inputs)
+            placement = place(model, weights=SRAM(bits=8), example_inputs=inputs)
             networks.append(
                 Contender(
                     name=f"{name} {seed}", placement=placement, training=record, points=POINTS
@@ -54,8 +54,9 @@ def test_each_network_is_simulated_at_each_point_on_the_same_chips(comparison, a
     for arm, record in zip(arms, comparison.arms, strict=True):
         assert record.points == POINTS
         for network, found in zip(arm.networks, record.networks, strict=True):
-            alone = simulate(network.placement, digits.test, eta=0.4, chips=6, seed=0)
-            assert found.simulations[POINTS.index(0.4)] == alone
+            alone = simulate(network.placement, digits.test, at={"eta": 0.4}, chips=6, seed=0)
+            there = found.simulations[POINTS.index(0.4)]
+            assert there == SimulationRecord.of(network.placement, alone)
 
 
 def test_all_are_held_to_the_first_ones_clean_accuracy(comparison):
@@ -80,8 +81,7 @@ def test_a_saving_is_the_energy_at_the_crossing(comparison, arms):
             if saving.point is None:
                 assert saving.memory_j is None and saving.saved is None
                 continue
-            plan = arm.networks[0].placement.plan(eta=saving.point)
-            spent = energy(arm.networks[0].placement, plan)
+            spent = energy(arm.networks[0].placement, at={"eta": saving.point})
             assert saving.memory_j == pytest.approx(spent.memory_total_j)
             assert saving.saved == pytest.approx(1 - saving.point)
             if record is comparison.first or first.at_edge:
@@ -178,7 +178,7 @@ def test_refusals(arms, digits):
         compared(arms, drops=(2.0,))
     model = build("mlp", digits.input_shape, digits.classes, seed=0)
     inputs = next(digits.train.batches(64))[0]
-    other = place(model, weights=Crossbar(sigma=1e-6), inputs=inputs)
+    other = place(model, weights=Crossbar(sigma=1e-6), example_inputs=inputs)
     analog = Arm(name="analog", networks=(Contender(name="a", placement=other),))
     with pytest.raises(InputError, match="one kind of memory"):
         compared([arms[0], analog])
@@ -235,11 +235,11 @@ def _clipped(networks):
 
 
 def _joules(placement, **setting):
-    return energy(placement, placement.plan(**setting)).memory_total_j
+    return energy(placement, at=setting).memory_total_j
 
 
 def _reliable_j(placement):
-    return energy(placement, placement.plan_at_most_reliable()).memory_total_j
+    return energy(placement, at=placement.most_reliable()).memory_total_j
 
 
 def _on(memory, networks, digits, **options):
@@ -248,7 +248,7 @@ def _on(memory, networks, digits, **options):
     return tuple(
         Contender(
             name=network.name,
-            placement=place(network.placement.model, weights=memory, inputs=inputs),
+            placement=place(network.placement.model, weights=memory, example_inputs=inputs),
             **options,
         )
         for network in networks

@@ -26,7 +26,7 @@ def contenders(digits):
         record = train(model, digits, TrainingSpec(epochs=6, lr=0.1))
         calibration = next(digits.train.batches(128))[0]
         memory = SRAM(bits=8)
-        placement = place(model, weights=memory, activations=memory, inputs=calibration)
+        placement = place(model, weights=memory, activations=memory, example_inputs=calibration)
         made.append(Contender(name=name, placement=placement, training=record))
     return made
 
@@ -129,7 +129,9 @@ def test_a_table_of_a_narrow_range_is_scouted_to_its_end(contenders, digits):
     rows = (VoltageRow(0.5, 0.83e-13, 0.3), VoltageRow(0.6, 1e-13, 1e-6))
     memory = SRAM(bits=8, law=VoltageTable(rows=rows, source="made up"))
     placement = place(
-        contenders[0].placement.model, weights=memory, inputs=next(digits.train.batches(8))[0]
+        contenders[0].placement.model,
+        weights=memory,
+        example_inputs=next(digits.train.batches(8))[0],
     )
     curve = energy_curve(placement, digits.test.subset(50), chips=3)
     assert max(curve.points) == 1.0
@@ -141,7 +143,7 @@ def test_a_table_of_a_narrow_range_is_scouted_to_its_end(contenders, digits):
 def test_a_network_on_several_devices_of_a_kind_is_refused(contenders, digits):
     model = contenders[1].placement.model
     inputs = next(digits.train.batches(8))[0]
-    placement = place(model, weights=SRAM(bits=4), inputs=inputs)
+    placement = place(model, weights=SRAM(bits=4), example_inputs=inputs)
     first, *rest = placement.placed
     mixed = replace(placement, placed=(replace(first, device=SRAM(bits=6)), *rest))
     with pytest.raises(InputError, match="the weights of two words lie on several devices"):
@@ -153,7 +155,9 @@ def devices(contenders, digits):
     """One network on three memories, of which one is more reliable the lower its knob is."""
     model, inputs = contenders[0].placement.model, next(digits.train.batches(64))[0]
     made = [
-        Contender(name=name, placement=place(model, weights=memory, inputs=inputs), points=points)
+        Contender(
+            name=name, placement=place(model, weights=memory, example_inputs=inputs), points=points
+        )
         for name, memory, points in (
             ("sram", SRAM(bits=8), None),
             ("crossbar", Crossbar(sigma=2e-6), None),
@@ -181,7 +185,7 @@ def test_memories_side_by_side(devices):
 
 def test_points_are_chosen_on_a_knob_that_runs_the_other_way(contenders, digits):
     model, inputs = contenders[0].placement.model, next(digits.train.batches(64))[0]
-    placement = place(model, weights=PCM(compensate=False), inputs=inputs)
+    placement = place(model, weights=PCM(compensate=False), example_inputs=inputs)
     curve = energy_curve(placement, digits.test.subset(100), knob="seconds", chips=3)
     assert not curve.rising
     assert list(curve.points) == sorted(curve.points)
@@ -192,7 +196,7 @@ def test_points_are_chosen_on_a_knob_that_runs_the_other_way(contenders, digits)
 @pytest.mark.parametrize("g_range", [(1e-6, 5e-5), (1e-5, 1e-4), (1e-7, 1e-3)])
 def test_points_fill_a_range_of_any_size(contenders, digits, g_range):
     model, inputs = contenders[0].placement.model, next(digits.train.batches(64))[0]
-    placement = place(model, weights=Crossbar(sigma=1e-6, g_range=g_range), inputs=inputs)
+    placement = place(model, weights=Crossbar(sigma=1e-6, g_range=g_range), example_inputs=inputs)
     curve = energy_curve(placement, digits.test.subset(50), knob="g_max", chips=2)
     assert (max(curve.points), len(set(curve.points)) >= 5) == (g_range[1], True)
     assert all(g_range[0] <= point <= g_range[1] for point in curve.points)
@@ -224,13 +228,13 @@ def test_an_untraced_placement_is_traced_as_for_a_simulation(contenders, digits)
         [Contender(name="a", placement=placement, points=(1e-4,))], test, data_name="d", chips=3
     )
     (there,) = compared.contenders[0].simulations
-    here = simulate(placement, test, g_max=1e-4, chips=3)
+    here = simulate(placement, test, at={"g_max": 1e-4}, chips=3)
     assert there.mse == pytest.approx(here.mse, rel=1e-6)
 
 
 def test_knobs_that_run_in_opposite_directions_have_no_curve(contenders, digits):
     model, inputs = contenders[0].placement.model, next(digits.train.batches(64))[0]
-    mixed = place(model, weights=PCM(), activations=SRAM(), inputs=inputs)
+    mixed = place(model, weights=PCM(), activations=SRAM(), example_inputs=inputs)
     with pytest.raises(InputError, match="eta, seconds: they run in opposite directions"):
         energy_curve(mixed, digits.test.subset(50), chips=3)
 

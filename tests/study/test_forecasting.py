@@ -5,16 +5,14 @@ from torch import nn
 from joulewise.data import Split
 from joulewise.devices import SRAM
 from joulewise.placement import place
-from joulewise.prediction import ForecastRecord
-from joulewise.simulation import EnergyRecord, Simulation
-from joulewise.study import agreement, energy_curve
+from joulewise.study import EnergyRecord, ForecastRecord, SimulationRecord, agreement, energy_curve
 from joulewise.study.forecasting import MOST_FORECASTS, forecast_curve, losses, nearest, spread
 
 POINTS = [0.6, 0.5, 0.45, 0.4, 0.35, 0.3, 0.25, 0.2, 0.0]
 
 
 def _simulation(mse):
-    return Simulation(
+    return SimulationRecord(
         plan={"weight": 0.5},
         seed=0,
         images=10,
@@ -98,7 +96,7 @@ def test_a_curve_gets_forecasts_where_it_has_not_broken(data):
     with torch.no_grad():
         net.weight.copy_(torch.tensor([[-1.0, -0.9, -1.1], [1.0, 1.1, 0.9]]))
         net.bias.zero_()
-    placement = place(net, weights=SRAM(), inputs=data.inputs)
+    placement = place(net, weights=SRAM(), example_inputs=data.inputs)
     curve = energy_curve(placement, data, points=POINTS, chips=40)
     done = []
     found = forecast_curve(placement, data, curve, knob="eta", drops=[0.01], progress=done.append)
@@ -118,7 +116,7 @@ def test_a_network_that_cannot_be_predicted_says_why(data):
         def forward(self, x):
             return super().forward(x).round().detach()
 
-    placement = place(Steps(3, 2), weights=SRAM(), inputs=data.inputs)
+    placement = place(Steps(3, 2), weights=SRAM(), example_inputs=data.inputs)
     curve = energy_curve(placement, data, points=[1.0], chips=2)
     found = forecast_curve(placement, data, curve, knob="eta", drops=[0.01])
     assert found.records == (None,)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from joulewise.allocation import Granularity
+from joulewise.allocation import Granularity, MetricDrop, OutputError
 from joulewise.data import load_digits
 from joulewise.devices import SRAM
 from joulewise.errors import InputError
@@ -29,7 +29,7 @@ def digits():
 def placement(digits):
     model = build("mlp", digits.input_shape, digits.classes, seed=0)
     train(model, digits, TrainingSpec(epochs=6, lr=0.1, seed=0))
-    return place(model, weights=SRAM(bits=8), inputs=next(iter(digits.train.batches(4)))[0])
+    return place(model, weights=SRAM(bits=8), example_inputs=next(iter(digits.train.batches(4)))[0])
 
 
 def test_the_finer_front_needs_less_energy_for_the_same_drop(placement, digits):
@@ -69,7 +69,7 @@ def test_savings_are_against_the_first(placement, digits):
         [Granularity(per="network"), Granularity()],
         network="mlp",
         data_name="digits",
-        max_mse=0.3,
+        goal=OutputError(0.3),
         chips=20,
         samples=128,
     )
@@ -89,13 +89,15 @@ def test_savings_are_against_the_first(placement, digits):
 def test_a_co_design_is_a_record_of_two_allocations(digits):
     model = build("mlp", digits.input_shape, digits.classes, seed=0)
     train(model, digits, TrainingSpec(epochs=6, lr=0.1, seed=0))
-    placed = place(model, weights=SRAM(bits=8), inputs=next(iter(digits.train.batches(4)))[0])
+    placed = place(
+        model, weights=SRAM(bits=8), example_inputs=next(iter(digits.train.batches(4)))[0]
+    )
     record = co_design_record(
         placed,
         digits,
         digits.test.subset(200, seed=0),
         network="mlp",
-        max_accuracy_drop=0.02,
+        goal=MetricDrop(0.02),
         rounds=1,
         chips=20,
         samples=128,

@@ -2,15 +2,14 @@ import numpy as np
 import pytest
 
 from joulewise.errors import InputError
-from joulewise.simulation import EnergyRecord, Simulation
-from joulewise.study import iso_accuracy
+from joulewise.study import EnergyRecord, SimulationRecord, iso_accuracy
 
 ENERGY = EnergyRecord(memory_j={"a": 1.0}, memory_reliable_j=1.0, unplaced_j=0.0, arithmetic_j=0.0)
 
 
 def simulation(accuracies, ideal=0.9):
     accuracies = tuple(float(a) for a in accuracies)
-    return Simulation(
+    return SimulationRecord(
         plan={"a": 0.5},
         seed=0,
         images=10,

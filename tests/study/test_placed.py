@@ -15,7 +15,7 @@ def test_each_tensor_once_in_the_order_of_the_modules_inputs_first(name):
     model = build(name, digits.input_shape, digits.classes, seed=0)
     memory = SRAM(bits=6)
     placement = place(
-        model, weights=memory, activations=memory, inputs=digits.test.inputs[:2]
+        model, weights=memory, activations=memory, example_inputs=digits.test.inputs[:2]
     ).trace(digits.test.inputs[:2])
     records = placed_records(placement)
     names = [record.name for record in records]
@@ -27,7 +27,7 @@ def test_each_tensor_once_in_the_order_of_the_modules_inputs_first(name):
 
 def test_figures_are_those_of_the_placement():
     net = torch.nn.Linear(4, 3, bias=False)
-    placement = place(net, weights=SRAM(bits=6), inputs=torch.ones(1, 4))
+    placement = place(net, weights=SRAM(bits=6), example_inputs=torch.ones(1, 4))
     (record,) = placed_records(placement)
     assert (record.role, record.words, record.bits) == ("weight", 12, 6)
     assert (record.reads, record.writes) == (12, 0)

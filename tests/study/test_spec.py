@@ -2,7 +2,15 @@ import pytest
 from pydantic import ValidationError
 
 from joulewise.data import load_digits
-from joulewise.devices import Correlated, Flip, Independent, Mask, Measured, Stuck, VoltageTable
+from joulewise.devices import (
+    CorrelatedMap,
+    Flip,
+    IndependentMap,
+    Mask,
+    MeasuredMap,
+    Stuck,
+    VoltageTable,
+)
 from joulewise.errors import InputError, TableError, WeightsError
 from joulewise.models import build, save_weights
 from joulewise.study import MemorySpec, NetworkSpec, PlacementSpec, memory_specs
@@ -10,16 +18,16 @@ from joulewise.study import MemorySpec, NetworkSpec, PlacementSpec, memory_specs
 
 def test_words_become_devices(tmp_path):
     assert MemorySpec().build().fault == Mask()
-    assert MemorySpec().build().fault_map == Independent()
+    assert MemorySpec().build().fault_map == IndependentMap()
     assert MemorySpec(fault="flip", zero_to_one=0.5).build().fault == Flip(zero_to_one=0.5)
     assert MemorySpec(fault="stuck", stuck_at_one=1.0).build().fault == Stuck(at_one=1.0)
-    assert MemorySpec(row=0.2).build().fault_map == Correlated(row=0.2)
+    assert MemorySpec(row=0.2).build().fault_map == CorrelatedMap(row=0.2)
     assert MemorySpec(row=0.2, bits=6).build().fault_map.columns == 192
     assert isinstance(MemorySpec(profile="stutz2021-14nm").build().law, VoltageTable)
     cells = tmp_path / "map.csv"
     cells.write_text("row,column,bit_error_rate\n1,2,0.01\n")
     measured = MemorySpec(fault_map=cells, map_rows=4, map_columns=8).build().fault_map
-    assert isinstance(measured, Measured)
+    assert isinstance(measured, MeasuredMap)
     assert MemorySpec(bits=4).build(0).channel_dim == 0
 
 

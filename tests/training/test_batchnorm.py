@@ -27,8 +27,8 @@ def network():
 
 
 def memory_of(model, **options):
-    placement = place(model, weights=Crossbar(variability=0.5), inputs=rand(4, 6))
-    return TrainingMemory(placement, g_max=G, **options)
+    placement = place(model, weights=Crossbar(variability=0.5), example_inputs=rand(4, 6))
+    return TrainingMemory(placement, at={"g_max": G}, **options)
 
 
 def tensors(model, statistics):
@@ -44,7 +44,8 @@ def test_statistics_are_means_over_batches_of_what_the_chips_read(options):
     memory = memory_of(model, **options)
     means, variances = [], []
     for step, batch in enumerate(BATCHES):
-        with torch.no_grad(), InPlaceRead(memory.placement, memory.plan(step), memory.chip(step)):
+        points = memory.placement.points(memory.plan_at(step))
+        with torch.no_grad(), InPlaceRead(memory.placement, points, memory.chip_at(step)):
             hidden = model[0](batch)
         means.append(hidden.mean(0))
         variances.append(hidden.var(0))
@@ -163,9 +164,9 @@ def test_it_makes_a_chip_better():
     before = {n: t.clone() for n, t in model.state_dict().items()}
     for seed in range(3):
         model.load_state_dict(before)
-        plain = simulate(placement, digits.test, eta=0.15, chips=1, seed=seed).mean_accuracy
-        memory = TrainingMemory(placement, chip=Chip(seed=seed), eta=0.15)
+        plain = simulate(placement, digits.test, at={"eta": 0.15}, chips=1, seed=seed).mean
+        memory = TrainingMemory(placement, chip=Chip(seed=seed), at={"eta": 0.15})
         reestimate_batchnorm(memory, digits.train)
-        own = simulate(placement, digits.test, eta=0.15, chips=1, seed=seed).mean_accuracy
+        own = simulate(placement, digits.test, at={"eta": 0.15}, chips=1, seed=seed).mean
         # The difference of two shares of 599 images has a standard error below 0.029.
         assert own > plain + 5 * 0.029

@@ -12,10 +12,10 @@ from joulewise.training.in_place_read import InPlaceRead
 def test_a_block_read_by_a_chip_is_a_twin_with_those_weights_gradients_too(kind):
     (model, inputs), (twin, _) = make(kind), make(kind)
     placement = place(model, weights=W)
-    plan = placement.plan(eta=ETA)
+    points = placement.points({"eta": ETA})
     own, others = (dict(m.named_parameters()) for m in (model, twin))
     with torch.no_grad():
-        for name in plan:
+        for name in points:
             read = W.read(W.store(own[name].detach()), ETA, Chip(seed=3, part=name))
             others[name].copy_(read)
     for either in (model, twin):
@@ -23,7 +23,7 @@ def test_a_block_read_by_a_chip_is_a_twin_with_those_weights_gradients_too(kind)
     check = snapshot(model)
     expected = call(twin, inputs)
     expected.float().square().sum().backward()
-    with InPlaceRead(placement, plan, CHIP):
+    with InPlaceRead(placement, points, CHIP):
         actual = call(model, inputs)
         actual.float().square().sum().backward()
     check()
@@ -37,11 +37,11 @@ def test_a_block_read_by_a_chip_is_a_twin_with_those_weights_gradients_too(kind)
 @pytest.mark.parametrize("grads", [True, False])
 def test_a_block_within_inference_mode_or_without_gradients(grads):
     model = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3))
-    placement = place(model, weights=W, activations=A, inputs=rand(3, 6))
+    placement = place(model, weights=W, activations=A, example_inputs=rand(3, 6))
     check = snapshot(model)
     with torch.no_grad() if grads else torch.inference_mode():
         ideal = call(model, rand(3, 6))
-        with InPlaceRead(placement, placement.plan(eta=ETA), CHIP):
+        with InPlaceRead(placement, placement.points({"eta": ETA}), CHIP):
             assert not torch.equal(call(model, rand(3, 6)), ideal)
     check()
     model(rand(3, 6)).sum().backward()

@@ -276,8 +276,8 @@ def test_every_method_learns_in_either_precision_through_a_memory_too(
 ):
     model = fresh(digits, "mlp")
     batch, _ = next(digits.test.batches(32))
-    placement = place(model, weights=SRAM(bits=8), activations=SRAM(bits=8), inputs=batch)
-    memory = TrainingMemory(placement, eta=0.5) if through else None
+    placement = place(model, weights=SRAM(bits=8), activations=SRAM(bits=8), example_inputs=batch)
+    memory = TrainingMemory(placement, at={"eta": 0.5}) if through else None
     spec = TrainingSpec(epochs=10, lr=0.05, augment=False, precision=precision, method=method)
     record = train(model, digits, spec, memory=memory)
     assert record.test_accuracy > 0.8
@@ -290,7 +290,9 @@ def test_a_seed_is_a_run_and_the_memory_is_in_it(digits):
     found = {}
     for name, bits, eta in (("plain", 0, 0), ("fine", 16, 1.0), ("a", 8, 0.3), ("b", 8, 0.3)):
         model = fresh(digits, "mlp")
-        memory = TrainingMemory(place(model, weights=SRAM(bits=bits)), eta=eta) if bits else None
+        memory = (
+            TrainingMemory(place(model, weights=SRAM(bits=bits)), at={"eta": eta}) if bits else None
+        )
         train(model, digits, TrainingSpec(epochs=1, lr=0.05), memory=memory)
         found[name] = torch.cat([w.flatten() for w in weights(model)])
     assert torch.equal(found["a"], found["b"])
@@ -320,7 +322,7 @@ def test_records_of_older_runs_still_load():
 
 def test_records_say_what_was_trained_through(digits):
     model = fresh(digits, "mlp")
-    memory = TrainingMemory(place(model, weights=SRAM(bits=8)), eta=0.5, seed=7)
+    memory = TrainingMemory(place(model, weights=SRAM(bits=8)), at={"eta": 0.5}, seed=7)
     spec = TrainingSpec(epochs=1, lr=0.05, method="samson2", rho=0.1, clip=2.5)
     record = train(model, digits, spec, memory=memory)
     assert TrainingRecord.model_validate_json(record.model_dump_json()) == record
@@ -328,14 +330,14 @@ def test_records_say_what_was_trained_through(digits):
 
 
 def test_the_memory_of_another_model_is_refused(digits):
-    memory = TrainingMemory(place(fresh(digits), weights=SRAM(bits=8)), eta=0.5)
+    memory = TrainingMemory(place(fresh(digits), weights=SRAM(bits=8)), at={"eta": 0.5})
     with pytest.raises(InputError, match="memory is that of another model"):
         train(fresh(digits), digits, TrainingSpec(epochs=1), memory=memory)
 
 
 def test_divergence_through_a_memory_is_said(digits):
     model = fresh(digits, "mlp")
-    memory = TrainingMemory(place(model, weights=SRAM(bits=8, fault=Flip())), eta=0.1)
+    memory = TrainingMemory(place(model, weights=SRAM(bits=8, fault=Flip())), at={"eta": 0.1})
     with pytest.raises(InputError, match=r"in epoch \d+ at lr 100"):
         train(model, digits, TrainingSpec(epochs=5, lr=100.0), memory=memory)
 

@@ -12,9 +12,9 @@ from joulewise.devices import PCM, SRAM, Array, Chip, Crossbar, Flip
 from joulewise.errors import InputError, OperatingPointError, WeightsError
 from joulewise.models import build, seeded
 from joulewise.optim import SAM, SAMSON
-from joulewise.placement import loaded, place
+from joulewise.placement import Plan, place, private_memory
 from joulewise.simulation import simulate
-from joulewise.training import Ramp, TrainingMemory, TrainingSpec, train
+from joulewise.training import LinearSchedule, TrainingMemory, TrainingSpec, train
 
 G = 25e-6
 DEVICES = {
@@ -70,7 +70,9 @@ def as_read(placement, plan, chip):
     """What a chip reads of each placed weight, by the device alone."""
     return {
         p.name: p.device.read(
-            p.device.store(placement.model.get_parameter(p.name)), plan[p.name], chip.at(p.name)
+            p.device.store(placement.model.get_parameter(p.name)),
+            plan[p.name][p.device.knob.name],
+            chip.region(p.name),
         )
         for p in placement.placed
         if p.role == "weight"
@@ -79,7 +81,8 @@ def as_read(placement, plan, chip):
 
 def memory_of(model, kind="sram", **options):
     device, setting = DEVICES[kind]
-    return TrainingMemory(place(model, weights=device, inputs=_inputs(model)), **setting, **options)
+    placement = place(model, weights=device, example_inputs=_inputs(model))
+    return TrainingMemory(placement, at=setting, **options)
 
 
 def _inputs(model):
@@ -94,7 +97,7 @@ def test_the_gradient_is_that_of_the_network_with_the_weights_that_are_read(kind
     """In float64, bit for bit: for the placed weights, for the others, and for the loss."""
     model, twin, data = network(), network(), batch()
     memory = memory_of(model, kind)
-    plan, chip = memory.plan(0), memory.chip(0)
+    plan, chip = memory.plan_at(0), memory.chip_at(0)
     read = as_read(memory.placement, plan, chip)
     assert all(not torch.equal(read[n], model.get_parameter(n)) for n in read)
     leaves = {n: read.get(n, p.detach()).clone().requires_grad_() for n, p in copies(model).items()}
@@ -118,8 +121,8 @@ def test_the_gradient_is_that_of_the_network_with_the_weights_that_are_read(kind
 def test_it_is_the_slope_of_the_noisy_loss(device, scaled):
     """Central differences, the chip held: added noise as it is, noise in proportion if scaled."""
     model, data = network(), batch()
-    placement = place(model, weights=device, include=["0.weight"], inputs=data[0])
-    held = TrainingMemory(placement, chip=Chip(seed=2), g_max=G, scale_gradients=scaled)
+    placement = place(model, weights=device, include=["0.weight"], example_inputs=data[0])
+    held = TrainingMemory(placement, chip=Chip(seed=2), at={"g_max": G}, scale_gradients=scaled)
     with held:
         slopes(model, data)
     weight, step = model[0].weight, 1e-5
@@ -138,15 +141,15 @@ def test_scaled_gradients_of_tied_weights_are_scaled_once():
     model = nn.Sequential(nn.Linear(4, 4, bias=False), nn.Tanh(), nn.Linear(4, 4, bias=False))
     model[2].weight = model[0].weight
     x = rand(5, 4, dtype=torch.float32)
-    placement = place(model, weights=Crossbar(variability=0.3), inputs=x)
+    placement = place(model, weights=Crossbar(variability=0.3), example_inputs=x)
     found = []
     for scaled in (False, True):
         model.zero_grad()
-        with TrainingMemory(placement, g_max=G, scale_gradients=scaled):
+        with TrainingMemory(placement, at={"g_max": G}, scale_gradients=scaled):
             model(x).square().sum().backward()
         found.append(model[0].weight.grad)
-    chip = TrainingMemory(placement, g_max=G).chip(0)
-    ratio = as_read(placement, placement.plan(g_max=G), chip)["0.weight"] / model[0].weight
+    chip = TrainingMemory(placement, at={"g_max": G}).chip_at(0)
+    ratio = as_read(placement, placement.plan({"g_max": G}), chip)["0.weight"] / model[0].weight
     torch.testing.assert_close(found[1], found[0] * ratio)
 
 
@@ -154,13 +157,13 @@ def test_activations_pass_straight_through():
     """The layer computes with what is read of its input; the input gets the layer's gradient."""
     model, x = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 4)).double(), rand(16, 6)
     device = SRAM(bits=6)
-    placement = place(model, activations=device, inputs=x, exclude=["0:input"])
-    memory = TrainingMemory(placement, eta=0.2)
+    placement = place(model, activations=device, example_inputs=x, exclude=["0:input"])
+    memory = TrainingMemory(placement, at={"eta": 0.2})
     with memory as chip:
         output = model(x)
         output.square().sum().backward()
     hidden = model[1](model[0](x))
-    read = device.round_trip(hidden, 0.2, chip.at("2:input"), None)
+    read = device.round_trip(hidden, 0.2, chip.region("2:input"), None)
     assert not torch.equal(read, hidden)
     assert torch.equal(output, model[2](read))
     found = [p.grad for p in model.parameters()]
@@ -174,8 +177,8 @@ def test_activations_pass_straight_through():
 
 def test_the_range_of_activations_follows_the_batch():
     model, x = nn.Linear(6, 5).double(), rand(16, 6)
-    placement = place(model, activations=SRAM(bits=8), inputs=x)
-    with TrainingMemory(placement, eta=1.0):
+    placement = place(model, activations=SRAM(bits=8), example_inputs=x)
+    with TrainingMemory(placement, at={"eta": 1.0}):
         error = (model(100 * x) - nn.functional.linear(100 * x, model.weight, model.bias)).abs()
     assert 0 < error.max() < 5  # saturated at the placement's range it would be some hundreds
 
@@ -183,7 +186,7 @@ def test_the_range_of_activations_follows_the_batch():
 def test_converters_round_and_gradients_pass_them():
     model, x = nn.Linear(12, 4).double(), rand(16, 12)
     device = Crossbar(sigma=1e-9, array=Array(rows=5, input_bits=4, output_bits=4))
-    memory = TrainingMemory(place(model, weights=device, inputs=x), g_max=G)
+    memory = TrainingMemory(place(model, weights=device, example_inputs=x), at={"g_max": G})
     with memory:
         output = model(x)
         output.sum().backward()
@@ -197,7 +200,9 @@ def test_a_crossbar_is_the_noise_of_joshi():
     """Gaussian, 3.8 % of each layer's largest weight, whatever the weight (FACTS 4.3)."""
     model = nn.Linear(100, 80)
     crossbar = Crossbar(sigma=0.038 * G / 2**0.5, clip=False)
-    memory = TrainingMemory(place(model, weights=crossbar, inputs=torch.ones(1, 100)), g_max=G)
+    memory = TrainingMemory(
+        place(model, weights=crossbar, example_inputs=torch.ones(1, 100)), at={"g_max": G}
+    )
     own, noise = model.weight.detach().clone(), []
     for _ in range(5):
         with memory:
@@ -259,7 +264,7 @@ def test_weights_are_back_after_a_signal_in_a_forward_pass(interruptible):
     model = nn.Sequential(nn.Linear(4, 4), Interrupted(), nn.Linear(4, 4))
     before, memory = copies(model), None
     placement = place(model, weights=SRAM(bits=8))
-    memory = TrainingMemory(placement, eta=0.1)
+    memory = TrainingMemory(placement, at={"eta": 0.1})
     with pytest.raises(KeyboardInterrupt), memory:
         model(rand(2, 4, dtype=torch.float32))
     assert same(copies(model), before)
@@ -339,7 +344,7 @@ def test_autocast_around_blocks_casts_what_is_read_now():
     again = []
     for step in range(2):
         with (
-            TrainingMemory(memory.placement, chip=memory.chip(step), eta=0.2),
+            TrainingMemory(memory.placement, chip=memory.chip_at(step), at={"eta": 0.2}),
             torch.autocast("cpu", torch.bfloat16),
         ):
             again.append(F.cross_entropy(model(data[0]).float(), data[1]))
@@ -395,7 +400,7 @@ def test_without_faults_it_is_quantisation_aware_training(bits, activations):
             model,
             weights=SRAM(bits=bits, fault=Flip()),
             activations=SRAM(bits=bits) if activations else None,
-            inputs=x,
+            example_inputs=x,
         ),
         perfect=True,
     )
@@ -422,11 +427,11 @@ def test_a_perfect_memory_is_that_of_a_placement():
         with memory:
             during = copies(model)
         assert same(copies(model), before)
-        with loaded(memory.placement) as perfect:
+        with private_memory(memory.placement) as perfect:
             assert same(copies(perfect.placement.model), during)
     assert not same(during, before)
-    assert memory.plan(0) == memory.placement.plan_at_most_reliable()
-    assert memory.chip(0) is None
+    assert memory.plan_at(0).to_dict() == memory.placement.most_reliable().to_dict()
+    assert memory.chip_at(0) is None
     found = memory.describe()
     assert (found["chips"], found["seed"], found["steps"]) == ("perfect", 0, 2)
     memory.load_state_dict(memory.state_dict())
@@ -465,9 +470,11 @@ def test_a_fixed_chip_stays_and_only_its_reads_are_fresh():
     model = network()
     static = memory_of(model, "variability", chip=Chip(seed=9))
     noisy = TrainingMemory(
-        place(model, weights=Crossbar(variability=0.3, read_noise=1e-7), inputs=_inputs(model)),
+        place(
+            model, weights=Crossbar(variability=0.3, read_noise=1e-7), example_inputs=_inputs(model)
+        ),
         chip=Chip(seed=9),
-        g_max=G,
+        at={"g_max": G},
     )
     seen = {static: [], noisy: []}
     for memory, tensors in seen.items():
@@ -477,7 +484,7 @@ def test_a_fixed_chip_stays_and_only_its_reads_are_fresh():
     assert torch.equal(*seen[static])
     assert not torch.equal(*seen[noisy])
     assert torch.equal(
-        seen[static][0], as_read(static.placement, static.plan(0), Chip(seed=9))["0.weight"]
+        seen[static][0], as_read(static.placement, static.plan_at(0), Chip(seed=9))["0.weight"]
     )
     torch.testing.assert_close(*seen[noisy], rtol=0, atol=0.1)
 
@@ -486,7 +493,7 @@ def test_within_a_block_all_is_read_once():
     """A second forward pass does not read anew: gradients of both are of the same weights."""
     model, data = network(), batch()
     device = Crossbar(read_noise=1e-6)
-    memory = TrainingMemory(place(model, weights=device, inputs=data[0]), g_max=G)
+    memory = TrainingMemory(place(model, weights=device, example_inputs=data[0]), at={"g_max": G})
     with memory:
         during = copies(model)
         outputs = [model(data[0]) for _ in range(2)]
@@ -497,7 +504,7 @@ def test_within_a_block_all_is_read_once():
 
 def test_words_and_ranges_follow_the_weights():
     model = nn.Linear(4, 3).double()
-    memory = TrainingMemory(place(model, weights=SRAM(bits=8)), eta=1.0)
+    memory = TrainingMemory(place(model, weights=SRAM(bits=8)), at={"eta": 1.0})
     for factor in (1.0, 10.0):
         with torch.no_grad():
             model.weight.mul_(factor)
@@ -510,43 +517,62 @@ def test_words_and_ranges_follow_the_weights():
 def test_a_schedule_sets_the_point_of_each_step():
     model = network()
     placement = memory_of(model).placement
-    memory = TrainingMemory(placement, eta=Ramp(start=1.0, stop=0.1, steps=3))
+    memory = TrainingMemory(placement, at={"eta": LinearSchedule(start=1.0, stop=0.1, steps=3)})
     names = [p.name for p in placement.placed]
     for eta in (1.0, 0.7, 0.4, 0.1, 0.1):
-        assert memory.plan(memory.steps) == pytest.approx(dict.fromkeys(names, eta))
+        found = memory.plan_at(memory.steps).to_dict()
+        assert found == {name: {"eta": pytest.approx(eta)} for name in names}
         with memory as chip:
-            at_eta = memory.plan(memory.steps)
+            at_eta = memory.plan_at(memory.steps)
             read = copies(model)
         expected = as_read(placement, at_eta, chip)
         assert same({name: read[name] for name in names}, expected)
-    volts = TrainingMemory(placement, plan=lambda step: dict.fromkeys(names, 1 / (1 + step)))
-    assert volts.plan(1) == dict.fromkeys(names, 0.5)
+    halved = {name: {"eta": 0.5} for name in names}
+    for at in (
+        lambda step: {"eta": 1 / (1 + step)},
+        lambda step: Plan(dict.fromkeys(names, {"eta": 1 / (1 + step)})),
+    ):
+        assert TrainingMemory(placement, at=at).plan_at(1).to_dict() == halved
 
 
 def test_a_plan_gives_each_tensor_its_point():
     model = network()
     placement = memory_of(model).placement
-    plan = {p.name: 0.1 + 0.2 * k for k, p in enumerate(placement.placed)}
-    memory = TrainingMemory(placement, plan=plan, seed=5)
+    plan = Plan({p.name: {"eta": 0.1 + 0.2 * k} for k, p in enumerate(placement.placed)})
+    memory = TrainingMemory(placement, at=plan, seed=5)
     with memory as chip:
         read = copies(model)
     expected = as_read(placement, plan, chip)
     assert same({name: read[name] for name in plan}, expected)
 
 
+AT = {"eta": 0.5}
+
+
 @pytest.mark.parametrize(
     ("options", "error", "match"),
     [
-        ({}, InputError, "exactly one of a plan, a setting"),
-        ({"plan": {}, "eta": 0.5}, InputError, "exactly one of a plan, a setting"),
-        ({"plan": {"0.weight": 0.5}}, InputError, "no operating point for 4.weight"),
-        ({"eta": 1.5}, OperatingPointError, "eta is 1.5"),
-        ({"eta": Ramp(start=1.5, stop=0.5, steps=9)}, OperatingPointError, "eta is 1.5"),
-        ({"g_max": 1e-6}, OperatingPointError, "g_max"),
-        ({"eta": 0.5, "seed": 1, "chip": Chip(seed=1)}, InputError, "a seed .* or one chip"),
-        ({"eta": 0.5, "seed": -1}, InputError, "seed is -1"),
-        ({"eta": 0.5, "perfect": True}, InputError, "exactly one of a plan, a setting"),
-        ({"plan": {}, "perfect": True}, InputError, "exactly one of a plan, a setting"),
+        ({}, InputError, "needs at, .* or perfect=True, and not both"),
+        ({"at": {}}, OperatingPointError, "at, for 0.weight on a SRAM, is nothing; allowed: one"),
+        ({"at": 0.5}, InputError, r"at is 0.5 \(float\); allowed: knobs with values"),
+        ({"at": lambda step: 0.5}, InputError, r"at is 0.5 \(float\); allowed: knobs with values"),
+        ({"at": {"eta": 0.5, "v_dd": 0.6}}, OperatingPointError, "0.weight .* is eta and v_dd"),
+        ({"at": {"0.weight": {"eta": 0.5}}}, OperatingPointError, "for 0.weight .* is 0.weight"),
+        ({"at": Plan({})}, InputError, "0.weight is placed here, and the plan has no point"),
+        ({"at": Plan({"0.weight": {"eta": 0.5}})}, InputError, "4.weight is placed here, and the"),
+        ({"at": {"eta": 1.5}}, OperatingPointError, "eta is 1.5"),
+        ({"at": lambda step: {"eta": 1.5}}, OperatingPointError, "eta is 1.5"),
+        (
+            {"at": {"eta": LinearSchedule(start=1.5, stop=0.5, steps=9)}},
+            OperatingPointError,
+            "eta is 1.5",
+        ),
+        ({"at": {"g_max": 1e-6}}, OperatingPointError, "g_max"),
+        ({"at": AT, "seed": 1, "chip": Chip(seed=1)}, InputError, "a seed .* or one chip"),
+        ({"at": AT, "seed": -1}, InputError, "seed is -1; allowed: a whole number, 0 or more"),
+        ({"at": AT, "seed": 0.5}, InputError, "seed is 0.5; allowed: a whole number, 0 or more"),
+        ({"at": AT, "perfect": True}, InputError, "needs at, .* or perfect=True, and not both"),
+        ({"at": {}, "perfect": True}, InputError, "needs at, .* or perfect=True, and not both"),
         ({"perfect": True, "seed": 1}, InputError, "perfect is given beside a seed"),
         ({"perfect": True, "chip": Chip(seed=1)}, InputError, "perfect is given beside a seed"),
         ({"perfect": True, "scale_gradients": True}, InputError, "perfect is given beside"),
@@ -558,9 +584,15 @@ def test_what_is_not_allowed_is_refused_at_once(options, error, match):
         TrainingMemory(placement, **options)
 
 
+def test_what_is_no_placement_is_refused():
+    message = "placement is of type Sequential; allowed: the result of joulewise.place"
+    with pytest.raises(InputError, match=message):
+        TrainingMemory(network(), at=AT)
+
+
 def test_a_schedule_that_leaves_the_range_is_refused_at_its_step():
     model = network()
-    memory = TrainingMemory(memory_of(model).placement, eta=lambda step: 0.5 + 0.5 * step)
+    memory = TrainingMemory(memory_of(model).placement, at={"eta": lambda step: 0.5 + 0.5 * step})
     before = copies(model)
     with memory:
         pass
@@ -607,8 +639,10 @@ def test_training_goes_on_from_a_state_dict_as_without_a_stop(options):
     device = Crossbar(sigma=1e-6, read_noise=1e-6)
 
     def memory_on(model):
-        placement = place(model, weights=device, inputs=_inputs(model))
-        return TrainingMemory(placement, g_max=Ramp(start=1e-4, stop=1e-5, steps=6), **options)
+        placement = place(model, weights=device, example_inputs=_inputs(model))
+        return TrainingMemory(
+            placement, at={"g_max": LinearSchedule(start=1e-4, stop=1e-5, steps=6)}, **options
+        )
 
     run(whole, memory_on(whole), 6)
     memory = memory_on(part)
@@ -683,17 +717,17 @@ def test_one_chip_holds_for_both_calls_of_a_closure():
             return slopes(model, data)
 
     for _ in range(2):
-        with memory.one_chip():
+        with memory.same_chip():
             optimizer.step(closure)
     optimizer.step(closure)
     assert chips[0] == chips[1] and chips[2] == chips[3]
     assert len(set(chips)) == 4 and memory.steps == 4
-    with memory, pytest.raises(InputError, match="one_chip"), memory.one_chip():
+    with memory, pytest.raises(InputError, match="same_chip"), memory.same_chip():
         pass
     with (
-        memory.one_chip(),
-        pytest.raises(InputError, match="one_chip"),
-        memory.one_chip(),
+        memory.same_chip(),
+        pytest.raises(InputError, match="same_chip"),
+        memory.same_chip(),
     ):
         pass
 
@@ -716,9 +750,9 @@ def test_tied_frozen_unused_and_embedded_parameters():
         model, twin = Net(), Net()
     twin.load_state_dict(model.state_dict())
     tokens, targets = torch.arange(20).reshape(5, 4) % 10, torch.arange(5)
-    memory = TrainingMemory(place(model, weights=SRAM(bits=8)), eta=0.2)
-    before, chip = copies(model), memory.chip(0)
-    read = as_read(memory.placement, memory.plan(0), chip)
+    memory = TrainingMemory(place(model, weights=SRAM(bits=8)), at={"eta": 0.2})
+    before, chip = copies(model), memory.chip_at(0)
+    read = as_read(memory.placement, memory.plan_at(0), chip)
     with torch.no_grad():
         for name, tensor in read.items():
             twin.get_parameter(name).copy_(tensor)
@@ -745,8 +779,8 @@ def test_bfloat16_weights_and_autocast():
     assert same(copies(half), before)
     assert {g.dtype for g in gradients(half).values()} == {torch.bfloat16}
     model = network(torch.float32)
-    placement = place(model, weights=SRAM(bits=8), activations=SRAM(bits=8), inputs=data[0])
-    with TrainingMemory(placement, eta=0.5), torch.autocast("cpu", torch.bfloat16):
+    placement = place(model, weights=SRAM(bits=8), activations=SRAM(bits=8), example_inputs=data[0])
+    with TrainingMemory(placement, at={"eta": 0.5}), torch.autocast("cpu", torch.bfloat16):
         loss = F.cross_entropy(model(data[0]).float(), data[1])
         loss.backward()
     assert {g.dtype for g in gradients(model).values()} == {torch.float32}
@@ -773,7 +807,9 @@ def test_the_description_says_who_read_and_where():
         __hash__ = None
 
     placement = place(network(), weights=Unhashable(bits=8))
-    memory = TrainingMemory(placement, eta=Ramp(start=1.0, stop=0.5, steps=2), seed=3)
+    memory = TrainingMemory(
+        placement, at={"eta": LinearSchedule(start=1.0, stop=0.5, steps=2)}, seed=3
+    )
     for _ in range(3):
         with memory:
             pass
@@ -794,11 +830,11 @@ def test_it_makes_a_network_better_under_that_memory():
         for through in (False, True):
             model = build("mlp", digits.input_shape, digits.classes, seed=seed)
             crossbar = Crossbar(variability=1.0)
-            placement = place(model, weights=crossbar, inputs=digits.test.inputs[:8])
-            memory = TrainingMemory(placement, g_max=G, seed=seed) if through else None
+            placement = place(model, weights=crossbar, example_inputs=digits.test.inputs[:8])
+            memory = TrainingMemory(placement, at={"g_max": G}, seed=seed) if through else None
             spec = TrainingSpec(epochs=15, lr=0.02, augment=False, seed=seed)
             train(model, digits, spec, memory=memory)
-            accuracies.append(simulate(placement, digits.test, g_max=G, chips=10).mean_accuracy)
+            accuracies.append(simulate(placement, digits.test, at={"g_max": G}, chips=10).mean)
         gains.append(accuracies[1] - accuracies[0])
     assert scipy.stats.ttest_1samp(gains, 0.0, alternative="greater").pvalue < 0.005
 
@@ -812,10 +848,10 @@ def test_a_network_is_fitted_to_one_chip():
         train(model, digits, TrainingSpec(epochs=5, lr=0.05, augment=False))
         placement = place(model, weights=SRAM(bits=8))
         if chip is not None:
-            memory = TrainingMemory(placement, chip=chip, eta=0.05)
+            memory = TrainingMemory(placement, chip=chip, at={"eta": 0.05})
             train(model, digits, TrainingSpec(epochs=5, lr=0.02, augment=False), memory=memory)
         found[chip] = [
-            simulate(placement, digits.test, eta=0.05, chips=1, seed=c.seed).mean_accuracy
+            simulate(placement, digits.test, at={"eta": 0.05}, chips=1, seed=c.seed).mean
             for c in chips
         ]
     # The difference of two shares of 599 images has a standard error below 0.029.
@@ -828,7 +864,7 @@ def test_a_network_is_fitted_to_one_chip():
 
 
 def test_from_start_to_stop_exactly_and_no_further():
-    ramp = Ramp(start=1.0, stop=0.3, steps=10)
+    ramp = LinearSchedule(start=1.0, stop=0.3, steps=10)
     assert (ramp(0), ramp(10), ramp(11), ramp(10**9)) == (1.0, 0.3, 0.3, 0.3)
     assert ramp(5) == pytest.approx(0.65)
     assert all(ramp(k) > ramp(k + 1) for k in range(10))
@@ -837,4 +873,4 @@ def test_from_start_to_stop_exactly_and_no_further():
 @pytest.mark.parametrize("steps", [0, -1, 2.5, float("nan")])
 def test_steps_are_a_whole_number(steps):
     with pytest.raises(InputError, match="steps is"):
-        Ramp(start=1.0, stop=0.5, steps=steps)
+        LinearSchedule(start=1.0, stop=0.5, steps=steps)

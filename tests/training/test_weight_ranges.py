@@ -26,7 +26,7 @@ class OneRange:
         self.calls.append("positive")
 
     def by_name(self):
-        return dict.fromkeys(self.placement.plan_at_most_reliable(), self.alpha)
+        return dict.fromkeys(self.placement.most_reliable(), self.alpha)
 
     def parameters(self):
         return [self.alpha]
@@ -46,9 +46,9 @@ def placed():
 def test_in_a_block_weights_are_clipped_and_ranges_get_gradients():
     model, placement = placed()
     ranges: WeightRanges = OneRange(placement, 0.02)
-    assert all(model.get_parameter(n).abs().max() > 0.03 for n in placement.plan_at_most_reliable())
+    assert all(model.get_parameter(n).abs().max() > 0.03 for n in placement.most_reliable())
     with TrainingMemory(placement, perfect=True, ranges=ranges):
-        for name in placement.plan_at_most_reliable():
+        for name in placement.most_reliable():
             assert model.get_parameter(name).abs().max().item() == pytest.approx(0.02)
         model(torch.ones(2, 5)).square().sum().backward()
     assert ranges.alpha.grad != 0

@@ -2,7 +2,7 @@
 
 _allocate        the plan of least energy for a goal, or of least error for an energy
 pareto_front     plans of least energy over the whole range of output errors
-goals            goals of accuracy, yield and output error, and their confidence bounds
+goals            goals as values, and conditions with their confidence bounds
 held_out         verification on held-out chips, and constraint margins
 problem          variables, energies, error models and simulations of one placement
 granularity      decision variables, and the operating points that they set
@@ -12,29 +12,41 @@ constrained      constrained optimisation of continuous levels
 discrete_points  choice from listed operating points: a multiple-choice knapsack
 supply_rails     assignment of variables to a few shared operating points
 waterfilling     closed form where errors fall exponentially, the start of the optimisation
-initial_guess    about the output error that costs a given accuracy
+initial_guess    about the output error at which a goal is just met
 bracketing       the largest predicted error at which a goal holds, from few simulated chips
-result           allocations and their evidence as plain data
+result           allocations and their evidence
 """
 
 from joulewise.allocation._allocate import allocate as allocate
+from joulewise.allocation.goals import EnergyBudget as EnergyBudget
+from joulewise.allocation.goals import Goal as Goal
+from joulewise.allocation.goals import MetricDrop as MetricDrop
+from joulewise.allocation.goals import MetricTarget as MetricTarget
+from joulewise.allocation.goals import OutputError as OutputError
+from joulewise.allocation.goals import Yield as Yield
 from joulewise.allocation.granularity import Granularity as Granularity
-from joulewise.allocation.pareto_front import Front as Front
 from joulewise.allocation.pareto_front import FrontPoint as FrontPoint
+from joulewise.allocation.pareto_front import ParetoFront as ParetoFront
 from joulewise.allocation.pareto_front import pareto as pareto
 from joulewise.allocation.result import Allocation as Allocation
 from joulewise.allocation.result import Attempt as Attempt
 from joulewise.allocation.result import EnergyAtGoal as EnergyAtGoal
-from joulewise.allocation.result import Trial as Trial
+from joulewise.allocation.result import TuningTrial as TuningTrial
 
 __all__ = [
     "Allocation",
     "Attempt",
     "EnergyAtGoal",
-    "Front",
+    "EnergyBudget",
     "FrontPoint",
+    "Goal",
     "Granularity",
-    "Trial",
+    "MetricDrop",
+    "MetricTarget",
+    "OutputError",
+    "ParetoFront",
+    "TuningTrial",
+    "Yield",
     "allocate",
     "pareto",
 ]

@@ -3,27 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from joulewise.allocation.bracketing import largest_feasible
+from joulewise.allocation.bracketing import Candidate, largest_feasible
 from joulewise.allocation.energy_model import common_levels
-from joulewise.allocation.goals import ErrorGoal, Goal, GoalRequest, MeanGoal, YieldGoal
+from joulewise.allocation.goals import (
+    Condition,
+    EnergyBudget,
+    Goal,
+    OutputError,
+    check_chips,
+    check_goal,
+    needs_metric,
+)
 from joulewise.allocation.granularity import Granularity
 from joulewise.allocation.held_out import Verification, attempt_confidence, energy_at_goal
-from joulewise.allocation.initial_guess import mse_for_accuracy_drop
+from joulewise.allocation.initial_guess import first_error
 from joulewise.allocation.plan_optimiser import PlanOptimiser
-from joulewise.allocation.problem import AllocationProblem, Progress, check_counts
-from joulewise.allocation.result import Allocation, Trial
+from joulewise.allocation.problem import AllocationProblem
+from joulewise.allocation.result import Allocation, TuningTrial
 from joulewise.data import Split
-from joulewise.devices import plain_point
-from joulewise.errors import check_in_range, refuse
-from joulewise.placement import Placement, energy, guarded, loaded, outputs_of, prepare
-from joulewise.simulation import EnergyRecord, Simulation
+from joulewise.errors import check_count, check_in_range, refuse
+from joulewise.placement import Placement, Plan, energy, guarded
+from joulewise.progress import Progress, reporting
+from joulewise.simulation import Simulation
 
 __all__ = ["allocate"]
 
@@ -34,22 +42,25 @@ _TUNING_FRACTION, _FEWEST_TUNING = 10, 10
 # Linearisations on the way to the least error within an energy, and fractions of the way to the
 # optimum of the last one that are tried: gradients can be wrong far from their plan.
 _LINEARISATIONS, _FRACTIONS = 3, (1.0, 0.5, 0.25)
+# A common point this much cheaper than a plan is tried before the plan is returned.
+_CHEAPER = 0.99
 _EACH_TENSOR = Granularity()
 
 
 @guarded
-def allocate(
+def allocate(  # noqa: PLR0913  each is a choice of the caller, by keyword
     placement: Placement,
     data: Split | Iterable[Any],
     *,
+    goal: Goal,
     granularity: Granularity = _EACH_TENSOR,
     chips: int = 200,
     confidence: float = 0.95,
     samples: int = 512,
     seed: int = 0,
+    metric: Any = None,
     batch_size: int | None = None,
-    progress: Progress | None = None,
-    **goal: float,
+    progress: Progress = False,
 ) -> Allocation:
     """Choose an operating point for each placed tensor: the least energy at which a goal holds.
 
@@ -57,53 +68,45 @@ def allocate(
     error without simulation. The largest error at which the goal holds is bracketed by simulating a
     tenth of ``chips``, the tuning chips. The plan is then verified on held-out chips, which no plan
     was chosen by. Where it fails, a more reliable plan follows, where its margin is large, a
-    cheaper one, on new chips each. The one-sided ``confidence`` is that of all attempts together:
-    the first has half of the chance of error, the next a quarter, and so on.
-
-    The goal is one of the following; ``max_energy`` minimises the predicted output error, the
-    others energy:
-
-    - ``max_accuracy_drop``: mean accuracy over chips at most this much below that of a perfect
-      memory with the same words; above 0 to 1.
-    - ``min_accuracy``: mean accuracy of at least this; above 0 to 1.
-    - ``max_mse``: output error, mean over chips, of at most this; above 0.
-    - ``max_energy``: energy of placed memory at most this fraction of the most reliable plan's.
-
-    With ``min_yield`` beside one of the first two, above 0 and below 1, at least this fraction of
-    the chips has to reach that accuracy, instead of their mean.
+    cheaper one, on new chips each. A plan is returned only if no common point for all tensors that
+    was found to hold is cheaper. The one-sided ``confidence`` is that of all attempts together: the
+    first has half of the chance of error, the next a quarter, and so on.
 
     Args:
-        placement: A traced placement: give `place` a batch as ``inputs``.
-        data: A split, or an iterable of ``(inputs, targets)`` batches, read once and kept.
-            Predictions use a random subset of a split, the first batches of others; simulations
-            use all.
+        placement: A traced placement: give `place` a batch as ``example_inputs``.
+        data: See `joulewise.simulation.simulate`. Predictions use a random subset of a split, the
+            first batches of others; simulations use all.
+        goal: A `MetricDrop`, `MetricTarget` or `OutputError`, of the mean over chips, or a `Yield`
+            of one of them; or an `EnergyBudget`, within which the predicted output error is least.
         granularity: The granularity of operating points, and restrictions on their values.
-        chips: Held-out chips of each attempt, 20 or more for a mean; 0 for no simulation, with
-            ``max_mse`` or ``max_energy`` only.
+        chips: Held-out chips of each attempt, 20 or more for a mean; 0 for no simulation, with an
+            `OutputError` or `EnergyBudget` only.
         confidence: One-sided; above 0.5, below 1.
         samples: Number of samples for predictions, 1 or more.
         seed: Seed of the first held-out chip, of the samples and of the probes.
+        metric: See `joulewise.simulation.simulate`.
         batch_size: See `joulewise.simulation.simulate`.
-        progress: Called with the name of a step, how much of it is done, and how much there is.
-        **goal: One of the goals above, and optionally ``min_yield``.
+        progress: See `joulewise.simulation.simulate`.
 
     Returns:
         The plan, its energy, and the evidence. If the goal is out of reach ``holds`` is False and
         the plan is the best one there is.
 
     Raises:
-        InputError: if no goal or several are given, a field is outside its range, or a memory has
-            no adjustable knob.
+        InputError: if an argument is of the wrong kind or out of range, or a memory has no
+            adjustable knob.
+        DataError: if targets do not fit the outputs or the metric, or a goal needs them.
 
     Example:
+        >>> from joulewise.allocation import OutputError
         >>> from joulewise.data import load_digits
         >>> from joulewise.devices import SRAM
         >>> from joulewise.models import build
         >>> from joulewise.placement import place
         >>> digits = load_digits()
         >>> model = build("mlp", digits.input_shape, digits.classes, seed=0)
-        >>> placement = place(model, weights=SRAM(bits=8), inputs=digits.train.inputs[:1])
-        >>> found = allocate(placement, digits.test, max_mse=1e-3, chips=20)
+        >>> placement = place(model, weights=SRAM(), example_inputs=digits.train.inputs[:1])
+        >>> found = allocate(placement, digits.test, goal=OutputError(1e-3), chips=20)
         >>> found.holds, found.simulation.chips, found.attempts[-1].bound < 1e-3
         (True, 20, True)
 
@@ -111,29 +114,34 @@ def allocate(
         S. Henwood et al., "Layerwise noise maximisation to train low-energy deep neural networks",
         AICAS 2020, arXiv 1912.10764 (an operating point for each layer). The method is ours.
     """
-    check_counts(chips=(chips, 0))
+    check_goal(goal)
+    check_count("chips", chips, 0)
     check_in_range("confidence", confidence, 0.5, 1.0 - 1e-9, open_low=True)
-    request = GoalRequest.of(goal)
-    if not chips and request.max_mse is None and request.max_energy is None:
-        refuse("chips", 0, "2 or more: accuracy is not held without simulation")
-    if chips and request.max_energy is None:  # the check does not depend on the accuracy
-        request.goal(ideal_accuracy=1.0).check(chips, attempt_confidence(0, confidence))
-    problem = AllocationProblem(
-        placement=placement,
-        data=data,
-        granularity=granularity,
-        samples=samples,
-        seed=seed,
-        batch_size=batch_size,
-        progress=progress,
-    )
-    run = _Run(problem=problem, chips=chips, confidence=confidence)
-    if request.max_energy is not None:
-        return run.minimise_mse(request.max_energy)
-    if not chips:
-        assert request.max_mse is not None
-        return run.predict_only(request.max_mse)
-    return run.minimise_energy(request)
+    budget = isinstance(goal, EnergyBudget)
+    if not chips and not budget and not isinstance(goal, OutputError):
+        refuse("chips", 0, "2 or more: a metric is not held without simulation")
+    if chips and not budget:
+        check_chips(goal, chips, attempt_confidence(0, confidence))
+    with reporting(progress) as report:
+        problem = AllocationProblem(
+            placement=placement,
+            data=data,
+            granularity=granularity,
+            samples=samples,
+            seed=seed,
+            metric=metric,
+            batch_size=batch_size,
+            report=report,
+        )
+        if metric is None and not needs_metric(goal):
+            problem.leave_out_targets_of_no_metric()
+        run = _Run(problem=problem, goal=goal, chips=chips, confidence=confidence)
+        if isinstance(goal, EnergyBudget):
+            return run.minimise_mse(goal.fraction)
+        if not chips:
+            assert isinstance(goal, OutputError)
+            return run.predict_only(goal.mse)
+        return run.minimise_energy()
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -141,9 +149,10 @@ class _Run:
     """One call of `allocate`."""
 
     problem: AllocationProblem
+    goal: Goal
     chips: int
     confidence: float
-    trials: list[Trial] = field(default_factory=list)
+    trials: list[TuningTrial] = field(default_factory=list)
 
     def minimise_mse(self, budget: float) -> Allocation:
         """The least predicted error within an energy."""
@@ -156,13 +165,8 @@ class _Run:
         simulation: Simulation | None = None
         if self.chips:
             simulation = problem.simulate(levels, self.chips, problem.seed, "verifying")
-        return self._allocation(
-            optimiser,
-            levels,
-            goal={"goal": "EnergyGoal", "energy": budget},
-            simulation=simulation,
-            holds=required <= budget * (1 + 1e-9),
-        )
+        holds = required <= budget * (1 + 1e-9)
+        return self._allocation(optimiser, levels, simulation=simulation, holds=holds)
 
     def _best_within(self, budget: float) -> tuple[PlanOptimiser, Tensor]:
         """The least error within an energy, and an optimiser linearised there.
@@ -192,38 +196,25 @@ class _Run:
         optimiser = self.problem.linearised_near(max_mse)
         optimiser = self.problem.linearised_at(optimiser.minimise_energy(max_mse))
         levels = optimiser.minimise_energy(max_mse)
-        return self._allocation(
-            optimiser,
-            levels,
-            goal=ErrorGoal(mse=max_mse).describe(),
-            simulation=None,
-            holds=False if optimiser.mse(levels) > max_mse else None,
-        )
+        holds = False if optimiser.mse(levels) > max_mse else None
+        return self._allocation(optimiser, levels, simulation=None, limit=max_mse, holds=holds)
 
-    def minimise_energy(self, request: GoalRequest) -> Allocation:
+    def minimise_energy(self) -> Allocation:
         """The least energy at which a goal holds: choose on tuning chips, verify on others."""
-        problem = self.problem
-        tuning_chips = max(_FEWEST_TUNING, self.chips // _TUNING_FRACTION)
-        ideal = problem.simulate(
-            problem.variables.most_reliable, tuning_chips, _TUNING_SEED, "choosing"
-        )
-        goal = request.goal(ideal.ideal_accuracy)
-        first = self._first_limit(goal, ideal)
-        optimiser = problem.linearised_near(first)
+        problem, chips = self.problem, self._tuning_chips
+        ideal = problem.simulate(problem.variables.most_reliable, chips, _TUNING_SEED, "choosing")
+        condition = Condition.of(self.goal, ideal.metric, ideal.ideal)
+        problem.of_weights = not ideal.mse  # outputs such as lists of detections have no error
         verification = Verification(
             problem=problem,
-            goal=goal,
+            condition=condition,
             chips=self.chips,
             confidence=self.confidence,
             trials=self.trials,
         )
-        found = largest_feasible(
-            first,
-            lowest=optimiser.mse(optimiser.variables.most_reliable),
-            highest=optimiser.mse(optimiser.variables.least_reliable),
-            optimise=optimiser.minimise_energy,
-            slack=partial(self._slack, optimiser, goal, tuning_chips),
-        )
+        first = first_error(problem, condition, ideal)
+        optimiser = problem.linearised_near(first)
+        found = self._largest_feasible(optimiser, condition, first)
         max_mse, start = optimiser.mse(optimiser.variables.most_reliable), None
         if found is not None:
             max_mse, start = found.max_mse, found.levels
@@ -231,45 +222,78 @@ class _Run:
             there = problem.linearised_at(start)
             levels = there.minimise_energy(there.mse(start), start)
             cheaper = problem.energy(levels) < problem.energy(start)
-            if cheaper and self._slack(there, goal, tuning_chips, levels) >= 0:
+            if cheaper and self._slack(there, condition, levels) >= 0:
                 optimiser, max_mse, start = there, there.mse(levels), levels
         chosen, optimiser, levels, simulation = verification.run(optimiser, max_mse, start)
         attempts = verification.attempts
-        return self._allocation(
+        allocation = self._allocation(
             optimiser,
             levels,
-            goal=goal.describe(),
             simulation=simulation,
+            limit=condition.limit,
             holds=attempts[chosen].holds,
             attempts=tuple(attempts),
             chosen=chosen,
             at_goal=energy_at_goal(self.trials, attempts, attempts[chosen]),
         )
+        if problem.granularity.per == "network" and not problem.granularity.bit_planes:
+            return allocation
+        return self._common_if_cheaper(allocation, condition)
 
-    def _slack(self, optimiser: PlanOptimiser, goal: Goal, chips: int, levels: Tensor) -> float:
+    def _common_if_cheaper(self, allocation: Allocation, condition: Condition) -> Allocation:
+        """The allocation, or that of one common point if a cheaper one is shown to hold.
+
+        Plans of many points exploit errors of the error model, so a common point can be better.
+        """
+        granularity = replace(self.problem.granularity, per="network", bit_planes=False, rails=None)
+        problem = replace(self.problem, granularity=granularity)
+        problem.of_weights = self.problem.of_weights
+        model, variables = problem.energy_model, problem.variables
+        levels = common_levels(model, variables, allocation.energy.normalised * _CHEAPER)
+        if not allocation.holds:
+            levels = variables.most_reliable
+        simulation = problem.simulate(levels, self._tuning_chips, _TUNING_SEED, "choosing")
+        if condition.slack(simulation, self.chips, attempt_confidence(0, self.confidence)) < 0:
+            return allocation
+        # The chance of error that the attempts so far have left.
+        left = 1 - (1 - self.confidence) / 2 ** len(allocation.attempts)
+        common = _Run(problem=problem, goal=self.goal, chips=self.chips, confidence=left)
+        other = common.minimise_energy()
+        cheaper = other.energy.memory_total_j < allocation.energy.memory_total_j
+        if not other.holds or (allocation.holds and not cheaper):
+            return allocation
+        return replace(
+            other, common=True, granularity=self.problem.granularity, confidence=self.confidence
+        )
+
+    def _largest_feasible(
+        self, optimiser: PlanOptimiser, condition: Condition, first: float
+    ) -> Candidate | None:
+        return largest_feasible(
+            first,
+            lowest=optimiser.mse(optimiser.variables.most_reliable),
+            highest=optimiser.mse(optimiser.variables.least_reliable),
+            optimise=optimiser.minimise_energy,
+            slack=partial(self._slack, optimiser, condition),
+        )
+
+    def _slack(self, optimiser: PlanOptimiser, condition: Condition, levels: Tensor) -> float:
         """The slack of levels on the tuning chips; also kept as a trial."""
+        chips = self._tuning_chips
         simulation = self.problem.simulate(levels, chips, _TUNING_SEED, "choosing")
         self.trials.append(
-            Trial(
+            TuningTrial(
                 energy=simulation.energy.normalised,
                 predicted_mse=optimiser.mse(levels),
-                margin=goal.margin(simulation)[0],
+                margin=condition.margin(simulation)[0],
                 chips=chips,
             )
         )
-        return goal.slack(simulation, self.chips, attempt_confidence(0, self.confidence))
+        return condition.slack(simulation, self.chips, attempt_confidence(0, self.confidence))
 
-    def _first_limit(self, goal: Goal, ideal: Simulation) -> float:
-        """A guess of the predicted error at which the goal holds."""
-        if isinstance(goal, ErrorGoal):
-            return goal.mse
-        assert isinstance(goal, (MeanGoal, YieldGoal)) and ideal.ideal_accuracy is not None
-        drop = max(ideal.ideal_accuracy - goal.accuracy, 1e-4)
-        placement = self.problem.placement
-        batches = prepare(self.problem.few, placement.model, self.problem.batch_size)
-        with loaded(placement) as memory:
-            memory.original()
-            return mse_for_accuracy_drop(outputs_of(memory, batches), batches, drop)
+    @property
+    def _tuning_chips(self) -> int:
+        return max(_FEWEST_TUNING, self.chips // _TUNING_FRACTION)
 
     def _allocation(self, optimiser: PlanOptimiser, levels: Tensor, **evidence: Any) -> Allocation:
         """The result.
@@ -280,17 +304,20 @@ class _Run:
             **evidence: Other fields of `Allocation`.
         """
         problem = self.problem
-        plan = problem.variables.exact_plan(levels)
+        plan = Plan.chosen_for(problem.placement, problem.variables.exact_points(levels))
         with torch.no_grad():
-            shift, variance = optimiser.error_model.parts(problem.variables.plan(levels))
+            points = problem.variables.points(levels)
+            shift, variance = optimiser.error_model.shift_and_variance(points)
         return Allocation(
+            goal=self.goal,
             granularity=problem.granularity,
-            plan={name: plain_point(point) for name, point in plan.items()},
-            energy=EnergyRecord.of(energy(problem.placement, plan)),
+            plan=plan,
+            energy=energy(problem.placement, at=plan),
             predicted_shift=float(shift),
             predicted_variance={name: float(part) for name, part in variance.items()},
             trials=tuple(self.trials),
             confidence=self.confidence,
             evaluations=problem.evaluations,
+            of_weights=problem.of_weights,
             **evidence,
         )

@@ -13,7 +13,7 @@ from scipy.optimize import brentq
 from torch import Tensor
 
 from joulewise.allocation.granularity import DecisionVariables
-from joulewise.devices import Device, KnobRange, Point, Traffic
+from joulewise.devices import Device, Knob, Point, Traffic
 from joulewise.devices.operating_point import as_point
 from joulewise.errors import refuse
 from joulewise.placement import Placed, Placement
@@ -43,17 +43,17 @@ class EnergyModel:
 
     def __init__(self, placement: Placement) -> None:
         if not placement.traced:
-            refuse("placement", "without access counts", "place(..., inputs=a batch)")
+            refuse("placement", "without access counts", "place(..., example_inputs=a batch)")
         for placed in placement.placed:
-            if not placed.device.adjustable:
+            if not placed.device.knob.adjustable:
                 refuse(
                     f"the knob of {placed.name}",
-                    f"{placed.device.knob}, which cannot be chosen",
+                    f"{placed.device.knob.name}, which cannot be chosen",
                     "a memory whose operating point trades energy for reliability",
                 )
         self._groups = [_group(same) for same in _by_device(placement.placed)]
         self._group_of = {name: group for group in self._groups for name in group.names}
-        self.reliable_j = float(self._joules(placement.plan_at_most_reliable()))
+        self.reliable_j = float(self._joules(placement.points(placement.most_reliable())))
 
     def normalised(self, plan: Mapping[str, Point]) -> Tensor:
         """Energy over that of the most reliable plan; a float64 scalar, differentiable."""
@@ -97,7 +97,7 @@ def common_levels(model: EnergyModel, variables: DecisionVariables, budget: floa
 
     def energy(level: float) -> float:
         with torch.no_grad():
-            return float(model.normalised(variables.plan(variables.uniform(level))))
+            return float(model.normalised(variables.points(variables.uniform(level))))
 
     if variables.listed:
         within = [level for level in variables.listed if energy(level) <= budget]
@@ -110,10 +110,10 @@ def common_levels(model: EnergyModel, variables: DecisionVariables, budget: floa
 
 
 def _by_device(placed: Sequence[Placed]) -> list[list[Placed]]:
-    """Tensors by equal device; those of compute-in-memory arrays by the range of the knob."""
-    groups: list[tuple[Device[Any] | KnobRange, list[Placed]]] = []
+    """Tensors by equal device; those of compute-in-memory arrays by knob."""
+    groups: list[tuple[Device[Any] | Knob, list[Placed]]] = []
     for one in placed:
-        key = KnobRange.of(one.device) if one.device.computes else one.device
+        key = one.device.knob if one.device.array else one.device
         for known, members in groups:  # no dictionary: a user's device need not be hashable
             if known == key:
                 members.append(one)
@@ -128,7 +128,7 @@ class _Accessed:
 
     def __init__(self, placed: Sequence[Placed]) -> None:
         self._device = placed[0].device
-        most = self._device.most_reliable
+        most = self._device.knob.most_reliable
         energies = [float(self._device.energy(_traffic(p), most)) for p in placed]
         # All others are fractions of the largest, whose rounding error is relatively the least.
         largest = int(np.argmax(energies))
@@ -156,10 +156,10 @@ class _Accessed:
 
 
 class _Tabulated:
-    """Tensors of compute-in-memory arrays of one knob range, each with a table of its own."""
+    """Tensors of compute-in-memory arrays of one knob, each with a table of its own."""
 
     def __init__(self, placed: Sequence[Placed]) -> None:
-        self._range = KnobRange.of(placed[0].device)
+        self._knob = placed[0].device.knob
         self._placed = {p.name: p for p in placed}
         self._table_of = cache(self._tabulated)
         self.names = tuple(self._placed)
@@ -169,7 +169,7 @@ class _Tabulated:
         each = list(dict.fromkeys(names))
         tables = torch.stack([self._table_of(name, points.ndim > 1) for name in each])
         row = torch.tensor([each.index(name) for name in names])[:, None]
-        level = self._range.shares(points.reshape(len(names), -1))
+        level = self._knob.levels(points.reshape(len(names), -1))
         piece = (level.detach() * (_KNOTS - 1)).long().clamp(0, _KNOTS - 2)
         cubic = tables[row, :, piece, torch.arange(level.shape[1])]
         third, second, first, value = cubic.unbind(-1)
@@ -181,7 +181,7 @@ class _Tabulated:
         placed = self._placed[name]
         device, traffic = placed.device, _traffic(placed)
         levels = np.linspace(0, 1, _KNOTS)
-        points = [self._range.point(level) for level in levels]
+        points = [self._knob.point(level) for level in levels]
         if by_channel:
             channels = placed.channels or 1
             rows = [device.energy_by_channel(traffic, point, channels) for point in points]
@@ -195,7 +195,7 @@ _Group = _Accessed | _Tabulated
 
 
 def _group(placed: Sequence[Placed]) -> _Group:
-    return _Tabulated(placed) if placed[0].device.computes else _Accessed(placed)
+    return _Tabulated(placed) if placed[0].device.array else _Accessed(placed)
 
 
 def _traffic(placed: Placed) -> Traffic:

@@ -1,33 +1,228 @@
-"""Goals: conditions on a plan, and the confidence with which a simulation shows them to hold."""
+"""Goals as values, and the conditions that held-out chips have to show for them."""
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from scipy import stats
 
-from joulewise.errors import InputError, check_in_range, refuse
-from joulewise.simulation import Interval, Simulation, proportion_interval
+from joulewise.errors import InputError, check_count, check_in_range, check_kind, refuse
+from joulewise.metrics import MeanSquaredError, Metric, margin
+from joulewise.simulation import Interval, Simulation, mean_interval, proportion_interval
 
-__all__ = ["ErrorGoal", "Goal", "GoalRequest", "MeanGoal", "YieldGoal"]
+__all__ = [
+    "Condition",
+    "EnergyBudget",
+    "Goal",
+    "MeanCondition",
+    "MetricDrop",
+    "MetricTarget",
+    "OutputError",
+    "Yield",
+    "YieldCondition",
+    "check_chips",
+    "check_goal",
+    "needs_metric",
+]
 
 # Chips below which Student's t interval of a skewed figure is not to be trusted.
 _FEWEST = 20
+# Accuracies are multiples of 1 / samples: ties count as within a drop.
+_TIES = 1e-12
 
-_GOALS = ("max_accuracy_drop", "min_accuracy", "max_mse", "max_energy")
+
+@dataclass(frozen=True, slots=True)
+class MetricDrop:
+    """Mean of the metric at most this much worse than with a perfect memory of the same words.
+
+    Args:
+        amount: Above 0; in the unit of the metric, such as 0.005 for half a point of accuracy, or a
+            fraction of the value with a perfect memory.
+        relative: True for a fraction.
+
+    Raises:
+        InputError: if the amount is out of range.
+    """
+
+    amount: float
+    relative: bool = False
+
+    def __post_init__(self) -> None:
+        check_in_range("amount", self.amount, 0.0, 1e30, open_low=True)
+        check_kind("relative", self.relative, bool, "True or False")
 
 
-class Goal(ABC):
-    """A condition that held-out chips have to show, with one-sided confidence."""
+@dataclass(frozen=True, slots=True)
+class MetricTarget:
+    """Mean of the metric at least this value; at most, if lower is better.
+
+    Args:
+        value: In the unit of the metric.
+
+    Raises:
+        InputError: if the value is not finite.
+    """
+
+    value: float
+
+    def __post_init__(self) -> None:
+        check_in_range("value", self.value, -1e30, 1e30)
+
+
+@dataclass(frozen=True, slots=True)
+class OutputError:
+    """Mean output error of at most this value; needs no targets.
+
+    Args:
+        mse: Above 0; mean squared difference to the outputs of the model as given.
+
+    Raises:
+        InputError: if the value is out of range.
+    """
+
+    mse: float
+
+    def __post_init__(self) -> None:
+        check_in_range("mse", self.mse, 0.0, 1e30, open_low=True)
+
+
+@dataclass(frozen=True, slots=True)
+class EnergyBudget:
+    """The least predicted output error within an energy; needs no targets.
+
+    Args:
+        fraction: Above 0 to 1; energy of placed memory over that of the most reliable plan.
+
+    Raises:
+        InputError: if the fraction is out of range.
+    """
+
+    fraction: float
+
+    def __post_init__(self) -> None:
+        check_in_range("fraction", self.fraction, 0.0, 1.0, open_low=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Yield:
+    """At least a fraction of all chips reaches a goal, instead of their mean.
+
+    Args:
+        at_least: The fraction; above 0, below 1.
+        of: The goal that each of these chips reaches.
+
+    Raises:
+        InputError: if the fraction is out of range, or the goal is no goal of a chip.
+    """
+
+    at_least: float
+    of: MetricDrop | MetricTarget | OutputError
+
+    def __post_init__(self) -> None:
+        check_in_range("at_least", self.at_least, 0.0, 1.0 - 1e-9, open_low=True)
+        kinds = (MetricDrop, MetricTarget, OutputError)
+        check_kind("of", self.of, kinds, "a MetricDrop, MetricTarget or OutputError")
+
+
+Goal = MetricDrop | MetricTarget | OutputError | EnergyBudget | Yield
+
+
+def check_goal(goal: object) -> None:
+    """Refuse anything but a goal.
+
+    Raises:
+        InputError: naming the goals.
+    """
+    kinds = (MetricDrop, MetricTarget, OutputError, EnergyBudget, Yield)
+    allowed = "joulewise.MetricDrop(0.005), MetricTarget, OutputError, EnergyBudget or Yield"
+    check_kind("goal", goal, kinds, allowed)
+
+
+def needs_metric(goal: Goal) -> bool:
+    """True for a goal of a metric, False for one of output errors or energy."""
+    return isinstance(goal.of if isinstance(goal, Yield) else goal, (MetricDrop, MetricTarget))
+
+
+def check_chips(goal: Goal, chips: int, confidence: float) -> None:
+    """Refuse a number of held-out chips that can never show a goal to hold.
+
+    Args:
+        goal: The goal.
+        chips: The number.
+        confidence: One-sided confidence of the verification.
+
+    Raises:
+        InputError: with the fewest that can.
+    """
+    if not isinstance(goal, Yield):
+        check_count("chips", chips, _FEWEST, 10**7)
+        return
+    # All of n chips good bounds the yield at (1 - confidence)^(1 / n).
+    fewest = math.ceil(math.log(1 - confidence) / math.log(goal.at_least) - 1e-9)
+    if chips < fewest:
+        raise InputError(
+            f"chips is {chips}, and not even all of them good would show a yield of "
+            f"{goal.at_least:g} with {confidence:.1%} confidence; allowed: {fewest} or more"
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Condition(ABC):
+    """A limit that held-out chips have to show, with one-sided confidence.
+
+    Args:
+        metric: Gives name, direction and bounds of the figure that is limited.
+        limit: Value that just suffices.
+        of_error: True if the figure is the output error, False for the metric of the simulation.
+    """
+
+    metric: Metric
+    limit: float
+    of_error: bool = False
+
+    @staticmethod
+    def of(goal: Goal, metric: Metric | None, ideal: float | None) -> Condition:
+        """The condition of a goal, once the metric of a perfect memory is known.
+
+        Args:
+            goal: Any goal but an `EnergyBudget`.
+            metric: The metric of the data; None without targets.
+            ideal: Its value with a perfect memory.
+
+        Raises:
+            InputError: if the goal is one of a metric, and there is none for lack of targets, or
+                the limit is outside the bounds of the metric.
+        """
+        if isinstance(goal, Yield):
+            one = Condition.of(goal.of, metric, ideal)
+            return YieldCondition(
+                metric=one.metric, limit=one.limit, of_error=one.of_error, fraction=goal.at_least
+            )
+        if isinstance(goal, OutputError):
+            return MeanCondition(metric=MeanSquaredError(), limit=goal.mse, of_error=True)
+        assert isinstance(goal, (MetricDrop, MetricTarget))
+        if metric is None or ideal is None:
+            raise InputError(
+                f"a {type(goal).__name__} needs targets and a metric; allowed: data with both, or "
+                "an OutputError or EnergyBudget"
+            )
+        if isinstance(goal, MetricDrop):
+            drop = goal.amount * (abs(ideal) if goal.relative else 1.0)
+            limit = ideal - drop - _TIES if metric.higher_is_better else ideal + drop + _TIES
+            limit = min(max(limit, metric.bounds[0]), metric.bounds[1])
+        else:
+            limit = goal.value
+            check_in_range(f"the target of {metric.name}", limit, *metric.bounds)
+        return MeanCondition(metric=metric, limit=limit)
 
     @abstractmethod
     def bound(self, simulation: Simulation, confidence: float) -> tuple[float, bool]:
-        """One-sided bound of the figure that the goal limits, and True if it is within the goal.
+        """One-sided bound of the figure that is limited, and True if it is within the limit.
 
         Args:
             simulation: Simulation of held-out chips.
@@ -49,201 +244,114 @@ class Goal(ABC):
 
     @abstractmethod
     def margin(self, simulation: Simulation) -> tuple[float, Interval]:
-        """The difference to the goal, above 0 if it is exceeded, and its 95 % interval.
+        """The distance from the limit, above 0 on the better side, and its 95 % interval.
 
-        In accuracy; for output errors the logarithm of their ratio.
+        In the unit of the metric, or the logarithm of a ratio; see `joulewise.metrics.margin`.
         """
 
-    @abstractmethod
-    def check(self, chips: int, confidence: float) -> None:
-        """Refuse a number of chips that can never show the goal to hold.
+    def figures(self, simulation: Simulation) -> Sequence[float | None]:
+        """The figure of each chip; None for one that failed.
 
         Raises:
-            InputError: with the fewest that can.
+            InputError: if the output error is limited, and outputs have no fixed shape.
         """
+        if self.of_error and not simulation.mse:
+            refuse("an OutputError", "given for outputs of no fixed shape", "a goal of a metric")
+        return simulation.mse if self.of_error else simulation.values
 
-    def describe(self) -> dict[str, Any]:
-        """Plain data for records."""
-        return {"goal": type(self).__name__, **asdict(self)}  # type: ignore[call-overload]
+    def _margin(self, value: float | None) -> float:
+        return margin(self.metric, value, self.limit)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MeanGoal(Goal):
-    """Mean accuracy over chips of at least ``accuracy``, by Student's t.
+class MeanCondition(Condition):
+    """Mean over chips within the limit, by Student's t; never where a chip failed.
 
     The interval does not cover failures so rare that no simulated chip has them.
-
-    Args:
-        accuracy: In [0, 1].
     """
 
-    accuracy: float
-
     def bound(self, simulation: Simulation, confidence: float) -> tuple[float, bool]:
-        """See `Goal`; the lower bound of the mean accuracy."""
-        low = simulation.accuracy_interval(2 * confidence - 1).low
-        return low, low >= self.accuracy
+        """See `Condition`."""
+        values = self._all_known(simulation)
+        if values is None:
+            return self._worst, False
+        interval = mean_interval(values, 2 * confidence - 1)
+        bound = interval.low if self.metric.higher_is_better else interval.high
+        return bound, bound >= self.limit if self.metric.higher_is_better else bound <= self.limit
 
     def slack(self, simulation: Simulation, chips: int, confidence: float) -> float:
-        """See `Goal`."""
-        reach = _half_width(simulation.accuracy, chips, confidence)
-        return float(simulation.mean_accuracy - reach - self.accuracy)
+        """See `Condition`."""
+        values = self._all_known(simulation)
+        if values is None:
+            return -math.inf
+        spread = float(np.std(values, ddof=1)) / chips**0.5
+        reach = float(stats.t.ppf(confidence, chips - 1)) * spread
+        sign = -1.0 if self.metric.higher_is_better else 1.0
+        return self._margin(float(np.mean(values)) + sign * reach)
 
     def margin(self, simulation: Simulation) -> tuple[float, Interval]:
-        """See `Goal`."""
-        return _beyond(simulation.mean_accuracy, simulation.accuracy_interval(), self.accuracy)
+        """See `Condition`."""
+        values = self._all_known(simulation)
+        if values is None:
+            return -math.inf, Interval(-math.inf, -math.inf)
+        ends = sorted(self._margin(end) for end in mean_interval(values))
+        return self._margin(float(np.mean(values))), Interval(*ends)
 
-    def check(self, chips: int, confidence: float) -> None:
-        """See `Goal`."""
-        check_in_range("chips", chips, _FEWEST, 10**7)
+    def _all_known(self, simulation: Simulation) -> list[float] | None:
+        values = self.figures(simulation)
+        known = [value for value in values if value is not None and math.isfinite(value)]
+        return known if len(known) == len(values) else None
+
+    @property
+    def _worst(self) -> float:
+        return -math.inf if self.metric.higher_is_better else math.inf
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class YieldGoal(Goal):
-    """Yield: at least a fraction of all chips reaches ``accuracy``, by Clopper-Pearson.
+class YieldCondition(Condition):
+    """At least a fraction of all chips within the limit, by Clopper-Pearson.
 
     Args:
-        accuracy: In [0, 1].
-        share: The fraction; above 0, below 1.
+        fraction: Above 0, below 1.
     """
 
-    accuracy: float
-    share: float
+    fraction: float
 
     def bound(self, simulation: Simulation, confidence: float) -> tuple[float, bool]:
-        """See `Goal`; the lower bound of the yield."""
-        _, interval = simulation.yield_at(self.accuracy, 2 * confidence - 1)
-        return interval.low, interval.low >= self.share
+        """See `Condition`; the lower bound of the yield."""
+        margins = self._margins(simulation)
+        good = int(np.sum(margins >= 0))
+        low = proportion_interval(good, len(margins), 2 * confidence - 1).low
+        return low, low >= self.fraction
 
     def slack(self, simulation: Simulation, chips: int, confidence: float) -> float:
-        """See `Goal`; accuracies are taken to be Gaussian, since few chips show no quantile."""
+        """See `Condition`; margins are taken to be Gaussian, since few chips show no quantile."""
+        margins = self._margins(simulation)
+        if not np.isfinite(margins).all():
+            return -math.inf
         needed = self._needed(chips, confidence) / chips
         # The quantile at which as many chips are good as verification needs, half of the time.
         reach = float(stats.norm.ppf(min(needed, 1 - 0.5 / chips)))
-        spread = float(np.std(simulation.accuracy, ddof=1))
-        return simulation.mean_accuracy - reach * spread - self.accuracy
+        return float(margins.mean() - reach * margins.std(ddof=1))
 
     def margin(self, simulation: Simulation) -> tuple[float, Interval]:
-        """See `Goal`; that of the accuracy quantile, with an interval of order statistics."""
-        chips = simulation.chips
-        ranked = np.sort(simulation.accuracy)
-        low, high = stats.binom.ppf([0.025, 0.975], chips, 1 - self.share).astype(int)
+        """See `Condition`; that of the quantile, with an interval of order statistics."""
+        ranked = np.sort(self._margins(simulation))
+        chips = len(ranked)
+        low, high = stats.binom.ppf([0.025, 0.975], chips, 1 - self.fraction).astype(int)
         interval = Interval(
             float(ranked[low - 1]) if low else -math.inf,
             float(ranked[high]) if high < chips else math.inf,
         )
-        return _beyond(float(np.quantile(ranked, 1 - self.share)), interval, self.accuracy)
+        # Failed chips have no margin to interpolate between.
+        method: Any = "linear" if np.isfinite(ranked[0]) else "lower"
+        return float(np.quantile(ranked, 1 - self.fraction, method=method)), interval
 
-    def check(self, chips: int, confidence: float) -> None:
-        """See `Goal`.
-
-        Raises:
-            InputError: with the fewest that can.
-        """
-        # All of n chips good bounds the yield at (1 - confidence)^(1 / n).
-        fewest = math.ceil(math.log(1 - confidence) / math.log(self.share) - 1e-9)
-        if chips < fewest:
-            raise InputError(
-                f"chips is {chips}, and not even all of them good would show a yield of "
-                f"{self.share:g} with {confidence:.1%} confidence; allowed: {fewest} or more"
-            )
+    def _margins(self, simulation: Simulation) -> Any:
+        return np.array([self._margin(value) for value in self.figures(simulation)])
 
     def _needed(self, chips: int, confidence: float) -> int:
         """The fewest good chips that show the yield; ``chips + 1`` if none do."""
         lows = [proportion_interval(g, chips, 2 * confidence - 1).low for g in range(chips + 1)]
-        enough = np.flatnonzero(np.array(lows) >= self.share)
+        enough = np.flatnonzero(np.array(lows) >= self.fraction)
         return int(enough[0]) if len(enough) else chips + 1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ErrorGoal(Goal):
-    """Output error, mean over chips, of at most ``mse``, by Student's t.
-
-    Args:
-        mse: Above 0; mean squared difference to the outputs of the model as given.
-    """
-
-    mse: float
-
-    def bound(self, simulation: Simulation, confidence: float) -> tuple[float, bool]:
-        """See `Goal`; the upper bound of the mean output error."""
-        high = simulation.mse_interval(2 * confidence - 1).high
-        return high, high <= self.mse
-
-    def slack(self, simulation: Simulation, chips: int, confidence: float) -> float:
-        """See `Goal`."""
-        reach = _half_width(simulation.mse, chips, confidence)
-        return self._log_ratio(simulation.mean_mse + reach)
-
-    def margin(self, simulation: Simulation) -> tuple[float, Interval]:
-        """See `Goal`."""
-        interval = simulation.mse_interval()
-        ends = [self._log_ratio(mse) for mse in (interval.high, interval.low)]
-        return self._log_ratio(simulation.mean_mse), Interval(*ends)
-
-    def check(self, chips: int, confidence: float) -> None:
-        """See `Goal`."""
-        check_in_range("chips", chips, _FEWEST, 10**7)
-
-    def _log_ratio(self, mse: float) -> float:
-        return math.log(self.mse / mse) if mse > 0 else math.inf
-
-
-def _half_width(figures: tuple[float, ...], chips: int, confidence: float) -> float:
-    """Half-width of Student's t interval of the mean of so many chips with this variance."""
-    spread: float = float(np.std(figures, ddof=1)) / chips**0.5
-    return float(stats.t.ppf(confidence, chips - 1)) * spread
-
-
-def _beyond(value: float, interval: Interval, target: float) -> tuple[float, Interval]:
-    return value - target, Interval(interval.low - target, interval.high - target)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GoalRequest:
-    """A goal as `allocate` is given it: one field is set, or ``min_yield`` beside an accuracy."""
-
-    max_accuracy_drop: float | None = None
-    min_accuracy: float | None = None
-    max_mse: float | None = None
-    max_energy: float | None = None
-    min_yield: float | None = None
-
-    @classmethod
-    def of(cls, goal: Mapping[str, float]) -> GoalRequest:
-        """The request of keyword arguments.
-
-        Raises:
-            InputError: if a goal is missing, unknown, out of range, or one of several.
-        """
-        for name, value in goal.items():
-            if name not in (*_GOALS, "min_yield"):
-                refuse("the goal", name, f"one of {', '.join(_GOALS)}; and min_yield")
-            check_in_range(name, value, 0.0, 1e30 if name == "max_mse" else 1.0, open_low=True)
-        named = [name for name in _GOALS if name in goal]
-        if len(named) != 1:
-            refuse("the goal", " and ".join(named) or "missing", f"one of {', '.join(_GOALS)}")
-        if "min_yield" in goal:
-            if named[0] in ("max_mse", "max_energy"):
-                refuse("min_yield", f"given with {named[0]}", "with an accuracy or a drop of it")
-            check_in_range("min_yield", goal["min_yield"], 0.0, 1.0 - 1e-9, open_low=True)
-        return cls(**goal)
-
-    def goal(self, ideal_accuracy: float | None) -> Goal:
-        """The goal, once the accuracy on a perfect memory is known.
-
-        Raises:
-            InputError: if the goal is an accuracy, and there is none for lack of targets.
-        """
-        if self.max_mse is not None:
-            return ErrorGoal(mse=self.max_mse)
-        if ideal_accuracy is None:
-            raise InputError("a goal of accuracy needs targets; allowed: max_mse or max_energy")
-        accuracy = self.min_accuracy
-        if accuracy is None:
-            assert self.max_accuracy_drop is not None
-            # Accuracies are multiples of 1 / images: 1e-12 lets ties count as within the drop.
-            accuracy = max(ideal_accuracy - self.max_accuracy_drop - 1e-12, 0.0)
-        if self.min_yield is not None:
-            return YieldGoal(accuracy=accuracy, share=self.min_yield)
-        return MeanGoal(accuracy=accuracy)

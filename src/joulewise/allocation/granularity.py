@@ -1,7 +1,7 @@
 """Granularity: the decision variables of an allocation, and which operating points they set.
 
 A level is a normalised operating point: 0 is the least reliable end of a device's knob range, 1 the
-most reliable, on a logarithmic scale where the range spans decades (see `KnobRange`).
+most reliable, on a logarithmic scale where the range spans decades (see `Knob`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from joulewise.devices import KnobRange, Point
+from joulewise.devices import Knob, Point
 from joulewise.errors import InputError, check_in_range, check_whole, refuse
 from joulewise.placement import Placed, Placement
 
@@ -76,14 +76,14 @@ class Granularity:
         """
         if not self.levels and self.rails is None:
             return {}
-        knobs = {(p.device.knob, KnobRange.of(p.device)) for p in placement.placed}
+        knobs = {p.device.knob.range for p in placement.placed}
         if len(knobs) > 1:
             allowed = "none, or one kind of memory"
             restricted = "levels" if self.levels else "rails"
             refuse(restricted, "given for memories of different knobs or ranges", allowed)
         device = placement.placed[0].device
-        points = [float(device.point(**{device.knob: float(level)})) for level in self.levels]
-        by_level = {KnobRange.of(device).share(point): point for point in points}
+        points = [float(device.point(**{device.knob.name: float(level)})) for level in self.levels]
+        by_level = {device.knob.level(point): point for point in points}
         return dict(sorted(by_level.items()))
 
 
@@ -92,7 +92,7 @@ class DecisionVariables:
     """The levels that are chosen, as one vector, and the plans that they stand for.
 
     Args:
-        ranges: The knob range of each placed tensor.
+        knobs: The knob of each placed tensor.
         index: The variables that set the operating point of each placed tensor, in the shape of the
             point: a scalar, ``[bits]`` for bit planes, ``[channels, 1]`` for output channels.
         count: Number of variables.
@@ -100,7 +100,7 @@ class DecisionVariables:
             all. Plans have them bit for bit.
     """
 
-    ranges: Mapping[str, KnobRange]
+    knobs: Mapping[str, Knob]
     index: Mapping[str, Tensor]
     count: int
     listed: Mapping[float, float] = field(default_factory=dict)
@@ -130,9 +130,9 @@ class DecisionVariables:
             if key not in first:
                 first[key], count = count, count + own.numel()
             index[placed.name] = first[key] + own
-        ranges = {p.name: KnobRange.of(p.device) for p in placement.placed}
+        knobs = {p.name: p.device.knob for p in placement.placed}
         listed = granularity.listed(placement)
-        return cls(ranges=ranges, index=index, count=count, listed=listed)
+        return cls(knobs=knobs, index=index, count=count, listed=listed)
 
     @property
     def most_reliable(self) -> Tensor:
@@ -148,30 +148,30 @@ class DecisionVariables:
         """One level for all variables, float64 ``[count]``."""
         return torch.full((self.count,), level, dtype=torch.float64)
 
-    def plan(self, levels: Tensor) -> dict[str, Point]:
-        """The plan of some levels, differentiable.
+    def points(self, levels: Tensor) -> dict[str, Point]:
+        """The operating points of some levels, differentiable.
 
         Args:
             levels: float64 ``[count]``, 0 to 1.
         """
-        alike: dict[tuple[KnobRange, torch.Size], list[str]] = {}
+        alike: dict[tuple[Knob, torch.Size], list[str]] = {}
         for name, index in self.index.items():
-            alike.setdefault((self.ranges[name], index.shape), []).append(name)
-        plan: dict[str, Point] = {}
+            alike.setdefault((self.knobs[name], index.shape), []).append(name)
+        points: dict[str, Point] = {}
         for (knob, _), names in alike.items():  # one operation for all: searches call this often
             index = torch.stack([self.index[name] for name in names])
-            plan.update(zip(names, knob.differentiable(levels[index]), strict=True))
-        return {name: plan[name] for name in self.index}
+            points.update(zip(names, knob.points(levels[index]), strict=True))
+        return {name: points[name] for name in self.index}
 
-    def exact_plan(self, levels: Tensor) -> dict[str, Point]:
-        """The plan without rounding beyond the range or off the list; numbers for scalar points."""
-        plan: dict[str, Point] = {}
+    def exact_points(self, levels: Tensor) -> dict[str, Point]:
+        """The points without rounding beyond the range or off the list; numbers where scalar."""
+        found: dict[str, Point] = {}
         for name, index in self.index.items():
             own = [float(level) for level in levels[index].reshape(-1)]
-            points = [self.listed.get(one, self.ranges[name].point(one)) for one in own]
+            points = [self.listed.get(one, self.knobs[name].point(one)) for one in own]
             several = torch.tensor(points, dtype=torch.float64).reshape(index.shape)
-            plan[name] = several if index.ndim else points[0]
-        return plan
+            found[name] = several if index.ndim else points[0]
+        return found
 
 
 def _shared_by(placed: Placed, per: Per) -> str:
@@ -185,9 +185,9 @@ def _channels(placed: Placed) -> int:
     assert placed.channels is not None
     memory = type(placed.device).__name__
     matrix_inputs = placed.traffic.matrix_inputs if placed.traffic is not None else ()
-    if not placed.device.channel_points:
+    if not placed.device.knob.channels:
         reason = f"{placed.name} is stored on a {memory}, which takes one point for a whole tensor"
-    elif placed.device.computes and any(product.channels() is None for product in matrix_inputs):
+    elif placed.device.array and any(product.channels() is None for product in matrix_inputs):
         reason = (
             f"the first axis of {placed.name} runs over the rows of a matrix, whose columns have "
             f"points on a {memory}"
@@ -198,9 +198,10 @@ def _channels(placed: Placed) -> int:
 
 
 def _planes(placed: Placed) -> int:
-    if placed.device.planes is None:
+    planes = placed.device.knob.bit_planes
+    if planes is None:
         raise InputError(
             f"bit_planes is True and {placed.name} is stored on a {type(placed.device).__name__}, "
             "which has no bit planes; allowed: False, or an SRAM"
         )
-    return placed.device.planes
+    return planes

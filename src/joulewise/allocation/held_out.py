@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from scipy import stats
 from torch import Tensor
 
-from joulewise.allocation.goals import Goal
+from joulewise.allocation.goals import Condition
 from joulewise.allocation.plan_optimiser import PlanOptimiser
 from joulewise.allocation.problem import AllocationProblem
-from joulewise.allocation.result import Attempt, EnergyAtGoal, Trial
+from joulewise.allocation.result import Attempt, EnergyAtGoal, TuningTrial
 from joulewise.simulation import Simulation
 
 __all__ = [
@@ -70,7 +70,7 @@ class MarginLine(NamedTuple):
     energy_slope: float
 
 
-def margin_line(trials: Sequence[Trial], attempts: Sequence[Attempt]) -> MarginLine | None:
+def margin_line(trials: Sequence[TuningTrial], attempts: Sequence[Attempt]) -> MarginLine | None:
     """Fit the line near the last attempt.
 
     Trials were simulated on the same few chips, so their deviations are correlated: they determine
@@ -85,24 +85,24 @@ def margin_line(trials: Sequence[Trial], attempts: Sequence[Attempt]) -> MarginL
 
     Example:
         >>> trials = [
-        ...     Trial(energy=1.0 - mse, predicted_mse=mse, margin=0.5 - mse, chips=20)
+        ...     TuningTrial(energy=1.0 - mse, predicted_mse=mse, margin=0.5 - mse, chips=20)
         ...     for mse in (0.1, 0.11)
         ... ]
         >>> attempt = Attempt(
         ...     energy=0.9, predicted_mse=0.1, seed=0, chips=200, confidence=0.95, bound=0.4,
-        ...     holds=True, margin=0.3, half_width=0.1, mean_accuracy=None, mean_mse=0.1,
+        ...     holds=True, margin=0.3, half_width=0.1, mean=None, mean_mse=0.1,
         ... )
         >>> line = margin_line(trials, [attempt])
         >>> round(line.level, 2), round(line.slope, 2)
         (0.3, -0.1)
     """
     last = attempts[-1]
-    known: list[Trial | Attempt] = [*trials, *attempts]
+    known: list[TuningTrial | Attempt] = [*trials, *attempts]
     seen = [s for s in known if math.isfinite(s.margin) and s.predicted_mse > 0]
     if last.predicted_mse <= 0 or not math.isfinite(last.margin):
         return None
     x = np.log([s.predicted_mse for s in seen]) - math.log(last.predicted_mse)
-    tuning = np.array([isinstance(s, Trial) for s in seen], dtype=float)
+    tuning = np.array([isinstance(s, TuningTrial) for s in seen], dtype=float)
     weights = np.array([s.chips for s in seen]) / (1 + (x / _HALF_WEIGHT) ** 2)
     level, slope = _fitted(x, tuning, weights, np.array([s.margin for s in seen]))
     _, energy_slope = _fitted(x, tuning, weights, np.array([s.energy for s in seen]))
@@ -124,7 +124,7 @@ def _fitted(
 
 
 def energy_at_goal(
-    trials: Sequence[Trial], attempts: Sequence[Attempt], chosen: Attempt
+    trials: Sequence[TuningTrial], attempts: Sequence[Attempt], chosen: Attempt
 ) -> EnergyAtGoal | None:
     """The energy at which the margin is 0: the constraint is active.
 
@@ -154,7 +154,7 @@ class Verification:
 
     Args:
         problem: The allocation problem; the first chip is its seed.
-        goal: The goal.
+        condition: The condition to be shown.
         chips: Number of chips of each attempt.
         confidence: One-sided confidence of all attempts together.
         trials: Plans that were simulated on tuning chips.
@@ -164,10 +164,10 @@ class Verification:
     """
 
     problem: AllocationProblem
-    goal: Goal
+    condition: Condition
     chips: int
     confidence: float
-    trials: Sequence[Trial]
+    trials: Sequence[TuningTrial]
     attempts: list[Attempt] = field(init=False, default_factory=list)
 
     def run(
@@ -202,8 +202,9 @@ class Verification:
 
     def _record(self, predicted_mse: float, simulation: Simulation) -> None:
         confidence = attempt_confidence(len(self.attempts), self.confidence)
-        bound, holds = self.goal.bound(simulation, confidence)
-        margin, interval = self.goal.margin(simulation)
+        bound, holds = self.condition.bound(simulation, confidence)
+        margin, interval = self.condition.margin(simulation)
+        known = len(simulation.values) > simulation.failed
         self.attempts.append(
             Attempt(
                 energy=simulation.energy.normalised,
@@ -215,8 +216,8 @@ class Verification:
                 holds=holds,
                 margin=margin,
                 half_width=interval.half_width,
-                mean_accuracy=simulation.mean_accuracy if simulation.accuracy else None,
-                mean_mse=simulation.mean_mse,
+                mean=simulation.mean if known else None,
+                mean_mse=simulation.mean_mse if simulation.mse else None,
             )
         )
 
@@ -253,7 +254,7 @@ class Verification:
             return None if held else max_mse * _STEP_BACK
         confidence = attempt_confidence(number, self.confidence)
         aimed_at = float(stats.norm.cdf(stats.norm.ppf(confidence) + _SPARE))
-        needed = last.margin - self.goal.slack(simulation, self.chips, aimed_at)
+        needed = last.margin - self.condition.slack(simulation, self.chips, aimed_at)
         step = min((line.level - needed) / -line.slope, _LONGEST_STEP)
         if not held:
             return max_mse * math.exp(min(max(step, -_LONGEST_STEP), _LEAST_STEP))

@@ -1,4 +1,4 @@
-"""Initial guess: about the output error that costs a given accuracy, where the search starts."""
+"""Initial guess: about the output error at which a goal is just met, where the search starts."""
 
 from __future__ import annotations
 
@@ -8,12 +8,38 @@ import torch
 from scipy.optimize import brentq
 from torch import Tensor
 
+from joulewise.allocation.goals import Condition
+from joulewise.allocation.problem import AllocationProblem
+from joulewise.metrics import Accuracy
 from joulewise.placement import Batch
+from joulewise.simulation import Simulation
 
-__all__ = ["mse_for_accuracy_drop"]
+__all__ = ["first_error", "mse_for_accuracy_drop"]
 
 # Errors from 10^-9 to 10^9 are searched: any that outputs of a network can have.
 _DECADES = 9.0
+# Guess for metrics of any kind, over the variance of the outputs over samples.
+_FRACTION_OF_VARIANCE = 1e-2
+
+
+def first_error(problem: AllocationProblem, condition: Condition, ideal: Simulation) -> float:
+    """Guess of the predicted error at which a goal holds.
+
+    Args:
+        problem: The allocation problem.
+        condition: The condition of the goal.
+        ideal: A simulation of the most reliable plan.
+    """
+    if condition.of_error:
+        return condition.limit
+    if problem.of_weights:
+        return _FRACTION_OF_VARIANCE * len(problem.placement.placed)
+    batches, outputs = problem.outputs()
+    if condition.metric == Accuracy() and all(output.ndim == 2 for output in outputs):
+        assert ideal.ideal is not None
+        drop = max(ideal.ideal - condition.limit, 1e-4)
+        return mse_for_accuracy_drop(outputs, batches, drop)
+    return _FRACTION_OF_VARIANCE * problem.output_variance()
 
 
 def mse_for_accuracy_drop(

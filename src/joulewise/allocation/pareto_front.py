@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import torch
-from pydantic import BaseModel, ConfigDict
+from torch import Tensor
 
 from joulewise.allocation.granularity import Granularity
-from joulewise.allocation.problem import AllocationProblem, Progress, check_counts
-from joulewise.allocation.result import as_points
+from joulewise.allocation.problem import AllocationProblem
 from joulewise.data import Split
-from joulewise.devices import PlainPoint, Point, plain_point
-from joulewise.placement import Placement, guarded, loaded, outputs_of, prepare
+from joulewise.errors import check_count
+from joulewise.placement import Placement, Plan, guarded
+from joulewise.progress import Progress, reporting
+from joulewise.results import Result, format_value, plotted
 from joulewise.simulation import Simulation, sweep
+from joulewise.units import format_percent
 
-__all__ = ["Front", "FrontPoint", "pareto"]
+__all__ = ["FrontPoint", "ParetoFront", "pareto"]
 
 # Predicted errors at both ends, over the variance of the outputs, which is the error of constant
 # outputs: at a thousandth no accuracy is lost, at a half nearly all of it.
@@ -25,7 +27,8 @@ _HARMLESS, _USELESS = 1e-3, 0.5
 _EACH_TENSOR = Granularity()
 
 
-class FrontPoint(BaseModel):
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class FrontPoint:
     """One plan of a front.
 
     Args:
@@ -35,20 +38,14 @@ class FrontPoint(BaseModel):
         simulation: The plan on chips, the same for all plans of a front.
     """
 
-    model_config = ConfigDict(frozen=True)
-
-    plan: dict[str, PlainPoint]
+    plan: Plan
     energy: float
     predicted_mse: float
     simulation: Simulation
 
-    @property
-    def points(self) -> dict[str, Point]:
-        """The plan as `joulewise.simulation.simulate` takes it."""
-        return as_points(self.plan)
 
-
-class Front(BaseModel):
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+class ParetoFront(Result):
     """Plans of least energy, the most reliable first.
 
     Args:
@@ -57,11 +54,54 @@ class Front(BaseModel):
         evaluations: Linearisations: a forward and a backward pass over the samples each.
     """
 
-    model_config = ConfigDict(frozen=True)
-
     granularity: Granularity
     points: tuple[FrontPoint, ...]
     evaluations: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """See `Result`."""
+        return {
+            "granularity": asdict(self.granularity),
+            "evaluations": self.evaluations,
+            "points": [
+                {
+                    "plan": point.plan.to_dict(),
+                    "energy": point.energy,
+                    "predicted_mse": point.predicted_mse,
+                    "simulation": point.simulation.to_dict(),
+                }
+                for point in self.points
+            ],
+        }
+
+    def plot(self) -> Any:
+        """Metric, or output error without targets, against memory energy (plotly)."""
+        rows = self._rows()
+        y = list(rows[0])[-1]
+        points = {"x": [row["energy"] for row in rows], "y": [row[y] for row in rows]}
+        line = {"type": "scatter", "mode": "lines+markers", **points}
+        return plotted(line, "memory energy over the most reliable", y)
+
+    def _rows(self) -> Sequence[Mapping[str, Any]]:
+        rows = []
+        for point in self.points:
+            row = {"energy": point.energy, "predicted error": point.predicted_mse}
+            if point.simulation.mse:
+                row["output error"] = point.simulation.mean_mse
+            if point.simulation.metric is not None:
+                row[point.simulation.metric.name] = point.simulation.mean
+            rows.append(row)
+        return rows
+
+    def _overview(self) -> tuple[str, Mapping[str, str]]:
+        figures = {}
+        for point, row in zip(self.points, self._rows(), strict=True):
+            metric = point.simulation.metric
+            name, value = list(row.items())[-1]
+            bounds = (0.0, np.inf) if metric is None else metric.bounds
+            text = f"{name} {format_value(value, bounds)}"
+            figures[f"{format_percent(point.energy, 1)} of the energy"] = text
+        return f"Front of {len(self.points)} plans", figures
 
 
 @guarded
@@ -74,9 +114,10 @@ def pareto(
     chips: int = 50,
     samples: int = 512,
     seed: int = 0,
+    metric: Any = None,
     batch_size: int | None = None,
-    progress: Progress | None = None,
-) -> Front:
+    progress: Progress = False,
+) -> ParetoFront:
     """Plans of least energy over the whole range of errors, simulated on the same chips.
 
     Predicted errors are spaced geometrically, from a thousandth to half of the variance of the
@@ -91,6 +132,7 @@ def pareto(
         chips: Number of chips that each is simulated on, 1 or more.
         samples: See `allocate`.
         seed: See `allocate`.
+        metric: See `allocate`.
         batch_size: See `allocate`.
         progress: See `allocate`.
 
@@ -107,46 +149,54 @@ def pareto(
         >>> from joulewise.placement import place
         >>> digits = load_digits()
         >>> model = build("mlp", digits.input_shape, digits.classes, seed=0)
-        >>> placement = place(model, weights=SRAM(bits=8), inputs=digits.train.inputs[:1])
+        >>> placement = place(model, weights=SRAM(bits=8), example_inputs=digits.train.inputs[:1])
         >>> front = pareto(placement, digits.test, plans=4, chips=2, samples=64)
         >>> energies = [point.energy for point in front.points]
         >>> energies == sorted(energies, reverse=True)
         True
     """
-    check_counts(plans=(plans, 2), chips=(chips, 1))
-    problem = AllocationProblem(
-        placement=placement,
-        data=data,
-        granularity=granularity,
-        samples=samples,
-        seed=seed,
-        batch_size=batch_size,
-        progress=progress,
-    )
-    limits = _limits(problem, plans)
-    optimiser = problem.linearised_near(limits[0])
-    levels: torch.Tensor | None = None
-    chosen: list[dict[str, Point]] = []
-    predicted: list[float] = []
-    for limit in limits:
-        levels = optimiser.minimise_energy(limit, levels)
-        optimiser = problem.linearised_at(levels)
-        chosen.append(problem.variables.exact_plan(levels))
-        predicted.append(optimiser.mse(levels))
-    simulations = sweep(
-        placement,
-        problem.data,
-        chosen,
-        chips=chips,
-        seed=seed,
-        batch_size=batch_size,
-        progress=lambda done: problem.report("simulating", done, chips * plans),
-    )
-    return Front(
+    check_count("plans", plans, 2, 10**6)
+    check_count("chips", chips, 1, 10**7)
+    with reporting(progress) as report:
+        problem = AllocationProblem(
+            placement=placement,
+            data=data,
+            granularity=granularity,
+            samples=samples,
+            seed=seed,
+            metric=metric,
+            batch_size=batch_size,
+            report=report,
+        )
+        if metric is None:
+            problem.leave_out_targets_of_no_metric()
+        spread = problem.output_variance()
+        limits = [float(x) for x in np.geomspace(_HARMLESS * spread, _USELESS * spread, plans)]
+        optimiser = problem.linearised_near(limits[0])
+        levels: Tensor | None = None
+        chosen: list[Plan] = []
+        predicted: list[float] = []
+        for limit in limits:
+            levels = optimiser.minimise_energy(limit, levels)
+            optimiser = problem.linearised_at(levels)
+            points = problem.variables.exact_points(levels)
+            chosen.append(Plan.chosen_for(placement, points))
+            predicted.append(optimiser.mse(levels))
+        simulations = sweep(
+            placement,
+            problem.data,
+            at=chosen,
+            chips=chips,
+            seed=seed,
+            metric=metric,
+            batch_size=batch_size,
+            progress=report,
+        )
+    return ParetoFront(
         granularity=granularity,
         points=tuple(
             FrontPoint(
-                plan={name: plain_point(point) for name, point in plan.items()},
+                plan=plan,
                 energy=simulation.energy.normalised,
                 predicted_mse=mse,
                 simulation=simulation,
@@ -155,13 +205,3 @@ def pareto(
         ),
         evaluations=problem.evaluations,
     )
-
-
-def _limits(problem: AllocationProblem, plans: int) -> list[float]:
-    """Limits on the predicted error, spaced geometrically, ascending."""
-    batches = prepare(problem.few, problem.placement.model, problem.batch_size)
-    with loaded(problem.placement) as memory:
-        memory.original()
-        outputs = torch.cat(outputs_of(memory, batches))
-    spread = float(outputs.double().var(0).mean()) if len(outputs) > 1 else 1.0
-    return [float(x) for x in np.geomspace(_HARMLESS * spread, _USELESS * spread, plans)]

@@ -68,13 +68,21 @@ class PlanOptimiser:
             return float(self._energy(levels))
 
     def _mse(self, levels: Tensor) -> Tensor:
-        return self.error_model.mse(self.variables.plan(levels))
+        return self.error_model.mse_at(self.variables.points(levels))
 
     def _energy(self, levels: Tensor) -> Tensor:
-        return self.energy_model.normalised(self.variables.plan(levels))
+        return self.energy_model.normalised(self.variables.points(levels))
 
     def common_level(self, max_mse: float) -> float:
-        """The least common level within a predicted error; 1 if there is none."""
+        """The least common level within a predicted error, of those listed if errors are steps.
+
+        1 if there is none.
+        """
+        if not self.smooth:
+            for level in self.variables.listed:  # ascending
+                if self.mse(self.variables.uniform(level)) <= max_mse:
+                    return level
+            return 1.0
         low, high = 0.0, 1.0
         for _ in range(_LEVEL_HALVINGS):
             middle = (low + high) / 2
@@ -159,8 +167,10 @@ class PlanOptimiser:
         scale = max(self.energy(start[rail_of]), 1e-9)
 
         def figures(levels: Tensor) -> tuple[Tensor, Tensor]:
-            plan = self.variables.plan(levels[rail_of])
-            return self.energy_model.normalised(plan) / scale, self.error_model.mse(plan) / max_mse
+            plan = self.variables.points(levels[rail_of])
+            return self.energy_model.normalised(plan) / scale, self.error_model.mse_at(
+                plan
+            ) / max_mse
 
         return minimise(figures, start, multiplier)
 
@@ -171,8 +181,8 @@ class PlanOptimiser:
         scale = self.mse(start[rail_of])
 
         def figures(levels: Tensor) -> tuple[Tensor, Tensor]:
-            plan = self.variables.plan(levels[rail_of])
-            error = (self.error_model.mse(plan) / scale).log() / _LOG_SCALE
+            plan = self.variables.points(levels[rail_of])
+            error = (self.error_model.mse_at(plan) / scale).log() / _LOG_SCALE
             return error, self.energy_model.normalised(plan) / budget
 
         return minimise(figures, start, multiplier)
@@ -233,8 +243,8 @@ class PlanOptimiser:
         shape = (self.variables.count, len(allowed))
         energies, variances = (torch.zeros(shape, dtype=torch.float64) for _ in range(2))
         with torch.no_grad():
-            plan = self.variables.plan(levels)
-            offset, whole = self.error_model.outputs_off(plan)
+            plan = self.variables.points(levels)
+            offset, whole = self.error_model.output_errors(plan)
             shifts = torch.zeros((*shape, len(offset)), dtype=torch.float64)
             for name, index in self.variables.index.items():
                 own = index.reshape(-1)
@@ -261,7 +271,7 @@ class PlanOptimiser:
             Energy, ``[variables, levels]``; and the differences to the plan: of the variance,
             ``[variables, levels]``, and of the probed outputs, ``[variables, levels, samples]``.
         """
-        points = self.variables.ranges[name].differentiable(allowed)
+        points = self.variables.knobs[name].points(allowed)
         shape = self.variables.index[name].shape
         if len(shape) != 1:  # one point, or one for each channel: all variables at one level
             rows = points[:, None].expand(-1, shape.numel())

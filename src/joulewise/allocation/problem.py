@@ -2,37 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from joulewise.allocation.energy_model import EnergyModel
 from joulewise.allocation.granularity import DecisionVariables, Granularity
 from joulewise.allocation.plan_optimiser import PlanOptimiser
 from joulewise.data import Split
-from joulewise.data.nested import batch_size
-from joulewise.errors import check_in_range, check_whole, refuse
-from joulewise.placement import Placement, energy
-from joulewise.prediction import error_model
+from joulewise.errors import check_count, check_kind, refuse
+from joulewise.nested import batch_size, cloned
+from joulewise.placement import (
+    Batch,
+    Placement,
+    Plan,
+    energy,
+    prepare,
+    private_memory,
+    reference_pass,
+)
+from joulewise.prediction import error_model, weight_error_model
+from joulewise.progress import Report, silent
 from joulewise.simulation import Simulation, simulate
 
-__all__ = ["AllocationProblem", "Progress", "check_counts"]
-
-Progress = Callable[[str, float, float], None]
-"""Called with the name of a step, how much of it is done, and how much there is."""
-
-
-def check_counts(**counts: tuple[float, int]) -> None:
-    """Refuse numbers that are not whole, or too small.
-
-    Args:
-        **counts: By name, the number and the least that is allowed.
-    """
-    for name, (value, low) in counts.items():
-        check_in_range(name, value, low, 2**40)
-        check_whole(name, value)
+__all__ = ["AllocationProblem"]
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -45,13 +41,15 @@ class AllocationProblem:
         granularity: The granularity of operating points.
         samples: Number of samples that predictions are made from, 1 or more.
         seed: Seed of the samples and of the probes of the error model, 0 or more.
+        metric: See `joulewise.simulation.simulate`.
         batch_size: See `joulewise.simulation.simulate`.
-        progress: See `Progress`; None for none.
+        report: Called with the progress.
 
     Attributes:
         few: The samples that predictions are made from.
         variables: The decision variables.
         energy_model: The energy of a plan.
+        of_weights: True to predict the relative error of the weights in place of the output error.
         evaluations: Linearisations so far, a forward and a backward pass over ``few`` each.
 
     Raises:
@@ -64,40 +62,59 @@ class AllocationProblem:
     granularity: Granularity
     samples: int
     seed: int = 0
+    metric: Any = None
     batch_size: int | None = None
-    progress: Progress | None = None
-    few: Split | list[Any] = field(init=False)
+    report: Report = silent
+    few: Split | list[Batch] = field(init=False)
     variables: DecisionVariables = field(init=False)
     energy_model: EnergyModel = field(init=False)
+    of_weights: bool = field(init=False, default=False)
     evaluations: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
         """Check everything before the network runs."""
-        check_counts(samples=(self.samples, 1), seed=(self.seed, 0))
+        allowed = "the result of joulewise.place(model, ...)"
+        check_kind("placement", self.placement, Placement, allowed)
+        check_kind("granularity", self.granularity, Granularity, "a joulewise.Granularity")
+        check_count("samples", self.samples, 1)
+        check_count("seed", self.seed, 0)
         if not isinstance(self.data, Split):
-            self.data = list(self.data)
+            self.data = prepare(self.data, self.placement.model, self.batch_size)
         self.few = _some_of(self.data, self.samples, self.seed)
         self.variables = DecisionVariables.of(self.placement, self.granularity)
         for placed in self.placement.placed:
             if not placed.device.smooth and not self.variables.listed:
                 refuse(
                     f"the memory of {placed.name}",
-                    "one whose errors change with its point by steps (a measured fault map)",
-                    "a list of levels to choose from, or another fault map",
+                    "one whose moments have no gradient (a measured fault map, estimated moments)",
+                    "Granularity(levels=...), the points to choose from",
                 )
         self.energy_model = EnergyModel(self.placement)
+
+    def leave_out_targets_of_no_metric(self) -> None:
+        """Drop targets that have no default metric, for goals that need none."""
+        batches = prepare(self.data, self.placement.model, self.batch_size)
+        with private_memory(self.placement) as memory:
+            known = reference_pass(memory, batches[:1], required=False).metric
+        if known is None:
+            self.data = [replace(batch, targets=None) for batch in batches]
+            self.few = _some_of(self.data, self.samples, self.seed)
 
     def linearised_at(self, levels: Tensor) -> PlanOptimiser:
         """An optimiser whose error model has the gradients at some levels, ``[variables]``."""
         self.evaluations += 1
-        errors = error_model(
-            self.placement,
-            self.few,
-            self.variables.exact_plan(levels),
-            seed=self.seed,
-            batch_size=self.batch_size,
-            progress=lambda done, expected: self.report("predicting", done, expected),
-        )
+        at = self.plan(levels)
+        if self.of_weights:
+            errors = weight_error_model(self.placement, at=at)
+        else:
+            errors = error_model(
+                self.placement,
+                self.few,
+                at=at,
+                seed=self.seed,
+                batch_size=self.batch_size,
+                progress=self.report,
+            )
         return PlanOptimiser(
             error_model=errors,
             energy_model=self.energy_model,
@@ -118,7 +135,24 @@ class AllocationProblem:
 
     def energy(self, levels: Tensor) -> float:
         """Energy over that of the most reliable plan, without a table."""
-        return energy(self.placement, self.variables.exact_plan(levels)).normalised
+        return energy(self.placement, at=self.plan(levels)).normalised
+
+    def plan(self, levels: Tensor) -> Plan:
+        """The plan of some levels."""
+        points = self.variables.exact_points(levels)
+        return Plan({p.name: {p.device.knob.name: points[p.name]} for p in self.placement.placed})
+
+    def outputs(self) -> tuple[list[Batch], list[Tensor]]:
+        """The samples of predictions in batches, and the outputs of the model as given for them."""
+        batches = prepare(self.few, self.placement.model, self.batch_size)
+        with private_memory(self.placement) as memory:
+            memory.original()
+            return batches, [memory.call(cloned(batch.inputs)) for batch in batches]
+
+    def output_variance(self) -> float:
+        """Variance of outputs over samples, mean over outputs: the error of constant outputs."""
+        outputs = torch.cat(self.outputs()[1]).double()
+        return float(outputs.var(0).mean()) if len(outputs) > 1 else 1.0
 
     def simulate(self, levels: Tensor, chips: int, seed: int, step: str) -> Simulation:
         """Simulate levels on chips.
@@ -129,31 +163,26 @@ class AllocationProblem:
             seed: Seed of the first chip.
             step: Name of the step, for ``progress``.
         """
-        assert isinstance(self.data, (Split, list))
         return simulate(
             self.placement,
             self.data,
-            plan=self.variables.exact_plan(levels),
+            at=self.plan(levels),
             chips=chips,
             seed=seed,
+            metric=self.metric,
             batch_size=self.batch_size,
-            progress=lambda done: self.report(step, done, chips),
+            progress=lambda _, done, expected: self.report(step, done, expected),
         )
 
-    def report(self, step: str, done: float, expected: float) -> None:
-        """Report progress, if anyone asked for it."""
-        if self.progress is not None:
-            self.progress(step, done, expected)
 
-
-def _some_of(data: Split | Iterable[Any], samples: int, seed: int) -> Split | list[Any]:
+def _some_of(data: Split | Iterable[Any], samples: int, seed: int) -> Split | list[Batch]:
     """A random subset of a split, or the first batches that hold as many samples."""
     if isinstance(data, Split):
         return data.subset(min(samples, len(data)), seed=seed)
     taken, count = [], 0
     for batch in data:
         taken.append(batch)
-        count += batch_size(batch[0] if isinstance(batch, (tuple, list)) else batch)
+        count += batch_size(batch.inputs)
         if count >= samples:
             break
     return taken

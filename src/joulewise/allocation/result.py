@@ -1,40 +1,33 @@
-"""Allocations and their evidence, plain data that is stored as JSON."""
+"""Allocations and their evidence."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-import torch
-from pydantic import BaseModel, ConfigDict
-
+from joulewise.allocation.goals import Goal
 from joulewise.allocation.granularity import Granularity
-from joulewise.devices import PlainPoint, Point
-from joulewise.simulation import EnergyRecord, Simulation
+from joulewise.devices import plain_point
+from joulewise.metrics import Metric
+from joulewise.placement import Energy, Plan
+from joulewise.results import Result, format_value, plotted
+from joulewise.simulation import Simulation
+from joulewise.units import format_percent, format_si
 
-__all__ = ["Allocation", "Attempt", "EnergyAtGoal", "Trial", "as_points"]
-
-
-def as_points(plan: Mapping[str, PlainPoint]) -> dict[str, Point]:
-    """A plan from a record, as `joulewise.simulation.simulate` takes it."""
-    return {
-        name: torch.tensor(point, dtype=torch.float64) if isinstance(point, tuple) else point
-        for name, point in plan.items()
-    }
+__all__ = ["Allocation", "Attempt", "EnergyAtGoal", "TuningTrial"]
 
 
-class Trial(BaseModel):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TuningTrial:
     """A plan that was simulated on tuning chips, the same few for all, to choose among plans.
 
     Args:
         energy: Energy of placed memory over that of the most reliable plan.
         predicted_mse: Predicted output error.
-        margin: Difference to the goal, above 0 if it is exceeded: in accuracy, or the logarithm of
-            the ratio of output errors.
+        margin: Distance from the goal, above 0 if it is exceeded; see `joulewise.metrics.margin`.
         chips: Number of tuning chips.
     """
-
-    model_config = ConfigDict(frozen=True)
 
     energy: float
     predicted_mse: float
@@ -42,7 +35,8 @@ class Trial(BaseModel):
     chips: int
 
 
-class EnergyAtGoal(BaseModel):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnergyAtGoal:
     """The energy at which a goal holds without a margin; see `joulewise.allocation.held_out`.
 
     Args:
@@ -51,14 +45,13 @@ class EnergyAtGoal(BaseModel):
         high: Upper end.
     """
 
-    model_config = ConfigDict(frozen=True)
-
     energy: float
     low: float
     high: float
 
 
-class Attempt(BaseModel):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
     """A plan that was verified on held-out chips.
 
     Args:
@@ -69,13 +62,11 @@ class Attempt(BaseModel):
         confidence: One-sided confidence of the bound.
         bound: Confidence bound of the figure that the goal limits.
         holds: True if the bound is within the goal.
-        margin: Difference to the goal; see `Trial`.
+        margin: Distance from the goal; see `TuningTrial`.
         half_width: Half-width of the 95 % interval of the margin.
-        mean_accuracy: Mean over chips; None without targets.
-        mean_mse: Output error, mean over chips.
+        mean: Mean of the metric over chips; None without targets, or if all chips failed.
+        mean_mse: Output error, mean over chips; None where outputs have no fixed shape.
     """
-
-    model_config = ConfigDict(frozen=True)
 
     energy: float
     predicted_mse: float
@@ -86,18 +77,19 @@ class Attempt(BaseModel):
     holds: bool
     margin: float
     half_width: float
-    mean_accuracy: float | None
-    mean_mse: float
+    mean: float | None
+    mean_mse: float | None
 
 
-class Allocation(BaseModel):
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+class Allocation(Result):
     """A plan, its energy, and its verification on held-out chips.
 
     Args:
-        granularity: The granularity of operating points.
         goal: The goal.
-        plan: The operating point of each placed tensor: one number, or one for each bit plane or
-            output channel.
+        limit: Value of the figure that just suffices; None for an energy budget.
+        granularity: The granularity of operating points.
+        plan: The operating point of each placed tensor.
         energy: Energy of one inference, J.
         predicted_shift: Contribution of the shift of the mean to the predicted output error.
         predicted_variance: Contribution of the variance of each placed tensor.
@@ -108,26 +100,30 @@ class Allocation(BaseModel):
         trials: Plans that were simulated on tuning chips.
         at_goal: The energy at which the goal holds without a margin; None if it is not known.
         holds: True if the goal was shown to hold; None without simulation.
+        common: True if the plan is one point for all, since none of finer granularity was cheaper.
         confidence: One-sided confidence of all attempts together.
         evaluations: Linearisations: a forward and a backward pass over the samples each.
+        of_weights: True if predictions are of the relative error of the weights, since outputs have
+            no fixed shape; see `joulewise.prediction.weight_error_model`.
     """
 
-    model_config = ConfigDict(frozen=True)
-
+    goal: Goal
+    limit: float | None = None
     granularity: Granularity
-    goal: dict[str, Any]
-    plan: dict[str, PlainPoint]
-    energy: EnergyRecord
+    plan: Plan
+    energy: Energy
     predicted_shift: float
-    predicted_variance: dict[str, float]
+    predicted_variance: Mapping[str, float]
     simulation: Simulation | None
     attempts: tuple[Attempt, ...] = ()
     chosen: int | None = None
-    trials: tuple[Trial, ...] = ()
+    trials: tuple[TuningTrial, ...] = ()
     at_goal: EnergyAtGoal | None = None
     holds: bool | None
+    common: bool = False
     confidence: float
     evaluations: int
+    of_weights: bool = False
 
     @property
     def predicted_mse(self) -> float:
@@ -135,11 +131,89 @@ class Allocation(BaseModel):
         return self.predicted_shift + sum(self.predicted_variance.values())
 
     @property
-    def points(self) -> dict[str, Point]:
-        """The plan as `joulewise.simulation.simulate` takes it."""
-        return as_points(self.plan)
+    def metric(self) -> Metric | None:
+        """The metric of the simulation; None without targets or simulation."""
+        return None if self.simulation is None else self.simulation.metric
 
     @property
     def saved(self) -> float:
         """Fraction of the memory energy of the most reliable plan that is saved."""
         return 1.0 - self.energy.normalised
+
+    def to_dict(self) -> dict[str, Any]:
+        """See `Result`."""
+        return {
+            "goal": _plain(self.goal),
+            "limit": self.limit,
+            "granularity": asdict(self.granularity),
+            "plan": self.plan.to_dict(),
+            "energy": self.energy.to_dict(),
+            "predicted_shift": self.predicted_shift,
+            "predicted_variance": dict(self.predicted_variance),
+            "simulation": None if self.simulation is None else self.simulation.to_dict(),
+            "attempts": [asdict(attempt) for attempt in self.attempts],
+            "chosen": self.chosen,
+            "trials": [asdict(trial) for trial in self.trials],
+            "at_goal": None if self.at_goal is None else asdict(self.at_goal),
+            "holds": self.holds,
+            "common": self.common,
+            "confidence": self.confidence,
+            "evaluations": self.evaluations,
+            "of_weights": self.of_weights,
+        }
+
+    def plot(self) -> Any:
+        """Energy of each placed tensor over that of its most reliable point (plotly)."""
+        names = list(self.energy.memory_j)
+        joules = [float(self.energy.memory_j[name]) for name in names]
+        bars = {"type": "bar", "x": names, "y": joules}
+        return plotted(bars, y="memory energy of an inference [J]")
+
+    def _rows(self) -> Sequence[Mapping[str, Any]]:
+        return [
+            {
+                "tensor": name,
+                "knob": next(iter(setting)),
+                "point": plain_point(next(iter(setting.values()))),
+                "memory_j": float(self.energy.memory_j[name]),
+                "predicted_variance": self.predicted_variance[name],
+            }
+            for name, setting in self.plan.items()
+        ]
+
+    def _overview(self) -> tuple[str, Mapping[str, str]]:
+        joules = format_si(self.energy.memory_total_j, "J")
+        energy = f"{joules} an inference, {format_percent(self.energy.normalised, 1)}"
+        figures = {"goal": str(self.goal), "memory energy": f"{energy} of the most reliable plan"}
+        if self.at_goal is not None:
+            ends = (format_percent(x, 1) for x in (self.at_goal.low, self.at_goal.high))
+            percent = format_percent(self.at_goal.energy, 1)
+            figures["just at the goal"] = f"{percent} [{', '.join(ends)}]"
+        if self.attempts and self.chosen is not None:
+            attempt = self.attempts[self.chosen]
+            confidence = format_percent(self.confidence, 0)
+            verdict = "shown" if attempt.holds else "not shown"
+            figures["verified"] = f"{verdict} on {attempt.chips} held-out chips, {confidence}"
+        elif self.holds is False:
+            figures["verified"] = "out of reach: this is the best plan"
+        simulation = self.simulation
+        if simulation is not None and simulation.metric is not None:
+            bounds, metric = simulation.metric.bounds, simulation.metric.name
+            if simulation.failed < simulation.chips:
+                figures[metric] = format_value(simulation.mean, bounds)
+            figures["without faults"] = format_value(simulation.ideal, bounds)
+        error = "relative error of weights" if self.of_weights else "predicted error"
+        figures[error] = f"{self.predicted_mse:.4g}"
+        if self.common:
+            figures["granularity"] = "one point for all: no finer plan was cheaper"
+        return f"Plan for {len(self.plan)} tensors", figures
+
+
+def _plain(goal: Goal) -> dict[str, Any]:
+    """A goal as plain data, with the name of its class."""
+    parts = {f.name: getattr(goal, f.name) for f in fields(goal)}
+    plain = {
+        name: part if isinstance(part, (bool, float, int)) else _plain(part)
+        for name, part in parts.items()
+    }
+    return {"kind": type(goal).__name__, **plain}

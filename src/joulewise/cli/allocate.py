@@ -14,10 +14,10 @@ from joulewise.cli.compare import ready
 from joulewise.units import format_percent, format_point, format_si
 
 if TYPE_CHECKING:
-    from joulewise.allocation import Allocation, Granularity
+    from joulewise.allocation import Goal, Granularity
     from joulewise.devices import PlainPoint
     from joulewise.placement import Placement
-    from joulewise.study import AllocationRecord
+    from joulewise.study import AllocationEvidence, AllocationRecord
 
 __all__ = ["OUT_OF_REACH", "allocate", "asked", "granularity", "present"]
 
@@ -102,7 +102,7 @@ def allocate(
             confidence=confidence / 100,
             samples=samples,
             seed=seed,
-            **goal,
+            goal=goal,
         )
     present(record, contender.placement, folder, json)
     if record.allocations[-1].holds is False:
@@ -129,13 +129,14 @@ def asked(
     min_yield: float | None,
     max_mse: float | None = None,
     max_energy: float | None = None,
-) -> dict[str, float]:
-    """The goal in the words of `joulewise.allocation.allocate`, percents as shares.
+) -> Goal:
+    """The goal as `joulewise.allocation.allocate` takes it.
 
     Raises:
-        InputError: if a percentage is none.
+        InputError: if a percentage is none, or not exactly one goal is given.
     """
-    from joulewise.errors import check_in_range
+    from joulewise.allocation import EnergyBudget, MetricDrop, MetricTarget, OutputError, Yield
+    from joulewise.errors import check_in_range, refuse
 
     if drop is min_accuracy is max_mse is max_energy is None:
         drop = 0.5
@@ -148,8 +149,26 @@ def asked(
     given = {name: value for name, value in percents.items() if value is not None}
     for name, value in given.items():
         check_in_range(name, value, 0.0, 100.0, open_low=True)
-    goal = {"max_accuracy_drop" if n == "drop" else n: v / 100 for n, v in given.items()}
-    return goal | ({} if max_mse is None else {"max_mse": max_mse})
+    goals: dict[str, Goal] = {}
+    if drop is not None:
+        goals["drop"] = MetricDrop(drop / 100)
+    if min_accuracy is not None:
+        goals["min_accuracy"] = MetricTarget(min_accuracy / 100)
+    if max_mse is not None:
+        check_in_range("max_mse", max_mse, 0.0, 1e30, open_low=True)
+        goals["max_mse"] = OutputError(max_mse)
+    if max_energy is not None:
+        goals["max_energy"] = EnergyBudget(max_energy / 100)
+    if len(goals) > 1:
+        allowed = "one of drop, min_accuracy, max_mse, max_energy"
+        refuse("the goal", " and ".join(goals), allowed)
+    ((name, goal),) = goals.items()
+    if min_yield is None:
+        return goal
+    if not isinstance(goal, (MetricDrop, MetricTarget)):
+        refuse("min_yield", f"given with {name}", "with an accuracy or a drop of it")
+    check_in_range("min_yield", min_yield, 0.0, 100.0 - 1e-7, open_low=True)
+    return Yield(min_yield / 100, of=goal)
 
 
 def present(
@@ -171,8 +190,9 @@ def present(
         against: What the first allocation is.
     """
     from joulewise.files import write_atomically
-    from joulewise.placement import PlanFile
+    from joulewise.placement import Plan
     from joulewise.report import write_allocation_report
+    from joulewise.study import plan_of
 
     last = record.allocations[-1]
     if folder is not None:
@@ -183,7 +203,8 @@ def present(
             "confidence": last.confidence,
             "memory_energy_normalised": last.energy.normalised,
         }
-        PlanFile.of(placement, last.points, note).write(folder / "plan.json")
+        points = placement.points(plan_of(placement, last.plan))
+        Plan.chosen_for(placement, points, note).write(folder / "plan.json")
         write_atomically(folder / f"{name}.json", record.model_dump_json(indent=1))
         write_allocation_report(record, folder / "report.html")
     if json:
@@ -228,7 +249,7 @@ def _at_goal(record: AllocationRecord, number: int) -> str:
     return f"{share:.1f} % [{low:.1f}, {high:.1f}]"
 
 
-def _print_plan(record: AllocationRecord, found: Allocation) -> None:
+def _print_plan(record: AllocationRecord, found: AllocationEvidence) -> None:
     rows = []
     for tensor in record.tensors:
         spent = found.energy.memory_j[tensor.name]
@@ -259,7 +280,7 @@ def _point(knob: str, point: PlainPoint) -> str:
     return f"{low} to {high}, {len(points)} channels"
 
 
-def _accuracy(found: Allocation) -> str:
+def _accuracy(found: AllocationEvidence) -> str:
     simulation = found.simulation
     if simulation is None or not simulation.accuracy:
         return ""

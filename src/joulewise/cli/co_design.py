@@ -116,7 +116,7 @@ def co_design(
             confidence=confidence / 100,
             samples=samples,
             seed=seed,
-            **asked(drop, min_accuracy, min_yield),
+            goal=asked(drop, min_accuracy, min_yield),
         )
     if folder is not None:
         save_weights(

@@ -156,9 +156,10 @@ class _Study:
 
         untrained = self._placed(None, seed)
         placement, points = untrained.placement, untrained.points or ()
-        plans = [placement.plan(**{untrained.setting: point}) for point in points]
-        plan = plans[0] if plans else placement.plan_at_most_reliable()
-        simulate(placement, self.dataset.test.subset(1), plan=plan, chips=1)
+        for point in points:
+            placement.points({untrained.setting: point})
+        at = {untrained.setting: points[0]} if points else placement.most_reliable()
+        simulate(placement, self.dataset.test.subset(1), at=at, chips=1)
         for arm in asked:
             if arm.recipe is None:
                 self.arm(arm, arm.files)

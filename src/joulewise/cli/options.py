@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from joulewise.placement import PlanFile as Plan
+    from joulewise.placement import Plan
     from joulewise.study import NetworkSpec
 
 _MODELS = (
@@ -141,7 +141,7 @@ def plan_file(path: Path | None, knobs: Mapping[str, list[float] | None]) -> Pla
         InputError: if both were given, or several kinds of points, or neither.
     """
     from joulewise.errors import InputError
-    from joulewise.placement import PlanFile as Plan
+    from joulewise.placement import Plan
 
     used = [name for name, values in knobs.items() if values]
     if path is None:

@@ -18,9 +18,8 @@ from joulewise.units import format_percent, format_si
 if TYPE_CHECKING:
     from joulewise.data import Split
     from joulewise.placement import Placement
-    from joulewise.prediction import ForecastRecord, Method
-    from joulewise.simulation import EnergyRecord, Simulation
-    from joulewise.study import PlacedRecord
+    from joulewise.prediction import Method
+    from joulewise.study import EnergyRecord, ForecastRecord, PlacedRecord, SimulationRecord
 
 __all__ = ["predict"]
 
@@ -131,7 +130,7 @@ class _Result:
     ideal_accuracy: float | None
     forecast: ForecastRecord
     energy: EnergyRecord
-    simulation: Simulation | None
+    simulation: SimulationRecord | None
 
     @classmethod
     def of(
@@ -140,16 +139,16 @@ class _Result:
         setting: Setting,
         ideal_accuracy: float | None,
         forecast: ForecastRecord,
-        simulation: Simulation | None,
+        simulation: SimulationRecord | None,
     ) -> _Result:
         from joulewise.placement import energy
-        from joulewise.simulation import EnergyRecord
+        from joulewise.study import EnergyRecord
 
         return cls(
             setting=setting,
             ideal_accuracy=ideal_accuracy,
             forecast=forecast,
-            energy=EnergyRecord.of(energy(placement, setting.plan)),
+            energy=EnergyRecord.of(energy(placement, at=setting.at)),
             simulation=simulation,
         )
 
@@ -217,16 +216,19 @@ def _forecasts(
     placement: Placement, test: Split, settings: Sequence[Setting], method: str | Method
 ) -> list[ForecastRecord]:
     from joulewise.prediction import predict as predict_one
+    from joulewise.study import ForecastRecord
 
     found = []
     with console.bar("predict") as update:
         for number, setting in enumerate(settings):
 
-            def report(done: float, expected: float, number: int = number) -> None:
+            def report(_: str, done: float, expected: float, number: int = number) -> None:
                 update(number + done / expected, len(settings), "")
 
-            found.append(predict_one(placement, test, setting.plan, method=method, progress=report))
-    return [forecast.record() for forecast in found]
+            found.append(
+                predict_one(placement, test, at=setting.at, method=method, progress=report)
+            )
+    return [ForecastRecord.of(placement, forecast) for forecast in found]
 
 
 def _simulations(
@@ -235,37 +237,38 @@ def _simulations(
     settings: Sequence[Setting],
     chips: int | None,
     seed: int,
-) -> Sequence[Simulation | None]:
+) -> Sequence[SimulationRecord | None]:
     from joulewise.simulation import sweep
+    from joulewise.study import SimulationRecord
 
     if chips is None:
         return [None] * len(settings)
     with console.bar("simulate, to check") as update:
-        return sweep(
+        found = sweep(
             placement,
             test,
-            [setting.plan for setting in settings],
+            at=[setting.at for setting in settings],
             chips=chips,
             seed=seed,
-            progress=lambda done: update(done, chips * len(settings), ""),
+            progress=lambda _, done, expected: update(done, expected, ""),
         )
+    return [SimulationRecord.of(placement, one) for one in found]
 
 
 def _ideal_accuracy(
     placement: Placement,
     test: Split,
     forecasts: Sequence[ForecastRecord],
-    simulations: Sequence[Simulation | None],
+    simulations: Sequence[SimulationRecord | None],
 ) -> float | None:
     """With a perfect memory of the same words: from the check, or for three passes."""
     from joulewise.simulation import simulate
 
     if all(forecast.accuracy is None for forecast in forecasts):
         return None
-    known = simulations[0]
-    if known is None:
-        known = simulate(placement, test, plan=placement.plan_at_most_reliable(), chips=1)
-    return known.ideal_accuracy
+    if (known := simulations[0]) is not None:
+        return known.ideal_accuracy
+    return simulate(placement, test, at=placement.most_reliable(), chips=1).ideal
 
 
 def _print_points(name: str, results: Sequence[_Result]) -> None:

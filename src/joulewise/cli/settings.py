@@ -11,8 +11,7 @@ from joulewise.cli import options
 from joulewise.units import format_point
 
 if TYPE_CHECKING:
-    from joulewise.devices import Point
-    from joulewise.placement import Placement, PlanFile
+    from joulewise.placement import At, Placement, Plan
 
 __all__ = ["Setting", "settings_of"]
 
@@ -24,13 +23,13 @@ class Setting(NamedTuple):
         title: The knob, or ``plan``.
         name: The point.
         said: Both, for ``--json``.
-        plan: What they stand for.
+        at: Operating points.
     """
 
     title: str
     name: str
     said: dict[str, Any]
-    plan: Mapping[str, Point]
+    at: At
 
     @property
     def label(self) -> str:
@@ -39,7 +38,7 @@ class Setting(NamedTuple):
 
 
 def settings_of(
-    placement: Placement, knobs: Mapping[str, list[float] | None], file: PlanFile | None
+    placement: Placement, knobs: Mapping[str, list[float] | None], file: Plan | None
 ) -> list[Setting]:
     """Every plan that was asked for.
 
@@ -52,14 +51,14 @@ def settings_of(
         InputError: if the file is of another placement, or a point is out of range.
     """
     if file is not None:
-        plan = file.plan_for(placement)
+        points = placement.points(file)
         if not file.is_for_weights_of(placement):
             typer.echo("joulewise: the plan was chosen for other weights than these", err=True)
         from joulewise.devices import plain_point
 
-        said = {"plan": {name: plain_point(point) for name, point in plan.items()}}
-        return [Setting("plan", "of the file", said, plan)]
-    knob, points = options.operating_points(**knobs)
-    return [
-        Setting(knob, format_point(knob, p), {knob: p}, placement.plan(**{knob: p})) for p in points
-    ]
+        said = {"plan": {name: plain_point(point) for name, point in points.items()}}
+        return [Setting("plan", "of the file", said, file)]
+    knob, values = options.operating_points(**knobs)
+    for value in values:
+        placement.points({knob: value})
+    return [Setting(knob, format_point(knob, v), {knob: v}, {knob: v}) for v in values]

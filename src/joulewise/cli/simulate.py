@@ -16,7 +16,7 @@ from joulewise.units import format_percent, format_si
 
 if TYPE_CHECKING:
     from joulewise.placement import Placed
-    from joulewise.simulation import Simulation
+    from joulewise.study import SimulationRecord
 
 __all__ = ["simulate"]
 
@@ -57,7 +57,7 @@ def simulate(
     from joulewise.data import load_data
     from joulewise.errors import check_in_range
     from joulewise.simulation import sweep
-    from joulewise.study import Environment
+    from joulewise.study import Environment, SimulationRecord
 
     spec = placing.placement_spec(placed)
     knobs = {"eta": eta, "v_dd": v_dd, "g_max": g_max, "seconds": seconds}
@@ -71,15 +71,16 @@ def simulate(
     settings = settings_of(placement, knobs, file)
     test = dataset.test if images is None else dataset.test.subset(images, seed=0)
     with console.bar(f"simulate {contender.name}") as update:
-        results = sweep(
+        found = sweep(
             placement,
             test,
-            [setting.plan for setting in settings],
+            at=[setting.at for setting in settings],
             chips=chips,
             seed=seed,
             half_width=None if half_width is None else half_width / 100,
-            progress=lambda done: update(done, chips * len(settings), ""),
+            progress=lambda _, done, expected: update(done, expected, ""),
         )
+    results = [SimulationRecord.of(placement, one) for one in found]
     goal = None if target is None else target / 100
     if json:
         record = {
@@ -109,7 +110,7 @@ def _accesses(tensor: Placed) -> dict[str, str | float]:
 def _print(
     name: str,
     settings: Sequence[Setting],
-    results: Sequence[Simulation],
+    results: Sequence[SimulationRecord],
     target: float | None,
 ) -> None:
     first = results[0]
@@ -127,7 +128,7 @@ def _print(
     console.print_table(title, columns, rows)
 
 
-def _row(point: str, result: Simulation, target: float | None) -> list[str]:
+def _row(point: str, result: SimulationRecord, target: float | None) -> list[str]:
     cells: list[Any] = [
         point,
         format_si(result.energy.memory_total_j, "J"),

@@ -211,12 +211,13 @@ def _print_points(memory: TrainingMemory) -> None:
     from joulewise.placement import energy as energy_of
     from joulewise.units import format_percent, format_point, format_si
 
-    plan = memory.plan(memory.steps)
-    spent = energy_of(memory.placement, plan)
+    plan = memory.plan_at(memory.steps)
+    points = memory.placement.points(plan)
+    spent = energy_of(memory.placement, at=plan)
     rows = []
     for p in memory.placement.placed:
-        point = format_point(p.device.knob, float(f"{float(plan[p.name]):.4g}"))
+        point = format_point(p.device.knob.name, float(f"{float(points[p.name]):.4g}"))
         joules = format_si(float(spent.memory_j[p.name]), "J")
-        rows.append([p.name, p.role, str(p.words), f"{p.device.knob} {point}", joules])
+        rows.append([p.name, p.role, str(p.words), f"{p.device.knob.name} {point}", joules])
     title = f"learned: {format_percent(spent.normalised, 1)} of the energy of a reliable memory"
     console.print_table(title, ["tensor", "role", "words", "point", "energy"], rows)

@@ -7,7 +7,7 @@ chip_fitting        parameters of a deployed network fitted to one chip
 noise_maximisation  operating points learned during training, one for each tensor
 """
 
-from joulewise.contrib.chip_fitting import Recovery as Recovery
+from joulewise.contrib.chip_fitting import ChipFitting as ChipFitting
 from joulewise.contrib.chip_fitting import fit_to_chip as fit_to_chip
 from joulewise.contrib.co_design import CoDesign as CoDesign
 from joulewise.contrib.co_design import Round as Round
@@ -18,11 +18,11 @@ from joulewise.contrib.noise_maximisation import NoiseMaximisation as NoiseMaxim
 from joulewise.prediction import register_method
 
 __all__ = [
+    "ChipFitting",
     "CoDesign",
     "FullCovariance",
     "LearnedRanges",
     "NoiseMaximisation",
-    "Recovery",
     "Round",
     "co_design",
     "fit_to_chip",

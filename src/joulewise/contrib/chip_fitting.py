@@ -26,15 +26,15 @@ from joulewise.errors import (
     check_whole,
     refuse,
 )
+from joulewise.metrics import Accuracy
 from joulewise.models import seeded
 from joulewise.optim.ascent import writable
-from joulewise.placement import Batch, Placement, call, loaded, prepare, same_modes
-from joulewise.training._train import count_correct
+from joulewise.placement import At, Batch, Placement, call, prepare, private_memory, same_modes
 from joulewise.training.batchnorm import reestimate_batchnorm, tracking_layers
 from joulewise.training.recipe import schedule_of
-from joulewise.training.training_memory import Plan, TrainingMemory
+from joulewise.training.training_memory import TrainingMemory
 
-__all__ = ["Recovery", "fit_to_chip"]
+__all__ = ["ChipFitting", "fit_to_chip"]
 
 Choice = Literal["scales", "last", "all"]
 # Best of a search in factors of three, on a few chips of networks on digits and on CIFAR-10.
@@ -43,7 +43,7 @@ _RATES: Mapping[Choice, float] = {"scales": 0.01, "last": 0.01, "all": 0.0003}
 _FIRST_USE = 2**32
 
 
-class Recovery(BaseModel):
+class ChipFitting(BaseModel):
     """Options and results of fitting a network to one chip.
 
     Args:
@@ -86,14 +86,13 @@ def fit_to_chip(
     data: Dataset,
     *,
     chip: Chip,
+    at: At,
     parameters: Choice = "scales",
     epochs: int = 3,
     batch_size: int = 64,
     lr: float | None = None,
     seed: int = 0,
-    plan: Plan | None = None,
-    **setting: Point,
-) -> Recovery:
+) -> ChipFitting:
     """Fit a deployed classifier to one chip, in place.
 
     The parameters that may still change differ by chip and by cost:
@@ -119,21 +118,20 @@ def fit_to_chip(
         placement: Placed tensors and their devices.
         data: A data set with a training split to fit to, and a test split for the accuracy.
         chip: The chip. Read noise differs between steps, and from that of the test.
+        at: Operating points; see `joulewise.simulation.simulate`.
         parameters: Kind of parameters to fit.
         epochs: Passes over the training split, 1 or more.
         batch_size: Samples in a step, 1 or more.
         lr: Highest learning rate, above 0; None for 0.0003 with ``"all"``, else 0.01.
         seed: Seed of the order of the samples, 0 or more.
-        plan: An operating point for each placed tensor; excludes ``setting``.
-        **setting: One operating point for all placed tensors, such as ``eta=0.3``.
 
     Returns:
         The record. Its two accuracies are those of `simulate` with ``chips=1`` and the chip's seed.
 
     Raises:
         DataError: if the data set has no training split.
-        InputError: if both or neither of ``plan`` and a setting are given, a number is out of
-            range, or the loss or a weight becomes NaN or infinite.
+        InputError: if the points do not fit the placement, a number is out of range, or the loss or
+            a weight becomes NaN or infinite.
         ModelError: if the model has no parameters of that kind.
         WeightsError: if a parameter is NaN or infinite before.
 
@@ -147,7 +145,7 @@ def fit_to_chip(
         >>> model = build("cnn", digits.input_shape, digits.classes, seed=0)
         >>> _ = train(model, digits, TrainingSpec(epochs=2, lr=0.1, augment=False))
         >>> placement = place(model, weights=SRAM(bits=8))
-        >>> record = fit_to_chip(placement, digits, chip=Chip(seed=5), eta=0.15, epochs=1)
+        >>> record = fit_to_chip(placement, digits, chip=Chip(seed=5), at={"eta": 0.15}, epochs=1)
         >>> record.after > record.before + 0.1, record.steps
         (True, 19)
 
@@ -167,10 +165,8 @@ def fit_to_chip(
     if lr is not None:
         check_in_range("lr", lr, 0.0, 100.0, open_low=True)
     model, split = placement.model, data.train
-    if (plan is None) == (not setting):
-        raise InputError("fit_to_chip needs either a plan or one setting such as eta=0.3")
-    points = placement.plan(**setting) if plan is None else placement.check_plan(plan)
-    memory = TrainingMemory(placement, plan=points, chip=chip)
+    points = placement.points(at)
+    memory = TrainingMemory(placement, at=at, chip=chip)
     memory.load_state_dict({"seed": chip.seed, "steps": _FIRST_USE})
     fitted = _chosen(placement, parameters)
     _check_finite(model, fitted)
@@ -186,7 +182,7 @@ def fit_to_chip(
         )
         seconds = time.perf_counter() - began
         after = _accuracy(placement, points, chip, test, data.classes)
-    return Recovery(
+    return ChipFitting(
         chip=chip.seed,
         plan={name: plain_point(point) for name, point in points.items()},
         parameters=parameters,
@@ -345,15 +341,19 @@ def _forward_backward(memory: TrainingMemory, batch: Batch) -> Tensor:
 
 
 def _accuracy(
-    placement: Placement, points: Plan, chip: Chip, batches: Sequence[Batch], classes: int
+    placement: Placement,
+    points: Mapping[str, Point],
+    chip: Chip,
+    batches: Sequence[Batch],
+    classes: int,
 ) -> float:
     """Accuracy on one chip.
 
     Raises:
         ModelError: if the outputs are not ``[batch, classes]``.
     """
-    correct, samples = 0, 0
-    with loaded(placement) as memory:
+    passed = Accuracy().new()
+    with private_memory(placement) as memory:
         memory.read(points, chip)
         for batch in batches:
             outputs, targets = memory.call(batch.inputs), batch.targets
@@ -361,6 +361,7 @@ def _accuracy(
             if outputs.shape != (len(targets), classes):
                 allowed = f"{(len(targets), classes)}, [batch, classes]"
                 refuse("the shape of the outputs", tuple(outputs.shape), allowed, ModelError)
-            correct += count_correct(outputs, targets)
-            samples += len(targets)
-    return correct / samples
+            passed.update(outputs, targets)
+    found = passed.compute()
+    assert found is not None  # a sample whose outputs are NaN is wrong; no pass fails
+    return found

@@ -5,22 +5,29 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
 from torch import nn
 
-from joulewise.allocation import Allocation, Granularity, allocate
-from joulewise.allocation.problem import Progress, check_counts
+from joulewise.allocation import (
+    Allocation,
+    EnergyBudget,
+    Goal,
+    Granularity,
+    MetricDrop,
+    MetricTarget,
+    Yield,
+    allocate,
+)
 from joulewise.data import Dataset, Split
-from joulewise.errors import check_in_range, refuse
+from joulewise.errors import check_count, check_in_range, refuse
 from joulewise.placement import Placement, same_modes
+from joulewise.progress import Progress, Report, reporting
 from joulewise.training import TrainingMemory, TrainingRecord, TrainingSpec, accuracy, train
 
 __all__ = ["CoDesign", "Round", "co_design"]
 
-_GOALS = ("max_accuracy_drop", "min_accuracy")
 _EACH_TENSOR = Granularity()
 _FINE_TUNING = TrainingSpec(epochs=2, lr=0.02)
 # Rounds use a fraction of the chips of the result, whose chips no round has seen: seeds of rounds
@@ -29,7 +36,8 @@ _FRACTION_OF_CHIPS, _FEWEST_CHIPS = 5, 20
 _SEED_STEP = 1 << 32
 
 
-class Round(BaseModel):
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Round:
     """One round: training with the faults of a cheaper plan, then another allocation.
 
     Args:
@@ -39,15 +47,14 @@ class Round(BaseModel):
         kept: True if this network is the best so far; the next round continues from the best.
     """
 
-    model_config = ConfigDict(frozen=True)
-
     training: TrainingRecord | None
     training_energy: float | None
     allocation: Allocation
     kept: bool
 
 
-class CoDesign(BaseModel):
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class CoDesign:
     """A trained network's plan, and the rounds that led to it.
 
     Args:
@@ -57,18 +64,17 @@ class CoDesign(BaseModel):
         allocation: The plan of the best network, verified on chips that no round used.
     """
 
-    model_config = ConfigDict(frozen=True)
-
     given_accuracy: float
     min_accuracy: float
     rounds: tuple[Round, ...]
     allocation: Allocation
 
 
-def co_design(
+def co_design(  # noqa: PLR0913  each is a choice of the caller, by keyword
     placement: Placement,
     data: Dataset,
     *,
+    goal: Goal,
     judge: Split | None = None,
     granularity: Granularity = _EACH_TENSOR,
     spec: TrainingSpec = _FINE_TUNING,
@@ -76,8 +82,8 @@ def co_design(
     step: float = 0.8,
     chips: int = 200,
     seed: int = 0,
-    progress: Progress | None = None,
-    **options: float,
+    progress: Progress = False,
+    **options: Any,
 ) -> CoDesign:
     """Fit a network and its plan to each other: the least energy at which an accuracy holds.
 
@@ -92,6 +98,7 @@ def co_design(
         placement: Traced. Its model is trained, and left with the best weights; after an exception
             with its first ones.
         data: The data; its training split is trained on.
+        goal: A `MetricDrop` from the accuracy as given, a `MetricTarget`, or a `Yield` of one.
         judge: The split that accuracy is simulated on; None for the test split of ``data``. Plans
             are chosen by it: for an unbiased accuracy on the test split, give a validation split.
         granularity: See `allocate`.
@@ -101,8 +108,7 @@ def co_design(
         chips: See `allocate`, 20 or more; rounds use a fifth of them.
         seed: See `allocate`; also of training.
         progress: See `allocate`.
-        **options: ``max_accuracy_drop``, from the accuracy as given, or ``min_accuracy``; others as
-            for `allocate`.
+        **options: Other options of `allocate`: ``confidence``, ``samples``, ``batch_size``.
 
     Returns:
         The rounds, and the plan of the best network.
@@ -118,8 +124,8 @@ def co_design(
         >>> digits = load_digits()
         >>> model = build("mlp", digits.input_shape, digits.classes, seed=0)
         >>> _ = train(model, digits, TrainingSpec(epochs=4, lr=0.1))
-        >>> placement = place(model, weights=SRAM(bits=8), inputs=digits.train.inputs[:1])
-        >>> found = co_design(placement, digits, rounds=1, chips=20, max_accuracy_drop=0.02)
+        >>> placement = place(model, weights=SRAM(bits=8), example_inputs=digits.train.inputs[:1])
+        >>> found = co_design(placement, digits, goal=MetricDrop(0.02), rounds=1, chips=20)
         >>> found.allocation.energy.normalised <= found.rounds[0].allocation.energy.normalised
         True
 
@@ -127,39 +133,51 @@ def co_design(
         S. Henwood et al., arXiv 1912.10764, train operating points and weights together, by
         gradients of both (see `NoiseMaximisation`). The alternation is ours.
     """
-    check_counts(rounds=(rounds, 1), chips=(chips, _FEWEST_CHIPS), seed=(seed, 0))
+    check_count("rounds", rounds, 1, 10**6)
+    check_count("chips", chips, _FEWEST_CHIPS)
+    check_count("seed", seed, 0)
     check_in_range("step", step, 0.0, 1.0 - 1e-9, open_low=True)
-    named = [name for name in _GOALS if name in options]
-    others = [name for name in ("max_mse", "max_energy") if name in options]
-    if len(named) != 1 or others:
-        given = " and ".join([*named, *others]) or "missing"
-        refuse("the goal of a co-design", given, f"one of {', '.join(_GOALS)}")
     judge = judge or data.test
-    given_accuracy = accuracy(placement.model, judge)
-    if "max_accuracy_drop" in options:
-        drop = options.pop("max_accuracy_drop")
-        check_in_range("max_accuracy_drop", drop, 0.0, 1.0, open_low=True)
-        options["min_accuracy"] = max(given_accuracy - drop - 1e-12, 1e-12)  # ties count
-    run = _Run(
-        placement=placement,
-        data=data,
-        judge=judge,
-        granularity=granularity,
-        spec=spec,
-        seed=seed,
-        report=progress or (lambda step, done, expected: None),
-        options=options,
-    )
-    with _restored_after_exceptions(placement.model):
+    given = accuracy(placement.model, judge)
+    target = _target(goal, given)
+    with reporting(progress) as report, _restored_after_exceptions(placement.model):
+        run = _Run(
+            placement=placement,
+            data=data,
+            judge=judge,
+            granularity=granularity,
+            spec=spec,
+            seed=seed,
+            report=report,
+            goal=replace(goal, of=target) if isinstance(goal, Yield) else target,
+            options=options,
+        )
         few = max(_FEWEST_CHIPS, chips // _FRACTION_OF_CHIPS)
         tried = run.rounds(rounds, step, few)
-        allocation = run.allocate("confirming", chips=chips, seed=seed, **options)
+        allocation = run.allocate("confirming", goal=run.goal, chips=chips, seed=seed)
     return CoDesign(
-        given_accuracy=given_accuracy,
-        min_accuracy=options["min_accuracy"],
+        given_accuracy=given,
+        min_accuracy=target.value,
         rounds=tuple(tried),
         allocation=allocation,
     )
+
+
+def _target(goal: Goal, given: float) -> MetricTarget:
+    """The accuracy to reach, from that of the network as given.
+
+    Raises:
+        InputError: if the goal is none of accuracy.
+    """
+    one = goal.of if isinstance(goal, Yield) else goal
+    if isinstance(one, MetricTarget):
+        return one
+    if not isinstance(one, MetricDrop):
+        allowed = "a MetricDrop, a MetricTarget, or a Yield of one"
+        refuse("the goal of a co-design", f"{goal!r:.80}", allowed)
+    check_in_range("amount", one.amount, 0.0, 1.0, open_low=True)
+    drop = one.amount * (given if one.relative else 1.0)
+    return MetricTarget(max(given - drop - 1e-12, 1e-12))  # ties count
 
 
 @contextmanager
@@ -184,20 +202,21 @@ class _Run:
     granularity: Granularity
     spec: TrainingSpec
     seed: int
-    report: Progress
+    report: Report
+    goal: Goal
     options: dict[str, Any]
 
     def rounds(self, count: int, step: float, chips: int) -> list[Round]:
         """The rounds; the model is left with the best weights."""
         model = self.placement.model
         seed = self.seed + _SEED_STEP
-        best = self.allocate("round 0", chips=chips, seed=seed, **self.options)
+        best = self.allocate("round 0", goal=self.goal, chips=chips, seed=seed)
         found = [Round(training=None, training_energy=None, allocation=best, kept=True)]
         weights = copy.deepcopy(model.state_dict())
         for number in range(1, count + 1):
             energy, training = self._trained(number, step * best.energy.normalised)
             seed = self.seed + (number + 1) * _SEED_STEP
-            allocation = self.allocate(f"round {number}", chips=chips, seed=seed, **self.options)
+            allocation = self.allocate(f"round {number}", goal=self.goal, chips=chips, seed=seed)
             kept = _better(allocation, best)
             found.append(
                 Round(training=training, training_energy=energy, allocation=allocation, kept=kept)
@@ -212,8 +231,7 @@ class _Run:
     def _trained(self, number: int, budget: float) -> tuple[float, TrainingRecord]:
         """Train with the plan of least error within an energy: that energy, and the record."""
         name = f"round {number}"
-        few = {k: self.options[k] for k in ("samples", "batch_size") if k in self.options}
-        harder = self.allocate(name, chips=0, seed=self.seed, max_energy=budget, **few)
+        harder = self.allocate(name, goal=EnergyBudget(budget), chips=0, seed=self.seed)
         spec = self.spec.model_copy(update={"seed": self.spec.seed + number})
         training = train(
             self.placement.model,
@@ -221,7 +239,7 @@ class _Run:
             spec,
             lambda epoch: self.report(f"{name}, training", epoch.epoch, spec.epochs),
             memory=TrainingMemory(
-                self.placement, plan=harder.points, seed=self.seed + number * _SEED_STEP
+                self.placement, at=harder.plan, seed=self.seed + number * _SEED_STEP
             ),
         )
         return harder.energy.normalised, training
@@ -233,6 +251,7 @@ class _Run:
             self.judge,
             granularity=self.granularity,
             progress=lambda step, done, expected: self.report(f"{name}, {step}", done, expected),
+            **self.options,
             **options,
         )
 

@@ -25,7 +25,7 @@ class LearnedRanges(nn.Module):
     ::
 
         ranges = LearnedRanges(placement)
-        memory = TrainingMemory(placement, eta=0.4, ranges=ranges)
+        memory = TrainingMemory(placement, at={"eta": 0.4}, ranges=ranges)
         optimizer = torch.optim.SGD(
             [
                 {"params": model.parameters(), "weight_decay": 5e-4},

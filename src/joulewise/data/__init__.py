@@ -1,7 +1,6 @@
 """Data: labelled samples, from disk or from users' code, checked once and read in batches.
 
 dataset       splits and data sets, and scikit-learn's bundled digits
-nested        tensors in tuples, lists and mappings
 cifar         CIFAR-10 as binary records, pickles and Parquet
 safe_pickle   restricted unpickling: plain values only, and no code is run
 libraries     image data sets read by torchvision or Hugging Face datasets

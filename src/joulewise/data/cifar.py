@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from joulewise.data.dataset import Dataset, Split
 from joulewise.data.safe_pickle import read_pickle
-from joulewise.errors import DataError, refuse
+from joulewise.errors import DataError, check_kind, refuse
 
 __all__ = ["Layout", "find_layout", "load_cifar10"]
 
@@ -69,6 +69,7 @@ def load_cifar10(folder: str | Path) -> Dataset:
         uint8 inputs [sample, 3, 32, 32] in ten classes. A missing folder, an unknown layout, a
         truncated file and labels out of range are refused with a ``DataError``.
     """
+    check_kind("the folder", folder, (str, Path), "a path", DataError)
     root = Path(folder)
     if not root.is_dir():
         refuse(f"the folder {root}", "missing", "a folder; unpack archives first", error=DataError)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from numbers import Real
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from joulewise.errors import DataError, refuse
+from joulewise.errors import DataError, check_kind, refuse
 
 __all__ = ["Dataset", "Split", "load_digits"]
 
@@ -83,6 +84,7 @@ class Split:
         Returns:
             An iterator over (inputs, targets).
         """
+        check_kind("the batch size", size, int, "a whole number from 1", DataError)
         if size < 1:
             refuse("the batch size", size, "a whole number from 1", error=DataError)
         spans = (slice(start, start + size) for start in range(0, len(self), size))
@@ -99,8 +101,12 @@ class Split:
         Returns:
             A split of ``count`` samples.
         """
+        allowed = f"a whole number from 1 to {len(self)}"
+        check_kind("count", count, int, allowed, DataError)
+        if seed is not None:
+            check_kind("seed", seed, int, "a whole number, or None", DataError)
         if not 1 <= count <= len(self):
-            refuse("count", count, f"a whole number from 1 to {len(self)}", error=DataError)
+            refuse("count", count, allowed, error=DataError)
         if seed is None:
             return replace(self, inputs=self.inputs[:count], targets=self.targets[:count])
         generator = torch.Generator().manual_seed(seed)
@@ -134,6 +140,7 @@ class Dataset:
     flips: bool
 
     def __post_init__(self) -> None:
+        check_kind("classes", self.classes, int, "a whole number", DataError)
         _check_is_split("test", self.test)  # first, since it gives the input shape
         if self.train is not None:
             _check_is_split("train", self.train)
@@ -191,6 +198,9 @@ def _check_statistics(split: Split) -> None:
         return
     channels = split.inputs.shape[1] if split.inputs.dtype == torch.uint8 else 0
     for field, values in (("mean", split.mean), ("std", split.std)):
+        check_kind(field, values, tuple, "a tuple of numbers, one per channel", DataError)
+        for value in values:
+            check_kind(f"a number in {field}", value, Real, "a number", DataError)
         if len(values) != channels:
             allowed = f"{channels} numbers, one per channel of uint8 images"
             refuse(field, f"{len(values)} numbers long", allowed, error=DataError)

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from joulewise.data import cifar, libraries
 from joulewise.data.dataset import Dataset, Split, load_digits
-from joulewise.errors import DataError, refuse
+from joulewise.errors import DataError, check_kind, refuse
 from joulewise.user_code import cause_of, import_source, importable
 
 __all__ = ["load_data"]
@@ -61,6 +61,7 @@ def load_data(source: str) -> Dataset:
         >>> load_data("digits").classes
         10
     """
+    check_kind("the data source", source, str, ALLOWED, DataError)
     if source == "digits":
         return load_digits()
     if source and Path(source).is_dir():  # an empty path would be the current folder

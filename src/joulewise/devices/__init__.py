@@ -2,8 +2,9 @@
 
 device              the interface that every technology implements
 chip                chips and their random streams, traffic, inputs of matrix-vector products
-operating_point     operating points, and the range of a knob as levels from 0 to 1
+operating_point     operating points; the knob of a device, its range as levels from 0 to 1
 moments             mean and variance of reads, factors that words share, classes of words
+estimated_moments   moments of a device that states none, from reads of its chips
 sram                SRAM under voltage scaling
 fault_kinds         effect of failing cells on a word: mask, flip, stuck
 fault_maps          positions of failing cells: independent, correlated, measured
@@ -29,9 +30,9 @@ from joulewise.devices.crossbar_energy import ISAAC, ReadOut
 from joulewise.devices.device import Device
 from joulewise.devices.device_check import DeviceCheck, MomentCheck, check_device
 from joulewise.devices.fault_kinds import Flip, Mask, Stuck
-from joulewise.devices.fault_maps import Correlated, Independent, Measured
-from joulewise.devices.moments import ReadMoments, SharedFactor, WordClasses
-from joulewise.devices.operating_point import KnobRange, PlainPoint, Point, plain_point
+from joulewise.devices.fault_maps import CorrelatedMap, IndependentMap, MeasuredMap
+from joulewise.devices.moments import MomentEstimate, ReadMoments, SharedFactor, WordClasses
+from joulewise.devices.operating_point import Knob, PlainPoint, Point, from_plain, plain_point
 from joulewise.devices.pcm import PCM
 from joulewise.devices.reliability_laws import PROFILES, ExponentialLaw, VoltageTable, law
 from joulewise.devices.sram import SRAM
@@ -45,18 +46,19 @@ __all__ = [
     "Arithmetic",
     "Array",
     "Chip",
-    "Correlated",
+    "CorrelatedMap",
     "Crossbar",
     "Device",
     "DeviceCheck",
     "ExponentialLaw",
     "Flip",
-    "Independent",
-    "KnobRange",
+    "IndependentMap",
+    "Knob",
     "Mask",
     "MatrixInputs",
-    "Measured",
+    "MeasuredMap",
     "MomentCheck",
+    "MomentEstimate",
     "PlainPoint",
     "Point",
     "ReadMoments",
@@ -67,6 +69,7 @@ __all__ = [
     "VoltageTable",
     "WordClasses",
     "check_device",
+    "from_plain",
     "law",
     "plain_point",
 ]

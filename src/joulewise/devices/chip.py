@@ -33,11 +33,11 @@ class Chip:
     def __post_init__(self) -> None:
         check_in_range("seed", self.seed, 0, 2**63)
 
-    def at(self, part: str) -> Chip:
+    def region(self, part: str) -> Chip:
         """The region of this chip that holds the tensor ``part``."""
         return replace(self, part=part)
 
-    def again(self) -> Chip:
+    def next_use(self) -> Chip:
         """This chip in its next use."""
         return replace(self, use=self.use + 1)
 

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from joulewise.devices.array import WHOLE, Array
 from joulewise.devices.chip import Chip, Traffic
 from joulewise.devices.device import Device
-from joulewise.devices.operating_point import Point, as_point
-from joulewise.devices.reliability_laws import HOROWITZ_SRAM_BIT_J
 from joulewise.errors import (
     InputError,
-    OperatingPointError,
     WeightsError,
     check_in_range,
+    check_kind,
     check_whole,
     refuse,
 )
@@ -30,7 +28,6 @@ __all__ = [
     "Pairs",
     "Rounding",
     "normals",
-    "point_of",
     "rectified_moments",
 ]
 
@@ -92,18 +89,17 @@ class PairDevice(Device[Pairs]):
             largest magnitude of each tensor; the largest of a network gives all tensors one range.
         channel_dim: The axis along which each index (each output column) has a separate limit;
             None for one limit per tensor. Tensors with fewer than two axes always have one.
+        array: Size of the arrays and their converters.
 
     Raises:
         InputError: if a field is outside its range.
     """
 
-    computes: ClassVar[bool] = True
-    reliable_bit_j: ClassVar[float] = HOROWITZ_SRAM_BIT_J  # an SRAM beside the crossbar
-
     levels: int | None = None
     rounding: Rounding = "nearest"
     limit: float | None = None
     channel_dim: int | None = None
+    array: Array = WHOLE
 
     def __post_init__(self) -> None:
         if self.levels is not None:
@@ -111,9 +107,23 @@ class PairDevice(Device[Pairs]):
             check_whole("levels", self.levels)
         if self.rounding not in ("nearest", "floor"):
             refuse("rounding", repr(self.rounding), "'nearest' or 'floor'")
+        check_kind("array", self.array, Array, "an Array(...)")
+        check_kind("channel_dim", self.channel_dim, int | None, "an axis, such as 0, or None")
         if self.limit is not None:
             check_in_range("limit", self.limit, 0.0, 1e30, open_low=True)
             self._check_one_limit(self.limit)
+
+    def _check_ends(self, field: str, low: float, high: float, unit: str) -> None:
+        """Refuse a field that is no range: two numbers from ``low`` to ``high``, ascending."""
+        ends = getattr(self, field)
+        allowed = f"two numbers of {unit}, ascending, {low:g} to {high:g}"
+        check_kind(field, ends, tuple | list, allowed)
+        if len(ends) != 2:
+            refuse(field, ends, allowed)
+        for end in ends:
+            check_in_range(field, end, low, high, open_low=low == 0)
+        if not ends[0] < ends[1]:
+            refuse(field, ends, allowed)
 
     def _check_one_limit(self, limit: float | None) -> None:
         if limit is not None and self.channel_dim is not None:
@@ -158,36 +168,6 @@ class PairDevice(Device[Pairs]):
     def ideal(self, stored: Pairs) -> Tensor:
         """The weights, rounded to levels."""
         return stored.weights.to(stored.dtype)
-
-
-def point_of(
-    knob: str, low: float, high: float, setting: Mapping[str, Point], *, by_column: bool = True
-) -> Point:
-    """Check the setting of a device that has one knob.
-
-    Args:
-        knob: Name of the knob.
-        low: Lower end of its range.
-        high: Upper end, included.
-        setting: One number, or one for each output column, ``[columns]`` or ``[columns, 1]``, by
-            the name of the knob.
-        by_column: False to accept one number alone.
-
-    Raises:
-        OperatingPointError: if the name is another, or the value out of range.
-    """
-    if list(setting) != [knob]:
-        got = ", ".join(setting) or "no setting"
-        raise OperatingPointError(f"the device was given {got}; allowed: {knob}")
-    value = setting[knob]
-    point = as_point(value)
-    columns = point.numel() > 0 and (point.ndim == 1 or (point.ndim == 2 and point.shape[1] == 1))
-    if point.ndim and not (by_column and columns):
-        allowed = "one number" + (", or one for each output column" if by_column else "")
-        refuse(knob, f"of shape {tuple(point.shape)}", allowed, OperatingPointError)
-    for number in point.detach().reshape(-1).tolist():
-        check_in_range(knob, number, low, high, error=OperatingPointError)
-    return point if point.ndim or isinstance(value, Tensor) else float(point)
 
 
 def normals(chip: Chip, purpose: str, shape: tuple[int, ...], *, fresh: bool = False) -> Tensor:

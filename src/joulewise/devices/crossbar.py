@@ -8,24 +8,22 @@ additive noise is smaller relative to the weights and power is higher.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from joulewise.devices.array import WHOLE, Array
 from joulewise.devices.chip import Chip, Traffic
 from joulewise.devices.conductance_pairs import (
     PairDevice,
     Pairs,
     normals,
-    point_of,
     rectified_moments,
 )
 from joulewise.devices.crossbar_energy import ISAAC, ReadOut
 from joulewise.devices.moments import ReadMoments, WordClasses
-from joulewise.devices.operating_point import Point, as_point
-from joulewise.errors import check_in_range, refuse
+from joulewise.devices.operating_point import Knob, Point, as_point
+from joulewise.errors import check_in_range, check_kind
 
 __all__ = ["Crossbar"]
 
@@ -55,7 +53,6 @@ class Crossbar(PairDevice):
         clip: True if programmed conductances are clipped at 0, as physical ones are; False if they
             may be negative, as published closed forms assume.
         g_range: Lowest and highest ``g_max``, siemens, above 0 to 1.
-        array: Size of the arrays and their converters.
         readout: Read-out circuits, for the energy.
 
     Raises:
@@ -74,15 +71,11 @@ class Crossbar(PairDevice):
         [0.0463, 0.0463, 0.0463]
     """
 
-    knob: ClassVar[str] = "g_max"
-    channel_points: ClassVar[bool] = True
-
     sigma: float = 0.0
     variability: float = 0.0
     read_noise: float = 0.0
     clip: bool = True
     g_range: tuple[float, float] = (1e-7, 1e-3)
-    array: Array = WHOLE
     readout: ReadOut = ISAAC
 
     def __post_init__(self) -> None:
@@ -90,33 +83,20 @@ class Crossbar(PairDevice):
         check_in_range("sigma", self.sigma, 0.0, 1.0)
         check_in_range("variability", self.variability, 0.0, 1.0)
         check_in_range("read_noise", self.read_noise, 0.0, 1.0)
+        self._check_ends("g_range", 0.0, 1.0, "siemens")
+        check_kind("clip", self.clip, bool, "True or False")
+        check_kind("readout", self.readout, ReadOut, "ISAAC, or a ReadOut(...)")
+
+    @property
+    def knob(self) -> Knob:
+        """``g_max`` in siemens, within ``g_range``; output columns can have separate points."""
         low, high = self.g_range
-        check_in_range("g_range", low, 0.0, 1.0, open_low=True)
-        if not low < high <= 1.0:
-            refuse("g_range", self.g_range, "two numbers of siemens, ascending, at most 1")
-
-    @property
-    def most_reliable(self) -> float:
-        """The upper end of ``g_range``."""
-        return self.g_range[1]
-
-    @property
-    def least_reliable(self) -> float:
-        """The lower end of ``g_range``."""
-        return self.g_range[0]
+        return Knob(name="g_max", least_reliable=low, most_reliable=high, channels=True)
 
     @property
     def fresh(self) -> bool:
         """True if there is read noise."""
         return self.read_noise > 0
-
-    def point(self, **setting: Point) -> Point:
-        """Check ``g_max=``, siemens: one number, or one for each output column.
-
-        Raises:
-            OperatingPointError: if the name is another, or the value out of ``g_range``.
-        """
-        return point_of("g_max", *self.g_range, setting)
 
     def read(self, stored: Pairs, point: Point, chip: Chip) -> Tensor:
         """The tensor as read on one chip: differences of conductances, in the tensor's unit."""

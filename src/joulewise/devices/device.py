@@ -1,22 +1,29 @@
 """The interface of a memory device: a distribution over what is read back, and an energy.
 
 Both are functions of one operating point, a value on the device's knob. A new technology is one
-class with `store`, `read`, `moments` and `energy`; simulation, prediction, allocation and reports
-need nothing else.
+class with a `knob`, `store`, `read` and `energy`; simulation, prediction, allocation and reports
+need nothing else. With `moments` in closed form prediction is exact in them, and allocation may
+choose any point.
 """
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
-from typing import Any, Generic, TypeVar
+from dataclasses import Field, fields, is_dataclass
+from functools import lru_cache
+from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 from torch import Tensor
 
 from joulewise.devices.array import Array
 from joulewise.devices.chip import Chip, Traffic
-from joulewise.devices.moments import ReadMoments, WordClasses
-from joulewise.devices.operating_point import Point
+from joulewise.devices.estimated_moments import estimated_moments
+from joulewise.devices.moments import ClassMoments, ReadMoments, WordClasses
+from joulewise.devices.operating_point import Knob, Point
+from joulewise.devices.reliability_laws import HOROWITZ_SRAM_BIT_J
+from joulewise.errors import DeviceError, InputError, refuse
 
 __all__ = ["Device"]
 
@@ -24,42 +31,34 @@ Stored = TypeVar("Stored")
 
 
 class Device(ABC, Generic[Stored]):
-    """A memory technology; ``tests/contracts.py`` has the checks that every device passes."""
+    """A memory technology; ``tests/contracts.py`` has the checks that every device passes.
+
+    Attributes:
+        moment_chips: Chips that `moments` are estimated from where a device states none, 3 or more:
+            the standard error of a word's variance is then about ``sqrt(2 / moment_chips)`` of it,
+            and that of a sum over many words far less.
+        array: Size and converters of the arrays of a compute-in-memory device, which multiplies
+            where it stores, and is told the matrix inputs that its `energy` depends on: a class
+            attribute or a field. None for a memory that only stores.
+    """
+
+    moment_chips: ClassVar[int] = 64
+    array: Array | None = None
 
     @property
     @abstractmethod
-    def knob(self) -> str:
-        """Name of the operating point, for instance ``"eta"``."""
-
-    @property
-    @abstractmethod
-    def most_reliable(self) -> float:
-        """The operating point with the least noise."""
-
-    @property
-    @abstractmethod
-    def least_reliable(self) -> float:
-        """The operating point with the most noise."""
-
-    @property
-    def adjustable(self) -> bool:
-        """True if a system designer sets the knob; False for the age of a memory."""
-        return True
-
-    @property
-    def planes(self) -> int | None:
-        """Bit planes that can have separate operating points; None if they cannot."""
-        return None
-
-    @property
-    def channel_points(self) -> bool:
-        """True if each output channel of a weight can have a separate operating point."""
-        return False
+    def knob(self) -> Knob:
+        """The knob: what operating points are values of."""
 
     @property
     def smooth(self) -> bool:
-        """True if moments are differentiable in the operating point, False if they are steps."""
-        return True
+        """True if moments are differentiable in the operating point; estimated ones are not."""
+        return self.states_moments
+
+    @property
+    def states_moments(self) -> bool:
+        """True if the device has `moments` in closed form, False if they are estimated."""
+        return type(self).moments is not Device.moments
 
     @property
     def independent_words(self) -> bool:
@@ -72,30 +71,22 @@ class Device(ABC, Generic[Stored]):
         return False
 
     @property
-    def computes(self) -> bool:
-        """True for compute-in-memory devices, whose `energy` depends on the matrix inputs."""
-        return False
-
-    @property
-    def array(self) -> Array | None:
-        """Array size and converters of a compute-in-memory device; None if it has neither."""
-        return None
-
-    @property
-    @abstractmethod
     def reliable_bit_j(self) -> float:
-        """Joules to read one bit of reliable memory of this technology, for tensors not placed."""
+        """Joules to read one bit of reliable memory, for tensors not placed; by default an SRAM."""
+        return HOROWITZ_SRAM_BIT_J
 
-    @abstractmethod
     def point(self, **setting: Point) -> Point:
         """Check a setting and convert it to an operating point.
 
         Args:
-            **setting: One name and value, for instance ``eta=0.5`` or ``v_dd=0.6``.
+            **setting: One name and value, for instance ``eta=0.5`` or ``v_dd=0.6``; values in the
+                shapes of `Point` that the knob takes.
 
         Raises:
-            OperatingPointError: if the name is unknown or the value out of range.
+            OperatingPointError: if the name is unknown, the value no number, out of range, or of a
+                shape that the knob does not take.
         """
+        return self.knob.checked(setting, type(self).__name__)
 
     @abstractmethod
     def store(self, tensor: Tensor, *, limit: float | None = None, name: str = "tensor") -> Stored:
@@ -111,13 +102,38 @@ class Device(ABC, Generic[Stored]):
     def read(self, stored: Stored, point: Point, chip: Chip) -> Tensor:
         """The tensor as read back on one chip; deterministic in ``point`` and ``chip``."""
 
-    @abstractmethod
     def ideal(self, stored: Stored) -> Tensor:
-        """The tensor as read back without faults: rounded to the memory's format."""
+        """The tensor as read back without faults: rounded to the memory's format.
 
-    @abstractmethod
+        By default what is stored, if that is a tensor.
+
+        Raises:
+            DeviceError: if what is stored is none.
+        """
+        if not isinstance(stored, Tensor):
+            what = f"what {type(self).__name__}.store returns"
+            allowed = "a tensor, or a method ideal(stored) that returns one"
+            refuse(what, f"a {type(stored).__name__}", allowed, DeviceError)
+        return stored
+
     def moments(self, stored: Stored, point: Point) -> ReadMoments:
-        """Mean and variance over chips of `read`, in closed form, differentiable in ``point``."""
+        """Mean and variance over chips of `read`, in closed form, differentiable in ``point``.
+
+        By default estimated from reads of `moment_chips` chips, without gradients.
+
+        Raises:
+            InputError: if an estimate is asked for its gradient.
+        """
+        if isinstance(point, Tensor) and point.requires_grad:
+            raise InputError(
+                f"{type(self).__name__} states no moments, and estimates have no gradient in the "
+                "operating point; allowed: a plan without gradients, Granularity(levels=...) to "
+                "allocate, or a method moments"
+            )
+        ideal = self.ideal(stored)
+        return estimated_moments(
+            lambda chip: self.read(stored, point, chip), ideal, self.moment_chips
+        )
 
     def word_classes(self, stored: Stored) -> WordClasses:
         """Classes of words with equal moments; allocation is faster with few of them.
@@ -132,7 +148,8 @@ class Device(ABC, Generic[Stored]):
             return found.mean.double().cpu().reshape(-1), found.var.double().cpu().reshape(-1)
 
         one = torch.ones((), dtype=torch.float64, device=whole.device)
-        return WordClasses(index=index, scale=one, count=whole.numel(), moments=moments)
+        known = moments if self.states_moments else _remembered(moments)
+        return WordClasses(index=index, scale=one, count=whole.numel(), moments=known)
 
     @abstractmethod
     def energy(self, traffic: Traffic, point: Point) -> Tensor:
@@ -150,13 +167,16 @@ class Device(ABC, Generic[Stored]):
             float64 ``[channels]``; each depends on the operating point of its channel alone.
 
         Raises:
-            NotImplementedError: if `channel_points` is False.
+            NotImplementedError: if the knob has no points for channels.
         """
         raise NotImplementedError(f"{type(self).__name__} has no points for channels")
 
-    @abstractmethod
     def describe(self) -> dict[str, Any]:
-        """The device's parameters as plain data, for records."""
+        """Plain data for records: the name of the class, and the fields of a dataclass."""
+        own: tuple[Field[Any], ...] = fields(self) if is_dataclass(self) else ()
+        values = {field.name: getattr(self, field.name) for field in own if field.name != "knob"}
+        plain: dict[str, Any] = json.loads(json.dumps(values, default=_plain))
+        return {"device": type(self).__name__, **plain}
 
     def round_trip(
         self,
@@ -185,3 +205,23 @@ class Device(ABC, Generic[Stored]):
             NotImplementedError: if the device does not hold activations.
         """
         raise NotImplementedError(f"{type(self).__name__} does not hold activations")
+
+
+def _remembered(moments: ClassMoments) -> ClassMoments:
+    """Keep the moments at the last points: estimates take many reads, and few points are listed."""
+
+    @lru_cache(maxsize=32)
+    def known(numbers: tuple[float, ...], shape: torch.Size) -> tuple[Tensor, Tensor]:
+        return moments(torch.tensor(numbers, dtype=torch.float64).reshape(shape))
+
+    def at(point: Tensor) -> tuple[Tensor, Tensor]:
+        if point.requires_grad:  # refused there
+            return moments(point)
+        return known(tuple(point.reshape(-1).tolist()), point.shape)
+
+    return at
+
+
+def _plain(value: Any) -> Any:
+    """A value that JSON does not know."""
+    return value.describe() if hasattr(value, "describe") else repr(value)

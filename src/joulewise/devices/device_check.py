@@ -5,6 +5,8 @@ group and operating point, two numbers of each chip have mean zero if the moment
 sums over words of ``x - mean`` and of ``(x - mean)^2 - var``. Chips are independent, so the mean
 over chips of either, divided by its standard error, is about standard normal, also if the words of
 a chip are correlated. A group is judged only if enough deviations were seen for that.
+
+A device that states no moments has none to compare; its reads, energies and ends are checked.
 """
 
 from __future__ import annotations
@@ -18,7 +20,6 @@ from torch import Tensor
 
 from joulewise.devices.chip import Chip, MatrixInputs, Traffic
 from joulewise.devices.device import Device
-from joulewise.devices.operating_point import KnobRange
 from joulewise.errors import DeviceError, check_in_range, refuse
 
 __all__ = ["DeviceCheck", "MomentCheck", "check_device"]
@@ -60,12 +61,15 @@ class DeviceCheck:
         chips: Chips read at each operating point.
         moments: Every comparison that was made.
         untested: Operating points at which too few words were read wrongly to compare anything.
+        estimated_from: Chips that moments are estimated from if the device states none, so that
+            there are no comparisons; else None.
     """
 
     device: str
     chips: int
     moments: tuple[MomentCheck, ...]
     untested: tuple[float, ...]
+    estimated_from: int | None = None
 
     @property
     def largest(self) -> float:
@@ -73,6 +77,12 @@ class DeviceCheck:
         return max((abs(check.standard_errors) for check in self.moments), default=0.0)
 
     def __repr__(self) -> str:
+        if self.estimated_from is not None:
+            return (
+                f"DeviceCheck({self.device}: it states no moments to compare, they are estimated "
+                f"from {self.estimated_from} chips; its reads on {self.chips} chips and its "
+                f"energy are consistent at {len(self.untested)} operating points)"
+            )
         points = len({check.point for check in self.moments})
         return (
             f"DeviceCheck({self.device}: {len(self.moments)} moments at {points} operating points "
@@ -89,6 +99,9 @@ def check_device(
     seed: int = 0,
 ) -> DeviceCheck:
     """Check a memory device: repeatable reads, plausible energy, moments that chips agree with.
+
+    Where the device states no moments they are estimated, and cannot be compared: the result says
+    so. Reads, energies, and the errors at both ends of the knob are checked all the same.
 
     Args:
         device: Any device; one of your own, say.
@@ -118,19 +131,40 @@ def check_device(
     ideal = device.ideal(stored).double()
     _check_ideal(device, weight, ideal)
     found: list[MomentCheck] = []
-    untested = []
-    knob = KnobRange.of(device)
-    for point in [knob.point(level) for level in _LEVELS]:
+    untested, errors = [], []
+    for point in [device.knob.point(level) for level in _LEVELS]:
         _check_energy(device, weight, point, generator)
-        reads = _reads(device, stored, point, chips, seed)
-        here = _moments(device, stored, point, ideal, reads)
+        reads = _reads(device, stored, point, chips, seed, ideal.shape)
+        errors.append(float((reads - ideal).square().mean()))
+        here = _moments(device, stored, point, ideal, reads) if device.states_moments else []
         found += here
         if not here:
             untested.append(point)
     _refuse_wrong(device, found, z)
+    _check_ends(device, errors)
     return DeviceCheck(
-        device=type(device).__name__, chips=chips, moments=tuple(found), untested=tuple(untested)
+        device=type(device).__name__,
+        chips=chips,
+        moments=tuple(found),
+        untested=tuple(untested),
+        estimated_from=None if device.states_moments else device.moment_chips,
     )
+
+
+def _check_ends(device: Device[Any], errors: list[float]) -> None:
+    """Refuse a device without errors, or whose errors are larger where it is most reliable.
+
+    Raises:
+        DeviceError: naming the ends.
+    """
+    knob, name = device.knob, type(device).__name__
+    least, most = (f"{knob.name} {end:g}" for end in (knob.least_reliable, knob.most_reliable))
+    if not any(errors):
+        refuse(f"every read of {name}", "what was stored", "errors on some chips", DeviceError)
+    if errors[-1] > errors[0]:
+        got = f"{errors[-1]:.3g}, above {errors[0]:.3g} at its least reliable, {least}"
+        field = f"the mean squared error of {name} at its most reliable point, {most},"
+        refuse(field, got, "one below: exchange the ends of the knob", DeviceError)
 
 
 def _check_ideal(device: Device[Any], weight: Tensor, ideal: Tensor) -> None:
@@ -150,22 +184,28 @@ def _check_energy(
     traffic = Traffic(words=words, reads=4.0 * words, writes=0.0, matrix_inputs=(product,))
     joules = torch.as_tensor(device.energy(traffic, point)).detach()
     if joules.numel() != 1 or not math.isfinite(float(joules)) or float(joules) < 0:
-        field = f"the energy of {type(device).__name__} at {device.knob} {point:g}"
+        field = f"the energy of {type(device).__name__} at {device.knob.name} {point:g}"
         refuse(field, joules.tolist(), "one finite number of joules, 0 or more", DeviceError)
 
 
-def _reads(device: Device[Any], stored: Any, point: float, chips: int, seed: int) -> Tensor:
+def _reads(
+    device: Device[Any], stored: Any, point: float, chips: int, seed: int, shape: torch.Size
+) -> Tensor:
     """Reads of each chip, float64 ``[chips, *shape]``.
 
     Raises:
-        DeviceError: if a chip reads differently when it is read again.
+        DeviceError: if a chip reads differently when it is read again, or no finite tensor.
     """
     chip = Chip(seed=seed, part="weight")
     first, again = (device.read(stored, point, chip).double() for _ in range(2))
     if not torch.equal(first, again):
-        field = f"a read of {type(device).__name__} at {device.knob} {point:g}"
+        field = f"a read of {type(device).__name__} at {device.knob.name} {point:g}"
         allowed = "the same each time: draw from chip.generator or chip.fresh alone"
         refuse(field, "another one when it is repeated on the same chip", allowed, DeviceError)
+    if first.shape != shape or not bool(first.isfinite().all()):
+        field = f"a read of {type(device).__name__} at {device.knob.name} {point:g}"
+        got = f"of shape {tuple(first.shape)}, or not finite"
+        refuse(field, got, f"finite, {tuple(shape)}", DeviceError)
     others = (Chip(seed=seed + k, part="weight") for k in range(1, chips))
     return torch.stack([first, *(device.read(stored, point, c).double() for c in others)])
 
@@ -222,7 +262,7 @@ def _refuse_wrong(device: Device[Any], found: list[MomentCheck], z: float) -> No
             worst = max(wrong, key=lambda c: abs(c.standard_errors))
             low, high = worst.stored
             raise DeviceError(
-                f"the {moment} of {type(device).__name__} at {device.knob} {worst.point:g} is "
+                f"the {moment} of {type(device).__name__} at {device.knob.name} {worst.point:g} is "
                 f"{worst.predicted:.4g} by its moments and {worst.found:.4g} over chips, "
                 f"{abs(worst.standard_errors):.1f} standard errors apart, for words that store "
                 f"{low:.3g} to {high:.3g}; allowed: moments of what read gives"

@@ -7,7 +7,7 @@ while it holds 0, bit k of ``on_one`` if it fails while it holds 1.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ __all__ = ["FaultKind", "Flip", "Mask", "Stuck", "all_codes"]
 Cells = NDArray[np.int64]
 
 
+@runtime_checkable
 class FaultKind(Protocol):
     """Interface of a fault kind: a frozen, hashable value."""
 

@@ -11,7 +11,7 @@ import hashlib
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -21,14 +21,15 @@ from torch import Tensor
 
 from joulewise.devices.chip import Chip
 from joulewise.devices.tables import read_csv
-from joulewise.errors import TableError, check_in_range, refuse
+from joulewise.errors import TableError, check_in_range, check_kind, check_whole, refuse
 
-__all__ = ["Correlated", "FaultMap", "Independent", "Measured", "starts_run"]
+__all__ = ["CorrelatedMap", "FaultMap", "IndependentMap", "MeasuredMap", "starts_run"]
 
 Cells = NDArray[np.int64]
 Rates = NDArray[np.float64]
 
 
+@runtime_checkable
 class FaultMap(Protocol):
     """Interface of a fault map."""
 
@@ -69,7 +70,7 @@ class FaultMap(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Independent:
+class IndependentMap:
     """Cells that fail independently; a draw takes time by faults, not by cells.
 
     Faults arrive as a Poisson process in ``t = -log(1 - rate)``, each at a uniformly drawn cell,
@@ -176,7 +177,7 @@ def _check_straddling(field: str, columns: int, bits: int) -> None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Correlated:
+class CorrelatedMap:
     """Weak rows, columns and blocks of cells: a Gaussian random-effects model.
 
     Each cell has a standard normal margin
@@ -221,6 +222,7 @@ class Correlated:
         check_in_range("row + column + cluster", self.row + self.column + self.cluster, 0.0, 0.9)
         for field in ("columns", "cluster_rows", "cluster_columns"):
             check_in_range(field, getattr(self, field), 1, 1 << 20)
+            check_whole(field, getattr(self, field))
 
     def check(self, bits: int) -> None:
         """Refuse words that straddle rows or blocks."""
@@ -266,7 +268,7 @@ class Correlated:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Measured:
+class MeasuredMap:
     """A fault map measured on silicon: for each cell, the bit error rate at which it first fails.
 
     Words fill the array row by row, and repeat it if a tensor is larger. Chips differ in the word
@@ -287,13 +289,15 @@ class Measured:
 
     def __post_init__(self) -> None:
         check_in_range("columns", self.columns, 1, 1 << 20)
+        check_whole("columns", self.columns)
+        check_kind("thresholds", self.thresholds, tuple, "a tuple of bit error rates")
         cells = len(self.thresholds)
         if not cells or cells % self.columns:
             allowed = f"a multiple of its {self.columns} columns, and at least one row"
             refuse("the number of cells of the measured map", cells, allowed)
 
     @classmethod
-    def from_csv(cls, path: str | Path, *, rows: int, columns: int) -> Measured:
+    def from_csv(cls, path: str | Path, *, rows: int, columns: int) -> MeasuredMap:
         """Read the weak cells of a ``rows`` by ``columns`` array.
 
         Args:

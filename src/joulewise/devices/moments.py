@@ -8,7 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["ReadMoments", "SharedFactor", "WordClasses"]
+__all__ = ["ClassMoments", "MomentEstimate", "ReadMoments", "SharedFactor", "WordClasses"]
+
+
+ClassMoments = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""Mean and variance of each class of words at a point, two float64 tensors ``[classes]``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +61,19 @@ class SharedFactor:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MomentEstimate:
+    """Origin of moments that were estimated from reads.
+
+    Args:
+        chips: Chips that were read.
+        relative_error: Standard error of the variance summed over words, relative to the sum.
+    """
+
+    chips: int
+    relative_error: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReadMoments:
     """Element-wise mean and variance of what is read back.
 
@@ -64,11 +81,13 @@ class ReadMoments:
         mean: In the shape and unit of the stored tensor.
         var: The same shape, unit squared, 0 or more.
         common: Factor that correlates the words; None if they are independent.
+        estimate: Origin of estimated moments; None if they are a closed form.
     """
 
     mean: Tensor
     var: Tensor
     common: SharedFactor | None = None
+    estimate: MomentEstimate | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -91,7 +110,7 @@ class WordClasses:
     index: Tensor
     scale: Tensor
     count: int
-    moments: Callable[[Tensor], tuple[Tensor, Tensor]]
+    moments: ClassMoments
 
     def summed(self, weights: Tensor, *, by_channel: bool = False) -> Tensor:
         """Sum of ``weights * scale^2`` over the words of each class.

@@ -1,18 +1,17 @@
-"""Operating points: values on the knob of a device, and their levels within its range."""
+"""Operating points, and the knob of a device: its name, range and levels, and what it accepts."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from joulewise.devices.device import Device
+from joulewise.errors import OperatingPointError, check_in_range, check_whole, refuse
 
-__all__ = ["KnobRange", "PlainPoint", "Point", "as_point", "plain_point"]
+__all__ = ["Knob", "PlainPoint", "Point", "as_point", "from_plain", "plain_point"]
 
 Point = float | Tensor
 """An operating point: a value on the device's knob, or several, where the device takes them.
@@ -35,6 +34,7 @@ def as_point(point: Point) -> Tensor:
 
 def plain_point(point: Point) -> PlainPoint:
     """Convert an operating point to plain data, for records."""
+    point = point.detach() if isinstance(point, Tensor) else point
     if isinstance(point, Tensor) and point.ndim > 1:
         return tuple(tuple(float(p) for p in row) for row in point)
     if isinstance(point, Tensor) and point.ndim:
@@ -42,62 +42,161 @@ def plain_point(point: Point) -> PlainPoint:
     return float(point)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KnobRange:
-    """Range of a knob; levels run from 0, the least reliable point, to 1, the most reliable one.
+def from_plain(point: PlainPoint) -> Point:
+    """Convert plain data to an operating point; the inverse of `plain_point`."""
+    return torch.tensor(point, dtype=torch.float64) if isinstance(point, tuple) else point
 
-    Levels are logarithmic in the knob if its range spans a decade or more and excludes 0, as for
-    ``g_max`` and ``seconds``; else linear, as for ``eta``, in which the logarithm of the bit error
-    rate is about linear. Equal steps in level then change the noise by about equal factors.
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Knob:
+    """The knob of a device: the quantity that its operating points are values of.
+
+    Levels run from 0, the least reliable point, to 1, the most reliable one. They are logarithmic
+    in the knob if its range spans a decade or more and excludes 0, as for ``g_max`` and
+    ``seconds``; else linear, as for ``eta``, in which the logarithm of the bit error rate is about
+    linear. Equal steps in level then change the noise by about equal factors.
 
     Args:
-        least: The least reliable operating point, on the knob.
-        most: The most reliable one.
+        name: Keyword of the operating point, for instance ``"eta"``.
+        least_reliable: The operating point with the most noise, finite.
+        most_reliable: The operating point with the least noise, finite; above or below the other.
+        aliases: Other quantities that a point may be given in: by name, the function that converts
+            float64 values to the knob and refuses those outside its domain.
+        adjustable: True if a system designer sets the knob; False for the age of a memory.
+        bit_planes: Bit planes that can have separate operating points; None if they cannot.
+        channels: True if each output channel of a weight can have a separate operating point.
+
+    Raises:
+        InputError: if a field is outside its range.
 
     Example:
-        >>> siemens = KnobRange(least=1e-7, most=1e-3)
-        >>> round(siemens.share(1e-5), 6), round(siemens.point(0.25) * 1e6, 6)
+        >>> siemens = Knob(name="g_max", least_reliable=1e-7, most_reliable=1e-3)
+        >>> round(siemens.level(1e-5), 6), round(siemens.point(0.25) * 1e6, 6)
         (0.5, 1.0)
     """
 
-    least: float
-    most: float
+    name: str
+    least_reliable: float
+    most_reliable: float
+    aliases: Mapping[str, Callable[[Tensor], Tensor]] = field(
+        default_factory=dict, compare=False, repr=False
+    )
+    adjustable: bool = True
+    bit_planes: int | None = None
+    channels: bool = False
 
-    @classmethod
-    def of(cls, device: Device[Any]) -> KnobRange:
-        """The range of a device's knob."""
-        return cls(least=device.least_reliable, most=device.most_reliable)
+    def __post_init__(self) -> None:
+        for name in (self.name, *self.aliases):
+            if not isinstance(name, str) or not name.isidentifier():
+                refuse("the name of a knob", repr(name), "a Python identifier, such as 'eta'")
+        ends = (self.least_reliable, self.most_reliable)
+        if not all(math.isfinite(end) for end in ends) or ends[0] == ends[1]:
+            refuse(f"the ends of {self.name}", ends, "two finite numbers that differ")
+        if self.bit_planes is not None:
+            check_in_range("bit_planes", self.bit_planes, 1, 64)
+            check_whole("bit_planes", self.bit_planes)
+
+    @property
+    def range(self) -> tuple[str, float, float]:
+        """Name and ends: knobs that share them have the same levels."""
+        return (self.name, self.least_reliable, self.most_reliable)
 
     @property
     def logarithmic(self) -> bool:
         """True if levels are linear in the logarithm of the knob."""
-        low, high = sorted((self.least, self.most))
+        low, high = sorted((self.least_reliable, self.most_reliable))
         return low > 0 and high >= _DECADE * low
 
-    def share(self, point: float) -> float:
+    def level(self, point: float) -> float:
         """Level of a point, clipped to [0, 1]."""
-        least, most, at = self.least, self.most, point
+        least, most, at = self.least_reliable, self.most_reliable, point
         if self.logarithmic:
             least, most, at = math.log(least), math.log(most), math.log(at)
         return min(max((at - least) / (most - least), 0.0), 1.0)
 
-    def shares(self, points: Tensor) -> Tensor:
+    def levels(self, points: Tensor) -> Tensor:
         """Levels of points, not clipped; float64, differentiable."""
-        least, most, at = self.least, self.most, points.double()
+        least, most, at = self.least_reliable, self.most_reliable, points.double()
         if self.logarithmic:
             least, most, at = math.log(least), math.log(most), at.log()
         return (at - least) / (most - least)
 
-    def point(self, share: float) -> float:
+    def point(self, level: float) -> float:
         """Point at a level; exactly the ends at 0 and 1, and never outside the range."""
-        if share in (0.0, 1.0):
-            return self.most if share else self.least
-        low, high = sorted((self.least, self.most))
-        at = float(self.differentiable(torch.tensor(share, dtype=torch.float64)))
+        if level in (0.0, 1.0):
+            return self.most_reliable if level else self.least_reliable
+        low, high = sorted((self.least_reliable, self.most_reliable))
+        at = float(self.points(torch.tensor(level, dtype=torch.float64)))
         return min(max(at, low), high)
 
-    def differentiable(self, share: Tensor) -> Tensor:
+    def points(self, levels: Tensor) -> Tensor:
         """Points at levels, not clipped; float64, differentiable."""
+        least, most = self.least_reliable, self.most_reliable
         if self.logarithmic:
-            return self.least * torch.exp(share * math.log(self.most / self.least))
-        return self.least + share * (self.most - self.least)
+            return least * torch.exp(levels * math.log(most / least))
+        return least + levels * (most - least)
+
+    def checked(self, setting: Mapping[str, Point], device: str) -> Point:
+        """Check a setting and convert it to the knob.
+
+        Args:
+            setting: One name, that of the knob or an alias, and its value.
+            device: Name of the device in error messages.
+
+        Returns:
+            A float for a number; else a float64 tensor, with the gradient of a tensor argument.
+
+        Raises:
+            OperatingPointError: if the name is unknown, the value no number, out of range, or of a
+                shape that the device does not take.
+        """
+        names = (self.name, *self.aliases)
+        if len(setting) != 1 or next(iter(setting)) not in names:
+            got = ", ".join(setting) or "no setting"
+            allowed = names[0] if len(names) == 1 else f"one of {', '.join(names)}"
+            raise OperatingPointError(f"{device} was given {got}; allowed: {allowed}")
+        ((name, value),) = setting.items()
+        point = _numbers(name, value)
+        if not self._takes(point.shape):
+            refuse(name, f"of shape {tuple(point.shape)}", self._shapes(), OperatingPointError)
+        if name != self.name:
+            point = self.aliases[name](point)
+        low, high = sorted((self.least_reliable, self.most_reliable))
+        for number in point.detach().reshape(-1).tolist():
+            check_in_range(self.name, number, low, high, error=OperatingPointError)
+        # Tensors keep their graph; plain numbers are keys of caches.
+        return point if point.ndim or isinstance(value, Tensor) else float(point)
+
+    def _takes(self, shape: torch.Size) -> bool:
+        if 0 in shape or len(shape) > 2:
+            return False
+        by_plane = shape[-1:] == (self.bit_planes,)
+        if len(shape) == 2:
+            return self.channels and (by_plane or shape[1] == 1)
+        return not shape or by_plane or (self.channels and self.bit_planes is None)
+
+    def _shapes(self) -> str:
+        """The shapes that the device takes, for error messages."""
+        planes = self.bit_planes
+        if planes is None:
+            return "one number" + (", or one for each output channel" if self.channels else "")
+        allowed = f"one number, or {planes}, one for each bit plane"
+        if not self.channels:
+            return allowed
+        return f"{allowed}; or [channels, 1] or [channels, {planes}], for each output channel"
+
+
+def _numbers(name: str, value: Point) -> Tensor:
+    """A setting as a float64 tensor.
+
+    Raises:
+        OperatingPointError: if it is not made of real numbers.
+    """
+    try:
+        kind = torch.as_tensor(value).dtype
+    except (TypeError, ValueError, RuntimeError):
+        kind = torch.bool
+    if kind == torch.bool or kind.is_complex:
+        got = f"{value!r:.60}, of type {type(value).__name__}"
+        refuse(name, got, "a number, or a tensor of numbers", OperatingPointError)
+    return as_point(value)

@@ -8,13 +8,14 @@ anew: with a longer time programming takes less power, and drift is larger.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from joulewise.devices.array import WHOLE
 from joulewise.devices.chip import Chip, Traffic
-from joulewise.devices.conductance_pairs import PairDevice, Pairs, normals, point_of
+from joulewise.devices.conductance_pairs import PairDevice, Pairs, normals
 from joulewise.devices.crossbar_energy import ISAAC, ReadOut
 from joulewise.devices.drift_compensation import (
     PairMoments,
@@ -23,7 +24,7 @@ from joulewise.devices.drift_compensation import (
     compensating_factor,
 )
 from joulewise.devices.moments import ReadMoments, SharedFactor
-from joulewise.devices.operating_point import Point, as_point
+from joulewise.devices.operating_point import Knob, Point, as_point
 from joulewise.devices.pcm_laws import (
     LARGEST_EXPONENT,
     START,
@@ -34,7 +35,7 @@ from joulewise.devices.pcm_laws import (
     read_std,
 )
 from joulewise.devices.tables import interpolate
-from joulewise.errors import check_in_range, check_whole, refuse
+from joulewise.errors import check_in_range, check_kind, check_whole
 
 __all__ = ["PCM"]
 
@@ -100,9 +101,6 @@ class PCM(PairDevice):
         [0.665, -0.333, 0.167]
     """
 
-    knob: ClassVar[str] = "seconds"
-    adjustable: ClassVar[bool] = False
-
     g_max: float = 25e-6
     programming: bool = True
     drift: bool = True
@@ -123,20 +121,16 @@ class PCM(PairDevice):
         check_in_range("program_j", self.program_j, 0.0, 1.0)
         rate = self.inferences_per_second
         check_in_range("inferences_per_second", rate, 0.0, 1e15, open_low=True)
-        low, high = self.time_range
-        check_in_range("time_range", low, 1.0, 1e12)
-        if not low < high <= 1e12:
-            refuse("time_range", self.time_range, "two numbers of seconds, ascending, 1 to 1e12")
+        self._check_ends("time_range", 1.0, 1e12, "seconds")
+        for name in ("programming", "drift", "read_noise", "compensate"):
+            check_kind(name, getattr(self, name), bool, "True or False")
+        check_kind("readout", self.readout, ReadOut, "ISAAC, or a ReadOut(...)")
 
     @property
-    def most_reliable(self) -> float:
-        """The lower end of ``time_range``; programming noise does not depend on time."""
-        return self.time_range[0]
-
-    @property
-    def least_reliable(self) -> float:
-        """The upper end of ``time_range``."""
-        return self.time_range[1]
+    def knob(self) -> Knob:
+        """``seconds``, within ``time_range``; programming noise does not depend on time."""
+        short, long = self.time_range
+        return Knob(name="seconds", least_reliable=long, most_reliable=short, adjustable=False)
 
     @property
     def independent_words(self) -> bool:
@@ -150,14 +144,6 @@ class PCM(PairDevice):
     def fresh(self) -> bool:
         """True if there is read noise."""
         return self.read_noise
-
-    def point(self, **setting: Point) -> Point:
-        """Check ``seconds=``, one number: a tensor is read at one time.
-
-        Raises:
-            OperatingPointError: if the name is another, or the value out of ``time_range``.
-        """
-        return point_of("seconds", *self.time_range, setting, by_column=False)
 
     def read(self, stored: Pairs, point: Point, chip: Chip) -> Tensor:
         """The tensor as read on one chip: differences of conductances, in the tensor's unit."""
@@ -258,14 +244,17 @@ class PCM(PairDevice):
         )
         program_j = 2 * self.devices * traffic.words * self.program_j
         shared = program_j / (self.inferences_per_second * as_point(point))
-        read = self.readout.energy_j(traffic.matrix_inputs, plus, minus)
+        read = self.readout.energy_j(traffic.matrix_inputs, plus, minus, self.array)
         return read + shared.to(read.device)
 
     def describe(self) -> dict[str, Any]:
         """Plain data for records."""
         described = asdict(self) | {"time_range": list(self.time_range)}
-        del described["readout"]
-        return {"device": "pcm"} | described | self.readout.describe()
+        del described["array"], described["readout"]
+        parts = self.readout.describe()
+        if self.array != WHOLE:
+            parts |= self.array.describe()
+        return {"device": "pcm"} | described | parts
 
     @property
     def _compensated(self) -> bool:

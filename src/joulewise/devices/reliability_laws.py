@@ -7,32 +7,50 @@ states their limits and is part of every record.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from joulewise.devices.tables import interpolate, read_csv
-from joulewise.errors import OperatingPointError, TableError, check_in_range, refuse
+from joulewise.errors import OperatingPointError, TableError, check_in_range, check_kind, refuse
 
 __all__ = ["PROFILES", "ExponentialLaw", "ReliabilityLaw", "VoltageRow", "VoltageTable", "law"]
 
 # Horowitz, ISSCC 2014, figure 1.1.9 (45 nm): a 64-bit access to a 32 kB cache costs 20 pJ.
 HOROWITZ_SRAM_BIT_J = 20e-12 / 64
+# Probability of no failure among the measured bits at the bound that such a row counts with.
+_UNSEEN = 0.05
 
 
+@runtime_checkable
 class ReliabilityLaw(Protocol):
-    """Interface of a reliability law: a frozen, hashable value."""
+    """Interface of a reliability law: a frozen, hashable value.
+
+    Functions are differentiable, work within `torch.func.vmap`, and are called within their range.
+    """
 
     def __hash__(self) -> int: ...
 
     @property
     def eta_range(self) -> tuple[float, float]:
         """Lowest and highest ``eta`` for which the law holds."""
+
+    def ends(self, knob: str) -> tuple[float, float]:
+        """Least and most reliable point, as ``"eta"``, ``"v_dd"`` or ``"bit_error_rate"``.
+
+        Raises:
+            OperatingPointError: for ``"v_dd"``, if the law has no voltage axis.
+        """
+
+    @property
+    def voltage_unit(self) -> str:
+        """Unit of the supply voltages, for instance ``"V"``."""
 
     def bit_error_rate(self, eta: Tensor) -> Tensor:
         """Probability that a cell fails, in [0, 1]; decreases with ``eta``."""
@@ -41,7 +59,13 @@ class ReliabilityLaw(Protocol):
         """Joules per access to one bit."""
 
     def eta(self, v_dd: Tensor) -> Tensor:
-        """Normalised energy at a supply voltage, in volts or the unit that the law states."""
+        """Normalised energy at a supply voltage within the law's range."""
+
+    def v_dd(self, eta: Tensor) -> Tensor:
+        """Supply voltage at ``eta``, if the law has a voltage axis."""
+
+    def cheapest_eta(self, bit_error_rate: Tensor) -> Tensor:
+        """The lowest ``eta`` whose bit error rate is at most the one given."""
 
     def describe(self) -> dict[str, Any]:
         """Plain data for records."""
@@ -72,6 +96,8 @@ class ExponentialLaw:
         we can do about it)", ISSCC 2014, figure 1.1.9 (the joules).
     """
 
+    voltage_unit: ClassVar[str] = "V"
+
     a: float = 12.8
     nominal_energy_per_bit_j: float = HOROWITZ_SRAM_BIT_J
 
@@ -85,6 +111,19 @@ class ExponentialLaw:
         """0 (every cell fails) to 1."""
         return (0.0, 1.0)
 
+    def ends(self, knob: str) -> tuple[float, float]:
+        """Least and most reliable point; see `ReliabilityLaw`.
+
+        Raises:
+            OperatingPointError: for ``"v_dd"``: the law has no voltage axis.
+        """
+        if knob == "v_dd":
+            raise OperatingPointError(
+                "v_dd has no meaning on the exponential law, which has no voltage axis; allowed: "
+                "eta, bit_error_rate, or a measured voltage table"
+            )
+        return self.eta_range if knob == "eta" else (1.0, math.exp(-self.a))
+
     def bit_error_rate(self, eta: Tensor) -> Tensor:
         """``exp(-a eta)``."""
         return torch.exp(-self.a * eta)
@@ -94,13 +133,16 @@ class ExponentialLaw:
         return self.nominal_energy_per_bit_j * eta
 
     def eta(self, v_dd: Tensor) -> Tensor:
-        """Refused: the law has no voltage axis."""
-        refuse(
-            "v_dd",
-            f"{float(v_dd.max()):g} V on the exponential law, which has no voltage axis",
-            "eta from 0 to 1, or a measured voltage table",
-            OperatingPointError,
-        )
+        """Not defined: the law has no voltage axis, and `ends` refuses one."""
+        raise NotImplementedError
+
+    def v_dd(self, eta: Tensor) -> Tensor:
+        """Not defined; see `eta`."""
+        raise NotImplementedError
+
+    def cheapest_eta(self, bit_error_rate: Tensor) -> Tensor:
+        """``-log(bit_error_rate) / a``."""
+        return -torch.log(bit_error_rate) / self.a
 
     def describe(self) -> dict[str, Any]:
         """Plain data for records."""
@@ -109,11 +151,19 @@ class ExponentialLaw:
 
 @dataclass(frozen=True, slots=True)
 class VoltageRow:
-    """One measurement: supply voltage, joules per access to one bit, bit error rate above 0."""
+    """One measurement at one supply voltage.
+
+    Args:
+        v_dd: Supply voltage, above 0.
+        energy_per_bit_j: Joules per access to one bit, above 0.
+        bit_error_rate: Fraction of the bits that failed, 0 to 1.
+        measured_bits: Bits that the rate was measured on; needed where none failed.
+    """
 
     v_dd: float
     energy_per_bit_j: float
     bit_error_rate: float
+    measured_bits: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,7 +171,9 @@ class VoltageTable:
     """Measured law: log bit error rate and energy, each piecewise linear in the supply voltage.
 
     There is no extrapolation: the range is that of the rows. ``eta`` is energy over that of the
-    highest voltage, so 1 is the most reliable measured point.
+    highest voltage, so 1 is the most reliable measured point. A row where none of n bits failed
+    counts with the upper end of the one-sided 95 % interval of its rate, ``1 - 0.05^(1/n)``
+    (Clopper and Pearson; about 3 / n), but no more than the rate of the next lower voltage.
 
     Args:
         rows: At least two, in order of ascending voltage; energy increases with voltage and the
@@ -147,6 +199,9 @@ class VoltageTable:
     voltage_unit: str = "V"
 
     def __post_init__(self) -> None:
+        check_kind("rows", self.rows, tuple, "a tuple of VoltageRow", TableError)
+        for row in self.rows:
+            check_kind("a row", row, VoltageRow, "a VoltageRow", TableError)
         if len(self.rows) < 2:
             refuse("the voltage table", f"{len(self.rows)} row(s)", "two rows or more", TableError)
         places = [f"row {number}" for number in range(1, len(self.rows) + 1)]
@@ -154,7 +209,7 @@ class VoltageTable:
 
     @classmethod
     def from_csv(cls, path: str | Path) -> VoltageTable:
-        """Read a table with the columns ``v_dd,energy_per_bit_j,bit_error_rate``.
+        """Read a table with the columns ``v_dd,energy_per_bit_j,bit_error_rate[,measured_bits]``.
 
         Lines that start with ``#`` are comments, and kept as the source. Rows may be in order of
         ascending or descending voltage.
@@ -166,7 +221,7 @@ class VoltageTable:
             TableError: if the file cannot be read or a line is malformed; the message names it.
         """
         columns = ("v_dd", "energy_per_bit_j", "bit_error_rate")
-        source, found = read_csv(path, columns, "voltage table")
+        source, found = read_csv(path, columns, "voltage table", optional=["measured_bits"])
         found.sort(key=lambda row: row[1][0])
         rows = tuple(VoltageRow(*numbers) for _, numbers in found)
         _check_rows(rows, [place for place, _ in found], "V")  # whose messages name the line
@@ -180,6 +235,24 @@ class VoltageTable:
         """From the energy at the lowest voltage, over that at the highest, to 1."""
         return (self.rows[0].energy_per_bit_j / self.rows[-1].energy_per_bit_j, 1.0)
 
+    def ends(self, knob: str) -> tuple[float, float]:
+        """Least and most reliable point: those of the first and the last row."""
+        if knob == "eta":
+            return self.eta_range
+        column = self._column("v_dd") if knob == "v_dd" else self._rates()
+        return float(column[0]), float(column[-1])
+
+    def _rates(self) -> Tensor:
+        """Bit error rate of each row, float64 ``[rows]``, above 0."""
+        rates: list[float] = []
+        for row in self.rows:
+            rate = row.bit_error_rate
+            if not rate and row.measured_bits is not None:
+                bound = -math.expm1(math.log(_UNSEEN) / row.measured_bits)
+                rate = min([bound, *rates[-1:]])
+            rates.append(rate)
+        return torch.tensor(rates, dtype=torch.float64)
+
     def v_dd(self, eta: Tensor) -> Tensor:
         """Supply voltage at ``eta``, in the table's unit."""
         energies = self._column("energy_per_bit_j")
@@ -187,7 +260,7 @@ class VoltageTable:
 
     def bit_error_rate(self, eta: Tensor) -> Tensor:
         """Bit error rate, its logarithm interpolated over the voltage."""
-        logs = torch.log(self._column("bit_error_rate"))
+        logs = torch.log(self._rates())
         return torch.exp(interpolate(self.v_dd(eta), self._column("v_dd"), logs))
 
     def energy_per_bit_j(self, eta: Tensor) -> Tensor:
@@ -196,29 +269,44 @@ class VoltageTable:
 
     def eta(self, v_dd: Tensor) -> Tensor:
         """Energy at a voltage, interpolated, over that at the highest voltage."""
-        for volts in v_dd.detach().reshape(-1).tolist():
-            low, high = self.rows[0].v_dd, self.rows[-1].v_dd
-            field = f"v_dd ({self.voltage_unit})"
-            check_in_range(field, volts, low, high, error=OperatingPointError)
         energies = self._column("energy_per_bit_j")
         return interpolate(v_dd, self._column("v_dd"), energies) / energies[-1]
 
+    def cheapest_eta(self, bit_error_rate: Tensor) -> Tensor:
+        """Energy at the lowest voltage whose bit error rate is at most the one given."""
+        logs, volts = torch.log(self._rates()).flip(0), self._column("v_dd").flip(0)
+        if logs[-1] == logs[-2]:  # a level end: of its voltages the last is the lowest
+            logs, volts = torch.cat([logs, logs[-1:] + 1]), torch.cat([volts, volts[-1:]])
+        return self.eta(interpolate(torch.log(bit_error_rate), logs, volts, last=True))
+
     def describe(self) -> dict[str, Any]:
-        """Plain data for records."""
-        return {
+        """Plain data for records; rates of 0 with the bound that they count with."""
+        rows = zip(self.rows, self._rates().tolist(), strict=True)
+        described: dict[str, Any] = {
             "law": "voltage table",
             "source": self.source,
             "voltage_unit": self.voltage_unit,
-            "rows": [[row.v_dd, row.energy_per_bit_j, row.bit_error_rate] for row in self.rows],
+            "rows": [[row.v_dd, row.energy_per_bit_j, rate] for row, rate in rows],
         }
+        if any(row.measured_bits is not None for row in self.rows):
+            described["measured_bits"] = [row.measured_bits for row in self.rows]
+        return described
 
 
 def _check_rows(rows: Sequence[VoltageRow], places: Sequence[str], unit: str) -> None:
     """Refuse rows that are out of range or not monotone; ``places`` name them in messages."""
     for row, place in zip(rows, places, strict=True):
         for field, high in (("v_dd", 100.0), ("energy_per_bit_j", 1.0), ("bit_error_rate", 1.0)):
-            value = getattr(row, field)
-            check_in_range(f"{place}: {field}", value, 0.0, high, open_low=True, error=TableError)
+            value, where = getattr(row, field), f"{place}: {field}"
+            if field == "bit_error_rate" and value == 0:
+                if row.measured_bits is None:
+                    allowed = "above 0 to 1, or 0 beside the number of bits that were read, in a "
+                    refuse(where, 0, allowed + "further column measured_bits", TableError)
+                continue
+            check_in_range(where, value, 0.0, high, open_low=True, error=TableError)
+        if row.measured_bits is not None:
+            where = f"{place}: measured_bits"
+            check_in_range(where, row.measured_bits, 1, 1e18, error=TableError)
     for lower, upper, place in zip(rows, rows[1:], places[1:], strict=False):
         if upper.v_dd <= lower.v_dd:
             got = f"{upper.v_dd:g} {unit} after {lower.v_dd:g} {unit}"

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
-from typing import Any, ClassVar
+from functools import lru_cache, partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,15 +14,18 @@ from torch import Tensor
 from joulewise.devices.chip import Chip, Traffic
 from joulewise.devices.device import Device
 from joulewise.devices.fault_kinds import FaultKind, Mask
-from joulewise.devices.fault_maps import FaultMap, Independent, Measured
+from joulewise.devices.fault_maps import FaultMap, IndependentMap, MeasuredMap
 from joulewise.devices.faulty_words import FaultyWords, samples_are_dense
 from joulewise.devices.moments import ReadMoments, WordClasses
-from joulewise.devices.operating_point import Point, as_point
+from joulewise.devices.operating_point import Knob, Point, as_point
 from joulewise.devices.reliability_laws import ExponentialLaw, ReliabilityLaw
-from joulewise.errors import OperatingPointError, check_in_range, refuse
+from joulewise.errors import OperatingPointError, check_in_range, check_kind, refuse
 from joulewise.words import FixedPoint, decode, encode
 
 __all__ = ["SRAM", "StoredWords"]
+
+_KNOBS = ("eta", "v_dd", "bit_error_rate")
+_LAWS = "ExponentialLaw(), law('a profile') or VoltageTable.from_csv('a table')"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,23 +46,27 @@ class StoredWords:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SRAM(Device[StoredWords]):
-    """A static memory of two's complement words; the operating point is ``eta``.
+    """A static memory of two's complement words under voltage scaling.
 
-    ``eta`` is the energy of an access over that of a reliable access. Faults are static and nested:
-    a chip has weak cells, the same at every read, and a cell that fails at some ``eta`` fails at
-    every lower one.
+    ``eta`` is the energy of an access over that of a reliable access. An operating point may be
+    given as ``eta``, as ``v_dd`` (volts, or the unit of the law's table) or as ``bit_error_rate``,
+    for which it is the cheapest that has it; points are stated in that of ``knob``. Faults are
+    static and nested: a chip has weak cells, the same at every read, and a cell that fails at some
+    ``eta`` fails at every lower one.
 
     Args:
         bits: Bits in a word, 2 to 16.
         law: Bit error rate and energy as functions of ``eta``.
         fault: Effect of a failing cell on its word: `Mask`, `Flip` or `Stuck`.
-        fault_map: Positions of failing cells: `Independent`, `Correlated` or `Measured`.
+        fault_map: Positions of failing cells: `IndependentMap`, `CorrelatedMap` or `MeasuredMap`.
         channel_dim: The axis along which each index has a separate scale (0: output channels); None
             for one scale per tensor.
         limit: The largest magnitude to represent; None takes the largest in the tensor.
+        knob: ``"eta"``, ``"v_dd"`` or ``"bit_error_rate"``, whose values are operating points, in
+            plans and results too; kept as a `Knob`.
 
     Raises:
-        InputError: if a field is outside its range.
+        InputError: if a field is outside its range, or the law has no voltages for ``"v_dd"``.
 
     Example:
         >>> memory = SRAM(bits=8)
@@ -75,80 +82,58 @@ class SRAM(Device[StoredWords]):
         ISCAS 2019, arXiv 1911.10287.
     """
 
-    knob: ClassVar[str] = "eta"
-    channel_points: ClassVar[bool] = True
-
     bits: int = 8
     law: ReliabilityLaw = field(default_factory=ExponentialLaw)
     fault: FaultKind = field(default_factory=Mask)
-    fault_map: FaultMap = field(default_factory=Independent)
+    fault_map: FaultMap = field(default_factory=IndependentMap)
     channel_dim: int | None = None
     limit: float | None = None
+    knob: Any = "eta"  # a Knob once the memory is made, which no annotation can say
 
     def __post_init__(self) -> None:
+        check_kind("law", self.law, ReliabilityLaw, _LAWS)
+        check_kind("fault", self.fault, FaultKind, "Mask(), Flip() or Stuck()")
+        allowed = "IndependentMap(), CorrelatedMap(...) or a MeasuredMap"
+        check_kind("fault_map", self.fault_map, FaultMap, allowed)
+        check_kind("channel_dim", self.channel_dim, int | None, "an axis, such as 0, or None")
         self._format(None)
         self.fault_map.check(self.bits)
-
-    @property
-    def most_reliable(self) -> float:
-        """The upper end of the law's range."""
-        return self.law.eta_range[1]
+        name = self.knob.name if isinstance(self.knob, Knob) else self.knob
+        if name not in _KNOBS:
+            refuse("knob", repr(name), f"one of {', '.join(_KNOBS)}")
+        least, most = self.law.ends(name)
+        others = [other for other in _KNOBS if other != name]
+        knob = Knob(
+            name=name,
+            least_reliable=least,
+            most_reliable=most,
+            aliases={other: partial(_converted, self.law, other, name) for other in others},
+            bit_planes=self.bits,
+            channels=True,
+        )
+        object.__setattr__(self, "knob", knob)
 
     @property
     def independent_words(self) -> bool:
-        """True for `Independent` fault maps; others have weak rows, columns or positions."""
-        return isinstance(self.fault_map, Independent)
+        """True for an `IndependentMap`; others have weak rows, columns or positions."""
+        return isinstance(self.fault_map, IndependentMap)
 
     @property
     def smooth(self) -> bool:
-        """False for `Measured` fault maps, whose cells fail one after the other."""
-        return not isinstance(self.fault_map, Measured)
-
-    @property
-    def planes(self) -> int:
-        """The bits of a word: each bit plane can have a separate supply."""
-        return self.bits
+        """False for a `MeasuredMap`, whose cells fail one after the other."""
+        return not isinstance(self.fault_map, MeasuredMap)
 
     @property
     def reliable_bit_j(self) -> float:
         """Joules per bit at the most reliable operating point."""
-        return float(self.law.energy_per_bit_j(as_point(self.most_reliable)))
+        return float(self.law.energy_per_bit_j(self._eta(self.knob.most_reliable)))
 
-    @property
-    def least_reliable(self) -> float:
-        """The lower end of the law's range."""
-        return self.law.eta_range[0]
-
-    def point(self, **setting: Point) -> Point:
-        """Check ``eta=`` or ``v_dd=`` (volts, or the unit of the law's table); convert to ``eta``.
-
-        One number, or one for each bit plane, least significant first: ``[bits]``. For a weight,
-        also one for each output channel, ``[channels, 1]``, or for both, ``[channels, bits]``.
-
-        Raises:
-            OperatingPointError: if the name is another, or the value out of the law's range.
-        """
-        if list(setting) not in (["eta"], ["v_dd"]):
-            got = ", ".join(setting) or "no setting"
-            raise OperatingPointError(f"an SRAM was given {got}; allowed: one of eta, v_dd")
-        (name, value), *_ = setting.items()
-        point = as_point(value)
-        for_all = point.shape in ((), (self.bits,))
-        by_channel = point.ndim == 2 and len(point) > 0 and point.shape[1] in (1, self.bits)
-        if not (for_all or by_channel):
-            allowed = f"one number, or {self.bits}, one for each bit plane; or [channels, 1] or "
-            allowed += f"[channels, {self.bits}], for each output channel"
-            refuse(name, f"of shape {tuple(point.shape)}", allowed, OperatingPointError)
-        if name == "v_dd":
-            point = self.law.eta(point)
-        for eta in point.detach().reshape(-1).tolist():
-            check_in_range("eta", eta, *self.law.eta_range, error=OperatingPointError)
-        # Tensors keep their graph; plain numbers are keys of the cache of failure rates.
-        return point if point.ndim or isinstance(value, Tensor) else float(point)
+    def _eta(self, point: Point) -> Tensor:
+        return _eta(self.law, self.knob.name, as_point(point))
 
     def bit_error_rate(self, point: Point) -> Tensor:
         """Probability that a cell fails; float64, the shape of ``point``."""
-        return self.law.bit_error_rate(as_point(point))
+        return self.law.bit_error_rate(self._eta(point))
 
     def store(
         self, tensor: Tensor, *, limit: float | None = None, name: str = "tensor"
@@ -198,8 +183,8 @@ class SRAM(Device[StoredWords]):
     def moments(self, stored: StoredWords, point: Point) -> ReadMoments:
         """Element-wise mean and variance of `read` over chips; differentiable in ``point``.
 
-        Exact for `Independent` and `Measured` maps; for `Correlated` ones up to the quadrature
-        error that the class states.
+        Exact for an `IndependentMap` and a `MeasuredMap`; for a `CorrelatedMap` up to the
+        quadrature error that the class states.
         """
         self._check_channels(point, stored.values)
         scale, index = stored.scale, self._index(stored)
@@ -265,7 +250,7 @@ class SRAM(Device[StoredWords]):
 
     def _word_j(self, point: Point) -> Tensor:
         """Joules per access to a word: one number, or one for each channel."""
-        return self._in_planes(self.law.energy_per_bit_j(as_point(point))).sum(-1)
+        return self._in_planes(self.law.energy_per_bit_j(self._eta(point))).sum(-1)
 
     def _in_planes(self, figures: Tensor) -> Tensor:
         """Expand a function of the point to all bit planes: ``[bits]`` or ``[channels, bits]``."""
@@ -279,7 +264,7 @@ class SRAM(Device[StoredWords]):
         allowed = f"one number, or one for each of {channels} output channels"
         if not channels:
             allowed = "one number, or one for each bit plane: only weights have output channels"
-        refuse(self.knob, f"for {len(point)} channels", allowed, OperatingPointError)
+        refuse(self.knob.name, f"for {len(point)} channels", allowed, OperatingPointError)
 
     def describe(self) -> dict[str, Any]:
         """Plain data for records."""
@@ -301,7 +286,7 @@ class SRAM(Device[StoredWords]):
 
     def _rates(self, point: Point) -> NDArray[np.float64]:
         if isinstance(point, float):
-            return _common_rates(self.law, self.fault, self.bits, point)
+            return _common_rates(self.law, self.fault, self.bits, self.knob.name, point)
         rate = self._in_planes(self.bit_error_rate(point).detach())
         return self.fault.rates(rate).cpu().numpy()
 
@@ -312,12 +297,41 @@ class SRAM(Device[StoredWords]):
         return FaultyWords.of_cells(on_zero, self.fault.select(on_one, 1, chip), self.bits)
 
 
+def _eta(law: ReliabilityLaw, knob: str, point: Tensor) -> Tensor:
+    """Convert points on a knob to ``eta``."""
+    if knob == "eta":
+        return point
+    return law.eta(point) if knob == "v_dd" else law.cheapest_eta(point)
+
+
+def _on_knob(law: ReliabilityLaw, knob: str, eta: Tensor) -> Tensor:
+    """Convert ``eta`` to points on a knob."""
+    if knob == "eta":
+        return eta
+    return law.v_dd(eta) if knob == "v_dd" else law.bit_error_rate(eta)
+
+
+def _converted(law: ReliabilityLaw, given: str, knob: str, values: Tensor) -> Tensor:
+    """Convert values of another quantity to a knob.
+
+    Raises:
+        OperatingPointError: if one is outside the law's range.
+    """
+    low, high = sorted(law.ends(given))
+    field = f"v_dd ({law.voltage_unit})" if given == "v_dd" else given
+    for number in values.detach().reshape(-1).tolist():
+        check_in_range(field, number, low, high, error=OperatingPointError)
+    # Clamped: rounding may lead out of the range at its ends.
+    low, high = sorted(law.ends(knob))
+    return _on_knob(law, knob, _eta(law, given, values)).clamp(low, high)
+
+
 @lru_cache(maxsize=1024)
 def _common_rates(
-    law: ReliabilityLaw, fault: FaultKind, bits: int, point: float
+    law: ReliabilityLaw, fault: FaultKind, bits: int, knob: str, point: float
 ) -> NDArray[np.float64]:
     """Failure rates of cells at one point, cached: each chip of a sweep needs them."""
-    rate = law.bit_error_rate(as_point(point)).expand(bits)
+    rate = law.bit_error_rate(_eta(law, knob, as_point(point))).expand(bits)
     rates: NDArray[np.float64] = fault.rates(rate).numpy()
     rates.setflags(write=False)
     return rates

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
+from os import PathLike
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn.functional import embedding
 
-from joulewise.errors import TableError, refuse
+from joulewise.errors import TableError, check_kind, refuse
 
 __all__ = ["interpolate", "read_csv"]
 
 
 def read_csv(
-    path: str | Path, columns: Sequence[str], kind: str
+    path: str | Path, columns: Sequence[str], kind: str, *, optional: Sequence[str] = ()
 ) -> tuple[str, list[tuple[str, list[float]]]]:
     """Read a CSV file of numbers with a header; lines that start with ``#`` are comments.
 
@@ -24,6 +25,7 @@ def read_csv(
         path: The file.
         columns: Names in the header.
         kind: The kind of table, for error messages.
+        optional: Names that may follow in the header, all or none.
 
     Returns:
         The comments, joined; and for each row its place, for error messages, and its numbers.
@@ -31,17 +33,19 @@ def read_csv(
     Raises:
         TableError: if the file cannot be read or a line is malformed; the message names the line.
     """
+    check_kind(f"the path of the {kind}", path, str | PathLike, "a path", TableError)
     try:
         lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise TableError(f"{kind} {path} cannot be read: {error}") from error
     comments = " ".join(line.lstrip("# ").strip() for line in lines if line.startswith("#"))
     numbered = [(n, line) for n, line in enumerate(lines, 1) if line.strip() and line[0] != "#"]
-    names = ",".join(columns)
+    names = ",".join(columns) + (f"[,{','.join(optional)}]" if optional else "")
     if not numbered:
         raise TableError(f"{path} has no rows; allowed: a header {names} and rows")
     number, header = numbered[0]
-    if [cell.strip() for cell in header.split(",")] != list(columns):
+    given = [cell.strip() for cell in header.split(",")]
+    if given not in ([*columns], [*columns, *optional]):
         refuse(f"{path}, line {number}: the header", header, names, TableError)
     rows = []
     for number, line in numbered[1:]:
@@ -49,26 +53,27 @@ def read_csv(
             values = [float(cell) for cell in next(csv.reader([line]))]
         except ValueError:
             values = []
-        if len(values) != len(columns):
+        if len(values) != len(given):
             where = f"{path}, line {number}"
-            refuse(where, repr(line), f"{len(columns)} numbers, {names}", TableError)
+            refuse(where, repr(line), f"{len(given)} numbers, {','.join(given)}", TableError)
         rows.append((f"{path}, line {number}", values))
     return comments, rows
 
 
-def interpolate(x: Tensor, xs: Tensor, ys: Tensor) -> Tensor:
+def interpolate(x: Tensor, xs: Tensor, ys: Tensor, *, last: bool = False) -> Tensor:
     """Piecewise linear interpolation; the first and last pieces extrapolate.
 
     Args:
         x: Any shape.
         xs: Ascending ``[rows]``.
         ys: ``[rows]`` or ``[rows, columns]``.
+        last: True to take the last of several equal entries of ``xs``, False for the first.
 
     Returns:
         The shape of ``x``, or ``[*x, columns]``; differentiable in ``x`` and ``ys``, and equal to a
         row of ``ys`` at an entry of ``xs``.
     """
-    upper = torch.searchsorted(xs, x.detach().contiguous()).clamp(1, len(xs) - 1)
+    upper = torch.searchsorted(xs, x.detach().contiguous(), right=last).clamp(1, len(xs) - 1)
     lower = upper - 1
     # Embedding and not indexing: its gradient is faster, and scalars work within torch.func.vmap.
     low, high = (embedding(row, xs[:, None]) for row in (lower, upper))

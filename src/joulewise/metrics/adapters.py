@@ -6,7 +6,7 @@ torchmetrics itself is never imported.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from joulewise.errors import DataError, refuse
 from joulewise.metrics.metric import Accumulator, MeanMetric, Metric
+from joulewise.nested import tensors_in
 
 __all__ = ["FunctionMetric", "as_metric"]
 
@@ -54,6 +55,7 @@ class FunctionMetric(MeanMetric):
     name: str
     higher_is_better: bool
     bounds: tuple[float, float] = _UNBOUNDED
+    raw: bool = field(default=True, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if not callable(self.function):
@@ -91,6 +93,7 @@ class _Adapted(Metric):
     name: str
     higher_is_better: bool
     bounds: tuple[float, float]
+    raw: bool = field(default=True, init=False, repr=False)
 
     def new(self) -> Accumulator:
         return _AdaptedPass(self)
@@ -108,7 +111,7 @@ class _AdaptedPass(Accumulator):
             self.failure = "an output is NaN or infinite"
         if self.failure:
             return
-        device = next((tensor.device for tensor in _tensors_in(outputs)), None)
+        device = next((tensor.device for tensor in tensors_in(outputs)), None)
         if device is not None and hasattr(self._state, "to"):
             self._state = self._state.to(device)
         _guarded(self._metric.name, self._state.update, outputs, targets)
@@ -225,13 +228,5 @@ def _guarded(name: str, call: Callable[..., Any], *args: Any) -> Any:
         ) from error
 
 
-def _tensors_in(nested: Any) -> Iterator[Tensor]:
-    if isinstance(nested, Tensor):
-        yield nested
-    elif isinstance(nested, (Mapping, tuple, list)):
-        for value in nested.values() if isinstance(nested, Mapping) else nested:
-            yield from _tensors_in(value)
-
-
 def _all_finite(nested: Any) -> bool:
-    return all(bool(tensor.isfinite().all()) for tensor in _tensors_in(nested))
+    return all(bool(tensor.isfinite().all()) for tensor in tensors_in(nested))

@@ -33,7 +33,7 @@ class Accumulator(ABC):
         """Add a batch.
 
         Args:
-            outputs: Raw output of the model: a tensor, or anything that the metric takes.
+            outputs: Output of the model: a tensor, or anything that the metric takes.
             targets: Targets of the batch, on the same device.
 
         Raises:
@@ -65,11 +65,13 @@ class Metric(ABC):
         name: For tables, such as ``"top-5 accuracy"``.
         higher_is_better: Direction.
         bounds: Lower and upper end of its values; infinite where there is none.
+        raw: True if it takes outputs as the model returns them, False for their main tensor.
     """
 
     name: str
     higher_is_better: bool
     bounds: tuple[float, float]
+    raw: bool = False
 
     @abstractmethod
     def new(self) -> Accumulator:
@@ -133,11 +135,13 @@ class NextToken(Metric):
     name: str = field(init=False, repr=False)
     higher_is_better: bool = field(init=False, repr=False)
     bounds: tuple[float, float] = field(init=False, repr=False)
+    raw: bool = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", f"{self.metric.name} of the next token")
         object.__setattr__(self, "higher_is_better", self.metric.higher_is_better)
         object.__setattr__(self, "bounds", self.metric.bounds)
+        object.__setattr__(self, "raw", self.metric.raw)
 
     def new(self) -> Accumulator:
         """See `Metric`."""

@@ -168,8 +168,8 @@ class MeanSquaredError(MeanMetric):
         return errors.square().flatten()
 
 
-def default_metric(outputs: Any, targets: Any) -> Metric:
-    """The metric for targets of these shapes, where none is given.
+def default_metric(outputs: Any, targets: Any) -> Metric | None:
+    """The metric for targets of these shapes, where none is given; None if none is chosen.
 
     - Classes ``[batch]`` beside ``[batch, classes]``, or one for each pixel: `Accuracy`.
     - Classes ``[batch, tokens]`` beside ``[batch, tokens, classes]``: `NegativeLogLikelihood`.
@@ -177,9 +177,6 @@ def default_metric(outputs: Any, targets: Any) -> Metric:
       models are compared by follows from it.
     - Floats of the outputs' shape: `MeanSquaredError`. If all are 0 or 1 they may be several labels
       a sample, whose logits are no estimates of 0 and 1, and nothing is chosen.
-
-    Raises:
-        DataError: if nothing is chosen, or the targets do not fit what is.
     """
     chosen: Metric | None = None
     if isinstance(outputs, Tensor) and isinstance(targets, Tensor):
@@ -192,17 +189,12 @@ def default_metric(outputs: Any, targets: Any) -> Metric:
         elif outputs.ndim > 1 and targets.shape == _shape_without(outputs, 1):
             several = outputs.shape[1] > 1  # a single output is a logit of two classes
             chosen = Accuracy(ignore_index=-100 if targets.ndim > 1 else None) if several else None
-    if chosen is None:
-        allowed = "classes [batch] beside [batch, classes], classes [batch, tokens] beside [batch, "
-        allowed += "tokens, classes], classes [batch, height, width] beside [batch, classes, "
-        allowed += "height, width], or floats of the outputs' shape that are not all 0 or 1; for "
-        allowed += "others give a metric, for instance of torchmetrics"
-        _refuse_pair(None, outputs, targets, allowed)
-    chosen.check(outputs, targets)
     return chosen
 
 
-def resolve_metric(value: Any, outputs: Any, targets: Any, *, labels: bool = False) -> Metric:
+def resolve_metric(
+    value: Any, outputs: Any, targets: Any, *, labels: bool = False, required: bool = True
+) -> Metric | None:
     """The metric of a run, from what the user gave and the first batch.
 
     Args:
@@ -212,6 +204,7 @@ def resolve_metric(value: Any, outputs: Any, targets: Any, *, labels: bool = Fal
         labels: True if the targets were the entry ``labels`` of a dict. Beside outputs ``[batch,
             tokens, classes]`` they are then compared as by `NextToken`. Labels of a model that is
             not causal belong into a tuple ``(inputs, targets)``.
+        required: False to return None, and not to refuse, where nothing is given or chosen.
 
     Returns:
         The metric, which this batch fits; its name tells of a shift.
@@ -220,6 +213,14 @@ def resolve_metric(value: Any, outputs: Any, targets: Any, *, labels: bool = Fal
         DataError: if the targets do not fit.
     """
     metric = default_metric(outputs, targets) if value is None else as_metric(value)
+    if metric is None:
+        if not required:
+            return None
+        allowed = "classes [batch] beside [batch, classes], classes [batch, tokens] beside [batch, "
+        allowed += "tokens, classes], classes [batch, height, width] beside [batch, classes, "
+        allowed += "height, width], or floats of the outputs' shape that are not all 0 or 1; for "
+        allowed += "others give a metric, for instance of torchmetrics"
+        _refuse_pair(None, outputs, targets, allowed)
     if labels and isinstance(outputs, Tensor) and isinstance(targets, Tensor):
         per_token = outputs.ndim == 3 and targets.shape == outputs.shape[:2]
         if per_token and not isinstance(metric, NextToken):

@@ -9,7 +9,7 @@ from operator import attrgetter
 import torch
 from torch import nn
 
-from joulewise.errors import ModelError, refuse
+from joulewise.errors import ModelError, check_kind, refuse
 from joulewise.models.zoo import ZOO, build, seeded
 from joulewise.user_code import cause_of, import_source, importable
 
@@ -42,11 +42,12 @@ def load_model(path: str, input_shape: tuple[int, ...], classes: int, *, seed: i
         >>> load_model("torch.nn:Identity", (3, 32, 32), 10, seed=0)
         Identity()
     """
+    forms = f"{', '.join(ZOO)}, package.module:function or path/to/file.py:function"
+    check_kind("model", path, str, forms, ModelError)
     if path in ZOO:
         return build(path, input_shape, classes, seed=seed)
     source, _, attribute = path.rpartition(":")
     if not (source and attribute):
-        forms = f"{', '.join(ZOO)}, package.module:function or path/to/file.py:function"
         refuse("model", repr(path), forms, ModelError)
     try:
         with importable(source):

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from joulewise.errors import WeightsError, refuse
+from joulewise.errors import WeightsError, check_kind, refuse
 from joulewise.files import write_atomically
 from joulewise.user_code import cause_of
 
@@ -48,7 +48,7 @@ def save_weights(model: nn.Module, path: str | Path, metadata: Mapping[str, str]
         ...     load_weights(model, Path(folder) / "w.safetensors")
         {'epoch': '3'}
     """
-    path = Path(path)
+    path = _checked(model, path)
     if path.suffix != ".safetensors":
         _refuse_file(path, "not named as safetensors", "a name that ends in .safetensors")
     if _ALIASES in metadata:
@@ -98,7 +98,7 @@ def load_weights(model: nn.Module, path: str | Path) -> dict[str, str]:
         joulewise.errors.WeightsError: weights file missing.pt is missing; allowed: a file that
         exists
     """
-    path = Path(path)
+    path = _checked(model, path)
     tensors, metadata = _read(path)
     own = _state(model, path)
     for name, tensor in own.items():
@@ -116,6 +116,13 @@ def load_weights(model: nn.Module, path: str | Path) -> dict[str, str]:
     # Not a copy_ per tensor: modules may hook the loading of their state.
     model.load_state_dict(fitting)
     return metadata
+
+
+def _checked(model: nn.Module, path: str | Path) -> Path:
+    """Path of a file, after a check of the arguments' kinds."""
+    check_kind("model", model, nn.Module, "a torch.nn.Module", WeightsError)
+    check_kind("path", path, (str, Path), "a file name", WeightsError)
+    return Path(path)
 
 
 def _state(model: nn.Module, path: Path) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor, nn
 
-from joulewise.errors import ModelError, check_in_range, refuse
+from joulewise.errors import ModelError, check_in_range, check_kind, refuse
 from joulewise.models.resnet import MobileNetV2, ResNet, conv_bn
 from joulewise.models.shapes import check_classes, check_image, check_shape
 from joulewise.models.transformer import Transformer
@@ -184,7 +184,10 @@ def build(name: str, input_shape: tuple[int, ...], classes: int, *, seed: int) -
         >>> sum(p.numel() for p in build("resnet20", (3, 32, 32), 10, seed=0).parameters())
         272474
     """
+    check_kind("model", name, str, f"one of {', '.join(ZOO)}", ModelError)
     if name not in ZOO:
         refuse("model", repr(name), f"one of {', '.join(ZOO)}", ModelError)
+    check_kind("input_shape", input_shape, Sequence, "axes such as (3, 32, 32)", ModelError)
+    check_kind("classes", classes, int, "a whole number, 1 or more", ModelError)
     with seeded(seed):
         return ZOO[name](input_shape, classes)

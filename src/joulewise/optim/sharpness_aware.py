@@ -8,14 +8,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, Literal, overload
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
-from joulewise.errors import InputError, refuse
+from joulewise.errors import InputError, check_kind, refuse
 from joulewise.optim.ascent import bundles, kept_buffers, perturb
 
 __all__ = ["SharpnessAware"]
@@ -112,6 +113,8 @@ class SharpnessAware(Optimizer, ABC):
             refuse("base", repr(base), "a class of optimizers, such as torch.optim.SGD")
         if _needs_arguments(base.step):
             refuse("base", base.__name__, "one whose step() needs no closure")
+        if isinstance(params, nn.Module):
+            refuse("params", f"a {type(params).__name__}", "its parameters()")
         super().__init__(params, own)
         self.base = base(self.param_groups, **options)
         taken = own.keys() & self.base.defaults.keys()
@@ -308,6 +311,7 @@ def _check(group: dict[str, Any]) -> None:
     """Refuse options of a group that are out of range."""
     for name in ("rho", "eta"):
         value = group.get(name, 0.0)
+        check_kind(name, value, Real, "a finite number, 0 or more")
         if not 0 <= value < math.inf:
             refuse(name, value, "a finite number, 0 or more")
     if group.get("p", 2) not in (2, math.inf):

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from joulewise.devices import Device
-from joulewise.errors import InputError, ModelError, refuse
+from joulewise.errors import InputError, ModelError, check_kind, refuse
 from joulewise.placement.placement import Placed, Placement, counts_of
 from joulewise.placement.process_state import guarded
 from joulewise.placement.storage import ParameterGroup, parameter_groups
@@ -27,7 +27,7 @@ def place(
     activations: Device[Any] | None = None,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
-    inputs: Any = None,
+    example_inputs: Any = None,
     rebuild: Callable[[], nn.Module] | None = None,
 ) -> Placement:
     """Say which tensors of a model live on which memory.
@@ -36,7 +36,7 @@ def place(
     attention); parameters of one axis, such as biases, stay in reliable memory unless ``include``
     names them. Parameters that share storage are placed once. Activations are the floating tensors
     at the input of each layer that owns a weight. The first axis is the batch, and the range of
-    their words is the largest magnitude in ``inputs``, so pass a representative batch.
+    their words is the largest magnitude in ``example_inputs``, so pass a representative batch.
 
     Args:
         model: Any module.
@@ -45,8 +45,8 @@ def place(
         include: Patterns (``*``, ``?``, ``[...]``) on names such as ``layer1.0.conv1.weight`` or
             ``layer1.0.conv1:input``; empty for the default above.
         exclude: Patterns of names to leave in reliable memory; wins over ``include``.
-        inputs: A batch, used to count accesses and to set the range of activations; needed where
-            ``activations`` is given.
+        example_inputs: A batch, used to count accesses and to set the range of activations; needed
+            where ``activations`` is given.
         rebuild: Builds an equal model, which is then given the state dict of ``model``: for a model
             that cannot be copied, since simulation and prediction run on a copy.
 
@@ -54,32 +54,31 @@ def place(
         The placement.
 
     Raises:
-        InputError: if nothing would be placed, or a pattern matches nothing.
+        InputError: if nothing would be placed, a pattern matches nothing, or an argument is of the
+            wrong kind.
         ModelError: if a tensor cannot be placed; the message names it, and says what to exclude.
 
     Example:
         >>> import torch
         >>> from joulewise.devices import SRAM
         >>> model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Linear(3, 2))
-        >>> placement = place(model, weights=SRAM(bits=8), inputs=torch.ones(1, 4))
+        >>> placement = place(model, weights=SRAM(bits=8), example_inputs=torch.ones(1, 4))
         >>> [(tensor.name, tensor.words) for tensor in placement.placed], placement.macs
         ([('0.weight', 12), ('1.weight', 6)], 18.0)
     """
-    if weights is None and activations is None:
-        raise InputError("place was given no memory; give weights= or activations= a device")
-    if activations is not None and activations.computes:
-        refuse("activations", type(activations).__name__, "a memory that does not compute, an SRAM")
-    if activations is not None and inputs is None:
-        raise InputError("activations need inputs=, a representative batch that sets their range")
+    check_kind("model", model, nn.Module, "a torch.nn.Module", ModelError)
+    _check_memories(weights, activations, example_inputs)
+    if rebuild is not None and not callable(rebuild):
+        refuse("rebuild", f"of type {type(rebuild).__name__}", "a function that builds a model")
     choice = _Choice(include, exclude)
     groups = parameter_groups(model)
     if not groups:
         raise ModelError("the model has no parameters; there is nothing to place")
     stored = _place_weights(groups, weights, choice)
     placement = Placement(model=model, placed=stored, reliable_bits=0, rebuild=rebuild)
-    if inputs is not None:
+    if example_inputs is not None:
         layers = _layers(model) if activations is not None else []
-        counts = counts_of(placement, inputs, layers)
+        counts = counts_of(placement, example_inputs, layers)
         if activations is not None:
             extra = _place_activations(counts, activations, choice, layers)
             placement = replace(placement, placed=stored + extra)
@@ -90,6 +89,25 @@ def place(
     placed = {tensor.name for tensor in placement.placed}
     reliable = sum(_bits(group.tensor) for name, group in groups.items() if name not in placed)
     return replace(placement, reliable_bits=reliable)
+
+
+def _check_memories(
+    weights: Device[Any] | None, activations: Device[Any] | None, inputs: Any
+) -> None:
+    """Refuse what is no memory, none at all, and activations on a memory that does not fit.
+
+    Raises:
+        InputError: naming the argument.
+    """
+    for field, device in (("weights", weights), ("activations", activations)):
+        if device is not None:
+            check_kind(field, device, Device, "a memory such as SRAM(bits=8), or None")
+    if weights is None and activations is None:
+        raise InputError("place was given no memory; give weights= or activations= a device")
+    if activations is not None and activations.array is not None:
+        refuse("activations", type(activations).__name__, "a memory that does not compute, an SRAM")
+    if activations is not None and inputs is None:
+        raise InputError("activations need example_inputs=, a batch that sets their range")
 
 
 def _bits(tensor: Tensor) -> int:
@@ -125,7 +143,11 @@ class _Choice:
 def _patterns(field: str, patterns: Iterable[str]) -> tuple[str, ...]:
     if isinstance(patterns, str):
         refuse(field, f"the string {patterns!r}", f"a list of patterns, [{patterns!r}]")
-    return tuple(patterns)
+    check_kind(field, patterns, Iterable, 'a list of patterns, such as ["conv1.*"]')
+    patterns = tuple(patterns)
+    for pattern in patterns:
+        check_kind(f"a pattern of {field}", pattern, str, "a string, such as 'conv1.*'")
+    return patterns
 
 
 def _place_weights(

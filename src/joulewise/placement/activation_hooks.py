@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from joulewise.data.nested import tensors_in
 from joulewise.devices import Chip, Point
 from joulewise.errors import ModelError, refuse
+from joulewise.nested import tensors_in
 from joulewise.placement.placement import Placed
 from joulewise.placement.straight_through import straight_through
 from joulewise.placement.tracing import float_inputs, input_name
@@ -31,14 +31,14 @@ class Reading:
     """State of a memory that its hooks look at in each forward pass.
 
     Args:
-        plan: An operating point for each placed tensor; None to compute with what was given.
+        points: An operating point for each placed tensor; None to compute with what was given.
         chip: The chip that reads; None for a perfect memory.
         observer: Called with the moments of placed activations; None to read on a chip.
         convert: Round words of activations and converters.
         samples: Batch size of the pass that is running; None outside.
     """
 
-    plan: Mapping[str, Point] | None = None
+    points: Mapping[str, Point] | None = None
     chip: Chip | None = None
     observer: Observer | None = None
     convert: bool = True
@@ -57,7 +57,7 @@ def activation_hook(
     """
 
     def pass_through(module: nn.Module, args: Any, kwargs: Any) -> Any:
-        if reading.plan is None:
+        if reading.points is None:
             return None
         read: dict[int, Tensor] = {}
         for position, tensor in enumerate(float_inputs(args, kwargs)):
@@ -70,9 +70,9 @@ def activation_hook(
 
 
 def _round_trip(reading: Reading, placed: Placed, tensor: Tensor) -> Tensor:
-    assert reading.plan is not None
-    chip = reading.chip.at(placed.name) if reading.chip is not None else None
-    point = reading.plan[placed.name]
+    assert reading.points is not None
+    chip = reading.chip.region(placed.name) if reading.chip is not None else None
+    point = reading.points[placed.name]
     if not tensor.numel():
         return tensor
     samples = reading.samples or _samples(placed, tensor)

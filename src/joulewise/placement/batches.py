@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,15 +12,11 @@ from torch.utils.data import DataLoader, IterableDataset
 from torch.utils.data import Dataset as TorchDataset
 
 from joulewise.data import Dataset, Split
-from joulewise.data.nested import batch_size, cloned, tensors_in, to_device
-from joulewise.errors import DataError, refuse
-from joulewise.placement.execution import check_finite
+from joulewise.errors import DataError, check_count, refuse
+from joulewise.nested import batch_size, map_tensors, tensors_in
 from joulewise.placement.process_state import SameDraws
 
-if TYPE_CHECKING:
-    from joulewise.placement.memory import Memory
-
-__all__ = ["Batch", "outputs_of", "prepare", "take"]
+__all__ = ["Batch", "prepare", "take"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,6 +41,7 @@ def prepare(data: Split | Iterable[Any], model: nn.Module, batch: int | None = N
         data: A split, a torch ``Dataset`` (``TensorDataset``, for instance) or an iterable of
             batches, such as a ``DataLoader`` or a list. A batch is a pair ``(inputs, targets)``, a
             mapping whose entry ``labels``, if there is one, are the targets, or inputs alone.
+            A list that this function returned is returned as it is.
             Inputs are a tensor, a tuple of positional or a mapping of keyword arguments.
         model: The model that the batches are for.
         batch: Samples in a batch, where ``data`` is a split or a dataset; None for as many as hold
@@ -56,17 +53,21 @@ def prepare(data: Split | Iterable[Any], model: nn.Module, batch: int | None = N
     Raises:
         DataError: if there is no batch, or batches are of different kinds.
     """
+    if batch is not None:
+        check_count("batch_size", batch, 1)
     parameter = next(iter(model.parameters()), torch.zeros(()))
     channels_last = any(
         p.ndim == 4 and p.is_contiguous(memory_format=torch.channels_last) and not p.is_contiguous()
         for p in model.parameters()
     )
+    if isinstance(data, list) and data and all(isinstance(item, Batch) for item in data):
+        return data
     with SameDraws(None):  # a loader draws the seed of its workers
         items = list(_iterable(data, batch))
     batches = []
     for item in items:
         inputs, targets, labels = _parts(item, model)
-        inputs = to_device(inputs, parameter.device)
+        inputs = map_tensors(lambda tensor: tensor.to(parameter.device), inputs)
         if channels_last and isinstance(inputs, Tensor) and inputs.ndim == 4:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         if isinstance(inputs, Tensor) and isinstance(data, Split) and inputs.is_floating_point():
@@ -137,7 +138,7 @@ def _targets(targets: Any, inputs: Any, device: torch.device) -> Any:
     try:
         tensor = torch.as_tensor(targets).to(device)
     except (TypeError, ValueError, RuntimeError):  # a mapping for each image, say: for a metric
-        return to_device(targets, device)
+        return map_tensors(lambda tensor: tensor.to(device), targets)
     samples = batch_size(inputs)
     if tensor.ndim == 0 or len(tensor) != samples:
         raise DataError(
@@ -145,18 +146,6 @@ def _targets(targets: Any, inputs: Any, device: torch.device) -> Any:
             f"{tuple(tensor.shape)}; allowed: the batch as the first axis of both"
         )
     return tensor
-
-
-def outputs_of(memory: Memory, batches: Sequence[Batch]) -> list[Tensor]:
-    """The outputs of a model as given for every batch, in float32 or float64.
-
-    One that is NaN or infinite is refused with a ``ModelError`` that names the first layer.
-    """
-    # Clones: this shows whether the model writes to its inputs.
-    outputs = [memory.call(cloned(batch.inputs)) for batch in batches]
-    for batch, output in zip(batches, outputs, strict=True):
-        check_finite(memory.placement.model, batch.inputs, output, "without any fault")
-    return [o if o.dtype == torch.float64 else o.float() for o in outputs]
 
 
 def take(nested: Any, of: int, chosen: Any) -> Any:
@@ -167,12 +156,10 @@ def take(nested: Any, of: int, chosen: Any) -> Any:
         of: How many samples it holds.
         chosen: A slice or indices, for the first axis of every tensor that is ``of`` long.
     """
-    if isinstance(nested, Tensor):
-        nested = nested.detach()
+
+    def cut(tensor: Tensor) -> Tensor:
+        tensor = tensor.detach()
         # Copies: a model may work in place on its input.
-        return (nested[chosen] if nested.ndim and len(nested) == of else nested).clone()
-    if isinstance(nested, Mapping):
-        return {key: take(value, of, chosen) for key, value in nested.items()}
-    if type(nested) in (tuple, list):
-        return type(nested)(take(value, of, chosen) for value in nested)
-    return nested
+        return (tensor[chosen] if tensor.ndim and len(tensor) == of else tensor).clone()
+
+    return map_tensors(cut, nested)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
+from torch.nn.utils import parametrize, prune, remove_spectral_norm, remove_weight_norm
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
-from joulewise.data.nested import tensors_in
-from joulewise.errors import ModelError, refuse
+from joulewise.errors import ModelError, check_kind, refuse
+from joulewise.nested import tensors_in
 from joulewise.placement.private_copy import PrivateModel
 from joulewise.placement.process_state import guarded
 
@@ -27,18 +29,20 @@ def fold_batchnorm(model: nn.Module, inputs: Any) -> nn.Module:
     """A copy of a model with each batch normalisation folded into the layer that feeds it.
 
     Which layer feeds which normalisation is observed in one forward pass, so any control flow will
-    do; the result is checked against the model on the same inputs.
+    do; the result is checked against the model on the same inputs. A weight that is computed by
+    pruning, weight or spectral normalisation or another parametrisation is folded as its value.
 
     Args:
         model: Any module; left as it was.
         inputs: A batch.
 
     Returns:
-        A copy, in evaluation mode. Normalisations that no convolution or linear layer feeds stay.
+        A copy, uncompiled and in evaluation mode. Normalisations that no convolution or linear
+        layer feeds stay.
 
     Raises:
-        ModelError: if the folded copy computes something else, for instance because a layer's
-            output is also used without its normalisation.
+        ModelError: if ``model`` is no module, or the folded copy computes something else, for
+            instance because a layer's output is also used without its normalisation.
 
     Example:
         >>> block = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
@@ -48,13 +52,15 @@ def fold_batchnorm(model: nn.Module, inputs: Any) -> nn.Module:
           (1): Identity()
         )
     """
+    check_kind("model", model, nn.Module, "a torch.nn.Module", ModelError)
     private = PrivateModel(model, {})
-    folded = private.model
     with torch.no_grad():
         expected = private.call(inputs)
     private.reset()
+    folded = _uncompiled(private.model)
     for layer, norm in _pairs(folded, inputs):
         source = folded.get_submodule(layer)
+        _store_computed(source)
         target: Any = folded.get_submodule(norm)
         fuse: Any = fuse_linear_bn_eval if isinstance(source, nn.Linear) else fuse_conv_bn_eval
         _replace(folded, source, fuse(source, target))
@@ -63,6 +69,40 @@ def fold_batchnorm(model: nn.Module, inputs: Any) -> nn.Module:
         actual = PrivateModel(folded, {}).call(inputs)
     _check_same(actual, expected)
     return folded
+
+
+def _uncompiled(module: nn.Module) -> nn.Module:
+    """Unwrap what ``torch.compile`` wraps: a wrapper runs the module that it was made with."""
+    module = getattr(module, "_orig_mod", module)
+    for name, child in module._modules.items():
+        if child is not None and (inner := _uncompiled(child)) is not child:
+            module._modules[name] = inner
+    return module
+
+
+# By the class of the hook and its attribute that holds the parameter's name.
+_REMOVERS: Mapping[tuple[type, str], Callable[[nn.Module, str], nn.Module]] = {
+    (prune.BasePruningMethod, "_tensor_name"): prune.remove,
+    (WeightNorm, "name"): remove_weight_norm,
+    (SpectralNorm, "name"): remove_spectral_norm,
+}
+
+
+def _store_computed(layer: nn.Module) -> None:
+    """Store parameters that are computed before each pass, as values."""
+    for hook in list(layer._forward_pre_hooks.values()):
+        for (kind, attribute), remove in _REMOVERS.items():
+            if isinstance(hook, kind):
+                remove(layer, getattr(hook, attribute))
+    if not parametrize.is_parametrized(layer):
+        return
+    parametrized: Any = layer.parametrizations
+    values = {name: getattr(layer, name) for name in parametrized}
+    # Not by remove_parametrizations, which changes the class, and that is the user's too.
+    layer.__class__ = parametrize.type_before_parametrizations(layer)
+    del layer.parametrizations
+    for name, value in values.items():
+        layer.register_parameter(name, nn.Parameter(value.detach()))
 
 
 def _replace(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
@@ -98,7 +138,7 @@ def _pairs(model: nn.Module, inputs: Any) -> list[tuple[str, str]]:
         elif isinstance(module, _NORMS) and module.running_mean is not None:
             module.register_forward_pre_hook(wiring.consumed_by(path), with_kwargs=True)
     with torch.no_grad():
-        private.call(inputs)
+        private.run(inputs)
     return [pair for pair in wiring.pairs if all(wiring.calls[path] == 1 for path in pair)]
 
 
@@ -132,8 +172,6 @@ class _Wiring:
 
 
 def _foldable(layer: nn.Module, output: Tensor) -> bool:
-    if parametrize.is_parametrized(layer):
-        return False  # its weight is computed: there is nothing to fold into
     # A linear layer's features are on the last axis, those of a normalisation on the second.
     return isinstance(layer, _CONVOLUTIONS) or output.ndim == 2
 

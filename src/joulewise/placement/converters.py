@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from joulewise.data.nested import tensors_in
 from joulewise.devices.array import Array, rounded
 from joulewise.errors import InputError, ModelError
+from joulewise.nested import tensors_in
 from joulewise.placement.function_mode import CompositeMode
 from joulewise.placement.placement import Placed
 from joulewise.placement.storage import Owners
@@ -61,7 +61,7 @@ class Converters:
         if not matrix_inputs:
             raise InputError(
                 f"the converters of {placed.name} take their ranges from data; give "
-                "place(..., inputs=a representative batch)"
+                "place(..., example_inputs=a representative batch)"
             )
         ideal, largest = placed.device.ideal(stored).float(), 0.0
         for product in matrix_inputs:

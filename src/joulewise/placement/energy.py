@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+import torch
 from torch import Tensor
 
-from joulewise.devices import HOROWITZ_INT8, Arithmetic, Point
+from joulewise.devices import HOROWITZ_INT8, Arithmetic
 from joulewise.errors import InputError, TableError, check_in_range, refuse
-from joulewise.placement.placement import Placement, check_complete
+from joulewise.placement.placement import Placement
+from joulewise.placement.plan import At
+from joulewise.results import Result
+from joulewise.units import format_percent, format_si
 
 __all__ = ["Energy", "energy", "with_accesses"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Energy:
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Energy(Result):
     """Joules of one inference, by where they are spent.
 
     Args:
@@ -35,7 +40,7 @@ class Energy:
     @property
     def memory_total_j(self) -> float:
         """All placed tensors together."""
-        return float(sum(float(joules) for joules in self.memory_j.values()))
+        return sum(self._joules().values())
 
     @property
     def total_j(self) -> float:
@@ -47,10 +52,32 @@ class Energy:
         """Energy of placed memory over that of the same memory at its most reliable point."""
         return self.memory_total_j / self.memory_reliable_j
 
+    def to_dict(self) -> dict[str, Any]:
+        """See `Result`."""
+        return {
+            "memory_j": self._joules(),
+            "memory_reliable_j": self.memory_reliable_j,
+            "unplaced_j": self.unplaced_j,
+            "arithmetic_j": self.arithmetic_j,
+        }
 
-def energy(
-    placement: Placement, plan: Mapping[str, Point], arithmetic: Arithmetic = HOROWITZ_INT8
-) -> Energy:
+    def _rows(self) -> Sequence[Mapping[str, Any]]:
+        return [{"tensor": name, "memory_j": joules} for name, joules in self._joules().items()]
+
+    def _joules(self) -> dict[str, float]:
+        """Joules of each placed tensor as numbers, without their graph."""
+        return {n: float(torch.as_tensor(j).detach()) for n, j in self.memory_j.items()}
+
+    def _overview(self) -> tuple[str, Mapping[str, str]]:
+        part = format_percent(self.normalised, 1)
+        return f"{format_si(self.total_j, 'J')} an inference", {
+            "placed memory": f"{format_si(self.memory_total_j, 'J')}, {part} of its most reliable",
+            "other memory": format_si(self.unplaced_j, "J"),
+            "arithmetic": format_si(self.arithmetic_j, "J"),
+        }
+
+
+def energy(placement: Placement, *, at: At, arithmetic: Arithmetic = HOROWITZ_INT8) -> Energy:
     """Joules that one inference spends.
 
     Activations that are not placed are not counted: name them in the placement to have them.
@@ -59,24 +86,24 @@ def energy(
 
     Args:
         placement: A traced placement.
-        plan: One operating point for each placed tensor.
+        at: Operating points; see `Placement.points`.
         arithmetic: The price of a multiply-accumulate.
 
     Returns:
         The energy, by where it is spent.
 
     Raises:
-        InputError: if the placement was not traced, the plan leaves out a tensor, or no placed
-            tensor is ever accessed.
+        InputError: if the placement was not traced, the points do not fit it, or no placed tensor
+            is ever accessed.
     """
     if placement.macs is None:
-        raise InputError("energy needs access counts; give place(..., inputs=a batch)")
-    check_complete(plan, [tensor.name for tensor in placement.placed])
+        raise InputError("energy needs access counts; give place(..., example_inputs=a batch)")
+    points = placement.points(at)
     memory, reliable = {}, 0.0
     for tensor in placement.placed:
         assert tensor.traffic is not None
-        memory[tensor.name] = tensor.device.energy(tensor.traffic, plan[tensor.name])
-        reliable += float(tensor.device.energy(tensor.traffic, tensor.device.most_reliable))
+        memory[tensor.name] = tensor.device.energy(tensor.traffic, points[tensor.name])
+        reliable += float(tensor.device.energy(tensor.traffic, tensor.device.knob.most_reliable))
     if reliable == 0:
         raise InputError("no placed tensor is ever accessed; allowed: reads or writes above 0")
     return Energy(
@@ -107,7 +134,9 @@ def with_accesses(placement: Placement, path: str | Path) -> Placement:
         TableError: if the file is not there or a line is malformed; the message names the line.
     """
     if not placement.traced:
-        raise InputError("with_accesses needs a traced placement; give place(..., inputs=a batch)")
+        raise InputError(
+            "with_accesses needs a traced placement; give place(..., example_inputs=a batch)"
+        )
     try:
         lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:

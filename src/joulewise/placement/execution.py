@@ -1,22 +1,32 @@
-"""Execution of a model: one tensor, several, or named ones in; one finite tensor out."""
+"""Execution of a model: one tensor, several, or named ones in; any output, and its main tensor."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
+from torch.utils.checkpoint import CheckpointError
 
-from joulewise.data.nested import tensors_in
-from joulewise.errors import ModelError, refuse
+from joulewise.errors import JoulewiseError, ModelError, refuse
+from joulewise.nested import tensors_in
+from joulewise.user_code import cause_of
 
-__all__ = ["call", "check_finite"]
+__all__ = [
+    "call",
+    "check_finite",
+    "differentiating",
+    "main_tensor",
+    "run",
+    "running",
+    "tensor_of",
+]
 
 
-def call(model: nn.Module, inputs: Any) -> Tensor:
+def run(model: nn.Module, inputs: Any) -> Any:
     """Run a model on a batch.
 
     Args:
@@ -25,10 +35,7 @@ def call(model: nn.Module, inputs: Any) -> Tensor:
             keyword arguments.
 
     Returns:
-        The output tensor: the output itself, its ``logits``, or the first of a tuple.
-
-    Raises:
-        ModelError: if the output holds no tensor where one is looked for.
+        The output, or its ``logits`` if it has such an attribute.
     """
     if isinstance(inputs, Mapping):
         output = model(**inputs)
@@ -36,18 +43,100 @@ def call(model: nn.Module, inputs: Any) -> Tensor:
         output = model(*inputs)
     else:
         output = model(inputs)
-    output = getattr(output, "logits", output)
-    if isinstance(output, (tuple, list)) and output:
+    return getattr(output, "logits", output)
+
+
+def main_tensor(output: Any) -> Tensor | None:
+    """The tensor of an output whose error is measured.
+
+    Returns:
+        The output itself, the first entry of a tuple or list, or the entry ``logits`` or ``out`` of
+        a mapping, else its first; None if that is no tensor, as for lists of detections.
+    """
+    if isinstance(output, Mapping):
+        named = [output[key] for key in ("logits", "out") if key in output]
+        output = next(iter([*named, *output.values()]), None)
+    elif isinstance(output, (tuple, list)) and output:
         output = output[0]
-    if not isinstance(output, Tensor):
+    return output if isinstance(output, Tensor) else None
+
+
+def call(model: nn.Module, inputs: Any) -> Tensor:
+    """Run a model on a batch, for its `main_tensor`.
+
+    Raises:
+        ModelError: if there is none.
+    """
+    return tensor_of(run(model, inputs))
+
+
+def tensor_of(output: Any) -> Tensor:
+    """The `main_tensor` of an output.
+
+    Raises:
+        ModelError: if there is none.
+    """
+    tensor = main_tensor(output)
+    if tensor is None:
         raise ModelError(
-            f"the model returned a {type(output).__name__}; allowed: a tensor, an object with "
-            "logits, or a tuple that begins with a tensor"
+            f"the model returned a {type(output).__name__} without a tensor of one shape, so its "
+            "output error is not defined; allowed: simulate and allocate with a metric, or a model "
+            "that returns a tensor, an object with logits, or a tuple or dict of tensors"
         )
-    return output
+    return tensor
 
 
-def check_finite(model: nn.Module, inputs: Any, output: Tensor, when: str) -> None:
+@contextmanager
+def running(inputs: Any) -> Iterator[None]:
+    """A forward pass of user code on a batch; what it raises becomes one sentence.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        ModelError: if the model fails.
+        JoulewiseError: if joulewise refuses something on the way.
+        OutOfMemoryError: if there is too little memory.
+        CheckpointError: if a forward pass computes parts twice.
+    """
+    try:
+        yield
+    except (JoulewiseError, CheckpointError, torch.OutOfMemoryError):
+        raise
+    except (Exception, SystemExit) as error:  # the user's code: anything may happen
+        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors_in(inputs))
+        cause = cause_of(error)
+        raise ModelError(f"the model fails on inputs of shape {shapes} with {cause}") from error
+
+
+@contextmanager
+def differentiating(otherwise: str = "") -> Iterator[None]:
+    """A backward pass through user code; what it raises becomes one sentence.
+
+    Args:
+        otherwise: Another remedy, for the end of the sentence.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        ModelError: if the model cannot be differentiated.
+        JoulewiseError: if joulewise refuses something on the way.
+        OutOfMemoryError: if there is too little memory.
+        CheckpointError: if a forward pass computes parts twice.
+    """
+    try:
+        yield
+    except (JoulewiseError, CheckpointError, torch.OutOfMemoryError):
+        raise
+    except (Exception, SystemExit) as error:
+        raise ModelError(
+            f"the model cannot be differentiated: {cause_of(error)}; allowed: differentiable "
+            f"operations that do not write to tensors that gradients need{otherwise}"
+        ) from error
+
+
+def check_finite(model: nn.Module, inputs: Any, output: Any, when: str) -> None:
     """Refuse an output that is not finite, naming the first layer where that begins.
 
     Args:
@@ -56,7 +145,7 @@ def check_finite(model: nn.Module, inputs: Any, output: Tensor, when: str) -> No
         output: The model's output.
         when: What the model computed with, for the message.
     """
-    if bool(torch.isfinite(output).all()):
+    if all(bool(tensor.isfinite().all()) for tensor in tensors_in(output)):
         return
     guilty: list[str] = []
 
@@ -72,6 +161,6 @@ def check_finite(model: nn.Module, inputs: Any, output: Tensor, when: str) -> No
             if name and not isinstance(module, torch.jit.ScriptModule):
                 stack.callback(module.register_forward_hook(look(name)).remove)
         with torch.no_grad():
-            call(model, inputs)
+            run(model, inputs)
     first = f"the output of {guilty[0]}" if guilty else "the model's output"
     refuse(first, f"NaN or infinite {when}", "finite activations", ModelError)

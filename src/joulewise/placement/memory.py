@@ -10,25 +10,26 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from joulewise.data.nested import batch_size
 from joulewise.devices import Chip, Point, ReadMoments, SharedFactor
-from joulewise.errors import ModelError, refuse
+from joulewise.errors import ModelError, check_count, refuse
+from joulewise.nested import batch_size
 from joulewise.placement.activation_hooks import Observer, Reading, activation_hook, pass_on
 from joulewise.placement.converters import Conversion, Converters
-from joulewise.placement.execution import call
-from joulewise.placement.placement import Placed, Placement, check_complete
+from joulewise.placement.execution import run, tensor_of
+from joulewise.placement.placement import Placed, Placement
+from joulewise.placement.plan import At
 from joulewise.placement.private_copy import PrivateModel
 from joulewise.placement.process_state import Exact
 from joulewise.placement.straight_through import RangeSlope, clipped
 
-__all__ = ["Memory", "loaded"]
+__all__ = ["Memory", "loaded", "private_memory"]
 
 
 class Memory:
     """The tensors of a placement, stored; the model computes with what is read back.
 
-    Made by `loaded`, for a private copy of the model, and by training blocks, in place. After
-    `original`, `ideal` or `read` the model computes with the tensors of that choice.
+    Made by `private_memory`, for a private copy of the model, and by training blocks, in place.
+    After `original`, `ideal` or `read` the model computes with the tensors of that choice.
 
     Args:
         placement: What is stored where.
@@ -77,11 +78,20 @@ class Memory:
         """Weight as a perfect memory of the same word format reads it."""
         return placed.device.ideal(self.stored[placed.name])
 
-    def call(self, inputs: Any) -> Tensor:
-        """Outputs of the model for a batch, with what is read now; see `PrivateModel.call`."""
+    def run(self, inputs: Any) -> Any:
+        """Output of the model for a batch, with what is read now; see `PrivateModel.run`."""
         if self._private is None:
-            return call(self.placement.model, inputs)
-        return self._private.call(inputs)
+            return run(self.placement.model, inputs)
+        return self._private.run(inputs)
+
+    def call(self, inputs: Any) -> Tensor:
+        """The main tensor of the output; see `joulewise.placement.execution.main_tensor`."""
+        return tensor_of(self.run(inputs))
+
+    def watch_first_pass(self) -> None:
+        """See `PrivateModel.watch_first_pass`."""
+        assert self._private is not None
+        self._private.watch_first_pass()
 
     @property
     def draws(self) -> bool:
@@ -90,12 +100,13 @@ class Memory:
 
     @property
     def watches(self) -> bool:
-        """True if something happens at each forward pass."""
-        return bool(self._fresh or self._conversion)
+        """True if something happens within each forward pass."""
+        activations = any(p.role == "activation" for p in self.placement.placed)
+        return bool(self._fresh or self._conversion or activations)
 
     def original(self) -> None:
         """Compute with the model's own tensors, not rounded to words."""
-        self._reading.chip, self._reading.plan = None, None
+        self._reading.chip, self._reading.points = None, None
         if self._private is None:
             self._install(self._originals.items())
         else:  # clones: a forward pass may write in place (an embedding's max_norm)
@@ -103,20 +114,20 @@ class Memory:
 
     def ideal(self) -> None:
         """Compute with what a perfect memory of the same word format reads back."""
-        self._reading.chip, self._reading.plan = None, self.placement.plan_at_most_reliable()
+        self._reading.chip = None
+        self._reading.points = self.placement.points(self.placement.most_reliable())
         # Clones: a forward pass may write in place, and a device may give what it stored.
         ideal = ((p.name, self._ideal(p).clone()) for p in self._weights)
         self._install(ideal if self._private is not None else list(ideal))
 
-    def read(self, plan: Mapping[str, Point], chip: Chip, *, again: bool = True) -> None:
-        """Compute with what ``chip`` reads back at the points of ``plan``.
+    def read(self, points: Mapping[str, Point], chip: Chip, *, again: bool = True) -> None:
+        """Compute with what ``chip`` reads back, at an operating point for each placed tensor.
 
         Every forward pass of the model after the first is the chip's next use: what is fresh at
         each read is read again then, if ``again``.
         """
-        check_complete(plan, [p.name for p in self.placement.placed])
-        self._reading.chip, self._reading.plan = chip, plan
-        read = ((p.name, self.weight(p, plan[p.name], chip)) for p in self._weights)
+        self._reading.chip, self._reading.points = chip, points
+        read = ((p.name, self.weight(p, points[p.name], chip)) for p in self._weights)
         # In place all is read before the first weight is replaced: devices and users may fail.
         self._install(read if self._private is not None else list(read))
         self._used, self._again = False, again
@@ -125,23 +136,22 @@ class Memory:
         """Before a forward pass."""
         if (
             self._reading.chip is None
-            or self._reading.plan is None
+            or self._reading.points is None
             or not (self._fresh and self._again)
         ):
             return
         if self._used:
-            self._reading.chip = self._reading.chip.again()
-            chip, plan = self._reading.chip, self._reading.plan
-            self._replace((p.name, self.weight(p, plan[p.name], chip)) for p in self._fresh)
+            self._reading.chip = self._reading.chip.next_use()
+            chip, points = self._reading.chip, self._reading.points
+            self._replace((p.name, self.weight(p, points[p.name], chip)) for p in self._fresh)
         self._used = True
 
-    def moments(self, plan: Mapping[str, Point]) -> dict[str, ReadMoments]:
-        """Mean and variance over chips of what each placed weight reads at the points of ``plan``.
+    def moments(self, points: Mapping[str, Point]) -> dict[str, ReadMoments]:
+        """Mean and variance over chips of what each placed weight reads at its operating point.
 
         In the weight's own shape and layout, the mean in its dtype; differentiable in the points.
         """
-        check_complete(plan, [p.name for p in self.placement.placed])
-        return {p.name: self._moments_of(p, plan[p.name]) for p in self._weights}
+        return {p.name: self._moments_of(p, points[p.name]) for p in self._weights}
 
     def _moments_of(self, placed: Placed, point: Point) -> ReadMoments:
         moments = placed.device.moments(self.stored[placed.name], point)
@@ -154,15 +164,15 @@ class Memory:
             common = SharedFactor(
                 var=common.var, coupling=torch.empty_like(like).copy_(common.coupling)
             )
-        return ReadMoments(mean=mean, var=var, common=common)
+        return ReadMoments(mean=mean, var=var, common=common, estimate=moments.estimate)
 
     def weight(self, placed: Placed, point: Point, chip: Chip) -> Tensor:
         """One placed weight as one chip reads it; the model is left as it is."""
-        return placed.device.read(self.stored[placed.name], point, chip.at(placed.name))
+        return placed.device.read(self.stored[placed.name], point, chip.region(placed.name))
 
     def expect(
         self,
-        plan: Mapping[str, Point],
+        points: Mapping[str, Point],
         means: Mapping[str, Tensor],
         observer: Observer | None = None,
         *,
@@ -171,16 +181,15 @@ class Memory:
         """Compute with the mean over chips of what is read; gradients flow into the means.
 
         Args:
-            plan: An operating point for each placed tensor.
+            points: An operating point for each placed tensor.
             means: The mean of each placed weight, as from `moments`.
             observer: Called with each placed activation as it passes through its memory.
             convert: Round words of activations, and at the converters.
         """
-        check_complete(plan, [p.name for p in self.placement.placed])
         self._install((name, mean.detach()) for name, mean in means.items())
-        self._reading.chip, self._reading.plan, self._reading.observer = (
+        self._reading.chip, self._reading.points, self._reading.observer = (
             None,
-            plan,
+            points,
             observer or pass_on,
         )
         self._reading.convert = convert
@@ -267,7 +276,7 @@ class Memory:
         def enter(module: nn.Module, args: Any, kwargs: Any) -> None:
             self._reading.samples = batch_size((args, kwargs))
             self._read_again()
-            if self._reading.plan is not None and self._reading.convert and self._conversion:
+            if self._reading.points is not None and self._reading.convert and self._conversion:
                 # Above whatever watches the model: it sees the products that the arrays make.
                 self._conversion.begin(self._current)
 
@@ -294,7 +303,7 @@ class Memory:
         by_name = {p.name: p for p in self.placement.placed if p.role == "activation"}
         layers = {path for p in by_name.values() for path, _ in p.owners}
         stack = ExitStack()
-        if layers or self.watches:
+        if self.watches:
             stack.callback(self.watch(self.placement.model))
         for layer in layers:
             hook = activation_hook(self._reading, layer, by_name)
@@ -309,7 +318,7 @@ def _distinct(tensors: Sequence[Tensor]) -> list[Tensor]:
 
 
 @contextmanager
-def loaded(placement: Placement, *, frozen: bool = False) -> Iterator[Memory]:
+def private_memory(placement: Placement, *, frozen: bool = False) -> Iterator[Memory]:
     """A private copy of a placement's model, and the memory that it computes with.
 
     Inside, gradients are off, and float32 is multiplied as such. The copy is in evaluation mode.
@@ -323,17 +332,6 @@ def loaded(placement: Placement, *, frozen: bool = False) -> Iterator[Memory]:
 
     Raises:
         ModelError: if the model cannot be copied.
-
-    Example:
-        >>> import torch
-        >>> from joulewise.devices import SRAM
-        >>> from joulewise.placement import place
-        >>> layer = torch.nn.Linear(100, 10)
-        >>> with loaded(place(layer, weights=SRAM(bits=4))) as memory:
-        ...     memory.read(memory.placement.plan(eta=0.1), Chip(seed=0))
-        ...     outputs = memory.call(torch.ones(1, 100))
-        >>> torch.equal(outputs, layer(torch.ones(1, 100)))
-        False
     """
     owners = {p.name: p.owners for p in placement.placed if p.role == "weight"}
     private = PrivateModel(placement.model, owners, placement.rebuild)
@@ -344,3 +342,41 @@ def loaded(placement: Placement, *, frozen: bool = False) -> Iterator[Memory]:
         memory.attach()
         memory.ideal()
         yield memory
+
+
+@contextmanager
+def loaded(placement: Placement, *, at: At, chip: int | Chip = 0) -> Iterator[nn.Module]:
+    """A private copy of the model that computes with what one chip reads back.
+
+    Inside, gradients are off, float32 is multiplied as such, and training memories of the model
+    are refused. The copy is in evaluation mode; it is good for the block alone.
+
+    Args:
+        placement: What is stored where; its model is left as it is.
+        at: Operating points; see `Placement.points`.
+        chip: Seed of a chip, as `joulewise.simulation.simulate` counts them, or a chip.
+
+    Yields:
+        The copy, to be called as the model is. Each call of it is one use of the chip.
+
+    Raises:
+        InputError: if the points do not fit the placement.
+        ModelError: if the model cannot be copied.
+
+    Example:
+        >>> import torch
+        >>> from joulewise.devices import SRAM
+        >>> from joulewise.placement import place
+        >>> layer = torch.nn.Linear(100, 10)
+        >>> with loaded(place(layer, weights=SRAM(bits=4)), at={"eta": 0.1}) as faulty:
+        ...     outputs = faulty(torch.ones(1, 100))
+        >>> torch.equal(outputs, layer(torch.ones(1, 100)))
+        False
+    """
+    points = placement.points(at)
+    if not isinstance(chip, Chip):
+        chip = Chip(seed=check_count("chip", chip, 0))
+    with private_memory(placement) as memory:
+        memory.read(points, chip)
+        memory.watch_first_pass()
+        yield memory.placement.model

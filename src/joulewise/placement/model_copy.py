@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 from joulewise.errors import ModelError, refuse
 from joulewise.user_code import cause_of
 
-__all__ = ["REBUILD", "check_initialised", "copied", "tensor_pairs"]
+__all__ = ["REBUILD", "check_stored", "copied", "tensor_pairs"]
 
 REBUILD = "give place(..., rebuild=a function that builds an equal model)"
 
@@ -37,18 +37,21 @@ def copied(model: nn.Module, rebuild: Callable[[], nn.Module] | None = None) -> 
     Raises:
         ModelError: if the model cannot be copied, or the copy shares modules or parameters with it.
     """
-    check_initialised(model)
+    check_stored(model)
     private = _copy(model) if rebuild is None else _rebuilt(model, rebuild)
     _check_apart(model, private)
     return private
 
 
-def check_initialised(model: nn.Module) -> None:
-    """Refuse a model with lazy layers that never ran."""
+def check_stored(model: nn.Module) -> None:
+    """Refuse a model with lazy layers that never ran, or with tensors that are not dense."""
     for name, tensor in chain(model.named_parameters(), model.named_buffers()):
         if nn.parameter.is_lazy(tensor):
             allowed = "a model that ran once, so that lazy layers know their shapes"
             refuse(f"the shape of {name}", "not known yet", allowed, ModelError)
+        if tensor.layout != torch.strided:
+            allowed = "a dense tensor, such as its to_dense()"
+            refuse(f"the layout of {name}", tensor.layout, allowed, ModelError)
 
 
 def tensor_pairs(model: nn.Module, private: nn.Module) -> list[tuple[str, Tensor, Tensor]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any, Literal
@@ -10,13 +10,15 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from joulewise.devices import Device, Point, Traffic
-from joulewise.errors import InputError, ModelError, OperatingPointError, refuse
+from joulewise.errors import InputError, ModelError, OperatingPointError, check_kind, refuse
+from joulewise.placement.plan import At, Fit, Plan
 from joulewise.placement.private_copy import PrivateModel
 from joulewise.placement.process_state import guarded
 from joulewise.placement.storage import Owner, owned_parameters, parameter_groups
 from joulewise.placement.tracing import Trace, trace
+from joulewise.results import Result
 
-__all__ = ["Placed", "Placement", "check_complete", "counts_of"]
+__all__ = ["Placed", "Placement", "counts_of"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,8 +63,8 @@ class Placed:
         return owned_parameters(modules, self.owners)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Placement:
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Placement(Result):
     """A model, and which of its tensors live on which memory.
 
     Args:
@@ -79,6 +81,48 @@ class Placement:
     reliable_bits: int
     macs: float | None = None
     rebuild: Callable[[], nn.Module] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """See `Result`; the tensors and their memories, without the model."""
+        fits = Fit.of(self)
+        return {
+            "tensors": [
+                {
+                    **row,
+                    "shape": list(fits[str(row["tensor"])].shape),
+                    "device": dict(fits[str(row["tensor"])].device),
+                }
+                for row in self._rows()
+            ],
+            "reliable_bits": self.reliable_bits,
+            "macs": self.macs,
+        }
+
+    def _rows(self) -> Sequence[Mapping[str, Any]]:
+        return [
+            {
+                "tensor": placed.name,
+                "role": placed.role,
+                "memory": type(placed.device).__name__,
+                "words": placed.words,
+                "reads": None if placed.traffic is None else placed.traffic.reads,
+                "writes": None if placed.traffic is None else placed.traffic.writes,
+            }
+            for placed in self.placed
+        ]
+
+    def _overview(self) -> tuple[str, Mapping[str, str]]:
+        figures: dict[str, str] = {}
+        for role in ("weight", "activation"):
+            own = [placed for placed in self.placed if placed.role == role]
+            memories = ", ".join(dict.fromkeys(type(placed.device).__name__ for placed in own))
+            if own:
+                words = sum(placed.words for placed in own)
+                figures[f"{role}s"] = f"{len(own)} tensors, {words:,} words on {memories}"
+        figures["other parameters"] = f"{self.reliable_bits:,} bits in reliable memory"
+        traced = "not traced: give place a batch as example_inputs, for energies"
+        figures["arithmetic"] = traced if self.macs is None else f"{self.macs:,.0f} MACs"
+        return f"Placement of a {type(self.model).__name__}", figures
 
     @property
     def traced(self) -> bool:
@@ -103,36 +147,87 @@ class Placement:
             macs=counts.macs - counts.macs_in_memory,
         )
 
-    def plan(self, **setting: Point) -> dict[str, Point]:
-        """The plan that gives every placed tensor the same operating point.
+    def points(self, at: At) -> dict[str, Point]:
+        """Operating point of each placed tensor, on its device's knob.
 
         Args:
-            **setting: One name and value, for instance ``eta=0.5`` or ``v_dd=0.6``.
-        """
-        return {tensor.name: tensor.device.point(**setting) for tensor in self.placed}
-
-    def plan_at_most_reliable(self) -> dict[str, Point]:
-        """The plan that gives every placed tensor its device's most reliable point."""
-        return {tensor.name: tensor.device.most_reliable for tensor in self.placed}
-
-    def check_plan(self, plan: Mapping[str, Point]) -> dict[str, Point]:
-        """A plan for exactly the tensors that are placed, each point within its device's range.
+            at: Knobs with their values, such as ``{"eta": 0.5}``, each for all tensors whose memory
+                has that knob, or a plan.
 
         Raises:
-            InputError: if a tensor is missing from the plan, or is not placed.
-            OperatingPointError: if a point is out of range, or for channels that are not there.
+            InputError: if ``at`` is neither, or is a plan for other tensors.
+            OperatingPointError: if a tensor is set by no knob or by several, a knob sets no tensor,
+                or a point is out of range, or for channels that are not there.
         """
-        names = [tensor.name for tensor in self.placed]
-        for name in plan:
-            if name not in names:
-                raise InputError(f"the plan names {name}, which is not placed; allowed: {names}")
-        check_complete(plan, names)
-        checked = {}
+        allowed = 'knobs with values, such as {"eta": 0.5}, or a joulewise.Plan'
+        check_kind("at", at, Mapping, allowed)
+        settings = self._settings(at)
+        points = {}
         for tensor in self.placed:
-            point = tensor.device.point(**{tensor.device.knob: plan[tensor.name]})
-            _check_channels(tensor, point)
-            checked[tensor.name] = point
-        return checked
+            points[tensor.name] = tensor.device.point(**settings[tensor.name])
+            _check_channels(tensor, points[tensor.name])
+        return points
+
+    def _settings(self, at: At) -> Mapping[str, Mapping[str, Point]]:
+        """One knob and its value for each placed tensor."""
+        return self._settings_of(at) if isinstance(at, Plan) else self._settings_by_knob(at)
+
+    def _settings_of(self, plan: Plan) -> Mapping[str, Mapping[str, Point]]:
+        own = dict.fromkeys(tensor.name for tensor in self.placed)
+        for name in plan:
+            if name not in own:
+                some = ", ".join(list(own)[:4])
+                raise InputError(
+                    f"the plan is for another network or placement: it has a point for {name}, "
+                    f"which is not placed here; placed are {some}{', ...' if len(own) > 4 else ''}"
+                )
+        for name in own:
+            if name not in plan:
+                raise InputError(
+                    f"the plan is for another network or placement: {name} is placed here, and the "
+                    "plan has no point for it"
+                )
+        if plan.fits:
+            for name, here in Fit.of(self).items():
+                plan.fits[name].check(name, here)
+        return plan
+
+    def _settings_by_knob(self, at: Mapping[str, Point]) -> Mapping[str, Mapping[str, Point]]:
+        used: set[str] = set()
+        settings: dict[str, Mapping[str, Point]] = {}
+        for tensor in self.placed:
+            names = (tensor.device.knob.name, *tensor.device.knob.aliases)
+            taken = {name: value for name, value in at.items() if name in names}
+            if len(taken) != 1:
+                got = " and ".join(at) or "nothing"
+                allowed = names[0] if len(names) == 1 else f"one of {', '.join(names)}"
+                where = f"at, for {tensor.name} on a {type(tensor.device).__name__},"
+                refuse(where, got, allowed, OperatingPointError)
+            used.update(taken)
+            settings[tensor.name] = taken
+        for name in at:
+            if name not in used:
+                got = f"given {name}, which sets no placed tensor"
+                refuse("at", got, ", ".join(sorted(used)), OperatingPointError)
+        return settings
+
+    def plan(self, at: At) -> Plan:
+        """A plan of given points, checked.
+
+        Args:
+            at: See `points`. The plan keeps its knobs and values.
+
+        Raises:
+            InputError: see `points`.
+        """
+        self.points(at)
+        return Plan(self._settings(at), fits=Fit.of(self))
+
+    def most_reliable(self) -> Plan:
+        """The plan that gives every placed tensor its device's most reliable point."""
+        return Plan(
+            {p.name: {p.device.knob.name: p.device.knob.most_reliable} for p in self.placed}
+        )
 
 
 def _check_channels(placed: Placed, point: Point) -> None:
@@ -143,11 +238,11 @@ def _check_channels(placed: Placed, point: Point) -> None:
     """
     if not isinstance(point, Tensor) or point.ndim == 0:
         return
-    if not placed.device.channel_points and point.ndim > 1:
+    if not placed.device.knob.channels and point.ndim > 1:
         allowed = f"one for the whole tensor, as a {type(placed.device).__name__} takes it"
         got = f"of shape {tuple(point.shape)}"
         refuse(f"the operating point of {placed.name}", got, allowed, OperatingPointError)
-    if not placed.device.channel_points or (point.ndim == 1 and placed.device.planes):
+    if not placed.device.knob.channels or (point.ndim == 1 and placed.device.knob.bit_planes):
         return
     if placed.channels is None:
         allowed = "one for the whole tensor: only weights have output channels"
@@ -156,17 +251,6 @@ def _check_channels(placed: Placed, point: Point) -> None:
     if len(point) != placed.channels:
         allowed = f"{placed.channels}, one for each output channel, or one for the whole tensor"
         refuse(f"the points of {placed.name}", len(point), allowed, OperatingPointError)
-
-
-def check_complete(plan: Mapping[str, Point], names: Iterable[str]) -> None:
-    """Refuse a plan that leaves out one of ``names``.
-
-    Raises:
-        InputError: naming the first that is missing.
-    """
-    for name in names:
-        if name not in plan:
-            raise InputError(f"the plan has no operating point for {name}; give it one")
 
 
 def counts_of(placement: Placement, inputs: Any, layers: Sequence[str] = ()) -> Trace:
@@ -180,7 +264,7 @@ def counts_of(placement: Placement, inputs: Any, layers: Sequence[str] = ()) -> 
     owners = {name: group.owners for name, group in parameter_groups(placement.model).items()}
     private = PrivateModel(placement.model, owners, placement.rebuild)
     private.own_placed()
-    computing = [placed.name for placed in placement.placed if placed.device.computes]
+    computing = [placed.name for placed in placement.placed if placed.device.array is not None]
     return trace(private, layers, inputs, computing)
 
 
@@ -195,7 +279,7 @@ def _traffic(tensor: Placed, counts: Trace) -> Traffic:
             f"nothing; exclude '{tensor.name}'"
         )
     matrix_inputs = counts.matrix_inputs.get(tensor.name, ())
-    if tensor.device.computes and not matrix_inputs:
+    if tensor.device.array is not None and not matrix_inputs:
         raise ModelError(
             f"{tensor.name} is in no product with vectors that is known (linear layers, "
             "convolutions, products of matrices) in the traced forward pass, so a memory that "

@@ -1,30 +1,230 @@
-"""Plan files: one operating point for each stored tensor, to read, edit and hand over.
+"""Plans: an operating point for each placed tensor, in memory and as a small JSON file.
 
-A plan is a small JSON file. It says which tensors it is for, of which shapes, on which devices, so
-that it is refused, by name, for a network that it does not fit.
+The file says which tensors it is for, of which shapes, on which devices, so that it is refused, by
+name, for a network that it does not fit.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
+from torch import Tensor
 
-from joulewise.devices import PlainPoint, Point, plain_point
+from joulewise.devices import PlainPoint, Point, from_plain, plain_point
 from joulewise.errors import InputError, refuse
 from joulewise.files import write_atomically
-from joulewise.placement.placement import Placed, Placement
 
-__all__ = ["PlanFile"]
+if TYPE_CHECKING:
+    from joulewise.placement.placement import Placement
+
+__all__ = ["At", "Fit", "Plan"]
+
+# Tensors that a short text names.
+_SHOWN = 6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fit:
+    """A tensor that a plan was made for.
+
+    Args:
+        role: ``"weight"`` or ``"activation"``.
+        shape: Shape of the weight, or of one sample of the activation.
+        device: The memory, as its ``describe`` says it.
+    """
+
+    role: Literal["weight", "activation"]
+    shape: tuple[int, ...]
+    device: Mapping[str, Any]
+
+    @staticmethod
+    def of(placement: Placement) -> dict[str, Fit]:
+        """The tensors of a placement by name, with their devices as JSON has them."""
+        devices = {id(placed.device): placed.device for placed in placement.placed}
+        plain = {key: json.loads(json.dumps(device.describe())) for key, device in devices.items()}
+        return {
+            placed.name: Fit(role=placed.role, shape=placed.shape, device=plain[id(placed.device)])
+            for placed in placement.placed
+        }
+
+    def check(self, name: str, here: Fit) -> None:
+        """Refuse a tensor of another shape, or on another memory.
+
+        Args:
+            name: Name of the tensor.
+            here: The tensor as it is placed.
+
+        Raises:
+            InputError: naming the tensor and the first field that differs.
+        """
+        if self.shape != here.shape:
+            allowed = f"{self.shape}, which the plan is for"
+            refuse(f"the shape of {name}", here.shape, allowed)
+        for key in {**self.device, **here.device}:
+            if self.device.get(key) != here.device.get(key):
+                allowed = f"{self.device.get(key)!r}, which the plan is for"
+                refuse(f"{key} of the memory of {name}", repr(here.device.get(key)), allowed)
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Plan(Mapping[str, Mapping[str, Point]]):
+    """An operating point for each placed tensor: a mapping from its name to a knob and its value.
+
+    ``Placement.plan`` makes one in which all tensors have the same point; it is changed by building
+    another one: ``Plan({**plan, "fc.weight": {"eta": 0.7}})``. Plans are compared by identity.
+
+    Args:
+        settings: By name of a placed tensor, one knob and its value, such as ``{"eta": 0.5}``. A
+            value is a number, or a tensor: ``[bits]`` for bit planes (least significant first),
+            ``[channels, 1]`` for output channels, ``[channels, bits]`` for both. Gradients flow
+            back to tensors that require them.
+        fits: By name, the tensors that the plan was made for; it is then refused for others. Empty
+            for a plan made by hand.
+        weights: Digest of the stored weights that the plan was chosen for; None for none.
+        note: Plain data to keep in the file: its origin, the evidence for it.
+
+    Raises:
+        InputError: if a setting is not one knob and a value.
+
+    Example:
+        >>> from joulewise.devices import SRAM
+        >>> from joulewise.placement import place
+        >>> placement = place(torch.nn.Linear(4, 3), weights=SRAM())
+        >>> plan = placement.plan({"eta": 0.5})
+        >>> dict(plan), dict(Plan({**plan, "weight": {"eta": 0.7}}))
+        ({'weight': {'eta': 0.5}}, {'weight': {'eta': 0.7}})
+    """
+
+    settings: Mapping[str, Mapping[str, Point]]
+    fits: Mapping[str, Fit] = field(default_factory=dict, kw_only=True)
+    weights: str | None = field(default=None, kw_only=True)
+    note: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
+
+    def __post_init__(self) -> None:
+        """Check that each tensor has one knob."""
+        allowed = 'a dict such as {"fc.weight": {"eta": 0.5}}'
+        if not isinstance(self.settings, Mapping):
+            refuse("the settings of a plan", f"a {type(self.settings).__name__}", allowed)
+        for name, setting in self.settings.items():
+            if not isinstance(setting, Mapping) or len(setting) != 1:
+                refuse(f"the plan for {name}", repr(setting), 'one knob, such as {"eta": 0.5}')
+        settings = {
+            name: {knob: _tensor_of_lists(value) for knob, value in setting.items()}
+            for name, setting in self.settings.items()
+        }
+        object.__setattr__(self, "settings", settings)
+
+    # A mapping would be compared by value, which points with gradients do not have.
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
+
+    def __getitem__(self, name: str) -> Mapping[str, Point]:
+        return self.settings[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.settings)
+
+    def __len__(self) -> int:
+        return len(self.settings)
+
+    def __repr__(self) -> str:
+        lines = [f"Plan for {len(self)} tensors"]
+        for name, setting in list(self.settings.items())[:_SHOWN]:
+            ((knob, value),) = setting.items()
+            lines.append(f"  {name}: {knob} {_shown(value)}")
+        if len(self) > _SHOWN:
+            lines.append(f"  and {len(self) - _SHOWN} more")
+        return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, dict[str, PlainPoint]]:
+        """The settings as plain data."""
+        return {
+            name: {knob: plain_point(value) for knob, value in setting.items()}
+            for name, setting in self.settings.items()
+        }
+
+    @classmethod
+    def chosen_for(
+        cls,
+        placement: Placement,
+        points: Mapping[str, Point],
+        note: Mapping[str, Any] | None = None,
+    ) -> Plan:
+        """A plan that was chosen for the weights of a placement.
+
+        Args:
+            placement: What is stored where.
+            points: An operating point of each placed tensor, on its device's knob.
+            note: See `Plan`.
+        """
+        return cls(
+            {p.name: {p.device.knob.name: points[p.name]} for p in placement.placed},
+            fits=Fit.of(placement),
+            weights=_digest(placement),
+            note=dict(note or {}),
+        )
+
+    def is_for_weights_of(self, placement: Placement) -> bool:
+        """True if the stored weights are those that the plan was chosen for."""
+        return self.weights == _digest(placement)
+
+    @classmethod
+    def read(cls, path: str | Path) -> Plan:
+        """Read a file.
+
+        Args:
+            path: As written by `write`, or edited since.
+
+        Raises:
+            InputError: if it is not there, or is no plan; the message names the first field.
+        """
+        try:
+            file = _File.model_validate_json(Path(path).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"the plan {path} cannot be read: {error}") from error
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(str(part) for part in first["loc"]) or "the file"
+            said = str(first["msg"]).removeprefix("Input should be ")
+            raise InputError(f"the plan {path} is no plan: {place}: {said}") from error
+        return file.plan()
+
+    def write(self, path: str | Path) -> None:
+        """Write the file, whole or not at all, one tensor on each line.
+
+        Args:
+            path: Where it goes; an older file of that name is replaced.
+
+        Raises:
+            InputError: if it cannot be written, or the plan was not made for a placement.
+        """
+        if not self.fits:
+            allowed = "placement.plan(plan), which says what the plan is for"
+            refuse("the plan", "made by hand, for no placement", allowed)
+        fields = _File.of(self).model_dump(mode="json")
+        lines = ",\n    ".join(json.dumps(tensor) for tensor in fields.pop("tensors"))
+        parts = [f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in fields.items()]
+        parts.insert(2, f'  "tensors": [\n    {lines}\n  ]')
+        try:
+            write_atomically(path, "{\n" + ",\n".join(parts) + "\n}\n")
+        except OSError as error:
+            raise InputError(f"the plan {path} cannot be written: {error}") from error
+
+
+At = Mapping[str, Point] | Plan
+"""Operating points as `Placement.points` takes them: knobs with their values, or a plan."""
 
 
 class _Tensor(BaseModel):
-    """One stored tensor; ``device`` is its number in the list of devices."""
+    """One line of the file; ``device`` is its number in the list of devices."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -35,167 +235,60 @@ class _Tensor(BaseModel):
     point: PlainPoint
 
 
-class PlanFile(BaseModel):
-    """A plan with what it is for.
-
-    Args:
-        joulewise_plan: The version of the format.
-        devices: Each kind of memory, as its ``describe`` says it, with the name of its ``knob``.
-        tensors: Name, role, shape, device and operating point of each stored tensor, the point as
-            a number, or as one for each bit plane (least significant first); for output channels,
-            as one row for each, of one number or of one for each bit plane.
-        weights: A digest of the stored weights, for which the plan was chosen.
-        note: What else is worth knowing: how it was made, what was shown of it.
-
-    Example:
-        >>> import torch
-        >>> from joulewise.devices import SRAM
-        >>> from joulewise.placement import place
-        >>> layer = torch.nn.Linear(4, 3)
-        >>> file = PlanFile.of(place(layer, weights=SRAM()), {"weight": 0.5})
-        >>> file.plan_for(place(layer, weights=SRAM()))
-        {'weight': 0.5}
-    """
+class _File(BaseModel):
+    """The file of a plan; a device is described beside the name of the ``knob`` of its points."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     joulewise_plan: Literal[1] = 1
     devices: tuple[dict[str, Any], ...]
     tensors: tuple[_Tensor, ...]
-    weights: str
+    weights: str | None
     note: dict[str, Any] = {}
 
     @classmethod
-    def of(
-        cls, placement: Placement, plan: Mapping[str, Point], note: Mapping[str, Any] | None = None
-    ) -> PlanFile:
-        """A plan of a placement.
-
-        Args:
-            placement: What is stored where.
-            plan: An operating point for each placed tensor.
-            note: Plain data to keep with it.
-        """
-        plan = placement.check_plan(plan)
+    def of(cls, plan: Plan) -> _File:
         devices: list[dict[str, Any]] = []
         tensors = []
-        for placed in placement.placed:
-            device = _described(placed)
+        for name, setting in plan.items():
+            ((knob, point),) = setting.items()
+            fit = plan.fits[name]
+            device = {"knob": knob, **fit.device}
             if device not in devices:
                 devices.append(device)
             tensors.append(
                 _Tensor(
-                    name=placed.name,
-                    role=placed.role,
-                    shape=placed.shape,
+                    name=name,
+                    role=fit.role,
+                    shape=fit.shape,
                     device=devices.index(device),
-                    point=plain_point(plan[placed.name]),
+                    point=plain_point(point),
                 )
             )
         return cls(
             devices=tuple(devices),
             tensors=tuple(tensors),
-            weights=_digest(placement),
-            note=dict(note or {}),
+            weights=plan.weights,
+            note=dict(plan.note),
         )
 
-    @classmethod
-    def read(cls, path: str | Path) -> PlanFile:
-        """Read a file.
-
-        Args:
-            path: As written by `write`, or edited since.
-
-        Raises:
-            InputError: if it is not there, or is no plan; the message names the first field.
-        """
-        try:
-            text = Path(path).read_text(encoding="utf-8")
-            return cls.model_validate_json(text)
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"the plan {path} cannot be read: {error}") from error
-        except ValidationError as error:
-            first = error.errors()[0]
-            field = ".".join(str(part) for part in first["loc"]) or "the file"
-            said = str(first["msg"]).removeprefix("Input should be ")
-            raise InputError(f"the plan {path} is no plan: {field}: {said}") from error
-
-    def write(self, path: str | Path) -> None:
-        """Write the file, whole or not at all, one tensor on each line.
-
-        Args:
-            path: Where it goes; an older file of that name is replaced.
-
-        Raises:
-            InputError: if it cannot be written.
-        """
-        fields = self.model_dump(mode="json")
-        lines = ",\n    ".join(json.dumps(tensor) for tensor in fields.pop("tensors"))
-        parts = [f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in fields.items()]
-        parts.insert(2, f'  "tensors": [\n    {lines}\n  ]')
-        try:
-            write_atomically(path, "{\n" + ",\n".join(parts) + "\n}\n")
-        except OSError as error:
-            raise InputError(f"the plan {path} cannot be written: {error}") from error
-
-    def plan_for(self, placement: Placement) -> dict[str, Point]:
-        """The plan, for a placement that it fits.
-
-        Args:
-            placement: What is stored where.
-
-        Raises:
-            InputError: naming the first tensor that the plan is not for, or does not fit.
-            OperatingPointError: if a point is out of its device's range, or for other channels.
-        """
-        known = {tensor.name: tensor for tensor in self.tensors}
-        names = [tensor.name for tensor in self.tensors]
-        if twice := [name for name in known if names.count(name) > 1]:
-            refuse(f"{twice[0]} in the plan", "named twice", "one line for each tensor")
-        own = {placed.name: placed for placed in placement.placed}
-        for name in known:
-            if name not in own:
-                some = ", ".join(list(own)[:4])
-                raise InputError(
-                    f"the plan is for another network or placement: it has a point for {name}, "
-                    f"which is not placed here; placed are {some}{', ...' if len(own) > 4 else ''}"
-                )
-        for name, placed in own.items():
-            if name not in known:
-                raise InputError(
-                    f"the plan is for another network or placement: {name} is placed here, and the "
-                    "plan has no point for it"
-                )
-            self._check_fits(known[name], placed)
-            _check_rows(known[name])
-        return placement.check_plan(
-            {
-                name: torch.tensor(tensor.point, dtype=torch.float64)
-                if isinstance(tensor.point, tuple)
-                else tensor.point
-                for name, tensor in known.items()
-            }
-        )
-
-    def is_for_weights_of(self, placement: Placement) -> bool:
-        """True if the stored weights are those that the plan was chosen for."""
-        return self.weights == _digest(placement)
-
-    def _check_fits(self, tensor: _Tensor, placed: Placed) -> None:
-        if tensor.shape != placed.shape:
-            refuse(
-                f"the shape of {placed.name}",
-                placed.shape,
-                f"{tensor.shape}, which the plan is for",
-            )
-        if not 0 <= tensor.device < len(self.devices):
-            allowed = f"0 to {len(self.devices) - 1}"
-            refuse(f"the device of {tensor.name} in the plan", tensor.device, allowed)
-        planned, here = self.devices[tensor.device], _described(placed)
-        for field in {**planned, **here}:
-            if planned.get(field) != here.get(field):
-                allowed = f"{planned.get(field)!r}, which the plan is for"
-                refuse(f"{field} of the memory of {placed.name}", repr(here.get(field)), allowed)
+    def plan(self) -> Plan:
+        settings: dict[str, Mapping[str, Point]] = {}
+        fits = {}
+        for tensor in self.tensors:
+            if tensor.name in settings:
+                refuse(f"{tensor.name} in the plan", "named twice", "one line for each tensor")
+            if not 0 <= tensor.device < len(self.devices):
+                allowed = f"0 to {len(self.devices) - 1}" if self.devices else "one that is listed"
+                refuse(f"the device of {tensor.name} in the plan", tensor.device, allowed)
+            device = dict(self.devices[tensor.device])
+            knob = device.pop("knob", None)
+            if not isinstance(knob, str):
+                refuse(f"the knob of the memory of {tensor.name}", repr(knob), "the name of a knob")
+            _check_rows(tensor)
+            settings[tensor.name] = {knob: from_plain(tensor.point)}
+            fits[tensor.name] = Fit(role=tensor.role, shape=tensor.shape, device=device)
+        return Plan(settings, fits=fits, weights=self.weights, note=self.note)
 
 
 def _check_rows(tensor: _Tensor) -> None:
@@ -207,11 +300,9 @@ def _check_rows(tensor: _Tensor) -> None:
         refuse(f"{tensor.name} in the plan", f"given rows of {said} numbers", "as many in each")
 
 
-def _described(placed: Placed) -> dict[str, Any]:
-    """A device as JSON has it."""
-    described = {"knob": placed.device.knob, **placed.device.describe()}
-    plain: dict[str, Any] = json.loads(json.dumps(described))
-    return plain
+def _tensor_of_lists(value: Any) -> Any:
+    several = isinstance(value, (list, tuple, np.ndarray))
+    return torch.as_tensor(value, dtype=torch.float64) if several else value
 
 
 def _digest(placement: Placement) -> str:
@@ -222,3 +313,11 @@ def _digest(placement: Placement) -> str:
             for parameter in placed.parameters(modules)[:1]:
                 found.update(parameter.detach().cpu().float().contiguous().numpy().tobytes())
     return found.hexdigest()
+
+
+def _shown(value: Point) -> str:
+    value = value.detach() if isinstance(value, Tensor) else value
+    if isinstance(value, Tensor) and value.ndim:
+        low, high = value.min(), value.max()
+        return f"{low:.4g} to {high:.4g} ({'x'.join(str(n) for n in value.shape)} values)"
+    return f"{float(value):.4g}"

@@ -19,16 +19,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.checkpoint import CheckpointError
 
-from joulewise.data.nested import cloned, tensors_in
-from joulewise.errors import InputError, JoulewiseError, ModelError
-from joulewise.placement.execution import call
+from joulewise.errors import InputError, ModelError
+from joulewise.nested import cloned, tensors_in
+from joulewise.placement.execution import run, running, tensor_of
 from joulewise.placement.model_copy import REBUILD, copied, tensor_pairs
 from joulewise.placement.module_state import ModuleState
 from joulewise.placement.process_state import SameDraws, random_state
 from joulewise.placement.storage import Owner, Owners, owned_parameters
-from joulewise.user_code import cause_of
 
 __all__ = ["PrivateModel", "enter_block", "leave_block"]
 
@@ -129,14 +127,14 @@ class PrivateModel:
             for parameter in self.parameters[name]:
                 parameter.data = clone
 
-    def call(self, inputs: Any) -> Tensor:
+    def run(self, inputs: Any) -> Any:
         """Run the copy on a batch that the caller may need again.
 
         A model that draws random numbers draws the same ones in each pass. A model that writes to
         its inputs is given clones of them.
 
         Args:
-            inputs: As for `joulewise.placement.execution.call`.
+            inputs: As for `joulewise.placement.execution.run`.
 
         Raises:
             ModelError: if the model fails, or its copy is not one.
@@ -145,19 +143,23 @@ class PrivateModel:
             return self._first(inputs)
         given = cloned(inputs) if self._writes_inputs else inputs
         versions = _versions(given)
-        with SameDraws() if self.draws else nullcontext():
-            output = _run(self.model, given)
+        with running(inputs), SameDraws() if self.draws else nullcontext():
+            output = run(self.model, given)
         self._writes_inputs |= versions != _versions(given)
         return output
 
-    def _first(self, inputs: Any) -> Tensor:
+    def call(self, inputs: Any) -> Tensor:
+        """The `main_tensor` of the output of `run`."""
+        return tensor_of(self.run(inputs))
+
+    def _first(self, inputs: Any) -> Any:
         watch = _Watch(self.originals, self._given)
         given = cloned(inputs)
         versions = _versions(given)
         with SameDraws():
             before = random_state()
-            with watch:
-                output = _run(self.model, given)
+            with running(inputs), watch:
+                output = run(self.model, given)
             after = random_state()
         self.draws = not all(map(torch.equal, before, after))
         self._writes_inputs = versions != _versions(given)
@@ -167,6 +169,21 @@ class PrivateModel:
         self._watched = True
         return output
 
+    def watch_first_pass(self) -> None:
+        """Watch the next forward pass, for callers that run the copy themselves."""
+        watch = _Watch(self.originals, self._given)
+
+        def leave(*_: Any) -> None:
+            watch.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+            first.remove()
+            last.remove()
+
+        def enter(*_: Any) -> None:
+            watch.__enter__()  # type: ignore[no-untyped-call]
+
+        first = self.model.register_forward_pre_hook(enter)
+        last = self.model.register_forward_hook(leave, always_call=True)
+
     def reset(self) -> None:
         """Put back buffers, attributes and parameters that are not placed, as they were given."""
         if not self._stateful:
@@ -175,25 +192,6 @@ class PrivateModel:
         with torch.no_grad():
             for name, mine in self._kept:
                 mine.copy_(self._given[name])
-
-
-def _run(model: nn.Module, inputs: Any) -> Tensor:
-    """Run user code; whatever it raises becomes one sentence.
-
-    Raises:
-        ModelError: if the model fails.
-        JoulewiseError: if joulewise refuses something on the way.
-        OutOfMemoryError: if there is too little memory.
-        CheckpointError: if a forward pass computes parts twice.
-    """
-    try:
-        return call(model, inputs)
-    except (JoulewiseError, CheckpointError, torch.OutOfMemoryError):
-        raise
-    except (Exception, SystemExit) as error:  # the user's code: anything may happen
-        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors_in(inputs))
-        cause = cause_of(error)
-        raise ModelError(f"the model fails on inputs of shape {shapes} with {cause}") from error
 
 
 def _versions(nested: Any) -> list[int]:

@@ -7,6 +7,7 @@ function: Python may deliver Ctrl-C between the call of ``__exit__`` and its fir
 from __future__ import annotations
 
 import functools
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,7 +18,15 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Exact", "Opened", "SameDraws", "guarded", "random_state", "same_modes"]
+__all__ = [
+    "Exact",
+    "Opened",
+    "SameDraws",
+    "TwiceDifferentiable",
+    "guarded",
+    "random_state",
+    "same_modes",
+]
 
 
 Arguments = ParamSpec("Arguments")
@@ -71,6 +80,14 @@ def _fast_path() -> list[Switch]:
     return [(mha.get_fastpath_enabled, mha.set_fastpath_enabled, False)]
 
 
+def _eager() -> list[Switch]:
+    """A compiled graph leaves out what happens between its operations, or fails at it."""
+    dynamo: Any = sys.modules.get("torch._dynamo.eval_frame")  # imported where something compiles
+    if dynamo is None:
+        return []
+    return [(lambda: dynamo._stance, dynamo._set_stance, dynamo.DynamoStance("force_eager"))]
+
+
 def _float32() -> list[Switch]:
     """TF32 has 10 bits of mantissa: its rounding moves outputs more than a good memory does.
 
@@ -99,12 +116,19 @@ def _readable(read: Callable[[], Any]) -> bool:
     return True
 
 
-def _fused() -> list[Switch]:
-    """A recurrent layer or attention as one operation hides its products from a trace."""
-    c, cuda = torch._C, torch.backends.cuda
+def _recurrent() -> list[Switch]:
+    """A recurrent layer as one operation hides its products from a trace."""
+    c = torch._C
     return [
         (c._get_mkldnn_enabled, c._set_mkldnn_enabled, False),
         (c._get_cudnn_enabled, c._set_cudnn_enabled, False),
+    ]
+
+
+def _attention() -> list[Switch]:
+    """So does attention, whose gradient in one operation has no gradient either."""
+    cuda = torch.backends.cuda
+    return [
         (cuda.flash_sdp_enabled, cuda.enable_flash_sdp, False),
         (cuda.mem_efficient_sdp_enabled, cuda.enable_mem_efficient_sdp, False),
         (cuda.cudnn_sdp_enabled, cuda.enable_cudnn_sdp, False),
@@ -112,7 +136,8 @@ def _fused() -> list[Switch]:
     ]
 
 
-_FAST_PATH, _FLOAT32, _FUSED = _Switches(_fast_path), _Switches(_float32), _Switches(_fused)
+_FAST_PATH, _EAGER = _Switches(_fast_path), _Switches(_eager)
+_FLOAT32, _RECURRENT, _ATTENTION = map(_Switches, (_float32, _recurrent, _attention))
 
 
 class _Block:
@@ -156,18 +181,26 @@ class Exact(_Block):
 
     Args:
         model: Precision is left alone if it is on no GPU, or None.
+        eager: True to run compiled models uncompiled.
     """
 
-    def __init__(self, model: nn.Module | None) -> None:
+    def __init__(self, model: nn.Module | None, *, eager: bool = True) -> None:
         on_gpu = model is not None and any(p.is_cuda for p in model.parameters())
-        super().__init__(_FAST_PATH, *[_FLOAT32] * on_gpu)
+        super().__init__(_FAST_PATH, *[_EAGER] * eager, *[_FLOAT32] * on_gpu)
 
 
 class Opened(_Block):
     """Recurrent layers and attention run as the products that they are made of."""
 
     def __init__(self) -> None:
-        super().__init__(_FUSED)
+        super().__init__(_RECURRENT, _ATTENTION)
+
+
+class TwiceDifferentiable(_Block):
+    """Attention runs as the products that it is made of, whose gradients have gradients."""
+
+    def __init__(self) -> None:
+        super().__init__(_ATTENTION)
 
 
 def guarded(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:

@@ -7,11 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from joulewise.errors import ModelError, refuse
-from joulewise.placement.model_copy import check_initialised
+from joulewise.placement.model_copy import check_stored
 
 __all__ = ["Owner", "Owners", "ParameterGroup", "extent", "owned_parameters", "parameter_groups"]
 
@@ -84,7 +83,7 @@ def parameter_groups(model: nn.Module) -> dict[str, ParameterGroup]:
     Raises:
         ModelError: if one is lazy, meta, sparse, or shares part of its storage with another.
     """
-    check_initialised(model)
+    check_stored(model)
     found: dict[tuple[Any, ...], tuple[str, Tensor, list[Owner]]] = {}
     for path, module in model.named_modules(remove_duplicate=True):
         for name, parameter in module._parameters.items():
@@ -94,8 +93,6 @@ def parameter_groups(model: nn.Module) -> dict[str, ParameterGroup]:
             if parameter.is_meta:
                 allowed = "a device with memory: load the model's weights first"
                 refuse(f"the device of {full}", "meta", allowed, ModelError)
-            if parameter.layout != torch.strided:
-                refuse(f"the layout of {full}", parameter.layout, "a dense tensor", ModelError)
             key = (parameter.data_ptr() or id(parameter), parameter.shape, parameter.stride())
             found.setdefault(key, (full, parameter.detach(), []))[2].append((path, name))
     groups = {

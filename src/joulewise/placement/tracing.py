@@ -15,9 +15,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from joulewise.data.nested import batch_size, tensors_in
 from joulewise.devices import MatrixInputs
 from joulewise.errors import ModelError
+from joulewise.nested import batch_size, tensors_in
 from joulewise.placement.matrix_inputs import matrix_inputs_of
 from joulewise.placement.private_copy import PrivateModel
 from joulewise.placement.process_state import Exact, Opened
@@ -113,7 +113,7 @@ def trace(
             module.register_forward_pre_hook(watched.hook(layer), with_kwargs=True)
     counter.mark(inputs)
     with Exact(private.model), Opened(), torch.no_grad(), counter:
-        private.call(inputs)
+        private.run(inputs)
     return Trace(
         weight_reads=dict(counter.reads),
         activations=watched.seen,

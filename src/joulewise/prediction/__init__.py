@@ -20,6 +20,7 @@ linearisation    a network to first order: probes, and per-sample gradients of a
 
 from joulewise.prediction._error_model import ErrorModel as ErrorModel
 from joulewise.prediction._error_model import error_model as error_model
+from joulewise.prediction._error_model import weight_error_model as weight_error_model
 from joulewise.prediction._predict import METHODS as METHODS
 from joulewise.prediction._predict import predict as predict
 from joulewise.prediction._predict import register_method as register_method
@@ -28,10 +29,9 @@ from joulewise.prediction.corrected import Corrected as Corrected
 from joulewise.prediction.first_order import FirstOrder as FirstOrder
 from joulewise.prediction.forecast import AccuracyForecast as AccuracyForecast
 from joulewise.prediction.forecast import Forecast as Forecast
-from joulewise.prediction.forecast import ForecastRecord as ForecastRecord
 from joulewise.prediction.problem import Method as Method
 from joulewise.prediction.problem import Problem as Problem
-from joulewise.prediction.problem import posed as posed
+from joulewise.prediction.problem import loaded_problem as loaded_problem
 
 __all__ = [
     "METHODS",
@@ -40,12 +40,12 @@ __all__ = [
     "ErrorModel",
     "FirstOrder",
     "Forecast",
-    "ForecastRecord",
     "Method",
     "Problem",
     "Total",
     "error_model",
-    "posed",
+    "loaded_problem",
     "predict",
     "register_method",
+    "weight_error_model",
 ]

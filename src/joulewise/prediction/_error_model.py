@@ -13,28 +13,34 @@ the words of each class in each channel, and every channel's mean moves on its o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from joulewise.data import Split
-from joulewise.devices import Device, KnobRange, Point, WordClasses
+from joulewise.devices import Device, Point, WordClasses
 from joulewise.devices.operating_point import as_point
-from joulewise.errors import check_in_range, refuse
-from joulewise.placement import Placed, Placement
+from joulewise.errors import check_count, check_in_range, refuse
+from joulewise.placement import At, Memory, Placed, Placement, guarded, private_memory
 from joulewise.prediction.linearisation import Linearisation
-from joulewise.prediction.problem import Problem, posed
+from joulewise.prediction.problem import Problem, loaded_problem
 from joulewise.prediction.tensor_groups import (
     TensorGroup,
     mean_directions,
     moments_at,
     point_rows,
 )
+from joulewise.progress import Progress, reporting
 
-__all__ = ["ErrorModel", "error_model"]
+__all__ = ["ErrorModel", "error_model", "weight_error_model"]
+
+
+# Random +-1 probes of the weights' relative error.
+_PROBES = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -42,57 +48,73 @@ class ErrorModel:
     """The output error as a function of the plan; see `error_model`.
 
     Args:
-        plan: The plan ``P0`` of the linearisation.
+        placement: The model and its memories.
+        points: The operating points of the plan ``P0`` of the linearisation.
         samples: Samples that the figures are a mean over.
         outputs: Outputs of each sample.
         error: Error of the probed outputs at the mean that ``P0`` reads, ``[samples]``.
         groups: The placed tensors.
     """
 
-    plan: Mapping[str, Point]
+    placement: Placement
+    points: Mapping[str, Point]
     samples: int
     outputs: int
     error: Tensor
     groups: tuple[TensorGroup, ...]
 
-    def parts(self, plan: Mapping[str, Point]) -> tuple[Tensor, dict[str, Tensor]]:
+    def mse(self, at: At) -> Tensor:
+        """The output error, a float64 scalar, differentiable in the values of ``at``.
+
+        Args:
+            at: Operating points; see `error_model`.
+        """
+        return self.mse_at(self.placement.points(at))
+
+    def mse_at(self, points: Mapping[str, Point]) -> Tensor:
+        """The output error at points that are known to fit; see `shift_and_variance`."""
+        shift, variance = self.shift_and_variance(points)
+        return shift + torch.stack(list(variance.values())).sum()
+
+    def shift_and_variance(self, points: Mapping[str, Point]) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean shift and variance by tensor, as `Forecast` has them.
 
         Args:
-            plan: An operating point for each placed tensor; points may require gradients.
+            points: An operating point for each placed tensor, on its device's knob; points may
+                require gradients.
 
         Returns:
             ``mean_shift`` and ``variance``, float64.
         """
-        off, variance = self.outputs_off(plan)
+        off, variance = self.output_errors(points)
         return off.square().mean() / self.outputs, variance
 
-    def outputs_off(self, plan: Mapping[str, Point]) -> tuple[Tensor, dict[str, Tensor]]:
+    def output_errors(self, points: Mapping[str, Point]) -> tuple[Tensor, dict[str, Tensor]]:
         """Error of the probed outputs at the mean read, and the variance by tensor.
 
         Args:
-            plan: See `parts`.
+            points: See `shift_and_variance`.
 
         Returns:
-            float64 ``[samples]``, and ``variance`` of `parts`.
+            float64 ``[samples]``, and ``variance`` of `shift_and_variance`.
         """
         off = self.error
         variance: dict[str, Tensor] = {}
         for group in self.groups:
-            moved, var = group.at(plan)
+            moved, var = group.at(points)
             off = off + moved
             variance.update(zip(group.names, var, strict=True))
         return off, variance
 
     def single_changes(
-        self, plan: Mapping[str, Point], name: str, points: Tensor
+        self, points: Mapping[str, Point], name: str, tried: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Changes when one tensor, or one of its output channels, leaves the plan.
 
         Args:
-            plan: An operating point for each placed tensor.
+            points: An operating point for each placed tensor.
             name: The tensor.
-            points: The points to try, ``[tried, 1, *point]``; where each channel has a point
+            tried: The points to try, ``[tried, 1, *point]``; where each channel has a point
                 ``[tried, channels, *point]``, one channel moving at a time.
 
         Returns:
@@ -100,41 +122,40 @@ class ErrorModel:
             ``[tried, channels]``; float64.
         """
         group = next(group for group in self.groups if name in group.names)
-        return group.single_changes(plan, name, points)
-
-    def mse(self, plan: Mapping[str, Point]) -> Tensor:
-        """The whole error at a plan, a float64 scalar; see `parts`."""
-        shift, variance = self.parts(plan)
-        return shift + torch.stack(list(variance.values())).sum()
+        return group.single_changes(points, name, tried)
 
 
+@guarded
 def error_model(
     placement: Placement,
     data: Split | Iterable[Any],
-    plan: Mapping[str, Point],
     *,
+    at: At,
     seed: int = 0,
     batch_size: int | None = None,
     memory_bytes: int = 1 << 30,
-    progress: Callable[[float, float], None] | None = None,
+    progress: Progress = False,
 ) -> ErrorModel:
     """Linearise the output error of a placement around one plan, as a function of the plan.
 
     One forward and one backward pass, from a random +-1 probe of each sample's outputs: some 500
-    samples are enough. At ``plan`` it equals `predict` by first order, apart from the random
-    probes; elsewhere the gradients are those at ``plan``, and the moments are exact (from tables to
+    samples are enough. There it equals `predict` by first order, apart from the random
+    probes; elsewhere the gradients stay the same, and the moments are exact (from tables to
     a relative 1e-6 where points are scalar).
 
     Errors that first order misses, above all those of a rectifier that only noise switches on, are
     missed here, and plans that are optimised against this model exploit them, the more so the more
     points they have: `allocate` verifies plans on simulated chips.
 
+    Where a memory states no moments, the mean shift keeps the squared error of the estimated means:
+    the variance over the number of chips, 1/64 by default, by which errors are stated too large.
+
     Args:
         placement: The model and its memories; the model is left as it was.
         data: As for `predict`; targets are not used.
-        plan: The plan of the linearisation. Its shapes decide those of the plans that can be
-            evaluated: numbers for numbers, points for each bit plane for the same, and points for
-            each output channel for the same or one point for all.
+        at: The plan of the linearisation; see `predict`. Its shapes decide those of the plans that
+            can be evaluated: numbers for numbers, points for each bit plane for the same, and
+            points for each output channel for the same or one point for all.
         seed: Seed of the probes.
         batch_size: As for `predict`.
         memory_bytes: Memory that one pass may take beside the model, roughly.
@@ -144,8 +165,8 @@ def error_model(
         The model.
 
     Raises:
-        InputError: if the plan does not fit the placement, or activations are on a memory without
-            classes of words.
+        InputError: if the plan does not fit the placement, a memory has no adjustable knob, or
+            activations are on a memory without classes of words.
 
     Example:
         >>> from joulewise.data import load_digits
@@ -155,45 +176,97 @@ def error_model(
         >>> digits = load_digits()
         >>> model = build("mlp", digits.input_shape, digits.classes, seed=0)
         >>> placement = place(model, weights=SRAM(bits=8))
-        >>> errors = error_model(placement, digits.test, placement.plan(eta=0.5))
-        >>> near, far = (float(errors.mse(placement.plan(eta=eta))) for eta in (0.5, 0.3))
+        >>> errors = error_model(placement, digits.test, at={"eta": 0.5})
+        >>> near, far = (float(errors.mse({"eta": eta})) for eta in (0.5, 0.3))
         >>> far > 10 * near
         True
     """
+    check_count("seed", seed, 0)
     check_in_range("memory_bytes", memory_bytes, 1, 1 << 60)
-    chosen = {name: as_point(point).detach() for name, point in plan.items()}
-    placement.check_plan(chosen)
-    with posed(placement, data, chosen, batch_size=batch_size, progress=progress) as problem:
+    with (
+        reporting(progress) as report,
+        loaded_problem(
+            placement,
+            data,
+            at,
+            targets=False,
+            batch_size=batch_size,
+            progress=partial(report, "predicting"),
+        ) as problem,
+    ):
+        _check_adjustable(placement)
+        points = {name: as_point(point).detach() for name, point in problem.points.items()}
+        problem = replace(problem, points=points)
         network = Linearisation(problem, seed=seed, memory_bytes=memory_bytes)
-        return _Builder(problem, chosen).build(network)
+        return _Builder(placement, problem.memory, points).build(problem, network)
+
+
+def _check_adjustable(placement: Placement) -> None:
+    for placed in placement.placed:
+        if not placed.device.knob.adjustable:
+            refuse(
+                f"the knob of {placed.name}",
+                f"{placed.device.knob.name}, which cannot be chosen",
+                "a memory whose operating point is a choice, or predict at each point",
+            )
+
+
+def weight_error_model(placement: Placement, *, at: At) -> ErrorModel:
+    """The relative error of the weights as a function of the plan, for outputs of no fixed shape.
+
+    ``sum |w_hat - w|^2 / |w|^2`` over the placed weights takes the place of the output error, which
+    outputs such as lists of detections do not have. It knows nothing of how much each layer
+    matters: plans that are chosen by it are verified by simulation, and cost more than those of
+    `error_model`.
+
+    Args:
+        placement: The model and its memories, which hold weights alone.
+        at: See `error_model`; decides the shapes of points.
+
+    Raises:
+        InputError: if activations are placed.
+    """
+    for placed in placement.placed:
+        if placed.role == "activation":
+            got = f"placed, {placed.name}, for a model whose outputs have no fixed shape"
+            refuse("an activation", got, "placed weights alone, for such a model")
+    points = {n: as_point(point).detach() for n, point in placement.points(at).items()}
+    with private_memory(placement, frozen=True) as memory:
+        return _Builder(placement, memory, points).of_weights()
 
 
 class _Builder:
     """Builds an error model."""
 
-    def __init__(self, problem: Problem, plan: Mapping[str, Tensor]) -> None:
-        self._problem, self._plan = problem, plan
-        placed = problem.placement.placed
+    def __init__(self, placement: Placement, memory: Memory, points: Mapping[str, Tensor]) -> None:
+        self._placement, self._memory, self._points = placement, memory, points
+        placed = placement.placed
         self._classes = {p.name: self._classes_of(p) for p in placed}
         self._by_channel = {
-            p.name for p in placed if plan[p.name].ndim > (1 if p.device.planes else 0)
+            p.name for p in placed if points[p.name].ndim > (1 if p.device.knob.bit_planes else 0)
         }
-        self._rows = {n: point_rows(p, n in self._by_channel) for n, p in plan.items()}
+        self._rows = {n: point_rows(p, n in self._by_channel) for n, p in points.items()}
         self._groups = self._grouped()
         self._directions: dict[str, Tensor] = {}
         for first, *others in self._groups:
             directions = mean_directions(
                 self._classes[first.name].moments,
-                KnobRange.of(first.device),
+                first.device.knob,
                 self._rows[first.name].shape[1:],
                 first.device.smooth,
+                # Each point that is estimated takes many reads.
+                sampled=48 if first.device.states_moments else 8,
             )
             self._directions |= dict.fromkeys([p.name for p in (first, *others)], directions)
 
     def _classes_of(self, placed: Placed) -> WordClasses:
         device: Device[Any] = placed.device
         if placed.role == "weight":
-            return device.word_classes(self._problem.memory.stored[placed.name])
+            stored = self._memory.stored[placed.name]
+            if device.states_moments:
+                return device.word_classes(stored)
+            # Words of a class would share the error of an estimate, which then does not average.
+            return Device.word_classes(device, stored)
         if type(device).word_classes is Device.word_classes:
             refuse(
                 f"the memory of {placed.name}",
@@ -206,7 +279,7 @@ class _Builder:
     def _grouped(self) -> list[list[Placed]]:
         """Placed tensors whose classes have the same moments, at points of the same shape."""
         groups: list[list[Placed]] = []
-        for placed in self._problem.placement.placed:
+        for placed in self._placement.placed:
             for group in groups:
                 first = group[0].name
                 same = self._classes[first].moments == self._classes[placed.name].moments
@@ -217,10 +290,11 @@ class _Builder:
                 groups.append([placed])
         return groups
 
-    def build(self, network: Linearisation) -> ErrorModel:
-        problem, images, errors = self._problem, 0, []
+    def build(self, problem: Problem, network: Linearisation) -> ErrorModel:
+        """The output error, from one pass over the data."""
+        images, errors = 0, []
         squares: dict[str, Tensor] = {}
-        response: dict[str, list[Tensor]] = {name: [] for name in self._plan}
+        response: dict[str, list[Tensor]] = {name: [] for name in self._points}
         most = max(len(directions) for directions in self._directions.values())
         for piece in network.pieces(most):
             error, found = network.class_sums(
@@ -237,12 +311,45 @@ class _Builder:
             problem.progress(images, problem.images)
         scaled = {name: part / (images * problem.outputs) for name, part in squares.items()}
         joined = {name: torch.cat(parts) for name, parts in response.items()}
+        return self._model(images, problem.outputs, torch.cat(errors), scaled, joined)
+
+    def of_weights(self) -> ErrorModel:
+        """The relative error of the weights; see `weight_error_model`."""
+        generator = torch.Generator().manual_seed(0)
+        error = torch.zeros(_PROBES, dtype=torch.float64)
+        squares, response = {}, {}
+        for placed in self._placement.placed:
+            name, rows = placed.name, self._rows[placed.name]
+            weights = placed.device.ideal(self._memory.stored[name]).double()
+            each = torch.full_like(weights, 1 / max(float(weights.square().sum()), 1e-300))
+            sums = self._classes[name].summed(each, by_channel=name in self._by_channel)
+            squares[name] = sums = sums.reshape(len(rows), -1).cpu()
+            # The sum over classes of squared shifts of their means is that of +-1 probes of them.
+            signs = torch.randint(2, (_PROBES, *sums.shape), generator=generator) * 2 - 1
+            probes = signs * sums.sqrt()
+            moments, smooth = self._classes[name].moments, placed.device.smooth
+            reliable = as_point(placed.device.knob.most_reliable).expand(rows.shape)
+            now, ideal = (moments_at(moments, point, smooth)[0] for point in (rows, reliable))
+            error += torch.einsum("prc,rc->p", probes, now - ideal)
+            moved = torch.einsum("prc,dc->prd", probes, self._directions[name])
+            response[name] = moved.flatten(1)
+        return self._model(_PROBES, 1, error, squares, response)
+
+    def _model(
+        self,
+        samples: int,
+        outputs: int,
+        error: Tensor,
+        squares: Mapping[str, Tensor],
+        response: Mapping[str, Tensor],
+    ) -> ErrorModel:
         return ErrorModel(
-            plan=self._plan,
-            samples=images,
-            outputs=problem.outputs,
-            error=torch.cat(errors),
-            groups=tuple(self._group(group, scaled, joined) for group in self._groups),
+            placement=self._placement,
+            points=self._points,
+            samples=samples,
+            outputs=outputs,
+            error=error,
+            groups=tuple(self._group(group, squares, response) for group in self._groups),
         )
 
     def _group(
@@ -273,4 +380,4 @@ class _Builder:
             origin=mean @ directions.mT,
         )
         scalar = rows[0].ndim == 1
-        return group.with_curves(KnobRange.of(first.device)) if group.smooth and scalar else group
+        return group.with_curves(first.device.knob) if group.smooth and scalar else group

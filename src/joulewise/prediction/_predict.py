@@ -12,13 +12,13 @@ from torch.nn.utils.rnn import PackedSequence
 from torch.utils.checkpoint import CheckpointError
 
 from joulewise.data import Split
-from joulewise.devices import Point
-from joulewise.errors import DataError, InputError, ModelError, refuse
-from joulewise.placement import Placement, guarded
+from joulewise.errors import ModelError, refuse
+from joulewise.placement import At, Placement, guarded
 from joulewise.prediction.corrected import Corrected
 from joulewise.prediction.first_order import FirstOrder
 from joulewise.prediction.forecast import Forecast
-from joulewise.prediction.problem import Method, Problem, is_class, posed
+from joulewise.prediction.problem import Method, Problem, loaded_problem
+from joulewise.progress import Progress, reporting
 from joulewise.user_code import cause_of
 
 __all__ = ["METHODS", "predict", "register_method"]
@@ -50,33 +50,34 @@ def register_method(name: str, factory: Callable[[], Method]) -> None:
 def predict(
     placement: Placement,
     data: Split | Iterable[Any],
-    plan: Mapping[str, Point] | None = None,
     *,
+    at: At,
     method: str | Method = "first-order",
+    metric: Any = None,
     batch_size: int | None = None,
-    progress: Callable[[float, float], None] | None = None,
-    **setting: Point,
+    progress: Progress = False,
 ) -> Forecast:
     """Predict output error and accuracy of a placement at one plan, without simulating chips.
 
     Args:
-        placement: The model and its memories; the model is left as it was, after errors too.
-        data: A split, or an iterable of ``(inputs, targets)`` batches, read once and kept.
-        plan: An operating point for each placed tensor; or give one ``setting`` for all. Points
+        placement: The model and its memories; the model is not written to.
+        data: See `joulewise.simulation.simulate`.
+        at: Operating points: knobs with their values, such as ``{"eta": 0.5}``, or a plan. Values
             that are tensors with ``requires_grad`` get gradients from the forecast.
         method: A name of `METHODS`, or a method with options, such as ``FirstOrder(probes=4)``.
+        metric: See `joulewise.simulation.simulate`. Top-1 accuracy of outputs ``[batch, classes]``
+            is predicted; for others the forecast says that it is not, and has the output error.
         batch_size: Samples in a forward pass; None chooses by the size of a sample.
-        progress: Called with the number of samples done and expected.
-        **setting: One operating point for every placed tensor, for instance ``eta=0.5``.
+        progress: True for a bar in terminals and notebooks, or a function of step, done, expected.
 
     Returns:
         The forecast.
 
     Raises:
-        InputError: if both or neither of ``plan`` and a setting are given, the method is not known,
-            or the data holds no sample.
-        DataError: if a target is a class that the model has no output for.
-        ModelError: if the method does not support the model.
+        InputError: if an argument is of the wrong kind, the method is not known, or the data holds
+            no sample.
+        DataError: if targets do not fit the outputs or the metric.
+        ModelError: if the method does not support the model, or its outputs have no fixed shape.
         OutOfMemoryError: if there is too little memory.
 
     Example:
@@ -86,13 +87,11 @@ def predict(
         >>> from joulewise.placement import place
         >>> digits = load_digits()
         >>> model = build("mlp", digits.input_shape, digits.classes, seed=0)
-        >>> forecast = predict(place(model, weights=SRAM(bits=8)), digits.test, eta=0.5)
+        >>> forecast = predict(place(model, weights=SRAM(bits=8)), digits.test, at={"eta": 0.5})
         >>> parts = float(forecast.mean_shift + forecast.total_variance)
         >>> abs(float(forecast.mse) - parts) <= 1e-12, list(forecast.variance)[0]
         (True, 'features.1.weight')
     """
-    if (plan is None) == (not setting):
-        raise InputError("predict needs a plan or one setting such as eta=0.5, and not both")
     if isinstance(method, type) or not (isinstance(method, str) or hasattr(method, "forecast")):
         refuse("method", method, "a name, or a value such as FirstOrder(probes=4)")
     if isinstance(method, str):
@@ -100,9 +99,18 @@ def predict(
             allowed = f"one of {', '.join(METHODS)}; `import joulewise.contrib` for more"
             refuse("method", repr(method), allowed)
         method = METHODS[method]()
-    chosen = placement.plan(**setting) if plan is None else placement.check_plan(plan)
-    with posed(placement, data, chosen, batch_size=batch_size, progress=progress) as problem:
-        _check_data(problem)
+    with (
+        reporting(progress) as report,
+        loaded_problem(
+            placement,
+            data,
+            at,
+            metric=metric,
+            batch_size=batch_size,
+            progress=partial(report, "predicting"),
+        ) as problem,
+    ):
+        _refuse_packed(problem)
         try:
             return method.forecast(problem)
         except CheckpointError as error:
@@ -121,15 +129,8 @@ def predict(
             ) from error
 
 
-def _check_data(problem: Problem) -> None:
-    """Refuse packed sequences, and targets that the model has no output for."""
-    for batch, reference in zip(problem.batches, problem.references, strict=True):
+def _refuse_packed(problem: Problem) -> None:
+    """Refuse packed sequences, which no method splits into samples."""
+    for batch in problem.batches:
         if isinstance(batch.inputs, PackedSequence):
             refuse("inputs", "a packed sequence", "a padded one, whose first axis is the batch")
-        if not is_class(batch.targets) or reference.ndim != 2:
-            continue
-        assert batch.targets is not None
-        low, high = int(batch.targets.min()), int(batch.targets.max())
-        if low < 0 or high >= reference.shape[1]:
-            wrong = low if low < 0 else high
-            refuse("a target", wrong, f"a class from 0 to {reference.shape[1] - 1}", DataError)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from joulewise.devices import MomentEstimate
 from joulewise.prediction.accuracy import Ballot
 from joulewise.prediction.forecast import Forecast
 from joulewise.prediction.linearisation import LinearLogits, Piece
@@ -27,7 +28,9 @@ class Total:
         shift: Squared mean shift of each sample, piece by piece.
         variance: The same of the variance, by placed tensor.
         outputs: The same of the error of each output, where it is known.
+        shift_error: Standard error of the squared shift of each sample from estimated means.
         ratios: Ratio of true to linear variance, by placed tensor; 1 where there is none.
+        estimates: Origin of the moments of each placed tensor whose device states none.
         ballot: Accuracy.
     """
 
@@ -35,7 +38,9 @@ class Total:
     shift: list[Tensor] = field(default_factory=list)
     variance: dict[str, list[Tensor]] = field(default_factory=dict)
     outputs: list[Tensor] = field(default_factory=list)
+    shift_error: list[Tensor] = field(default_factory=list)
     ratios: Mapping[str, FaultRatio] = field(default_factory=dict)
+    estimates: Mapping[str, MomentEstimate] = field(default_factory=dict)
     ballot: Ballot = field(default_factory=Ballot)
 
     def add(
@@ -68,7 +73,12 @@ class Total:
         if correction is not None and scaled:
             factor = correction.variance_ratio(torch.stack(list(scaled.values())).sum(0))
             scaled = {name: part * factor for name, part in scaled.items()}
-        self.add(_squared(error, correction).mean(1), scaled)
+        shift = _squared(error, correction).mean(1)
+        if (spread := self._mean_error(scaled)) is not None:
+            # Gradients of probes do not tell the direction of the error of the mean.
+            self.shift_error.append(2 * (shift.clamp(min=0) * spread).sqrt())
+            shift = shift - spread
+        self.add(shift, scaled)
 
     def add_logits(
         self,
@@ -96,7 +106,13 @@ class Total:
         if not exact:
             return
         ideal = piece.reference.reshape(piece.samples, -1).double().gather(1, logits.classes)
-        shift = _squared(logits.mean.double() - ideal, correction)
+        error = logits.mean.double() - ideal
+        shift = _squared(error, correction)
+        if (spread := self._mean_error(cov)) is not None:
+            along = error if correction is None else error + correction.mean
+            spent = torch.einsum("so,sop,sp->s", along, spread, along).clamp(min=0)
+            self.shift_error.append(2 * spent.sqrt() / error.shape[1])
+            shift = shift - spread.diagonal(dim1=1, dim2=2)
         errors = shift + whole.diagonal(dim1=1, dim2=2)
         self.add(
             shift.mean(1),
@@ -104,21 +120,38 @@ class Total:
             torch.zeros_like(errors).scatter_(1, logits.classes, errors),
         )
 
+    def _mean_error(self, variance: Mapping[str, Tensor]) -> Tensor | None:
+        """Variance of the outputs at estimated means, by which their squared shift is too large."""
+        parts = [variance[n] / e.chips for n, e in self.estimates.items() if n in variance]
+        return torch.stack(parts).sum(0) if parts else None
+
     def _ratio(self, name: str) -> float:
         return self.ratios[name].mean if name in self.ratios else 1.0
 
     def _standard_error(self, per_sample: Tensor, variance: Mapping[str, Tensor]) -> float | None:
-        """Standard error of the mean over samples and, where single faults were tried, of those."""
+        """Standard error of the mean over samples, of single faults and of estimated moments.
+
+        Errors of estimated means are taken as common to all samples, which overstates them; those
+        of variances are as if all words mattered alike.
+        """
         if len(per_sample) < 2:
             return None
         squared = float(per_sample.var()) / len(per_sample)
         for name, ratio in self.ratios.items():
             part = float(variance[name].detach().mean())
             squared += (part * ratio.standard_error / max(ratio.mean, 1e-12)) ** 2
+        for name, estimate in self.estimates.items():
+            squared += (float(variance[name].detach().mean()) * estimate.relative_error) ** 2
+        if (spread := self._mean_error(variance)) is not None:
+            squared += float(torch.cat(self.shift_error).detach().mean()) ** 2
+            squared += 2 * float(spread.detach().mean()) ** 2
         return float(squared**0.5)
 
     def forecast(self, method: str, problem: Problem) -> Forecast:
         """The forecast for all samples."""
+        if self.estimates:
+            chips = max(estimate.chips for estimate in self.estimates.values())
+            method = f"{method}, moments estimated from {chips} chips"
         shift = torch.cat(self.shift)
         none = torch.zeros_like(shift)
         found = {name: torch.cat(parts) for name, parts in self.variance.items()}
@@ -134,6 +167,7 @@ class Total:
             per_sample=per_sample,
             per_output=torch.cat(self.outputs).mean(0) if self.outputs else None,
             accuracy=self.ballot.result(),
+            refusal=problem.refusal,
         )
 
 

@@ -6,11 +6,14 @@ and the mean of the second is known in closed form:
     MSE = E lin + mean over chips of (sim - lin).
 
 This is unbiased at any strength of the noise, states its standard error, and needs far fewer chips
-than simulation alone wherever the two are well correlated.
+than simulation alone wherever the two are well correlated. Where the differences vary more than the
+simulated errors do (a model that clamps its weights, say, bounds an error that is large to first
+order), the simulated chips alone are the estimate.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,7 +21,7 @@ import torch
 from torch import Tensor
 
 from joulewise.devices import Chip
-from joulewise.errors import InputError, check_in_range
+from joulewise.errors import InputError, check_in_range, refuse
 from joulewise.placement import Placement
 from joulewise.prediction.accumulation import Total
 from joulewise.prediction.accuracy import Ballot, over_chips
@@ -36,7 +39,8 @@ class Corrected:
     """First order, corrected by a few simulated chips; for strong noise.
 
     Every output is probed, so this is for networks of few outputs, such as classifiers. The
-    gradients in the points of the plan are those of first order, scaled.
+    gradients in the points of the plan are those of first order, scaled. Where first order would
+    add more noise than it removes, the estimate is the mean of the simulated chips.
 
     The standard error is estimated from the drawn chips. Where a few rare faults cause most of the
     error (eight-bit masking in a stem with nine weights a filter), thirty chips may show none of
@@ -84,6 +88,9 @@ class Corrected:
                 f'Corrected(outputs={outputs}), a backward pass for each, or method="first-order"'
             )
         network = Linearisation(problem, seed=self.seed, memory_bytes=self.memory_bytes)
+        for name in network.estimates:
+            got = "one that states no moments, whose estimates are no known mean"
+            refuse(f"the memory of {name}", got, 'method="first-order", or simulate')
         chips = [Chip(seed=_SEED_OF_CHIPS + self.seed + k) for k in range(self.chips)]
         total, paired = Total(), _PairedChips(self.chips)
         with torch.set_grad_enabled(network.differentiable):
@@ -106,7 +113,7 @@ def _simulated(
     """The outputs of each chip, in the order of ``logits``: ``[samples, outputs, chips]``."""
     found = []
     for chip in chips:
-        problem.memory.read(problem.plan, chip)
+        problem.memory.read(problem.points, chip)
         output = problem.memory.call(piece.inputs).reshape(piece.samples, -1)
         found.append(output.to(logits.mean.dtype).gather(1, logits.classes))
     return torch.stack(found, 2)
@@ -132,8 +139,10 @@ class _PairedChips:
     def __init__(self, chips: int) -> None:
         self._simulated, self._linear = torch.zeros(2, chips, dtype=torch.float64)
         self._right = torch.zeros(chips, dtype=torch.float64)
-        self._shift, self._expected, self._numbers = 0.0, 0.0, 0
-        self._per_sample: list[Tensor] = []
+        self._expected, self._numbers = 0.0, 0
+        # With the control variate and without it: which of them is known at the end.
+        self._shift = {True: 0.0, False: 0.0}
+        self._per_sample: dict[bool, list[Tensor]] = {True: [], False: []}
 
     def add(self, piece: Piece, logits: LinearLogits, simulated: Tensor) -> None:
         """Add some samples.
@@ -150,12 +159,14 @@ class _PairedChips:
         errors = [(found - ideal[:, :, None]).square() for found in (simulated, linear)]
         self._simulated += errors[0].sum((0, 1)).cpu()
         self._linear += errors[1].sum((0, 1)).cpu()
-        self._per_sample.append((errors[0] - errors[1]).mean((1, 2)))
+        self._per_sample[True].append((errors[0] - errors[1]).mean((1, 2)))
+        self._per_sample[False].append(errors[0].mean((1, 2)))
         rest = simulated - linear
-        centre = logits.mean.double() + rest.mean(2) - ideal
-        # The square of an estimate is biased by the variance of the estimate.
-        bias = rest.var(2) / rest.shape[2]
-        self._shift += float((centre.square() - bias).sum())
+        for controlled, known, drawn in ((True, logits.mean, rest), (False, 0.0, simulated)):
+            centre = known + drawn.mean(2) - ideal
+            # The square of an estimate is biased by the variance of the estimate.
+            bias = drawn.var(2) / drawn.shape[2]
+            self._shift[controlled] += float((centre.square() - bias).sum())
         whole = torch.stack([part.double() for part in logits.cov.values()]).sum(0)
         shift = (logits.mean.double() - ideal).square().sum()
         self._expected += float(shift + whole.diagonal(dim1=1, dim2=2).sum())
@@ -170,52 +181,65 @@ class _PairedChips:
             linear: That forecast.
             ballot: Accuracy of the linearised chips.
         """
-        mse, error = control(
+        mse, error, controlled = control(
             self._simulated / self._numbers,
             self._linear / self._numbers,
             self._expected / self._numbers,
         )
-        mse = max(mse, 0.0)
-        shift = min(max(self._shift / self._numbers, 0.0), mse)
+        shift = min(max(self._shift[controlled] / self._numbers, 0.0), mse)
         spread = float(linear.total_variance.detach())
         scale = (mse - shift) / spread if spread else 0.0
+        # Equal parts where first order sees none.
+        rest = 0.0 if spread else (mse - shift) / len(linear.variance)
+        per_sample = torch.cat(self._per_sample[controlled])
         return Forecast(
             method=linear.method,
             plan=linear.plan,
             images=linear.images,
             mean_shift=linear.mean_shift + (shift - linear.mean_shift.detach()),
-            variance={name: part * scale for name, part in linear.variance.items()},
+            variance={name: part * scale + rest for name, part in linear.variance.items()},
             standard_error=error,
-            per_sample=linear.per_sample + torch.cat(self._per_sample),
+            per_sample=linear.per_sample + per_sample if controlled else per_sample,
             per_output=None,
             accuracy=None if linear.accuracy is None else self._accuracy(linear, ballot),
+            refusal=linear.refusal,
         )
 
     def _accuracy(self, linear: Forecast, ballot: Ballot) -> AccuracyForecast:
         assert linear.accuracy is not None
         simulated = self._right / linear.images
-        mean, _ = control(simulated, ballot.chip_accuracies(), linear.accuracy.mean)
-        return over_chips(min(max(mean, 0.0), 1.0), simulated)
+        mean, _, _ = control(simulated, ballot.chip_accuracies(), linear.accuracy.mean, high=1.0)
+        return over_chips(mean, simulated)
 
 
-def control(found: Tensor, variate: Tensor, expected: float) -> tuple[float, float]:
-    """Mean of ``found`` with a control variate of known mean.
+def control(
+    found: Tensor, variate: Tensor, expected: float, high: float = math.inf
+) -> tuple[float, float, bool]:
+    """Mean of ``found`` with a control variate of known mean, where that helps.
 
     The slope is 1 instead of fitted: a fit to few chips of which none shows a large fault would be
-    biased, and without any fault the slope is not defined.
+    biased, and without any fault the slope is not defined. It is 0 where ``found`` varies less than
+    its difference from the variate, and where the mean would be outside the range of ``found``.
 
     Args:
-        found: One number for each chip, float64.
+        found: One number for each chip, 0 to ``high``, float64.
         variate: The control variate on the same chips.
         expected: Its mean over all chips.
+        high: Upper end of the range of ``found``.
 
     Returns:
-        ``expected + mean(found - variate)``, and its standard error.
+        ``expected + mean(found - variate)``, its standard error and True; or the mean of ``found``,
+        its standard error and False.
 
     Example:
         >>> variate = torch.tensor([0.0, 1.0, 2.0, 3.0], dtype=torch.float64)
         >>> control(variate + 1, variate, expected=2.0)
-        (3.0, 0.0)
+        (3.0, 0.0, True)
+        >>> control(variate / 4, variate, expected=2.0)[2]
+        False
     """
     rest = found - variate
-    return expected + float(rest.mean()), float(rest.std()) / len(rest) ** 0.5
+    mean, rounding = expected + float(rest.mean()), 1e-9 * float(found.mean())
+    if 0.0 <= mean <= high and rest.std() <= found.std() + rounding:
+        return mean, float(rest.std()) / len(rest) ** 0.5, True
+    return float(found.mean()), float(found.std()) / len(found) ** 0.5, False

@@ -104,7 +104,7 @@ class FirstOrder:
         outputs = problem.outputs
         scalars = min(outputs, self.classes) if wanted else 0
         exact = scalars == outputs and not network.differentiable
-        total = Total()
+        total = Total(estimates=network.estimates)
         if self.secants:
             first = next(network.pieces(0))  # as many samples as fit in a forward pass
             seed = _SEED_OF_FAULTS + self.seed

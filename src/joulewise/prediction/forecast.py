@@ -1,20 +1,26 @@
-"""Results of a prediction, as differentiable tensors and as plain data."""
+"""Results of a prediction, differentiable in the operating points."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from joulewise.devices import PlainPoint, Point, plain_point
+from joulewise.placement import Plan
+from joulewise.results import Result, format_value, plotted
+from joulewise.units import format_percent
 
-__all__ = ["AccuracyForecast", "Forecast", "ForecastRecord"]
+__all__ = ["AccuracyForecast", "Forecast"]
+
+# Tensors that a short text names.
+_SHOWN = 4
 
 
-class AccuracyForecast(BaseModel):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccuracyForecast:
     """Predicted accuracy of the chips at one plan, for the given samples.
 
     Args:
@@ -25,32 +31,14 @@ class AccuracyForecast(BaseModel):
         chips: Chips that ``chip_std`` and ``quantiles`` were estimated from; 0 for none.
     """
 
-    model_config = ConfigDict(frozen=True)
-
     mean: float
     chip_std: float | None = None
     quantiles: tuple[float, float, float] | None = None
     chips: int = 0
 
 
-class ForecastRecord(BaseModel):
-    """A `Forecast` as plain data that can be stored as JSON and read again."""
-
-    model_config = ConfigDict(frozen=True)
-
-    method: str
-    plan: dict[str, PlainPoint]
-    images: int
-    mse: float
-    standard_error: float | None
-    mean_shift: float
-    variance: dict[str, float]
-    shares: dict[str, float]
-    accuracy: AccuracyForecast | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Forecast:
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+class Forecast(Result):
     """The output error of a network at one plan, without simulating chips.
 
     Errors are squared differences from the outputs ``z`` of the model as given (not rounded to
@@ -58,22 +46,25 @@ class Forecast:
     ``MSE = |E f - z|^2 + Var f``, expectation and variance over chips.
 
     Args:
-        method: Name of the method.
+        method: Name of the method; says if the moments of a memory were estimated from its reads.
         plan: The operating point of each placed tensor.
         images: Samples that the figures are a mean over.
         mean_shift: ``|E f - z|^2``; a float64 scalar, differentiable in the points of the plan.
         variance: Contribution of each placed tensor to ``Var f``; float64 scalars, differentiable
             in the points, whose sum is the whole variance.
         standard_error: Standard error of ``mse`` over samples, which covers random probes and the
-            choice of samples (over chips with ``corrected``); None for a single sample.
+            choice of samples (over chips with ``corrected``), and the error of estimated moments;
+            None for a single sample.
         per_sample: The error of each sample, float64 ``[images]``.
         per_output: The error of each output, float64, in the shape of one output; None where random
             probes mixed the outputs.
-        accuracy: Predicted accuracy; None without targets, or where it was not requested.
+        accuracy: Predicted accuracy; None where it is not predicted, or was not requested.
+        refusal: Reason why the metric of the targets is not predicted; None if it is, or if there
+            are no targets.
     """
 
     method: str
-    plan: Mapping[str, Point]
+    plan: Plan
     images: int
     mean_shift: Tensor
     variance: Mapping[str, Tensor]
@@ -81,6 +72,7 @@ class Forecast:
     per_sample: Tensor
     per_output: Tensor | None
     accuracy: AccuracyForecast | None
+    refusal: str | None = None
 
     @property
     def mse(self) -> Tensor:
@@ -95,19 +87,46 @@ class Forecast:
     @property
     def shares(self) -> dict[str, float]:
         """Fraction of the error from each placed tensor, in [0, 1]; the mean shift is the rest."""
-        mse = float(self.mse)
-        return {n: float(part) / mse if mse else 0.0 for n, part in self.variance.items()}
+        mse = _number(self.mse)
+        return {n: _number(part) / mse if mse else 0.0 for n, part in self.variance.items()}
 
-    def record(self) -> ForecastRecord:
-        """The figures as plain data."""
-        return ForecastRecord(
-            method=self.method,
-            plan={name: plain_point(point) for name, point in self.plan.items()},
-            images=self.images,
-            mse=float(self.mse),
-            standard_error=self.standard_error,
-            mean_shift=float(self.mean_shift),
-            variance={name: float(part) for name, part in self.variance.items()},
-            shares=self.shares,
-            accuracy=self.accuracy,
-        )
+    def to_dict(self) -> dict[str, Any]:
+        """See `Result`."""
+        return {
+            "method": self.method,
+            "plan": self.plan.to_dict(),
+            "samples": self.images,
+            "mse": _number(self.mse),
+            "standard_error": self.standard_error,
+            "mean_shift": _number(self.mean_shift),
+            "variance": {name: _number(part) for name, part in self.variance.items()},
+            "accuracy": None if self.accuracy is None else asdict(self.accuracy),
+            "refusal": self.refusal,
+        }
+
+    def plot(self) -> Any:
+        """Contribution of each placed tensor to the output error (plotly)."""
+        bars = {"type": "bar", "x": list(self.shares), "y": list(self.shares.values())}
+        return plotted(bars, y="fraction of the output error")
+
+    def _rows(self) -> Sequence[Mapping[str, Any]]:
+        shares = self.shares
+        return [
+            {"tensor": name, "variance": _number(part), "fraction": shares[name]}
+            for name, part in self.variance.items()
+        ]
+
+    def _overview(self) -> tuple[str, Mapping[str, str]]:
+        error = "" if self.standard_error is None else f", standard error {self.standard_error:.2g}"
+        figures = {"output error": f"{_number(self.mse):.4g}{error}"}
+        if self.accuracy is not None:
+            figures["accuracy"] = format_value(self.accuracy.mean, (0.0, 1.0))
+        if self.refusal is not None:
+            figures["not predicted"] = self.refusal
+        largest = sorted(self.shares.items(), key=lambda item: -item[1])
+        figures["from"] = ", ".join(f"{n} {format_percent(s, 0)}" for n, s in largest[:_SHOWN])
+        return f"{self.method}, {self.images} samples", figures
+
+
+def _number(value: Tensor) -> float:
+    return float(value.detach())

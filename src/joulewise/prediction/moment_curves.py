@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from joulewise.devices import KnobRange
+from joulewise.devices import Knob
 
 __all__ = ["MomentCurves"]
 
@@ -33,25 +33,25 @@ class MomentCurves:
     """Tabulated functions of an operating point; see `tabulate`.
 
     Args:
-        limits: The range of the knob.
+        knob: The knob.
         levels: Levels of the table, ascending from 0 to 1, float64 ``[levels]``.
         values: Values there, ``[levels, curves]``.
         slopes: Derivatives with respect to the level, ``[levels, curves]``.
     """
 
-    limits: KnobRange
+    knob: Knob
     levels: Tensor
     values: Tensor
     slopes: Tensor
 
     @classmethod
     def tabulate(
-        cls, limits: KnobRange, function: Callable[[Tensor], Tensor], numbers: int
+        cls, knob: Knob, function: Callable[[Tensor], Tensor], numbers: int
     ) -> MomentCurves:
         """Tabulate functions to a relative error of 1e-6, except at kinks.
 
         Args:
-            limits: The range of the knob.
+            knob: The knob.
             function: All curves at one point, float64 ``[curves]`` from a scalar; twice
                 differentiable.
             numbers: Numbers that one call of ``function`` works on, which bounds the memory.
@@ -59,9 +59,7 @@ class MomentCurves:
 
         def both(levels: Tensor) -> tuple[Tensor, Tensor]:
             at_a_time = max(1, _AT_A_TIME // numbers)
-            parts = [
-                _with_slopes(limits, function, part) for part in torch.split(levels, at_a_time)
-            ]
+            parts = [_with_slopes(knob, function, part) for part in torch.split(levels, at_a_time)]
             values, slopes = zip(*parts, strict=True)
             return torch.cat(values), torch.cat(slopes)
 
@@ -70,7 +68,7 @@ class MomentCurves:
             values, slopes = both(levels)
             unsettled = torch.ones(_FIRST, dtype=torch.bool)  # intervals, by their left end
             for _ in range(_HALVINGS):
-                curves = cls(limits=limits, levels=levels, values=values, slopes=slopes)
+                curves = cls(knob=knob, levels=levels, values=values, slopes=slopes)
                 left = unsettled.nonzero()[:, 0]
                 middles = (levels[left] + levels[left + 1]) / 2
                 found, steep = both(middles)
@@ -86,7 +84,7 @@ class MomentCurves:
                     break
                 below = levels[torch.searchsorted(levels, middles[wrong]) - 1]
                 unsettled = torch.isin(levels[:-1], torch.cat([middles[wrong], below]))
-        return cls(limits=limits, levels=levels, values=values, slopes=slopes)
+        return cls(knob=knob, levels=levels, values=values, slopes=slopes)
 
     def at(self, points: Tensor, which: Tensor) -> Tensor:
         """Curves at points, differentiable.
@@ -95,7 +93,7 @@ class MomentCurves:
             points: float64, any shape.
             which: Index of the curve of each, int64, of a shape that broadcasts.
         """
-        return self._at(self.limits.shares(points), which)
+        return self._at(self.knob.levels(points), which)
 
     def _at(self, levels: Tensor, which: Tensor) -> Tensor:
         place = torch.searchsorted(self.levels, levels.detach().contiguous(), right=True)
@@ -111,12 +109,12 @@ class MomentCurves:
 
 
 def _with_slopes(
-    limits: KnobRange, function: Callable[[Tensor], Tensor], levels: Tensor
+    knob: Knob, function: Callable[[Tensor], Tensor], levels: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Values and slopes at some levels, ``[levels, curves]`` each."""
     with torch.enable_grad():
         at = levels.detach().requires_grad_()
-        values = torch.func.vmap(function)(limits.differentiable(at))
+        values = torch.func.vmap(function)(knob.points(at))
         if not values.requires_grad:
             return values, torch.zeros_like(values)
         # Forward-mode derivatives by two backward passes: the first is linear in its cotangent, and

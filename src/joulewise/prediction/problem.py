@@ -4,18 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from torch import Tensor
 
 from joulewise.data import Split
-from joulewise.data.nested import batch_size
 from joulewise.devices import Point
-from joulewise.placement import Batch, Memory, Placement, loaded, outputs_of, prepare
+from joulewise.errors import ModelError, check_kind, refuse
+from joulewise.metrics import Accuracy, Metric
+from joulewise.nested import batch_size
+from joulewise.placement import (
+    At,
+    Batch,
+    Memory,
+    Placement,
+    Plan,
+    prepare,
+    private_memory,
+    reference_pass,
+)
 from joulewise.prediction.forecast import Forecast
 
-__all__ = ["Method", "Problem", "is_class", "posed"]
+__all__ = ["Method", "Problem", "loaded_problem"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -25,17 +36,21 @@ class Problem:
     Args:
         placement: The model and its memories.
         memory: The placement's memory, loaded; decides the weights that the model computes with.
-        plan: An operating point for each placed tensor.
+        plan: The plan that is predicted.
+        points: Its operating point of each placed tensor, on the device's knob.
         batches: The samples, on the model's device.
         references: The outputs of the model as given for each batch, float32 or float64.
+        metric: The metric of the targets; None without targets, or for those of no known metric.
         progress: Takes the number of samples done and expected.
     """
 
     placement: Placement
     memory: Memory
-    plan: Mapping[str, Point]
+    plan: Plan
+    points: Mapping[str, Point]
     batches: Sequence[Batch]
     references: Sequence[Tensor]
+    metric: Metric | None
     progress: Callable[[float, float], None]
 
     @property
@@ -51,54 +66,74 @@ class Problem:
     @property
     def differentiable(self) -> bool:
         """True if a point of the plan requires a gradient."""
-        points = [p for p in self.plan.values() if isinstance(p, Tensor)]
+        points = [p for p in self.points.values() if isinstance(p, Tensor)]
         return any(point.requires_grad for point in points)
 
     @property
-    def has_classes(self) -> bool:
-        """True if each sample has scores of two classes or more, and a class as its target."""
-        return all(
-            is_class(batch.targets) and reference.ndim == 2 and reference.shape[1] >= 2
-            for batch, reference in zip(self.batches, self.references, strict=True)
+    def refusal(self) -> str | None:
+        """Reason why the metric is not predicted; None if it is, or if there is none."""
+        if self.metric is None or self.has_classes:
+            return None
+        return (
+            f"{self.metric.name} is not predicted: only top-1 accuracy of outputs [batch, classes] "
+            "is; simulate gives it, and the output error is predicted"
         )
 
-
-def is_class(targets: Tensor | None) -> bool:
-    """True if targets are one integer for each sample."""
-    return targets is not None and targets.ndim == 1 and not targets.is_floating_point()
+    @property
+    def has_classes(self) -> bool:
+        """True if the metric is top-1 accuracy of outputs ``[batch, classes]``."""
+        top_1 = isinstance(self.metric, Accuracy) and self.metric == Accuracy()
+        return top_1 and all(r.ndim == 2 and r.shape[1] >= 2 for r in self.references)
 
 
 @contextmanager
-def posed(
+def loaded_problem(
     placement: Placement,
     data: Split | Iterable[Any],
-    plan: Mapping[str, Point],
+    at: At,
     *,
+    metric: Any = None,
+    targets: bool = True,
     batch_size: int | None = None,
-    progress: Callable[[float, float], None] | None = None,
+    progress: Callable[[float, float], None] = lambda done, expected: None,
 ) -> Iterator[Problem]:
     """Set up a problem on a private copy of the model, with its memory.
 
     Args:
         placement: The model and its memories.
         data: As for `joulewise.prediction.predict`.
-        plan: An operating point for each placed tensor.
+        at: As for `joulewise.prediction.predict`.
+        metric: As for `joulewise.prediction.predict`.
+        targets: False to leave out targets, for the output error alone.
         batch_size: As for `joulewise.prediction.predict`.
-        progress: As for `joulewise.prediction.predict`.
+        progress: Called with the number of samples done and expected.
 
     Yields:
         The problem.
+
+    Raises:
+        ModelError: if the model's outputs have no fixed shape.
     """
+    check_kind("placement", placement, Placement, "the result of joulewise.place(model, ...)")
+    plan, points = placement.plan(at), placement.points(at)
     batches = prepare(data, placement.model, batch_size)
-    with loaded(placement, frozen=True) as memory:
-        memory.original()
+    if not targets:
+        batches = [replace(batch, targets=None) for batch in batches]
+    with private_memory(placement, frozen=True) as memory:
+        reference = reference_pass(memory, batches, metric, required=False)
+        outputs = [tensor for tensor in reference.outputs if tensor is not None]
+        if len(outputs) < len(batches) or len({output.shape[1:] for output in outputs}) > 1:
+            got = "outputs without a tensor of one shape, such as lists of detections"
+            refuse("the model", f"one with {got}", "simulate, with a metric", ModelError)
         yield Problem(
             placement=memory.placement,
             memory=memory,
             plan=plan,
+            points=points,
             batches=batches,
-            references=outputs_of(memory, batches),
-            progress=progress or (lambda done, expected: None),
+            references=outputs,
+            metric=reference.metric,
+            progress=progress,
         )
 
 

@@ -116,7 +116,7 @@ def _output(
     problem = network.problem
     # Converters do not round here: their steps average out over the pairs, and at the size of the
     # small step a rounded function has no tangent.
-    problem.memory.expect(problem.plan, means, observer, convert=False)
+    problem.memory.expect(problem.points, means, observer, convert=False)
     return problem.memory.call(piece.inputs).double()
 
 

@@ -114,7 +114,7 @@ def _output_with(
 ) -> Tensor:
     """The output with one entry of one weight, in logical order, moved from the mean read."""
     problem, mean = network.problem, network.fixed[name]
-    problem.memory.expect(problem.plan, network.fixed)
+    problem.memory.expect(problem.points, network.fixed)
     place = torch.unravel_index(torch.tensor(entry), mean.shape)
     before = mean[place].clone()
     with torch.no_grad():

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from joulewise.devices import KnobRange, Point
+from joulewise.devices import Knob, Point
+from joulewise.devices.moments import ClassMoments
 from joulewise.devices.operating_point import as_point
 from joulewise.prediction.moment_curves import MomentCurves
 
-__all__ = ["ClassMoments", "TensorGroup", "mean_directions", "moments_at", "point_rows"]
+__all__ = ["TensorGroup", "mean_directions", "moments_at", "point_rows"]
 
-ClassMoments = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""Mean and variance of each class of words at a point; see `joulewise.devices.WordClasses`."""
-
-# Points that are sampled for the directions in which means move, the smallest singular value that
+# Of the directions in which means move: the smallest singular value that
 # counts, relative to the norm of the means, and the most directions.
-_SAMPLED, _NEGLIGIBLE, _MOST_DIRECTIONS = 48, 1e-4, 12
+_NEGLIGIBLE, _MOST_DIRECTIONS = 1e-4, 12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -94,9 +92,9 @@ class TensorGroup:
         moved = torch.einsum("srw,trw->trs", response, coordinates[1:] - coordinates[0])
         return moved, var[1:] - var[0]
 
-    def with_curves(self, limits: KnobRange) -> TensorGroup:
+    def with_curves(self, knob: Knob) -> TensorGroup:
         """The same group with tables over the range of the knob."""
-        most, _ = self.moments(torch.tensor(limits.most, dtype=torch.float64))
+        most, _ = self.moments(torch.tensor(knob.most_reliable, dtype=torch.float64))
 
         def sums(point: Tensor) -> Tensor:
             mean, var = self.moments(point)
@@ -104,7 +102,7 @@ class TensorGroup:
             # of the table is then one of the difference.
             return torch.cat([self.squares @ var, self.directions @ (mean - most)])
 
-        curves = MomentCurves.tabulate(limits, sums, 8 * len(most))
+        curves = MomentCurves.tabulate(knob, sums, 8 * len(most))
         return replace(self, curves=curves, origin=self.origin - self.directions @ most)
 
     def _rows_of(self, point: Point, place: int) -> Tensor:
@@ -155,24 +153,25 @@ def moments_at(moments: ClassMoments, points: Tensor, smooth: bool) -> tuple[Ten
 
 
 def mean_directions(
-    moments: ClassMoments, limits: KnobRange, shape: torch.Size, smooth: bool
+    moments: ClassMoments, knob: Knob, shape: torch.Size, smooth: bool, *, sampled: int
 ) -> Tensor:
     """An orthonormal basis of the motion of the class means over the range of the knob.
 
     Args:
         moments: Moments of each class.
-        limits: The range of the knob.
+        knob: The knob.
         shape: Shape of a point: of a scalar, or of one for each bit plane.
         smooth: See `moments_at`.
+        sampled: Number of points.
 
     Returns:
         ``[directions, classes]``, from a singular value decomposition at random points.
     """
     generator = torch.Generator().manual_seed(0)
-    levels = torch.rand(_SAMPLED, *shape, generator=generator, dtype=torch.float64, device="cpu")
+    levels = torch.rand(sampled, *shape, generator=generator, dtype=torch.float64, device="cpu")
     if len(shape):  # points whose bit planes are similar, too
-        levels = levels * torch.rand(_SAMPLED, 1, generator=generator, dtype=torch.float64)
-    means, _ = moments_at(moments, limits.differentiable(levels), smooth)
+        levels = levels * torch.rand(sampled, 1, generator=generator, dtype=torch.float64)
+    means, _ = moments_at(moments, knob.points(levels), smooth)
     _, sizes, directions = torch.linalg.svd(means - means.mean(0), full_matrices=False)
     matter = sizes > _NEGLIGIBLE * means.norm()
     basis: Tensor = directions[matter & (torch.arange(len(sizes)) < _MOST_DIRECTIONS)]

@@ -6,7 +6,6 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from joulewise.allocation import Allocation
 from joulewise.report.allocation_figure import allocation_figure
 from joulewise.report.allocation_summary import (
     TensorShare,
@@ -31,7 +30,7 @@ from joulewise.report.provenance import (
     device_facts,
     machine_facts,
 )
-from joulewise.study import AllocationRecord, CoDesignRecord
+from joulewise.study import AllocationEvidence, AllocationRecord, CoDesignRecord
 from joulewise.units import format_percent
 
 __all__ = ["render_allocation", "write_allocation_report"]
@@ -114,7 +113,7 @@ def _button(record: AllocationRecord, index: int) -> str:
     return allocation_words(record, index).removeprefix("a point for ")
 
 
-def _levels(found: Allocation, knob: Knob) -> str:
+def _levels(found: AllocationEvidence, knob: Knob) -> str:
     """How often each level is used, where they are few on purpose."""
     points = found.plan.values()
     used = Counter(p for point in points for p in flat_points(point))
@@ -157,7 +156,7 @@ def _run(record: AllocationRecord) -> list[Fact]:
     return facts + machine_facts(record.environment)
 
 
-def _test_error(record: AllocationRecord, last: Allocation) -> str:
+def _test_error(record: AllocationRecord, last: AllocationEvidence) -> str:
     """One standard error of the accuracy, in points; empty without targets."""
     simulation = last.simulation
     if simulation is None or not simulation.accuracy:

@@ -6,12 +6,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from joulewise.allocation import Allocation, Attempt, Granularity
+from joulewise.allocation import Granularity
 from joulewise.devices import PlainPoint
 from joulewise.report.knob import Knob, unit_of
 from joulewise.report.summary import Answer, percent
-from joulewise.simulation import Simulation
-from joulewise.study import AllocationRecord, CoDesignRecord, PlacedRecord
+from joulewise.study import (
+    AllocationEvidence,
+    AllocationRecord,
+    AttemptRecord,
+    CoDesignRecord,
+    PlacedRecord,
+    SimulationRecord,
+)
 from joulewise.units import format_percent, format_si
 
 __all__ = [
@@ -160,7 +166,7 @@ def goal_in_words(goal: Mapping[str, Any]) -> str:
     """What was to hold.
 
     Args:
-        goal: As `joulewise.allocation.Allocation` has it.
+        goal: As `joulewise.study.AllocationEvidence` has it.
 
     Example:
         >>> goal_in_words({"goal": "YieldGoal", "accuracy": 0.98, "share": 0.9})
@@ -259,7 +265,7 @@ def _signed(share: float) -> str:
     return f"{100 * share:+.1f} %"
 
 
-def _accuracy(simulation: Simulation | None) -> tuple[str, str]:
+def _accuracy(simulation: SimulationRecord | None) -> tuple[str, str]:
     if simulation is None or not simulation.accuracy:
         return "", ""
     if simulation.chips == 1:
@@ -268,7 +274,7 @@ def _accuracy(simulation: Simulation | None) -> tuple[str, str]:
     return format_percent(simulation.mean_accuracy), f"{100 * low:.2f} to {100 * high:.2f}"
 
 
-def tensor_shares(record: AllocationRecord, found: Allocation) -> list[TensorShare]:
+def tensor_shares(record: AllocationRecord, found: AllocationEvidence) -> list[TensorShare]:
     """What each placed tensor is given under a plan, from input to output.
 
     Args:
@@ -297,7 +303,7 @@ def _over(part: float, whole: float) -> float:
     return part / whole if whole else 0.0
 
 
-def attempt_cells(found: Allocation, attempt: Attempt) -> list[str]:
+def attempt_cells(found: AllocationEvidence, attempt: AttemptRecord) -> list[str]:
     """One plan on fresh chips as a row: energy, chips, bound, confidence, whether it holds, taken.
 
     Args:
@@ -353,7 +359,7 @@ def _within_goal(record: AllocationRecord) -> str:
     return f"{saved}. {_capital(goal)} was shown to hold {evidence}."
 
 
-def _evidence(found: Allocation) -> str:
+def _evidence(found: AllocationEvidence) -> str:
     if found.simulation is None:
         return "by prediction alone"
     sure = f"with {100 * found.confidence:g} % confidence"
@@ -402,7 +408,7 @@ def _within_energy(record: AllocationRecord) -> str:
     return f"{said}."
 
 
-def _reached(found: Allocation) -> str:
+def _reached(found: AllocationEvidence) -> str:
     """How well a plan does, by the best that is known of it."""
     simulation = found.simulation
     if simulation is None:

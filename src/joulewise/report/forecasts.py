@@ -6,11 +6,16 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from joulewise.prediction import ForecastRecord
 from joulewise.report.knob import Knob
 from joulewise.report.style import si
-from joulewise.simulation import Simulation
-from joulewise.study import Comparison, ContenderRecord, PlacedRecord, agreement
+from joulewise.study import (
+    Comparison,
+    ContenderRecord,
+    ForecastRecord,
+    PlacedRecord,
+    SimulationRecord,
+    agreement,
+)
 from joulewise.study.forecasting import losses, nearest
 from joulewise.units import format_percent
 
@@ -47,7 +52,7 @@ class Pair:
 
     point: float
     forecast: ForecastRecord
-    simulation: Simulation
+    simulation: SimulationRecord
     lost: float
     low: float | None
     high: float | None
@@ -108,7 +113,7 @@ def pairs(contender: ContenderRecord) -> list[Pair]:
     ]
 
 
-def _pair(point: float, forecast: ForecastRecord, simulation: Simulation) -> Pair:
+def _pair(point: float, forecast: ForecastRecord, simulation: SimulationRecord) -> Pair:
     ideal = simulation.ideal_accuracy or 0.0
     low, high = simulation.accuracy_interval()
     known = math.isfinite(low)

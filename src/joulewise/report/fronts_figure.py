@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 import plotly.graph_objects as go
 
-from joulewise.allocation import FrontPoint
 from joulewise.report.fronts_summary import (
     accuracy_words,
     front_ideal,
@@ -18,7 +17,7 @@ from joulewise.report.fronts_summary import (
 from joulewise.report.style import OTHER, Style, empty_figure, plain, si, style_of
 from joulewise.report.summary import points
 from joulewise.simulation import Interval
-from joulewise.study import FrontComparison, FrontRecord
+from joulewise.study import FrontComparison, FrontPointRecord, FrontRecord
 from joulewise.units import format_percent
 
 __all__ = ["View", "front_figure"]
@@ -74,7 +73,7 @@ def front_figure(comparison: FrontComparison, view: View = "accuracy") -> go.Fig
     return figure
 
 
-def _height(front: FrontRecord, point: FrontPoint, view: View) -> tuple[float, float, float]:
+def _height(front: FrontRecord, point: FrontPointRecord, view: View) -> tuple[float, float, float]:
     """What a plan reaches, and how far its interval reaches up and down."""
     simulation = point.simulation
     if view == "mse":
@@ -129,7 +128,7 @@ def _line(front: FrontRecord, style: Style, view: View) -> go.Scatter:
     )
 
 
-def _hover(front: FrontRecord, point: FrontPoint, style: Style) -> list[str]:
+def _hover(front: FrontRecord, point: FrontPointRecord, style: Style) -> list[str]:
     simulation = point.simulation
     chips = f"{simulation.chips:,} chip{'' if simulation.chips == 1 else 's'}"
     lines = [f"<b>{style.name}</b>"]

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from joulewise.allocation import FrontPoint
 from joulewise.report.allocation_figure import points_in_words
 from joulewise.report.knob import Knob, unit_of
 from joulewise.report.style import short_name
 from joulewise.report.summary import Answer, drop_in_words, percent
-from joulewise.study import FrontComparison, FrontRecord, IsoAccuracy
+from joulewise.study import FrontComparison, FrontPointRecord, FrontRecord, IsoAccuracy
 from joulewise.units import format_percent, format_si
 
 __all__ = [
@@ -142,7 +141,7 @@ def _detail(row: FrontRow) -> str:
     return f"{row.name}: {_share(row)} of reliable, {row.memory_energy} an inference."
 
 
-def plan_in_words(front: FrontRecord, point: FrontPoint) -> list[str]:
+def plan_in_words(front: FrontRecord, point: FrontPointRecord) -> list[str]:
     """A plan in a few lines, one for each tensor, or one for all that are alike.
 
     Args:
@@ -163,7 +162,7 @@ def plan_in_words(front: FrontRecord, point: FrontPoint) -> list[str]:
     return lines
 
 
-def accuracy_words(point: FrontPoint) -> str:
+def accuracy_words(point: FrontPointRecord) -> str:
     """Mean accuracy over chips with its 95 % interval; empty without targets.
 
     Args:

@@ -11,8 +11,7 @@ import torch
 
 from joulewise.devices import ExponentialLaw, VoltageTable
 from joulewise.devices.reliability_laws import ReliabilityLaw, VoltageRow
-from joulewise.simulation import Simulation
-from joulewise.study import ContenderRecord
+from joulewise.study import ContenderRecord, SimulationRecord
 
 __all__ = ["YIELD_DROP", "PointFigures", "bit_error_rate", "point_figures", "reliable_total_j"]
 
@@ -59,7 +58,7 @@ def point_figures(contender: ContenderRecord) -> list[PointFigures]:
     ]
 
 
-def _figures(simulation: Simulation, point: float, rate: float | None) -> PointFigures:
+def _figures(simulation: SimulationRecord, point: float, rate: float | None) -> PointFigures:
     low, high = simulation.accuracy_interval()
     target = (simulation.ideal_accuracy or 0.0) - YIELD_DROP - _ROUNDING
     q05, q50, q95 = (simulation.accuracy_quantile(share) for share in (0.05, 0.5, 0.95))
@@ -82,7 +81,7 @@ def bit_error_rate(device: Mapping[str, Any] | None, knob: str, point: float) ->
 
     Args:
         device: As its ``describe`` wrote it; None if there is none.
-        knob: ``"eta"`` or ``"v_dd"``.
+        knob: ``"eta"``, ``"v_dd"`` or ``"bit_error_rate"``.
         point: The knob's setting; ``v_dd`` in volts.
 
     Returns:
@@ -93,6 +92,8 @@ def bit_error_rate(device: Mapping[str, Any] | None, knob: str, point: float) ->
         >>> round(rate, 6)
         0.001662
     """
+    if knob == "bit_error_rate":
+        return point
     law = _law(device or {})
     if law is None or knob not in {"eta", "v_dd"}:
         return None

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from joulewise.report.summary import drop_in_words
-from joulewise.simulation import EnergyRecord
-from joulewise.study import ContenderRecord
+from joulewise.study import ContenderRecord, EnergyRecord
 from joulewise.study.comparison import Saving
 
 __all__ = ["COMPONENTS", "RELIABLE", "Split", "splits"]

@@ -1,21 +1,18 @@
-"""Simulate: accuracy and output error over many chips, with intervals.
+"""Simulation: metric and output error over many chips, with intervals.
 
 montecarlo   runs a placement on chips at one operating point, or at many with the same chips
 result       what a simulation found: per chip, and as mean, interval, quantile and yield
 statistics   intervals for means and proportions
-scoring      how outputs are scored
 """
 
 from joulewise.simulation.montecarlo import simulate as simulate
 from joulewise.simulation.montecarlo import sweep as sweep
-from joulewise.simulation.result import EnergyRecord as EnergyRecord
 from joulewise.simulation.result import Simulation as Simulation
 from joulewise.simulation.statistics import Interval as Interval
 from joulewise.simulation.statistics import mean_interval as mean_interval
 from joulewise.simulation.statistics import proportion_interval as proportion_interval
 
 __all__ = [
-    "EnergyRecord",
     "Interval",
     "Simulation",
     "mean_interval",

@@ -2,75 +2,80 @@
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import Tensor
-
 from joulewise.data import Split
-from joulewise.data.nested import batch_size
-from joulewise.devices import Chip, Point, plain_point
-from joulewise.errors import InputError, check_in_range
+from joulewise.devices import Chip, Point
+from joulewise.errors import check_count, check_in_range, check_kind, refuse
+from joulewise.nested import batch_size as batch_size_of
 from joulewise.placement import (
-    Batch,
+    At,
     Memory,
     Placement,
+    Plan,
+    Score,
     energy,
     guarded,
-    loaded,
-    outputs_of,
     prepare,
+    private_memory,
+    reference_pass,
+    score_pass,
 )
-from joulewise.simulation.result import EnergyRecord, Simulation
-from joulewise.simulation.scoring import Metric, Score, score, top1
+from joulewise.progress import Progress, reporting
+from joulewise.simulation.result import Simulation
 from joulewise.simulation.statistics import mean_interval
 
 __all__ = ["simulate", "sweep"]
 
-Plan = Mapping[str, Point]
 # A rule that looks after every chip stops on lucky streaks. Looking this rarely, and never before
 # 20 chips, the 95 % interval of a gamma-distributed loss still covers above 92 % of the time
 # (tests/simulation/test_montecarlo.py). No such rule sees a rare chip that it has not drawn.
 _FIRST_LOOK, _LOOK_EVERY = 20, 10
 
 
-@guarded
 def simulate(
     placement: Placement,
     data: Split | Iterable[Any],
     *,
-    plan: Plan | None = None,
+    at: At,
     chips: int = 200,
     seed: int = 0,
     half_width: float | None = None,
     batch_size: int | None = None,
-    metric: Metric = top1,
-    progress: Callable[[int], None] | None = None,
-    **setting: Point,
+    metric: Any = None,
+    progress: Progress = False,
 ) -> Simulation:
-    """Accuracy and output error of a placement at one operating point, over many chips.
+    """Metric and output error of a placement at one operating point, over many chips.
 
     Args:
-        placement: What is stored where; its model is left as it was, whatever happens.
-        data: A split, or an iterable of ``(inputs, targets)`` batches, read once and kept.
-        plan: An operating point for each placed tensor; or give one ``setting`` for all.
-        chips: How many chips; the most, where ``half_width`` is given.
+        placement: What is stored where; its model is not written to.
+        data: A split, a torch ``Dataset``, or an iterable of batches such as a ``DataLoader``, read
+            once and kept. A batch is ``(inputs, targets)``, a dict with ``labels``, or inputs
+            alone, for the output error alone.
+        at: Operating points: knobs with their values, such as ``{"eta": 0.5}``, or a plan.
+        chips: Number of chips; the most, where ``half_width`` is given.
         seed: Chip ``k`` has the seed ``seed + k``. The same seed, the same result.
-        half_width: Stop when the 95 % interval of the mean accuracy (of the mean output error,
-            relative to it, without targets) is at most this much to either side. Where one chip in
-            fifty is far worse than the others, a run can end before it met one: give chips then.
+        half_width: Stop when the 95 % interval of the mean of the metric is at most this much to
+            either side, in its unit (of the mean output error, relative to it, without targets).
+            Where one chip in fifty is far worse than the others, a run can end before it met one:
+            give chips then.
         batch_size: Samples in a forward pass; None chooses by the size of a sample.
-        metric: Scores each sample in [0, 1]; the share of right answers by default.
-        progress: Called after each chip with the number of chips done.
-        **setting: One operating point for every placed tensor, for instance ``eta=0.5``.
+        metric: A value of `joulewise.metrics`, an object with the protocol of torchmetrics, or a
+            function of outputs and targets wrapped by `joulewise.metrics.FunctionMetric`; None
+            chooses by the targets (`joulewise.metrics.default_metric`), and the result names it.
+        progress: True for a bar in terminals and notebooks, or a function of step, done, expected.
 
     Returns:
         The result, with figures for each chip.
 
     Raises:
-        InputError: if both or neither of ``plan`` and a setting are given.
+        InputError: if an argument is of the wrong kind or out of range.
+        DataError: if targets do not fit the outputs or the metric.
+        ModelError: if the model cannot be copied or fails.
 
     Example:
         >>> from joulewise.data import load_digits
@@ -79,17 +84,15 @@ def simulate(
         >>> from joulewise.placement import place
         >>> digits = load_digits()
         >>> model = build("mlp", digits.input_shape, digits.classes, seed=0)
-        >>> result = simulate(place(model, weights=SRAM(bits=8)), digits.test, eta=0.5, chips=5)
-        >>> result.chips, result.energy.normalised
-        (5, 0.5)
+        >>> placement = place(model, weights=SRAM(bits=8))
+        >>> result = simulate(placement, digits.test, at={"eta": 0.5}, chips=5)
+        >>> result.chips, result.metric.name, result.energy.normalised
+        (5, 'accuracy', 0.5)
     """
-    if (plan is None) == (not setting):
-        raise InputError("simulate needs a plan or one setting such as eta=0.5, and not both")
-    chosen = placement.plan(**setting) if plan is None else plan
     (result,) = sweep(
         placement,
         data,
-        [chosen],
+        at=[at],
         chips=chips,
         seed=seed,
         half_width=half_width,
@@ -104,72 +107,104 @@ def simulate(
 def sweep(
     placement: Placement,
     data: Split | Iterable[Any],
-    plans: Sequence[Plan],
     *,
+    at: Sequence[At],
     chips: int = 200,
     seed: int = 0,
     half_width: float | None = None,
     batch_size: int | None = None,
-    metric: Metric = top1,
-    progress: Callable[[int], None] | None = None,
+    metric: Any = None,
+    progress: Progress = False,
 ) -> tuple[Simulation, ...]:
-    """Several plans on the same chips: differences between them are not noise between chips.
+    """Several operating points on the same chips: differences are not noise between chips.
 
     Args:
         placement: As for `simulate`.
         data: As for `simulate`.
-        plans: One plan for each result.
+        at: A list of what `simulate` takes, one for each result.
         chips: As for `simulate`.
         seed: As for `simulate`.
-        half_width: As for `simulate`, for each plan on its own.
+        half_width: As for `simulate`, for each result on its own.
         batch_size: As for `simulate`.
         metric: As for `simulate`.
-        progress: Called after each chip and plan with the number of both done.
+        progress: As for `simulate`.
 
     Returns:
-        One result for each plan, in order.
+        One result for each of ``at``, in order.
     """
-    check_in_range("chips", chips, 1, 10**7)
-    check_in_range("seed", seed, 0, 2**62)
+    check_kind("placement", placement, Placement, "the result of joulewise.place(model, ...)")
+    if isinstance(at, (Mapping, str)) or not isinstance(at, Iterable):
+        refuse("at", f"{at!r:.80}", 'a list such as [{"eta": 0.5}, {"eta": 0.6}]')
+    check_count("chips", chips, 1, 10**7)
+    check_count("seed", seed, 0)
     if half_width is not None:
-        check_in_range("half_width", half_width, 0.0, 1.0, open_low=True)
-    plans = [placement.check_plan(plan) for plan in plans]
-    batches = prepare(data, placement.model, batch_size)
-    traced = placement.trace(batches[0].inputs)
-    with loaded(traced) as memory:
-        baseline = _baseline(memory, batches, metric)
-        runs = [_Run(plan=plan) for plan in plans]
-        for chip in range(seed, seed + chips):
+        check_in_range("half_width", half_width, 0.0, math.inf, open_low=True)
+    runs = [_Run(plan=placement.plan(one), points=placement.points(one)) for one in at]
+    with reporting(progress) as report:
+        batches = prepare(data, placement.model, batch_size)
+        traced = placement.trace(batches[0].inputs)
+        with private_memory(traced) as memory:
+            reference = reference_pass(memory, batches, metric)
+            memory.ideal()
+            ideal = score_pass(memory, batches, reference)
+            if reference.metric is None and ideal.mse is None:
+                refuse(
+                    "the data",
+                    "without targets, for a model whose outputs have no fixed shape",
+                    "data with targets, and a metric",
+                )
+            for chip in range(seed, seed + chips):
+                for run in runs:
+                    if run.stopped:
+                        continue
+                    memory.read(run.points, Chip(seed=chip))
+                    run.scores.append(score_pass(memory, batches, reference))
+                    run.stop_if_sure(half_width)
+                    report("simulating", sum(len(r.scores) for r in runs), chips * len(runs))
             for run in runs:
-                if run.stopped:
-                    continue
-                memory.read(run.plan, Chip(seed=chip))
-                run.scores.append(score(memory, batches, baseline.references, metric))
-                run.stop_if_sure(half_width)
-                if progress is not None:
-                    progress(sum(len(r.scores) for r in runs))
-        for run in runs:
-            _warn_if_nothing_happened(memory, run, seed, baseline.ideal)
-    return tuple(_result(traced, run, baseline, seed, batches) for run in runs)
+                _warn_if_nothing_happened(memory, run, seed, ideal)
+    return tuple(
+        Simulation(
+            plan=run.plan,
+            seed=seed,
+            samples=sum(batch_size_of(batch.inputs) for batch in batches),
+            metric=reference.metric,
+            original=reference.value,
+            ideal=ideal.value,
+            values=tuple(s.value for s in run.scores) if reference.metric is not None else (),
+            mse=run.errors(),
+            ideal_mse=ideal.mse,
+            energy=energy(traced, at=run.plan),
+        )
+        for run in runs
+    )
 
 
 @dataclass(slots=True)
 class _Run:
-    """One plan, while it is being simulated."""
+    """One plan while it is simulated."""
 
     plan: Plan
+    points: Mapping[str, Point]
     scores: list[Score] = field(default_factory=list)
     stopped: bool = False
 
     def stop_if_sure(self, half_width: float | None) -> None:
         if half_width is None:
             return
-        accuracies = [s.accuracy for s in self.scores if s.accuracy is not None]
-        if accuracies:
-            self.stopped = sure_enough(accuracies, half_width)
-        else:
-            errors = [s.mse for s in self.scores]
+        values = [s.value for s in self.scores if s.value is not None]
+        errors = self.errors()
+        if values:
+            self.stopped = sure_enough(values, half_width)
+        elif errors:
             self.stopped = sure_enough(errors, half_width * sum(errors) / len(errors))
+
+    def errors(self) -> tuple[float, ...]:
+        """Output error of each chip; empty if any has none."""
+        known = [score.mse for score in self.scores if score.mse is not None]
+        if len(known) < len(self.scores):
+            return ()
+        return tuple(mse if math.isfinite(mse) else math.inf for mse in known)
 
 
 def sure_enough(values: Sequence[float], half_width: float) -> bool:
@@ -186,49 +221,13 @@ def sure_enough(values: Sequence[float], half_width: float) -> bool:
     return 0 < mean_interval(values).half_width <= half_width
 
 
-@dataclass(frozen=True, slots=True)
-class _Baseline:
-    """The model as given, and with a perfect memory."""
-
-    references: list[Tensor]
-    original: Score
-    ideal: Score
-
-
-def _baseline(memory: Memory, batches: Sequence[Batch], metric: Metric) -> _Baseline:
-    memory.original()
-    references = outputs_of(memory, batches)
-    memory.original()
-    original = score(memory, batches, references, metric)
-    memory.ideal()
-    return _Baseline(references, original, score(memory, batches, references, metric))
-
-
-def _result(
-    placement: Placement, run: _Run, baseline: _Baseline, seed: int, batches: Sequence[Batch]
-) -> Simulation:
-    spent = energy(placement, run.plan)
-    accuracies = tuple(s.accuracy for s in run.scores if s.accuracy is not None)
-    return Simulation(
-        plan={name: plain_point(point) for name, point in run.plan.items()},
-        seed=seed,
-        images=sum(batch_size(batch.inputs) for batch in batches),
-        float_accuracy=baseline.original.accuracy,
-        ideal_accuracy=baseline.ideal.accuracy,
-        accuracy=accuracies,
-        mse=tuple(s.mse for s in run.scores),
-        ideal_mse=baseline.ideal.mse,
-        energy=EnergyRecord.of(spent),
-    )
-
-
 def _warn_if_nothing_happened(memory: Memory, run: _Run, seed: int, ideal: Score) -> None:
     """A requested fault source that changes nothing is a mistake somewhere."""
-    if len(run.scores) < 5 or any(chip.mse != ideal.mse for chip in run.scores):
+    if len(run.scores) < 5 or ideal.mse is None or any(s.mse != ideal.mse for s in run.scores):
         return
     wrong = []
     for chip in range(seed, seed + 5):
-        memory.read(run.plan, Chip(seed=chip))
+        memory.read(run.points, Chip(seed=chip))
         wrong.append(memory.differs())
     if all(wrong):
         warnings.warn(

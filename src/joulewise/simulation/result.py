@@ -1,157 +1,193 @@
-"""Results of simulations, as plain data that can be stored as JSON and read again."""
+"""Results of simulations: a value for each chip, and mean, interval, quantile and yield."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
 
-from joulewise.devices import PlainPoint
 from joulewise.errors import InputError, check_in_range
-from joulewise.placement import Energy
+from joulewise.metrics import Metric
+from joulewise.placement import Energy, Plan
+from joulewise.results import Result, format_value, plotted
 from joulewise.simulation.statistics import Interval, mean_interval, proportion_interval
+from joulewise.units import format_percent, format_si
 
-__all__ = ["EnergyRecord", "Simulation"]
-
-
-class EnergyRecord(BaseModel):
-    """Joules of one inference, by where they are spent; see `joulewise.placement.Energy`."""
-
-    model_config = ConfigDict(frozen=True)
-
-    memory_j: dict[str, float]
-    memory_reliable_j: float
-    unplaced_j: float
-    arithmetic_j: float
-
-    @classmethod
-    def of(cls, spent: Energy) -> EnergyRecord:
-        """The same figures as plain data."""
-        return cls(
-            memory_j={name: float(joules) for name, joules in spent.memory_j.items()},
-            memory_reliable_j=spent.memory_reliable_j,
-            unplaced_j=spent.unplaced_j,
-            arithmetic_j=spent.arithmetic_j,
-        )
-
-    @property
-    def memory_total_j(self) -> float:
-        """Accesses to all placed tensors."""
-        return sum(self.memory_j.values())
-
-    @property
-    def total_j(self) -> float:
-        """Placed and unplaced memory, and arithmetic."""
-        return self.memory_total_j + self.unplaced_j + self.arithmetic_j
-
-    @property
-    def normalised(self) -> float:
-        """Energy of placed memory over that of the same memory at its most reliable point."""
-        return self.memory_total_j / self.memory_reliable_j
+__all__ = ["Simulation"]
 
 
-class Simulation(BaseModel):
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+class Simulation(Result):
     """One plan on many chips.
 
+    A chip has *failed* where the metric has no finite value, for instance because an output is not
+    finite. Failed chips are left out of the mean, and are counted in ``failed``; they are worse
+    than any limit in quantiles and yields.
+
     Args:
-        plan: The operating point of each placed tensor; one number, or one for each
-            bit plane or output channel.
+        plan: The operating point of each placed tensor.
         seed: Chip ``k`` has the seed ``seed + k``.
-        images: Samples that every chip saw.
-        float_accuracy: Accuracy of the model as given, not rounded to words; None without targets.
-        ideal_accuracy: Accuracy with a perfect memory of the same words: the accuracy to lose.
-        accuracy: Accuracy of each chip, in [0, 1]; empty without targets.
+        samples: Samples that every chip saw.
+        metric: The metric; None without targets.
+        original: Its value for the model as given, not rounded to words; None without targets.
+        ideal: Its value with a perfect memory of the same words: the value to lose.
+        values: Its value for each chip, None for one that failed; empty without targets.
         mse: For each chip, the squared difference between its outputs and those of the model as
-            given, mean over outputs and samples.
+            given, mean over outputs and samples; infinite where outputs are not finite. Empty where
+            outputs have no fixed shape.
         ideal_mse: The same with a perfect memory: rounding alone.
         energy: Joules of one inference.
     """
 
-    model_config = ConfigDict(frozen=True)
-
-    plan: dict[str, PlainPoint]
+    plan: Plan
     seed: int
-    images: int
-    float_accuracy: float | None
-    ideal_accuracy: float | None
-    accuracy: tuple[float, ...]
+    samples: int
+    metric: Metric | None
+    original: float | None
+    ideal: float | None
+    values: tuple[float | None, ...]
     mse: tuple[float, ...]
-    ideal_mse: float
-    energy: EnergyRecord
+    ideal_mse: float | None
+    energy: Energy
 
     @property
     def chips(self) -> int:
         """Number of chips."""
-        return len(self.mse)
+        return max(len(self.mse), len(self.values))
 
     @property
-    def mean_accuracy(self) -> float:
-        """Mean accuracy over chips, in [0, 1]."""
-        return float(np.mean(self._accuracies()))
+    def failed(self) -> int:
+        """Number of chips whose metric has no value."""
+        return sum(value is None for value in self.values)
+
+    @property
+    def mean(self) -> float:
+        """Mean of the metric over the chips that did not fail."""
+        return float(np.mean(self._finite()))
 
     @property
     def mean_mse(self) -> float:
         """Mean over chips of the output's mean squared error."""
-        return float(np.mean(self.mse))
+        return float(np.mean(self._errors()))
 
-    def accuracy_interval(self, confidence: float = 0.95) -> Interval:
-        """Interval of the mean accuracy: over chips, for these samples."""
-        return mean_interval(self._accuracies(), confidence)
+    def interval(self, confidence: float = 0.95) -> Interval:
+        """Student's t interval of the mean of the metric: over chips, for these samples."""
+        return mean_interval(self._finite(), confidence)
 
     def mse_interval(self, confidence: float = 0.95) -> Interval:
-        """Interval of the mean output error over chips."""
-        return mean_interval(self.mse, confidence)
+        """Student's t interval of the mean output error over chips."""
+        return mean_interval(self._errors(), confidence)
 
-    def accuracy_quantile(self, share: float) -> float:
-        """The accuracy that a share of the chips stays at or below.
-
-        Args:
-            share: In [0, 1]; 0.05 for the accuracy that 95 % of the chips reach.
-        """
-        check_in_range("share", share, 0.0, 1.0)
-        return float(np.quantile(self._accuracies(), share, method="lower"))
-
-    def yield_at(self, target: float, confidence: float = 0.95) -> tuple[float, Interval]:
-        """The share of chips whose accuracy is at or above ``target``, and its interval.
+    def quantile(self, fraction: float) -> float:
+        """The value that all but a fraction of the chips reach or exceed.
 
         Args:
-            target: An accuracy in [0, 1].
-            confidence: Confidence of the interval (Clopper-Pearson).
+            fraction: In [0, 1]; 0.05 for the value that 95 % of the chips reach.
+
+        Returns:
+            Infinite, on the worse side, where that many chips failed.
         """
-        check_in_range("target", target, 0.0, 1.0)
-        good = sum(accuracy >= target for accuracy in self._accuracies())
+        check_in_range("fraction", fraction, 0.0, 1.0)
+        sign = self._sign
+        ranked = [-math.inf if value is None else sign * value for value in self._known()]
+        return sign * float(np.quantile(ranked, fraction, method="lower"))
+
+    def yield_at(self, limit: float, confidence: float = 0.95) -> tuple[float, Interval]:
+        """Fraction of chips whose metric reaches a limit, and its Clopper-Pearson interval.
+
+        Args:
+            limit: The least value that is good enough, or the largest where lower is better.
+            confidence: Confidence of the interval.
+        """
+        check_in_range("limit", limit, *(self.metric.bounds if self.metric else (0.0, 1.0)))
+        sign = self._sign
+        good = sum(v is not None and sign * v >= sign * limit for v in self._known())
         return good / self.chips, proportion_interval(good, self.chips, confidence)
 
-    def summary(self, target: float | None = None) -> dict[str, Any]:
-        """The figures that people ask for, as plain data."""
-        figures: dict[str, Any] = {
+    def to_dict(self) -> dict[str, Any]:
+        """See `Result`; output errors that are not finite are None."""
+        return {
+            "plan": self.plan.to_dict(),
+            "seed": self.seed,
             "chips": self.chips,
-            "images": self.images,
-            "mean_mse": self.mean_mse,
-            "mse_interval_95": self._ends(self.mse_interval()),
-            "memory_energy_normalised": self.energy.normalised,
-            "memory_energy_j": self.energy.memory_total_j,
-            "total_energy_j": self.energy.total_j,
+            "samples": self.samples,
+            "metric": None if self.metric is None else self.metric.name,
+            "original": self.original,
+            "ideal": self.ideal,
+            "values": list(self.values),
+            "mse": [mse if math.isfinite(mse) else None for mse in self.mse],
+            "ideal_mse": self.ideal_mse,
+            "energy": self.energy.to_dict(),
         }
-        if self.accuracy:
-            figures |= {
-                "float_accuracy": self.float_accuracy,
-                "ideal_accuracy": self.ideal_accuracy,
-                "mean_accuracy": self.mean_accuracy,
-                "accuracy_interval_95": self._ends(self.accuracy_interval()),
-                "accuracy_quantiles": {q: self.accuracy_quantile(q) for q in (0.05, 0.5, 0.95)},
-            }
-        if target is not None:
-            share, interval = self.yield_at(target)
-            figures |= {"target": target, "yield": share, "yield_interval_95": list(interval)}
-        return figures
 
-    def _ends(self, interval: Interval) -> list[float] | None:
-        """The ends, or None for a single chip: JSON has no infinity."""
-        return list(interval) if self.chips > 1 else None
+    def plot(self) -> Any:
+        """Histogram over chips of the metric, or of the output error without targets (plotly)."""
+        values, name = self.mse, "output error"
+        if self.metric is not None:
+            values, name = tuple(self._finite()), self.metric.name
+        return plotted({"type": "histogram", "x": values}, name, "chips")
 
-    def _accuracies(self) -> tuple[float, ...]:
-        if not self.accuracy:
-            raise InputError("accuracy is not known: the data had no targets")
-        return self.accuracy
+    def _overview(self) -> tuple[str, Mapping[str, str]]:
+        figures = {}
+        if self.metric is not None:
+            bounds = self.metric.bounds
+            if self.failed < self.chips:
+                figures[self.metric.name] = _with_interval(self._finite(), bounds)
+                for name, value in self.metric.derived(self.mean).items():
+                    figures[name] = format_value(value)
+            perfect, given = (format_value(v, bounds) for v in (self.ideal, self.original))
+            figures["without faults"] = f"{perfect}; {given} as given, in floating point"
+            if self.failed:
+                figures["failed"] = f"{self.failed} of {self.chips} chips"
+        if self.mse:
+            figures["output error"] = _with_interval(self.mse)
+        joules = format_si(self.energy.memory_total_j, "J")
+        figures["memory energy"] = (
+            f"{joules} an inference, {format_percent(self.energy.normalised, 1)} of the most "
+            "reliable plan"
+        )
+        return f"{self.chips} chips, {self.samples} samples", figures
+
+    def _rows(self) -> Sequence[Mapping[str, Any]]:
+        name = "value" if self.metric is None else self.metric.name
+        return [
+            {"chip": self.seed + k}
+            | ({name: self.values[k]} if self.values else {})
+            | ({"output error": self.mse[k]} if self.mse else {})
+            for k in range(self.chips)
+        ]
+
+    @property
+    def _sign(self) -> float:
+        return -1.0 if self.metric is not None and not self.metric.higher_is_better else 1.0
+
+    def _known(self) -> tuple[float | None, ...]:
+        if not self.values:
+            raise InputError(
+                "there is no metric without targets; simulate with data that has targets"
+            )
+        return self.values
+
+    def _finite(self) -> list[float]:
+        finite = [value for value in self._known() if value is not None]
+        if not finite:
+            raise InputError(f"all {self.chips} chips failed; allowed: more reliable points")
+        return finite
+
+    def _errors(self) -> tuple[float, ...]:
+        if not self.mse:
+            raise InputError("there is no output error: outputs have no fixed shape")
+        return self.mse
+
+
+def _with_interval(
+    values: Sequence[float], bounds: tuple[float, float] = (-math.inf, math.inf)
+) -> str:
+    text = format_value(float(np.mean(values)), bounds)
+    if len(values) < 2:
+        return f"{text} (one chip)"
+    low, high = mean_interval(values)
+    return f"{text} [{format_value(low, bounds)}, {format_value(high, bounds)}]"

@@ -10,10 +10,18 @@ fronts       accuracy against energy over the whole range, several networks and 
 recipes      ways to train in short words, and networks trained by them
 arms         ways to train, each with several seeds, by the energy that their networks need
 placed       placed tensors as plain data
+records      simulations and predictions as plain data
+allocation_records allocations, fronts and co-designs as plain data
 spec         choices as plain data, and the networks and memories that they build
 environment  versions and machine, for the record
 """
 
+from joulewise.study.allocation_records import AllocationEvidence as AllocationEvidence
+from joulewise.study.allocation_records import AttemptRecord as AttemptRecord
+from joulewise.study.allocation_records import DesignRecord as DesignRecord
+from joulewise.study.allocation_records import FrontEvidence as FrontEvidence
+from joulewise.study.allocation_records import FrontPointRecord as FrontPointRecord
+from joulewise.study.allocation_records import RoundRecord as RoundRecord
 from joulewise.study.allocations import AllocationRecord as AllocationRecord
 from joulewise.study.allocations import CoDesignRecord as CoDesignRecord
 from joulewise.study.allocations import Saving as Saving
@@ -45,6 +53,10 @@ from joulewise.study.placed import PlacedRecord as PlacedRecord
 from joulewise.study.placed import placed_records as placed_records
 from joulewise.study.recipes import Recipe as Recipe
 from joulewise.study.recipes import train_networks as train_networks
+from joulewise.study.records import EnergyRecord as EnergyRecord
+from joulewise.study.records import ForecastRecord as ForecastRecord
+from joulewise.study.records import SimulationRecord as SimulationRecord
+from joulewise.study.records import plan_of as plan_of
 from joulewise.study.spec import MemorySpec as MemorySpec
 from joulewise.study.spec import NetworkSpec as NetworkSpec
 from joulewise.study.spec import PlacementSpec as PlacementSpec
@@ -52,18 +64,25 @@ from joulewise.study.spec import memory_specs as memory_specs
 
 __all__ = [
     "Agreement",
+    "AllocationEvidence",
     "AllocationRecord",
     "Arm",
     "ArmComparison",
     "ArmRecord",
     "ArmSaving",
+    "AttemptRecord",
     "CoDesignRecord",
     "Comparison",
     "Contender",
     "ContenderRecord",
     "Curve",
+    "DesignRecord",
+    "EnergyRecord",
     "Environment",
+    "ForecastRecord",
     "FrontComparison",
+    "FrontEvidence",
+    "FrontPointRecord",
     "FrontRecord",
     "IsoAccuracy",
     "MemorySpec",
@@ -72,8 +91,10 @@ __all__ = [
     "PlacedRecord",
     "PlacementSpec",
     "Recipe",
+    "RoundRecord",
     "Runner",
     "Saving",
+    "SimulationRecord",
     "agreement",
     "allocate_each",
     "co_design_record",
@@ -84,6 +105,7 @@ __all__ = [
     "iso_accuracy",
     "memory_specs",
     "placed_records",
+    "plan_of",
     "saving_at_goal",
     "train_networks",
 ]

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
-from joulewise.allocation import Allocation, EnergyAtGoal, Granularity, allocate
-from joulewise.contrib import CoDesign, co_design
+from joulewise.allocation import EnergyAtGoal, Granularity, allocate
+from joulewise.contrib import co_design
 from joulewise.data import Dataset, Split
 from joulewise.placement import Placement
+from joulewise.study.allocation_records import AllocationEvidence, DesignRecord
 from joulewise.study.environment import Environment
 from joulewise.study.placed import PlacedRecord, placed_records
 
@@ -64,7 +65,7 @@ class AllocationRecord(BaseModel):
     device: dict[str, Any]
     knob: str
     tensors: tuple[PlacedRecord, ...]
-    allocations: tuple[Allocation, ...]
+    allocations: tuple[AllocationEvidence, ...]
 
     def saved_against_first(self, index: int) -> float:
         """Share of the first allocation's memory energy that another saves; below 0 for more."""
@@ -84,10 +85,10 @@ class CoDesignRecord(AllocationRecord):
             the last that of the network as it was left.
     """
 
-    design: CoDesign
+    design: DesignRecord
 
 
-def saving_at_goal(first: Allocation, other: Allocation) -> Saving | None:
+def saving_at_goal(first: AllocationEvidence, other: AllocationEvidence) -> Saving | None:
     """What an allocation saves against another where both just meet their goal.
 
     Intervals of the two add up as those of independent figures do, in logarithms.
@@ -126,7 +127,6 @@ def allocate_each(
     network: str,
     data_name: str,
     command: str = "",
-    progress: Callable[[str, float, float], None] | None = None,
     **options: Any,
 ) -> AllocationRecord:
     """Allocate by one goal at several granularities.
@@ -138,7 +138,6 @@ def allocate_each(
         network: The network's name, for the record.
         data_name: The data's name, for the record.
         command: For the record.
-        progress: As for `joulewise.allocation.allocate`.
         **options: The goal, and other options of `joulewise.allocation.allocate`.
 
     Raises:
@@ -148,7 +147,9 @@ def allocate_each(
     for granularity in granularities:
         granularity.check(placement)
     allocations = tuple(
-        allocate(placement, data, granularity=granularity, progress=progress, **options)
+        AllocationEvidence.of(
+            placement, allocate(placement, data, granularity=granularity, **options)
+        )
         for granularity in granularities
     )
     return AllocationRecord(
@@ -180,7 +181,7 @@ def co_design_record(
         command: For the record.
         **how: The goal, and other options of `joulewise.contrib.co_design`.
     """
-    design = co_design(placement, data, judge=judge, **how)
+    design = DesignRecord.of(placement, co_design(placement, data, judge=judge, **how))
     return CoDesignRecord(
         command=command,
         network=network,
@@ -198,6 +199,6 @@ def _circumstances(placement: Placement) -> dict[str, Any]:
     return {
         "environment": Environment.now(),
         "device": device.describe(),
-        "knob": device.knob,
+        "knob": device.knob.name,
         "tensors": placed_records(placement),
     }

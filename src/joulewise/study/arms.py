@@ -16,11 +16,12 @@ from joulewise.data import Split
 from joulewise.devices import HOROWITZ_INT8
 from joulewise.errors import InputError, check_in_range, refuse
 from joulewise.placement import energy
-from joulewise.simulation import Interval, Simulation, mean_interval, simulate
+from joulewise.simulation import Interval, mean_interval, simulate
 from joulewise.study.comparison import Contender, named
 from joulewise.study.crossing import Ladder
 from joulewise.study.curve import Curve, energy_curve
 from joulewise.study.environment import Environment
+from joulewise.study.records import SimulationRecord
 from joulewise.training import TrainingRecord
 
 __all__ = ["Arm", "ArmComparison", "ArmRecord", "ArmSaving", "NetworkRecord", "compare_arms"]
@@ -50,7 +51,7 @@ class NetworkRecord(BaseModel):
 
     name: str
     training: TrainingRecord | None
-    simulations: tuple[Simulation, ...]
+    simulations: tuple[SimulationRecord, ...]
 
     @property
     def clean(self) -> float:
@@ -304,8 +305,8 @@ def _own_drops(
     """Drops as seen from the network's own accuracy, where its points are to be chosen."""
     if math.isnan(reference):
         return list(drops)
-    reliable = network.placement.plan_at_most_reliable()
-    own = simulate(network.placement, data, plan=reliable, chips=1).float_accuracy or 0.0
+    reliable = network.placement.most_reliable()
+    own = simulate(network.placement, data, at=reliable, chips=1).original or 0.0
     # One image or more: a network that starts below the line has no place on it to look for.
     return [max(drop - reference + own, 1 / len(data)) for drop in drops]
 
@@ -367,8 +368,8 @@ def _inside(arm: Arm, curve: Curve, point: float | None) -> float | None:
     if point is None:
         return None
     device = arm.networks[0].placement.placed[0].device
-    ends: Sequence[float] = (device.least_reliable, device.most_reliable)
-    if arm.networks[0].setting != device.knob:
+    ends: Sequence[float] = (device.knob.least_reliable, device.knob.most_reliable)
+    if arm.networks[0].setting != device.knob.name:
         ends = curve.points
     return min(max(point, min(ends)), max(ends))
 
@@ -377,7 +378,7 @@ def _spent(arm: Arm, point: float | None) -> float | None:
     """Joules of placed memory at a point, mean over networks."""
     if point is None:
         return None
-    found = [energy(n.placement, n.placement.plan(**{n.setting: point})) for n in arm.networks]
+    found = [energy(n.placement, at={n.setting: point}) for n in arm.networks]
     return float(np.mean([spent.memory_total_j for spent in found]))
 
 

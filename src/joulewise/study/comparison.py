@@ -14,13 +14,12 @@ from joulewise.data import Split
 from joulewise.devices import HOROWITZ_INT8
 from joulewise.errors import InputError, check_in_range
 from joulewise.placement import Placement, energy, prepare
-from joulewise.prediction import ForecastRecord
-from joulewise.simulation import Simulation
 from joulewise.study.curve import Curve, energy_curve
 from joulewise.study.environment import Environment
 from joulewise.study.forecasting import MOST_FORECASTS, Forecasts, forecast_curve
 from joulewise.study.iso_accuracy import IsoAccuracy, iso_accuracy
 from joulewise.study.placed import PlacedRecord, placed_records
+from joulewise.study.records import ForecastRecord, SimulationRecord
 from joulewise.training import TrainingRecord
 
 __all__ = ["Comparison", "Contender", "ContenderRecord", "compare", "named"]
@@ -50,7 +49,7 @@ class Contender:
     @property
     def setting(self) -> str:
         """The knob, its device's own unless another was given."""
-        return self.knob or self.placement.placed[0].device.knob
+        return self.knob or self.placement.placed[0].device.knob.name
 
 
 class Saving(BaseModel):
@@ -105,7 +104,7 @@ class ContenderRecord(BaseModel):
     macs: float
     training: TrainingRecord | None
     points: tuple[float, ...]
-    simulations: tuple[Simulation, ...]
+    simulations: tuple[SimulationRecord, ...]
     savings: tuple[Saving, ...]
     knob: str
     weights_device: dict[str, Any] | None
@@ -121,7 +120,7 @@ class ContenderRecord(BaseModel):
         return self.weights_device or self.activations_device or {}
 
     @property
-    def reliable(self) -> Simulation:
+    def reliable(self) -> SimulationRecord:
         """The simulation at the most reliable point."""
         return self.simulations[0]
 
@@ -181,7 +180,7 @@ def compare(
     for contender in contenders:
         _devices(contender)
         for point in contender.points or ():
-            contender.placement.plan(**{contender.setting: point})
+            contender.placement.points({contender.setting: point})
     began = time.perf_counter()
     records = [
         _contend(
@@ -291,7 +290,7 @@ def _saving(placement: Placement, at: IsoAccuracy, knob: str) -> Saving:
             total_j=None,
             total_saved=None,
         )
-    here = energy(placement, placement.plan(**{knob: at.point}))
+    here = energy(placement, at={knob: at.point})
     fixed = here.unplaced_j + here.arithmetic_j
     return Saving(
         at=at,
@@ -308,7 +307,7 @@ def _saving(placement: Placement, at: IsoAccuracy, knob: str) -> Saving:
 def _saved(placement: Placement, knob: str, point: float | None) -> float | None:
     if point is None:
         return None
-    return 1 - energy(placement, placement.plan(**{knob: point})).normalised
+    return 1 - energy(placement, at={knob: point}).normalised
 
 
 def _record(

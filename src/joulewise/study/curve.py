@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from joulewise.data import Split
 from joulewise.errors import InputError, refuse
 from joulewise.placement import Placement
-from joulewise.simulation import Simulation, sweep
+from joulewise.simulation import simulate, sweep
+from joulewise.study.records import SimulationRecord
 
 __all__ = ["Curve", "by_ratios", "energy_curve"]
 
@@ -30,7 +31,7 @@ class Curve:
     """
 
     points: tuple[float, ...]
-    simulations: tuple[Simulation, ...]
+    simulations: tuple[SimulationRecord, ...]
     rising: bool
 
 
@@ -43,7 +44,7 @@ def energy_curve(
     drops: Sequence[float] = (0.005, 0.01),
     chips: int = 200,
     seed: int = 0,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], None] = lambda done, expected: None,
 ) -> Curve:
     """Accuracy of a placement over a range of operating points, the same for all placed tensors.
 
@@ -72,7 +73,7 @@ def energy_curve(
     if not drops:
         refuse("drops", "empty", "at least one")
     scouted = 0
-    if points is None and any(knob != tensor.device.knob for tensor in placement.placed):
+    if points is None and any(knob != tensor.device.knob.name for tensor in placement.placed):
         raise InputError(f"points on {knob} cannot be chosen; give points=, or leave out the knob")
     if points is None:
         chosen, scouted = _scout(placement, data, knob, drops, min(chips, _SCOUTS), seed)
@@ -82,12 +83,13 @@ def energy_curve(
     simulations = sweep(
         placement,
         data,
-        [placement.plan(**{knob: point}) for point in chosen],
+        at=[{knob: point} for point in chosen],
         chips=chips,
         seed=seed,
-        progress=None if progress is None else lambda done: progress(done + scouted, total),
+        progress=lambda _, done, expected: progress(round(done) + scouted, total),
     )
-    return Curve(points=tuple(chosen), simulations=simulations, rising=rising)
+    records = tuple(SimulationRecord.of(placement, simulation) for simulation in simulations)
+    return Curve(points=tuple(chosen), simulations=records, rising=rising)
 
 
 def _rising(placement: Placement) -> bool:
@@ -96,11 +98,11 @@ def _rising(placement: Placement) -> bool:
     Raises:
         InputError: if some are and some are not.
     """
-    devices = [tensor.device for tensor in placement.placed]
-    found = {device.most_reliable > device.least_reliable for device in devices}
+    knobs = [tensor.device.knob for tensor in placement.placed]
+    found = {own.most_reliable > own.least_reliable for own in knobs}
     if len(found) > 1:
-        knobs = ", ".join(sorted({device.knob for device in devices}))
-        raise InputError(f"no curve is made over {knobs}: they run in opposite directions")
+        names = ", ".join(sorted({own.name for own in knobs}))
+        raise InputError(f"no curve is made over {names}: they run in opposite directions")
     return found.pop()
 
 
@@ -109,16 +111,15 @@ def _scout(
 ) -> tuple[list[float], int]:
     """Points worth simulating, most reliable first, and how many passes it took to find them."""
     rising = _rising(placement)
-    devices = [tensor.device for tensor in placement.placed]
+    knobs = [tensor.device.knob for tensor in placement.placed]
     # What all devices can be set to.
     inner, outer = (max, min) if rising else (min, max)
-    floor = inner(device.least_reliable for device in devices)
-    scale = _Scale(floor, outer(device.most_reliable for device in devices))
+    floor = inner(own.least_reliable for own in knobs)
+    scale = _Scale(floor, outer(own.most_reliable for own in knobs))
     lost: list[float] = []
     for share in _COARSE:
-        plan = placement.plan(**{knob: scale.point(share)})
-        (result,) = sweep(placement, data, [plan], chips=chips, seed=seed)
-        lost.append((result.ideal_accuracy or 0.0) - result.mean_accuracy)
+        result = simulate(placement, data, at={knob: scale.point(share)}, chips=chips, seed=seed)
+        lost.append((result.ideal or 0.0) - result.mean)
         if lost[-1] > max(8 * max(drops), 0.2):
             break
     seen = _COARSE[: len(lost)]

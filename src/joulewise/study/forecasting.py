@@ -9,9 +9,9 @@ from pydantic import BaseModel, ConfigDict
 from joulewise.data import Split
 from joulewise.errors import JoulewiseError
 from joulewise.placement import Placement
-from joulewise.prediction import ForecastRecord, predict
-from joulewise.simulation import Simulation
+from joulewise.prediction import predict
 from joulewise.study.curve import Curve
+from joulewise.study.records import ForecastRecord, SimulationRecord
 
 __all__ = [
     "MOST_FORECASTS",
@@ -48,7 +48,7 @@ class Agreement(BaseModel):
     high: float | None
 
 
-def agreement(forecast: ForecastRecord, simulation: Simulation) -> Agreement:
+def agreement(forecast: ForecastRecord, simulation: SimulationRecord) -> Agreement:
     """How far a forecast of the output error is from what chips show.
 
     Args:
@@ -104,28 +104,27 @@ def forecast_curve(
     found: dict[int, ForecastRecord] = {}
     chosen = spread(losses(curve.simulations), drops)
     for number, index in enumerate(chosen):
-        plan = placement.plan(**{knob: curve.points[index]})
         try:
             forecast = predict(
                 placement,
                 data,
-                plan,
+                at={knob: curve.points[index]},
                 method="second-order",
                 progress=_part(progress, number, len(chosen)),
             )
         except JoulewiseError as error:
             return Forecasts(records=(None,) * len(curve.points), refused=str(error))
-        found[index] = forecast.record()
+        found[index] = ForecastRecord.of(placement, forecast)
     return Forecasts(records=tuple(found.get(index) for index in range(len(curve.points))))
 
 
 def _part(
     progress: Callable[[float], None], number: int, parts: int
-) -> Callable[[float, float], None]:
-    return lambda done, expected: progress((number + done / expected) / parts)
+) -> Callable[[str, float, float], None]:
+    return lambda _, done, expected: progress((number + done / expected) / parts)
 
 
-def losses(simulations: Sequence[Simulation]) -> list[float]:
+def losses(simulations: Sequence[SimulationRecord]) -> list[float]:
     """The accuracy that each simulation lost against a perfect memory of the same words."""
     return [s.ideal_accuracy - s.mean_accuracy if s.ideal_accuracy else 0.0 for s in simulations]
 

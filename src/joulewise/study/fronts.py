@@ -8,10 +8,11 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from joulewise.allocation import Front, Granularity, pareto
+from joulewise.allocation import Granularity, pareto
 from joulewise.data import Split
 from joulewise.errors import InputError
 from joulewise.placement import Placement
+from joulewise.study.allocation_records import FrontEvidence
 from joulewise.study.environment import Environment
 from joulewise.study.iso_accuracy import IsoAccuracy, iso_accuracy
 from joulewise.study.placed import PlacedRecord, placed_records
@@ -55,7 +56,7 @@ class FrontRecord(BaseModel):
     knob: str
     tensors: tuple[PlacedRecord, ...]
     reliable_j: float
-    front: Front
+    front: FrontEvidence
     within: tuple[IsoAccuracy, ...]
 
 
@@ -135,7 +136,7 @@ def compare_fronts(
             seed=seed,
             progress=told,
         )
-        records.append(_record(runner, front, drops))
+        records.append(_record(runner, FrontEvidence.of(runner.placement, front), drops))
     return FrontComparison(
         command=command,
         environment=Environment.now(),
@@ -148,7 +149,7 @@ def compare_fronts(
     )
 
 
-def _record(runner: Runner, front: Front, drops: Sequence[float]) -> FrontRecord:
+def _record(runner: Runner, front: FrontEvidence, drops: Sequence[float]) -> FrontRecord:
     simulations = [point.simulation for point in front.points]
     energies = [point.energy for point in front.points]
     device = runner.placement.placed[0].device
@@ -156,7 +157,7 @@ def _record(runner: Runner, front: Front, drops: Sequence[float]) -> FrontRecord
     return FrontRecord(
         name=runner.name,
         device=device.describe(),
-        knob=device.knob,
+        knob=device.knob.name,
         tensors=placed_records(runner.placement),
         reliable_j=simulations[0].energy.memory_reliable_j,
         front=front,

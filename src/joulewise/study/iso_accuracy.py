@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from joulewise.errors import InputError, check_in_range
-from joulewise.simulation import Simulation
 from joulewise.study.crossing import Ladder
+from joulewise.study.records import SimulationRecord
 
 __all__ = ["IsoAccuracy", "iso_accuracy"]
 
@@ -41,7 +41,7 @@ class IsoAccuracy(BaseModel):
 
 def iso_accuracy(
     points: Sequence[float],
-    simulations: Sequence[Simulation],
+    simulations: Sequence[SimulationRecord],
     drop: float,
     *,
     rising: bool = True,

@@ -50,7 +50,8 @@ def placed_records(placement: Placement) -> tuple[PlacedRecord, ...]:
         >>> from joulewise.devices import SRAM
         >>> from joulewise.placement import place
         >>> net = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Linear(3, 2))
-        >>> placement = place(net, weights=SRAM(), activations=SRAM(), inputs=torch.ones(1, 4))
+        >>> x = torch.ones(1, 4)
+        >>> placement = place(net, weights=SRAM(), activations=SRAM(), example_inputs=x)
         >>> [record.name for record in placed_records(placement)]
         ['0:input', '0.weight', '1:input', '1.weight']
     """
@@ -63,7 +64,7 @@ def placed_records(placement: Placement) -> tuple[PlacedRecord, ...]:
 
 def _record(tensor: Placed) -> PlacedRecord:
     if tensor.traffic is None:
-        raise InputError("records need access counts; give place(..., inputs=a batch)")
+        raise InputError("records need access counts; give place(..., example_inputs=a batch)")
     device = tensor.device
     return PlacedRecord(
         name=tensor.name,
@@ -72,5 +73,5 @@ def _record(tensor: Placed) -> PlacedRecord:
         bits=device.describe().get("bits"),
         reads=tensor.traffic.reads,
         writes=tensor.traffic.writes,
-        reliable_j=float(device.energy(tensor.traffic, device.most_reliable)),
+        reliable_j=float(device.energy(tensor.traffic, device.knob.most_reliable)),
     )

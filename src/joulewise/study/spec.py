@@ -16,13 +16,13 @@ from joulewise.devices import (
     PROFILES,
     SRAM,
     Array,
-    Correlated,
+    CorrelatedMap,
     Crossbar,
     Device,
     Flip,
-    Independent,
+    IndependentMap,
     Mask,
-    Measured,
+    MeasuredMap,
     Stuck,
     VoltageTable,
 )
@@ -211,17 +211,19 @@ class MemorySpec(BaseModel):
 
     def _map(self) -> FaultMap:
         if self.fault_map is not None:
-            return Measured.from_csv(self.fault_map, rows=self.map_rows, columns=self.map_columns)
+            return MeasuredMap.from_csv(
+                self.fault_map, rows=self.map_rows, columns=self.map_columns
+            )
         if self.row or self.column or self.cluster:
             # 32 words to a row and 2 to the width of a block, so that words of any width fit.
-            return Correlated(
+            return CorrelatedMap(
                 row=self.row,
                 column=self.column,
                 cluster=self.cluster,
                 columns=32 * self.bits,
                 cluster_columns=2 * self.bits,
             )
-        return Independent()
+        return IndependentMap()
 
 
 def memory_specs(devices: Sequence[str], settings: Mapping[str, Any]) -> tuple[MemorySpec, ...]:
@@ -291,7 +293,7 @@ class PlacementSpec(BaseModel):
             activations=None if self.store == "weights" else memory.build(),
             include=self.include,
             exclude=self.exclude,
-            inputs=_calibration(data, model),
+            example_inputs=_calibration(data, model),
         )
         return with_accesses(placement, self.accesses) if self.accesses else placement
 
@@ -320,8 +322,9 @@ class PlacementSpec(BaseModel):
         self.memory.check_trains(perfect=at is None)
         placement = self.place(model, data)
         learned = LearnedRanges(placement) if ranges else None
-        setting: dict[str, Any] = {"perfect": True} if at is None else {"seed": seed, **at}
-        return TrainingMemory(placement, ranges=learned, **setting)
+        if at is None:
+            return TrainingMemory(placement, ranges=learned, perfect=True)
+        return TrainingMemory(placement, ranges=learned, at=at, seed=seed)
 
 
 class NetworkSpec(BaseModel):

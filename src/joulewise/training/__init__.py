@@ -17,15 +17,15 @@ from joulewise.training._train import train as train
 from joulewise.training.batchnorm import reestimate_batchnorm as reestimate_batchnorm
 from joulewise.training.recipe import Method as Method
 from joulewise.training.recipe import TrainingSpec as TrainingSpec
-from joulewise.training.training_memory import Ramp as Ramp
+from joulewise.training.training_memory import LinearSchedule as LinearSchedule
 from joulewise.training.training_memory import TrainingMemory as TrainingMemory
 from joulewise.training.weight_clipping import clip_weights as clip_weights
 from joulewise.training.weight_ranges import WeightRanges as WeightRanges
 
 __all__ = [
     "EpochRecord",
+    "LinearSchedule",
     "Method",
-    "Ramp",
     "TrainingMemory",
     "TrainingRecord",
     "TrainingSpec",

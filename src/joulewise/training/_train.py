@@ -15,14 +15,14 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from joulewise.data import Dataset, Split
-from joulewise.errors import DataError, InputError, ModelError, WeightsError, refuse
+from joulewise.errors import DataError, InputError, ModelError, WeightsError, check_kind, refuse
+from joulewise.metrics import Accuracy
 from joulewise.models import seeded
 from joulewise.optim import SharpnessAware
-from joulewise.placement import same_modes
+from joulewise.placement import differentiating, running, same_modes
 from joulewise.training.recipe import TrainingSpec, optimizer_for, schedule_of
 from joulewise.training.training_memory import TrainingMemory
 from joulewise.training.weight_clipping import clip_weights
-from joulewise.user_code import cause_of
 
 __all__ = ["EpochRecord", "TrainingRecord", "accuracy", "augment", "train"]
 
@@ -79,10 +79,17 @@ def train(
     Raises:
         DataError: if the data set has no training split, or one sample for a model with batch
             normalisation.
-        InputError: if the loss or a weight becomes NaN or infinite, the memory is that of another
-            model, or ``batch_size`` is 1 for a model with batch normalisation.
-        ModelError: if the model fails on the data, or has no parameter to train.
+        InputError: if an argument is of the wrong kind, the loss or a weight becomes NaN or
+            infinite, the memory is that of another model, or ``batch_size`` is 1 for a model with
+            batch normalisation.
+        ModelError: if the model fails on the data, cannot be differentiated, or has no parameter to
+            train.
     """
+    check_kind("model", model, nn.Module, "a torch.nn.Module", ModelError)
+    check_kind("data", data, Dataset, 'a Dataset, such as load_data("digits")', DataError)
+    check_kind("spec", spec, TrainingSpec, "a TrainingSpec, such as TrainingSpec(epochs=10)")
+    if memory is not None:
+        check_kind("memory", memory, TrainingMemory, "a TrainingMemory of this model, or None")
     if data.train is None:
         raise DataError(f"{data.name} has no training split; allowed: data with one, to train on")
     _check_fits(model, data)
@@ -140,13 +147,8 @@ def _check_fits(model: nn.Module, data: Dataset) -> None:
             "the model", "without a parameter that requires a gradient", "one or more", ModelError
         )
     sample = next(data.test.batches(1))[0].to(_device(model))
-    try:
-        with same_modes(model), torch.no_grad():
-            output = model.eval()(sample)
-    except Exception as error:
-        raise ModelError(
-            f"the model fails on inputs of shape {tuple(sample.shape)} with {cause_of(error)}"
-        ) from error
+    with running(sample), same_modes(model), torch.no_grad():
+        output = model.eval()(sample)
     if not isinstance(output, Tensor) or output.shape != (1, data.classes):
         got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         allowed = f"(1, {data.classes}) for one sample of {data.classes} classes"
@@ -168,24 +170,20 @@ def _check_finite(loss: float, optimizer: torch.optim.Optimizer, where: str) -> 
 
 def accuracy(model: nn.Module, split: Split, batch_size: int = 256) -> float:
     """Top-1 accuracy in [0, 1], in evaluation mode; the model's modes are restored."""
+    check_kind("model", model, nn.Module, "a torch.nn.Module", ModelError)
+    check_kind("split", split, Split, "a Split, such as data.test", DataError)
     device = _device(model)
-    correct = 0
+    passed = Accuracy().new()
     with same_modes(model), torch.no_grad():
         model.eval()
         for inputs, targets in split.batches(batch_size):
-            correct += count_correct(model(inputs.to(device)), targets.to(device))
-    return correct / len(split)
-
-
-def count_correct(outputs: Tensor, targets: Tensor) -> int:
-    """Number of correct samples, by the rule of `simulate`: outputs that are all NaN are wrong.
-
-    Args:
-        outputs: ``[batch, classes]``.
-        targets: ``[batch]``.
-    """
-    found = torch.nan_to_num(outputs, nan=-torch.inf).argmax(1)
-    return int(((found == targets) & ~outputs.isnan().all(1)).sum())
+            inputs = inputs.to(device)
+            with running(inputs):
+                outputs = model(inputs)
+            passed.update(outputs, targets.to(device))
+    found = passed.compute()
+    assert found is not None  # a sample whose outputs are NaN is wrong; no pass fails
+    return found
 
 
 def _device(model: nn.Module) -> torch.device:
@@ -255,10 +253,14 @@ def _forward_backward(
 ) -> Tensor:
     """Accumulate the gradients of the loss in the parameters; return the loss."""
     half = spec.precision == "bfloat16"
-    with torch.autocast(inputs.device.type, torch.bfloat16, enabled=half):
-        outputs = model(inputs)
-    loss = functional.cross_entropy(outputs.float(), targets, label_smoothing=spec.label_smoothing)
-    loss.backward()  # type: ignore[no-untyped-call]
+    with running(inputs):
+        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=half):
+            outputs = model(inputs)
+        loss = functional.cross_entropy(
+            outputs.float(), targets, label_smoothing=spec.label_smoothing
+        )
+    with differentiating():
+        loss.backward()  # type: ignore[no-untyped-call]
     return loss.detach()
 
 

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from joulewise.data import Split
-from joulewise.data.nested import batch_size as samples_in
-from joulewise.errors import DataError, ModelError, refuse
-from joulewise.placement import call, prepare, same_modes
+from joulewise.errors import DataError, ModelError, check_kind, refuse
+from joulewise.nested import batch_size as samples_in
+from joulewise.placement import call, prepare, running, same_modes
 from joulewise.training.training_memory import TrainingMemory
 
 __all__ = ["reestimate_batchnorm"]
@@ -43,18 +43,21 @@ def reestimate_batchnorm(
         batch_size: As for `simulate`.
 
     Raises:
+        InputError: if ``memory`` is of another kind.
         DataError: if no batch has two samples or more.
-        ModelError: if no layer of the model tracks running statistics.
+        ModelError: if no layer of the model tracks running statistics, or the model fails.
 
     Example:
         >>> from joulewise.devices import SRAM, Chip
         >>> from joulewise.placement import place
         >>> model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.BatchNorm1d(3))
-        >>> memory = TrainingMemory(place(model, weights=SRAM(bits=8)), chip=Chip(seed=1), eta=0.3)
+        >>> placement = place(model, weights=SRAM(bits=8))
+        >>> memory = TrainingMemory(placement, at={"eta": 0.3}, chip=Chip(seed=1))
         >>> reestimate_batchnorm(memory, [torch.randn(64, 4) for _ in range(5)])
         >>> int(model[1].num_batches_tracked)
         5
     """
+    check_kind("memory", memory, TrainingMemory, "a TrainingMemory of the model to calibrate")
     model = memory.placement.model
     norms = tracking_layers(model)
     if not norms:
@@ -72,7 +75,7 @@ def reestimate_batchnorm(
                 norm.momentum = None  # the unweighted average over batches
                 norm.reset_running_stats()
             for batch in batches:
-                with memory:
+                with memory, running(batch.inputs):
                     call(model, batch.inputs)
         for norm, statistics in zip(norms, before, strict=True):
             if not norm.num_batches_tracked:  # such as an auxiliary head, for training alone

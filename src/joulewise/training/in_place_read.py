@@ -97,8 +97,8 @@ class InPlaceRead(AbstractContextManager[Memory]):
 
     Args:
         placement: Placed tensors and their devices.
-        plan: An operating point for each placed tensor.
-        chip: The chip that reads; None for a perfect memory of the same format at any plan.
+        points: An operating point for each placed tensor.
+        chip: The chip that reads; None for a perfect memory of the same format at any point.
         scale_gradients: True to multiply the gradient of each weight by read over stored value.
         ranges: By name of a placed weight, the magnitude that it is clipped to before it is stored,
             above 0; gradients of those that require one accumulate in ``grad``; see `WeightRanges`.
@@ -111,13 +111,13 @@ class InPlaceRead(AbstractContextManager[Memory]):
     def __init__(
         self,
         placement: Placement,
-        plan: Mapping[str, Point],
+        points: Mapping[str, Point],
         chip: Chip | None,
         *,
         scale_gradients: bool = False,
         ranges: Mapping[str, Tensor] | None = None,
     ) -> None:
-        self._placement, self._plan, self._chip = placement, plan, chip
+        self._placement, self._points, self._chip = placement, points, chip
         self._scale_gradients, self._ranges = scale_gradients, ranges
         self._undo: ExitStack | None = None
 
@@ -139,7 +139,7 @@ class InPlaceRead(AbstractContextManager[Memory]):
         return memory
 
     def _swap(self, memory: Memory, stack: ExitStack) -> None:
-        stack.enter_context(Exact(None))
+        stack.enter_context(Exact(None, eager=memory.watches))
         stack.callback(memory.attach())
         stack.callback(memory.changed)
         stack.callback(memory.original)
@@ -147,7 +147,7 @@ class InPlaceRead(AbstractContextManager[Memory]):
         if self._chip is None:
             memory.ideal()
         else:
-            memory.read(self._plan, self._chip, again=False)
+            memory.read(self._points, self._chip, again=False)
         if self._scale_gradients:
             stack.callback(memory.scale_gradients())
         stack.callback(memory.learn_ranges())

@@ -13,14 +13,22 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from joulewise.devices import Chip, Point, plain_point
-from joulewise.errors import InputError, check_in_range, check_whole, refuse
-from joulewise.placement import Memory, Placed, Placement
+from joulewise.errors import (
+    InputError,
+    check_count,
+    check_in_range,
+    check_kind,
+    check_whole,
+    refuse,
+)
+from joulewise.placement import At, Memory, Placed, Placement, Plan
 from joulewise.training.in_place_read import InPlaceRead, interrupts, uninterrupted
 from joulewise.training.weight_ranges import WeightRanges
 
-__all__ = ["Plan", "Ramp", "TrainingMemory"]
+__all__ = ["AtStep", "LinearSchedule", "TrainingMemory"]
 
-Plan = Mapping[str, Point]
+AtStep = At | Mapping[str, Point | Callable[[int], Point]] | Callable[[int], At]
+"""Operating points, or functions of the step that give them."""
 
 
 class TrainingMemory(AbstractContextManager[Chip | None]):
@@ -28,7 +36,7 @@ class TrainingMemory(AbstractContextManager[Chip | None]):
 
     ::
 
-        memory = TrainingMemory(jw.place(model, weights=jw.SRAM(bits=8)), eta=0.6)
+        memory = TrainingMemory(jw.place(model, weights=jw.SRAM(bits=8)), at={"eta": 0.6})
         for inputs, targets in loader:
             optimizer.zero_grad()
             with memory:
@@ -80,24 +88,24 @@ class TrainingMemory(AbstractContextManager[Chip | None]):
     inside the ascent, the two gradients would be of different chips, and rounding to words would
     distort the perturbation: for a ResNet-20 in words of 8 bits and SAM with a rho of 0.05, the
     weights that are read move four times as far, at a cosine of 0.24 to eps. Where an optimizer
-    calls a closure with the block inside, ``one_chip()`` around the step at least keeps the chip.
+    calls a closure with the block inside, ``same_chip()`` around the step at least keeps the chip.
 
-    Autocast is supported, and ``torch.compile`` where no activations are placed. Weights that are
-    sharded or wrapped for several processes (FSDP, DistributedDataParallel) are not.
+    Autocast is supported. Compiled models run uncompiled where activations are placed, arrays have
+    converters or noise is new at each read, otherwise compiled. Weights that are sharded or wrapped
+    for several processes (FSDP, DistributedDataParallel) are not supported.
 
     Args:
         placement: Placed tensors and their devices. The model may train any of its parameters.
-        plan: An operating point for each placed tensor, or a function from the step to a plan.
+        at: Operating points: knobs with their values, such as ``{"eta": 0.6}``, or a plan. A value
+            may be a function of the step, such as `LinearSchedule`, and so may the whole.
         seed: Seed of the chips, 0 or more. Chips depend on it and the step, are the same on any
             machine, and differ from those that `simulate` counts up from its own seed.
         chip: One chip for all blocks, to fit a network to it; instead of ``seed``. Only read noise
             then differs between blocks.
         scale_gradients: True to multiply gradients by the read over the stored value.
-        perfect: True to read without faults; excludes a plan or setting, ``seed`` and ``chip``.
+        perfect: True to read without faults; excludes ``at``, ``seed`` and ``chip``.
         ranges: Trainable ranges of the weights of this placement. Their state is not part of
             ``state_dict()``.
-        **setting: One operating point for all placed tensors, such as ``eta=0.6``, or a function of
-            the step such as `Ramp`.
 
     Attributes:
         placement: As given.
@@ -105,10 +113,10 @@ class TrainingMemory(AbstractContextManager[Chip | None]):
         steps: Number of finished blocks; the next block is that of step ``steps``, from 0.
 
     Raises:
-        InputError: unless exactly one of ``plan``, a setting and ``perfect`` is given; if both a
-            seed and a chip are given, or either of them or ``scale_gradients`` beside ``perfect``;
-            or if ``ranges`` do not fit the placement.
-        OperatingPointError: if the point of the first step is out of range.
+        InputError: unless exactly one of ``at`` and ``perfect`` is given; if both a seed and a chip
+            are given, or either of them or ``scale_gradients`` beside ``perfect``; if an argument
+            is of the wrong kind; or if ``ranges`` do not fit the placement.
+        OperatingPointError: if a point of the first step is out of range.
 
     Example:
         >>> import torch
@@ -116,7 +124,7 @@ class TrainingMemory(AbstractContextManager[Chip | None]):
         >>> from joulewise.placement import place
         >>> layer = torch.nn.Linear(3, 1, bias=False)
         >>> noisy = place(layer, weights=Crossbar(sigma=1e-6))
-        >>> memory = TrainingMemory(noisy, g_max=25e-6)
+        >>> memory = TrainingMemory(noisy, at={"g_max": 25e-6})
         >>> seen = set()
         >>> for _ in range(3):
         ...     with memory:
@@ -135,17 +143,23 @@ class TrainingMemory(AbstractContextManager[Chip | None]):
         self,
         placement: Placement,
         *,
-        plan: Plan | Callable[[int], Plan] | None = None,
+        at: AtStep | None = None,
         seed: int | None = None,
         chip: Chip | None = None,
         scale_gradients: bool = False,
         perfect: bool = False,
         ranges: WeightRanges | None = None,
-        **setting: Point | Callable[[int], Point],
     ) -> None:
-        if (plan is not None) + bool(setting) + perfect != 1:
+        check_kind("placement", placement, Placement, "the result of joulewise.place(model, ...)")
+        for field, flag in (("perfect", perfect), ("scale_gradients", scale_gradients)):
+            check_kind(field, flag, bool, "True or False")
+        if chip is not None:
+            check_kind("chip", chip, Chip, "a Chip, such as Chip(seed=3), or None")
+        if ranges is not None:
+            check_kind("ranges", ranges, WeightRanges, "trainable ranges, or None")
+        if (at is not None) + perfect != 1:
             raise InputError(
-                "training needs exactly one of a plan, a setting such as eta=0.5, and perfect=True"
+                'a training memory needs at, such as at={"eta": 0.5}, or perfect=True, and not both'
             )
         if seed is not None and chip is not None:
             raise InputError("training takes a seed of many chips, or one chip, not both")
@@ -154,12 +168,12 @@ class TrainingMemory(AbstractContextManager[Chip | None]):
                 "perfect is given beside a seed, a chip or scale_gradients; allowed: perfect=True "
                 "without them, since a memory without faults does not use them"
             )
-        check_in_range("seed", seed or 0, 0, 2**63)
+        check_count("seed", seed or 0, 0)
         if ranges is not None:
             ranges.check_fits(placement)
         self.placement, self.ranges = placement, ranges
         self.steps = 0
-        self._given, self._setting = plan, setting
+        self._at = at
         self._seed, self._chip = seed or 0, chip
         self._scale_gradients, self._perfect = scale_gradients, perfect
         # The placement with ranges of activations that follow the batch.
@@ -168,25 +182,29 @@ class TrainingMemory(AbstractContextManager[Chip | None]):
         self._block: ExitStack | None = None
         self._memory: Memory | None = None
         self._held = False
-        self.plan(0)
+        self._points(0)
 
-    def plan(self, step: int) -> dict[str, Point]:
-        """Operating points of the placed tensors in a step, counted from 0.
-
-        Those of a perfect memory are the most reliable ones.
+    def plan_at(self, step: int) -> Plan:
+        """Plan of a step, counted from 0; the most reliable one for a perfect memory.
 
         Raises:
             OperatingPointError: if a point is out of range.
         """
-        if self._perfect:
-            return self.placement.plan_at_most_reliable()
-        if self._given is not None:
-            given = self._given(step) if callable(self._given) else self._given
-            return self.placement.check_plan(given)
-        setting = {k: at(step) if callable(at) else at for k, at in self._setting.items()}
-        return self.placement.plan(**setting)
+        return self.placement.plan(self._at_step(step))
 
-    def chip(self, step: int) -> Chip | None:
+    def _points(self, step: int) -> dict[str, Point]:
+        """Operating point of each placed tensor in a step."""
+        return self.placement.points(self._at_step(step))
+
+    def _at_step(self, step: int) -> At:
+        if self._at is None:
+            return self.placement.most_reliable()
+        at: Any = self._at(step) if callable(self._at) else self._at
+        if isinstance(at, Plan) or not isinstance(at, Mapping):
+            return at
+        return {knob: value(step) if callable(value) else value for knob, value in at.items()}
+
+    def chip_at(self, step: int) -> Chip | None:
         """Chip of a step, counted from 0; None for a perfect memory."""
         if self._perfect:
             return None
@@ -205,14 +223,14 @@ class TrainingMemory(AbstractContextManager[Chip | None]):
         """
         if self._block is not None:
             refuse("a block", "within another one of the same memory", "one after the other")
-        chip = self.chip(self.steps)
+        chip = self.chip_at(self.steps)
         with ExitStack() as block:
-            plan = self.plan(self.steps)
+            points = self._points(self.steps)
             options: dict[str, Any] = {"scale_gradients": self._scale_gradients}
             if self.ranges is not None:
                 self.ranges.keep_positive()
                 options["ranges"] = self.ranges.by_name()
-            read = InPlaceRead(self._following, plan, chip, **options)
+            read = InPlaceRead(self._following, points, chip, **options)
             self._memory = block.enter_context(read)
             block.callback(register_optimizer_step_pre_hook(self._refuse_step).remove)
             self._block = block.pop_all()
@@ -241,22 +259,22 @@ class TrainingMemory(AbstractContextManager[Chip | None]):
         return block
 
     @contextmanager
-    def one_chip(self) -> Iterator[None]:
+    def same_chip(self) -> Iterator[None]:
         """Make all blocks within one step, on the same chip and at the same operating points.
 
         Yields:
             Nothing.
 
         Raises:
-            InputError: within a block, or another ``one_chip()``.
+            InputError: within a block, or another ``same_chip()``.
 
         Example:
             >>> from joulewise.devices import SRAM
             >>> from joulewise.models import build
             >>> from joulewise.placement import place
             >>> model = build("mlp", (1, 8, 8), 10, seed=0)
-            >>> memory = TrainingMemory(place(model, weights=SRAM(bits=8)), eta=0.6)
-            >>> with memory.one_chip():
+            >>> memory = TrainingMemory(place(model, weights=SRAM(bits=8)), at={"eta": 0.6})
+            >>> with memory.same_chip():
             ...     with memory as chip:
             ...         pass
             ...     with memory as same:
@@ -265,7 +283,7 @@ class TrainingMemory(AbstractContextManager[Chip | None]):
             (True, 1)
         """
         if self._held or self._block is not None:
-            refuse("one_chip()", "within a block or another one_chip()", "around blocks")
+            refuse("same_chip()", "within a block or another same_chip()", "around blocks")
         self._held = True
         try:
             yield
@@ -297,7 +315,7 @@ class TrainingMemory(AbstractContextManager[Chip | None]):
         """Plain data for records: devices, chips, steps, first and last operating points."""
         # By identity: a user's device need not be hashable.
         devices = {id(p.device): p.device for p in self.placement.placed}
-        first, last = self.plan(0), self.plan(max(self.steps - 1, 0))
+        first, last = self._points(0), self._points(max(self.steps - 1, 0))
         kind = "one for each step" if self._chip is None else "one"
         return {
             "devices": [device.describe() for device in devices.values()],
@@ -330,7 +348,7 @@ class TrainingMemory(AbstractContextManager[Chip | None]):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ramp:
+class LinearSchedule:
     """A schedule that moves linearly from one operating point to another, then stays constant.
 
     Args:
@@ -342,7 +360,7 @@ class Ramp:
         InputError: if ``steps`` is not a whole number of 1 or more.
 
     Example:
-        >>> eta = Ramp(start=1.0, stop=0.6, steps=4)
+        >>> eta = LinearSchedule(start=1.0, stop=0.6, steps=4)
         >>> [round(eta(step), 1) for step in range(6)]
         [1.0, 0.9, 0.8, 0.7, 0.6, 0.6]
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from joulewise.errors import InputError, check_in_range
+from joulewise.errors import InputError, check_in_range, check_kind
 from joulewise.placement import Placement
 
 __all__ = ["clip_weights", "placed_weights"]
@@ -40,6 +40,7 @@ def clip_weights(
         ``deviations=2.0``: V. Joshi et al., Nat. Commun. 11, 2473, 2020, for CIFAR-10.
         ``fixed=0.1``: a baseline in the public code of WCAT, TMLR 2023, openreview BxjHMPwZIH.
     """
+    check_kind("weights", weights, (nn.Module, Placement), "a model or a placement")
     if (fixed is None) == (deviations is None):
         raise InputError("clip_weights needs either fixed= or deviations=")
     for name, value in (("fixed", fixed), ("deviations", deviations)):

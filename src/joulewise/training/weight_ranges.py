@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -12,6 +12,7 @@ from joulewise.placement import Placement
 __all__ = ["WeightRanges"]
 
 
+@runtime_checkable
 class WeightRanges(Protocol):
     """Ranges that `TrainingMemory` clips weights to and `train` steps with its optimizer.
 

@@ -11,8 +11,8 @@ from gaussian_memory import GaussianMemory, output_moments
 from joulewise.contrib.full_covariance import FullCovariance
 from joulewise.devices import SRAM, Chip
 from joulewise.errors import InputError
-from joulewise.placement import loaded, place
-from joulewise.prediction import posed, predict
+from joulewise.placement import Plan, place, private_memory
+from joulewise.prediction import loaded_problem, predict
 
 Z = 5.0
 
@@ -49,18 +49,18 @@ class Residual(nn.Module):
 
 def forecast(placement, x, plan, **options):
     options = {"dtype": torch.float64} | options
-    with posed(placement, [x], plan) as problem:
+    with loaded_problem(placement, [x], plan) as problem:
         return FullCovariance(**options).forecast(problem)
 
 
 def errors_of_chips(placement, x, plan, chips):
     """The output error of each chip, mean over samples and outputs."""
-    with loaded(placement, frozen=True) as memory:
+    with private_memory(placement, frozen=True) as memory:
         memory.original()
-        reference = memory.call(x)
+        reference, points = memory.call(x), placement.points(plan)
         errors = []
         for seed in range(chips):
-            memory.read(plan, Chip(seed=seed))
+            memory.read(points, Chip(seed=seed))
             errors.append((memory.call(x) - reference).square().mean())
     return torch.stack(errors)
 
@@ -73,7 +73,7 @@ def z_score(errors, predicted):
 def test_a_residual_network_with_gaussian_noise_against_chips(std):
     model, x = seeded(Residual()), random(4, 1, 4, 4)
     placement = place(model, weights=GaussianMemory(keep=1.0))
-    plan = placement.plan(std=std)
+    plan = placement.plan({"std": std})
     errors = errors_of_chips(placement, x, plan, 2000)
     assert abs(z_score(errors, float(forecast(placement, x, plan).mse))) < Z
 
@@ -82,8 +82,8 @@ def test_a_residual_network_with_gaussian_noise_against_chips(std):
 def test_a_linear_network_on_sram_against_chips(eta):
     """Exact for any noise: weights and layer inputs placed, faults rare and large."""
     model, x = seeded(nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 4))), random(3, 6)
-    placement = place(model, weights=SRAM(bits=6), activations=SRAM(bits=12), inputs=x)
-    plan = placement.plan(eta=eta)
+    placement = place(model, weights=SRAM(bits=6), activations=SRAM(bits=12), example_inputs=x)
+    plan = placement.plan({"eta": eta})
     errors = errors_of_chips(placement, x, plan, 1500)
     assert abs(z_score(errors, float(forecast(placement, x, plan).mse))) < Z
 
@@ -91,8 +91,8 @@ def test_a_linear_network_on_sram_against_chips(eta):
 def test_stored_activations_with_gaussian_noise_against_chips():
     model, x = seeded(Residual()), random(4, 1, 4, 4)
     memory = GaussianMemory(keep=1.0)
-    placement = place(model, weights=memory, activations=memory, inputs=x)
-    plan = placement.plan(std=0.02)
+    placement = place(model, weights=memory, activations=memory, example_inputs=x)
+    plan = placement.plan({"std": 0.02})
     result = forecast(placement, x, plan)
     assert set(result.variance) == {p.name for p in placement.placed}
     assert all(float(part) > 0 for part in result.variance.values())
@@ -103,7 +103,7 @@ def test_stored_activations_with_gaussian_noise_against_chips():
 def test_the_mean_of_a_biased_memory_is_in_the_shift():
     model, x = seeded(nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 4))), random(3, 6)
     placement = place(model, weights=GaussianMemory(keep=0.8))
-    result = forecast(placement, x, placement.plan(std=1e-6))
+    result = forecast(placement, x, placement.plan({"std": 1e-6}))
     reduced = model(x)
     with torch.no_grad():
         for layer in (model[0], model[2]):
@@ -129,7 +129,7 @@ def test_one_noisy_weight_is_a_sum_over_one_gaussian():
     """ReLU and a linear layer behind it: mean exact, variance to what the series leaves out."""
     model, x = seeded(nn.Sequential(nn.Linear(3, 2), nn.ReLU(), nn.Linear(2, 2))), random(1, 3)
     placement = place(model, weights=OneWeight(keep=1.0), include=["0.weight"])
-    mean, cov = output_moments(placement, x, {"0.weight": 0.7}, order=12)
+    mean, cov = output_moments(placement, x, {"std": 0.7}, order=12)
     z = torch.linspace(-9, 9, 20_001, dtype=torch.float64)
     weight = torch.softmax(-0.5 * z**2, 0)
     with torch.no_grad():
@@ -145,11 +145,11 @@ def test_shares_of_a_linear_network_are_the_variance_that_each_layer_adds():
     """Var f = E Var(f | first layer) + Var E(f | first layer), and the second is J v J^T."""
     model, x = seeded(nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 4))), random(3, 6)
     placement = place(model, weights=GaussianMemory())
-    result = forecast(placement, x, placement.plan(std=0.3))
+    result = forecast(placement, x, placement.plan({"std": 0.3}))
     head = 0.9 * model[1].weight.detach()
     first = 0.09 * x.square().sum(1).mean() * head.square().sum(1).mean()
     assert float(result.variance["0.weight"]) == pytest.approx(float(first), rel=1e-10)
-    _, cov = output_moments(placement, x, placement.plan(std=0.3))
+    _, cov = output_moments(placement, x, placement.plan({"std": 0.3}))
     whole = float(cov.diagonal(dim1=1, dim2=2).mean())
     assert float(result.total_variance) == pytest.approx(whole, rel=1e-10)
 
@@ -157,7 +157,7 @@ def test_shares_of_a_linear_network_are_the_variance_that_each_layer_adds():
 def test_parts_fit_together_whatever_the_pieces():
     model, x = seeded(Residual()), random(5, 1, 4, 4)
     placement = place(model, weights=SRAM(bits=8))
-    plan = placement.plan(eta=0.4)
+    plan = placement.plan({"eta": 0.4})
     whole = forecast(placement, x, plan)
     one_by_one = forecast(placement, x, plan, memory_bytes=8 * 5000)
     for result in (whole, one_by_one):
@@ -179,10 +179,11 @@ def test_progress_is_told_piece_by_piece():
     placement = place(model, weights=SRAM(bits=8))
     method = FullCovariance(dtype=torch.float64, memory_bytes=8 * 5000)
 
-    def note(done, expected):
+    def note(step, done, expected):
+        assert step == "predicting"
         seen.append((done, expected))
 
-    predict(placement, [x], eta=0.4, method=method, progress=note)
+    predict(placement, [x], at={"eta": 0.4}, method=method, progress=note)
     assert seen[-1] == (5, 5)
     assert len(seen) > 1
 
@@ -193,7 +194,8 @@ def test_gradients_in_the_points_are_those_of_differences():
     names = [p.name for p in placement.placed]
 
     def function(*points):
-        result = forecast(placement, x, dict(zip(names, points, strict=True)))
+        plan = Plan({n: {"eta": point} for n, point in zip(names, points, strict=True)})
+        result = forecast(placement, x, plan)
         return (result.mean_shift, *result.variance.values())
 
     points = [torch.tensor(0.3 + 0.05 * i, dtype=torch.float64) for i in range(len(names))]
@@ -203,11 +205,12 @@ def test_gradients_in_the_points_are_those_of_differences():
 def test_gradients_reach_the_point_of_stored_activations():
     model, x = seeded(nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 2))), random(2, 3)
     memory = GaussianMemory()
-    placement = place(model, weights=memory, activations=memory, inputs=x)
+    placement = place(model, weights=memory, activations=memory, example_inputs=x)
     names = [p.name for p in placement.placed]
 
     def function(*points):
-        result = forecast(placement, x, dict(zip(names, points, strict=True)))
+        plan = Plan({n: {"std": point} for n, point in zip(names, points, strict=True)})
+        result = forecast(placement, x, plan)
         return (result.mse, *result.variance.values())
 
     points = [torch.tensor(0.1 + 0.05 * i, dtype=torch.float64) for i in range(len(names))]
@@ -217,7 +220,7 @@ def test_gradients_reach_the_point_of_stored_activations():
 def test_no_graph_is_kept_where_no_point_asks_for_it():
     model, x = seeded(Residual()), random(2, 1, 4, 4)
     placement = place(model, weights=SRAM(bits=8))
-    result = forecast(placement, x, placement.plan(eta=0.4))
+    result = forecast(placement, x, placement.plan({"eta": 0.4}))
     assert not result.mse.requires_grad
 
 
@@ -226,7 +229,7 @@ def test_networks_of_the_zoo_are_covered(name):
     model = jw.load_model(name, (1, 8, 8), 10, seed=0)
     x = random(2, 1, 8, 8).float()
     placement = place(model, weights=SRAM(bits=8))
-    result = forecast(placement, x, placement.plan(eta=0.5), dtype=torch.float32)
+    result = forecast(placement, x, placement.plan({"eta": 0.5}), dtype=torch.float32)
     assert math.isfinite(float(result.mse))
     assert float(result.mse) > 0
 

@@ -14,7 +14,7 @@ from joulewise.contrib.full_covariance.propagation import Propagation
 from joulewise.contrib.full_covariance.rules import affine, scaling
 from joulewise.errors import ModelError
 from joulewise.placement import place
-from joulewise.prediction import posed
+from joulewise.prediction import loaded_problem
 
 
 def random(*shape, seed=0):
@@ -38,7 +38,7 @@ def moments_of(model, x, std=0.1, include=(), keep=0.9, **options):
     model = model.double().eval()
     memory = GaussianMemory(keep=keep)
     placement = place(model, weights=memory, include=include)
-    return output_moments(placement, x, placement.plan(std=std), **options)
+    return output_moments(placement, x, placement.plan({"std": std}), **options)
 
 
 class Block(nn.Module):
@@ -203,8 +203,8 @@ def _first_layer_only(other):
 
 def test_nan_is_refused_by_the_name_of_the_first_layer():
     model, x = nn.Sequential(nn.Linear(4, 4), nn.ReLU()), random(3, 4)
-    placement = place(model.double(), weights=GaussianMemory())
-    nan = posed(placement, [x], {"0.weight": math.nan})
+    placement = place(model.double(), weights=GaussianMemory(keep=math.nan))
+    nan = loaded_problem(placement, [x], {"std": 0.1})
     with nan as problem, pytest.raises(ModelError, match=r"the output of 0 is NaN or infinite"):
         list(FullCovariance().pieces(problem))
 
@@ -222,7 +222,7 @@ def test_hooks_of_the_model_do_not_see_moments():
     model[1].register_forward_hook(lambda *args: seen.append(1))
     model.double()
     placement = place(model, weights=GaussianMemory())
-    with posed(placement, [random(2, 4)], {"0.weight": 0.1}) as problem:
+    with loaded_problem(placement, [random(2, 4)], {"std": 0.1}) as problem:
         seen.clear()
         list(FullCovariance(dtype=torch.float64).pieces(problem))
     assert len(seen) <= 2  # the tracer, and the pass that sizes the covariances

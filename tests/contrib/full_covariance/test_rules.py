@@ -44,7 +44,7 @@ MEMORIES = {"apart": GaussianMemory(), "tied": TiedMemory()}
 
 def placed(model, *names, memory=MEMORIES["apart"]):
     placement = place(model, weights=memory, include=names)
-    return placement, dict.fromkeys([p.name for p in placement.placed], STD)
+    return placement, placement.plan({"std": STD})
 
 
 def means_of(model, placement):
@@ -165,7 +165,7 @@ def test_two_layers_of_three_bits_against_every_fault_pattern():
         model[1].weight.copy_(torch.tensor([[-0.4], [0.9]]))
     memory = SRAM(bits=3)
     placement = place(model, weights=memory)
-    plan = placement.plan(eta=0.15)
+    plan = placement.plan({"eta": 0.15})
     rate = float(memory.bit_error_rate(0.15))
     x = torch.tensor([[0.8, 1.5]], dtype=torch.float64)
     mean, cov = output_moments(placement, x, plan)
@@ -321,7 +321,7 @@ def test_activations_of_gaussian_values_against_samples(name, scale):
     # Noise as large as the weights, so that each entry is on both sides of each kink often enough
     # for its sample moments to be normal.
     layer, x = filled(nn.Sequential(nn.Conv1d(1, 2, 3, padding=1))), scale * random(1, 1, 5)
-    plan, memory = {"0.weight": 1.0}, GaussianMemory()
+    plan, memory = {"std": 1.0}, GaussianMemory()
     activation = ACTIVATIONS[name]
     outputs = gaussian_outputs(layer, x, plan, place(layer, weights=memory), activation)
     model = nn.Sequential(*layer, activation)
@@ -335,8 +335,8 @@ def test_four_terms_of_the_series_are_within_two_percent():
     with torch.no_grad():
         layer[0].weight.zero_()
     placement, x = place(layer, weights=GaussianMemory()), random(1, 1, 8)
-    _, exact = output_moments(placement, x, {"0.weight": STD}, order=12)
-    _, cut = output_moments(placement, x, {"0.weight": STD}, order=4)
+    _, exact = output_moments(placement, x, {"std": STD}, order=12)
+    _, cut = output_moments(placement, x, {"std": STD}, order=4)
     std = exact[0].diagonal().sqrt()
     relative = (exact - cut)[0].abs() / (std[:, None] * std)
     assert float(relative.max()) < 0.02
@@ -396,13 +396,9 @@ def test_quadrature_of_a_smooth_function_is_exact_and_its_gradient_too():
 def test_the_maximum_of_pairs_against_samples(stride):
     layer, x = filled(nn.Sequential(nn.Conv1d(1, 2, 3, padding=1))), random(1, 1, 6)
     pool = nn.MaxPool1d(2, stride=stride)
-    outputs = gaussian_outputs(
-        layer, x, {"0.weight": STD}, place(layer, weights=GaussianMemory()), pool
-    )
+    outputs = gaussian_outputs(layer, x, {"std": STD}, place(layer, weights=GaussianMemory()), pool)
     model = nn.Sequential(*layer, pool)
-    mean, cov = output_moments(
-        place(model, weights=GaussianMemory()), x, {"0.weight": STD}, order=12
-    )
+    mean, cov = output_moments(place(model, weights=GaussianMemory()), x, {"std": STD}, order=12)
     assert worst_z(outputs, mean[0], cov[0]) < Z
 
 
@@ -418,7 +414,7 @@ def test_torch_maximum_of_two_branches_against_samples():
 
     model, x = filled(Two()), random(1, 1, 5)
     layer = nn.Sequential(model.layer)
-    plan = {"0.weight": STD}
+    plan = {"std": STD}
     outputs = gaussian_outputs(
         layer,
         x,
@@ -427,7 +423,7 @@ def test_torch_maximum_of_two_branches_against_samples():
         lambda y: torch.maximum(y, 0.5 * y + 0.2),
     )
     placement = place(model, weights=GaussianMemory())
-    mean, cov = output_moments(placement, x, {"layer.weight": STD}, order=12)
+    mean, cov = output_moments(placement, x, {"std": STD}, order=12)
     assert worst_z(outputs, mean[0], cov[0]) < Z
 
 
@@ -443,11 +439,9 @@ def test_torch_maximum_of_two_branches_against_samples():
 def test_larger_windows_take_the_running_maximum_for_gaussian(pool):
     """As far off as the rule says, and three standard errors of the samples (1.5 %) more."""
     layer, x = filled(nn.Sequential(nn.Conv2d(1, 2, 3, padding=1))), random(1, 1, 5, 5)
-    outputs = gaussian_outputs(
-        layer, x, {"0.weight": STD}, place(layer, weights=GaussianMemory()), pool
-    )
+    outputs = gaussian_outputs(layer, x, {"std": STD}, place(layer, weights=GaussianMemory()), pool)
     model = nn.Sequential(*layer, pool)
-    mean, cov = output_moments(place(model, weights=GaussianMemory()), x, {"0.weight": STD})
+    mean, cov = output_moments(place(model, weights=GaussianMemory()), x, {"std": STD})
     std = outputs.std(0)
     assert float(((outputs.mean(0) - mean[0]).abs() / std).max()) < 0.03 + 0.015
     assert float(((outputs.T.cov() - cov[0]).abs() / (std[:, None] * std)).max()) < 0.2 + 0.015

@@ -10,11 +10,11 @@ from torch import nn
 from gaussian_memory import GaussianMemory
 from joulewise.contrib import NoiseMaximisation
 from joulewise.data import load_digits
-from joulewise.devices import SRAM, Crossbar, Flip
+from joulewise.devices import SRAM, Crossbar, Flip, Knob
 from joulewise.errors import InputError, OperatingPointError
 from joulewise.models import build, seeded
 from joulewise.optim import SAM
-from joulewise.placement import energy, place
+from joulewise.placement import Plan, energy, place
 from joulewise.training import TrainingMemory, TrainingSpec, train
 
 
@@ -46,7 +46,7 @@ class Parts(nn.Module):
         return [f"parts.{k}.weight" for k in range(len(self.factors))]
 
     def placed(self, device):
-        return place(self, weights=device, inputs=torch.eye(len(self.targets[0])).double())
+        return place(self, weights=device, example_inputs=torch.eye(len(self.targets[0])).double())
 
 
 def run(memory, model, blocks):
@@ -54,7 +54,12 @@ def run(memory, model, blocks):
         model.zero_grad()
         with memory:
             model.loss().backward()
-    return memory.plan(memory.steps)
+    return points_of(memory)
+
+
+def points_of(memory):
+    """The present operating points, by name."""
+    return memory.placement.points(memory.plan_at(memory.steps))
 
 
 # The points.
@@ -63,7 +68,7 @@ def run(memory, model, blocks):
 class Conductance(GaussianMemory):
     """Noise of a standard deviation ``std``, for an energy of ``1 / std``."""
 
-    most_reliable = 0.01
+    knob = Knob(name="std", least_reliable=10.0, most_reliable=0.01)
 
     def energy(self, traffic, point):
         return 1e-12 * traffic.reads / torch.as_tensor(point, dtype=torch.float64)
@@ -75,24 +80,24 @@ def test_at_a_price_the_points_are_the_optimum_in_closed_form():
     placement = model.placed(Conductance(keep=1.0))
     words, price, horizon = 900, 1e4, 50
     memory = NoiseMaximisation(
-        placement, price=price, lr=0.02, horizon=horizon, start=placement.plan(std=0.3)
+        placement, price=price, lr=0.02, horizon=horizon, start=placement.plan({"std": 0.3})
     )
-    plan = run(memory, model, 200)
+    points = run(memory, model, 200)
     reliable = 3 * words / 0.01
     # |d|^2 of a block has a relative deviation of sqrt(2 / words), averages over the horizon one
     # of that over sqrt(2 horizon - 1); the third root has a third of it.
     deviation = (2 / words) ** 0.5 / (2 * horizon - 1) ** 0.5 / 3
     for factor, name in zip(model.factors, model.names, strict=True):
         best = (price / (factor * reliable)) ** (1 / 3)
-        assert plan[name] == pytest.approx(best, rel=4 * deviation)
+        assert points[name] == pytest.approx(best, rel=4 * deviation)
 
 
 def test_at_an_energy_the_points_are_the_best_of_that_energy():
     model, wanted, horizon = Parts(1.0, 30.0), 0.3, 50
     device = SRAM(bits=6, fault=Flip())
     memory = NoiseMaximisation(model.placed(device), energy=wanted, lr=0.02, horizon=horizon)
-    assert memory.plan(0) == pytest.approx(dict.fromkeys(model.names, wanted), abs=1e-8)
-    plan = run(memory, model, 200)
+    assert points_of(memory) == pytest.approx(dict.fromkeys(model.names, wanted), abs=1e-8)
+    points = run(memory, model, 200)
     stored = [device.store(part.weight.detach()) for part in model.parts]
 
     def harm(first):
@@ -110,8 +115,9 @@ def test_at_an_energy_the_points_are_the_best_of_that_energy():
     rates = [math.exp(-12.8 * eta) for eta in (best, 2 * wanted - best)]
     variance = sum(0.6 / (900 * rate) for rate in rates) / (2 * horizon - 1)
     # The logarithm of a rate is -12.8 eta: both points move by half of what the ratio is off by.
-    assert plan[model.names[0]] == pytest.approx(best, abs=4 * variance**0.5 / 12.8 / 2)
-    assert energy(memory.placement, plan).normalised == pytest.approx(wanted, abs=1e-5)
+    assert points[model.names[0]] == pytest.approx(best, abs=4 * variance**0.5 / 12.8 / 2)
+    now = energy(memory.placement, at=memory.plan_at(memory.steps))
+    assert now.normalised == pytest.approx(wanted, abs=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -121,22 +127,23 @@ def test_at_an_energy_the_points_are_the_best_of_that_energy():
 def test_what_matters_more_is_more_reliable_and_the_energy_is_met(device, wanted):
     model = Parts(1.0, 10.0, 100.0, size=16)
     memory = NoiseMaximisation(model.placed(device), energy=wanted, lr=0.03, horizon=20)
-    plan = run(memory, model, 50)
-    quiet, middle, loud = (plan[name] for name in model.names)
+    points = run(memory, model, 50)
+    quiet, middle, loud = (points[name] for name in model.names)
     assert quiet < middle < loud
-    assert energy(memory.placement, plan).normalised == pytest.approx(wanted, rel=1e-3)
+    now = energy(memory.placement, at=memory.plan_at(memory.steps))
+    assert now.normalised == pytest.approx(wanted, rel=1e-3)
 
 
 def test_from_any_start_the_energy_is_reached_no_faster_than_by_lr():
     model = Parts(1.0, 10.0, 100.0)
     placement = model.placed(SRAM(bits=8))
-    start = placement.plan_at_most_reliable()
+    start = placement.most_reliable()
     memory = NoiseMaximisation(placement, energy=0.4, start=start, lr=0.02)
-    assert memory.plan(0) == start
+    assert memory.plan_at(0).to_dict() == start.to_dict()
     before = 1.0
     for _ in range(60):
         run(memory, model, 1)
-        now = energy(placement, memory.plan(0)).normalised
+        now = energy(placement, at=memory.plan_at(0)).normalised
         assert now >= 0.4 - 1e-2 and abs(now - before) <= 0.02 + 1e-9
         before = now
     assert now == pytest.approx(0.4, abs=1e-3)
@@ -145,7 +152,7 @@ def test_from_any_start_the_energy_is_reached_no_faster_than_by_lr():
 def test_at_a_price_noise_grows_from_the_most_reliable_point():
     model = Parts(1.0, 10.0)
     memory = NoiseMaximisation(model.placed(SRAM(bits=8)), price=1e3, lr=0.1)
-    assert memory.plan(0) == memory.placement.plan_at_most_reliable()
+    assert memory.plan_at(0).to_dict() == memory.placement.most_reliable().to_dict()
     assert max(run(memory, model, 9).values()) < 0.2
     assert min(run(memory, model, 30).values()) >= 0.05
 
@@ -161,7 +168,7 @@ def network():
 
 def made(model, **options):
     options = {"energy": 0.3, "lr": 0.05, "seed": 4} | options
-    placement = place(model, weights=SRAM(bits=8), inputs=rand(16, 8))
+    placement = place(model, weights=SRAM(bits=8), example_inputs=rand(16, 8))
     return NoiseMaximisation(placement, **options)
 
 
@@ -179,7 +186,7 @@ def backward(model, step=0, factor=1.0):
 
 def steps(model, memory, count, factor=1.0):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    plans = []
+    found = []
     for _ in range(count):
         optimizer.zero_grad()
         with memory:
@@ -187,23 +194,23 @@ def steps(model, memory, count, factor=1.0):
         for parameter in model.parameters():
             parameter.grad.div_(factor)
         optimizer.step()
-        plans.append(memory.plan(memory.steps))
-    return plans
+        found.append(points_of(memory))
+    return found
 
 
 def test_the_gradients_and_chips_are_those_of_a_training_memory():
     found = []
     for kind in (NoiseMaximisation, TrainingMemory):
         model = network()
-        placement = place(model, weights=SRAM(bits=8), inputs=rand(16, 8))
-        options = {"energy": 0.3} if kind is NoiseMaximisation else {"eta": 0.3}
+        placement = place(model, weights=SRAM(bits=8), example_inputs=rand(16, 8))
+        options = {"energy": 0.3} if kind is NoiseMaximisation else {"at": {"eta": 0.3}}
         memory = kind(placement, seed=4, **options)
         with memory as chip:
-            plan = memory.plan(0)
+            points = points_of(memory)
             backward(model)
-        found.append((chip, [p.grad for p in model.parameters()], plan))
-    (one, grads, plan), (other, same, expected) = found
-    assert one == other and plan == pytest.approx(expected, abs=1e-8)
+        found.append((chip, [p.grad for p in model.parameters()], points))
+    (one, grads, points), (other, same, expected) = found
+    assert one == other and points == pytest.approx(expected, abs=1e-8)
     assert all(map(torch.equal, grads, same))
 
 
@@ -212,7 +219,7 @@ def test_weights_are_back_bit_for_bit_and_an_exception_moves_nothing(error):
     model = network()
     memory = made(model)
     own = [(p, p.data_ptr(), p.detach().clone()) for p in model.parameters()]
-    first = memory.plan(0)
+    first = points_of(memory)
 
     def block():
         with memory:
@@ -228,12 +235,12 @@ def test_weights_are_back_bit_for_bit_and_an_exception_moves_nothing(error):
     for parameter, (same, address, copy) in zip(model.parameters(), own, strict=True):
         assert parameter is same and parameter.data_ptr() == address
         assert torch.equal(parameter, copy)
-    assert (memory.plan(1) == first) is (error is not None)
+    assert (points_of(memory) == first) is (error is not None)
 
 
 def test_the_same_seed_gives_the_same_points_and_a_run_can_go_on():
     model, twin = network(), network()
-    plans = steps(model, made(model), 8)
+    points = steps(model, made(model), 8)
     memory = made(twin)
     again = steps(twin, memory, 4)
     resumed = made(twin)
@@ -241,10 +248,10 @@ def test_the_same_seed_gives_the_same_points_and_a_run_can_go_on():
     resumed.load_state_dict(state)
     assert resumed.steps == 4 and resumed.describe() == memory.describe()
     again += steps(twin, resumed, 4)
-    assert again == plans
+    assert again == points
     assert all(map(torch.equal, model.parameters(), twin.parameters()))
     model = network()
-    assert steps(model, made(model, seed=5), 8) != plans
+    assert steps(model, made(model, seed=5), 8) != points
 
 
 def test_a_state_of_other_tensors_or_another_seed_is_refused():
@@ -272,7 +279,7 @@ def test_gradients_from_before_the_block_do_not_count(cleared):
             model.zero_grad(set_to_none=cleared == "within")
         backward(model)
     assert not any(p._backward_hooks for p in model.parameters())
-    assert memory.plan(1) == pytest.approx(expected.plan(1), rel=1e-9)
+    assert points_of(memory) == pytest.approx(points_of(expected), rel=1e-9)
     found, wanted = (m.state_dict()["averages"] for m in (memory, expected))
     assert found.keys() == wanted.keys()
     for name in wanted:
@@ -286,13 +293,14 @@ def test_gradients_from_before_the_block_do_not_count(cleared):
 def test_a_block_without_a_backward_pass_moves_nothing(left):
     model = network()
     memory = made(model)
+    first = points_of(memory)
     if left is not None:
         backward(model)
     with memory, torch.no_grad():
         model(batch(0)[0])
         if left == "gradients, then zeros":
             model.zero_grad(set_to_none=False)
-    assert memory.plan(1) == memory.plan(0) and memory.steps == 1
+    assert points_of(memory) == first and memory.steps == 1
     assert memory.state_dict()["averages"] == {}
 
 
@@ -303,7 +311,7 @@ def test_gradients_that_are_not_finite_move_nothing(factor):
     with memory:
         backward(model, factor=factor)
     assert memory.state_dict()["averages"] == {}
-    assert memory.plan(1) == memory.describe()["first_plan"]
+    assert points_of(memory) == memory.describe()["first_plan"]
 
 
 def test_a_loss_scale_cancels():
@@ -318,21 +326,22 @@ def test_a_loss_scale_cancels():
 def test_within_one_chip_points_move_once_at_the_end():
     model = network()
     memory = made(model)
-    first = memory.plan(0)
-    with memory.one_chip():
+    first = points_of(memory)
+    with memory.same_chip():
         for _ in range(2):
             model.zero_grad()
             with memory:
                 backward(model)
-            assert memory.plan(0) == first
-    assert memory.plan(1) != first and memory.steps == 1
+            assert points_of(memory) == first
+    assert points_of(memory) != first and memory.steps == 1
 
 
 def test_points_move_every_few_blocks():
     model = network()
-    first, *plans = [(memory := made(model, every=3)).plan(0), *steps(model, memory, 6)]
-    assert plans[0] != first
-    assert plans[0] == plans[1] == plans[2] != plans[3] == plans[4] == plans[5]
+    memory = made(model, every=3)
+    first, points = points_of(memory), steps(model, memory, 6)
+    assert points[0] != first
+    assert points[0] == points[1] == points[2] != points[3] == points[4] == points[5]
 
 
 def test_a_tied_weight_counts_all_its_uses():
@@ -344,8 +353,8 @@ def test_a_tied_weight_counts_all_its_uses():
         if tied:
             model[1].weight = nn.Parameter(model[0].weight.detach())
         x = rand(4, 5)
-        placement = place(model, weights=SRAM(bits=8), include=["0.weight"], inputs=x)
-        memory = NoiseMaximisation(placement, price=1.0, start={"0.weight": 0.2}, horizon=1)
+        placement = place(model, weights=SRAM(bits=8), include=["0.weight"], example_inputs=x)
+        memory = NoiseMaximisation(placement, price=1.0, start={"eta": 0.2}, horizon=1)
         with memory:
             both = model[0](x).square().sum() + (model[1 if tied else 0](x)).square().sum()
             both.backward()
@@ -355,12 +364,13 @@ def test_a_tied_weight_counts_all_its_uses():
 
 def test_activations_keep_their_point_and_their_energy_counts():
     model, x = network(), rand(16, 8)
-    placement = place(model, weights=SRAM(bits=8), activations=SRAM(bits=8), inputs=x)
+    placement = place(model, weights=SRAM(bits=8), activations=SRAM(bits=8), example_inputs=x)
     memory = NoiseMaximisation(placement, energy=0.3, lr=0.05)
-    first, plan = memory.plan(0), steps(model, memory, 20)[-1]
+    first, points = points_of(memory), steps(model, memory, 20)[-1]
     for placed in placement.placed:
-        assert (plan[placed.name] == first[placed.name]) is (placed.role == "activation")
-    assert energy(placement, plan).normalised == pytest.approx(0.3, abs=0.01)
+        assert (points[placed.name] == first[placed.name]) is (placed.role == "activation")
+    now = energy(placement, at=memory.plan_at(memory.steps))
+    assert now.normalised == pytest.approx(0.3, abs=0.01)
 
 
 def test_with_an_ascent_the_second_gradient_counts():
@@ -373,19 +383,20 @@ def test_with_an_ascent_the_second_gradient_counts():
             backward(model)
     with expected:
         backward(twin)
-    assert memory.plan(1) == pytest.approx(expected.plan(1), rel=1e-6)
+    assert points_of(memory) == pytest.approx(points_of(expected), rel=1e-6)
 
 
 def test_it_trains_in_the_loop_of_joulewise_and_leaves_a_record():
     digits = load_digits()
     model = build("mlp", digits.input_shape, digits.classes, seed=0)
     inputs = next(digits.train.batches(8))[0]
-    placement = place(model, weights=SRAM(bits=8), inputs=inputs)
+    placement = place(model, weights=SRAM(bits=8), example_inputs=inputs)
     memory = NoiseMaximisation(placement, energy=0.25, lr=0.03)
     record = train(model, digits, TrainingSpec(epochs=3, lr=0.1), memory=memory)
     described = record.memory
-    assert described["last_plan"] == memory.plan(0) != described["first_plan"]
-    assert described["first_plan"] == pytest.approx(dict.fromkeys(memory.plan(0), 0.25), abs=1e-8)
+    points = points_of(memory)
+    assert described["last_plan"] == points != described["first_plan"]
+    assert described["first_plan"] == pytest.approx(dict.fromkeys(points, 0.25), abs=1e-8)
     assert described["last_energy"] == pytest.approx(0.25, abs=2e-3)
     assert described["price"] == memory.price > 0
     json.dumps(described)
@@ -413,10 +424,19 @@ def test_it_trains_in_the_loop_of_joulewise_and_leaves_a_record():
         ({"every": 0}, InputError, "every is 0"),
         ({"every": 1.5}, InputError, "every is 1.5; allowed: a whole number"),
         ({"seed": -1}, InputError, "seed is -1"),
-        ({"start": {"0.weight": 0.5}}, InputError, "no operating point for 3.weight"),
-        ({"start": {"0.weight": 0.5, "3.weight": 2.0}}, OperatingPointError, "eta is 2"),
+        ({"start": 0.5}, InputError, "at is 0.5 .*; allowed: knobs with values"),
         (
-            {"start": {"0.weight": 0.5, "3.weight": torch.full((8,), 0.5)}},
+            {"start": Plan({"0.weight": {"eta": 0.5}})},
+            InputError,
+            "3.weight is placed here, and the plan has no point for it",
+        ),
+        (
+            {"start": Plan({"0.weight": {"eta": 0.5}, "3.weight": {"eta": 2.0}})},
+            OperatingPointError,
+            "eta is 2",
+        ),
+        (
+            {"start": Plan({"0.weight": {"eta": 0.5}, "3.weight": {"eta": torch.full((8,), 0.5)}})},
             InputError,
             "the point of 3.weight is 8 numbers; allowed: one number",
         ),
@@ -434,7 +454,7 @@ def test_placements_that_nothing_could_be_learned_of():
     with pytest.raises(InputError, match="placement is without access counts"):
         NoiseMaximisation(place(model, weights=SRAM(bits=8)), price=0.3)
     with pytest.raises(InputError, match="placement is of activations alone"):
-        NoiseMaximisation(place(model, activations=SRAM(bits=8), inputs=x), energy=0.3)
+        NoiseMaximisation(place(model, activations=SRAM(bits=8), example_inputs=x), energy=0.3)
     model[3].weight.requires_grad_(False)
     with pytest.raises(InputError, match=r"requires_grad of 3.weight is False; allowed: True"):
-        NoiseMaximisation(place(model, weights=SRAM(bits=8), inputs=x), energy=0.3)
+        NoiseMaximisation(place(model, weights=SRAM(bits=8), example_inputs=x), energy=0.3)

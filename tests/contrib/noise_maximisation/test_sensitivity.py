@@ -33,12 +33,12 @@ def slopes_of(model, device, loss_of, share, blocks=30):
     one, columns = model.weight.detach(), model.in_features
     model = nn.Linear(columns, ROWS, bias=False).double()
     model.weight.data.copy_(one.expand(ROWS, -1))
-    placement = place(model, weights=device, inputs=rand(3, columns))
-    limits = device.least_reliable, device.most_reliable
+    placement = place(model, weights=device, example_inputs=rand(3, columns))
+    limits = device.knob.least_reliable, device.knob.most_reliable
     point = limits[0] + share * (limits[1] - limits[0])
     if isinstance(device, Crossbar):
         point = limits[0] * (limits[1] / limits[0]) ** share
-    memory = NoiseMaximisation(placement, start={"weight": point}, horizon=1, **HELD)
+    memory = NoiseMaximisation(placement, start={device.knob.name: point}, horizon=1, **HELD)
     found = []
     for _ in range(blocks):
         model.zero_grad()

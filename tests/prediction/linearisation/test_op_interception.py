@@ -224,12 +224,12 @@ def test_jacobians_are_those_of_autograd(cases, name, samples):
     model, inputs, expected = made(name, samples)
     # Everything is placed, vectors too.
     with cases.problem(model, inputs, include=["*"]) as problem:
-        means = {n: m.mean.detach() for n, m in problem.memory.moments(problem.plan).items()}
+        means = {n: m.mean.detach() for n, m in problem.memory.moments(problem.points).items()}
         coverage = cover(problem, means)
         recurrent = {n for n in means if "lstm" in n}
         assert coverage.one_by_one == expected | recurrent
         collector = LogitJacobians(samples=samples, means=means, coverage=coverage)
-        problem.memory.expect(problem.plan, means)
+        problem.memory.expect(problem.points, means)
         interception = Interception(means, collector.receive)
         with torch.enable_grad(), interception:
             output = problem.memory.call(inputs)
@@ -237,7 +237,7 @@ def test_jacobians_are_those_of_autograd(cases, name, samples):
         if output.requires_grad:
             torch.autograd.grad(output, interception.root, probe, allow_unused=True)
         leaves = {n: m.clone().requires_grad_() for n, m in means.items()}
-        problem.memory.expect(problem.plan, leaves)
+        problem.memory.expect(problem.points, leaves)
         with torch.enable_grad():
             weighted = (problem.memory.call(inputs) * probe).reshape(samples, -1).sum(1).unbind()
         exact = [torch.autograd.grad(w, list(leaves.values()), retain_graph=True) for w in weighted]

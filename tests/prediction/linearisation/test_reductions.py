@@ -19,7 +19,7 @@ from joulewise.prediction.linearisation.reductions import (
     VarianceReduction,
 )
 from joulewise.prediction.linearisation.self_check import cover
-from joulewise.prediction.problem import posed
+from joulewise.prediction.problem import loaded_problem
 from per_sample import rand
 
 SAMPLES, OUTPUTS = 4, 3
@@ -54,7 +54,7 @@ class Pass:
 
     def __init__(self, problem):
         self.problem, self.x = problem, problem.batches[0].inputs
-        moments = problem.memory.moments(problem.plan)
+        moments = problem.memory.moments(problem.points)
         self.means = {name: m.mean.detach() for name, m in moments.items()}
         self.variances = {name: m.var.detach() for name, m in moments.items()}
         self.coverage = cover(problem, self.means)
@@ -64,7 +64,7 @@ class Pass:
 
     def by_autograd(self):
         leaves = {name: mean.clone().requires_grad_() for name, mean in self.means.items()}
-        self.problem.memory.expect(self.problem.plan, leaves)
+        self.problem.memory.expect(self.problem.points, leaves)
         rows = {name: [] for name in leaves}
         for sample in range(SAMPLES):
             with torch.enable_grad():
@@ -84,7 +84,7 @@ class Pass:
 
     def run(self, reduction, probes):
         interception = Interception(self.means, reduction.receive)
-        self.problem.memory.expect(self.problem.plan, self.means)
+        self.problem.memory.expect(self.problem.points, self.means)
         with torch.enable_grad(), interception:
             output = self.problem.memory.call(self.x)
         for probe in probes:
@@ -192,10 +192,10 @@ def test_activations():
     x, weight = rand(SAMPLES, 5), rand(OUTPUTS, 5, seed=1)
     model = nn.Linear(5, OUTPUTS, bias=False).double()
     model.weight.data = weight
-    placement = place(model, activations=SRAM(bits=4), inputs=x)
+    placement = place(model, activations=SRAM(bits=4), example_inputs=x)
     (placed,) = placement.placed
     g, mean, var = rand(SAMPLES, 5, seed=2), rand(SAMPLES, 5, seed=3), rand(SAMPLES, 5).square()
-    with posed(placement, [x], placement.plan(eta=0.4)) as problem:
+    with loaded_problem(placement, [x], placement.plan({"eta": 0.4})) as problem:
         coverage = cover(problem, {})
     options = {"samples": SAMPLES, "means": {}, "coverage": coverage}
     reduction = VarianceReduction(**options, variances={}, commons={}, generator=None)

@@ -21,7 +21,7 @@ from per_sample import Functional
 
 
 def checked(problem):
-    means = {n: m.mean.detach() for n, m in problem.memory.moments(problem.plan).items()}
+    means = {n: m.mean.detach() for n, m in problem.memory.moments(problem.points).items()}
     return cover(problem, means)
 
 
@@ -87,20 +87,20 @@ def test_a_planted_wrong_gradient_is_found_and_does_no_harm(
     cases, monkeypatch, func, weight, spoil
 ):
     model, x = convolutional(), cases.normal(5, 2, 4, 4)
-    placement = place(model, weights=SRAM(bits=5), inputs=x)
+    placement = place(model, weights=SRAM(bits=5), example_inputs=x)
     data, method = [(x, torch.arange(5) % 3)], FirstOrder(thinned=False, chips=2)
-    right = predict(placement, data, eta=0.4, method=method)
+    right = predict(placement, data, at={"eta": 0.4}, method=method)
     wrong = {**READERS, func: misread(READERS[func], spoil)}
     monkeypatch.setattr(op_interception, "READERS", wrong)
     with cases.problem(model, x) as problem:
         assert checked(problem).one_by_one == {weight}
-    mended = predict(placement, data, eta=0.4, method=method)
+    mended = predict(placement, data, at={"eta": 0.4}, method=method)
     for name, part in right.variance.items():
         torch.testing.assert_close(mended.variance[name], part, rtol=1e-5, atol=0)
     torch.testing.assert_close(mended.mse, right.mse, rtol=1e-5, atol=0)
     # Unchecked, the wrong gradient would have made a difference.
     monkeypatch.setattr("joulewise.prediction.linearisation.self_check._agree", lambda *_: True)
-    unchecked = predict(placement, data, eta=0.4, method=method)
+    unchecked = predict(placement, data, at={"eta": 0.4}, method=method)
     if spoil is not of_one_entry:  # whose square is the same
         assert not torch.isclose(unchecked.variance[weight], right.variance[weight], rtol=1e-4)
 

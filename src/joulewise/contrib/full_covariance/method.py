@@ -20,8 +20,8 @@ from joulewise.contrib.full_covariance.network import Network, trace_network
 from joulewise.contrib.full_covariance.operation import Rule
 from joulewise.contrib.full_covariance.propagation import OutputMoments, Propagation
 from joulewise.contrib.full_covariance.rules import RULES
-from joulewise.data.nested import batch_size
 from joulewise.errors import ModelError, check_in_range, refuse
+from joulewise.nested import batch_size
 from joulewise.placement import take
 from joulewise.prediction import Forecast, Problem, Total
 
@@ -83,7 +83,11 @@ class FullCovariance:
             Moments of the outputs; outputs of the model as given, float64; targets, if those are
             classes.
         """
-        weights, has_classes = problem.memory.moments(problem.plan), problem.has_classes
+        weights, has_classes = problem.memory.moments(problem.points), problem.has_classes
+        for name, moments in weights.items():
+            if moments.estimate is not None:
+                got = "one that states no moments"
+                refuse(f"the memory of {name}", got, 'method="first-order", or simulate')
         problem.memory.original()
         network = trace_network(problem.placement, self.rules, self.dtype)
         for batch, reference in zip(problem.batches, problem.references, strict=True):
@@ -100,7 +104,7 @@ class FullCovariance:
                     rules=self.rules,
                     order=self.order,
                     weights=weights,
-                    plan=problem.plan,
+                    plan=problem.points,
                     converters=problem.memory.converters,
                 )
                 output = propagation.run(take(batch.inputs, size, chosen))

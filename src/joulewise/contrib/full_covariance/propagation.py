@@ -24,9 +24,9 @@ from joulewise.contrib.full_covariance.joint import Gain, Joint, Noise, Outcome,
 from joulewise.contrib.full_covariance.network import Network, Step
 from joulewise.contrib.full_covariance.operation import Operation, Reading, Rule, leaves, replaced
 from joulewise.contrib.full_covariance.weighted import bias_on_outputs
-from joulewise.data.nested import batch_size, tensors_in
 from joulewise.devices import Point, ReadMoments
 from joulewise.errors import JoulewiseError, ModelError, refuse
+from joulewise.nested import batch_size, tensors_in
 from joulewise.placement import Placed
 from joulewise.placement.converters import Converters
 from joulewise.user_code import cause_of

@@ -16,12 +16,12 @@ from torch import Tensor
 
 from joulewise.contrib.noise_maximisation.balance import LOWEST, moves, price_of
 from joulewise.contrib.noise_maximisation.sensitivity import Sensitivity, derivatives
-from joulewise.devices import Chip, KnobRange, Point, plain_point
+from joulewise.devices import Chip, Point, plain_point
 from joulewise.errors import InputError, check_in_range, check_whole, refuse
-from joulewise.placement import Placed, Placement
+from joulewise.placement import At, Placed, Placement, Plan
 from joulewise.placement import energy as energy_of
 from joulewise.training.in_place_read import uninterrupted
-from joulewise.training.training_memory import Plan, TrainingMemory
+from joulewise.training.training_memory import TrainingMemory
 
 __all__ = ["NoiseMaximisation"]
 
@@ -32,14 +32,14 @@ class NoiseMaximisation(TrainingMemory):
     It is used as a `TrainingMemory`. At the end of a block, the gradients of its backward passes
     give the cost of the noise in each placed weight, and the operating points move::
 
-        placement = jw.place(model, weights=jw.SRAM(bits=8), inputs=batch)
+        placement = jw.place(model, weights=jw.SRAM(bits=8), example_inputs=batch)
         memory = jw.contrib.NoiseMaximisation(placement, energy=0.4)
         for inputs, targets in loader:
             optimizer.zero_grad()
             with memory:
                 criterion(model(inputs), targets).backward()
             optimizer.step()
-        plan = memory.plan(memory.steps)
+        plan = memory.plan_at(memory.steps)
 
     **Objective**: ``E[loss] + price * energy / energy of the most reliable plan``, the expectation
     over chips. With ``energy`` in place of ``price``, each step finds the price that leads to that
@@ -99,17 +99,17 @@ class NoiseMaximisation(TrainingMemory):
         ...         return 10 * self[0](x) + self[1](x)
         >>> model = LoudAndQuiet(torch.nn.Linear(64, 64, bias=False) for _ in range(2))
         >>> x = torch.eye(64)
-        >>> placement = place(model, weights=SRAM(bits=8), inputs=x)
+        >>> placement = place(model, weights=SRAM(bits=8), example_inputs=x)
         >>> memory = NoiseMaximisation(placement, energy=0.4, lr=0.02)
         >>> target = model(x).detach()
         >>> for _ in range(100):
         ...     model.zero_grad()
         ...     with memory:
         ...         (model(x) - target).square().mean().backward()
-        >>> plan = memory.plan(memory.steps)
-        >>> plan["0.weight"] > 0.5, plan["1.weight"] < 0.3
+        >>> plan = memory.plan_at(memory.steps)
+        >>> plan["0.weight"]["eta"] > 0.5, plan["1.weight"]["eta"] < 0.3
         (True, True)
-        >>> round(energy(placement, plan).normalised, 3)
+        >>> round(energy(placement, at=plan).normalised, 3)
         0.4
 
     References:
@@ -124,7 +124,7 @@ class NoiseMaximisation(TrainingMemory):
         *,
         energy: float | None = None,
         price: float | None = None,
-        start: Plan | None = None,
+        start: At | None = None,
         lr: float = 0.01,
         horizon: float = 100.0,
         every: int = 1,
@@ -140,7 +140,7 @@ class NoiseMaximisation(TrainingMemory):
         if price is not None:
             check_in_range("price", price, 0.0, 1e30, open_low=True)
         _check_learnable(placement)
-        self._ranges = {p.name: KnobRange.of(p.device) for p in placement.placed}
+        self._knobs = {p.name: p.device.knob for p in placement.placed}
         self._levels: dict[str, float] = {}
         self._energy, self.price = energy, price or 0.0
         self._lr, self._horizon, self._every = lr, horizon, every
@@ -150,12 +150,16 @@ class NoiseMaximisation(TrainingMemory):
         self._arrived: dict[int, Tensor | None] = {}
         self._measured = False
         self.placement = placement
-        super().__init__(placement, plan=self._begin(start), seed=seed)
-        self._first = dict(self.plan(0))
+        self._begin(start)
+        super().__init__(placement, at=self._at_step, seed=seed)
+        self._first = self._points(0)
 
-    def plan(self, step: int) -> dict[str, Point]:
+    def _at_step(self, step: int) -> Plan:
         """Present operating points; ``step`` has no effect, since they depend on training."""
-        return {name: self._ranges[name].point(level) for name, level in self._levels.items()}
+        return self._plan_of({n: self._knobs[n].point(level) for n, level in self._levels.items()})
+
+    def _plan_of(self, points: Mapping[str, Point]) -> Plan:
+        return Plan({p.name: {p.device.knob.name: points[p.name]} for p in self.placement.placed})
 
     @uninterrupted
     def __enter__(self) -> Chip | None:
@@ -207,17 +211,17 @@ class NoiseMaximisation(TrainingMemory):
             self._move()
 
     @contextmanager
-    def one_chip(self) -> Iterator[None]:
+    def same_chip(self) -> Iterator[None]:
         """Make all blocks within one step, as in `TrainingMemory`; points move once, at the end.
 
         Yields:
             Nothing.
         """
-        with super().one_chip():
+        with super().same_chip():
             yield
         self._move()
 
-    def _begin(self, start: Plan | None) -> dict[str, Point]:
+    def _begin(self, start: At | None) -> None:
         """Set the levels to those of the first plan.
 
         Raises:
@@ -229,20 +233,19 @@ class NoiseMaximisation(TrainingMemory):
             if not low < wanted <= 1.0:
                 refuse("energy", wanted, f"above {low:.3g}, the energy of the lowest levels, to 1")
         if start is not None:
-            for name, point in self.placement.check_plan(start).items():
+            for name, point in self.placement.points(start).items():
                 if isinstance(point, Tensor) and point.ndim:
                     refuse(f"the point of {name}", f"{point.numel()} numbers", "one number")
-                self._levels[name] = self._ranges[name].share(float(point))
-            return self.plan(0)
+                self._levels[name] = self._knobs[name].level(float(point))
+            return
         level = 1.0
         if wanted is not None and wanted != 1.0:
             level = float(brentq(lambda x: self._energy_at(x) - wanted, LOWEST, 1.0, xtol=1e-9))
-        self._levels = dict.fromkeys(self._ranges, level)
-        return self.plan(0)
+        self._levels = dict.fromkeys(self._knobs, level)
 
     def _energy_at(self, level: float) -> float:
-        plan = {name: limits.point(level) for name, limits in self._ranges.items()}
-        return energy_of(self.placement, plan).normalised
+        points = {name: limits.point(level) for name, limits in self._knobs.items()}
+        return energy_of(self.placement, at=self._plan_of(points)).normalised
 
     def _measure(self) -> dict[str, tuple[float, float]]:
         """Derivatives of loss and squared error by tensor; empty if one of the loss is not finite.
@@ -261,7 +264,7 @@ class NoiseMaximisation(TrainingMemory):
             loss, noise = derivatives(
                 placed.device,
                 self._memory.stored[placed.name],
-                self._ranges[placed.name],
+                self._knobs[placed.name],
                 self._levels[placed.name],
                 read=parameters[0].detach(),
                 gradient=torch.stack(parts).sum(0),
@@ -298,10 +301,12 @@ class NoiseMaximisation(TrainingMemory):
         spent, reliable, increases = 0.0, 0.0, {}
         for placed in self.placement.placed:
             assert placed.traffic is not None
-            reliable += float(placed.device.energy(placed.traffic, placed.device.most_reliable))
+            reliable += float(
+                placed.device.energy(placed.traffic, placed.device.knob.most_reliable)
+            )
             level = torch.tensor(self._levels[placed.name], dtype=torch.float64, requires_grad=True)
             with torch.enable_grad():
-                point = self._ranges[placed.name].differentiable(level)
+                point = self._knobs[placed.name].points(level)
                 joules = placed.device.energy(placed.traffic, point)
                 (increase,) = torch.autograd.grad(joules, level)
             spent += float(joules.detach())
@@ -339,7 +344,7 @@ class NoiseMaximisation(TrainingMemory):
 
     def describe(self) -> dict[str, Any]:
         """Plain data for records; ``last_plan`` is the learned one."""
-        plan = self.plan(self.steps)
+        points = self._points(self.steps)
         return super().describe() | {
             "learned": "layer-wise noise maximisation",
             "energy": self._energy,
@@ -348,8 +353,8 @@ class NoiseMaximisation(TrainingMemory):
             "horizon": self._horizon,
             "every": self._every,
             "first_plan": {name: plain_point(point) for name, point in self._first.items()},
-            "last_plan": {name: plain_point(point) for name, point in plan.items()},
-            "last_energy": energy_of(self.placement, plan).normalised,
+            "last_plan": {name: plain_point(point) for name, point in points.items()},
+            "last_energy": energy_of(self.placement, at=self.plan_at(self.steps)).normalised,
         }
 
 
@@ -360,7 +365,11 @@ def _check_learnable(placement: Placement) -> None:
         InputError: if the placement is not traced, no weight is placed, or one has no gradient.
     """
     if not placement.traced:
-        refuse("placement", "without access counts", "place(..., inputs=a batch), for the energy")
+        refuse(
+            "placement",
+            "without access counts",
+            "place(..., example_inputs=a batch), for the energy",
+        )
     weights = _weights(placement)
     if not weights:
         refuse("placement", "of activations alone", "one of weights; activations keep their points")

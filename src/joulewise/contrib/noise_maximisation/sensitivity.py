@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from joulewise.devices import Device, KnobRange
+from joulewise.devices import Device, Knob
 
 __all__ = ["Sensitivity", "derivatives"]
 
@@ -64,7 +64,7 @@ class Sensitivity:
 def derivatives(
     device: Device[Any],
     stored: Any,
-    limits: KnobRange,
+    knob: Knob,
     at: float,
     *,
     read: Tensor,
@@ -84,7 +84,7 @@ def derivatives(
     Args:
         device: The device of the tensor.
         stored: The tensor as stored there.
-        limits: The range of its knob.
+        knob: Its knob.
         at: The level, 0 to 1.
         read: The tensor as read in this block.
         gradient: Gradient of the loss at ``read``.
@@ -95,7 +95,7 @@ def derivatives(
     """
     with torch.enable_grad():
         level = torch.tensor(at, dtype=torch.float64, requires_grad=True)
-        moments = device.moments(stored, limits.differentiable(level))
+        moments = device.moments(stored, knob.points(level))
         mean, var = moments.mean.detach(), moments.var.detach()
         # g (m' + e v' / (2 v)) is the derivative of g (m + r v) with constant r = e / (2 v).
         # Where the variance is 0, e is 0 too.

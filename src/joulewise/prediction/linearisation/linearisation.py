@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import wraps
 from typing import Any, TypeVar
@@ -15,9 +16,10 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from joulewise.data.nested import batch_size
 from joulewise.devices import Chip, WordClasses
-from joulewise.placement import Placed, check_finite, take
+from joulewise.errors import refuse
+from joulewise.nested import batch_size
+from joulewise.placement import Placed, TwiceDifferentiable, check_finite, differentiating, take
 from joulewise.prediction.linearisation.gradients import WholeGradients
 from joulewise.prediction.linearisation.op_interception import Interception
 from joulewise.prediction.linearisation.pieces import LinearLogits, Piece
@@ -67,6 +69,10 @@ class Linearisation:
         fixed: The same without gradients.
         variances: Variance of each placed weight's words, without the factor that they share.
         commons: The shared factor of each weight that has one.
+        estimates: Origin of the moments of each weight whose device states none.
+
+    Raises:
+        InputError: if the memory of an activation states no moments.
     """
 
     def __init__(
@@ -77,7 +83,7 @@ class Linearisation:
         self._thinning = self._generator if thinned else None
         self.differentiable = problem.differentiable
         with torch.set_grad_enabled(self.differentiable):
-            moments = problem.memory.moments(problem.plan)
+            moments = problem.memory.moments(problem.points)
             self.variances = {
                 name: m.var if m.common is None else m.common.own(m.mean, m.var)
                 for name, m in moments.items()
@@ -85,6 +91,12 @@ class Linearisation:
         self.fixed = {name: m.mean.detach() for name, m in moments.items()}
         self.means = {n: m.mean for n, m in moments.items()} if self.differentiable else self.fixed
         self.commons = {n: m.common for n, m in moments.items() if m.common is not None}
+        self.estimates = {n: m.estimate for n, m in moments.items() if m.estimate is not None}
+        for placed in problem.placement.placed:
+            if placed.role == "activation" and not placed.device.states_moments:
+                got = f"{type(placed.device).__name__}, which states no moments"
+                allowed = "a memory with a method moments; or simulate"
+                refuse(f"the memory of {placed.name}", got, allowed)
         self._placed = {p.name: p for p in problem.placement.placed}
         self._coverage = cover(problem, self.fixed)
 
@@ -237,7 +249,7 @@ class Linearisation:
     def noise(self, name: str, chip: Chip) -> Tensor:
         """Deviation of a chip's read of a placed weight from the mean, in its shape."""
         mean, placed = self.fixed[name], self._placed[name]
-        read = self.problem.memory.weight(placed, self.problem.plan[name], chip)
+        read = self.problem.memory.weight(placed, self.problem.points[name], chip)
         return torch.empty_like(mean).copy_(read).sub_(mean)
 
     def _spread(
@@ -269,10 +281,10 @@ class Linearisation:
     def _activation_response(
         self, placed: Placed, inputs: Tensor, mean: Tensor, jacobian: Tensor, chips: Sequence[Chip]
     ) -> Tensor:
-        point, moved = self.problem.plan[placed.name], []
+        point, moved = self.problem.points[placed.name], []
         for chip in chips:
             read = placed.device.round_trip(
-                inputs, point, chip.at(placed.name), placed.limit, words=placed.words
+                inputs, point, chip.region(placed.name), placed.limit, words=placed.words
             )
             deviation = (read - mean).flatten(1).to(jacobian.dtype)
             moved.append((jacobian @ deviation[:, :, None])[:, :, 0])
@@ -309,12 +321,16 @@ class Linearisation:
             return mean
 
         memory = self.problem.memory
-        memory.expect(self.problem.plan, means, observe)
-        with torch.enable_grad(), interception:
+        memory.expect(self.problem.points, means, observe)
+        with self._twice(), torch.enable_grad(), interception:
             output = memory.call(inputs)
         check_finite(memory.placement.model, inputs, output, "at the mean that is read")
         leaves = [mean for mean in means.values() if mean.requires_grad]
         return output, [interception.root, *leaves], interception
+
+    def _twice(self) -> AbstractContextManager[None]:
+        """A block whose operations have the derivatives that gradients in the points need."""
+        return TwiceDifferentiable() if self.differentiable else nullcontext()
 
     def _per_sample(
         self, piece: Piece, means: Mapping[str, Tensor], probes: Sequence[Tensor]
@@ -324,24 +340,25 @@ class Linearisation:
         if not names:
             return {}
         leaves = {n: m if m.requires_grad else m.clone().requires_grad_() for n, m in means.items()}
-        self.problem.memory.expect(self.problem.plan, leaves)
+        self.problem.memory.expect(self.problem.points, leaves)
         wanted = [leaves[name] for name in names]
         rows: dict[str, list[Tensor]] = {name: [] for name in names}
         for sample in range(piece.samples):
             one = take(piece.inputs, piece.samples, slice(sample, sample + 1))
             found = []
-            with torch.enable_grad():
+            with self._twice(), torch.enable_grad():
                 output = self.problem.memory.call(one)
                 for probe in probes:
                     own = probe.reshape(piece.samples, -1)[sample].reshape(output.shape)
-                    gradients = torch.autograd.grad(
-                        output,
-                        wanted,
-                        own,
-                        retain_graph=True,
-                        create_graph=self.differentiable,
-                        materialize_grads=True,
-                    )
+                    with differentiating("; or simulate"):
+                        gradients = torch.autograd.grad(
+                            output,
+                            wanted,
+                            own,
+                            retain_graph=True,
+                            create_graph=self.differentiable,
+                            materialize_grads=True,
+                        )
                     found.append(gradients)
             for name, several in zip(names, zip(*found, strict=True), strict=True):
                 rows[name].append(torch.stack(several))
@@ -351,7 +368,9 @@ class Linearisation:
 def _backward(
     output: Tensor, probe: Tensor, roots: list[Tensor], *, keep: bool = False, create: bool = False
 ) -> None:
-    if output.requires_grad:  # else nothing was intercepted
+    if not output.requires_grad:  # nothing was intercepted
+        return
+    with differentiating("; or simulate"):
         torch.autograd.grad(
             output, roots, probe, retain_graph=keep, create_graph=create, allow_unused=True
         )

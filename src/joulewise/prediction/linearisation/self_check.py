@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from joulewise.data.nested import batch_size
 from joulewise.errors import ModelError, refuse
-from joulewise.placement import Placed, take
+from joulewise.nested import batch_size
+from joulewise.placement import Placed, differentiating, take
 from joulewise.prediction.linearisation.gradients import BatchAxis
 from joulewise.prediction.linearisation.op_interception import Interception, Key, WeightUse
 from joulewise.prediction.problem import Problem
@@ -127,7 +127,7 @@ def _run(problem: Problem, means: Mapping[str, Tensor], recorder: _Recorder, inp
         recorder.activations += mean.numel()
         return interception.rooted(mean)
 
-    problem.memory.expect(problem.plan, means, observe)
+    problem.memory.expect(problem.points, means, observe)
     with interception:
         return problem.memory.call(inputs)
 
@@ -176,12 +176,14 @@ def _exact(output: Tensor, means: Mapping[str, Tensor]) -> dict[str, list[Tensor
     leaves = list(means.values())
     if not leaves:
         return {}
-    rows = [
-        torch.autograd.grad(one, leaves, retain_graph=True, allow_unused=True) for one in weighted
-    ]
-    # The recorder keeps the gradients of the last pass, which must be that of all samples together.
-    together = [torch.ones_like(one) for one in weighted]
-    torch.autograd.grad(weighted, leaves, together, allow_unused=True)
+    with differentiating("; or simulate"):
+        rows = [
+            torch.autograd.grad(one, leaves, retain_graph=True, allow_unused=True)
+            for one in weighted
+        ]
+        # The recorder keeps the gradients of the last pass: that of all samples together.
+        together = [torch.ones_like(one) for one in weighted]
+        torch.autograd.grad(weighted, leaves, together, allow_unused=True)
     return {name: list(column) for name, column in zip(means, zip(*rows, strict=True), strict=True)}
 
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from joulewise.errors import InputError, refuse
 
-__all__ = ["batch_size", "cloned", "tensors_in", "to_device"]
+__all__ = ["batch_size", "cloned", "map_tensors", "tensors_in"]
 
 
 def tensors_in(nested: Any) -> Iterator[Tensor]:
@@ -42,27 +41,25 @@ def batch_size(inputs: Any) -> int:
     return len(first)
 
 
-def to_device(nested: Any, device: torch.device) -> Any:
-    """Copy a nesting with every tensor on ``device``; lists become tuples, mappings dicts."""
+def map_tensors(function: Callable[[Tensor], Tensor], nested: Any) -> Any:
+    """Copy a nesting with a function applied to every tensor; mappings become dicts.
+
+    Tuples, named ones included, and lists stay what they are, and other objects are not copied. In
+    a packed sequence the numbers of samples at each step are left out, since they stay on the CPU.
+    """
     if isinstance(nested, Tensor):
-        return nested.to(device)
+        return function(nested)
     if isinstance(nested, PackedSequence):
-        return nested.to(device)  # type: ignore[arg-type]  # its stub knows dtypes only
+        data, sizes, *indices = nested
+        return PackedSequence(function(data), sizes, *map_tensors(function, indices))
     if isinstance(nested, Mapping):
-        return {key: to_device(value, device) for key, value in nested.items()}
+        return {key: map_tensors(function, value) for key, value in nested.items()}
     if isinstance(nested, (tuple, list)):
-        return tuple(to_device(value, device) for value in nested)
+        values = [map_tensors(function, value) for value in nested]
+        return type(nested)(*values) if hasattr(nested, "_fields") else type(nested)(values)
     return nested
 
 
 def cloned(nested: Any) -> Any:
-    """The same nesting with clones of all tensors; other objects as they are."""
-    if isinstance(nested, Tensor):
-        return nested.detach().clone()
-    if isinstance(nested, Mapping):
-        return {key: cloned(value) for key, value in nested.items()}
-    if isinstance(nested, tuple) and hasattr(nested, "_fields"):
-        return type(nested)(*(cloned(value) for value in nested))
-    if isinstance(nested, (tuple, list)):
-        return type(nested)(cloned(value) for value in nested)
-    return nested
+    """Copy a nesting with clones of all tensors, without gradients."""
+    return map_tensors(lambda tensor: tensor.detach().clone(), nested)

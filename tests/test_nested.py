@@ -1,9 +1,11 @@
+from collections import UserDict, namedtuple
+
 import pytest
 import torch
 from torch.nn.utils.rnn import pack_sequence
 
-from joulewise.data.nested import batch_size, tensors_in, to_device
 from joulewise.errors import InputError
+from joulewise.nested import batch_size, map_tensors, tensors_in
 
 ONES, TWOS = torch.ones(2, 3), 2 * torch.ones(2, 3)
 
@@ -11,7 +13,9 @@ ONES, TWOS = torch.ones(2, 3), 2 * torch.ones(2, 3)
 def test_a_packed_sequence_is_a_batch():
     packed = pack_sequence([torch.ones(3, 2), torch.ones(1, 2)])
     assert batch_size(packed) == 2
-    assert torch.equal(to_device(packed, torch.device("cpu")).data, packed.data)
+    doubled = map_tensors(lambda tensor: 2 * tensor, packed)
+    assert torch.equal(doubled.data, 2 * packed.data)
+    assert torch.equal(doubled.batch_sizes, packed.batch_sizes)
 
 
 def test_the_tensors_of_a_nesting_in_order():
@@ -39,7 +43,12 @@ def test_an_empty_batch_is_refused():
         batch_size((torch.ones(0, 3), ONES))
 
 
-def test_to_device_keeps_the_nesting():
-    moved = to_device({"a": [ONES, 3], "b": (TWOS, "text")}, torch.device("meta"))
-    assert moved["a"][0].is_meta and moved["b"][0].is_meta
-    assert moved["a"][1] == 3 and moved["b"][1] == "text"
+def test_a_map_keeps_the_nesting():
+    Pair = namedtuple("Pair", ["left", "right"])
+    nested = UserDict(a=[ONES, 3], b=(TWOS, "text"), c=Pair(ONES, None))
+    found = map_tensors(torch.negative, nested)
+    assert type(found) is dict and type(found["a"]) is list and type(found["b"]) is tuple
+    assert torch.equal(found["a"][0], -ONES) and torch.equal(found["b"][0], -TWOS)
+    assert found["a"][1] == 3 and found["b"][1] == "text"
+    assert type(found["c"]) is Pair and torch.equal(found["c"].left, -ONES)
+    assert nested["a"][0] is ONES

@@ -1,0 +1,124 @@
+"""Passes over data: the outputs and metric of the model as given, and what a chip makes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from joulewise.errors import DataError
+from joulewise.metrics import Metric, as_metric, resolve_metric
+from joulewise.nested import cloned
+from joulewise.placement.batches import Batch
+from joulewise.placement.execution import check_finite, main_tensor
+from joulewise.placement.memory import Memory
+
+__all__ = ["Reference", "Score", "reference_pass", "score_pass"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reference:
+    """One pass of the model as given.
+
+    Args:
+        outputs: The main tensor of the output for each batch, float32 or float64; None where an
+            output has none.
+        metric: The metric of the targets; None without targets.
+        value: Its value; None without targets.
+    """
+
+    outputs: Sequence[Tensor | None]
+    metric: Metric | None
+    value: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """One pass over the data.
+
+    Args:
+        value: Value of the metric; None without targets, or if the pass failed.
+        mse: Squared difference to the outputs of the model as given, mean over outputs and samples;
+            None where outputs have no fixed shape.
+    """
+
+    value: float | None
+    mse: float | None
+
+
+def reference_pass(
+    memory: Memory, batches: Sequence[Batch], metric: Any = None, *, required: bool = True
+) -> Reference:
+    """Run the model as given over the data.
+
+    Args:
+        memory: Set to the model's own tensors by this function.
+        batches: The data.
+        metric: Anything that `joulewise.metrics.as_metric` takes; None for the default of the
+            targets.
+        required: True to refuse targets without a default metric, False to leave them alone.
+
+    Raises:
+        DataError: if targets do not fit the outputs or the metric, or a metric has no targets.
+        ModelError: if an output is NaN or infinite, naming the first layer where that begins.
+    """
+    if metric is not None and batches[0].targets is None:
+        raise DataError(
+            "a metric is given, and the data has no targets; allowed: (inputs, targets), or a dict "
+            "with labels"
+        )
+    memory.original()
+    outputs: list[Tensor | None] = []
+    resolved: Metric | None = None
+    accumulator = None
+    for number, batch in enumerate(batches):
+        # Clones: this shows whether the model writes to its inputs.
+        output = memory.run(cloned(batch.inputs))
+        check_finite(memory.placement.model, batch.inputs, output, "without any fault")
+        tensor = main_tensor(output)
+        if tensor is not None and tensor.dtype != torch.float64:
+            tensor = tensor.float()
+        if number == 0 and batch.targets is not None:
+            given = None if metric is None else as_metric(metric)
+            seen = output if given is not None and given.raw else tensor
+            resolved = resolve_metric(
+                given, seen, batch.targets, labels=batch.labels, required=required
+            )
+            accumulator = None if resolved is None else resolved.new()
+        if resolved is not None and accumulator is not None:
+            accumulator.update(output if resolved.raw else tensor, batch.targets)
+        outputs.append(tensor)
+    value = None if accumulator is None else accumulator.compute()
+    if accumulator is not None and accumulator.failure:
+        assert resolved is not None
+        raise DataError(f"{resolved.name} of the model as given fails: {accumulator.failure}")
+    return Reference(outputs, resolved, value)
+
+
+def score_pass(memory: Memory, batches: Sequence[Batch], reference: Reference) -> Score:
+    """Run what the memory reads over the data.
+
+    Args:
+        memory: The tensors that the model computes with.
+        batches: The data.
+        reference: The pass of the model as given.
+    """
+    metric = reference.metric
+    accumulator = None if metric is None else metric.new()
+    error, count, fixed = 0.0, 0, True
+    for batch, expected in zip(batches, reference.outputs, strict=True):
+        output = memory.run(batch.inputs)
+        tensor = main_tensor(output)
+        if metric is not None and accumulator is not None:
+            accumulator.update(output if metric.raw else tensor, batch.targets)
+        if tensor is None or expected is None or tensor.shape != expected.shape:
+            fixed = False
+        else:
+            difference = tensor.to(expected.dtype) - expected
+            error += float(difference.square().sum(dtype=torch.float64))
+            count += expected.numel()
+    value = None if accumulator is None else accumulator.compute()
+    return Score(value, error / count if fixed and count else None)

@@ -1,0 +1,79 @@
+"""Progress of long calls: a bar in terminals and notebooks, or a function of the caller's."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from joulewise.errors import check_kind
+
+__all__ = ["Progress", "Report", "reporting", "silent"]
+
+Report = Callable[[str, float, float], None]
+"""Called with the name of a step, how much of it is done, and how much there is."""
+
+Progress = bool | Report
+"""True for a bar, False for none, or a function that is called instead."""
+
+
+def silent(step: str, done: float, expected: float) -> None:
+    """Report nothing."""
+
+
+@contextmanager
+def reporting(progress: Progress) -> Iterator[Report]:
+    """A function to report progress to.
+
+    Args:
+        progress: The caller's wish. A bar is shown in terminals and notebooks, on standard error,
+            and nothing elsewhere.
+
+    Yields:
+        The function.
+
+    Raises:
+        InputError: if the wish is neither a truth value nor a function.
+    """
+    if callable(progress):
+        yield progress
+        return
+    check_kind("progress", progress, bool, "True, False, or a function of step, done and expected")
+    if progress and _shown():
+        with _bar() as report:
+            yield report
+    else:
+        yield silent
+
+
+def _shown() -> bool:
+    return "ipykernel" in sys.modules or sys.stderr.isatty()
+
+
+@contextmanager
+def _bar() -> Iterator[Report]:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description:<16}"),
+        BarColumn(bar_width=28),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    console = None if "ipykernel" in sys.modules else Console(stderr=True, highlight=False)
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("", total=None)
+
+        def report(step: str, done: float, expected: float) -> None:
+            bar.update(task, description=step, completed=done, total=expected)
+
+        yield report

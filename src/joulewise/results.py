@@ -1,0 +1,92 @@
+"""Views that all results share: a short text, HTML for notebooks, plain data and a data frame."""
+
+from __future__ import annotations
+
+import html
+import importlib
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from joulewise.errors import JoulewiseError
+
+__all__ = ["Result", "format_value", "plotted"]
+
+
+class Result(ABC):
+    """A result of a few lines in a terminal, a table in a notebook."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def _overview(self) -> tuple[str, Mapping[str, str]]:
+        """A title, and the figures that people ask for, by label."""
+
+    @abstractmethod
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain data that JSON can hold."""
+
+    def _rows(self) -> Sequence[Mapping[str, Any]]:
+        """Rows of the data frame."""
+        return [self.to_dict()]
+
+    def __repr__(self) -> str:
+        title, figures = self._overview()
+        width = max(map(len, figures), default=0)
+        return "\n".join([title, *(f"  {k:<{width}}  {v}" for k, v in figures.items())])
+
+    def _repr_html_(self) -> str:
+        title, figures = self._overview()
+        rows = "".join(
+            f"<tr><th style='text-align:left'>{html.escape(label)}</th>"
+            f"<td style='text-align:left'>{html.escape(text)}</td></tr>"
+            for label, text in figures.items()
+        )
+        return f"<table><caption>{html.escape(title)}</caption>{rows}</table>"
+
+    def to_frame(self) -> Any:
+        """The rows as a ``pandas.DataFrame``.
+
+        Raises:
+            JoulewiseError: if pandas is not installed.
+        """
+        try:
+            pandas = importlib.import_module("pandas")
+        except ImportError as error:
+            raise JoulewiseError(
+                "to_frame needs pandas, which is not installed; allowed: pip install pandas, or "
+                "to_dict()"
+            ) from error
+        return pandas.DataFrame(list(self._rows()))
+
+
+def plotted(trace: Mapping[str, Any], x: str = "", y: str = "") -> Any:
+    """A plotly figure of one trace.
+
+    Args:
+        trace: The trace, as ``plotly.graph_objects.Figure`` takes it.
+        x: Title of the horizontal axis.
+        y: Title of the vertical axis.
+    """
+    import plotly.graph_objects as go
+
+    figure = go.Figure(dict(trace))
+    figure.update_layout(xaxis_title=x, yaxis_title=y)
+    return figure
+
+
+def format_value(value: float | None, bounds: tuple[float, float] = (-math.inf, math.inf)) -> str:
+    """Format a value of a metric: per cent for what lies between 0 and 1.
+
+    Args:
+        value: The value; None for one that is not known.
+        bounds: Bounds of the metric.
+
+    Example:
+        >>> format_value(0.98765, (0.0, 1.0)), format_value(2.5)
+        ('98.77 %', '2.5')
+    """
+    if value is None:
+        return "none"
+    return f"{100 * value:.2f} %" if bounds == (0.0, 1.0) else f"{value:.4g}"
