@@ -160,7 +160,7 @@ def posed(network: str, data: Dataset) -> Posed:
 def off_by(problem: Posed) -> float:
     """The largest relative difference of the error model to `predict`, of 10 random plans."""
     generator = np.random.default_rng(0)
-    method = FirstOrder(accuracy=False, thinned=False)
+    method = FirstOrder(accuracy=False, subsample_channels=False)
     worst = 0.0
     for shares in generator.uniform(0.3, 1.0, (10, problem.variables.count)):
         plan = problem.plan_at(shares)
@@ -339,7 +339,7 @@ def judged(problem: Posed, test: Split, shares: list[float]) -> dict[str, Any]:
     forecast = predict(problem.placement, test, at=plan)
     simulation = simulate(problem.placement, test, at=plan, chips=CHIPS, seed=0)
     interval, accuracy = simulation.mse_interval(), simulation.interval()
-    method = FirstOrder(accuracy=False, thinned=False)
+    method = FirstOrder(accuracy=False, subsample_channels=False)
     return {
         "g_max": [float(setting["g_max"]) for setting in plan.values()],
         "energy": float(energy(problem.placement, at=plan).normalised),

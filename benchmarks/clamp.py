@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-import joulewise.contrib  # noqa: F401  registers "moments"
+import joulewise.contrib  # noqa: F401  registers "full-covariance"
 from joulewise.cli.allocator import keep_freed_memory
 from joulewise.data import Dataset, Split, load_digits
 from joulewise.devices import Crossbar
@@ -32,7 +32,7 @@ from joulewise.training import TrainingSpec, train
 
 G_MAX = 25e-6
 NOISE = (1e-3, 1e-2)
-METHODS = ("first-order", "second-order", "moments")
+METHODS = ("first-order", "second-order", "full-covariance")
 
 
 def main() -> None:

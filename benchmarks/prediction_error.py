@@ -112,10 +112,10 @@ NOISES = {
 DROPS = (0.0002, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
 METHODS = {
     "first-order": FirstOrder(),
-    "second-order": FirstOrder(pairs=8),
-    "with secants": FirstOrder(pairs=8, secants=100),
+    "second-order": FirstOrder(noise_pairs=8),
+    "with secants": FirstOrder(noise_pairs=8, single_faults=100),
     "corrected": Corrected(),
-    "moments": FullCovariance(),
+    "full-covariance": FullCovariance(),
 }
 HALF_WIDTH, ROUND = 0.02, 50
 

@@ -71,7 +71,7 @@ def test_predictions(case, method):
     )
     assert float(there.mse) == pytest.approx(float(here.mse), rel=close(case))
     assert there.accuracy.mean == pytest.approx(here.accuracy.mean, abs=close(case))
-    assert there.shares == pytest.approx(here.shares, rel=5 * close(case), abs=close(case))
+    assert there.fractions == pytest.approx(here.fractions, rel=5 * close(case), abs=close(case))
 
 
 @pytest.mark.parametrize("case", ["mask", "clipped pairs"])
@@ -79,7 +79,7 @@ def test_predictions(case, method):
 def test_moments(case, name):
     memory, setting = MEMORIES[case]
     here, there = (
-        jw.predict(*on(device, name, memory), at=setting, method="moments")
+        jw.predict(*on(device, name, memory), at=setting, method="full-covariance")
         for device in ("cpu", "cuda")
     )
     assert float(there.mse) == pytest.approx(float(here.mse), rel=CLOSE)

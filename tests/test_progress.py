@@ -41,9 +41,9 @@ def test_a_function_is_called_instead():
 
 @pytest.mark.parametrize("progress", ["yes", None, 1])
 def test_anything_else_is_refused(progress):
-    with pytest.raises(InputError, match="progress is .*; allowed: True, False, or a function"):
-        with reporting(progress):
-            pass
+    said = "progress is .*; allowed: True, False, or a function"
+    with pytest.raises(InputError, match=said), reporting(progress):
+        pass
 
 
 def test_the_bar_ends_with_an_exception(monkeypatch):

@@ -18,15 +18,15 @@ def test_the_core_refuses_the_name_and_says_what_to_import():
     run("""
 from joulewise.errors import InputError
 from joulewise.prediction import METHODS, predict
-assert "moments" not in METHODS
+assert "full-covariance" not in METHODS
 try:
-    predict(None, [], at={}, method="moments")
+    predict(None, [], at={}, method="full-covariance")
 except InputError as error:
     assert "import joulewise.contrib" in str(error)
 else:
     raise AssertionError
 import joulewise.contrib
-assert "moments" in METHODS
+assert "full-covariance" in METHODS
 """)
 
 
@@ -35,14 +35,14 @@ def test_predict_of_the_package_knows_the_name():
 import joulewise as jw
 jw.predict
 from joulewise.prediction import METHODS
-assert METHODS["moments"] is jw.contrib.FullCovariance
+assert METHODS["full-covariance"] is jw.contrib.FullCovariance
 """)
 
 
 def test_a_name_has_one_method():
-    register_method("moments", FullCovariance)
-    with pytest.raises(InputError, match="name of a method is 'moments'; allowed: any but first"):
-        register_method("moments", FirstOrder)
-    assert METHODS["moments"] is FullCovariance
+    register_method("full-covariance", FullCovariance)
+    with pytest.raises(InputError, match="name of a method is 'full-covariance'; allowed: any"):
+        register_method("full-covariance", FirstOrder)
+    assert METHODS["full-covariance"] is FullCovariance
     with pytest.raises(TypeError):
         METHODS["mine"] = FirstOrder

@@ -193,7 +193,7 @@ def test_strong_noise_and_rounding(bits, sigma):
     sim = simulate(placement, [(x, None)], at={"g_max": G}, chips=400)
     low, high = sim.mse_interval()
     forecast = predict(
-        placement, [(x, None)], at={"g_max": G}, method=FirstOrder(probes=20, pairs=8)
+        placement, [(x, None)], at={"g_max": G}, method=FirstOrder(probes=20, noise_pairs=8)
     )
     slack = 2.6 * (high - low) / 2 / 1.96
     assert float(forecast.mse) == pytest.approx(sim.mean_mse, abs=slack + 0.06 * sim.mean_mse)

@@ -160,7 +160,10 @@ def test_gradients_are_those_of_first_order_scaled(mlp):
     forecast = predict(placement, data, at={"eta": eta}, method=Corrected(chips=4))
     (slope,) = torch.autograd.grad(forecast.mse, eta)
     linear = predict(
-        placement, data, at={"eta": eta}, method=FirstOrder(accuracy=False, thinned=False)
+        placement,
+        data,
+        at={"eta": eta},
+        method=FirstOrder(accuracy=False, subsample_channels=False),
     )
     (other,) = torch.autograd.grad(linear.mse, eta)
     assert float(slope) == pytest.approx(float(other), rel=0.3)

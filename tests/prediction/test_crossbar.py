@@ -38,7 +38,7 @@ def test_against_simulation(name):
     sim = simulate(placement, data(), at={"g_max": 100e-6}, chips=1500, seed=0)
     low, high = sim.mse_interval()
     slack = 2.6 * (high - low) / 2 / 1.96
-    for method in ("first-order", "moments"):
+    for method in ("first-order", "full-covariance"):
         forecast = predict(placement, data(), at={"g_max": 100e-6}, method=method)
         # The noise is 2 % of the weights: what first order leaves out is below 2 %.
         assert float(forecast.mse) == pytest.approx(sim.mean_mse, abs=slack + 0.02 * sim.mean_mse)
@@ -59,7 +59,7 @@ def test_the_clamp_on_an_mlp_784_512_10(s):
     )
     low, high = simulate(clipped, [(x, None)], at={"g_max": 25e-6}, chips=100).mse_interval()
     reach = 3.9 * (high - low) / 2 / 1.96  # four standard errors of the mean over 100 chips
-    for method in ("first-order", "moments"):
+    for method in ("first-order", "full-covariance"):
         predicted = predict(clipped, [(x, None)], at={"g_max": 25e-6}, method=method).mse
         published = predict(free, [(x, None)], at={"g_max": 25e-6}, method=method).mse
         assert float(predicted) == pytest.approx((low + high) / 2, abs=reach)
@@ -118,7 +118,7 @@ def test_a_factor_that_all_words_share(make, accuracy):
 def test_gradients_in_the_time_with_a_shared_factor(pairs):
     placement = place(network().double(), weights=PCM())
     x = data()[0][0][:4].double()
-    method = FirstOrder(accuracy=False, thinned=False, pairs=pairs)
+    method = FirstOrder(accuracy=False, subsample_channels=False, noise_pairs=pairs)
 
     def mse(log):
         return predict(placement, [(x, None)], at={"seconds": log.exp()}, method=method).mse
@@ -133,7 +133,7 @@ def test_moments_know_a_shared_factor():
     placement = place(network(), weights=memory, example_inputs=data()[0][0])
     low, high = simulate(placement, data(), at={"seconds": 1e6}, chips=1000, seed=0).mse_interval()
     slack = 2.6 * (high - low) / 2 / 1.96
-    forecast = predict(placement, data(), at={"seconds": 1e6}, method="moments")
+    forecast = predict(placement, data(), at={"seconds": 1e6}, method="full-covariance")
     assert float(forecast.mse) == pytest.approx((low + high) / 2, abs=slack)
 
 
@@ -160,7 +160,7 @@ def test_moments_round_as_converters_do_where_nothing_varies():
     array = Array(input_bits=4, output_bits=4)
     placement = place(network(), weights=Crossbar(array=array), example_inputs=data()[0][0])
     exact = simulate(placement, data(), at={"g_max": 25e-6}, chips=1).mean_mse
-    found = predict(placement, data(), at={"g_max": 25e-6}, method="moments")
+    found = predict(placement, data(), at={"g_max": 25e-6}, method="full-covariance")
     assert float(found.mse) == pytest.approx(exact, rel=1e-5)
     assert float(found.total_variance) == 0
 
@@ -184,7 +184,7 @@ def test_moments_know_converters(sigma, bits, rows, off):
     )
     low, high = simulate(placement, data(), at={"g_max": 25e-6}, chips=1000).mse_interval()
     found, without = (
-        float(predict(p, data(), at={"g_max": 25e-6}, method="moments").mse)
+        float(predict(p, data(), at={"g_max": 25e-6}, method="full-covariance").mse)
         for p in (placement, exact)
     )
     slack = 2.6 * (high - low) / 2 / 1.96 + off * high

@@ -14,7 +14,7 @@ from joulewise.prediction import FirstOrder, error_model, predict
 from joulewise.simulation import simulate
 
 # One output: a probe of +-1 squares to the square itself, so nothing is left to chance.
-EXACT = FirstOrder(accuracy=False, thinned=False)
+EXACT = FirstOrder(accuracy=False, subsample_channels=False)
 
 
 def network(*layers):

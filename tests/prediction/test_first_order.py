@@ -17,7 +17,7 @@ from joulewise.prediction.linearisation import Linearisation
 from joulewise.prediction.linearisation.op_interception import Interception
 from joulewise.simulation import simulate
 
-PLAIN = FirstOrder(accuracy=False, thinned=False)
+PLAIN = FirstOrder(accuracy=False, subsample_channels=False)
 Z = 5.0  # two-sided 6e-7 for each of some tens of comparisons, on fixed seeds
 
 
@@ -183,7 +183,7 @@ def test_the_parts_add_up(cases):
     torch.testing.assert_close(forecast.per_sample.mean(), parts)
     torch.testing.assert_close(forecast.per_output.mean(), parts)
     rest = 1 - float(forecast.mean_shift / forecast.mse)
-    assert sum(forecast.shares.values()) == pytest.approx(rest)
+    assert sum(forecast.fractions.values()) == pytest.approx(rest)
 
 
 def test_weights_against_simulation(cases):
@@ -279,7 +279,7 @@ def test_without_interception_the_answer_is_the_same(cases, monkeypatch):
     model, x = small_convolutional(), cases.normal(5, 2, 4, 4)
     targets = torch.tensor([0, 1, 2, 0, 1])
     placement = place(model, weights=SRAM(bits=5), example_inputs=x)
-    method = FirstOrder(thinned=False, chips=3)
+    method = FirstOrder(subsample_channels=False, chips=3)
     with_it = predict(placement, [(x, targets)], at={"eta": 0.4}, method=method)
     probed = predict(placement, [(x, None)], at={"eta": 0.4}, method=method)
     monkeypatch.setattr(Interception, "_use", lambda self, read: None)
@@ -331,7 +331,7 @@ def test_a_batch_of_one_and_a_model_in_half_precision():
         place(wide, weights=SRAM(bits=6)), [(x.float(), torch.tensor([1]))], at={"eta": 0.5}
     )
     assert forecast.standard_error is None
-    assert forecast.images == 1
+    assert forecast.samples == 1
     assert float(forecast.total_variance) == pytest.approx(float(exact.total_variance), rel=0.1)
 
 
@@ -442,7 +442,7 @@ def test_a_model_that_works_in_place_on_its_input(cases):
     other = predict(
         place(plain, weights=SRAM(bits=6)), [(x - 2.0, None)], at={"eta": 0.5}, method=PLAIN
     )
-    assert forecast.images == other.images
+    assert forecast.samples == other.samples
 
 
 def test_faults_that_no_gradient_sees_are_told_of(cases):

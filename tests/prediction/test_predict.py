@@ -176,7 +176,7 @@ def test_plain_data_is_what_json_can_hold(placement, name, differentiable):
         forecast = predict(placement, data, at={"eta": eta}, method=name)
         plain = forecast.to_dict()
         assert json.loads(json.dumps(plain, allow_nan=False)).keys() == plain.keys()
-        assert repr(forecast) and repr(forecast.plan) and forecast.shares
+        assert repr(forecast) and repr(forecast.plan) and forecast.fractions
         assert plain["plan"] == {p.name: {"eta": 0.5} for p in placement.placed}
         whole = plain["mean_shift"] + sum(plain["variance"].values())
         assert plain["mse"] == pytest.approx(whole, rel=1e-12)
@@ -190,7 +190,7 @@ def test_a_forecast_is_shown_in_a_few_lines(placement):
     assert [line.split("  ")[1].strip() for line in lines] == ["output error", "accuracy", "from"]
     assert f"{float(forecast.mse):.4g}, standard error" in lines[0]
     assert f"{100 * forecast.accuracy.mean:.2f} %" in lines[1]
-    largest = max(forecast.shares, key=forecast.shares.get)
+    largest = max(forecast.fractions, key=forecast.fractions.get)
     assert lines[2].split()[1] == largest
     assert "<table>" in forecast._repr_html_() and largest in forecast._repr_html_()
 

@@ -29,7 +29,7 @@ def test_the_mean_of_a_square(cases):
     x, memory = cases.normal(300, 12), SRAM(bits=5, fault=Flip())
     placement = place(model, weights=memory)
     forecast = predict(
-        placement, [(x, None)], at={"eta": 0.3}, method=FirstOrder(accuracy=False, pairs=200)
+        placement, [(x, None)], at={"eta": 0.3}, method=FirstOrder(accuracy=False, noise_pairs=200)
     )
     moments = memory.moments(memory.store(model[0].weight), 0.3)
     with torch.no_grad():
@@ -57,7 +57,7 @@ def test_the_variance_of_a_power(cases, bent):
     x = cases.normal(300, 12)
     memory = Crossbar(sigma=8e-6, clip=False)
     placement = place(model, weights=memory)
-    method = FirstOrder(accuracy=False, probes=100, pairs=1500)
+    method = FirstOrder(accuracy=False, probes=100, noise_pairs=1500)
     forecast = predict(placement, [(x, None)], at={"g_max": 25e-6}, method=method)
     with torch.no_grad():
         c = model[0](x)
@@ -79,7 +79,7 @@ def test_half_precision_has_no_digits_for_a_nudge(cases):
     x = cases.normal(20, 12).bfloat16()
     placement = place(model, weights=Crossbar(sigma=1e-6))
     with loaded_problem(placement, [(x, None)], placement.plan({"g_max": 25e-6})) as problem:
-        network = Linearisation(problem, seed=0, memory_bytes=1 << 30, thinned=True)
+        network = Linearisation(problem, seed=0, memory_bytes=1 << 30, subsample_channels=True)
         correction = second_order_correction(network, next(network.pieces(0)), 2, seed=0)
     assert float(correction.odd_gain) == 1.0
 
@@ -91,7 +91,7 @@ def test_words_of_activations_are_no_tangent(cases):
     x, memory = cases.normal(200, 12).float(), SRAM(bits=8)
     placement = place(model, weights=memory, activations=memory, example_inputs=x)
     with loaded_problem(placement, [(x, None)], placement.plan({"eta": 0.7})) as problem:
-        network = Linearisation(problem, seed=0, memory_bytes=1 << 30, thinned=True)
+        network = Linearisation(problem, seed=0, memory_bytes=1 << 30, subsample_channels=True)
         correction = second_order_correction(network, next(network.pieces(0)), 8, seed=0)
     assert float(correction.odd_gain) == pytest.approx(1.0, abs=0.05)
 
@@ -119,7 +119,7 @@ def test_gradients_in_the_points(cases):
 
     def shift(*etas):
         plan = Plan({name: {"eta": eta} for name, eta in zip(names, etas, strict=True)})
-        method = FirstOrder(accuracy=False, pairs=2)
+        method = FirstOrder(accuracy=False, noise_pairs=2)
         return predict(placement, [(x, None)], at=plan, method=method).mean_shift
 
     etas = [torch.tensor(e, dtype=torch.float64, requires_grad=True) for e in (0.3, 0.4)]
@@ -146,4 +146,4 @@ def test_strong_noise_is_right_where_first_order_is_not():
 
 def test_one_pair_is_refused():
     with pytest.raises(InputError, match="pairs is 1"):
-        FirstOrder(pairs=1)
+        FirstOrder(noise_pairs=1)

@@ -18,7 +18,7 @@ def test_a_linear_network_has_ratio_one(cases):
     placement = place(model, weights=SRAM(bits=6, fault=Flip()), example_inputs=x)
     targets = torch.zeros(5, dtype=torch.int64)
     plain = predict(placement, [(x, targets)], at={"eta": FAR})
-    tried = predict(placement, [(x, targets)], at={"eta": FAR}, method=FirstOrder(secants=20))
+    tried = predict(placement, [(x, targets)], at={"eta": FAR}, method=FirstOrder(single_faults=20))
     assert float(tried.mse) == pytest.approx(float(plain.mse), rel=0.3)  # one +-1 probe in S
 
 
@@ -39,7 +39,7 @@ def test_a_fault_that_crosses_a_kink_is_seen(cases):
     sim = simulate(placement, data, at={"eta": 0.5}, chips=8000)
     error = sim.mse_interval().half_width / 1.96
     plain = predict(placement, data, at={"eta": 0.5})
-    tried = predict(placement, data, at={"eta": 0.5}, method=FirstOrder(secants=400))
+    tried = predict(placement, data, at={"eta": 0.5}, method=FirstOrder(single_faults=400))
     assert float(plain.mse) > sim.mean_mse + 5 * error
     assert abs(float(tried.mse) - sim.mean_mse) <= 4 * (error + tried.standard_error)
     assert tried.standard_error < 0.5 * (float(plain.mse) - sim.mean_mse)
@@ -60,7 +60,7 @@ def test_no_fault_no_ratio(cases):
         place(model, weights=memory, example_inputs=x),
         [(x, None)],
         at={"eta": 1.0},
-        method=FirstOrder(secants=5, accuracy=False),
+        method=FirstOrder(single_faults=5, accuracy=False),
     )
     assert float(forecast.total_variance) == 0
 
@@ -72,7 +72,7 @@ def test_the_weights_are_put_back_and_the_seed_decides(cases):
     )
     before = [p.clone() for p in model.parameters()]
     placement = place(model, weights=SRAM(bits=6), example_inputs=x)
-    method = FirstOrder(secants=10, accuracy=False)
+    method = FirstOrder(single_faults=10, accuracy=False)
     a, b = (
         predict(placement, [(x, None)], at={"eta": 0.4}, method=method).to_dict() for _ in range(2)
     )

@@ -177,7 +177,7 @@ def test_a_forecast_is_recorded_with_its_figures(placement, data, plan, method):
     assert record.mse == float(found.mse) and record.mean_shift == float(found.mean_shift)
     assert record.standard_error == found.standard_error
     assert record.variance == {name: float(part) for name, part in found.variance.items()}
-    assert record.shares == found.shares
+    assert record.shares == found.fractions
     assert record.accuracy == found.accuracy
     assert plan_of(placement, record.plan).to_dict() == plan.to_dict()
     assert survives(record)

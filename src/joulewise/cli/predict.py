@@ -26,6 +26,7 @@ __all__ = ["predict"]
 # As many layers as fit on a screen, and shares of the error as fit beside them.
 _MOST_LAYERS, _MOST_SHARES = 20, 4
 _PROBES = 1
+_OPTIONS = {"single_faults": "secants"}
 
 
 @placing.places()
@@ -199,15 +200,18 @@ def _method(name: str, given: dict[str, Any], seed: int) -> str | Method:
     from joulewise.errors import InputError
     from joulewise.prediction import METHODS
 
-    if name not in METHODS:
+    # Options and records keep their names until they are rebuilt.
+    key = {"moments": "full-covariance"}.get(name, name)
+    if key not in METHODS or name == "full-covariance":
         return name
-    method: Any = METHODS[name]()
-    known = {field.name: field.default for field in fields(method)}
+    method: Any = METHODS[key]()
+    known = {_OPTIONS.get(f.name, f.name): f.default for f in fields(method)}
     defaults = {"accuracy": True, "probes": _PROBES, "secants": 0, "chips": 0}
     for option, value in given.items():
         if option not in known and value != defaults[option]:
             raise InputError(f"{option} is {value}, and does nothing with method {name}")
-    used = {option: value for option, value in given.items() if value != defaults[option]}
+    named = {option: field for field, option in _OPTIONS.items()}
+    used = {named.get(o, o): value for o, value in given.items() if value != defaults[o]}
     chosen: Method = replace(method, **used, **({"seed": seed} if "seed" in known else {}))
     return chosen
 

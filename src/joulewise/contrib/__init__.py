@@ -28,4 +28,4 @@ __all__ = [
     "fit_to_chip",
 ]
 
-register_method("moments", FullCovariance)
+register_method("full-covariance", FullCovariance)

@@ -308,7 +308,7 @@ class _Builder:
                 response[name].append(found.moved.get(name, none))
             for name, part in found.squares.items():
                 squares[name] = squares[name] + part if name in squares else part
-            problem.progress(images, problem.images)
+            problem.progress(images, problem.samples)
         scaled = {name: part / (images * problem.outputs) for name, part in squares.items()}
         joined = {name: torch.cat(parts) for name, parts in response.items()}
         return self._model(images, problem.outputs, torch.cat(errors), scaled, joined)

@@ -25,7 +25,7 @@ __all__ = ["METHODS", "predict", "register_method"]
 
 _METHODS: dict[str, Callable[[], Method]] = {
     "first-order": FirstOrder,
-    "second-order": partial(FirstOrder, pairs=8),
+    "second-order": partial(FirstOrder, noise_pairs=8),
     "corrected": Corrected,
 }
 METHODS: Mapping[str, Callable[[], Method]] = MappingProxyType(_METHODS)

@@ -160,7 +160,7 @@ class Total:
         return Forecast(
             method=method,
             plan=problem.plan,
-            images=len(per_sample),
+            samples=len(per_sample),
             mean_shift=shift.mean(),
             variance={name: part.mean() for name, part in variance.items()},
             standard_error=self._standard_error(per_sample, variance),

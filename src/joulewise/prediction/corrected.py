@@ -44,8 +44,8 @@ class Corrected:
 
     The standard error is estimated from the drawn chips. Where a few rare faults cause most of the
     error (eight-bit masking in a stem with nine weights a filter), thirty chips may show none of
-    them, and the estimate and its error rest on first order. Use ``FirstOrder(secants=100)`` there,
-    or hundreds of chips.
+    them, and the estimate and its error rest on first order. Use
+    ``FirstOrder(single_faults=100)`` there, or hundreds of chips.
 
     Args:
         chips: Simulated chips, 4 or more.
@@ -101,7 +101,7 @@ class Corrected:
                     total.add_probed(piece, *network.probed_variance(piece, 1))
                 with torch.no_grad():
                     paired.add(piece, logits, _simulated(problem, piece, logits, chips))
-                problem.progress(total.samples, problem.images)
+                problem.progress(total.samples, problem.samples)
             linear = total.forecast("corrected", problem)
             network.warn_of_no_effect(linear.variance)
             return paired.correct(linear, total.ballot)
@@ -195,7 +195,7 @@ class _PairedChips:
         return Forecast(
             method=linear.method,
             plan=linear.plan,
-            images=linear.images,
+            samples=linear.samples,
             mean_shift=linear.mean_shift + (shift - linear.mean_shift.detach()),
             variance={name: part * scale + rest for name, part in linear.variance.items()},
             standard_error=error,
@@ -207,7 +207,7 @@ class _PairedChips:
 
     def _accuracy(self, linear: Forecast, ballot: Ballot) -> AccuracyForecast:
         assert linear.accuracy is not None
-        simulated = self._right / linear.images
+        simulated = self._right / linear.samples
         mean, _, _ = control(simulated, ballot.chip_accuracies(), linear.accuracy.mean, high=1.0)
         return over_chips(mean, simulated)
 

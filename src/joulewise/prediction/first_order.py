@@ -45,9 +45,9 @@ class FirstOrder:
     Args:
         probes: Random +-1 probes of the outputs, 1 or more; more samples reduce the error more than
             more probes. Not used where every output is probed for the accuracy.
-        thinned: Estimate the sum over the input channels of a convolution with 16 or more from a
-            subset of them, which changes from one block of samples to the next: unbiased, and up to
-            8 times less work.
+        subsample_channels: Estimate the sum over the input channels of a convolution with 16 or
+            more from a subset of them, which changes from one block of samples to the next:
+            unbiased, and up to 8 times less work.
         accuracy: Predict the accuracy too, where the data has targets: one backward pass for each
             class instead of one for each probe.
         classes: Outputs to probe for the accuracy, 2 or more: where the model has more, the largest
@@ -55,11 +55,11 @@ class FirstOrder:
         chips: Linearised chips for the spread of the accuracy between chips; 0 for none, since one
             costs about as much as a simulated chip. A linearised chip is what the device reads on a
             chip, followed through the linearised network for all samples together.
-        pairs: Pairs of noisy passes, 2 or more, that correct mean and variance of the outputs for
-            curvature (`joulewise.prediction.second_order`): method ``second-order`` takes 8, which
+        noise_pairs: Pairs of noisy passes, 2 or more, that correct mean and variance of the outputs
+            for curvature (`joulewise.prediction.second_order`): method ``second-order`` takes 8, which
             cost 25 forward passes; 0 for none.
-        secants: Single faults to try, a forward pass each, that correct the variance of each weight
-            for faults too large for the tangent (`joulewise.prediction.single_faults`); 0 for none.
+        single_faults: Single faults to try, a forward pass each, that correct the variance of each
+            weight for faults too large for the tangent (`joulewise.prediction.single_faults`); 0 for none.
             About 100 reduce the error of that to some per cent.
         seed: Seed of the probes, the first linearised chip, the pairs and the single faults.
         memory_bytes: Memory that one pass may take beside the model, roughly; decides the number of
@@ -74,12 +74,12 @@ class FirstOrder:
     """
 
     probes: int = 1
-    thinned: bool = True
+    subsample_channels: bool = True
     accuracy: bool = True
     classes: int = 16
     chips: int = 0
-    pairs: int = 0
-    secants: int = 0
+    noise_pairs: int = 0
+    single_faults: int = 0
     seed: int = 0
     memory_bytes: int = 1 << 30
 
@@ -88,27 +88,30 @@ class FirstOrder:
         check_in_range("probes", self.probes, 1, 10**6)
         check_in_range("classes", self.classes, 2, 10**6)
         check_in_range("chips", self.chips, 0, 10**6)
-        check_in_range("pairs", self.pairs, 0, 10**4)
-        if self.pairs == 1:
-            refuse("pairs", 1, "0, or 2 or more: one pair has no standard error")
-        check_in_range("secants", self.secants, 0, 10**6)
+        check_in_range("noise_pairs", self.noise_pairs, 0, 10**4)
+        if self.noise_pairs == 1:
+            refuse("noise_pairs", 1, "0, or 2 or more: one pair has no standard error")
+        check_in_range("single_faults", self.single_faults, 0, 10**6)
         check_in_range("seed", self.seed, 0, 2**62)
         check_in_range("memory_bytes", self.memory_bytes, 1, 1 << 60)
 
     def forecast(self, problem: Problem) -> Forecast:
         """See `joulewise.prediction.predict`."""
         network = Linearisation(
-            problem, seed=self.seed, memory_bytes=self.memory_bytes, thinned=self.thinned
+            problem,
+            seed=self.seed,
+            memory_bytes=self.memory_bytes,
+            subsample_channels=self.subsample_channels,
         )
         wanted = self.accuracy and problem.has_classes
         outputs = problem.outputs
         scalars = min(outputs, self.classes) if wanted else 0
         exact = scalars == outputs and not network.differentiable
         total = Total(estimates=network.estimates)
-        if self.secants:
+        if self.single_faults:
             first = next(network.pieces(0))  # as many samples as fit in a forward pass
             seed = _SEED_OF_FAULTS + self.seed
-            total.ratios = single_fault_ratios(network, first, self.secants, seed)
+            total.ratios = single_fault_ratios(network, first, self.single_faults, seed)
         chips = [Chip(seed=_SEED_OF_CHIPS + self.seed + k) for k in range(self.chips)]
         with torch.set_grad_enabled(network.differentiable):
             for piece, correction in self._pieces(network, scalars):
@@ -118,8 +121,10 @@ class FirstOrder:
                 if not exact:
                     found = network.probed_variance(piece, self.probes)
                     total.add_probed(piece, *found, correction)
-                problem.progress(total.samples, problem.images)
-            forecast = total.forecast("second-order" if self.pairs else "first-order", problem)
+                problem.progress(total.samples, problem.samples)
+            forecast = total.forecast(
+                "second-order" if self.noise_pairs else "first-order", problem
+            )
             network.warn_of_no_effect(forecast.variance)
             return forecast
 
@@ -127,13 +132,13 @@ class FirstOrder:
         self, network: Linearisation, scalars: int
     ) -> Iterator[tuple[Piece, SecondOrderCorrection | None]]:
         """The data in pieces, each with its second-order correction if one is wanted."""
-        if not self.pairs:
+        if not self.noise_pairs:
             yield from ((piece, None) for piece in network.pieces(scalars))
             return
         # Drawing noise takes long, noisy passes take little memory: so they run in larger pieces.
         for wide in network.pieces(0):
             correction = second_order_correction(
-                network, wide, self.pairs, _SEED_OF_PAIRS + self.seed
+                network, wide, self.noise_pairs, _SEED_OF_PAIRS + self.seed
             )
             for piece, samples in network.cut(wide, scalars):
                 yield piece, correction.of_samples(samples)

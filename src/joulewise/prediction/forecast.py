@@ -48,14 +48,14 @@ class Forecast(Result):
     Args:
         method: Name of the method; says if the moments of a memory were estimated from its reads.
         plan: The operating point of each placed tensor.
-        images: Samples that the figures are a mean over.
+        samples: Samples that the figures are a mean over.
         mean_shift: ``|E f - z|^2``; a float64 scalar, differentiable in the points of the plan.
         variance: Contribution of each placed tensor to ``Var f``; float64 scalars, differentiable
             in the points, whose sum is the whole variance.
         standard_error: Standard error of ``mse`` over samples, which covers random probes and the
             choice of samples (over chips with ``corrected``), and the error of estimated moments;
             None for a single sample.
-        per_sample: The error of each sample, float64 ``[images]``.
+        per_sample: The error of each sample, float64 ``[samples]``.
         per_output: The error of each output, float64, in the shape of one output; None where random
             probes mixed the outputs.
         accuracy: Predicted accuracy; None where it is not predicted, or was not requested.
@@ -65,7 +65,7 @@ class Forecast(Result):
 
     method: str
     plan: Plan
-    images: int
+    samples: int
     mean_shift: Tensor
     variance: Mapping[str, Tensor]
     standard_error: float | None
@@ -85,7 +85,7 @@ class Forecast(Result):
         return torch.stack(list(self.variance.values())).sum()
 
     @property
-    def shares(self) -> dict[str, float]:
+    def fractions(self) -> dict[str, float]:
         """Fraction of the error from each placed tensor, in [0, 1]; the mean shift is the rest."""
         mse = _number(self.mse)
         return {n: _number(part) / mse if mse else 0.0 for n, part in self.variance.items()}
@@ -95,7 +95,7 @@ class Forecast(Result):
         return {
             "method": self.method,
             "plan": self.plan.to_dict(),
-            "samples": self.images,
+            "samples": self.samples,
             "mse": _number(self.mse),
             "standard_error": self.standard_error,
             "mean_shift": _number(self.mean_shift),
@@ -106,13 +106,13 @@ class Forecast(Result):
 
     def plot(self) -> Any:
         """Contribution of each placed tensor to the output error (plotly)."""
-        bars = {"type": "bar", "x": list(self.shares), "y": list(self.shares.values())}
+        bars = {"type": "bar", "x": list(self.fractions), "y": list(self.fractions.values())}
         return plotted(bars, y="fraction of the output error")
 
     def _rows(self) -> Sequence[Mapping[str, Any]]:
-        shares = self.shares
+        fractions = self.fractions
         return [
-            {"tensor": name, "variance": _number(part), "fraction": shares[name]}
+            {"tensor": name, "variance": _number(part), "fraction": fractions[name]}
             for name, part in self.variance.items()
         ]
 
@@ -123,9 +123,9 @@ class Forecast(Result):
             figures["accuracy"] = format_value(self.accuracy.mean, (0.0, 1.0))
         if self.refusal is not None:
             figures["not predicted"] = self.refusal
-        largest = sorted(self.shares.items(), key=lambda item: -item[1])
+        largest = sorted(self.fractions.items(), key=lambda item: -item[1])
         figures["from"] = ", ".join(f"{n} {format_percent(s, 0)}" for n, s in largest[:_SHOWN])
-        return f"{self.method}, {self.images} samples", figures
+        return f"{self.method}, {self.samples} samples", figures
 
 
 def _number(value: Tensor) -> float:

@@ -54,7 +54,7 @@ class Problem:
     progress: Callable[[float, float], None]
 
     @property
-    def images(self) -> int:
+    def samples(self) -> int:
         """Number of samples in all batches."""
         return sum(batch_size(batch.inputs) for batch in self.batches)
 

@@ -217,13 +217,13 @@ class ForecastRecord(BaseModel):
         """The record of a forecast."""
         plain = found.to_dict()
         return cls(
-            method=found.method,
+            method=found.method.replace("full-covariance", "moments"),  # as stored records say
             plan=plain_points(placement, found.plan),
-            images=found.images,
+            images=found.samples,
             mse=plain["mse"],
             standard_error=found.standard_error,
             mean_shift=plain["mean_shift"],
             variance=plain["variance"],
-            shares=found.shares,
+            shares=found.fractions,
             accuracy=found.accuracy,
         )

@@ -166,7 +166,7 @@ def test_parts_fit_together_whatever_the_pieces():
         assert result.per_output.shape == (3,)
         assert float(result.per_output.mean()) == pytest.approx(float(whole.mse), rel=1e-10)
         assert float(result.per_sample.mean()) == pytest.approx(float(whole.mse), rel=1e-10)
-        assert sum(result.shares.values()) < 1
+        assert sum(result.fractions.values()) < 1
     assert list(whole.variance) == [p.name for p in placement.placed]
     assert whole.standard_error > 0
     assert forecast(placement, x[:1], plan).standard_error is None

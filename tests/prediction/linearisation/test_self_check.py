@@ -88,7 +88,7 @@ def test_a_planted_wrong_gradient_is_found_and_does_no_harm(
 ):
     model, x = convolutional(), cases.normal(5, 2, 4, 4)
     placement = place(model, weights=SRAM(bits=5), example_inputs=x)
-    data, method = [(x, torch.arange(5) % 3)], FirstOrder(thinned=False, chips=2)
+    data, method = [(x, torch.arange(5) % 3)], FirstOrder(subsample_channels=False, chips=2)
     right = predict(placement, data, at={"eta": 0.4}, method=method)
     wrong = {**READERS, func: misread(READERS[func], spoil)}
     monkeypatch.setattr(op_interception, "READERS", wrong)

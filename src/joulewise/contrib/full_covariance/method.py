@@ -73,8 +73,8 @@ class FullCovariance:
         with torch.set_grad_enabled(problem.differentiable):
             for piece in self.pieces(problem):
                 _add(total, *piece)
-                problem.progress(total.samples, problem.images)
-            return total.forecast("moments", problem)
+                problem.progress(total.samples, problem.samples)
+            return total.forecast("full-covariance", problem)
 
     def pieces(self, problem: Problem) -> Iterator[tuple[OutputMoments, Tensor, Tensor | None]]:
         """Predictions for some samples at a time, in the order of the data.

@@ -61,7 +61,7 @@ class Linearisation:
         problem: The problem.
         seed: Seed of the probes.
         memory_bytes: Memory that one pass may take, roughly.
-        thinned: See `joulewise.prediction.FirstOrder`.
+        subsample_channels: See `joulewise.prediction.FirstOrder`.
 
     Attributes:
         differentiable: True if results have gradients in the points of the plan.
@@ -76,11 +76,11 @@ class Linearisation:
     """
 
     def __init__(
-        self, problem: Problem, *, seed: int, memory_bytes: int, thinned: bool = False
+        self, problem: Problem, *, seed: int, memory_bytes: int, subsample_channels: bool = False
     ) -> None:
         self.problem, self._memory_bytes = problem, memory_bytes
         self._generator = torch.Generator().manual_seed(seed)
-        self._thinning = self._generator if thinned else None
+        self._thinning = self._generator if subsample_channels else None
         self.differentiable = problem.differentiable
         with torch.set_grad_enabled(self.differentiable):
             moments = problem.memory.moments(problem.points)
