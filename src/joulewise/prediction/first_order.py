@@ -56,11 +56,11 @@ class FirstOrder:
             costs about as much as a simulated chip. A linearised chip is what the device reads on a
             chip, followed through the linearised network for all samples together.
         noise_pairs: Pairs of noisy passes, 2 or more, that correct mean and variance of the outputs
-            for curvature (`joulewise.prediction.second_order`): method ``second-order`` takes 8, which
-            cost 25 forward passes; 0 for none.
+            for curvature (`joulewise.prediction.second_order`): method ``second-order`` takes 8,
+            which cost 25 forward passes; 0 for none.
         single_faults: Single faults to try, a forward pass each, that correct the variance of each
-            weight for faults too large for the tangent (`joulewise.prediction.single_faults`); 0 for none.
-            About 100 reduce the error of that to some per cent.
+            weight for faults too large for the tangent (`joulewise.prediction.single_faults`); 0
+            for none. About 100 reduce the error of that to some per cent.
         seed: Seed of the probes, the first linearised chip, the pairs and the single faults.
         memory_bytes: Memory that one pass may take beside the model, roughly; decides the number of
             samples that run at a time, one at least.
