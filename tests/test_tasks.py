@@ -246,3 +246,60 @@ def test_allocate_to_an_output_error(row):
     found = jw.allocate(placement, task.data, goal=goal, chips=CHIPS, samples=32)
     assert found.holds
     assert found.simulation.mean_mse < 1e-2
+
+
+class Tokens(nn.Module):
+    def __init__(self, form):
+        super().__init__()
+        self.form = form
+        self.embedding, self.head = nn.Embedding(11, 8), nn.Linear(8, 11)
+
+    def forward(self, ids):
+        return self.form(self.head(self.embedding(ids)))
+
+
+def token_batches(*lengths):
+    with seeded(1):
+        return [{"ids": ids, "labels": ids} for ids in (torch.randint(11, (4, n)) for n in lengths)]
+
+
+def test_batches_of_several_lengths():
+    data = token_batches(5, 7)
+    placement = jw.place(Tokens(lambda y: y), weights=jw.SRAM(), example_inputs=data[0]["ids"])
+    assert jw.simulate(placement, data, at={"eta": 0.3}, chips=3).mse
+    found = jw.allocate(placement, data, goal=jw.MetricDrop(0.1), chips=20)
+    assert found.holds and found.of_weights
+    with pytest.raises(jw.ModelError, match="outputs without a tensor of one shape"):
+        jw.predict(placement, data, at={"eta": 0.3})
+    with pytest.raises(jw.ModelError, match="outputs differ in shape from batch to batch"):
+        jw.pareto(placement, data, plans=2, chips=2)
+
+
+@pytest.mark.parametrize("form", [lambda y: y, lambda y: (y, None), lambda y: {"logits": y}])
+def test_labels_are_shifted_whatever_the_output_is(form):
+    metric = torchmetrics.text.Perplexity()
+    data = token_batches(6)
+    with seeded(0):
+        placement = jw.place(Tokens(form), weights=jw.SRAM(), example_inputs=data[0]["ids"])
+    result = jw.simulate(placement, data, at={"eta": 1.0}, chips=2, metric=metric)
+    assert result.metric.name == "Perplexity of the next token"
+
+
+def test_targets_in_parts_and_a_batch_of_one():
+    class Both:
+        higher_is_better = False
+
+        def reset(self):
+            self.seen = 0.0
+
+        def update(self, outputs, targets):
+            first, second = targets
+            self.seen += float((outputs[:, 0] - first).square().sum() + second.sum())
+
+        def compute(self):
+            return self.seen
+
+    x, y = torch.randn(21, 6), torch.rand(21)
+    data = [(x[i : i + 10], (y[i : i + 10], y[i : i + 10])) for i in (0, 10, 20)]
+    placement = jw.place(nn.Linear(6, 2), weights=jw.SRAM(), example_inputs=x)
+    assert jw.simulate(placement, data, at={"eta": 0.5}, chips=2, metric=Both()).values

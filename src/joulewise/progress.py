@@ -47,7 +47,8 @@ def reporting(progress: Progress) -> Iterator[Report]:
 
 
 def _shown() -> bool:
-    return "ipykernel" in sys.modules or sys.stderr.isatty()
+    terminal = sys.stderr is not None and sys.stderr.isatty()
+    return "ipykernel" in sys.modules or terminal
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from typing import Any
 
 from joulewise.errors import JoulewiseError
 
-__all__ = ["Result", "format_value", "plotted"]
+__all__ = ["Result", "finite", "format_value", "plotted"]
 
 
 class Result(ABC):
@@ -59,6 +59,15 @@ class Result(ABC):
                 "to_dict()"
             ) from error
         return pandas.DataFrame(list(self._rows()))
+
+
+def finite(plain: Any) -> Any:
+    """Plain data in which numbers that are not finite are None, as JSON has it."""
+    if isinstance(plain, dict):
+        return {key: finite(value) for key, value in plain.items()}
+    if isinstance(plain, (list, tuple)):
+        return [finite(value) for value in plain]
+    return None if isinstance(plain, float) and not math.isfinite(plain) else plain
 
 
 def plotted(trace: Mapping[str, Any], x: str = "", y: str = "") -> Any:

@@ -187,3 +187,17 @@ def test_a_goal_of_a_metric_needs_one():
 def test_goals_out_of_range_are_refused(make, said):
     with pytest.raises(InputError, match=said):
         make()
+
+
+def test_a_chip_without_any_error_is_no_failure():
+    condition = of(Yield(0.5, of=OutputError(1.0)))
+    found = simulation(mse=[0.0] * 30 + [0.5] * 10)
+    assert condition.slack(found, 40, 0.95) > 0
+    value, interval = condition.margin(found)
+    assert np.isfinite(value) and np.isfinite(interval.half_width)
+
+
+def test_a_drop_from_a_metric_that_a_perfect_memory_has_not():
+    with pytest.raises(InputError, match="accuracy has no value with a perfect memory"):
+        of(MetricDrop(0.1), ideal=None)
+    assert of(MetricTarget(0.9), ideal=None).limit == 0.9

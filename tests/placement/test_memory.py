@@ -7,10 +7,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 from cases import CHIP, ETA, MODELS, A, Function, W, make, parameter, placed, rand, snapshot
+from gaussian_memory import GaussianMemory
 from joulewise.devices import SRAM, Chip, Flip, Stuck
-from joulewise.errors import ModelError, WeightsError
+from joulewise.errors import InputError, ModelError, WeightsError
 from joulewise.models import build
-from joulewise.placement import call, place, private_memory
+from joulewise.placement import call, loaded, place, private_memory
 from joulewise.words import FixedPoint, decode, encode
 
 
@@ -428,3 +429,72 @@ def test_untouched_after_any_sequence(steps, fails, training):
     except KeyboardInterrupt:
         assert fails
     check()
+
+
+def test_a_device_that_writes_to_what_it_is_given_leaves_the_model_alone():
+    """A device of one's own may keep the tensor that it stores, and write to it."""
+
+    class Careless(GaussianMemory):
+        def store(self, tensor, *, limit=None, name=""):
+            return tensor.clamp_(-0.1, 0.1)
+
+        def read(self, stored, point, chip):
+            return stored
+
+    model = nn.Linear(3, 3)
+    before = model.weight.detach().clone()
+    placement = place(model, weights=Careless())
+    with private_memory(placement) as memory:
+        memory.read({"weight": 0.0}, CHIP)
+        memory.placement.model.weight.data.mul_(0)
+        memory.read({"weight": 0.0}, CHIP)
+        assert torch.equal(memory.placement.model.weight, before.clamp(-0.1, 0.1))
+    assert torch.equal(model.weight, before)
+
+
+class Stopped(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(3, 3)
+
+    def forward(self, x):
+        if not x.any():
+            raise KeyboardInterrupt
+        return self.layer(x)
+
+
+def test_ctrl_c_in_a_loaded_copy_leaves_nothing_behind():
+    model = Stopped()
+    placement = place(model, weights=W)
+    with pytest.raises(KeyboardInterrupt), loaded(placement, at={"eta": 0.5}) as faulty:
+        faulty(torch.zeros(2, 3))
+    model(torch.ones(2, 3))
+    with loaded(placement, at={"eta": 0.1}, chip=3) as faulty:
+        assert not torch.equal(faulty(torch.ones(2, 3)), model(torch.ones(2, 3)))
+
+
+def test_a_loaded_copy_that_computes_with_the_model_is_refused():
+    model = nn.Linear(3, 3)
+    model.register_forward_hook(lambda module, args, output: output + model.weight.sum())
+    with (
+        loaded(place(model, weights=W), at={"eta": 0.5}) as faulty,
+        pytest.raises(ModelError, match="a copy of the model computes with weight of the model"),
+    ):
+        faulty(torch.ones(2, 3))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script")
+def test_loaded_takes_scripted_models_and_refuses_what_is_no_placement():
+    scripted = torch.jit.script(nn.Linear(3, 3))
+    with loaded(place(scripted, weights=W), at={"eta": 0.1}, chip=Chip(seed=4)) as faulty:
+        assert not torch.equal(faulty(torch.ones(1, 3)), scripted(torch.ones(1, 3)))
+    with (
+        pytest.raises(InputError, match="placement is of type Linear"),
+        loaded(nn.Linear(3, 3), at={"eta": 0.5}),
+    ):
+        pass
+    with (
+        pytest.raises(InputError, match="chip is -1"),
+        loaded(place(nn.Linear(3, 3), weights=W), at={"eta": 0.5}, chip=-1),
+    ):
+        pass

@@ -232,3 +232,20 @@ def test_two_memories_take_a_knob_each():
     assert points["0:input"] == 0.5
     with pytest.raises(OperatingPointError, match="for 0:input on a SRAM, is g_max; allowed"):
         both.points({"g_max": 2e-5})
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"a": {1: 0.5}}, "the plan for a is {1: 0.5}; allowed: one knob"),
+        ({"a": {"eta": [[1, 2], [3]]}}, "the plan for a is .*; allowed: numbers, as many in each"),
+    ],
+)
+def test_settings_of_the_wrong_kind_are_refused(settings, said):
+    with pytest.raises(InputError, match=said):
+        Plan(settings)
+
+
+def test_any_plan_has_a_text():
+    odd = {"a": {"eta": None}, "b": {"eta": torch.zeros(0)}, "c": {"eta": 1}, "d": {"eta": "x"}}
+    assert len(repr(Plan(odd)).splitlines()) == 5

@@ -167,7 +167,9 @@ def test_stopping_when_sure_keeps_the_coverage_above_92_percent():
 
 
 def test_chips_that_are_all_alike_do_not_end_a_run():
-    assert not sure_enough([1.0] * 20, 0.1)
+    # 0.4 and 0.9871 have means that are not themselves: rounding is no spread.
+    for value in (1.0, 0.4, 0.9871):
+        assert not any(sure_enough([value] * count, 0.1) for count in (20, 30, 40, 50))
     assert sure_enough([1.0, 0.999] * 10, 0.1)
 
 
@@ -416,3 +418,45 @@ def test_a_chip_is_the_same_on_a_gpu(digits, test):
     on_gpu = simulate(place(model.cuda(), weights=SRAM(bits=8)), test, at={"eta": 0.3}, chips=3)
     # The same cells; what differs is the order of sums in float32.
     assert on_gpu.mse == pytest.approx(on_cpu.mse, rel=1e-3)
+
+
+def test_failed_chips_do_not_end_a_run_by_the_output_error(placement, test):
+    class Never:
+        higher_is_better = True
+
+        def __init__(self):
+            self.passes = 0
+
+        def reset(self):
+            pass
+
+        def update(self, outputs, targets):
+            self.outputs = outputs
+
+        def compute(self):
+            exact = torch.equal(self.outputs, self.expected) or torch.equal(
+                self.outputs, self.ideal
+            )
+            return 1.0 if exact else float("nan")
+
+    metric = Never()
+    with private_memory(placement) as memory:
+        inputs, _ = next(test.batches(64))
+        memory.original()
+        metric.expected = memory.call(inputs)
+        memory.ideal()
+        metric.ideal = memory.call(inputs)
+    result = simulate(placement, test, at={"eta": 0.1}, chips=30, half_width=0.5, metric=metric)
+    assert (result.chips, result.failed) == (30, 30)
+
+
+def test_a_metric_that_works_in_place_spoils_no_output_error(placement, test):
+    def wipe(outputs, targets):
+        outputs.zero_()
+        return torch.ones(len(targets))
+
+    plain = simulate(placement, test, at={"eta": 0.3}, chips=2)
+    wiped = simulate(
+        placement, test, at={"eta": 0.3}, chips=2, metric=FunctionMetric(wipe, "wiped", True)
+    )
+    assert wiped.mse == plain.mse

@@ -204,7 +204,8 @@ class _Run:
         problem, chips = self.problem, self._tuning_chips
         ideal = problem.simulate(problem.variables.most_reliable, chips, _TUNING_SEED, "choosing")
         condition = Condition.of(self.goal, ideal.metric, ideal.ideal)
-        problem.of_weights = not ideal.mse  # outputs such as lists of detections have no error
+        # Lists of detections, say, or token by token in batches of several lengths.
+        problem.of_weights = not problem.has_fixed_outputs(ideal)
         verification = Verification(
             problem=problem,
             condition=condition,

@@ -152,7 +152,8 @@ class _Accessed:
     def _at(self, point: Tensor) -> Tensor:
         if point.ndim > 1:
             return self._device.energy_by_channel(self._traffic, point, len(point))
-        return self._device.energy(self._traffic, point)[None]
+        joules = self._device.energy(self._traffic, point)
+        return torch.as_tensor(joules, dtype=torch.float64).reshape(1)
 
 
 class _Tabulated:

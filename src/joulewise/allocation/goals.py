@@ -34,6 +34,8 @@ __all__ = [
 _FEWEST = 20
 # Accuracies are multiples of 1 / samples: ties count as within a drop.
 _TIES = 1e-12
+# Margin of a chip without any error, a logarithm: finite, so that its spread has a meaning.
+_FARTHEST = 50.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,12 +208,17 @@ class Condition(ABC):
         if isinstance(goal, OutputError):
             return MeanCondition(metric=MeanSquaredError(), limit=goal.mse, of_error=True)
         assert isinstance(goal, (MetricDrop, MetricTarget))
-        if metric is None or ideal is None:
+        if metric is None:
             raise InputError(
                 f"a {type(goal).__name__} needs targets and a metric; allowed: data with both, or "
                 "an OutputError or EnergyBudget"
             )
         if isinstance(goal, MetricDrop):
+            if ideal is None:
+                raise InputError(
+                    f"{metric.name} has no value with a perfect memory of the same words, so that "
+                    "no drop from it is defined; allowed: a MetricTarget, or wider words"
+                )
             drop = goal.amount * (abs(ideal) if goal.relative else 1.0)
             limit = ideal - drop - _TIES if metric.higher_is_better else ideal + drop + _TIES
             limit = min(max(limit, metric.bounds[0]), metric.bounds[1])
@@ -327,7 +334,7 @@ class YieldCondition(Condition):
     def slack(self, simulation: Simulation, chips: int, confidence: float) -> float:
         """See `Condition`; margins are taken to be Gaussian, since few chips show no quantile."""
         margins = self._margins(simulation)
-        if not np.isfinite(margins).all():
+        if np.isneginf(margins).any():
             return -math.inf
         needed = self._needed(chips, confidence) / chips
         # The quantile at which as many chips are good as verification needs, half of the time.
@@ -348,7 +355,9 @@ class YieldCondition(Condition):
         return float(np.quantile(ranked, 1 - self.fraction, method=method)), interval
 
     def _margins(self, simulation: Simulation) -> Any:
-        return np.array([self._margin(value) for value in self.figures(simulation)])
+        """Margin of each chip; one without any error is as far from the limit as can be said."""
+        margins = [self._margin(value) for value in self.figures(simulation)]
+        return np.minimum(np.array(margins), _FARTHEST)
 
     def _needed(self, chips: int, confidence: float) -> int:
         """The fewest good chips that show the yield; ``chips + 1`` if none do."""

@@ -49,6 +49,7 @@ class Granularity:
         """Check the fields once."""
         if self.per not in get_args(Per):
             refuse("per", repr(self.per), f"one of {', '.join(get_args(Per))}")
+        object.__setattr__(self, "levels", tuple(float(level) for level in self.levels))
         if self.per == "channel" and self.bit_planes:
             refuse("bit_planes", "True, beside per='channel'", "one of the two")
         if self.rails is not None:

@@ -136,7 +136,7 @@ def energy_at_goal(
     Returns:
         The energy with a 95 % interval from that of the chosen plan's margin. Errors of the slopes
         are not in it; they matter little where margins are small. None without a line or a finite
-        interval.
+        interval, or where the line leads to an energy that no plan has.
     """
     others = [attempt for attempt in attempts if attempt is not chosen]
     line = margin_line(trials, [*others, chosen])
@@ -145,6 +145,8 @@ def energy_at_goal(
     per_margin = line.energy_slope / line.slope
     energy = chosen.energy - line.level * per_margin
     reach = chosen.half_width * per_margin
+    if not 0 < energy <= 1:  # too far for a line that is local
+        return None
     return EnergyAtGoal(energy=energy, low=energy - reach, high=energy + reach)
 
 

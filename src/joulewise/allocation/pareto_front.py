@@ -85,22 +85,26 @@ class ParetoFront(Result):
     def _rows(self) -> Sequence[Mapping[str, Any]]:
         rows = []
         for point in self.points:
-            row = {"energy": point.energy, "predicted error": point.predicted_mse}
+            row: dict[str, float | None] = {
+                "energy": point.energy,
+                "predicted error": point.predicted_mse,
+            }
             if point.simulation.mse:
                 row["output error"] = point.simulation.mean_mse
             if point.simulation.metric is not None:
-                row[point.simulation.metric.name] = point.simulation.mean
+                known = point.simulation.failed < point.simulation.chips
+                row[point.simulation.metric.name] = point.simulation.mean if known else None
             rows.append(row)
         return rows
 
     def _overview(self) -> tuple[str, Mapping[str, str]]:
         figures = {}
-        for point, row in zip(self.points, self._rows(), strict=True):
+        for number, (point, row) in enumerate(zip(self.points, self._rows(), strict=True), 1):
             metric = point.simulation.metric
             name, value = list(row.items())[-1]
             bounds = (0.0, np.inf) if metric is None else metric.bounds
             text = f"{name} {format_value(value, bounds)}"
-            figures[f"{format_percent(point.energy, 1)} of the energy"] = text
+            figures[f"plan {number}"] = f"{format_percent(point.energy, 1)} of the energy, {text}"
         return f"Front of {len(self.points)} plans", figures
 
 

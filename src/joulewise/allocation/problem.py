@@ -13,7 +13,7 @@ from joulewise.allocation.energy_model import EnergyModel
 from joulewise.allocation.granularity import DecisionVariables, Granularity
 from joulewise.allocation.plan_optimiser import PlanOptimiser
 from joulewise.data import Split
-from joulewise.errors import check_count, check_kind, refuse
+from joulewise.errors import ModelError, check_count, check_kind, refuse
 from joulewise.nested import batch_size, cloned
 from joulewise.placement import (
     Batch,
@@ -77,7 +77,7 @@ class AllocationProblem:
         check_kind("placement", self.placement, Placement, allowed)
         check_kind("granularity", self.granularity, Granularity, "a joulewise.Granularity")
         check_count("samples", self.samples, 1)
-        check_count("seed", self.seed, 0)
+        self.seed = check_count("seed", self.seed, 0)
         if not isinstance(self.data, Split):
             self.data = prepare(self.data, self.placement.model, self.batch_size)
         self.few = _some_of(self.data, self.samples, self.seed)
@@ -149,9 +149,21 @@ class AllocationProblem:
             memory.original()
             return batches, [memory.call(cloned(batch.inputs)) for batch in batches]
 
+    def has_fixed_outputs(self, simulation: Simulation) -> bool:
+        """True if all outputs are tensors of one shape, apart from the batch.
+
+        Args:
+            simulation: A simulation, which has output errors where outputs are tensors.
+        """
+        return bool(simulation.mse) and len({o.shape[1:] for o in self.outputs()[1]}) == 1
+
     def output_variance(self) -> float:
         """Variance of outputs over samples, mean over outputs: the error of constant outputs."""
-        outputs = torch.cat(self.outputs()[1]).double()
+        _, found = self.outputs()
+        if len({output.shape[1:] for output in found}) > 1:
+            got = "one whose outputs differ in shape from batch to batch"
+            refuse("the model", got, "batches of one shape, or allocate to a goal", ModelError)
+        outputs = torch.cat(found).double()
         return float(outputs.var(0).mean()) if len(outputs) > 1 else 1.0
 
     def simulate(self, levels: Tensor, chips: int, seed: int, step: str) -> Simulation:

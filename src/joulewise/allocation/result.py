@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from joulewise.allocation.goals import Goal
+from joulewise.allocation.goals import Goal, Yield
 from joulewise.allocation.granularity import Granularity
 from joulewise.devices import plain_point
 from joulewise.metrics import Metric
 from joulewise.placement import Energy, Plan
-from joulewise.results import Result, format_value, plotted
+from joulewise.results import Result, finite, format_value, plotted
 from joulewise.simulation import Simulation
 from joulewise.units import format_percent, format_si
 
@@ -141,7 +141,7 @@ class Allocation(Result):
         return 1.0 - self.energy.normalised
 
     def to_dict(self) -> dict[str, Any]:
-        """See `Result`."""
+        """See `Result`; figures that are not finite are None."""
         return {
             "goal": _plain(self.goal),
             "limit": self.limit,
@@ -151,9 +151,9 @@ class Allocation(Result):
             "predicted_shift": self.predicted_shift,
             "predicted_variance": dict(self.predicted_variance),
             "simulation": None if self.simulation is None else self.simulation.to_dict(),
-            "attempts": [asdict(attempt) for attempt in self.attempts],
+            "attempts": [finite(asdict(attempt)) for attempt in self.attempts],
             "chosen": self.chosen,
-            "trials": [asdict(trial) for trial in self.trials],
+            "trials": [finite(asdict(trial)) for trial in self.trials],
             "at_goal": None if self.at_goal is None else asdict(self.at_goal),
             "holds": self.holds,
             "common": self.common,
@@ -211,9 +211,8 @@ class Allocation(Result):
 
 def _plain(goal: Goal) -> dict[str, Any]:
     """A goal as plain data, with the name of its class."""
-    parts = {f.name: getattr(goal, f.name) for f in fields(goal)}
-    plain = {
-        name: part if isinstance(part, (bool, float, int)) else _plain(part)
-        for name, part in parts.items()
-    }
+    if isinstance(goal, Yield):
+        return {"kind": "Yield", "at_least": float(goal.at_least), "of": _plain(goal.of)}
+    parts = {field.name: getattr(goal, field.name) for field in fields(goal)}
+    plain = {n: part if isinstance(part, bool) else float(part) for n, part in parts.items()}
     return {"kind": type(goal).__name__, **plain}

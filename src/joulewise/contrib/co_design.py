@@ -135,7 +135,7 @@ def co_design(  # noqa: PLR0913  each is a choice of the caller, by keyword
     """
     check_count("rounds", rounds, 1, 10**6)
     check_count("chips", chips, _FEWEST_CHIPS)
-    check_count("seed", seed, 0)
+    seed = check_count("seed", seed, 0)
     check_in_range("step", step, 0.0, 1.0 - 1e-9, open_low=True)
     judge = judge or data.test
     given = accuracy(placement.model, judge)

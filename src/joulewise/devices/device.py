@@ -223,5 +223,9 @@ def _remembered(moments: ClassMoments) -> ClassMoments:
 
 
 def _plain(value: Any) -> Any:
-    """A value that JSON does not know."""
-    return value.describe() if hasattr(value, "describe") else repr(value)
+    """A value that JSON does not know, without the address that some texts have."""
+    if hasattr(value, "describe"):
+        return value.describe()
+    if hasattr(value, "__qualname__"):
+        return value.__qualname__
+    return type(value).__name__ if " at 0x" in repr(value) else repr(value)

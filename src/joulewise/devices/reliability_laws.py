@@ -141,8 +141,8 @@ class ExponentialLaw:
         raise NotImplementedError
 
     def cheapest_eta(self, bit_error_rate: Tensor) -> Tensor:
-        """``-log(bit_error_rate) / a``."""
-        return -torch.log(bit_error_rate) / self.a
+        """``-log(bit_error_rate) / a``; 1 where the rate at ``eta = 1`` is below any float."""
+        return (-torch.log(bit_error_rate) / self.a).clamp(0.0, 1.0)
 
     def describe(self) -> dict[str, Any]:
         """Plain data for records."""

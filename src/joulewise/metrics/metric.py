@@ -135,13 +135,11 @@ class NextToken(Metric):
     name: str = field(init=False, repr=False)
     higher_is_better: bool = field(init=False, repr=False)
     bounds: tuple[float, float] = field(init=False, repr=False)
-    raw: bool = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", f"{self.metric.name} of the next token")
         object.__setattr__(self, "higher_is_better", self.metric.higher_is_better)
         object.__setattr__(self, "bounds", self.metric.bounds)
-        object.__setattr__(self, "raw", self.metric.raw)
 
     def new(self) -> Accumulator:
         """See `Metric`."""

@@ -95,7 +95,9 @@ def _iterable(data: Any, batch: int | None) -> Iterable[Any]:
             "data", "an IterableDataset, which knows no batches", "a DataLoader of it", DataError
         )
     if isinstance(data, TorchDataset):
-        count = sum(t.numel() for t in tensors_in(data[0])) if len(data) else 1  # type: ignore[arg-type]
+        if not hasattr(data, "__len__"):
+            refuse("data", "a Dataset without a length", "a DataLoader of it", DataError)
+        count = sum(t.numel() for t in tensors_in(data[0])) if len(data) else 1
         return DataLoader(data, batch_size=batch or _fitting(count))
     if isinstance(data, Dataset):
         refuse("data", "a Dataset", "one of its splits, such as data.test", DataError)
@@ -135,9 +137,12 @@ def _kind(inputs: Any) -> Any:
 def _targets(targets: Any, inputs: Any, device: torch.device) -> Any:
     if targets is None:
         return None
+    several = not isinstance(targets, Tensor) and any(t.ndim for t in tensors_in(targets))
     try:
-        tensor = torch.as_tensor(targets).to(device)
+        tensor = None if several else torch.as_tensor(targets).to(device)
     except (TypeError, ValueError, RuntimeError):  # a mapping for each image, say: for a metric
+        tensor = None
+    if tensor is None:
         return map_tensors(lambda tensor: tensor.to(device), targets)
     samples = batch_size(inputs)
     if tensor.ndim == 0 or len(tensor) != samples:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from joulewise.devices import HOROWITZ_INT8, Arithmetic
-from joulewise.errors import InputError, TableError, check_in_range, refuse
+from joulewise.errors import InputError, TableError, check_in_range, check_kind, refuse
 from joulewise.placement.placement import Placement
 from joulewise.placement.plan import At
 from joulewise.results import Result
@@ -96,6 +96,7 @@ def energy(placement: Placement, *, at: At, arithmetic: Arithmetic = HOROWITZ_IN
         InputError: if the placement was not traced, the points do not fit it, or no placed tensor
             is ever accessed.
     """
+    check_kind("placement", placement, Placement, "the result of joulewise.place(model, ...)")
     if placement.macs is None:
         raise InputError("energy needs access counts; give place(..., example_inputs=a batch)")
     points = placement.points(at)

@@ -79,17 +79,23 @@ def reference_pass(
         output = memory.run(cloned(batch.inputs))
         check_finite(memory.placement.model, batch.inputs, output, "without any fault")
         tensor = main_tensor(output)
-        if tensor is not None and tensor.dtype != torch.float64:
-            tensor = tensor.float()
+        if tensor is not None:
+            # A copy: a model may return its own buffer, and a metric may work in place.
+            dtype = torch.float64 if tensor.dtype == torch.float64 else torch.float32
+            tensor = tensor.to(dtype, copy=True)
         if number == 0 and batch.targets is not None:
             given = None if metric is None else as_metric(metric)
-            seen = output if given is not None and given.raw else tensor
+            main = main_tensor(output)
+            # Labels that may be those of tokens are compared with the tensor, shifted by one.
+            tokens = batch.labels and main is not None and main.ndim == 3
+            seen = output if given is not None and given.raw and not tokens else main
             resolved = resolve_metric(
                 given, seen, batch.targets, labels=batch.labels, required=required
             )
             accumulator = None if resolved is None else resolved.new()
         if resolved is not None and accumulator is not None:
-            accumulator.update(output if resolved.raw else tensor, batch.targets)
+            seen = output if resolved.raw else main_tensor(output)
+            accumulator.update(seen, batch.targets)
         outputs.append(tensor)
     value = None if accumulator is None else accumulator.compute()
     if accumulator is not None and accumulator.failure:
@@ -112,13 +118,13 @@ def score_pass(memory: Memory, batches: Sequence[Batch], reference: Reference) -
     for batch, expected in zip(batches, reference.outputs, strict=True):
         output = memory.run(batch.inputs)
         tensor = main_tensor(output)
-        if metric is not None and accumulator is not None:
-            accumulator.update(output if metric.raw else tensor, batch.targets)
         if tensor is None or expected is None or tensor.shape != expected.shape:
             fixed = False
         else:
             difference = tensor.to(expected.dtype) - expected
             error += float(difference.square().sum(dtype=torch.float64))
             count += expected.numel()
+        if metric is not None and accumulator is not None:  # last: a metric may work in place
+            accumulator.update(output if metric.raw else tensor, batch.targets)
     value = None if accumulator is None else accumulator.compute()
     return Score(value, error / count if fixed and count else None)

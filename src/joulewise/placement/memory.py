@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from joulewise.devices import Chip, Point, ReadMoments, SharedFactor
-from joulewise.errors import ModelError, check_count, refuse
+from joulewise.errors import ModelError, check_count, check_kind, refuse
 from joulewise.nested import batch_size
 from joulewise.placement.activation_hooks import Observer, Reading, activation_hook, pass_on
 from joulewise.placement.converters import Conversion, Converters
@@ -63,8 +63,10 @@ class Memory:
         self._clipped = self._originals | {
             name: clipped(self._originals[name], alpha) for name, alpha in self._ranges.items()
         }
+        # Clones: a device may write to what it is given, or keep it.
         self.stored = {
-            p.name: p.device.store(self._clipped[p.name], name=p.name) for p in self._weights
+            p.name: p.device.store(self._clipped[p.name].clone(), name=p.name)
+            for p in self._weights
         }
         found = {p.name: Converters.of(p, self.stored[p.name]) for p in self._weights}
         self.converters = {name: c for name, c in found.items() if c is not None}
@@ -88,10 +90,10 @@ class Memory:
         """The main tensor of the output; see `joulewise.placement.execution.main_tensor`."""
         return tensor_of(self.run(inputs))
 
-    def watch_first_pass(self) -> None:
+    def watch_first_pass(self) -> Callable[[], None]:
         """See `PrivateModel.watch_first_pass`."""
         assert self._private is not None
-        self._private.watch_first_pass()
+        return self._private.watch_first_pass()
 
     @property
     def draws(self) -> bool:
@@ -168,7 +170,10 @@ class Memory:
 
     def weight(self, placed: Placed, point: Point, chip: Chip) -> Tensor:
         """One placed weight as one chip reads it; the model is left as it is."""
-        return placed.device.read(self.stored[placed.name], point, chip.region(placed.name))
+        stored = self.stored[placed.name]
+        read = placed.device.read(stored, point, chip.region(placed.name))
+        same = isinstance(stored, Tensor) and read.data_ptr() == stored.data_ptr()
+        return read.clone() if same else read
 
     def expect(
         self,
@@ -348,8 +353,8 @@ def private_memory(placement: Placement, *, frozen: bool = False) -> Iterator[Me
 def loaded(placement: Placement, *, at: At, chip: int | Chip = 0) -> Iterator[nn.Module]:
     """A private copy of the model that computes with what one chip reads back.
 
-    Inside, gradients are off, float32 is multiplied as such, and training memories of the model
-    are refused. The copy is in evaluation mode; it is good for the block alone.
+    Inside, gradients are off and float32 is multiplied as such. The copy is in evaluation mode; it
+    is good for the block alone.
 
     Args:
         placement: What is stored where; its model is left as it is.
@@ -373,10 +378,14 @@ def loaded(placement: Placement, *, at: At, chip: int | Chip = 0) -> Iterator[nn
         >>> torch.equal(outputs, layer(torch.ones(1, 100)))
         False
     """
+    check_kind("placement", placement, Placement, "the result of joulewise.place(model, ...)")
     points = placement.points(at)
     if not isinstance(chip, Chip):
         chip = Chip(seed=check_count("chip", chip, 0))
     with private_memory(placement) as memory:
         memory.read(points, chip)
-        memory.watch_first_pass()
-        yield memory.placement.model
+        stop = memory.watch_first_pass()
+        try:
+            yield memory.placement.model
+        finally:
+            stop()

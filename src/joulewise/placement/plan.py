@@ -69,7 +69,7 @@ class Fit:
             allowed = f"{self.shape}, which the plan is for"
             refuse(f"the shape of {name}", here.shape, allowed)
         for key in {**self.device, **here.device}:
-            if self.device.get(key) != here.device.get(key):
+            if json.dumps(self.device.get(key)) != json.dumps(here.device.get(key)):  # NaN too
                 allowed = f"{self.device.get(key)!r}, which the plan is for"
                 refuse(f"{key} of the memory of {name}", repr(here.device.get(key)), allowed)
 
@@ -114,10 +114,14 @@ class Plan(Mapping[str, Mapping[str, Point]]):
         if not isinstance(self.settings, Mapping):
             refuse("the settings of a plan", f"a {type(self.settings).__name__}", allowed)
         for name, setting in self.settings.items():
-            if not isinstance(setting, Mapping) or len(setting) != 1:
-                refuse(f"the plan for {name}", repr(setting), 'one knob, such as {"eta": 0.5}')
+            if not isinstance(setting, Mapping) or [type(knob) for knob in setting] != [str]:
+                got = f"{setting!r:.80}"
+                refuse(f"the plan for {name}", got, 'one knob, such as {"eta": 0.5}')
+        if self.fits and set(self.fits) != set(self.settings):
+            allowed = "the same for both; leave out fits, and give the plan to placement.plan"
+            refuse("the tensors of a plan", "others in settings than in fits", allowed)
         settings = {
-            name: {knob: _tensor_of_lists(value) for knob, value in setting.items()}
+            name: {knob: _tensor_of_lists(name, value) for knob, value in setting.items()}
             for name, setting in self.settings.items()
         }
         object.__setattr__(self, "settings", settings)
@@ -300,9 +304,14 @@ def _check_rows(tensor: _Tensor) -> None:
         refuse(f"{tensor.name} in the plan", f"given rows of {said} numbers", "as many in each")
 
 
-def _tensor_of_lists(value: Any) -> Any:
-    several = isinstance(value, (list, tuple, np.ndarray))
-    return torch.as_tensor(value, dtype=torch.float64) if several else value
+def _tensor_of_lists(name: str, value: Any) -> Any:
+    """Lists and arrays as tensors; other values as they are, for the device to check."""
+    if not isinstance(value, (list, tuple, np.ndarray)):
+        return value
+    try:
+        return torch.as_tensor(value, dtype=torch.float64)
+    except (TypeError, ValueError):
+        refuse(f"the plan for {name}", f"{value!r:.60}", "numbers, as many in each row")
 
 
 def _digest(placement: Placement) -> str:
@@ -315,9 +324,10 @@ def _digest(placement: Placement) -> str:
     return found.hexdigest()
 
 
-def _shown(value: Point) -> str:
-    value = value.detach() if isinstance(value, Tensor) else value
-    if isinstance(value, Tensor) and value.ndim:
-        low, high = value.min(), value.max()
-        return f"{low:.4g} to {high:.4g} ({'x'.join(str(n) for n in value.shape)} values)"
-    return f"{float(value):.4g}"
+def _shown(value: Any) -> str:
+    if not isinstance(value, Tensor):
+        return f"{value:.4g}" if isinstance(value, float) else f"{value!r:.40}"
+    if value.numel() == 1:
+        return f"{float(value.detach()):.4g}"
+    ends = "" if not value.numel() else f"{value.detach().min():.4g} to {value.detach().max():.4g} "
+    return f"{ends}({'x'.join(str(n) for n in value.shape)} values)"

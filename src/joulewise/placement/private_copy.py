@@ -12,7 +12,7 @@ original, is refused.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from itertools import chain
 from typing import Any
 
@@ -169,20 +169,25 @@ class PrivateModel:
         self._watched = True
         return output
 
-    def watch_first_pass(self) -> None:
-        """Watch the next forward pass, for callers that run the copy themselves."""
-        watch = _Watch(self.originals, self._given)
+    def watch_first_pass(self) -> Callable[[], None]:
+        """Watch the next forward pass, for callers that run the copy themselves.
 
-        def leave(*_: Any) -> None:
-            watch.__exit__(None, None, None)  # type: ignore[no-untyped-call]
-            first.remove()
-            last.remove()
+        Returns:
+            Ends the watch, if it has not ended: no hook is called after Ctrl-C in a forward pass.
+        """
+        stack = ExitStack()
+        if isinstance(self.model, torch.jit.ScriptModule):  # takes no hooks, refers to no other
+            return stack.close
 
         def enter(*_: Any) -> None:
-            watch.__enter__()  # type: ignore[no-untyped-call]
+            stack.enter_context(_Watch(self.originals, self._given))
 
-        first = self.model.register_forward_pre_hook(enter)
-        last = self.model.register_forward_hook(leave, always_call=True)
+        def leave(*_: Any) -> None:
+            stack.close()
+
+        stack.callback(self.model.register_forward_pre_hook(enter).remove)
+        stack.callback(self.model.register_forward_hook(leave, always_call=True).remove)
+        return stack.close
 
     def reset(self) -> None:
         """Put back buffers, attributes and parameters that are not placed, as they were given."""

@@ -181,7 +181,7 @@ def error_model(
         >>> far > 10 * near
         True
     """
-    check_count("seed", seed, 0)
+    seed = check_count("seed", seed, 0)
     check_in_range("memory_bytes", memory_bytes, 1, 1 << 60)
     with (
         reporting(progress) as report,

@@ -136,7 +136,7 @@ def sweep(
     if isinstance(at, (Mapping, str)) or not isinstance(at, Iterable):
         refuse("at", f"{at!r:.80}", 'a list such as [{"eta": 0.5}, {"eta": 0.6}]')
     check_count("chips", chips, 1, 10**7)
-    check_count("seed", seed, 0)
+    seed = check_count("seed", seed, 0)
     if half_width is not None:
         check_in_range("half_width", half_width, 0.0, math.inf, open_low=True)
     runs = [_Run(plan=placement.plan(one), points=placement.points(one)) for one in at]
@@ -159,7 +159,7 @@ def sweep(
                         continue
                     memory.read(run.points, Chip(seed=chip))
                     run.scores.append(score_pass(memory, batches, reference))
-                    run.stop_if_sure(half_width)
+                    run.stop_if_sure(half_width, of_metric=reference.metric is not None)
                     report("simulating", sum(len(r.scores) for r in runs), chips * len(runs))
             for run in runs:
                 _warn_if_nothing_happened(memory, run, seed, ideal)
@@ -189,12 +189,12 @@ class _Run:
     scores: list[Score] = field(default_factory=list)
     stopped: bool = False
 
-    def stop_if_sure(self, half_width: float | None) -> None:
+    def stop_if_sure(self, half_width: float | None, *, of_metric: bool) -> None:
         if half_width is None:
             return
         values = [s.value for s in self.scores if s.value is not None]
-        errors = self.errors()
-        if values:
+        errors = [mse for mse in self.errors() if math.isfinite(mse)]
+        if of_metric:
             self.stopped = sure_enough(values, half_width)
         elif errors:
             self.stopped = sure_enough(errors, half_width * sum(errors) / len(errors))
@@ -218,7 +218,7 @@ def sure_enough(values: Sequence[float], half_width: float) -> bool:
     """
     if len(values) < _FIRST_LOOK or len(values) % _LOOK_EVERY:
         return False
-    return 0 < mean_interval(values).half_width <= half_width
+    return min(values) < max(values) and mean_interval(values).half_width <= half_width
 
 
 def _warn_if_nothing_happened(memory: Memory, run: _Run, seed: int, ideal: Score) -> None:

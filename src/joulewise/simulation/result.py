@@ -12,7 +12,7 @@ import numpy as np
 from joulewise.errors import InputError, check_in_range
 from joulewise.metrics import Metric
 from joulewise.placement import Energy, Plan
-from joulewise.results import Result, format_value, plotted
+from joulewise.results import Result, finite, format_value, plotted
 from joulewise.simulation.statistics import Interval, mean_interval, proportion_interval
 from joulewise.units import format_percent, format_si
 
@@ -60,7 +60,9 @@ class Simulation(Result):
 
     @property
     def failed(self) -> int:
-        """Number of chips whose metric has no value."""
+        """Number of chips without a value of the metric, or with an infinite output error."""
+        if self.metric is None:
+            return sum(math.isinf(mse) for mse in self.mse)
         return sum(value is None for value in self.values)
 
     @property
@@ -118,8 +120,8 @@ class Simulation(Result):
             "original": self.original,
             "ideal": self.ideal,
             "values": list(self.values),
-            "mse": [mse if math.isfinite(mse) else None for mse in self.mse],
-            "ideal_mse": self.ideal_mse,
+            "mse": finite(self.mse),
+            "ideal_mse": finite(self.ideal_mse),
             "energy": self.energy.to_dict(),
         }
 
@@ -140,10 +142,10 @@ class Simulation(Result):
                     figures[name] = format_value(value)
             perfect, given = (format_value(v, bounds) for v in (self.ideal, self.original))
             figures["without faults"] = f"{perfect}; {given} as given, in floating point"
-            if self.failed:
-                figures["failed"] = f"{self.failed} of {self.chips} chips"
-        if self.mse:
-            figures["output error"] = _with_interval(self.mse)
+        if self.failed:
+            figures["failed"] = f"{self.failed} of {self.chips} chips"
+        if known := [mse for mse in self.mse if math.isfinite(mse)]:
+            figures["output error"] = _with_interval(known)
         joules = format_si(self.energy.memory_total_j, "J")
         figures["memory energy"] = (
             f"{joules} an inference, {format_percent(self.energy.normalised, 1)} of the most "

@@ -88,6 +88,8 @@ def train(
     check_kind("model", model, nn.Module, "a torch.nn.Module", ModelError)
     check_kind("data", data, Dataset, 'a Dataset, such as load_data("digits")', DataError)
     check_kind("spec", spec, TrainingSpec, "a TrainingSpec, such as TrainingSpec(epochs=10)")
+    if progress is not None and not callable(progress):
+        refuse("progress", repr(progress), "a function of the record of an epoch, or None")
     if memory is not None:
         check_kind("memory", memory, TrainingMemory, "a TrainingMemory of this model, or None")
     if data.train is None:

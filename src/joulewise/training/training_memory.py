@@ -168,7 +168,7 @@ class TrainingMemory(AbstractContextManager[Chip | None]):
                 "perfect is given beside a seed, a chip or scale_gradients; allowed: perfect=True "
                 "without them, since a memory without faults does not use them"
             )
-        check_count("seed", seed or 0, 0)
+        seed = None if seed is None else check_count("seed", seed, 0)
         if ranges is not None:
             ranges.check_fits(placement)
         self.placement, self.ranges = placement, ranges
