@@ -39,6 +39,11 @@ MEMORIES: dict[str, tuple[Any, str, tuple[float, float]]] = {
     "pcm": (jw.PCM(), "seconds", (60.0, 1e6)),
 }
 CHIPS, IMAGES, SAMPLES = 8, 200, 64
+# Figures that were moved on purpose since they were stored, and why.
+MOVED = {
+    "/resnet8/sram-mask/plan for a drop": "the stored plan is the most reliable one, at 100 % of "
+    "the energy; a common point that holds, at 28 %, is returned in its place",
+}
 
 
 def main() -> None:
@@ -181,9 +186,13 @@ def compare(stored: dict[str, Any], found: dict[str, Any]) -> None:
     """
     off = 0
     total = 0
+    moved = dict.fromkeys(MOVED, 0)
     for path, before, after in pairs(stored, found, ""):
         total += 1
         if before == after:
+            continue
+        if known := [start for start in MOVED if path.startswith(start)]:
+            moved[known[0]] += 1
             continue
         if not isinstance(before, (int, float)) or not isinstance(after, (int, float)):
             print(f"{path}: {before} -> {after}")
@@ -195,6 +204,8 @@ def compare(stored: dict[str, Any], found: dict[str, Any]) -> None:
         if not math.isfinite(relative) or relative > allowed:
             print(f"{path}: {before!r} -> {after!r} ({relative:.1e})")
             off += 1
+    for path, count in moved.items():
+        print(f"{path}: {count} figures moved on purpose: {MOVED[path]}")
     print(f"{total} figures, {off} differ")
     raise SystemExit(off > 0)
 
