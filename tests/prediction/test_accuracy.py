@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from joulewise.prediction.accuracy import Ballot, probability_correct
+from joulewise.prediction.accuracy import AccuracyAccumulator, probability_correct
 
 Z = 5.0
 
@@ -71,16 +71,16 @@ def test_gradients():
     )
 
 
-def test_a_ballot_counts_chips_over_pieces():
-    ballot = Ballot()
+def test_accuracy_counts_chips_over_pieces():
+    accumulator = AccuracyAccumulator()
     mean = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
     cov = torch.zeros(2, 2, 2)
     first = torch.zeros(2, dtype=torch.int64)
     chips = torch.tensor([[[0.0, -2.0], [0.0, 0.0]], [[0.0, 0.0], [0.0, 2.0]]])
-    assert ballot.result() is None
-    ballot.add(mean, cov, first, chips)
-    ballot.add(mean, cov, first, torch.zeros(2, 2, 2))
-    result = ballot.result()
+    assert accumulator.result() is None
+    accumulator.add(mean, cov, first, chips)
+    accumulator.add(mean, cov, first, torch.zeros(2, 2, 2))
+    result = accumulator.result()
     assert result.mean == 1.0
     assert result.chips == 2
     assert result.quantiles[1] == pytest.approx(0.75)  # 4 of 4 right, and 2 of 4

@@ -29,7 +29,7 @@ from joulewise.errors import (
 from joulewise.metrics import Accuracy
 from joulewise.models import seeded
 from joulewise.optim.ascent import writable
-from joulewise.placement import At, Batch, Placement, call, prepare, private_memory, same_modes
+from joulewise.placement import At, Batch, Placement, call, prepare, private_memory, restored_modes
 from joulewise.training.batchnorm import reestimate_batchnorm, tracking_layers
 from joulewise.training.recipe import schedule_of
 from joulewise.training.training_memory import TrainingMemory
@@ -296,7 +296,7 @@ def _fit(
     generator = torch.Generator().manual_seed(seed)
     losses = []
     # A user's modules may draw from the global generator in evaluation mode too.
-    with same_modes(model), seeded(seed), torch.enable_grad(), _differentiable(model):
+    with restored_modes(model), seeded(seed), torch.enable_grad(), _differentiable(model):
         model.eval()
         for _ in range(epochs):
             order = torch.randperm(len(split), generator=generator)

@@ -22,7 +22,7 @@ from joulewise.allocation import (
 )
 from joulewise.data import Dataset, Split
 from joulewise.errors import check_count, check_in_range, refuse
-from joulewise.placement import Placement, same_modes
+from joulewise.placement import Placement, restored_modes
 from joulewise.progress import Progress, Report, reporting
 from joulewise.training import TrainingMemory, TrainingRecord, TrainingSpec, accuracy, train
 
@@ -185,7 +185,7 @@ def _restored_after_exceptions(model: nn.Module) -> Iterator[None]:
     """Restore weights and buffers after an exception, training modes in any case."""
     before = copy.deepcopy(model.state_dict())
     try:
-        with same_modes(model):
+        with restored_modes(model):
             yield
     except BaseException:
         model.load_state_dict(before)

@@ -50,7 +50,7 @@ from joulewise.placement.plan import At as At
 from joulewise.placement.plan import Plan as Plan
 from joulewise.placement.process_state import TwiceDifferentiable as TwiceDifferentiable
 from joulewise.placement.process_state import guarded as guarded
-from joulewise.placement.process_state import same_modes as same_modes
+from joulewise.placement.process_state import restored_modes as restored_modes
 from joulewise.placement.straight_through import clipped as clipped
 
 __all__ = [
@@ -77,8 +77,8 @@ __all__ = [
     "prepare",
     "private_memory",
     "reference_pass",
+    "restored_modes",
     "running",
-    "same_modes",
     "score_pass",
     "take",
     "with_accesses",

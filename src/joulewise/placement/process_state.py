@@ -25,7 +25,7 @@ __all__ = [
     "TwiceDifferentiable",
     "guarded",
     "random_state",
-    "same_modes",
+    "restored_modes",
 ]
 
 
@@ -302,7 +302,7 @@ class SameDraws:
 
 
 @contextmanager
-def same_modes(model: nn.Module) -> Iterator[None]:
+def restored_modes(model: nn.Module) -> Iterator[None]:
     """Training and evaluation modes come back after it.
 
     Yields:

@@ -24,7 +24,7 @@ from joulewise.prediction._error_model import weight_error_model as weight_error
 from joulewise.prediction._predict import METHODS as METHODS
 from joulewise.prediction._predict import predict as predict
 from joulewise.prediction._predict import register_method as register_method
-from joulewise.prediction.accumulation import Total as Total
+from joulewise.prediction.accumulation import ForecastAccumulator as ForecastAccumulator
 from joulewise.prediction.corrected import Corrected as Corrected
 from joulewise.prediction.first_order import FirstOrder as FirstOrder
 from joulewise.prediction.forecast import AccuracyForecast as AccuracyForecast
@@ -40,9 +40,9 @@ __all__ = [
     "ErrorModel",
     "FirstOrder",
     "Forecast",
+    "ForecastAccumulator",
     "Method",
     "Problem",
-    "Total",
     "error_model",
     "loaded_problem",
     "predict",

@@ -9,18 +9,18 @@ import torch
 from torch import Tensor
 
 from joulewise.devices import MomentEstimate
-from joulewise.prediction.accuracy import Ballot
+from joulewise.prediction.accuracy import AccuracyAccumulator
 from joulewise.prediction.forecast import Forecast
 from joulewise.prediction.linearisation import LinearLogits, Piece
 from joulewise.prediction.problem import Problem
 from joulewise.prediction.second_order import SecondOrderCorrection
 from joulewise.prediction.single_faults import FaultRatio
 
-__all__ = ["Total"]
+__all__ = ["ForecastAccumulator"]
 
 
 @dataclass(slots=True, eq=False)
-class Total:
+class ForecastAccumulator:
     """Figures of all samples so far.
 
     Attributes:
@@ -31,7 +31,7 @@ class Total:
         shift_error: Standard error of the squared shift of each sample from estimated means.
         ratios: Ratio of true to linear variance, by placed tensor; 1 where there is none.
         estimates: Origin of the moments of each placed tensor whose device states none.
-        ballot: Accuracy.
+        accuracy: Accuracy.
     """
 
     samples: int = 0
@@ -41,7 +41,7 @@ class Total:
     shift_error: list[Tensor] = field(default_factory=list)
     ratios: Mapping[str, FaultRatio] = field(default_factory=dict)
     estimates: Mapping[str, MomentEstimate] = field(default_factory=dict)
-    ballot: Ballot = field(default_factory=Ballot)
+    accuracy: AccuracyAccumulator = field(default_factory=AccuracyAccumulator)
 
     def add(
         self, shift: Tensor, variance: Mapping[str, Tensor], outputs: Tensor | None = None
@@ -102,7 +102,7 @@ class Total:
             mean = logits.mean
             if correction is not None:
                 mean = mean.double() + correction.mean.detach()
-            self.ballot.add(mean, whole, first, logits.chips)
+            self.accuracy.add(mean, whole, first, logits.chips)
         if not exact:
             return
         ideal = piece.reference.reshape(piece.samples, -1).double().gather(1, logits.classes)
@@ -166,7 +166,7 @@ class Total:
             standard_error=self._standard_error(per_sample, variance),
             per_sample=per_sample,
             per_output=torch.cat(self.outputs).mean(0) if self.outputs else None,
-            accuracy=self.ballot.result(),
+            accuracy=self.accuracy.result(),
             refusal=problem.refusal,
         )
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from joulewise.prediction.forecast import AccuracyForecast
 
-__all__ = ["Ballot", "over_chips", "probability_correct"]
+__all__ = ["AccuracyAccumulator", "over_chips", "probability_correct"]
 
 _POINTS = 256
 # Added to the diagonal, relative to the largest entry, so that a covariance of low rank has a
@@ -107,7 +107,7 @@ def over_chips(mean: float, accuracies: Tensor) -> AccuracyForecast:
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
-class Ballot:
+class AccuracyAccumulator:
     """Accuracy, accumulated over pieces of the data.
 
     Attributes:

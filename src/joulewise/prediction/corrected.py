@@ -23,8 +23,8 @@ from torch import Tensor
 from joulewise.devices import Chip
 from joulewise.errors import InputError, check_in_range, refuse
 from joulewise.placement import Placement
-from joulewise.prediction.accumulation import Total
-from joulewise.prediction.accuracy import Ballot, over_chips
+from joulewise.prediction.accumulation import ForecastAccumulator
+from joulewise.prediction.accuracy import AccuracyAccumulator, over_chips
 from joulewise.prediction.forecast import AccuracyForecast, Forecast
 from joulewise.prediction.linearisation import Linearisation, LinearLogits, Piece
 from joulewise.prediction.problem import Problem
@@ -92,7 +92,7 @@ class Corrected:
             got = "one that states no moments, whose estimates are no known mean"
             refuse(f"the memory of {name}", got, 'method="first-order", or simulate')
         chips = [Chip(seed=_SEED_OF_CHIPS + self.seed + k) for k in range(self.chips)]
-        total, paired = Total(), _PairedChips(self.chips)
+        total, paired = ForecastAccumulator(), _PairedChips(self.chips)
         with torch.set_grad_enabled(network.differentiable):
             for piece in network.pieces(outputs):
                 logits = network.logits(piece, outputs, chips)
@@ -104,7 +104,7 @@ class Corrected:
                 problem.progress(total.samples, problem.samples)
             linear = total.forecast("corrected", problem)
             network.warn_of_no_effect(linear.variance)
-            return paired.correct(linear, total.ballot)
+            return paired.correct(linear, total.accuracy)
 
 
 def _simulated(
@@ -174,12 +174,12 @@ class _PairedChips:
         if logits.has_target:
             self._right += (simulated.argmax(1) == 0).sum(0).cpu()
 
-    def correct(self, linear: Forecast, ballot: Ballot) -> Forecast:
+    def correct(self, linear: Forecast, linearised: AccuracyAccumulator) -> Forecast:
         """The forecast of the linearised network, corrected.
 
         Args:
             linear: That forecast.
-            ballot: Accuracy of the linearised chips.
+            linearised: Accuracy of the linearised chips.
         """
         mse, error, controlled = control(
             self._simulated / self._numbers,
@@ -201,14 +201,16 @@ class _PairedChips:
             standard_error=error,
             per_sample=linear.per_sample + per_sample if controlled else per_sample,
             per_output=None,
-            accuracy=None if linear.accuracy is None else self._accuracy(linear, ballot),
+            accuracy=None if linear.accuracy is None else self._accuracy(linear, linearised),
             refusal=linear.refusal,
         )
 
-    def _accuracy(self, linear: Forecast, ballot: Ballot) -> AccuracyForecast:
+    def _accuracy(self, linear: Forecast, linearised: AccuracyAccumulator) -> AccuracyForecast:
         assert linear.accuracy is not None
         simulated = self._right / linear.samples
-        mean, _, _ = control(simulated, ballot.chip_accuracies(), linear.accuracy.mean, high=1.0)
+        mean, _, _ = control(
+            simulated, linearised.chip_accuracies(), linear.accuracy.mean, high=1.0
+        )
         return over_chips(mean, simulated)
 
 

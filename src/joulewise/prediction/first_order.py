@@ -20,7 +20,7 @@ import torch
 
 from joulewise.devices import Chip
 from joulewise.errors import check_in_range, refuse
-from joulewise.prediction.accumulation import Total
+from joulewise.prediction.accumulation import ForecastAccumulator
 from joulewise.prediction.forecast import Forecast
 from joulewise.prediction.linearisation import Linearisation, Piece
 from joulewise.prediction.problem import Problem
@@ -107,7 +107,7 @@ class FirstOrder:
         outputs = problem.outputs
         scalars = min(outputs, self.classes) if wanted else 0
         exact = scalars == outputs and not network.differentiable
-        total = Total(estimates=network.estimates)
+        total = ForecastAccumulator(estimates=network.estimates)
         if self.single_faults:
             first = next(network.pieces(0))  # as many samples as fit in a forward pass
             seed = _SEED_OF_FAULTS + self.seed

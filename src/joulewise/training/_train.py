@@ -19,7 +19,7 @@ from joulewise.errors import DataError, InputError, ModelError, WeightsError, ch
 from joulewise.metrics import Accuracy
 from joulewise.models import seeded
 from joulewise.optim import SharpnessAware
-from joulewise.placement import differentiating, running, same_modes
+from joulewise.placement import differentiating, restored_modes, running
 from joulewise.training.recipe import TrainingSpec, optimizer_for, schedule_of
 from joulewise.training.training_memory import TrainingMemory
 from joulewise.training.weight_clipping import clip_weights
@@ -149,7 +149,7 @@ def _check_fits(model: nn.Module, data: Dataset) -> None:
             "the model", "without a parameter that requires a gradient", "one or more", ModelError
         )
     sample = next(data.test.batches(1))[0].to(_device(model))
-    with running(sample), same_modes(model), torch.no_grad():
+    with running(sample), restored_modes(model), torch.no_grad():
         output = model.eval()(sample)
     if not isinstance(output, Tensor) or output.shape != (1, data.classes):
         got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
@@ -176,7 +176,7 @@ def accuracy(model: nn.Module, split: Split, batch_size: int = 256) -> float:
     check_kind("split", split, Split, "a Split, such as data.test", DataError)
     device = _device(model)
     passed = Accuracy().new()
-    with same_modes(model), torch.no_grad():
+    with restored_modes(model), torch.no_grad():
         model.eval()
         for inputs, targets in split.batches(batch_size):
             inputs = inputs.to(device)

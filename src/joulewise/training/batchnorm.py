@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from joulewise.data import Split
 from joulewise.errors import DataError, ModelError, check_kind, refuse
 from joulewise.nested import batch_size as samples_in
-from joulewise.placement import call, prepare, running, same_modes
+from joulewise.placement import call, prepare, restored_modes, running
 from joulewise.training.training_memory import TrainingMemory
 
 __all__ = ["reestimate_batchnorm"]
@@ -68,7 +68,7 @@ def reestimate_batchnorm(
     momenta = [norm.momentum for norm in norms]
     before = [[b.clone() for b in _statistics(norm)] for norm in norms]
     try:
-        with same_modes(model):
+        with restored_modes(model):
             model.eval()
             for norm in norms:
                 norm.train()

@@ -23,7 +23,7 @@ from joulewise.contrib.full_covariance.rules import RULES
 from joulewise.errors import ModelError, check_in_range, refuse
 from joulewise.nested import batch_size
 from joulewise.placement import take
-from joulewise.prediction import Forecast, Problem, Total
+from joulewise.prediction import Forecast, ForecastAccumulator, Problem
 
 __all__ = ["FullCovariance"]
 
@@ -69,7 +69,7 @@ class FullCovariance:
 
     def forecast(self, problem: Problem) -> Forecast:
         """See `joulewise.prediction.predict`."""
-        total = Total()
+        total = ForecastAccumulator()
         with torch.set_grad_enabled(problem.differentiable):
             for piece in self.pieces(problem):
                 _add(total, *piece)
@@ -125,7 +125,9 @@ class FullCovariance:
         return int(self.memory_bytes // taken)
 
 
-def _add(total: Total, output: OutputMoments, reference: Tensor, targets: Tensor | None) -> None:
+def _add(
+    total: ForecastAccumulator, output: OutputMoments, reference: Tensor, targets: Tensor | None
+) -> None:
     shift = (output.mean - reference.flatten(1)).square()
     var = output.cov.diagonal(dim1=1, dim2=2).clamp_min(0.0)
     # Nonlinear terms belong to no tensor alone; they are distributed in proportion.
@@ -138,4 +140,4 @@ def _add(total: Total, output: OutputMoments, reference: Tensor, targets: Tensor
         (shift + var).detach().view(reference.shape),
     )
     if targets is not None:
-        total.ballot.add(output.mean.detach(), output.cov.detach(), targets.long(), None)
+        total.accuracy.add(output.mean.detach(), output.cov.detach(), targets.long(), None)
