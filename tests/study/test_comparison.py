@@ -82,7 +82,7 @@ def test_forecasts_beside_the_simulations(comparison):
         for k in made:
             forecast, simulation = contender.forecasts[k], contender.simulations[k]
             assert forecast.plan == simulation.plan
-            assert forecast.samples == simulation.images
+            assert forecast.images == simulation.images
             assert set(forecast.variance) == names == set(simulation.energy.memory_j)
             # Twelve chips, and accuracy within 11 points: a sanity check, not a test of prediction.
             assert forecast.accuracy.mean == pytest.approx(simulation.mean_accuracy, abs=0.05)
