@@ -6,8 +6,8 @@
     |  |- WeightsError              a weights file, or a tensor to be stored
     |  |- ModelError                a model, or the path to import it from
     |  |- TableError                a device table or a fault map
-    |  |- DeviceError               a memory device that contradicts itself
-    |  `- OperatingPointError       a knob outside the range of its device
+    |  |- DeviceError               a memory device that is inconsistent
+    |  `- OperatingPointError       a knob outside the range of its device, or of the wrong shape
 
 Each message is one sentence: the field, the value received, the values allowed, the remedy.
 """
@@ -34,7 +34,7 @@ __all__ = [
     "refuse",
 ]
 
-_NUMBER: Any = Real  # NumPy's numbers too; type checkers deny that a float is one
+_NUMBER: Any = Real  # NumPy scalars too; Any, since type checkers do not take float for Real
 
 
 class JoulewiseError(Exception):
@@ -62,11 +62,11 @@ class TableError(InputError):
 
 
 class DeviceError(InputError):
-    """A memory device whose answers contradict each other."""
+    """A memory device whose reads, moments or energies are inconsistent."""
 
 
 class OperatingPointError(InputError):
-    """A knob is outside the range of its device."""
+    """A knob is outside the range of its device, or of the wrong shape."""
 
 
 def refuse(field: str, got: object, allowed: str, error: type[InputError] = InputError) -> Never:
@@ -103,7 +103,7 @@ def check_count(field: str, value: object, low: int, high: int = 2**62) -> int:
         The number.
 
     Raises:
-        InputError: if ``value`` is none, or lies outside.
+        InputError: if ``value`` is not a whole number, or lies outside the range.
 
     Example:
         >>> check_count("chips", "5", 1)
@@ -130,7 +130,7 @@ def check_in_range(
     open_low: bool = False,
     error: type[InputError] = InputError,
 ) -> None:
-    """Refuse a number outside an interval, NaN, and what is no number.
+    """Refuse NaN, a number outside an interval, and a value that is not a number.
 
     Args:
         field: Name of the field, as the user wrote it.
@@ -141,7 +141,7 @@ def check_in_range(
         error: Class of the exception.
 
     Raises:
-        InputError: if ``value`` lies outside, or is no number; True is none.
+        InputError: if ``value`` lies outside, or is not a number; a bool is not.
 
     Example:
         >>> check_in_range("eta", 0.5, 0.0, 1.0)
@@ -170,8 +170,8 @@ def check_kind(
     Args:
         field: Name of the argument, as the user wrote it.
         value: Argument received.
-        kinds: Type, protocol or union allowed, or several. A bool is no number here, unless
-            ``bool`` is one of them.
+        kinds: Type, protocol or union allowed, or several. A bool does not count as a number,
+            unless ``bool`` is one of them.
         allowed: Values allowed, and the remedy.
         error: Class of the exception.
 

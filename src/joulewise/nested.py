@@ -42,10 +42,10 @@ def batch_size(inputs: Any) -> int:
 
 
 def map_tensors(function: Callable[[Tensor], Tensor], nested: Any) -> Any:
-    """Copy a nesting with a function applied to every tensor; mappings become dicts.
+    """Copy a nested structure with a function applied to every tensor; mappings become dicts.
 
-    Tuples, named ones included, and lists stay what they are, and other objects are not copied. In
-    a packed sequence the numbers of samples at each step are left out, since they stay on the CPU.
+    Tuples (named ones too) and lists keep their type, and other objects are not copied. The
+    ``batch_sizes`` of a packed sequence are left out, since they stay on the CPU.
     """
     if isinstance(nested, Tensor):
         return function(nested)
@@ -61,5 +61,5 @@ def map_tensors(function: Callable[[Tensor], Tensor], nested: Any) -> Any:
 
 
 def cloned(nested: Any) -> Any:
-    """Copy a nesting with clones of all tensors, without gradients."""
+    """Copy a nested structure with detached clones of all tensors."""
     return map_tensors(lambda tensor: tensor.detach().clone(), nested)

@@ -1,4 +1,4 @@
-"""Progress of long calls: a bar in terminals and notebooks, or a function of the caller's."""
+"""Progress of long calls: a bar in terminals and notebooks, or a caller's function."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from joulewise.errors import check_kind
 __all__ = ["Progress", "Report", "reporting", "silent"]
 
 Report = Callable[[str, float, float], None]
-"""Called with the name of a step, how much of it is done, and how much there is."""
+"""Called with the name of a step, the work done and the total work, in the same unit."""
 
 Progress = bool | Report
 """True for a bar, False for none, or a function that is called instead."""
@@ -23,17 +23,17 @@ def silent(step: str, done: float, expected: float) -> None:
 
 @contextmanager
 def reporting(progress: Progress) -> Iterator[Report]:
-    """A function to report progress to.
+    """Set up a progress report.
 
     Args:
-        progress: The caller's wish. A bar is shown in terminals and notebooks, on standard error,
-            and nothing elsewhere.
+        progress: True for a bar, shown on standard error in terminals and notebooks only; False
+            for none; or a function that is called instead.
 
     Yields:
-        The function.
+        The function to call with step, done and expected.
 
     Raises:
-        InputError: if the wish is neither a truth value nor a function.
+        InputError: if ``progress`` is neither a bool nor a function.
     """
     if callable(progress):
         yield progress

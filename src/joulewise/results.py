@@ -1,4 +1,4 @@
-"""Views that all results share: a short text, HTML for notebooks, plain data and a data frame."""
+"""Base class of results: a short text, HTML for notebooks, plain data and a data frame."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ __all__ = ["Result", "finite", "format_value", "plotted"]
 
 
 class Result(ABC):
-    """A result of a few lines in a terminal, a table in a notebook."""
+    """Base class of results: short text in a terminal, an HTML table in a notebook."""
 
     __slots__ = ()
 
     @abstractmethod
     def _overview(self) -> tuple[str, Mapping[str, str]]:
-        """A title, and the figures that people ask for, by label."""
+        """Title of the summary, and its formatted figures by label."""
 
     @abstractmethod
     def to_dict(self) -> dict[str, Any]:
-        """Everything as plain data that JSON can hold."""
+        """The whole result as JSON-serialisable data."""
 
     def _rows(self) -> Sequence[Mapping[str, Any]]:
         """Rows of the data frame."""
@@ -62,7 +62,7 @@ class Result(ABC):
 
 
 def finite(plain: Any) -> Any:
-    """Plain data in which numbers that are not finite are None, as JSON has it."""
+    """Plain data with NaN and infinities replaced by None, since JSON has neither."""
     if isinstance(plain, dict):
         return {key: finite(value) for key, value in plain.items()}
     if isinstance(plain, (list, tuple)):
@@ -86,10 +86,10 @@ def plotted(trace: Mapping[str, Any], x: str = "", y: str = "") -> Any:
 
 
 def format_value(value: float | None, bounds: tuple[float, float] = (-math.inf, math.inf)) -> str:
-    """Format a value of a metric: per cent for what lies between 0 and 1.
+    """Format a value of a metric: as a percentage if its bounds are 0 and 1.
 
     Args:
-        value: The value; None for one that is not known.
+        value: The value; None if it is not known.
         bounds: Bounds of the metric.
 
     Example:

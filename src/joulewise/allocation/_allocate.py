@@ -1,4 +1,4 @@
-"""Allocation: the plan of least energy for a goal, or of least error for an energy."""
+"""Allocation: the plan of least energy for a goal, or of least error for an energy budget."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ from joulewise.simulation import Simulation
 
 __all__ = ["allocate"]
 
-# Seed of the first tuning chip: far from the seeds that people simulate with.
+# Seed of the first tuning chip, far from commonly used seeds.
 _TUNING_SEED = 1 << 44
 # Fraction of the chips that tuning simulates for each candidate, and the fewest.
 _TUNING_FRACTION, _FEWEST_TUNING = 10, 10
-# Linearisations on the way to the least error within an energy, and fractions of the way to the
-# optimum of the last one that are tried: gradients can be wrong far from their plan.
+# Most linearisations under an energy budget, and the step fractions of their backtracking line
+# search: gradients can be wrong far from the plan of their linearisation.
 _LINEARISATIONS, _FRACTIONS = 3, (1.0, 0.5, 0.25)
-# A common point this much cheaper than a plan is tried before the plan is returned.
+# Before a plan is returned, a common point of this fraction of its energy is tried.
 _CHEAPER = 0.99
 _EACH_TENSOR = Granularity()
 
@@ -66,11 +66,11 @@ def allocate(  # noqa: PLR0913  each is a choice of the caller, by keyword
 
     An error model, linear in the noise, gives the plan of least energy for each predicted output
     error without simulation. The largest error at which the goal holds is bracketed by simulating a
-    tenth of ``chips``, the tuning chips. The plan is then verified on held-out chips, which no plan
-    was chosen by. Where it fails, a more reliable plan follows, where its margin is large, a
-    cheaper one, on new chips each. A plan is returned only if no common point for all tensors that
-    was found to hold is cheaper. The one-sided ``confidence`` is that of all attempts together: the
-    first has half of the chance of error, the next a quarter, and so on.
+    tenth of ``chips``, the tuning chips. The plan is then verified on held-out chips, which had
+    no part in choosing it. If it fails, a more reliable plan is tried, if its margin is large, a
+    cheaper one, each on new chips. A common point for all tensors is returned instead if a cheaper
+    one is verified. The one-sided ``confidence`` is that of all attempts together: the first is
+    given half of the error probability, the next a quarter, and so on.
 
     Args:
         placement: A traced placement: give `place` a batch as ``example_inputs``.
@@ -90,7 +90,7 @@ def allocate(  # noqa: PLR0913  each is a choice of the caller, by keyword
 
     Returns:
         The plan, its energy, and the evidence. If the goal is out of reach ``holds`` is False and
-        the plan is the best one there is.
+        the plan is the best one found.
 
     Raises:
         InputError: if an argument is of the wrong kind or out of range, or a memory has no
@@ -155,11 +155,11 @@ class _Run:
     trials: list[TuningTrial] = field(default_factory=list)
 
     def minimise_mse(self, budget: float) -> Allocation:
-        """The least predicted error within an energy."""
+        """Allocation of least predicted error within an energy budget."""
         problem = self.problem
         optimiser, levels = self._best_within(budget)
         required = problem.energy(levels)
-        if required > budget:  # by the error of the table of energies
+        if required > budget:  # by interpolation error of the energy model
             levels = optimiser.minimise_mse(budget * 0.999 * budget / required, levels)
             required = problem.energy(levels)
         simulation: Simulation | None = None
@@ -169,15 +169,15 @@ class _Run:
         return self._allocation(optimiser, levels, simulation=simulation, holds=holds)
 
     def _best_within(self, budget: float) -> tuple[PlanOptimiser, Tensor]:
-        """The least error within an energy, and an optimiser linearised there.
+        """Optimiser linearised at the levels of least error within an energy budget, and these.
 
-        A plan is taken only if the error model around it agrees that it is better than the last
-        one; otherwise one nearer to that is tried.
+        Sequential linearisation with backtracking: a step is accepted only if the error model
+        linearised at its end predicts an improvement too; otherwise it is shortened.
         """
         problem = self.problem
         levels = common_levels(problem.energy_model, problem.variables, budget)
         optimiser = problem.linearised_at(levels)
-        # Plans between two discrete ones are not allowed.
+        # No backtracking: interpolated levels would leave the discrete operating points.
         restricted = optimiser.rails or optimiser.variables.listed
         for _ in range(_LINEARISATIONS):
             optimum = optimiser.minimise_mse(budget)
@@ -192,7 +192,7 @@ class _Run:
         return optimiser, levels
 
     def predict_only(self, max_mse: float) -> Allocation:
-        """The least energy within a predicted error, without simulation."""
+        """Allocation of least energy within a predicted error, without simulation."""
         optimiser = self.problem.linearised_near(max_mse)
         optimiser = self.problem.linearised_at(optimiser.minimise_energy(max_mse))
         levels = optimiser.minimise_energy(max_mse)
@@ -200,11 +200,11 @@ class _Run:
         return self._allocation(optimiser, levels, simulation=None, limit=max_mse, holds=holds)
 
     def minimise_energy(self) -> Allocation:
-        """The least energy at which a goal holds: choose on tuning chips, verify on others."""
+        """Allocation of least energy for a goal: chosen on tuning chips, verified on others."""
         problem, chips = self.problem, self._tuning_chips
         ideal = problem.simulate(problem.variables.most_reliable, chips, _TUNING_SEED, "choosing")
         condition = Condition.of(self.goal, ideal.metric, ideal.ideal)
-        # Lists of detections, say, or token by token in batches of several lengths.
+        # Not fixed: lists of detections, for instance, or batches of several sequence lengths.
         problem.of_weights = not problem.has_fixed_outputs(ideal)
         verification = Verification(
             problem=problem,
@@ -219,7 +219,7 @@ class _Run:
         max_mse, start = optimiser.mse(optimiser.variables.most_reliable), None
         if found is not None:
             max_mse, start = found.max_mse, found.levels
-            # Gradients at the plan that was found: a cheaper plan, if the tuning chips agree.
+            # Relinearise at the plan found; take its optimum if cheaper and feasible on the chips.
             there = problem.linearised_at(start)
             levels = there.minimise_energy(there.mse(start), start)
             cheaper = problem.energy(levels) < problem.energy(start)
@@ -242,7 +242,7 @@ class _Run:
         return self._common_if_cheaper(allocation, condition)
 
     def _common_if_cheaper(self, allocation: Allocation, condition: Condition) -> Allocation:
-        """The allocation, or that of one common point if a cheaper one is shown to hold.
+        """The allocation, or that of one common point if a cheaper one is verified.
 
         Plans of many points exploit errors of the error model, so a common point can be better.
         """
@@ -256,7 +256,7 @@ class _Run:
         simulation = problem.simulate(levels, self._tuning_chips, _TUNING_SEED, "choosing")
         if condition.slack(simulation, self.chips, attempt_confidence(0, self.confidence)) < 0:
             return allocation
-        # The chance of error that the attempts so far have left.
+        # Spend only the error probability that the attempts so far have left.
         left = 1 - (1 - self.confidence) / 2 ** len(allocation.attempts)
         common = _Run(problem=problem, goal=self.goal, chips=self.chips, confidence=left)
         other = common.minimise_energy()
@@ -279,7 +279,7 @@ class _Run:
         )
 
     def _slack(self, optimiser: PlanOptimiser, condition: Condition, levels: Tensor) -> float:
-        """The slack of levels on the tuning chips; also kept as a trial."""
+        """Slack of levels on the tuning chips; also records a trial."""
         chips = self._tuning_chips
         simulation = self.problem.simulate(levels, chips, _TUNING_SEED, "choosing")
         self.trials.append(
@@ -297,7 +297,7 @@ class _Run:
         return max(_FEWEST_TUNING, self.chips // _TUNING_FRACTION)
 
     def _allocation(self, optimiser: PlanOptimiser, levels: Tensor, **evidence: Any) -> Allocation:
-        """The result.
+        """Assemble the result.
 
         Args:
             optimiser: The optimiser whose predictions are reported.

@@ -1,4 +1,4 @@
-"""Goals as values, and the conditions that held-out chips have to show for them."""
+"""Goals of an allocation, and the statistical conditions that verify them on held-out chips."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ __all__ = [
     "needs_metric",
 ]
 
-# Chips below which Student's t interval of a skewed figure is not to be trusted.
+# Fewest chips for which Student's t interval of a skewed distribution is adequate.
 _FEWEST = 20
-# Accuracies are multiples of 1 / samples: ties count as within a drop.
+# Tolerance of a drop: accuracies are multiples of 1 / samples, and ties are within it.
 _TIES = 1e-12
-# Margin of a chip without any error, a logarithm: finite, so that its spread has a meaning.
+# Cap on the log-ratio margin, infinite for a chip without error, so that its spread is finite.
 _FARTHEST = 50.0
 
 
@@ -43,7 +43,7 @@ class MetricDrop:
     """Mean of the metric at most this much worse than with a perfect memory of the same words.
 
     Args:
-        amount: Above 0; in the unit of the metric, such as 0.005 for half a point of accuracy, or a
+        amount: Above 0; in the unit of the metric, such as 0.005 for 0.5 pp of accuracy, or a
             fraction of the value with a perfect memory.
         relative: True for a fraction.
 
@@ -95,7 +95,7 @@ class OutputError:
 
 @dataclass(frozen=True, slots=True)
 class EnergyBudget:
-    """The least predicted output error within an energy; needs no targets.
+    """Least predicted output error within an energy budget; needs no targets.
 
     Args:
         fraction: Above 0 to 1; energy of placed memory over that of the most reliable plan.
@@ -119,7 +119,7 @@ class Yield:
         of: The goal that each of these chips reaches.
 
     Raises:
-        InputError: if the fraction is out of range, or the goal is no goal of a chip.
+        InputError: if the fraction is out of range, or ``of`` is not a goal of single chips.
     """
 
     at_least: float
@@ -151,7 +151,7 @@ def needs_metric(goal: Goal) -> bool:
 
 
 def check_chips(goal: Goal, chips: int, confidence: float) -> None:
-    """Refuse a number of held-out chips that can never show a goal to hold.
+    """Refuse fewer held-out chips than can verify a goal.
 
     Args:
         goal: The goal.
@@ -159,12 +159,12 @@ def check_chips(goal: Goal, chips: int, confidence: float) -> None:
         confidence: One-sided confidence of the verification.
 
     Raises:
-        InputError: with the fewest that can.
+        InputError: stating the fewest that can.
     """
     if not isinstance(goal, Yield):
         check_count("chips", chips, _FEWEST, 10**7)
         return
-    # All of n chips good bounds the yield at (1 - confidence)^(1 / n).
+    # If all of n chips pass, the Clopper-Pearson lower bound is (1 - confidence)^(1 / n).
     fewest = math.ceil(math.log(1 - confidence) / math.log(goal.at_least) - 1e-9)
     if chips < fewest:
         raise InputError(
@@ -175,11 +175,11 @@ def check_chips(goal: Goal, chips: int, confidence: float) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Condition(ABC):
-    """A limit that held-out chips have to show, with one-sided confidence.
+    """A limit to be verified on held-out chips, with one-sided confidence.
 
     Args:
         metric: Gives name, direction and bounds of the figure that is limited.
-        limit: Value that just suffices.
+        limit: Worst acceptable value, in the unit of the metric.
         of_error: True if the figure is the output error, False for the metric of the simulation.
     """
 
@@ -238,7 +238,7 @@ class Condition(ABC):
 
     @abstractmethod
     def slack(self, simulation: Simulation, chips: int, confidence: float) -> float:
-        """The margin beyond what verification needs, by a simulation of few chips.
+        """Margin in excess of what verification will need, estimated from few chips.
 
         Args:
             simulation: Simulation of few chips.
@@ -246,7 +246,7 @@ class Condition(ABC):
             confidence: One-sided confidence of the verification.
 
         Returns:
-            0 where half of all verifications would succeed; in the unit of `margin`.
+            The excess, in the unit of `margin`; at 0 about half of all verifications succeed.
         """
 
     @abstractmethod
@@ -272,7 +272,7 @@ class Condition(ABC):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MeanCondition(Condition):
-    """Mean over chips within the limit, by Student's t; never where a chip failed.
+    """Mean over chips within the limit, by Student's t; does not hold if any chip failed.
 
     The interval does not cover failures so rare that no simulated chip has them.
     """
@@ -282,6 +282,7 @@ class MeanCondition(Condition):
         values = self._all_known(simulation)
         if values is None:
             return self._worst, False
+        # The ends of a two-sided interval of 2 c - 1 have one-sided confidence c.
         interval = mean_interval(values, 2 * confidence - 1)
         bound = interval.low if self.metric.higher_is_better else interval.high
         return bound, bound >= self.limit if self.metric.higher_is_better else bound <= self.limit
@@ -291,6 +292,7 @@ class MeanCondition(Condition):
         values = self._all_known(simulation)
         if values is None:
             return -math.inf
+        # Standard error over the ``chips`` of the verification, not those of this simulation.
         spread = float(np.std(values, ddof=1)) / chips**0.5
         reach = float(stats.t.ppf(confidence, chips - 1)) * spread
         sign = -1.0 if self.metric.higher_is_better else 1.0
@@ -332,35 +334,36 @@ class YieldCondition(Condition):
         return low, low >= self.fraction
 
     def slack(self, simulation: Simulation, chips: int, confidence: float) -> float:
-        """See `Condition`; margins are taken to be Gaussian, since few chips show no quantile."""
+        """See `Condition`; assumes Gaussian margins, since few chips do not give tail quantiles."""
         margins = self._margins(simulation)
         if np.isneginf(margins).any():
             return -math.inf
         needed = self._needed(chips, confidence) / chips
-        # The quantile at which as many chips are good as verification needs, half of the time.
+        # The fraction ``needed`` passes if the mean is this many standard deviations above 0.
         reach = float(stats.norm.ppf(min(needed, 1 - 0.5 / chips)))
         return float(margins.mean() - reach * margins.std(ddof=1))
 
     def margin(self, simulation: Simulation) -> tuple[float, Interval]:
-        """See `Condition`; that of the quantile, with an interval of order statistics."""
+        """See `Condition`; the margin of the quantile ``1 - fraction``."""
         ranked = np.sort(self._margins(simulation))
         chips = len(ranked)
+        # Order statistics whose ranks bracket the quantile with 95 % confidence.
         low, high = stats.binom.ppf([0.025, 0.975], chips, 1 - self.fraction).astype(int)
         interval = Interval(
             float(ranked[low - 1]) if low else -math.inf,
             float(ranked[high]) if high < chips else math.inf,
         )
-        # Failed chips have no margin to interpolate between.
+        # No interpolation towards failed chips, whose margin is minus infinity.
         method: Any = "linear" if np.isfinite(ranked[0]) else "lower"
         return float(np.quantile(ranked, 1 - self.fraction, method=method)), interval
 
     def _margins(self, simulation: Simulation) -> Any:
-        """Margin of each chip; one without any error is as far from the limit as can be said."""
+        """Margin of each chip, ``[chips]``, at most ``_FARTHEST``."""
         margins = [self._margin(value) for value in self.figures(simulation)]
         return np.minimum(np.array(margins), _FARTHEST)
 
     def _needed(self, chips: int, confidence: float) -> int:
-        """The fewest good chips that show the yield; ``chips + 1`` if none do."""
+        """Fewest good chips that verify the yield; ``chips + 1`` if none do."""
         lows = [proportion_interval(g, chips, 2 * confidence - 1).low for g in range(chips + 1)]
         enough = np.flatnonzero(np.array(lows) >= self.fraction)
         return int(enough[0]) if len(enough) else chips + 1

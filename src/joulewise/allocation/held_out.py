@@ -1,8 +1,8 @@
-"""Verification on held-out chips, and constraint margins: the difference of plans to their goal.
+"""Verification of plans on held-out chips, and their margins to the constraint of the goal.
 
-A plan that is shown to hold exceeds its goal by some margin, part of it by chance. A line through
-the margins of all simulated plans over the logarithm of the predicted error says which plan to
-verify next, and at what energy the constraint is active: plans are compared by that energy.
+A verified plan exceeds its goal by some margin, part of it by chance. A regression line of the
+margins of all simulated plans on the logarithm of the predicted error gives the plan to verify
+next, and the energy at which the constraint is active, by which plans are compared.
 """
 
 from __future__ import annotations
@@ -31,36 +31,36 @@ __all__ = [
     "margin_line",
 ]
 
-# Simulated plans count half in the line where their errors differ by this log ratio.
+# Log ratio of predicted errors at which the weight of a plan in the regression is halved.
 _HALF_WEIGHT = math.log(2.0)
-# The most plans that are verified; each halves the chance of error that is left for the next.
+# Most plans that are verified; each halves the error probability left for the next.
 _MAX_ATTEMPTS = 6
-# Factor of the predicted error after a failure without a line; and the least step back with one,
-# a quarter of it in logarithms, so that attempts do not repeat each other.
+# Factor on the error limit after a failure if there is no regression line; and the smallest log
+# step back if there is one, so that attempts do not repeat each other.
 _STEP_BACK = 0.8
 _LEAST_STEP = math.log(_STEP_BACK) / 4
-# The longest step of the logarithm of the error: the line is local.
+# Longest log step of the error limit, since the line is local.
 _LONGEST_STEP = math.log(3.0)
-# Standard errors beyond the confidence that the next plan aims at: it then holds in 88 % of cases.
+# Extra standard errors that the next plan aims for: it is then verified in 88 % of cases.
 _SPARE = 1.2
-# The fraction of the energy that a further attempt has to save, once a plan holds.
+# Least relative saving of energy that justifies another attempt once a plan holds.
 _WORTH_IT = 0.02
 
 
 def attempt_confidence(number: int, confidence: float) -> float:
     """One-sided confidence of an attempt, counted from 0, so that all together have ``confidence``.
 
-    The first takes half of the allowed chance of error, each other one half of what is left
+    The first takes half of the error probability, each other one half of what is left
     (Bonferroni's inequality).
     """
     return float(1 - (1 - confidence) / 2 ** (number + 1))
 
 
 class MarginLine(NamedTuple):
-    """Margin and energy as lines over the logarithm of the predicted error, near one plan.
+    """Local linear fits of margin and energy to the logarithm of the predicted error.
 
     Args:
-        level: Margin at that plan, by all attempts.
+        level: Fitted margin at the plan of the last attempt.
         slope: Derivative of the margin; below 0.
         energy_slope: Derivative of the energy; below 0.
     """
@@ -101,6 +101,7 @@ def margin_line(trials: Sequence[TuningTrial], attempts: Sequence[Attempt]) -> M
     seen = [s for s in known if math.isfinite(s.margin) and s.predicted_mse > 0]
     if last.predicted_mse <= 0 or not math.isfinite(last.margin):
         return None
+    # Log ratio to the last attempt; weights fall with distance, as in local regression.
     x = np.log([s.predicted_mse for s in seen]) - math.log(last.predicted_mse)
     tuning = np.array([isinstance(s, TuningTrial) for s in seen], dtype=float)
     weights = np.array([s.chips for s in seen]) / (1 + (x / _HALF_WEIGHT) ** 2)
@@ -118,6 +119,7 @@ def _fitted(
     y: NDArray[np.float64],
 ) -> tuple[float, float]:
     """Weighted least squares of ``y = level + offset * tuning + slope * x``: level and slope."""
+    # ``offset`` absorbs the deviation that all trials have in common.
     columns = np.stack([np.ones_like(x), tuning, x], 1) * np.sqrt(weights)[:, None]
     (level, _, slope), *_ = np.linalg.lstsq(columns, y * np.sqrt(weights), rcond=None)
     return float(level), float(slope)
@@ -126,7 +128,7 @@ def _fitted(
 def energy_at_goal(
     trials: Sequence[TuningTrial], attempts: Sequence[Attempt], chosen: Attempt
 ) -> EnergyAtGoal | None:
-    """The energy at which the margin is 0: the constraint is active.
+    """Energy at which the margin is 0, so that the constraint is active.
 
     Args:
         trials: Plans on tuning chips.
@@ -135,24 +137,25 @@ def energy_at_goal(
 
     Returns:
         The energy with a 95 % interval from that of the chosen plan's margin. Errors of the slopes
-        are not in it; they matter little where margins are small. None without a line or a finite
+        are neglected; they matter little where margins are small. None without a line or a finite
         interval, or where the line leads to an energy that no plan has.
     """
     others = [attempt for attempt in attempts if attempt is not chosen]
     line = margin_line(trials, [*others, chosen])
     if line is None or not math.isfinite(chosen.half_width):
         return None
+    # dE / dmargin, by the chain rule through the logarithm of the predicted error.
     per_margin = line.energy_slope / line.slope
     energy = chosen.energy - line.level * per_margin
     reach = chosen.half_width * per_margin
-    if not 0 < energy <= 1:  # too far for a line that is local
+    if not 0 < energy <= 1:  # beyond the range of a local line
         return None
     return EnergyAtGoal(energy=energy, low=energy - reach, high=energy + reach)
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Verification:
-    """Verification of plans, each on chips that neither it nor another one was chosen by.
+    """Sequential verification of plans, each on chips not used before.
 
     Args:
         problem: The allocation problem; the first chip is its seed.
@@ -178,9 +181,9 @@ class Verification:
         """Verify plans until one holds and no cheaper one is worth another attempt.
 
         Args:
-            optimiser: Finds plans of a predicted error.
-            max_mse: Limit on the predicted error of the first.
-            start: Levels near the first; None for none.
+            optimiser: Minimises energy within a predicted error.
+            max_mse: Limit on the predicted error of the first plan.
+            start: Initial levels of the first optimisation; None for the optimiser's own.
 
         Returns:
             The index of the cheapest attempt that holds, or of the last, the optimiser that found
@@ -226,10 +229,10 @@ class Verification:
     def _reachable(
         self, optimiser: PlanOptimiser, max_mse: float, levels: Tensor
     ) -> tuple[PlanOptimiser, float]:
-        """The optimiser and limit, or new ones half way to the most reliable plan.
+        """Optimiser and limit; relinearised half way to the most reliable plan if infeasible.
 
-        Far from the linearisation the predicted shift of the mean may not vanish at any plan: a
-        limit below the error of the most reliable one would give that plan, far from the last.
+        Far from the linearisation the predicted mean shift may vanish at no plan: a limit below the
+        error of the most reliable plan would give that plan, far from the last.
         """
         reliable_mse = optimiser.mse(optimiser.variables.most_reliable)
         if max_mse > reliable_mse:
@@ -243,7 +246,7 @@ class Verification:
     def _next_limit(
         self, max_mse: float, optimiser: PlanOptimiser, levels: Tensor, simulation: Simulation
     ) -> float | None:
-        """The limit on the error of the next attempt; None where another would gain nothing."""
+        """Limit on the error of the next attempt; None to stop."""
         number, last = len(self.attempts), self.attempts[-1]
         held = any(attempt.holds for attempt in self.attempts)
         most_reliable = bool((levels == optimiser.variables.most_reliable).all())
@@ -255,6 +258,7 @@ class Verification:
         if line is None:
             return None if held else max_mse * _STEP_BACK
         confidence = attempt_confidence(number, self.confidence)
+        # A Newton step on the line, to the margin that verification needs with some to spare.
         aimed_at = float(stats.norm.cdf(stats.norm.ppf(confidence) + _SPARE))
         needed = last.margin - self.condition.slack(simulation, self.chips, aimed_at)
         step = min((line.level - needed) / -line.slope, _LONGEST_STEP)

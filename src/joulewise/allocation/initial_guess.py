@@ -1,4 +1,4 @@
-"""Initial guess: about the output error at which a goal is just met, where the search starts."""
+"""Initial guess of the output error at which a goal is just met, the start of the bracketing."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ __all__ = ["first_error", "mse_for_accuracy_drop"]
 
 # Errors from 10^-9 to 10^9 are searched: any that outputs of a network can have.
 _DECADES = 9.0
-# Guess for metrics of any kind, over the variance of the outputs over samples.
+# Guess for other metrics, as a fraction of the variance of the outputs over samples.
 _FRACTION_OF_VARIANCE = 1e-2
 
 
 def first_error(problem: AllocationProblem, condition: Condition, ideal: Simulation) -> float:
-    """Guess of the predicted error at which a goal holds.
+    """Guess the predicted error at which a goal is just met.
 
     Args:
         problem: The allocation problem.
@@ -33,6 +33,7 @@ def first_error(problem: AllocationProblem, condition: Condition, ideal: Simulat
     if condition.of_error:
         return condition.limit
     if problem.of_weights:
+        # Relative errors of tensors add up; that of a tensor read as zeros is 1.
         return _FRACTION_OF_VARIANCE * len(problem.placement.placed)
     batches, outputs = problem.outputs()
     if condition.metric == Accuracy() and all(output.ndim == 2 for output in outputs):
@@ -48,12 +49,12 @@ def mse_for_accuracy_drop(
     """The output error at which accuracy falls by ``drop``, with independent Gaussian errors.
 
     A sample with margin ``m``, the output of its target less the largest other one, is lost with
-    probability ``Phi(-m / sqrt(2 mse))``. Only the start of the search depends on it.
+    probability ``Phi(-m / sqrt(2 mse))``: the difference of two errors has variance ``2 mse``.
 
     Args:
         outputs: Outputs of the model as given, for each batch.
         batches: Inputs with a class as target for each sample.
-        drop: Above 0.
+        drop: Drop of accuracy, above 0 to 1.
 
     Example:
         >>> batch = Batch(torch.tensor([[2.0, 0.0]]), torch.tensor([0]))
@@ -69,6 +70,7 @@ def mse_for_accuracy_drop(
         ]
     )
 
+    # Over decades of mse, since it may lie anywhere between them; ``lost`` increases.
     def lost(exponent: float) -> float:
         spread = torch.tensor(2 * 10.0**exponent, dtype=torch.float64).sqrt()
         return float(torch.special.ndtr(-margins / spread).mean() - (margins <= 0).double().mean())

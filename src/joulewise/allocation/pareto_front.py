@@ -21,8 +21,8 @@ from joulewise.units import format_percent
 
 __all__ = ["FrontPoint", "ParetoFront", "pareto"]
 
-# Predicted errors at both ends, over the variance of the outputs, which is the error of constant
-# outputs: at a thousandth no accuracy is lost, at a half nearly all of it.
+# Ends of the range of predicted errors, over the variance of the outputs (the MSE of constant
+# outputs): at the lower end accuracy is kept, at the upper nearly all of it is lost.
 _HARMLESS, _USELESS = 1e-3, 0.5
 _EACH_TENSOR = Granularity()
 
@@ -35,7 +35,7 @@ class FrontPoint:
         plan: The operating point of each placed tensor.
         energy: Energy of placed memory over that of the most reliable plan.
         predicted_mse: Predicted output error.
-        simulation: The plan on chips, the same for all plans of a front.
+        simulation: Simulation of the plan, on the same chips for all plans of a front.
     """
 
     plan: Plan
@@ -125,8 +125,8 @@ def pareto(
     """Plans of least energy over the whole range of errors, simulated on the same chips.
 
     Predicted errors are spaced geometrically, from a thousandth to half of the variance of the
-    outputs over samples. Each plan starts from the one before, where the error model is
-    linearised.
+    outputs over samples. Each optimisation starts from the plan before, where the error
+    model is linearised anew.
 
     Args:
         placement: See `allocate`.

@@ -1,4 +1,4 @@
-"""The allocation problem of one placement: its variables and energy, its error around a plan."""
+"""Allocation problem of one placement: variables, energy model, error model, simulation."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ __all__ = ["AllocationProblem"]
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class AllocationProblem:
-    """Levels of one placement: their plans, energies, predicted errors and simulations.
+    """Plans, energies, predicted errors and simulations as functions of levels, in [0, 1].
 
     Args:
-        placement: Traced.
+        placement: A traced placement.
         data: A split, or batches; see `allocate`.
         granularity: The granularity of operating points.
         samples: Number of samples that predictions are made from, 1 or more.
@@ -101,7 +101,7 @@ class AllocationProblem:
             self.few = _some_of(self.data, self.samples, self.seed)
 
     def linearised_at(self, levels: Tensor) -> PlanOptimiser:
-        """An optimiser whose error model has the gradients at some levels, ``[variables]``."""
+        """Optimiser with the error model linearised at levels ``[variables]``."""
         self.evaluations += 1
         at = self.plan(levels)
         if self.of_weights:
@@ -124,26 +124,26 @@ class AllocationProblem:
         )
 
     def linearised_near(self, max_mse: float) -> PlanOptimiser:
-        """An optimiser with the gradients of about the cheapest plan within a predicted error.
+        """Optimiser linearised near the cheapest plan within a predicted error.
 
-        Gradients of one plan can be wrong far from it, so the common level within the error comes
-        first, from the gradients at the most reliable plan.
+        Gradients can be wrong far from their plan, so it is approached in steps: the most reliable
+        plan, the common level within the error, the optimum.
         """
         optimiser = self.linearised_at(self.variables.uniform(1.0))
         optimiser = self.linearised_at(self.variables.uniform(optimiser.common_level(max_mse)))
         return self.linearised_at(optimiser.minimise_energy(max_mse))
 
     def energy(self, levels: Tensor) -> float:
-        """Energy over that of the most reliable plan, without a table."""
+        """Energy over that of the most reliable plan, exact: not from `EnergyModel`."""
         return energy(self.placement, at=self.plan(levels)).normalised
 
     def plan(self, levels: Tensor) -> Plan:
-        """The plan of some levels."""
+        """Plan of levels ``[variables]``."""
         points = self.variables.exact_points(levels)
         return Plan({p.name: {p.device.knob.name: points[p.name]} for p in self.placement.placed})
 
     def outputs(self) -> tuple[list[Batch], list[Tensor]]:
-        """The samples of predictions in batches, and the outputs of the model as given for them."""
+        """Samples for predictions in batches, and the outputs of the model as given for them."""
         batches = prepare(self.few, self.placement.model, self.batch_size)
         with private_memory(self.placement) as memory:
             memory.original()
@@ -158,7 +158,7 @@ class AllocationProblem:
         return bool(simulation.mse) and len({o.shape[1:] for o in self.outputs()[1]}) == 1
 
     def output_variance(self) -> float:
-        """Variance of outputs over samples, mean over outputs: the error of constant outputs."""
+        """Variance over samples, mean over outputs: MSE of constant outputs; 1 for one sample."""
         _, found = self.outputs()
         if len({output.shape[1:] for output in found}) > 1:
             got = "one whose outputs differ in shape from batch to batch"

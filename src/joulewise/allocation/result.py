@@ -1,4 +1,4 @@
-"""Allocations and their evidence."""
+"""Results of allocations: the plan, and the evidence that its goal holds."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class TuningTrial:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnergyAtGoal:
-    """The energy at which a goal holds without a margin; see `joulewise.allocation.held_out`.
+    """Energy at which a goal is met with a margin of 0; see `joulewise.allocation.held_out`.
 
     Args:
         energy: Energy of placed memory over that of the most reliable plan.
@@ -87,7 +87,7 @@ class Allocation(Result):
 
     Args:
         goal: The goal.
-        limit: Value of the figure that just suffices; None for an energy budget.
+        limit: Worst acceptable value of the limited figure; None for an energy budget.
         granularity: The granularity of operating points.
         plan: The operating point of each placed tensor.
         energy: Energy of one inference, J.
@@ -98,7 +98,7 @@ class Allocation(Result):
         chosen: The index of this plan among them: the cheapest that holds, or the last; None
             without attempts.
         trials: Plans that were simulated on tuning chips.
-        at_goal: The energy at which the goal holds without a margin; None if it is not known.
+        at_goal: Energy at which the goal is met with a margin of 0; None if it is not known.
         holds: True if the goal was shown to hold; None without simulation.
         common: True if the plan is one point for all, since none of finer granularity was cheaper.
         confidence: One-sided confidence of all attempts together.
@@ -163,7 +163,7 @@ class Allocation(Result):
         }
 
     def plot(self) -> Any:
-        """Energy of each placed tensor over that of its most reliable point (plotly)."""
+        """Memory energy of one inference by placed tensor, in joules (plotly)."""
         names = list(self.energy.memory_j)
         joules = [float(self.energy.memory_j[name]) for name in names]
         bars = {"type": "bar", "x": names, "y": joules}

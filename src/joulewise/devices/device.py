@@ -2,7 +2,7 @@
 
 Both are functions of one operating point, a value on the device's knob. A new technology is one
 class with a `knob`, `store`, `read` and `energy`; simulation, prediction, allocation and reports
-need nothing else. With `moments` in closed form prediction is exact in them, and allocation may
+need nothing else. With `moments` in closed form they have no sampling error, and allocation may
 choose any point.
 """
 
@@ -37,9 +37,9 @@ class Device(ABC, Generic[Stored]):
         moment_chips: Chips that `moments` are estimated from where a device states none, 3 or more:
             the standard error of a word's variance is then about ``sqrt(2 / moment_chips)`` of it,
             and that of a sum over many words far less.
-        array: Size and converters of the arrays of a compute-in-memory device, which multiplies
-            where it stores, and is told the matrix inputs that its `energy` depends on: a class
-            attribute or a field. None for a memory that only stores.
+        array: Size and converters of the arrays of a compute-in-memory device, whose `energy` is
+            given the inputs of its matrix-vector products: a class attribute or a field. None for a
+            memory that only stores.
     """
 
     moment_chips: ClassVar[int] = 64
@@ -48,7 +48,7 @@ class Device(ABC, Generic[Stored]):
     @property
     @abstractmethod
     def knob(self) -> Knob:
-        """The knob: what operating points are values of."""
+        """The knob, whose values are the operating points."""
 
     @property
     def smooth(self) -> bool:
@@ -67,7 +67,7 @@ class Device(ABC, Generic[Stored]):
 
     @property
     def fresh(self) -> bool:
-        """True if some noise is drawn anew in every use of a chip."""
+        """True if some noise is drawn anew in every use of a chip (read noise)."""
         return False
 
     @property
@@ -83,8 +83,8 @@ class Device(ABC, Generic[Stored]):
                 shapes of `Point` that the knob takes.
 
         Raises:
-            OperatingPointError: if the name is unknown, the value no number, out of range, or of a
-                shape that the knob does not take.
+            OperatingPointError: if the name is unknown, or the value is not a number, out of range,
+                or of a shape that the knob does not take.
         """
         return self.knob.checked(setting, type(self).__name__)
 
@@ -108,7 +108,7 @@ class Device(ABC, Generic[Stored]):
         By default what is stored, if that is a tensor.
 
         Raises:
-            DeviceError: if what is stored is none.
+            DeviceError: if what is stored is not a tensor.
         """
         if not isinstance(stored, Tensor):
             what = f"what {type(self).__name__}.store returns"
@@ -122,7 +122,7 @@ class Device(ABC, Generic[Stored]):
         By default estimated from reads of `moment_chips` chips, without gradients.
 
         Raises:
-            InputError: if an estimate is asked for its gradient.
+            InputError: if ``point`` requires a gradient, which estimates do not have.
         """
         if isinstance(point, Tensor) and point.requires_grad:
             raise InputError(
@@ -208,14 +208,14 @@ class Device(ABC, Generic[Stored]):
 
 
 def _remembered(moments: ClassMoments) -> ClassMoments:
-    """Keep the moments at the last points: estimates take many reads, and few points are listed."""
+    """Cache moments by point: estimates take many reads, and discrete points recur."""
 
     @lru_cache(maxsize=32)
     def known(numbers: tuple[float, ...], shape: torch.Size) -> tuple[Tensor, Tensor]:
         return moments(torch.tensor(numbers, dtype=torch.float64).reshape(shape))
 
     def at(point: Tensor) -> tuple[Tensor, Tensor]:
-        if point.requires_grad:  # refused there
+        if point.requires_grad:  # ``moments`` refuses gradients
             return moments(point)
         return known(tuple(point.reshape(-1).tolist()), point.shape)
 
@@ -223,7 +223,7 @@ def _remembered(moments: ClassMoments) -> ClassMoments:
 
 
 def _plain(value: Any) -> Any:
-    """A value that JSON does not know, without the address that some texts have."""
+    """JSON stand-in for a value, without memory addresses, which differ between runs."""
     if hasattr(value, "describe"):
         return value.describe()
     if hasattr(value, "__qualname__"):

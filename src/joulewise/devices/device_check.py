@@ -4,9 +4,9 @@ Words are grouped by what is stored, since the error of a wrong formula depends 
 group and operating point, two numbers of each chip have mean zero if the moments are right: the
 sums over words of ``x - mean`` and of ``(x - mean)^2 - var``. Chips are independent, so the mean
 over chips of either, divided by its standard error, is about standard normal, also if the words of
-a chip are correlated. A group is judged only if enough deviations were seen for that.
+a chip are correlated. A group is tested only if it has enough deviations for that.
 
-A device that states no moments has none to compare; its reads, energies and ends are checked.
+For a device with estimated moments only reads, energies and the ends of the knob are checked.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ __all__ = ["DeviceCheck", "MomentCheck", "check_device"]
 
 _LEVELS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 _GROUPS = 8
-# Deviations that a group needs for its mean over chips to be about normal, counted as
-# (sum d)^2 / sum d^2, which rare and large ones keep small.
+# Least effective number of deviations, (sum d)^2 / sum d^2 over chips, for their mean to be about
+# normal; a few large deviations count little.
 _DEVIATIONS = 40.0
 
 
@@ -40,7 +40,7 @@ class MomentCheck:
         point: The operating point.
         stored: Lowest and highest value stored in the group.
         predicted: The moment as the device states it, mean over the words of the group.
-        found: The same over chips.
+        found: The same, estimated over chips.
         standard_errors: Difference of both, in standard errors of ``found``.
     """
 
@@ -104,12 +104,12 @@ def check_device(
     so. Reads, energies, and the errors at both ends of the knob are checked all the same.
 
     Args:
-        device: Any device; one of your own, say.
+        device: The device, built-in or user-defined.
         chips: Chips to read at each of six operating points over the range of the knob; 20 or more.
         shape: Shape of the weight that is stored, normal values of standard deviation 0.1.
         z: Standard errors beyond which a moment is refused. With about a hundred comparisons, 5
-            refuses one right device in ten thousand.
-        seed: The first chip, and of the weight.
+            refuses about one correct device in ten thousand.
+        seed: Seed of the first chip, and of the weight.
 
     Returns:
         The comparisons.
@@ -217,6 +217,7 @@ def _moments(
     moments = device.moments(stored, point)
     mean, var = moments.mean.detach().double(), moments.var.detach().double()
     found = []
+    # Groups are quantiles of the stored values, in which a wrong formula errs alike.
     for words in ideal.reshape(-1).argsort().tensor_split(_GROUPS):
         x = reads.reshape(len(reads), -1)[:, words]
         m, v = mean.reshape(-1)[words], var.reshape(-1)[words]
@@ -236,9 +237,10 @@ def _compared(
     moment: str, point: float, held: Tensor, each: Tensor, stated: Tensor, size: float
 ) -> MomentCheck:
     """Compare numbers ``[chips, words]`` with their stated means ``[words]`` over chips."""
+    # Over words first: chips are independent, the words of a chip need not be.
     sums = (each - stated).mean(1)
     off, error = float(sums.mean()), float(sums.std()) / len(sums) ** 0.5
-    # All chips may read the same: what is left then is rounding.
+    # Identical reads on all chips have no spread: their deviation is rounding.
     rounding = 1e-9 * size
     return MomentCheck(
         moment=moment,

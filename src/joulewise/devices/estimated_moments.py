@@ -1,4 +1,4 @@
-"""Moments of a device that states none, estimated from reads of its chips."""
+"""Estimated moments of devices without a closed form, from reads of simulated chips."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def estimated_moments(read: Callable[[Chip], Tensor], ideal: Tensor, chips: int)
 
     By Welford's recursion, read ``x_k`` adds ``(x_k - m)^2 (k - 1) / k`` to the sum of squares,
     ``m`` the mean of the reads before it. Each addend is an unbiased estimate of the variance, so
-    their spread gives the error of the mean of all, for words that depend on each other too.
+    the spread of its sums over words gives the standard error, also for correlated words.
 
     Args:
-        read: What a chip reads.
-        ideal: What is read without faults; names the region of the chips, so that tensors with
-            other contents have noise of their own.
+        read: Function from a chip to the tensor that it reads.
+        ideal: The fault-free tensor; its digest names the region of the chips, so that tensors with
+            different contents have independent noise.
         chips: Number of chips, 3 or more.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Operating points, and the knob of a device: its name, range and levels, and what it accepts."""
+"""Operating points, and the knob of a device: its name, range, levels and accepted shapes."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def from_plain(point: PlainPoint) -> Point:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Knob:
-    """The knob of a device: the quantity that its operating points are values of.
+    """The controlled quantity of a device, ``eta`` or ``g_max``, whose values are operating points.
 
     Levels run from 0, the least reliable point, to 1, the most reliable one. They are logarithmic
     in the knob if its range spans a decade or more and excludes 0, as for ``g_max`` and
@@ -147,8 +147,8 @@ class Knob:
             A float for a number; else a float64 tensor, with the gradient of a tensor argument.
 
         Raises:
-            OperatingPointError: if the name is unknown, the value no number, out of range, or of a
-                shape that the device does not take.
+            OperatingPointError: if the name is unknown, or the value is not a number, out of range,
+                or of a shape that the device does not take.
         """
         names = (self.name, *self.aliases)
         if len(setting) != 1 or next(iter(setting)) not in names:
@@ -164,7 +164,7 @@ class Knob:
         low, high = sorted((self.least_reliable, self.most_reliable))
         for number in point.detach().reshape(-1).tolist():
             check_in_range(self.name, number, low, high, error=OperatingPointError)
-        # Tensors keep their graph; plain numbers are keys of caches.
+        # Tensors keep their graph; floats are hashable keys of caches.
         return point if point.ndim or isinstance(value, Tensor) else float(point)
 
     def _takes(self, shape: torch.Size) -> bool:

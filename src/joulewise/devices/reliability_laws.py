@@ -24,7 +24,7 @@ __all__ = ["PROFILES", "ExponentialLaw", "ReliabilityLaw", "VoltageRow", "Voltag
 
 # Horowitz, ISSCC 2014, figure 1.1.9 (45 nm): a 64-bit access to a 32 kB cache costs 20 pJ.
 HOROWITZ_SRAM_BIT_J = 20e-12 / 64
-# Probability of no failure among the measured bits at the bound that such a row counts with.
+# One minus the confidence of the upper bound on a rate that was measured without a failure.
 _UNSEEN = 0.05
 
 
@@ -248,6 +248,7 @@ class VoltageTable:
         for row in self.rows:
             rate = row.bit_error_rate
             if not rate and row.measured_bits is not None:
+                # Clopper-Pearson upper bound for no failure, 1 - 0.05^(1/n), kept monotone.
                 bound = -math.expm1(math.log(_UNSEEN) / row.measured_bits)
                 rate = min([bound, *rates[-1:]])
             rates.append(rate)
@@ -275,7 +276,7 @@ class VoltageTable:
     def cheapest_eta(self, bit_error_rate: Tensor) -> Tensor:
         """Energy at the lowest voltage whose bit error rate is at most the one given."""
         logs, volts = torch.log(self._rates()).flip(0), self._column("v_dd").flip(0)
-        if logs[-1] == logs[-2]:  # a level end: of its voltages the last is the lowest
+        if logs[-1] == logs[-2]:  # a plateau at the end: add a point at its lowest voltage
             logs, volts = torch.cat([logs, logs[-1:] + 1]), torch.cat([volts, volts[-1:]])
         return self.eta(interpolate(torch.log(bit_error_rate), logs, volts, last=True))
 

@@ -33,8 +33,8 @@ class StoredWords:
     """A tensor in the words of an SRAM.
 
     Args:
-        values: Fault-free values, each a code times its scale; float32 or float64, which tell codes
-            of any width apart.
+        values: Fault-free values, each a code times its scale; float32 or float64, from which
+            codes of any width are recovered exactly.
         scale: The value of one code step; broadcasts against ``values``.
         dtype: Dtype of the tensor that was stored.
     """
@@ -46,11 +46,11 @@ class StoredWords:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SRAM(Device[StoredWords]):
-    """A static memory of two's complement words under voltage scaling.
+    """SRAM of two's complement words under voltage scaling.
 
     ``eta`` is the energy of an access over that of a reliable access. An operating point may be
     given as ``eta``, as ``v_dd`` (volts, or the unit of the law's table) or as ``bit_error_rate``,
-    for which it is the cheapest that has it; points are stated in that of ``knob``. Faults are
+    then the lowest ``eta`` that achieves it; results state it in the unit of ``knob``. Faults are
     static and nested: a chip has weak cells, the same at every read, and a cell that fails at some
     ``eta`` fails at every lower one.
 
@@ -62,8 +62,8 @@ class SRAM(Device[StoredWords]):
         channel_dim: The axis along which each index has a separate scale (0: output channels); None
             for one scale per tensor.
         limit: The largest magnitude to represent; None takes the largest in the tensor.
-        knob: ``"eta"``, ``"v_dd"`` or ``"bit_error_rate"``, whose values are operating points, in
-            plans and results too; kept as a `Knob`.
+        knob: Quantity of operating points in plans and results: ``"eta"``, ``"v_dd"`` or
+            ``"bit_error_rate"``; kept as a `Knob`.
 
     Raises:
         InputError: if a field is outside its range, or the law has no voltages for ``"v_dd"``.
@@ -88,7 +88,7 @@ class SRAM(Device[StoredWords]):
     fault_map: FaultMap = field(default_factory=IndependentMap)
     channel_dim: int | None = None
     limit: float | None = None
-    knob: Any = "eta"  # a Knob once the memory is made, which no annotation can say
+    knob: Any = "eta"  # a str as given, a Knob after __post_init__
 
     def __post_init__(self) -> None:
         check_kind("law", self.law, ReliabilityLaw, _LAWS)
@@ -120,7 +120,7 @@ class SRAM(Device[StoredWords]):
 
     @property
     def smooth(self) -> bool:
-        """False for a `MeasuredMap`, whose cells fail one after the other."""
+        """False for a `MeasuredMap`, whose moments are step functions of the point."""
         return not isinstance(self.fault_map, MeasuredMap)
 
     @property
@@ -235,12 +235,12 @@ class SRAM(Device[StoredWords]):
         if len(parts) == 1:
             return parts[0]
         means, variances = (torch.stack(part) for part in zip(*parts, strict=True))
-        # Var = E[Var] + Var[E], without a difference of large squares.
+        # Law of total variance, Var = E[Var] + Var[E], in a form without cancellation.
         mean = weights @ means
         return mean, weights @ (variances + (means - mean) ** 2)
 
     def energy(self, traffic: Traffic, point: Point) -> Tensor:
-        """Joules per inference: words accessed times the energy of their bits at ``point``."""
+        """Joules per inference: words accessed times joules per word, mean over channels."""
         return (traffic.reads + traffic.writes) * self._word_j(point).mean()
 
     def energy_by_channel(self, traffic: Traffic, point: Point, channels: int) -> Tensor:

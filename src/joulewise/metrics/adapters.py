@@ -1,4 +1,4 @@
-"""Metrics of others: objects with the protocol of torchmetrics, and functions.
+"""Adapters to `Metric`: objects with the protocol of torchmetrics, and functions.
 
 torchmetrics itself is never imported.
 """
@@ -27,10 +27,10 @@ _UNBOUNDED = (-math.inf, math.inf)
 class FunctionMetric(MeanMetric):
     """Mean over samples of a function of outputs and targets.
 
-    One score a sample keeps the value independent of how data are batched. For a figure that is no
-    mean over samples, such as an F1 score, give an object with ``update``, ``compute`` and
-    ``reset``. A sample with an output that is not finite has the worst score, which is the lower
-    bound if higher is better, else the upper one; if that is infinite, the pass fails.
+    One score a sample keeps the value independent of the batching. For a figure that is not a mean
+    over samples, such as an F1 score, give an object with ``update``, ``compute`` and
+    ``reset``. A sample with an output that is not finite has the worst score, which is the
+    lower bound if higher is better, else the upper one; if that is infinite, the pass fails.
 
     Args:
         function: Outputs and targets of a batch -> scores ``[batch]``.
@@ -106,7 +106,7 @@ class _AdaptedPass(Accumulator):
         self._state.reset()
 
     def update(self, outputs: Any, targets: Any) -> None:
-        # torchmetrics takes the arg max, in which NaN is the largest: right where the class is 0.
+        # torch.argmax ranks NaN highest, so torchmetrics could count a NaN output as correct.
         if not _all_finite(outputs):
             self.failure = "an output is NaN or infinite"
         if self.failure:
@@ -142,7 +142,7 @@ def as_metric(
     name: str | None = None,
     bounds: tuple[float, float] | None = None,
 ) -> Metric:
-    """A metric, from anything that can be one.
+    """Convert a metric object or a function to a `Metric`.
 
     Args:
         value: A `Metric`; an object with ``update``, ``compute`` and ``reset``, as torchmetrics
@@ -214,7 +214,7 @@ def _copied(value: Any, name: str) -> Any:
 
 
 def _guarded(name: str, call: Callable[..., Any], *args: Any) -> Any:
-    """Call a function that others wrote.
+    """Call user code.
 
     Raises:
         DataError: naming the metric, if it raises an exception.

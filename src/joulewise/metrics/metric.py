@@ -90,7 +90,7 @@ class Metric(ABC):
 
 
 class MeanMetric(Metric):
-    """A mean of scores over samples, tokens, pixels or numbers, however data are batched."""
+    """A mean of scores over samples, tokens, pixels or numbers, independent of the batching."""
 
     @abstractmethod
     def scores(self, outputs: Any, targets: Any) -> Tensor:
@@ -176,7 +176,7 @@ def margin(metric: Metric, value: float | None, limit: float) -> float:
     Args:
         metric: Gives direction and bounds.
         value: Value of a pass, or a mean over chips; None for a failed pass.
-        limit: Value that just suffices; above 0 where a logarithm is taken.
+        limit: Worst acceptable value; above 0 where a logarithm is taken.
 
     Returns:
         The margin; minus infinity for a failed pass.

@@ -1,4 +1,4 @@
-"""Metrics of common tasks, and the default for the targets that arrive."""
+"""Metrics of common tasks, and the default by the shape and dtype of the targets."""
 
 from __future__ import annotations
 
@@ -67,9 +67,9 @@ class _ClassMetric(MeanMetric):
 
 @dataclass(frozen=True)
 class Accuracy(_ClassMetric):
-    """Share of targets that have one of the largest outputs; classes are on the second axis.
+    """Fraction of targets that have one of the largest outputs; classes are on the second axis.
 
-    Outputs ``[batch, classes]`` have targets ``[batch]``, and pixels count for themselves: outputs
+    Outputs ``[batch, classes]`` have targets ``[batch]``, and each pixel is a target: outputs
     ``[batch, classes, height, width]`` have targets ``[batch, height, width]``. An output that is
     NaN is never among the largest, and of equal outputs the first is the largest.
 
@@ -110,7 +110,7 @@ class Accuracy(_ClassMetric):
 
 @dataclass(frozen=True)
 class TokenAccuracy(_ClassMetric):
-    """Share of targets that have the largest output; classes are on the last axis.
+    """Fraction of targets that have the largest output; classes are on the last axis.
 
     NaN and equal outputs are treated as in `Accuracy`.
 
@@ -173,10 +173,10 @@ def default_metric(outputs: Any, targets: Any) -> Metric | None:
 
     - Classes ``[batch]`` beside ``[batch, classes]``, or one for each pixel: `Accuracy`.
     - Classes ``[batch, tokens]`` beside ``[batch, tokens, classes]``: `NegativeLogLikelihood`.
-      Every token moves it, long before a largest output changes, and the perplexity that language
-      models are compared by follows from it.
-    - Floats of the outputs' shape: `MeanSquaredError`. If all are 0 or 1 they may be several labels
-      a sample, whose logits are no estimates of 0 and 1, and nothing is chosen.
+      It responds to every token, long before an arg max changes, and gives the perplexity that
+      language models are compared by.
+    - Floats of the outputs' shape: `MeanSquaredError`. If all are 0 or 1 they may be multi-label
+      targets, whose outputs are logits, and no metric is chosen.
     """
     chosen: Metric | None = None
     if isinstance(outputs, Tensor) and isinstance(targets, Tensor):
@@ -204,10 +204,10 @@ def resolve_metric(
         labels: True if the targets were the entry ``labels`` of a dict. Beside outputs ``[batch,
             tokens, classes]`` they are then compared as by `NextToken`. Labels of a model that is
             not causal belong into a tuple ``(inputs, targets)``.
-        required: False to return None, and not to refuse, where nothing is given or chosen.
+        required: False to return None, instead of refusing, if no metric is given or chosen.
 
     Returns:
-        The metric, which this batch fits; its name tells of a shift.
+        The metric, checked on this batch; its name says if targets are shifted.
 
     Raises:
         DataError: if the targets do not fit.
@@ -250,12 +250,12 @@ def _shape_without(outputs: Tensor, axis: int) -> torch.Size:
 
 
 def _among_largest(rows: Tensor, classes: Tensor, k: int) -> Tensor:
-    """1 for each row where fewer than k outputs come before that of the class, else 0."""
+    """Top-k indicator ``[n]``: 1 if fewer than k outputs rank before that of the class, else 0."""
     own = rows.gather(1, classes[:, None])
     order = torch.arange(rows.shape[1], device=rows.device)
     before = rows == own
     before &= order < classes[:, None]
     before |= rows > own
-    # Comparisons with NaN are false: it comes before no class, but nothing before it either.
+    # Comparisons with NaN are false: NaN outranks no class, and a NaN of the class itself is wrong.
     right: Tensor = (before.sum(1) < k) & ~own[:, 0].isnan()
     return right.double()

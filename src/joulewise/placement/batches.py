@@ -1,4 +1,4 @@
-"""Batching: data as batches on the model's device, in its layout."""
+"""Batching: data as batches on the model's device, in its memory layout."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def prepare(data: Split | Iterable[Any], model: nn.Module, batch: int | None = N
     )
     if isinstance(data, list) and data and all(isinstance(item, Batch) for item in data):
         return data
-    with SameDraws(None):  # a loader draws the seed of its workers
+    with SameDraws(None):  # a DataLoader draws its base seed
         items = list(_iterable(data, batch))
     batches = []
     for item in items:
@@ -82,10 +82,10 @@ def prepare(data: Split | Iterable[Any], model: nn.Module, batch: int | None = N
 
 
 def _iterable(data: Any, batch: int | None) -> Iterable[Any]:
-    """Batches of any data.
+    """Iterable of batches from data of any supported type.
 
     Raises:
-        DataError: if it is nothing to take batches from.
+        DataError: if the type is not supported.
     """
     batches = "batches such as [(inputs, targets)], a DataLoader, a torch Dataset or a Split"
     if isinstance(data, Split):
@@ -110,7 +110,7 @@ def _iterable(data: Any, batch: int | None) -> Iterable[Any]:
 
 
 def _fitting(numbers: int) -> int:
-    """Samples in a batch, for samples of so many numbers."""
+    """Default batch size for samples of ``numbers`` elements each."""
     return min(max(800_000 // max(numbers, 1), 32), 2048)
 
 
@@ -120,7 +120,7 @@ def _parts(item: Any, model: nn.Module) -> tuple[Any, Any, bool]:
         inputs = dict(item)
         labels = inputs.get("labels")
         config = getattr(model, "config", None)
-        if not getattr(config, "is_encoder_decoder", False):  # it makes its inputs of labels
+        if not getattr(config, "is_encoder_decoder", False):  # derives decoder inputs from labels
             inputs.pop("labels", None)
         return inputs, labels, labels is not None
     if isinstance(item, (tuple, list)) and len(item) == 2:
@@ -140,7 +140,7 @@ def _targets(targets: Any, inputs: Any, device: torch.device) -> Any:
     several = not isinstance(targets, Tensor) and any(t.ndim for t in tensors_in(targets))
     try:
         tensor = None if several else torch.as_tensor(targets).to(device)
-    except (TypeError, ValueError, RuntimeError):  # a mapping for each image, say: for a metric
+    except (TypeError, ValueError, RuntimeError):  # one dict per image, say, for the metric
         tensor = None
     if tensor is None:
         return map_tensors(lambda tensor: tensor.to(device), targets)
@@ -154,11 +154,11 @@ def _targets(targets: Any, inputs: Any, device: torch.device) -> Any:
 
 
 def take(nested: Any, of: int, chosen: Any) -> Any:
-    """Some samples of a batch, copied and without gradients.
+    """Selected samples of a batch, copied and detached.
 
     Args:
         nested: A batch.
-        of: How many samples it holds.
+        of: Number of samples that it holds.
         chosen: A slice or indices, for the first axis of every tensor that is ``of`` long.
     """
 

@@ -1,4 +1,4 @@
-"""Energy per inference: accesses times the price of an access, plus arithmetic."""
+"""Energy per inference: accesses times energy per access, plus arithmetic."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["Energy", "energy", "with_accesses"]
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Energy(Result):
-    """Joules of one inference, by where they are spent.
+    """Energy of one inference in joules, by component.
 
     Args:
         memory_j: Accesses to each placed tensor, scalar tensors, differentiable in the points.
@@ -39,12 +39,12 @@ class Energy(Result):
 
     @property
     def memory_total_j(self) -> float:
-        """All placed tensors together."""
+        """Energy of all placed tensors, J."""
         return sum(self._joules().values())
 
     @property
     def total_j(self) -> float:
-        """Placed and unplaced memory, and arithmetic."""
+        """Energy of placed and unplaced memory and arithmetic, J."""
         return self.memory_total_j + self.unplaced_j + self.arithmetic_j
 
     @property
@@ -65,7 +65,7 @@ class Energy(Result):
         return [{"tensor": name, "memory_j": joules} for name, joules in self._joules().items()]
 
     def _joules(self) -> dict[str, float]:
-        """Joules of each placed tensor as numbers, without their graph."""
+        """Joules of each placed tensor as floats, detached from the graph."""
         return {n: float(torch.as_tensor(j).detach()) for n, j in self.memory_j.items()}
 
     def _overview(self) -> tuple[str, Mapping[str, str]]:
@@ -78,19 +78,18 @@ class Energy(Result):
 
 
 def energy(placement: Placement, *, at: At, arithmetic: Arithmetic = HOROWITZ_INT8) -> Energy:
-    """Joules that one inference spends.
+    """Energy of one inference, in joules.
 
-    Activations that are not placed are not counted: name them in the placement to have them.
-    Parameters that are not placed are read once each, at the price of the first placed tensor's
-    device where it is reliable.
+    Activations are counted only if they are placed. Parameters that are not placed are read once
+    each, at `Device.reliable_bit_j` of the first placed tensor's device.
 
     Args:
         placement: A traced placement.
         at: Operating points; see `Placement.points`.
-        arithmetic: The price of a multiply-accumulate.
+        arithmetic: The energy of a multiply-accumulate.
 
     Returns:
-        The energy, by where it is spent.
+        The energy, by component.
 
     Raises:
         InputError: if the placement was not traced, the points do not fit it, or no placed tensor
@@ -132,7 +131,7 @@ def with_accesses(placement: Placement, path: str | Path) -> Placement:
 
     Raises:
         InputError: if the placement was not traced.
-        TableError: if the file is not there or a line is malformed; the message names the line.
+        TableError: if the file cannot be read or a line is malformed; the message names the line.
     """
     if not placement.traced:
         raise InputError(

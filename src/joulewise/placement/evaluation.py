@@ -1,4 +1,4 @@
-"""Passes over data: the outputs and metric of the model as given, and what a chip makes of them."""
+"""Evaluation passes over data: of the model as given, and with the tensors that a memory reads."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["Reference", "Score", "reference_pass", "score_pass"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Reference:
-    """One pass of the model as given.
+    """Outputs and metric of the model as given, from which output errors are measured.
 
     Args:
         outputs: The main tensor of the output for each batch, float32 or float64; None where an
@@ -37,7 +37,7 @@ class Reference:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """One pass over the data.
+    """Metric and output error of one pass over the data.
 
     Args:
         value: Value of the metric; None without targets, or if the pass failed.
@@ -59,11 +59,11 @@ def reference_pass(
         batches: The data.
         metric: Anything that `joulewise.metrics.as_metric` takes; None for the default of the
             targets.
-        required: True to refuse targets without a default metric, False to leave them alone.
+        required: True to refuse targets without a default metric, False to ignore them.
 
     Raises:
         DataError: if targets do not fit the outputs or the metric, or a metric has no targets.
-        ModelError: if an output is NaN or infinite, naming the first layer where that begins.
+        ModelError: if an output is NaN or infinite, naming the first such layer.
     """
     if metric is not None and batches[0].targets is None:
         raise DataError(
@@ -75,7 +75,7 @@ def reference_pass(
     resolved: Metric | None = None
     accumulator = None
     for number, batch in enumerate(batches):
-        # Clones: this shows whether the model writes to its inputs.
+        # Clones: the model may write to its inputs, which is known only after a pass.
         output = memory.run(cloned(batch.inputs))
         check_finite(memory.placement.model, batch.inputs, output, "without any fault")
         tensor = main_tensor(output)
@@ -105,15 +105,16 @@ def reference_pass(
 
 
 def score_pass(memory: Memory, batches: Sequence[Batch], reference: Reference) -> Score:
-    """Run what the memory reads over the data.
+    """Run the model over the data with the tensors that the memory reads.
 
     Args:
-        memory: The tensors that the model computes with.
+        memory: Set to the tensors to compute with.
         batches: The data.
         reference: The pass of the model as given.
     """
     metric = reference.metric
     accumulator = None if metric is None else metric.new()
+    # Sums over all numbers, in float64: the mean does not depend on the batching.
     error, count, fixed = 0.0, 0, True
     for batch, expected in zip(batches, reference.outputs, strict=True):
         output = memory.run(batch.inputs)

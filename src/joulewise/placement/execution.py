@@ -1,4 +1,4 @@
-"""Execution of a model: one tensor, several, or named ones in; any output, and its main tensor."""
+"""Execution of user models: calling conventions, the main tensor of an output, error messages."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def main_tensor(output: Any) -> Tensor | None:
 
 
 def call(model: nn.Module, inputs: Any) -> Tensor:
-    """Run a model on a batch, for its `main_tensor`.
+    """Run a model on a batch and return its `main_tensor`.
 
     Raises:
         ModelError: if there is none.
@@ -88,7 +88,7 @@ def tensor_of(output: Any) -> Tensor:
 
 @contextmanager
 def running(inputs: Any) -> Iterator[None]:
-    """A forward pass of user code on a batch; what it raises becomes one sentence.
+    """Context of a user model's forward pass; exceptions become one-sentence errors.
 
     Yields:
         Nothing.
@@ -111,10 +111,10 @@ def running(inputs: Any) -> Iterator[None]:
 
 @contextmanager
 def differentiating(otherwise: str = "") -> Iterator[None]:
-    """A backward pass through user code; what it raises becomes one sentence.
+    """Context of a backward pass through a user model; exceptions become one-sentence errors.
 
     Args:
-        otherwise: Another remedy, for the end of the sentence.
+        otherwise: A further remedy, appended to the message.
 
     Yields:
         Nothing.
@@ -137,16 +137,20 @@ def differentiating(otherwise: str = "") -> Iterator[None]:
 
 
 def check_finite(model: nn.Module, inputs: Any, output: Any, when: str) -> None:
-    """Refuse an output that is not finite, naming the first layer where that begins.
+    """Refuse an output that is not finite, naming the first layer with such an output.
 
     Args:
         model: The model, computing with the tensors that gave the output.
         inputs: The batch that gave it.
         output: The model's output.
         when: What the model computed with, for the message.
+
+    Raises:
+        ModelError: naming the layer.
     """
     if all(bool(tensor.isfinite().all()) for tensor in tensors_in(output)):
         return
+    # A second pass, with hooks: hooks on all layers would slow down every pass.
     guilty: list[str] = []
 
     def look(name: str) -> Callable[[nn.Module, Any, Any], None]:

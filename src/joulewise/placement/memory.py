@@ -1,4 +1,4 @@
-"""The memory: stored tensors, read back into a model by one chip after another."""
+"""Stored tensors of a placement, and the model that computes with what a chip reads back."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ __all__ = ["Memory", "loaded", "private_memory"]
 
 
 class Memory:
-    """The tensors of a placement, stored; the model computes with what is read back.
+    """Stored tensors of a placement, read back into the model that computes.
 
     Made by `private_memory`, for a private copy of the model, and by training blocks, in place.
     After `original`, `ideal` or `read` the model computes with the tensors of that choice.
 
     Args:
-        placement: What is stored where.
+        placement: The model and its memories.
         private: A copy of the placement's model to compute with; None to compute in place.
         ranges: By name of a placed weight, the magnitude that it is clipped to before it is stored.
 
@@ -81,7 +81,7 @@ class Memory:
         return placed.device.ideal(self.stored[placed.name])
 
     def run(self, inputs: Any) -> Any:
-        """Output of the model for a batch, with what is read now; see `PrivateModel.run`."""
+        """Output of the model for a batch, with its present tensors; see `PrivateModel.run`."""
         if self._private is None:
             return run(self.placement.model, inputs)
         return self._private.run(inputs)
@@ -102,7 +102,7 @@ class Memory:
 
     @property
     def watches(self) -> bool:
-        """True if something happens within each forward pass."""
+        """True if forward passes need hooks: for fresh noise, converters or activations."""
         activations = any(p.role == "activation" for p in self.placement.placed)
         return bool(self._fresh or self._conversion or activations)
 
@@ -125,17 +125,17 @@ class Memory:
     def read(self, points: Mapping[str, Point], chip: Chip, *, again: bool = True) -> None:
         """Compute with what ``chip`` reads back, at an operating point for each placed tensor.
 
-        Every forward pass of the model after the first is the chip's next use: what is fresh at
-        each read is read again then, if ``again``.
+        Each further forward pass is the chip's next use: weights with fresh read noise are then
+        read anew, if ``again``.
         """
         self._reading.chip, self._reading.points = chip, points
         read = ((p.name, self.weight(p, points[p.name], chip)) for p in self._weights)
-        # In place all is read before the first weight is replaced: devices and users may fail.
+        # In place, all reads precede the first replacement: an exception leaves the model intact.
         self._install(read if self._private is not None else list(read))
         self._used, self._again = False, again
 
     def _read_again(self) -> None:
-        """Before a forward pass."""
+        """Read weights with fresh noise anew, before each forward pass but the first."""
         if (
             self._reading.chip is None
             or self._reading.points is None
@@ -169,7 +169,8 @@ class Memory:
         return ReadMoments(mean=mean, var=var, common=common, estimate=moments.estimate)
 
     def weight(self, placed: Placed, point: Point, chip: Chip) -> Tensor:
-        """One placed weight as one chip reads it; the model is left as it is."""
+        """One placed weight as one chip reads it; the model is not changed."""
+        # A device may return what it stores, which a forward pass could overwrite.
         stored = self.stored[placed.name]
         read = placed.device.read(stored, point, chip.region(placed.name))
         same = isinstance(stored, Tensor) and read.data_ptr() == stored.data_ptr()
@@ -189,7 +190,7 @@ class Memory:
             points: An operating point for each placed tensor.
             means: The mean of each placed weight, as from `moments`.
             observer: Called with each placed activation as it passes through its memory.
-            convert: Round words of activations, and at the converters.
+            convert: True to round activations to words, and to quantise at the converters.
         """
         self._install((name, mean.detach()) for name, mean in means.items())
         self._reading.chip, self._reading.points, self._reading.observer = (
@@ -198,6 +199,7 @@ class Memory:
             observer or pass_on,
         )
         self._reading.convert = convert
+        # A Parameter is a leaf, so means with a graph go into the modules' parameter tables.
         if any(mean.requires_grad for mean in means.values()):
             for placed in self._weights:
                 for path, name in placed.owners:
@@ -223,10 +225,11 @@ class Memory:
         torch.clear_autocast_cache()
 
     def scale_gradients(self) -> Callable[[], None]:
-        """Gradients from now on times what is read over what is stored; the result stops that."""
+        """Multiply gradients by read over stored value from now on; call the result to stop."""
         stack = ExitStack()
         for placed in self._weights:
             stored, read = self._ideal(placed), self._current[placed.name]
+            # Multiplicative noise: d read / d stored = read / stored.
             ratio = torch.where(stored == 0, 1.0, read / stored)
             for parameter in _distinct(self._parameters[placed.name]):
                 if parameter.requires_grad:
@@ -235,9 +238,9 @@ class Memory:
         return stack.close
 
     def learn_ranges(self) -> Callable[[], None]:
-        """Gradients of the ranges are accumulated from now on; the result stops that.
+        """Accumulate gradients of the ranges from now on; call the result to stop.
 
-        Called after `scale_gradients`, they are those of scaled gradients.
+        Called after `scale_gradients`, it uses the scaled gradients of the weights.
         """
         stack = ExitStack()
         for name, alpha in self._ranges.items():
@@ -268,21 +271,21 @@ class Memory:
         self._replace(tensors)
 
     def _replace(self, tensors: Iterable[tuple[str, Tensor]]) -> None:
-        """Point parameters at what is read, one by one: no two whole sets of weights at once."""
-        # The data and not the object: modules may refer to a parameter elsewhere, in a list, say.
+        """Point parameters at tensors, one by one, so that no two sets of weights coexist."""
+        # ``.data``, not the object: modules may hold other references to a parameter.
         for name, tensor in tensors:
             for parameter in self._parameters[name]:
                 parameter.data = tensor
             self._current[name] = tensor
 
     def watch(self, model: nn.Module) -> Callable[[], None]:
-        """Follow the calls of the model and their batch size; the result stops that."""
+        """Track calls of the model and their batch size; call the result to stop."""
 
         def enter(module: nn.Module, args: Any, kwargs: Any) -> None:
             self._reading.samples = batch_size((args, kwargs))
             self._read_again()
             if self._reading.points is not None and self._reading.convert and self._conversion:
-                # Above whatever watches the model: it sees the products that the arrays make.
+                # On top of the mode stack: modes below see the products that the arrays compute.
                 self._conversion.begin(self._current)
 
         def leave(module: nn.Module, args: Any, output: Any) -> None:
@@ -298,13 +301,13 @@ class Memory:
         def stop() -> None:
             first.remove()
             last.remove()
-            # Ctrl-C in a forward pass: no hook is called after it.
+            # After Ctrl-C in a forward pass no hook is called.
             self._conversion.end(at_all=True)
 
         return stop
 
     def attach(self) -> Callable[[], None]:
-        """Pass placed activations through their memory from now on; the result stops that."""
+        """Pass placed activations through their memory from now on; call the result to stop."""
         by_name = {p.name: p for p in self.placement.placed if p.role == "activation"}
         layers = {path for p in by_name.values() for path, _ in p.owners}
         stack = ExitStack()
@@ -318,7 +321,7 @@ class Memory:
 
 
 def _distinct(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Each object once."""
+    """Distinct objects, in order; shared weights repeat."""
     return list({id(tensor): tensor for tensor in tensors}.values())
 
 
@@ -326,11 +329,11 @@ def _distinct(tensors: Sequence[Tensor]) -> list[Tensor]:
 def private_memory(placement: Placement, *, frozen: bool = False) -> Iterator[Memory]:
     """A private copy of a placement's model, and the memory that it computes with.
 
-    Inside, gradients are off, and float32 is multiplied as such. The copy is in evaluation mode.
+    Inside, gradients are off and TF32 is not used. The copy is in evaluation mode.
 
     Args:
-        placement: What is stored where.
-        frozen: No parameter of the copy asks for a gradient.
+        placement: The model and its memories.
+        frozen: True to turn off gradients of all parameters of the copy.
 
     Yields:
         The memory, set to `Memory.ideal`; its ``placement.model`` is the copy.
@@ -353,11 +356,11 @@ def private_memory(placement: Placement, *, frozen: bool = False) -> Iterator[Me
 def loaded(placement: Placement, *, at: At, chip: int | Chip = 0) -> Iterator[nn.Module]:
     """A private copy of the model that computes with what one chip reads back.
 
-    Inside, gradients are off and float32 is multiplied as such. The copy is in evaluation mode; it
-    is good for the block alone.
+    Inside, gradients are off and TF32 is not used. The copy is in evaluation mode, and valid within
+    the block only.
 
     Args:
-        placement: What is stored where; its model is left as it is.
+        placement: The model and its memories; the model is not written to.
         at: Operating points; see `Placement.points`.
         chip: Seed of a chip, as `joulewise.simulation.simulate` counts them, or a chip.
 

@@ -1,4 +1,4 @@
-"""Placements: the tensors of a model that live on a memory, and how often they are accessed."""
+"""Placements: the tensors of a model that are stored in memories, and their access counts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["Placed", "Placement", "counts_of"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placed:
-    """One tensor that lives on a memory.
+    """One tensor that is stored in a memory.
 
     Args:
         name: A parameter's name, or a layer's name with ``:input``.
@@ -46,16 +46,16 @@ class Placed:
 
     @property
     def words(self) -> int:
-        """Words stored."""
+        """Number of words stored."""
         return prod(self.shape)
 
     @property
     def channels(self) -> int | None:
-        """Output channels of a weight, along its first axis; None for what has none."""
+        """Output channels of a weight, the length of its first axis; None if it has none."""
         return self.shape[0] if self.role == "weight" and self.shape else None
 
     def parameters(self, modules: Mapping[str, nn.Module]) -> list[Tensor]:
-        """The parameters of a weight that the model has now, one for each owner.
+        """Current parameters of a weight, one for each owner.
 
         Args:
             modules: The modules of the model, by path.
@@ -65,13 +65,13 @@ class Placed:
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Placement(Result):
-    """A model, and which of its tensors live on which memory.
+    """A model, and the memories that its tensors are stored in.
 
     Args:
-        model: The model; written to by training alone.
+        model: The model; only training writes to it.
         placed: The placed tensors: weights in the model's order, then activations.
         reliable_bits: Bits of the parameters left in reliable memory, at their own dtype.
-        macs: Multiply-accumulates per inference outside of memories that compute; None until a
+        macs: Multiply-accumulates per inference outside of compute-in-memory arrays; None until a
             forward pass was traced.
         rebuild: Builds an equal model, for one that cannot be copied; see `place`.
     """
@@ -139,7 +139,8 @@ class Placement(Result):
     def counted(self, counts: Trace) -> Placement:
         """This placement with the accesses of a trace.
 
-        Multiply-accumulates in memories that compute are theirs, and no arithmetic.
+        Multiply-accumulates in compute-in-memory arrays are left out of ``macs``: their energy is
+        that of the device.
         """
         return replace(
             self,
@@ -157,7 +158,7 @@ class Placement(Result):
         Raises:
             InputError: if ``at`` is neither, or is a plan for other tensors.
             OperatingPointError: if a tensor is set by no knob or by several, a knob sets no tensor,
-                or a point is out of range, or for channels that are not there.
+                or a point is out of range, or does not match the channels of its tensor.
         """
         allowed = 'knobs with values, such as {"eta": 0.5}, or a joulewise.Plan'
         check_kind("at", at, Mapping, allowed)
@@ -254,12 +255,12 @@ def _check_channels(placed: Placed, point: Point) -> None:
 
 
 def counts_of(placement: Placement, inputs: Any, layers: Sequence[str] = ()) -> Trace:
-    """Counts of one forward pass of a private copy of the model, all parameters watched.
+    """Access and operation counts of one forward pass of a private copy of the model.
 
     Args:
-        placement: What is stored where.
+        placement: The model and its memories.
         inputs: A batch.
-        layers: Modules whose inputs are watched too.
+        layers: Modules whose inputs are counted too.
     """
     owners = {name: group.owners for name, group in parameter_groups(placement.model).items()}
     private = PrivateModel(placement.model, owners, placement.rebuild)

@@ -1,7 +1,7 @@
 """Plans: an operating point for each placed tensor, in memory and as a small JSON file.
 
-The file says which tensors it is for, of which shapes, on which devices, so that it is refused, by
-name, for a network that it does not fit.
+The file lists name, shape and device of each tensor, so that a network that it does not fit is
+refused with the name of the first tensor that differs.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ if TYPE_CHECKING:
 
 __all__ = ["At", "Fit", "Plan"]
 
-# Tensors that a short text names.
+# Tensors listed in the text summary.
 _SHOWN = 6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fit:
-    """A tensor that a plan was made for.
+    """Specification of a tensor that a plan was made for.
 
     Args:
         role: ``"weight"`` or ``"activation"``.
         shape: Shape of the weight, or of one sample of the activation.
-        device: The memory, as its ``describe`` says it.
+        device: Description of its memory, from ``Device.describe``.
     """
 
     role: Literal["weight", "activation"]
@@ -47,7 +47,7 @@ class Fit:
 
     @staticmethod
     def of(placement: Placement) -> dict[str, Fit]:
-        """The tensors of a placement by name, with their devices as JSON has them."""
+        """Specifications of the placed tensors by name, with devices as JSON-compatible data."""
         devices = {id(placed.device): placed.device for placed in placement.placed}
         plain = {key: json.loads(json.dumps(device.describe())) for key, device in devices.items()}
         return {
@@ -78,8 +78,8 @@ class Fit:
 class Plan(Mapping[str, Mapping[str, Point]]):
     """An operating point for each placed tensor: a mapping from its name to a knob and its value.
 
-    ``Placement.plan`` makes one in which all tensors have the same point; it is changed by building
-    another one: ``Plan({**plan, "fc.weight": {"eta": 0.7}})``. Plans are compared by identity.
+    ``Placement.plan`` makes one with a common point for all tensors. Plans are immutable; a changed
+    copy is ``Plan({**plan, "fc.weight": {"eta": 0.7}})``. They are compared by identity.
 
     Args:
         settings: By name of a placed tensor, one knob and its value, such as ``{"eta": 0.5}``. A
@@ -88,8 +88,8 @@ class Plan(Mapping[str, Mapping[str, Point]]):
             back to tensors that require them.
         fits: By name, the tensors that the plan was made for; it is then refused for others. Empty
             for a plan made by hand.
-        weights: Digest of the stored weights that the plan was chosen for; None for none.
-        note: Plain data to keep in the file: its origin, the evidence for it.
+        weights: Digest of the weights that the plan was chosen for; None if for no particular ones.
+        note: JSON-compatible data to keep in the file, such as the origin of the plan.
 
     Raises:
         InputError: if a setting is not one knob and a value.
@@ -126,7 +126,7 @@ class Plan(Mapping[str, Mapping[str, Point]]):
         }
         object.__setattr__(self, "settings", settings)
 
-    # A mapping would be compared by value, which points with gradients do not have.
+    # Mapping compares by value, which is ambiguous for points that are tensors.
     __eq__ = object.__eq__
     __hash__ = object.__hash__
 
@@ -165,7 +165,7 @@ class Plan(Mapping[str, Mapping[str, Point]]):
         """A plan that was chosen for the weights of a placement.
 
         Args:
-            placement: What is stored where.
+            placement: The model and its memories.
             points: An operating point of each placed tensor, on its device's knob.
             note: See `Plan`.
         """
@@ -182,13 +182,13 @@ class Plan(Mapping[str, Mapping[str, Point]]):
 
     @classmethod
     def read(cls, path: str | Path) -> Plan:
-        """Read a file.
+        """Read a plan from a file.
 
         Args:
-            path: As written by `write`, or edited since.
+            path: A file in the format of `write`.
 
         Raises:
-            InputError: if it is not there, or is no plan; the message names the first field.
+            InputError: if the file cannot be read, or is malformed; names the first wrong field.
         """
         try:
             file = _File.model_validate_json(Path(path).read_text(encoding="utf-8"))
@@ -202,10 +202,10 @@ class Plan(Mapping[str, Mapping[str, Point]]):
         return file.plan()
 
     def write(self, path: str | Path) -> None:
-        """Write the file, whole or not at all, one tensor on each line.
+        """Write the plan to a JSON file, atomically, one tensor on each line.
 
         Args:
-            path: Where it goes; an older file of that name is replaced.
+            path: Path of the file; an existing file is replaced.
 
         Raises:
             InputError: if it cannot be written, or the plan was not made for a placement.
@@ -228,7 +228,7 @@ At = Mapping[str, Point] | Plan
 
 
 class _Tensor(BaseModel):
-    """One line of the file; ``device`` is its number in the list of devices."""
+    """One line of the file; ``device`` is an index into the list of devices."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -240,7 +240,7 @@ class _Tensor(BaseModel):
 
 
 class _File(BaseModel):
-    """The file of a plan; a device is described beside the name of the ``knob`` of its points."""
+    """Schema of a plan file; each device's description includes the name of its ``knob``."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -296,7 +296,7 @@ class _File(BaseModel):
 
 
 def _check_rows(tensor: _Tensor) -> None:
-    """Refuse a table of points whose rows are not alike."""
+    """Refuse a table of points with rows of different lengths."""
     rows = tensor.point if isinstance(tensor.point, tuple) else ()
     lengths = {len(row) for row in rows if isinstance(row, tuple)}
     if len(lengths) > 1:

@@ -1,12 +1,12 @@
-"""Private copies: models that compute with what is read, so that the user's is never written to.
+"""Private copies of models, which compute with faulty tensors; the user's is never written to.
 
 A copy is made at each call, since weights may have been trained since `place`. Its parameters are
-new ones, so a placed tensor is replaced by pointing ``.data`` elsewhere. The original never runs.
+new, so a placed tensor is replaced by pointing ``.data`` elsewhere. The original never runs.
 
-Equal outputs do not show that a copy is one: where a hook, a lambda or a patched ``forward`` refers
-to the original, faults in the copy would do nothing. So its first pass is watched, operation by
-operation: one that computes with an original's placed storage, or writes to any storage of the
-original, is refused.
+Equal outputs do not prove that a copy is independent: if a hook, a lambda or a patched ``forward``
+refers to the original, faults in the copy have no effect. So the operations of its first pass are
+intercepted: one that computes with a placed storage of the original, or writes to any of its
+storages, is refused.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _in_blocks: dict[int, str] = {}
 
 
 def enter_block(parameters: Mapping[str, Sequence[Tensor]]) -> None:
-    """Remember that a training block has replaced these parameters, by name.
+    """Register parameters, by name, as replaced by a training block.
 
     Raises:
         InputError: if a block has replaced one of them already.
@@ -45,13 +45,13 @@ def enter_block(parameters: Mapping[str, Sequence[Tensor]]) -> None:
 
 
 def leave_block(parameters: Mapping[str, Sequence[Tensor]]) -> None:
-    """Forget them; idempotent."""
+    """Unregister the parameters of a training block; idempotent."""
     for parameter in chain.from_iterable(parameters.values()):
         _in_blocks.pop(id(parameter), None)
 
 
 def check_no_block(parameters: Iterable[Tensor], what: str) -> None:
-    """Refuse a model whose weights are those that a training block reads.
+    """Refuse parameters that a training block has replaced.
 
     Raises:
         InputError: naming the first of them.
@@ -83,7 +83,7 @@ class PrivateModel:
         draws: True if the first pass drew random numbers.
 
     Raises:
-        ModelError: if the model cannot be copied, or the copy is not one.
+        ModelError: if the model cannot be copied, or the copy is not independent of it.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class PrivateModel:
         taken = {id(p) for ps in self.parameters.values() for p in ps}
         pairs = tensor_pairs(model, self.model)
         self._given = {name: tensor.detach() for name, tensor, _ in pairs}
-        # What is not placed has a storage of its own: a forward pass may write to it.
+        # Unplaced tensors get storages of their own, since a forward pass may write to them.
         self._kept = [(name, mine) for name, _, mine in pairs if id(mine) not in taken]
         for name, mine in self._kept:
             if mine.data_ptr() == self._given[name].data_ptr():
@@ -115,7 +115,7 @@ class PrivateModel:
         self._watched = self._stateful = self.draws = self._writes_inputs = False
 
     def freeze(self) -> None:
-        """Let no parameter ask for a gradient."""
+        """Turn off gradients of all parameters."""
         for parameter in self.model.parameters():
             if parameter.requires_grad:
                 parameter.requires_grad_(False)
@@ -137,7 +137,7 @@ class PrivateModel:
             inputs: As for `joulewise.placement.execution.run`.
 
         Raises:
-            ModelError: if the model fails, or its copy is not one.
+            ModelError: if the model fails, or its copy is not independent of it.
         """
         if not self._watched:
             return self._first(inputs)
@@ -170,10 +170,10 @@ class PrivateModel:
         return output
 
     def watch_first_pass(self) -> Callable[[], None]:
-        """Watch the next forward pass, for callers that run the copy themselves.
+        """Intercept the next forward pass, for callers that run the copy themselves.
 
         Returns:
-            Ends the watch, if it has not ended: no hook is called after Ctrl-C in a forward pass.
+            A function that ends the interception: after Ctrl-C in a pass no hook does so.
         """
         stack = ExitStack()
         if isinstance(self.model, torch.jit.ScriptModule):  # takes no hooks, refers to no other
@@ -190,7 +190,7 @@ class PrivateModel:
         return stack.close
 
     def reset(self) -> None:
-        """Put back buffers, attributes and parameters that are not placed, as they were given."""
+        """Restore buffers, attributes and unplaced parameters to their given values."""
         if not self._stateful:
             return
         self._state.restore()
@@ -204,7 +204,7 @@ def _versions(nested: Any) -> list[int]:
 
 
 class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Refuses operations that compute with the original's placed weights, or write to any of it.
+    """Dispatch mode that refuses operations on the original: reads of placed weights, any write.
 
     Args:
         placed: The original's placed tensors, by name.
@@ -223,7 +223,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
             for tensor in tensors:
                 if alias is not None and alias.is_write:
                     self._check(self._given.find(tensor), "writes to")
-                elif alias is None:  # a view computes with nothing
+                elif alias is None:  # None: reads values; a view does not
                     self._check(self._placed.find(tensor), "computes with")
         return func(*args, **kwargs)
 
@@ -242,8 +242,8 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _arguments(func: Any, args: tuple[Any, ...], kwargs: Any) -> Iterator[tuple[Any, list[Tensor]]]:
-    """Aliasing of each argument of an operation, None if it is only read, and tensors in it."""
-    if not hasattr(func, "_schema"):  # an operator of higher order
+    """Alias annotation of each argument of an operator, None if it is only read; its tensors."""
+    if not hasattr(func, "_schema"):  # a higher-order operator
         yield None, list(tensors_in((args, kwargs)))
         return
     for position, argument in enumerate(func._schema.arguments):

@@ -1,14 +1,15 @@
-"""Error model: the output error as a function of the plan, from one pass around one plan.
+"""Error model: the output error as a function of the plan, from one linearisation.
 
-To first order in the noise, with ``P`` a plan, ``m`` and ``v`` the mean and variance of every word
-there, ``S_i`` squared gradients and ``J`` gradients at the mean that plan ``P0`` reads,
+To first order in the noise, with ``P`` a plan, ``m`` and ``v`` the mean and variance of every word,
+``f`` the outputs, ``z`` those of the model as given, and ``J`` and ``S_i`` gradients and squared
+gradients of ``f`` at the mean ``m(P0)`` that the plan ``P0`` of the linearisation reads,
 
     MSE(P) = |f(m(P0)) - z + J (m(P) - m(P0))|^2 + sum_i S_i v_i(P).
 
-Words of one class have the same moments, so ``S`` is summed over the words of each class and what
-remains is a product of short vectors: thousands of plans in the time of one forward pass,
+Words of one class have the same moments, so ``S`` is summed once over the words of each class. A
+plan then costs a product of short vectors: thousands of plans in the time of one forward pass,
 differentiable in every operating point. Where each output channel has a point, ``S`` is summed over
-the words of each class in each channel, and every channel's mean moves on its own.
+the words of each class in each channel, and each channel's mean shifts separately.
 """
 
 from __future__ import annotations
@@ -47,13 +48,15 @@ _PROBES = 64
 class ErrorModel:
     """The output error as a function of the plan; see `error_model`.
 
+    A probed output is the inner product of a sample's outputs with a random +-1 vector.
+
     Args:
         placement: The model and its memories.
         points: The operating points of the plan ``P0`` of the linearisation.
         samples: Samples that the figures are a mean over.
-        outputs: Outputs of each sample.
+        outputs: Number of outputs of each sample.
         error: Error of the probed outputs at the mean that ``P0`` reads, ``[samples]``.
-        groups: The placed tensors.
+        groups: The placed tensors, grouped by equal moments.
     """
 
     placement: Placement
@@ -86,6 +89,7 @@ class ErrorModel:
         Returns:
             ``mean_shift`` and ``variance``, float64.
         """
+        # E (s . e)^2 = |e|^2 for a random +-1 vector s.
         off, variance = self.output_errors(points)
         return off.square().mean() / self.outputs, variance
 
@@ -138,27 +142,27 @@ def error_model(
 ) -> ErrorModel:
     """Linearise the output error of a placement around one plan, as a function of the plan.
 
-    One forward and one backward pass, from a random +-1 probe of each sample's outputs: some 500
-    samples are enough. There it equals `predict` by first order, apart from the random
-    probes; elsewhere the gradients stay the same, and the moments are exact (from tables to
-    a relative 1e-6 where points are scalar).
+    Takes one forward and one backward pass, with a random +-1 probe of each sample's outputs; some
+    500 samples are enough. At the plan of the linearisation it equals first-order `predict`, apart
+    from the probes; elsewhere gradients are held fixed, and moments are exact (from tables to a
+    relative 1e-6 where points are scalar).
 
-    Errors that first order misses, above all those of a rectifier that only noise switches on, are
-    missed here, and plans that are optimised against this model exploit them, the more so the more
-    points they have: `allocate` verifies plans on simulated chips.
+    Errors beyond first order are missed, above all those of a ReLU that only noise activates. Plans
+    optimised against this model exploit that, the more so the more points they have, so `allocate`
+    verifies plans on simulated chips.
 
-    Where a memory states no moments, the mean shift keeps the squared error of the estimated means:
-    the variance over the number of chips, 1/64 by default, by which errors are stated too large.
+    Where moments are estimated, the mean shift includes the squared error of the estimated means,
+    the variance over ``moment_chips`` (1/64 of it by default), by which errors are too large.
 
     Args:
         placement: The model and its memories; the model is left as it was.
         data: As for `predict`; targets are not used.
-        at: The plan of the linearisation; see `predict`. Its shapes decide those of the plans that
-            can be evaluated: numbers for numbers, points for each bit plane for the same, and
-            points for each output channel for the same or one point for all.
+        at: The plan of the linearisation; see `predict`. Its shapes fix those of the plans that
+            can be evaluated: scalars for scalars, one point per bit plane for the same, one point
+            per output channel for the same or a common point.
         seed: Seed of the probes.
         batch_size: As for `predict`.
-        memory_bytes: Memory that one pass may take beside the model, roughly.
+        memory_bytes: Approximate limit on the memory of one pass without the model, in bytes.
         progress: As for `predict`.
 
     Returns:
@@ -214,9 +218,9 @@ def _check_adjustable(placement: Placement) -> None:
 def weight_error_model(placement: Placement, *, at: At) -> ErrorModel:
     """The relative error of the weights as a function of the plan, for outputs of no fixed shape.
 
-    ``sum |w_hat - w|^2 / |w|^2`` over the placed weights takes the place of the output error, which
-    outputs such as lists of detections do not have. It knows nothing of how much each layer
-    matters: plans that are chosen by it are verified by simulation, and cost more than those of
+    ``sum |w_hat - w|^2 / |w|^2`` over the placed weights replaces the output error, which is
+    undefined for outputs such as lists of detections. It ignores how sensitive the outputs are to
+    each layer: plans chosen by it are verified by simulation, and cost more energy than those of
     `error_model`.
 
     Args:
@@ -254,7 +258,7 @@ class _Builder:
                 first.device.knob,
                 self._rows[first.name].shape[1:],
                 first.device.smooth,
-                # Each point that is estimated takes many reads.
+                # An estimate at one point takes many reads.
                 sampled=48 if first.device.states_moments else 8,
             )
             self._directions |= dict.fromkeys([p.name for p in (first, *others)], directions)
@@ -265,7 +269,8 @@ class _Builder:
             stored = self._memory.stored[placed.name]
             if device.states_moments:
                 return device.word_classes(stored)
-            # Words of a class would share the error of an estimate, which then does not average.
+            # A class for each word: words of one class would have equal estimation errors, which
+            # do not average out.
             return Device.word_classes(device, stored)
         if type(device).word_classes is Device.word_classes:
             refuse(
@@ -273,7 +278,7 @@ class _Builder:
                 f"{type(device).__name__}, which knows no classes of words",
                 "one with a word_classes that does not depend on what is stored, for activations",
             )
-        # Any activation: only the moments are used, which all have in common.
+        # Any tensor will do: only the moments are used, which do not depend on the content.
         return device.word_classes(device.store(torch.zeros(1), limit=placed.limit))
 
     def _grouped(self) -> list[list[Placed]]:
@@ -324,12 +329,13 @@ class _Builder:
             each = torch.full_like(weights, 1 / max(float(weights.square().sum()), 1e-300))
             sums = self._classes[name].summed(each, by_channel=name in self._by_channel)
             squares[name] = sums = sums.reshape(len(rows), -1).cpu()
-            # The sum over classes of squared shifts of their means is that of +-1 probes of them.
+            # E (sum_c s_c a_c)^2 = sum_c a_c^2 for random signs s: probes give the squared shift.
             signs = torch.randint(2, (_PROBES, *sums.shape), generator=generator) * 2 - 1
             probes = signs * sums.sqrt()
             moments, smooth = self._classes[name].moments, placed.device.smooth
             reliable = as_point(placed.device.knob.most_reliable).expand(rows.shape)
             now, ideal = (moments_at(moments, point, smooth)[0] for point in (rows, reliable))
+            # p: probes, r: rows (points of the tensor), c: classes of words, d: directions.
             error += torch.einsum("prc,rc->p", probes, now - ideal)
             moved = torch.einsum("prc,dc->prd", probes, self._directions[name])
             response[name] = moved.flatten(1)

@@ -1,4 +1,4 @@
-"""Prediction by any method, and the methods by name."""
+"""Prediction by any method, and the registry of methods."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def predict(
             that are tensors with ``requires_grad`` get gradients from the forecast.
         method: A name of `METHODS`, or a method with options, such as ``FirstOrder(probes=4)``.
         metric: See `joulewise.simulation.simulate`. Top-1 accuracy of outputs ``[batch, classes]``
-            is predicted; for others the forecast says that it is not, and has the output error.
+            is predicted; for others only the output error, and ``Forecast.refusal`` says why.
         batch_size: Samples in a forward pass; None chooses by the size of a sample.
         progress: True for a bar in terminals and notebooks, or a function of step, done, expected.
 

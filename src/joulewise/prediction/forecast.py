@@ -15,7 +15,7 @@ from joulewise.units import format_percent
 
 __all__ = ["AccuracyForecast", "Forecast"]
 
-# Tensors that a short text names.
+# Tensors listed in the text summary.
 _SHOWN = 4
 
 
@@ -39,7 +39,7 @@ class AccuracyForecast:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class Forecast(Result):
-    """The output error of a network at one plan, without simulating chips.
+    """Predicted output error of a network at one plan.
 
     Errors are squared differences from the outputs ``z`` of the model as given (not rounded to
     words), mean over outputs and samples, as in `joulewise.simulation.Simulation.mse`:

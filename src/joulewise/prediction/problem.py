@@ -141,4 +141,4 @@ class Method(Protocol):
     """A method of prediction: a frozen value that holds its options."""
 
     def forecast(self, problem: Problem) -> Forecast:
-        """Predict; the memory may be set to read anything, and is restored by the caller."""
+        """Predict the output error; may change the memory's tensors, which the caller restores."""

@@ -1,7 +1,7 @@
 """Simulation: metric and output error over many chips, with intervals.
 
 montecarlo   runs a placement on chips at one operating point, or at many with the same chips
-result       what a simulation found: per chip, and as mean, interval, quantile and yield
+result       figures per chip, and their mean, interval, quantile and yield
 statistics   intervals for means and proportions
 """
 

@@ -1,4 +1,4 @@
-"""Monte Carlo over chips: the same chips at every operating point, until the answer is sure."""
+"""Monte Carlo over chips: the same chips at every operating point, with sequential stopping."""
 
 from __future__ import annotations
 
@@ -31,9 +31,10 @@ from joulewise.simulation.statistics import mean_interval
 
 __all__ = ["simulate", "sweep"]
 
-# A rule that looks after every chip stops on lucky streaks. Looking this rarely, and never before
-# 20 chips, the 95 % interval of a gamma-distributed loss still covers above 92 % of the time
-# (tests/simulation/test_montecarlo.py). No such rule sees a rare chip that it has not drawn.
+# A stopping rule tested after every chip stops on chance runs of similar values. Tested this
+# rarely, and never before 20 chips, the 95 % interval of a gamma-distributed loss still covers in
+# above 92 % of runs (tests/simulation/test_montecarlo.py). It cannot account for rare bad chips
+# that were not drawn.
 _FIRST_LOOK, _LOOK_EVERY = 20, 10
 
 
@@ -52,17 +53,17 @@ def simulate(
     """Metric and output error of a placement at one operating point, over many chips.
 
     Args:
-        placement: What is stored where; its model is not written to.
+        placement: The model and its memories; the model is not written to.
         data: A split, a torch ``Dataset``, or an iterable of batches such as a ``DataLoader``, read
             once and kept. A batch is ``(inputs, targets)``, a dict with ``labels``, or inputs
             alone, for the output error alone.
         at: Operating points: knobs with their values, such as ``{"eta": 0.5}``, or a plan.
-        chips: Number of chips; the most, where ``half_width`` is given.
-        seed: Chip ``k`` has the seed ``seed + k``. The same seed, the same result.
-        half_width: Stop when the 95 % interval of the mean of the metric is at most this much to
-            either side, in its unit (of the mean output error, relative to it, without targets).
-            Where one chip in fifty is far worse than the others, a run can end before it met one:
-            give chips then.
+        chips: Number of chips; the maximum if ``half_width`` is given.
+        seed: Chip ``k`` has the seed ``seed + k``; equal seeds give equal results.
+        half_width: Stop when the half-width of the 95 % interval of the mean metric is at most
+            this, in the unit of the metric (without targets: of the mean output error, as a
+            fraction of it). A run can end before it draws a rare bad chip, one in fifty, say: set
+            ``chips`` alone then.
         batch_size: Samples in a forward pass; None chooses by the size of a sample.
         metric: A value of `joulewise.metrics`, an object with the protocol of torchmetrics, or a
             function of outputs and targets wrapped by `joulewise.metrics.FunctionMetric`; None
@@ -116,12 +117,12 @@ def sweep(
     metric: Any = None,
     progress: Progress = False,
 ) -> tuple[Simulation, ...]:
-    """Several operating points on the same chips: differences are not noise between chips.
+    """Simulate several operating points on the same chips, so that chip noise is common to all.
 
     Args:
         placement: As for `simulate`.
         data: As for `simulate`.
-        at: A list of what `simulate` takes, one for each result.
+        at: A list of operating points, each as for `simulate`, one for each result.
         chips: As for `simulate`.
         seed: As for `simulate`.
         half_width: As for `simulate`, for each result on its own.
@@ -182,7 +183,7 @@ def sweep(
 
 @dataclass(slots=True)
 class _Run:
-    """One plan while it is simulated."""
+    """State of one plan during a sweep."""
 
     plan: Plan
     points: Mapping[str, Point]
@@ -210,11 +211,11 @@ class _Run:
 def sure_enough(values: Sequence[float], half_width: float) -> bool:
     """True if a sequential run may stop: the 95 % interval of the mean is narrow enough.
 
-    Chips that are all alike say nothing of the spread, so they never end a run.
+    Equal values give no estimate of the spread, so they never end a run.
 
     Args:
         values: One number for each chip so far.
-        half_width: How far the interval may reach to either side.
+        half_width: Largest half-width of the interval.
     """
     if len(values) < _FIRST_LOOK or len(values) % _LOOK_EVERY:
         return False
@@ -222,7 +223,7 @@ def sure_enough(values: Sequence[float], half_width: float) -> bool:
 
 
 def _warn_if_nothing_happened(memory: Memory, run: _Run, seed: int, ideal: Score) -> None:
-    """A requested fault source that changes nothing is a mistake somewhere."""
+    """Warn if faulty weights changed no output: the model may not compute with them."""
     if len(run.scores) < 5 or ideal.mse is None or any(s.mse != ideal.mse for s in run.scores):
         return
     wrong = []

@@ -21,7 +21,7 @@ __all__ = ["Simulation"]
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class Simulation(Result):
-    """One plan on many chips.
+    """Metric and output error of one plan over many chips.
 
     A chip has *failed* where the metric has no finite value, for instance because an output is not
     finite. Failed chips are left out of the mean, and are counted in ``failed``; they are worse
@@ -30,16 +30,16 @@ class Simulation(Result):
     Args:
         plan: The operating point of each placed tensor.
         seed: Chip ``k`` has the seed ``seed + k``.
-        samples: Samples that every chip saw.
+        samples: Samples that each chip is evaluated on.
         metric: The metric; None without targets.
         original: Its value for the model as given, not rounded to words; None without targets.
-        ideal: Its value with a perfect memory of the same words: the value to lose.
+        ideal: Its value with a perfect memory of the same words, the baseline of a drop.
         values: Its value for each chip, None for one that failed; empty without targets.
         mse: For each chip, the squared difference between its outputs and those of the model as
             given, mean over outputs and samples; infinite where outputs are not finite. Empty where
             outputs have no fixed shape.
         ideal_mse: The same with a perfect memory: rounding alone.
-        energy: Joules of one inference.
+        energy: Energy of one inference, J.
     """
 
     plan: Plan
@@ -84,15 +84,16 @@ class Simulation(Result):
         return mean_interval(self._errors(), confidence)
 
     def quantile(self, fraction: float) -> float:
-        """The value that all but a fraction of the chips reach or exceed.
+        """Value that all but a fraction of the chips reach or do better than.
 
         Args:
             fraction: In [0, 1]; 0.05 for the value that 95 % of the chips reach.
 
         Returns:
-            Infinite, on the worse side, where that many chips failed.
+            The value; infinite, on the worse side, if that many chips failed.
         """
         check_in_range("fraction", fraction, 0.0, 1.0)
+        # Signed so that higher is better: failed chips then rank last, at minus infinity.
         sign = self._sign
         ranked = [-math.inf if value is None else sign * value for value in self._known()]
         return sign * float(np.quantile(ranked, fraction, method="lower"))
@@ -101,8 +102,8 @@ class Simulation(Result):
         """Fraction of chips whose metric reaches a limit, and its Clopper-Pearson interval.
 
         Args:
-            limit: The least value that is good enough, or the largest where lower is better.
-            confidence: Confidence of the interval.
+            limit: Worst acceptable value of the metric, in its unit.
+            confidence: Confidence of the interval, in (0, 1).
         """
         check_in_range("limit", limit, *(self.metric.bounds if self.metric else (0.0, 1.0)))
         sign = self._sign

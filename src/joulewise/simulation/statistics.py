@@ -1,4 +1,4 @@
-"""Intervals: how sure a mean over chips is, and a share of chips."""
+"""Confidence intervals of a mean over chips and of a proportion of chips."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval
     """Student's t interval of a mean.
 
     Chips are independent draws, and the mean of some tens of them is close to normal even where
-    single chips are not; for fewer than about 20 chips of a skewed distribution it is optimistic.
+    single chips are not; for fewer than about 20 chips of a skewed distribution it is too narrow.
 
     Args:
         values: One number per chip.
@@ -56,11 +56,11 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval
 
 
 def proportion_interval(successes: int, trials: int, confidence: float = 0.95) -> Interval:
-    """Clopper-Pearson interval of a proportion: covers at least as often as it says.
+    """Clopper-Pearson interval of a proportion; its coverage is at least ``confidence``.
 
     Args:
-        successes: How many, 0 to ``trials``.
-        trials: Out of how many, at least 1.
+        successes: Number of successes, 0 to ``trials``.
+        trials: Number of trials, at least 1.
         confidence: In (0, 1).
 
     Returns:
@@ -74,6 +74,7 @@ def proportion_interval(successes: int, trials: int, confidence: float = 0.95) -
     check_in_range("confidence", confidence, 0.0, 1.0, open_low=True)
     check_in_range("trials", trials, 1, math.inf)
     check_in_range("successes", successes, 0, trials)
+    # Beta quantiles invert the binomial tails exactly.
     tail = (1 - confidence) / 2
     low = stats.beta.ppf(tail, successes, trials - successes + 1) if successes else 0.0
     high = (

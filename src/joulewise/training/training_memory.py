@@ -1,4 +1,4 @@
-"""Training through a memory: each step computes with the weights as one chip reads them."""
+"""Training memory: each step computes with the weights as one chip reads them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ AtStep = At | Mapping[str, Point | Callable[[int], Point]] | Callable[[int], At]
 
 
 class TrainingMemory(AbstractContextManager[Chip | None]):
-    """A memory to train a network through, in any training loop.
+    """A memory for fault-aware training, in any training loop.
 
     ::
 
@@ -44,9 +44,9 @@ class TrainingMemory(AbstractContextManager[Chip | None]):
                 loss.backward()
             optimizer.step()
 
-    Within a block the model computes with its placed weights as one chip reads them now, and
-    activations pass through their memory. Every block draws another chip, so the network learns to
-    work on any chip.
+    Within a block the model computes with its placed weights as one chip reads them, and
+    activations pass through their memory. Every block draws another chip, so the weights are
+    trained for the distribution of chips.
 
     **Gradients** accumulate in the parameters themselves, straight through words, faults and
     saturation, as if the read were the stored value plus a constant. For additive noise (a
@@ -71,7 +71,7 @@ class TrainingMemory(AbstractContextManager[Chip | None]):
 
     **One block** is one use of one chip: all reads inside it are the same, read noise included, and
     gradients of several batches accumulate. Backward passes belong inside, where the parameters are
-    the reads; PyTorch refuses a graph that crosses the border of a block. Optimizer steps belong
+    the reads; PyTorch refuses a graph that crosses a block boundary. Optimizer steps belong
     outside, and are refused inside: values written to a placed weight there are lost when the block
     ends. After the block the weights are restored bit for bit, after an exception too. Statistics
     of BatchNorm are those of the noisy passes; see `reestimate_batchnorm`.
@@ -97,7 +97,7 @@ class TrainingMemory(AbstractContextManager[Chip | None]):
     Args:
         placement: Placed tensors and their devices. The model may train any of its parameters.
         at: Operating points: knobs with their values, such as ``{"eta": 0.6}``, or a plan. A value
-            may be a function of the step, such as `LinearSchedule`, and so may the whole.
+            may be a function of the step, such as `LinearSchedule`, and so may ``at`` itself.
         seed: Seed of the chips, 0 or more. Chips depend on it and the step, are the same on any
             machine, and differ from those that `simulate` counts up from its own seed.
         chip: One chip for all blocks, to fit a network to it; instead of ``seed``. Only read noise
@@ -260,7 +260,7 @@ class TrainingMemory(AbstractContextManager[Chip | None]):
 
     @contextmanager
     def same_chip(self) -> Iterator[None]:
-        """Make all blocks within one step, on the same chip and at the same operating points.
+        """Count all blocks inside as one step, on the same chip and at the same operating points.
 
         Yields:
             Nothing.
