@@ -13,6 +13,7 @@ from torch import Tensor
 
 from joulewise.devices import Chip, Device, Knob, MatrixInputs, Point, Traffic
 from joulewise.errors import InputError, OperatingPointError, WeightsError
+from joulewise.placement import place, private_memory
 
 CHIPS = 300
 SHAPE = (48, 16)
@@ -88,8 +89,13 @@ def check_description(device: Device[Any]) -> None:
 
 def check_refusals(device: Device[Any]) -> None:
     """NaN is refused by the name of the tensor, a value out of range by the name of the knob."""
-    with pytest.raises(WeightsError, match=r"fc\.weight"):
-        device.store(torch.tensor([1.0, math.nan]), name="fc.weight")
+    layer = torch.nn.Linear(4, 3)
+    layer.weight.data[0, 0] = math.nan
+    with (
+        pytest.raises(WeightsError, match="weight is NaN or infinite in 1 of"),
+        private_memory(place(layer, weights=device)),
+    ):
+        pass
     for bad in (math.nan, math.inf, -1.0):
         with pytest.raises(OperatingPointError, match=device.knob.name):
             device.point(**{device.knob.name: bad})

@@ -60,7 +60,9 @@ def test_reram_runs(capsys):
     example("reram").main()
     lines = capsys.readouterr().out.splitlines()
     assert "states no moments to compare, they are estimated from 64 chips" in lines[0]
-    assert [line.split(":")[0] for line in lines[1:]] == ["1 pulses", "4 pulses", "16 pulses"]
+    titles = [line for line in lines if line.endswith("pulses:")]
+    assert titles == ["1 pulses:", "4 pulses:", "16 pulses:"]
+    assert sum(line.startswith("  accuracy") for line in lines) == 6
 
 
 def test_robust_training_runs(capsys):

@@ -21,6 +21,7 @@ from joulewise.placement.plan import At
 from joulewise.placement.private_copy import PrivateModel
 from joulewise.placement.process_state import Exact
 from joulewise.placement.straight_through import RangeSlope, clipped
+from joulewise.words import check_storable
 
 __all__ = ["Memory", "loaded", "private_memory"]
 
@@ -63,6 +64,8 @@ class Memory:
         self._clipped = self._originals | {
             name: clipped(self._originals[name], alpha) for name, alpha in self._ranges.items()
         }
+        for name, tensor in self._clipped.items():
+            check_storable(tensor, name)
         # Clones: a device may write to what it is given, or keep it.
         self.stored = {
             p.name: p.device.store(self._clipped[p.name].clone(), name=p.name)
