@@ -213,3 +213,12 @@ def test_a_packed_sequence_is_refused():
     placed = place(Sequences().eval(), weights=SRAM(bits=4))
     with pytest.raises(InputError, match="a packed sequence; allowed: a padded one"):
         predict(placed, [(packed, None)], at={"eta": 0.5})
+
+
+def test_an_exception_of_progress_is_the_callers_own():
+    def stop(step, done, expected):
+        raise RuntimeError("cancelled")
+
+    placement = place(nn.Linear(4, 3), weights=SRAM())
+    with pytest.raises(RuntimeError, match="^cancelled$"):
+        predict(placement, [torch.ones(2, 4)], at={"eta": 0.5}, progress=stop)

@@ -139,8 +139,7 @@ class AllocationProblem:
 
     def plan(self, levels: Tensor) -> Plan:
         """Plan of levels ``[variables]``."""
-        points = self.variables.exact_points(levels)
-        return Plan({p.name: {p.device.knob.name: points[p.name]} for p in self.placement.placed})
+        return Plan.of_points(self.placement, self.variables.exact_points(levels))
 
     def outputs(self) -> tuple[list[Batch], list[Tensor]]:
         """Samples for predictions in batches, and the outputs of the model as given for them."""

@@ -226,9 +226,7 @@ class Placement(Result):
 
     def most_reliable(self) -> Plan:
         """The plan that gives every placed tensor its device's most reliable point."""
-        return Plan(
-            {p.name: {p.device.knob.name: p.device.knob.most_reliable} for p in self.placed}
-        )
+        return Plan.of_points(self, {p.name: p.device.knob.most_reliable for p in self.placed})
 
 
 def _check_channels(placed: Placed, point: Point) -> None:

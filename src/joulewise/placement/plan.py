@@ -156,6 +156,11 @@ class Plan(Mapping[str, Mapping[str, Point]]):
         }
 
     @classmethod
+    def of_points(cls, placement: Placement, points: Mapping[str, Point]) -> Plan:
+        """A plan of operating points on the knob of each device, by name of the placed tensor."""
+        return cls({p.name: {p.device.knob.name: points[p.name]} for p in placement.placed})
+
+    @classmethod
     def chosen_for(
         cls,
         placement: Placement,
@@ -170,7 +175,7 @@ class Plan(Mapping[str, Mapping[str, Point]]):
             note: See `Plan`.
         """
         return cls(
-            {p.name: {p.device.knob.name: points[p.name]} for p in placement.placed},
+            cls.of_points(placement, points),
             fits=Fit.of(placement),
             weights=_digest(placement),
             note=dict(note or {}),

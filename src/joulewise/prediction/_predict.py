@@ -7,7 +7,6 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any
 
-import torch
 from torch.nn.utils.rnn import PackedSequence
 from torch.utils.checkpoint import CheckpointError
 
@@ -19,7 +18,6 @@ from joulewise.prediction.first_order import FirstOrder
 from joulewise.prediction.forecast import Forecast
 from joulewise.prediction.problem import Method, Problem, loaded_problem
 from joulewise.progress import Progress, reporting
-from joulewise.user_code import cause_of
 
 __all__ = ["METHODS", "predict", "register_method"]
 
@@ -118,14 +116,6 @@ def predict(
                 "the model computes parts of a forward pass twice (torch.utils.checkpoint), whose "
                 "gradients cannot be intercepted; allowed: checkpoints off in evaluation mode, or "
                 "simulate"
-            ) from error
-        except torch.OutOfMemoryError:
-            raise
-        except RuntimeError as error:  # the backward passes of the user's code
-            cause = cause_of(error)
-            raise ModelError(
-                f"the model cannot be differentiated: {cause}; allowed: differentiable operations "
-                "that do not write to tensors that gradients need; or simulate"
             ) from error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
@@ -111,17 +112,8 @@ class AllocationEvidence(BaseModel):
             simulation=None if simulation is None else SimulationRecord.of(placement, simulation),
             attempts=tuple(
                 AttemptRecord(
-                    energy=attempt.energy,
-                    predicted_mse=attempt.predicted_mse,
-                    seed=attempt.seed,
-                    chips=attempt.chips,
-                    confidence=attempt.confidence,
-                    bound=attempt.bound,
-                    holds=attempt.holds,
-                    margin=attempt.margin,
-                    half_width=attempt.half_width,
-                    mean_accuracy=attempt.mean,
-                    mean_mse=attempt.mean_mse or 0.0,
+                    **asdict(attempt)
+                    | {"mean_accuracy": attempt.mean, "mean_mse": attempt.mean_mse or 0.0}
                 )
                 for attempt in found.attempts
             ),

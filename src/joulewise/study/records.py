@@ -30,9 +30,7 @@ def plain_points(placement: Placement, plan: Plan) -> dict[str, PlainPoint]:
 
 def plan_of(placement: Placement, points: dict[str, PlainPoint]) -> Plan:
     """The plan of a record."""
-    return Plan(
-        {p.name: {p.device.knob.name: from_plain(points[p.name])} for p in placement.placed}
-    )
+    return Plan.of_points(placement, {name: from_plain(one) for name, one in points.items()})
 
 
 class EnergyRecord(BaseModel):

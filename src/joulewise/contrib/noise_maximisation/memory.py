@@ -159,7 +159,7 @@ class NoiseMaximisation(TrainingMemory):
         return self._plan_of({n: self._knobs[n].point(level) for n, level in self._levels.items()})
 
     def _plan_of(self, points: Mapping[str, Point]) -> Plan:
-        return Plan({p.name: {p.device.knob.name: points[p.name]} for p in self.placement.placed})
+        return Plan.of_points(self.placement, points)
 
     @uninterrupted
     def __enter__(self) -> Chip | None:
