@@ -17,21 +17,18 @@ bracketing       the largest predicted error at which a goal holds, from few sim
 result           allocations and their evidence
 """
 
-from joulewise.allocation._allocate import allocate as allocate
-from joulewise.allocation.goals import EnergyBudget as EnergyBudget
-from joulewise.allocation.goals import Goal as Goal
-from joulewise.allocation.goals import MetricDrop as MetricDrop
-from joulewise.allocation.goals import MetricTarget as MetricTarget
-from joulewise.allocation.goals import OutputError as OutputError
-from joulewise.allocation.goals import Yield as Yield
-from joulewise.allocation.granularity import Granularity as Granularity
-from joulewise.allocation.pareto_front import FrontPoint as FrontPoint
-from joulewise.allocation.pareto_front import ParetoFront as ParetoFront
-from joulewise.allocation.pareto_front import pareto as pareto
-from joulewise.allocation.result import Allocation as Allocation
-from joulewise.allocation.result import Attempt as Attempt
-from joulewise.allocation.result import EnergyAtGoal as EnergyAtGoal
-from joulewise.allocation.result import TuningTrial as TuningTrial
+from joulewise.allocation._allocate import allocate
+from joulewise.allocation.goals import (
+    EnergyBudget,
+    Goal,
+    MetricDrop,
+    MetricTarget,
+    OutputError,
+    Yield,
+)
+from joulewise.allocation.granularity import Granularity
+from joulewise.allocation.pareto_front import FrontPoint, ParetoFront, pareto
+from joulewise.allocation.result import Allocation, Attempt, EnergyAtGoal, TuningTrial
 
 __all__ = [
     "Allocation",

@@ -7,14 +7,11 @@ chip_fitting        parameters of a deployed network fitted to one chip
 noise_maximisation  operating points learned during training, one for each tensor
 """
 
-from joulewise.contrib.chip_fitting import ChipFitting as ChipFitting
-from joulewise.contrib.chip_fitting import fit_to_chip as fit_to_chip
-from joulewise.contrib.co_design import CoDesign as CoDesign
-from joulewise.contrib.co_design import Round as Round
-from joulewise.contrib.co_design import co_design as co_design
-from joulewise.contrib.full_covariance import FullCovariance as FullCovariance
-from joulewise.contrib.learned_ranges import LearnedRanges as LearnedRanges
-from joulewise.contrib.noise_maximisation import NoiseMaximisation as NoiseMaximisation
+from joulewise.contrib.chip_fitting import ChipFitting, fit_to_chip
+from joulewise.contrib.co_design import CoDesign, Round, co_design
+from joulewise.contrib.full_covariance import FullCovariance
+from joulewise.contrib.learned_ranges import LearnedRanges
+from joulewise.contrib.noise_maximisation import NoiseMaximisation
 from joulewise.prediction import register_method
 
 __all__ = [

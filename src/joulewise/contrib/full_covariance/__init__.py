@@ -13,7 +13,7 @@ propagation        traversal of the graph, and contributions of the placed tenso
 budget             size of the covariances, before they are made
 """
 
-from joulewise.contrib.full_covariance.method import FullCovariance as FullCovariance
-from joulewise.contrib.full_covariance.rules import RULES as RULES
+from joulewise.contrib.full_covariance.method import FullCovariance
+from joulewise.contrib.full_covariance.rules import RULES
 
 __all__ = ["RULES", "FullCovariance"]

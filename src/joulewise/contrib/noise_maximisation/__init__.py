@@ -5,6 +5,6 @@ sensitivity  derivatives of the loss with respect to a point, and their average 
 balance      moves of the points, and the price of energy that leads to a budget
 """
 
-from joulewise.contrib.noise_maximisation.memory import NoiseMaximisation as NoiseMaximisation
+from joulewise.contrib.noise_maximisation.memory import NoiseMaximisation
 
 __all__ = ["NoiseMaximisation"]
