@@ -72,12 +72,6 @@ class OperatingPointError(InputError):
 def refuse(field: str, got: object, allowed: str, error: type[InputError] = InputError) -> Never:
     """Raise ``error`` with the message "<field> is <got>; allowed: <allowed>".
 
-    Args:
-        field: Name of the field, as the user wrote it.
-        got: Value received.
-        allowed: Values allowed, and the remedy.
-        error: Class of the exception.
-
     Raises:
         InputError: always, of the class ``error``.
 
@@ -91,19 +85,10 @@ def refuse(field: str, got: object, allowed: str, error: type[InputError] = Inpu
 
 
 def check_count(field: str, value: object, low: int, high: int = 2**62) -> int:
-    """Refuse anything but a whole number within a range.
-
-    Args:
-        field: Name of the field, as the user wrote it.
-        value: Value received; an integer of Python or NumPy.
-        low: Least number allowed.
-        high: Largest number allowed.
-
-    Returns:
-        The number.
+    """The value, an integer of Python or NumPy from ``low`` to ``high``.
 
     Raises:
-        InputError: if ``value`` is not a whole number, or lies outside the range.
+        InputError: if it is anything else.
 
     Example:
         >>> check_count("chips", "5", 1)
@@ -132,19 +117,12 @@ def check_in_range(
 ) -> None:
     """Refuse NaN, a number outside an interval, and a value that is not a number.
 
-    Args:
-        field: Name of the field, as the user wrote it.
-        value: Number received.
-        low: Lower end of the interval.
-        high: Upper end of the interval, included.
-        open_low: True if the lower end is excluded.
-        error: Class of the exception.
+    Both ends are included, the lower one unless ``open_low``.
 
     Raises:
-        InputError: if ``value`` lies outside, or is not a number; a bool is not.
+        InputError: of the class ``error``; also for a bool.
 
     Example:
-        >>> check_in_range("eta", 0.5, 0.0, 1.0)
         >>> check_in_range("eta", 1.5, 0.0, 1.0)
         Traceback (most recent call last):
             ...
@@ -167,19 +145,12 @@ def check_kind(
 ) -> None:
     """Refuse an argument of the wrong type.
 
-    Args:
-        field: Name of the argument, as the user wrote it.
-        value: Argument received.
-        kinds: Type, protocol or union allowed, or several. A bool does not count as a number,
-            unless ``bool`` is one of them.
-        allowed: Values allowed, and the remedy.
-        error: Class of the exception.
+    A bool does not count as a number, unless ``bool`` is one of the ``kinds``.
 
     Raises:
-        InputError: if ``value`` is an instance of none of ``kinds``.
+        InputError: of the class ``error``.
 
     Example:
-        >>> check_kind("include", ["conv1.*"], list, "a list of patterns")
         >>> check_kind("include", 3, list, "a list of patterns")
         Traceback (most recent call last):
             ...

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from joulewise.allocation.bracketing import Candidate, largest_feasible
+from joulewise.allocation.bracketing import largest_feasible
 from joulewise.allocation.energy_model import common_levels
 from joulewise.allocation.goals import (
     Condition,
@@ -31,7 +31,6 @@ from joulewise.data import Split
 from joulewise.errors import check_count, check_in_range, refuse
 from joulewise.placement import Placement, Plan, energy, guarded
 from joulewise.progress import Progress, reporting
-from joulewise.simulation import Simulation
 
 __all__ = ["allocate"]
 
@@ -162,9 +161,9 @@ class _Run:
         if required > budget:  # by interpolation error of the energy model
             levels = optimiser.minimise_mse(budget * 0.999 * budget / required, levels)
             required = problem.energy(levels)
-        simulation: Simulation | None = None
-        if self.chips:
-            simulation = problem.simulate(levels, self.chips, problem.seed, "verifying")
+        simulation = (
+            problem.simulate(levels, self.chips, problem.seed, "verifying") if self.chips else None
+        )
         holds = required <= budget * (1 + 1e-9)
         return self._allocation(optimiser, levels, simulation=simulation, holds=holds)
 
@@ -215,7 +214,13 @@ class _Run:
         )
         first = first_error(problem, condition, ideal)
         optimiser = problem.linearised_near(first)
-        found = self._largest_feasible(optimiser, condition, first)
+        found = largest_feasible(
+            first,
+            lowest=optimiser.mse(optimiser.variables.most_reliable),
+            highest=optimiser.mse(optimiser.variables.least_reliable),
+            optimise=optimiser.minimise_energy,
+            slack=partial(self._slack, optimiser, condition),
+        )
         max_mse, start = optimiser.mse(optimiser.variables.most_reliable), None
         if found is not None:
             max_mse, start = found.max_mse, found.levels
@@ -267,17 +272,6 @@ class _Run:
             other, common=True, granularity=self.problem.granularity, confidence=self.confidence
         )
 
-    def _largest_feasible(
-        self, optimiser: PlanOptimiser, condition: Condition, first: float
-    ) -> Candidate | None:
-        return largest_feasible(
-            first,
-            lowest=optimiser.mse(optimiser.variables.most_reliable),
-            highest=optimiser.mse(optimiser.variables.least_reliable),
-            optimise=optimiser.minimise_energy,
-            slack=partial(self._slack, optimiser, condition),
-        )
-
     def _slack(self, optimiser: PlanOptimiser, condition: Condition, levels: Tensor) -> float:
         """Slack of levels on the tuning chips; also records a trial."""
         chips = self._tuning_chips
@@ -297,13 +291,7 @@ class _Run:
         return max(_FEWEST_TUNING, self.chips // _TUNING_FRACTION)
 
     def _allocation(self, optimiser: PlanOptimiser, levels: Tensor, **evidence: Any) -> Allocation:
-        """Assemble the result.
-
-        Args:
-            optimiser: The optimiser whose predictions are reported.
-            levels: The levels that are chosen.
-            **evidence: Other fields of `Allocation`.
-        """
+        """The result; predictions are those of the optimiser, ``evidence`` gives other fields."""
         problem = self.problem
         plan = Plan.chosen_for(problem.placement, problem.variables.exact_points(levels))
         with torch.no_grad():

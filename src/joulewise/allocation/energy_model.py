@@ -51,8 +51,11 @@ class EnergyModel:
                     f"{placed.device.knob.name}, which cannot be chosen",
                     "a memory whose operating point trades energy for reliability",
                 )
-        self._groups = [_group(same) for same in _by_device(placement.placed)]
-        self._group_of = {name: group for group in self._groups for name in group.names}
+        groups: list[_Group] = [
+            _Tabulated(same) if same[0].device.array else _Accessed(same)
+            for same in _by_device(placement.placed)
+        ]
+        self._group_of = {name: group for group in groups for name in group.names}
         self.reliable_j = float(self._joules(placement.points(placement.most_reliable())))
 
     def normalised(self, plan: Mapping[str, Point]) -> Tensor:
@@ -193,10 +196,6 @@ class _Tabulated:
 
 
 _Group = _Accessed | _Tabulated
-
-
-def _group(placed: Sequence[Placed]) -> _Group:
-    return _Tabulated(placed) if placed[0].device.array else _Accessed(placed)
 
 
 def _traffic(placed: Placed) -> Traffic:

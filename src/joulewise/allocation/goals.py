@@ -281,7 +281,7 @@ class MeanCondition(Condition):
         """See `Condition`."""
         values = self._all_known(simulation)
         if values is None:
-            return self._worst, False
+            return (-math.inf if self.metric.higher_is_better else math.inf), False
         # The ends of a two-sided interval of 2 c - 1 have one-sided confidence c.
         interval = mean_interval(values, 2 * confidence - 1)
         bound = interval.low if self.metric.higher_is_better else interval.high
@@ -311,10 +311,6 @@ class MeanCondition(Condition):
         known = [value for value in values if value is not None and math.isfinite(value)]
         return known if len(known) == len(values) else None
 
-    @property
-    def _worst(self) -> float:
-        return -math.inf if self.metric.higher_is_better else math.inf
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class YieldCondition(Condition):
@@ -338,7 +334,9 @@ class YieldCondition(Condition):
         margins = self._margins(simulation)
         if np.isneginf(margins).any():
             return -math.inf
-        needed = self._needed(chips, confidence) / chips
+        # Fewest good chips that verify the yield, ``chips + 1`` if none do.
+        lows = [proportion_interval(g, chips, 2 * confidence - 1).low for g in range(chips + 1)]
+        needed = sum(low < self.fraction for low in lows) / chips
         # The fraction ``needed`` passes if the mean is this many standard deviations above 0.
         reach = float(stats.norm.ppf(min(needed, 1 - 0.5 / chips)))
         return float(margins.mean() - reach * margins.std(ddof=1))
@@ -361,9 +359,3 @@ class YieldCondition(Condition):
         """Margin of each chip, ``[chips]``, at most ``_FARTHEST``."""
         margins = [self._margin(value) for value in self.figures(simulation)]
         return np.minimum(np.array(margins), _FARTHEST)
-
-    def _needed(self, chips: int, confidence: float) -> int:
-        """Fewest good chips that verify the yield; ``chips + 1`` if none do."""
-        lows = [proportion_interval(g, chips, 2 * confidence - 1).low for g in range(chips + 1)]
-        enough = np.flatnonzero(np.array(lows) >= self.fraction)
-        return int(enough[0]) if len(enough) else chips + 1

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from joulewise.devices import Knob, Point
-from joulewise.errors import InputError, check_in_range, check_whole, refuse
+from joulewise.errors import InputError, check_count, refuse
 from joulewise.placement import Placed, Placement
 
 __all__ = ["DecisionVariables", "Granularity", "Per"]
@@ -53,8 +53,7 @@ class Granularity:
         if self.per == "channel" and self.bit_planes:
             refuse("bit_planes", "True, beside per='channel'", "one of the two")
         if self.rails is not None:
-            check_in_range("rails", self.rails, 1, 10**6)
-            check_whole("rails", self.rails)
+            check_count("rails", self.rails, 1, 10**6)
             if self.levels:
                 refuse("rails", f"{self.rails}, beside levels", "one of the two")
 
@@ -127,7 +126,8 @@ class DecisionVariables:
             elif granularity.per == "channel" and placed.channels is not None:
                 own = torch.arange(_channels(placed))[:, None]
             # Only tensors of equal word length can share the variables of bit planes.
-            key = (_shared_by(placed, granularity.per), own.shape)
+            shared = {"network": "", "role": placed.role}.get(granularity.per, placed.name)
+            key = (shared, own.shape)
             if key not in first:
                 first[key], count = count, count + own.numel()
             index[placed.name] = first[key] + own
@@ -173,13 +173,6 @@ class DecisionVariables:
             several = torch.tensor(points, dtype=torch.float64).reshape(index.shape)
             found[name] = several if index.ndim else points[0]
         return found
-
-
-def _shared_by(placed: Placed, per: Per) -> str:
-    """A key that tensors which share an operating point have in common."""
-    if per == "network":
-        return ""
-    return placed.role if per == "role" else placed.name
 
 
 def _channels(placed: Placed) -> int:

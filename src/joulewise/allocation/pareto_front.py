@@ -124,40 +124,18 @@ def pareto(
 ) -> ParetoFront:
     """Plans of least energy over the whole range of errors, simulated on the same chips.
 
+        front = joulewise.pareto(placement, data, plans=10, chips=50)
+        front.points[3].energy, front.points[3].simulation.mean
+
     Predicted errors are spaced geometrically, from a thousandth to half of the variance of the
     outputs over samples. Each optimisation starts from the plan before, where the error
     model is linearised anew.
 
-    Args:
-        placement: See `allocate`.
-        data: See `allocate`.
-        granularity: The granularity of operating points, and restrictions on their values.
-        plans: Number of plans, 2 or more.
-        chips: Number of chips that each is simulated on, 1 or more.
-        samples: See `allocate`.
-        seed: See `allocate`.
-        metric: See `allocate`.
-        batch_size: See `allocate`.
-        progress: See `allocate`.
-
-    Returns:
-        The front.
+    The front has ``plans``, 2 or more, each simulated on ``chips``, 1 or more. All other arguments
+    are those of `allocate`.
 
     Raises:
         InputError: if a field is outside its range.
-
-    Example:
-        >>> from joulewise.data import load_digits
-        >>> from joulewise.devices import SRAM
-        >>> from joulewise.models import build
-        >>> from joulewise.placement import place
-        >>> digits = load_digits()
-        >>> model = build("mlp", digits.input_shape, digits.classes, seed=0)
-        >>> placement = place(model, weights=SRAM(bits=8), example_inputs=digits.train.inputs[:1])
-        >>> front = pareto(placement, digits.test, plans=4, chips=2, samples=64)
-        >>> energies = [point.energy for point in front.points]
-        >>> energies == sorted(energies, reverse=True)
-        True
     """
     check_count("plans", plans, 2, 10**6)
     check_count("chips", chips, 1, 10**7)
