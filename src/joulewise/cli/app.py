@@ -19,6 +19,7 @@ from joulewise.cli.demo import demo
 from joulewise.cli.pareto import pareto
 from joulewise.cli.predict import predict
 from joulewise.cli.simulate import simulate
+from joulewise.cli.studies import init, results, run
 from joulewise.cli.train import train
 from joulewise.errors import JoulewiseError
 
@@ -49,7 +50,8 @@ def _interruptible(command: Callable[..., None]) -> Callable[..., None]:
 
 
 for command in (
-    demo, train, simulate, predict, allocate, co_design, pareto, compare, compare_training,
+    demo, init, run, results, train, simulate, predict, allocate, co_design, pareto, compare,
+    compare_training,
 ):  # fmt: skip
     app.command()(_interruptible(command))
 

@@ -5,34 +5,12 @@ in_place_read    one block in which the model's parameters are what a chip reads
 weight_ranges    protocol of trainable ranges that weights are clipped to
 batchnorm        BatchNorm statistics re-estimated under the noise of a memory
 weight_clipping  weights clipped after each step
-recipe           training options, optimizer and learning-rate schedule of a run
+recipe           optimizer and learning-rate schedule of a run
+spec             training options as plain data
 _train           the training loop and data augmentation
 """
 
-from joulewise.training._train import EpochRecord as EpochRecord
-from joulewise.training._train import TrainingRecord as TrainingRecord
-from joulewise.training._train import accuracy as accuracy
-from joulewise.training._train import augment as augment
-from joulewise.training._train import train as train
-from joulewise.training.batchnorm import reestimate_batchnorm as reestimate_batchnorm
-from joulewise.training.recipe import Method as Method
-from joulewise.training.recipe import TrainingSpec as TrainingSpec
-from joulewise.training.training_memory import LinearSchedule as LinearSchedule
-from joulewise.training.training_memory import TrainingMemory as TrainingMemory
-from joulewise.training.weight_clipping import clip_weights as clip_weights
-from joulewise.training.weight_ranges import WeightRanges as WeightRanges
+import lazy_loader
 
-__all__ = [
-    "EpochRecord",
-    "LinearSchedule",
-    "Method",
-    "TrainingMemory",
-    "TrainingRecord",
-    "TrainingSpec",
-    "WeightRanges",
-    "accuracy",
-    "augment",
-    "clip_weights",
-    "reestimate_batchnorm",
-    "train",
-]
+# Imported when first used: study files are checked without torch.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -20,7 +20,8 @@ from joulewise.metrics import Accuracy
 from joulewise.models import seeded
 from joulewise.optim import SharpnessAware
 from joulewise.placement import differentiating, restored_modes, running
-from joulewise.training.recipe import TrainingSpec, optimizer_for, schedule_of
+from joulewise.training.recipe import optimizer_for, schedule_of
+from joulewise.training.spec import TrainingSpec
 from joulewise.training.training_memory import TrainingMemory
 from joulewise.training.weight_clipping import clip_weights
 

@@ -1,4 +1,4 @@
-"""Training options, optimizer and learning-rate schedule: Nesterov SGD, warm-up, cosine decay.
+"""Optimizer and learning-rate schedule of training: Nesterov SGD, warm-up, cosine decay.
 
 All training methods share this recipe, so that they are compared on equal terms.
 """
@@ -8,19 +8,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, Literal, Self
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import nn
 from torch.optim import SGD, Optimizer
 
 from joulewise.optim import ASAM, SAM, SAMSON
+from joulewise.training.spec import Method, TrainingSpec
 from joulewise.training.weight_ranges import WeightRanges
 
-__all__ = ["Method", "TrainingSpec", "optimizer_for", "schedule_of"]
-
-Method = Literal["sgd", "sam", "asam", "samson2", "samsoninf"]
-"""SGD, or SAM, ASAM, or SAMSON with p = 2 or infinity, around SGD."""
+__all__ = ["optimizer_for", "schedule_of"]
 
 _OPTIMIZERS: Mapping[Method, Callable[..., Optimizer]] = {
     "sgd": SGD,
@@ -29,47 +26,6 @@ _OPTIMIZERS: Mapping[Method, Callable[..., Optimizer]] = {
     "samson2": partial(SAMSON, base=SGD, p=2),
     "samsoninf": partial(SAMSON, base=SGD, p=math.inf),
 }
-
-
-class TrainingSpec(BaseModel):
-    """Options of a training run. The defaults are for networks on CIFAR; figures in the README."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    epochs: int = Field(default=30, ge=1, le=10_000)
-    batch_size: int = Field(default=128, ge=1, le=65_536)
-    lr: float = Field(default=0.2, gt=0, le=100, description="highest learning rate")
-    momentum: float = Field(default=0.9, ge=0, lt=1)
-    weight_decay: float = Field(default=5e-4, ge=0, le=1, description="on weights, not on biases")
-    warmup: float = Field(default=0.1, ge=0, lt=1, description="fraction of the steps")
-    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
-    augment: bool = True
-    precision: Literal["float32", "bfloat16"] = "float32"
-    seed: int = Field(default=0, ge=0, le=2**63 - 1)
-    method: Method = "sgd"
-    rho: float | None = Field(
-        default=None,
-        ge=0,
-        le=1e6,
-        description="radius of the ascent; None: the method's default",
-    )
-    range_decay: float = Field(
-        default=0.01, ge=0, le=1, description="weight decay of trainable weight ranges"
-    )
-    clip: float | None = Field(
-        default=None, gt=0, le=1e6, description="weight limit, in standard deviations of a tensor"
-    )
-
-    @model_validator(mode="after")
-    def _check_rho(self) -> Self:
-        """Refuse a rho that would have no effect.
-
-        Raises:
-            ValueError: if rho is given with ``sgd``.
-        """
-        if self.rho is not None and self.method == "sgd":
-            raise ValueError(f"rho is {self.rho:g}; allowed: None with the method sgd")
-        return self
 
 
 def optimizer_for(

@@ -1,0 +1,329 @@
+"""The engine: trials on any ``concurrent.futures`` executor, each kept as soon as it is done.
+
+The process that runs a study is the only one that writes to its folder. Workers get a trial and the
+weights that it needs, and give back an outcome.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import tempfile
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    BrokenExecutor,
+    CancelledError,
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+    wait,
+)
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import BaseFileLock
+
+from joulewise.errors import InputError, JoulewiseError
+from joulewise.files import write_atomically
+from joulewise.study.store import Store, content_digest
+from joulewise.study.trials import Cell, Evaluate
+from joulewise.user_code import cause_of
+
+if TYPE_CHECKING:
+    from joulewise.study.compute import Outcome
+
+__all__ = ["Engine", "LocalProcesses", "Progress", "Run", "ThisProcess"]
+
+# Attempts at a trial whose worker was lost; seconds between looks at the trials of other runs.
+_ATTEMPTS, _POLL = 3, 0.5
+
+
+class Engine(ABC):
+    """A source of executors."""
+
+    @abstractmethod
+    def executor(self) -> Executor:
+        """An executor that works: the same as before, or a new one if that is broken."""
+
+    @abstractmethod
+    def width(self) -> int:
+        """Number of trials to submit at a time."""
+
+    def close(self) -> None:  # noqa: B027
+        """End the workers."""
+
+
+class _Immediate(Executor):
+    """Computes what is submitted at once, in the calling thread."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """A finished future."""
+        future: Future[Any] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+
+class ThisProcess(Engine):
+    """The calling process: no workers to start, for studies of a few short trials."""
+
+    def executor(self) -> Executor:
+        """See `Engine`."""
+        return _Immediate()
+
+    def width(self) -> int:
+        """See `Engine`."""
+        return 1
+
+
+class LocalProcesses(Engine):
+    """Processes of this machine.
+
+    Args:
+        workers: Their number.
+    """
+
+    def __init__(self, workers: int) -> None:
+        self._workers = workers
+        self._pool: ProcessPoolExecutor | None = None
+
+    def executor(self) -> Executor:
+        """See `Engine`."""
+        self.close()
+        # Not forked: a child of a process with threads of torch can hang.
+        spawn = multiprocessing.get_context("spawn")
+        self._pool = ProcessPoolExecutor(self._workers, mp_context=spawn)
+        return self._pool
+
+    def width(self) -> int:
+        """See `Engine`."""
+        return self._workers
+
+    def close(self) -> None:
+        """See `Engine`."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """State of a run.
+
+    Args:
+        done: Trials that are there, those of earlier runs included.
+        failed: Trials that failed.
+        total: All trials.
+        left_s: Estimated seconds to the end; None before a trial was computed.
+    """
+
+    done: int
+    failed: int
+    total: int
+    left_s: float | None
+
+
+def _work(trial: Any, weights: str, folder: Path, content: bytes | None) -> Outcome | None:
+    """Compute a trial in a worker.
+
+    Args:
+        trial: The trial.
+        weights: Digest of the weights of its network; empty for none.
+        folder: Folder with the weights, where the worker can read it.
+        content: The weights, where the worker has asked for them.
+
+    Returns:
+        None to ask for the weights.
+    """
+    from joulewise.study.compute import compute
+
+    path = None
+    if weights:
+        path = folder / f"{weights}.safetensors"
+        if not path.is_file():  # another machine; weights are kept there for the next trial
+            path = Path(tempfile.gettempdir()) / f"joulewise-{weights}.safetensors"
+            if content is not None:
+                write_atomically(path, content)
+            if not path.is_file() or content_digest(path.read_bytes()) != weights:
+                return None
+    return compute(trial, path)
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Run:
+    """One run of a study, which computes the trials that its folder lacks.
+
+    Args:
+        store: The folder.
+        cells: The trials, trainings before what needs them.
+        engine: The engine.
+        report: Called with the progress after each change.
+        deadline: No trial begins after this ``time.monotonic()``; None for no limit.
+
+    Attributes:
+        failed: The error of each trial that failed, by digest.
+    """
+
+    store: Store
+    cells: Sequence[Cell]
+    engine: Engine
+    report: Callable[[Progress], None]
+    deadline: float | None = None
+    failed: dict[str, str] = field(init=False, default_factory=dict)
+    _pending: dict[str, Cell] = field(init=False, default_factory=dict)
+    _running: dict[Future[Outcome | None], tuple[Cell, BaseFileLock]] = field(
+        init=False, default_factory=dict
+    )
+    _executor: Executor | None = field(init=False, default=None)
+    _weights: dict[str, str] = field(init=False, default_factory=dict)
+    _lost: dict[str, int] = field(init=False, default_factory=dict)
+    _seconds: list[float] = field(init=False, default_factory=list)
+
+    def run(self) -> None:
+        """Compute until every trial is there or has failed, or the time is over.
+
+        Raises:
+            InputError: if a result cannot be written.
+        """
+        cells = {cell.trial.digest: cell for cell in self.cells}
+        self._pending = {d: cell for d, cell in cells.items() if not self._is_there(d)}
+        try:
+            while self._pending or self._running:
+                self._tell(len(cells))
+                others = self._submit()
+                if not self._running and not others:
+                    break
+                if self._running:
+                    done, _ = wait(self._running, timeout=_POLL, return_when=FIRST_COMPLETED)
+                    for future in done:
+                        self._collect(future)
+                else:  # all that is left is being computed by other runs
+                    time.sleep(_POLL)
+            self._tell(len(cells))
+        finally:
+            for _, lock in self._running.values():
+                lock.release()
+
+    def _tell(self, total: int) -> None:
+        left = None
+        missing = len(self._pending) + len(self._running)
+        if self._seconds:
+            each = sum(self._seconds) / len(self._seconds)
+            left = each * missing / min(self.engine.width(), max(missing, 1))
+        done = total - missing - len(self.failed)
+        self.report(Progress(done=done, failed=len(self.failed), total=total, left_s=left))
+
+    def _is_there(self, digest: str) -> bool:
+        """True if a trial has a record, and weights if it is a training."""
+        record = self.store.read(digest)
+        if record is None:
+            return False
+        if "weights" not in record:
+            return True
+        if not self.store.has_weights(record["weights"]):
+            return False
+        self._weights[digest] = record["weights"]
+        return True
+
+    def _submit(self) -> bool:
+        """Submit trials up to the width of the engine; True if other runs compute some of them."""
+        others = False
+        late = self.deadline is not None and time.monotonic() >= self.deadline
+        for digest, cell in list(self._pending.items()):
+            # A trial whose worker was lost may be the reason: it runs alone from then on.
+            alone = any(running.trial.digest in self._lost for running, _ in self._running.values())
+            if late or alone or len(self._running) >= self.engine.width():
+                break
+            if digest in self._lost and self._running:
+                continue
+            if cell.needs in self.failed:
+                self.failed[digest] = f"its training {cell.needs} failed"
+                del self._pending[digest]
+                continue
+            if cell.needs and cell.needs not in self._weights:  # its training is not done
+                continue
+            lock = self.store.claim(digest)
+            if lock is None:
+                others = True
+                continue
+            if self._is_there(digest):  # another run has just written it
+                lock.release()
+                del self._pending[digest]
+                continue
+            self._start(cell, lock)
+            del self._pending[digest]
+        return others
+
+    def _start(self, cell: Cell, lock: BaseFileLock, content: bytes | None = None) -> None:
+        """Submit one trial; ``content`` is that of its weights, if the worker asked for them."""
+        if self._executor is None:
+            self._executor = self.engine.executor()
+        folder = self.store.folder.resolve() / "weights"
+        try:
+            weights = self._weights_of(cell)
+            future = self._executor.submit(_work, cell.trial, weights, folder, content)
+        except BaseException:
+            lock.release()
+            raise
+        self._running[future] = cell, lock
+
+    def _weights_of(self, cell: Cell) -> str:
+        """Digest of the weights that a trial needs; empty for a training."""
+        if not isinstance(cell.trial, Evaluate):
+            return ""
+        return cell.trial.network.weights or self._weights[cell.needs]
+
+    def _collect(self, future: Future[Outcome | None]) -> None:
+        """Keep the outcome of a trial.
+
+        Raises:
+            InputError: if it cannot be written.
+        """
+        cell, lock = self._running.pop(future)
+        digest = cell.trial.digest
+        try:
+            outcome = future.result()
+            if outcome is None:
+                path = self.store.weights_path(self._weights_of(cell))
+                self._start(cell, lock, path.read_bytes())
+                return
+        except (BrokenExecutor, CancelledError) as error:
+            self._executor = None
+            self._lost[digest] = self._lost.get(digest, 0) + 1
+            if self._lost[digest] < _ATTEMPTS:
+                self._pending[digest] = cell
+            else:
+                self.failed[digest] = f"its worker was lost {_ATTEMPTS} times: {cause_of(error)}"
+        except JoulewiseError as error:
+            self.failed[digest] = str(error)
+        except Exception as error:  # users' code in a worker: anything may happen
+            self.failed[digest] = cause_of(error)
+        else:
+            self._keep(cell, outcome)
+        lock.release()
+
+    def _keep(self, cell: Cell, outcome: Outcome) -> None:
+        """Write a record, its weights first.
+
+        Raises:
+            InputError: if they cannot be written.
+        """
+        digest = cell.trial.digest
+        record: dict[str, Any] = {"trial": cell.trial.model_dump(mode="json")}
+        try:
+            if outcome.weights is not None:
+                self._weights[digest] = record["weights"] = self.store.write_weights(
+                    outcome.weights
+                )
+            figures = {"seconds": outcome.seconds, "environment": outcome.environment}
+            self.store.write(digest, {**record, **figures, "result": outcome.result})
+        except OSError as error:
+            raise InputError(
+                f"the trial {digest} is computed and cannot be written to {self.store.folder}: "
+                f"{error}; trials that were written are kept: run again to go on"
+            ) from error
+        self._seconds.append(outcome.seconds)

@@ -1,0 +1,117 @@
+"""Records: a finished trial as plain data, and the rows of a table that it gives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from joulewise.simulation import mean_interval
+from joulewise.study.trials import Evaluate, Train, Trial
+
+__all__ = ["Record"]
+
+_TRIAL: TypeAdapter[Train | Evaluate] = TypeAdapter(Trial)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """A finished trial.
+
+    Args:
+        trial: What was asked.
+        result: Plain data. Of a training: ``training``, a `TrainingRecord`. Of an evaluation: facts
+            of the placement (``knob``, ``parameters``, ``macs``, ``reliable``, ``tensors``), and
+            ``simulations``, ``forecasts`` and ``not_predicted`` of a curve, the ``allocation``, or
+            the ``front``, as the ``to_dict`` of these results gives them.
+        weights: Digest of the weights, of a training; empty for others.
+        seconds: Duration with one thread.
+        environment: Versions and machine; see `Environment`.
+    """
+
+    trial: Train | Evaluate
+    result: Mapping[str, Any]
+    weights: str
+    seconds: float
+    environment: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, plain: Mapping[str, Any]) -> Record:
+        """The record of what a store keeps."""
+        return cls(
+            trial=_TRIAL.validate_python(plain["trial"]),
+            result=plain["result"],
+            weights=plain.get("weights", ""),
+            seconds=plain["seconds"],
+            environment=plain["environment"],
+        )
+
+    @property
+    def kind(self) -> str:
+        """``train``, ``curve``, ``allocate`` or ``front``."""
+        return self.trial.kind if isinstance(self.trial, Train) else self.trial.ask.kind
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A row for each simulated plan, or one for a training; equal fields for equal kinds."""
+        result = self.result
+        if isinstance(self.trial, Train):
+            accuracy = result["training"]["test_accuracy"]
+            return [{"kind": self.kind, "mean": accuracy, "seconds": self.seconds}]
+        if self.kind == "curve":
+            pairs = zip(result["simulations"], result["forecasts"], strict=True)
+            return [self._row(simulation) | _predicted(forecast) for simulation, forecast in pairs]
+        if self.kind == "front":
+            return [self._row(point["simulation"]) for point in result["front"]["points"]]
+        found = result["allocation"]
+        assert isinstance(self.trial.ask.kind, str)
+        asked = {
+            "goal": self.trial.ask.goal.name,  # type: ignore[union-attr]
+            "granularity": self.trial.ask.granularity.name,  # type: ignore[union-attr]
+            "holds": found["holds"],
+        }
+        if found["simulation"] is not None:
+            return [asked | self._row(found["simulation"])]
+        return [asked | {"kind": self.kind} | _spent(found["energy"])]
+
+    def _row(self, simulation: Mapping[str, Any]) -> dict[str, Any]:
+        """A simulated plan; ``point`` where all tensors have one."""
+        points = [setting for setting in simulation["plan"].values()]
+        common = points[0] if all(point == points[0] for point in points) else {}
+        values = [value for value in simulation["values"] if value is not None]
+        several = len(values) > 1
+        low, high = mean_interval(values) if several else (None, None)
+        known = [mse for mse in simulation["mse"] if mse is not None]
+        return {
+            "kind": self.kind,
+            **{"knob": next(iter(common), None), "point": next(iter(common.values()), None)},
+            **_spent(simulation["energy"]),
+            "chips": simulation["chips"],
+            "failed": simulation["chips"] - len(values) if simulation["values"] else 0,
+            "metric": simulation["metric"],
+            "ideal": simulation["ideal"],
+            "mean": sum(values) / len(values) if values else None,
+            "low": low,
+            "high": high,
+            "output_error": sum(known) / len(known) if known else None,
+        }
+
+
+def _spent(energy: Mapping[str, Any]) -> dict[str, Any]:
+    memory = sum(energy["memory_j"].values())
+    return {
+        "energy": memory / energy["memory_reliable_j"],
+        "memory_j": memory,
+        "total_j": memory + energy["unplaced_j"] + energy["arithmetic_j"],
+    }
+
+
+def _predicted(forecast: Mapping[str, Any] | None) -> dict[str, Any]:
+    if forecast is None:
+        return {"predicted_error": None, "predicted_accuracy": None}
+    accuracy = forecast["accuracy"]
+    return {
+        "predicted_error": forecast["mse"],
+        "predicted_accuracy": None if accuracy is None else accuracy["mean"],
+    }

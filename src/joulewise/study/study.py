@@ -1,0 +1,261 @@
+"""Studies: a study file and the folder of its trials."""
+
+from __future__ import annotations
+
+import importlib
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from joulewise.errors import InputError, refuse
+from joulewise.study.engine import Engine, Progress, Run, ThisProcess
+from joulewise.study.store import Store
+from joulewise.study.study_file import StudyFile
+from joulewise.study.trials import Cell, Sources, Train, cells_of
+
+if TYPE_CHECKING:
+    from joulewise.study.record import Record
+
+__all__ = ["Outlook", "Position", "Study", "differences"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outlook:
+    """The work of a study before it is done.
+
+    Args:
+        trainings: Number of trainings.
+        evaluations: Number of curves, allocations and fronts.
+        shared: Trainings that serve several memories, which are done once.
+        done: Trials that are there already.
+        seconds: Estimate for one worker, from the trials that are there; None without any.
+    """
+
+    trainings: int
+    evaluations: int
+    shared: int
+    done: int
+    seconds: float | None
+
+
+class Position(NamedTuple):
+    """A trial's place in a study.
+
+    Args:
+        digest: Digest of the trial.
+        model: Index of its model in the study file.
+        training: Index of its training; None without training.
+        memory: Index of its memory.
+        seed: Seed of the training.
+    """
+
+    digest: str
+    model: int
+    training: int | None
+    memory: int
+    seed: int
+
+
+class Study:
+    """A study and its folder.
+
+        study = joulewise.Study.create("study.yaml", "results")
+        study.run()
+        study.to_frame()
+
+    Args:
+        file: The study file.
+        folder: Folder of the trials, made if it is missing.
+
+    Attributes:
+        file: As given.
+        store: The folder.
+        changes: Differences to the study file that the folder was made by, a line each. Trials of
+            the old one stay in the folder; those of the new one are other trials.
+
+    Raises:
+        InputError: if the folder holds anything but a study, or cannot be written to.
+    """
+
+    def __init__(self, file: StudyFile, folder: str | Path) -> None:
+        self.file = file
+        self.store = Store(folder)
+        before = self.store.read_study()
+        now = file.model_dump(mode="json")
+        self.changes = list(differences(before.get("study", now), now))
+
+    @classmethod
+    def create(cls, path: str | Path, folder: str | Path | None = None) -> Study:
+        """The study of a YAML file.
+
+        Args:
+            path: The file.
+            folder: The folder; None for one beside the file, of its name.
+        """
+        return cls(StudyFile.read(path), Path(path).with_suffix("") if folder is None else folder)
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Study:
+        """The study of a folder.
+
+        Raises:
+            InputError: if there is none.
+        """
+        if not (Path(folder) / "study.json").is_file():
+            refuse(f"the folder {folder}", "one without study.json", "one that joulewise run made")
+        stored = Store(folder).read_study()
+        if not stored:
+            refuse(f"the study in {folder}", "one that was never run", "joulewise run FILE first")
+        return cls(StudyFile.model_validate(stored["study"]), folder)
+
+    @cached_property
+    def sources(self) -> Sources:
+        """The content that the study names; weights files are copied into the folder."""
+        from joulewise.study.compute import sources_of
+
+        return sources_of(self.file, self.store.write_weights)
+
+    @cached_property
+    def cells(self) -> list[Cell]:
+        """All trials, each with its place in the study."""
+        return cells_of(self.file, self.sources)
+
+    def outlook(self) -> Outlook:
+        """Number of trials, work that is shared, and an estimate."""
+        trials = {cell.trial.digest: cell.trial for cell in self.cells}
+        known = {digest: self.store.read(digest) for digest in trials}
+        there = {digest: record for digest, record in known.items() if record is not None}
+        uses = Counter(cell.trial.digest for cell in self.cells if isinstance(cell.trial, Train))
+        # The mean over the trials of a kind that are there, or over all of them.
+        seconds: dict[str, list[float]] = {}
+        for digest, record in there.items():
+            seconds.setdefault(_kind(trials[digest]), []).append(record["seconds"])
+        every = [one for some in seconds.values() for one in some]
+        estimate = None
+        if every:
+            estimate = 0.0
+            for digest in trials.keys() - there.keys():
+                some = seconds.get(_kind(trials[digest]), every)
+                estimate += sum(some) / len(some)
+        trainings = sum(isinstance(trial, Train) for trial in trials.values())
+        return Outlook(
+            trainings=trainings,
+            evaluations=len(trials) - trainings,
+            shared=sum(count > 1 for count in uses.values()),
+            done=len(there),
+            seconds=estimate,
+        )
+
+    def run(
+        self,
+        engine: Engine | None = None,
+        report: Callable[[Progress], None] = lambda progress: None,
+    ) -> dict[str, str]:
+        """Compute the trials that are not in the folder.
+
+        Args:
+            engine: Where to compute; None for the calling process.
+            report: Called with the progress.
+
+        Returns:
+            The error of each trial that failed, by digest; they are tried again in the next run.
+
+        Raises:
+            InputError: if data, a model or weights cannot be loaded, or a result be written.
+        """
+        self._keep_index()
+        budget = self.file.budget
+        run = Run(
+            store=self.store,
+            cells=self.cells,
+            engine=engine or ThisProcess(),
+            report=report,
+            deadline=None if budget is None else time.monotonic() + 3600 * budget.hours,
+        )
+        run.run()
+        return run.failed
+
+    def _keep_index(self) -> None:
+        """Write the study file and its trials, so that the folder is whole without the data."""
+        cells = [
+            Position(cell.trial.digest, cell.model, cell.training, cell.memory, cell.seed)
+            for cell in self.cells
+        ]
+        study = self.file.model_dump(mode="json")
+        self.store.write_study({"study": study, "cells": [list(cell) for cell in cells]})
+
+    def records(self) -> list[tuple[Position, Record]]:
+        """The trials that are there, in the order of the study.
+
+        A training that serves several memories stands once for each.
+        """
+        from joulewise.study.record import Record
+
+        stored = self.store.read_study()
+        found = []
+        for entry in stored.get("cells", ()):
+            position = Position(*entry)
+            plain = self.store.read(position.digest)
+            if plain is not None:
+                found.append((position, Record.of(plain)))
+        return found
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A row for each simulated point, allocation and plan of a front, with plain values."""
+        found = []
+        for at, record in self.records():
+            training = "" if at.training is None else self.file.training[at.training].name
+            names = {
+                "model": self.file.models[at.model].name,
+                "training": training,
+                "memory": self.file.memories[at.memory].name,
+                "seed": at.seed,
+                "trial": at.digest,
+            }
+            found += [names | row for row in record.rows()]
+        return found
+
+    def to_frame(self) -> Any:
+        """The rows as a ``pandas.DataFrame``.
+
+        Raises:
+            InputError: if pandas is not installed.
+        """
+        try:
+            pandas = importlib.import_module("pandas")
+        except ImportError as error:
+            raise InputError(
+                "to_frame needs pandas, which is not installed; allowed: pip install pandas, or "
+                "rows()"
+            ) from error
+        return pandas.DataFrame(self.rows())
+
+
+def _kind(trial: Any) -> str:
+    return str(trial.kind if isinstance(trial, Train) else trial.ask.kind)
+
+
+def differences(old: Any, new: Any, path: str = "") -> Iterator[str]:
+    """Differences of plain data, a line each, by the path of the field.
+
+    Example:
+        >>> list(differences({"training": [{"epochs": 1}]}, {"training": [{"epochs": 2}]}))
+        ['training[0].epochs: 1 -> 2']
+    """
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        for key in [*old, *(key for key in new if key not in old)]:
+            where = f"{path}.{key}" if path else key
+            yield from differences(old.get(key), new.get(key), where)
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        for number, (before, after) in enumerate(zip(old, new, strict=True)):
+            yield from differences(before, after, f"{path}[{number}]")
+    elif old != new:
+        yield f"{path}: {_short(old)} -> {_short(new)}"
+
+
+def _short(value: Any) -> str:
+    return f"{value!r:.60}"

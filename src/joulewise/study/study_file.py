@@ -1,0 +1,399 @@
+"""Study files: the question of a study as YAML, validated before anything is computed.
+
+Nothing here imports torch, so that bad input is refused at once.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from joulewise.errors import InputError, refuse
+from joulewise.study.memories import Memory, read_yaml
+from joulewise.training.spec import TrainingOptions
+
+if TYPE_CHECKING:
+    from joulewise.allocation import Goal, Granularity
+
+__all__ = [
+    "Budget",
+    "Data",
+    "GoalEntry",
+    "GranularityEntry",
+    "ModelEntry",
+    "Place",
+    "StudyFile",
+    "TrainingEntry",
+    "parse_goal",
+    "parse_point",
+    "sentence",
+]
+
+
+class _Plain(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Data(_Plain):
+    """Data of a study; see `joulewise.load_data`."""
+
+    source: str = "digits"
+    images: int | None = Field(
+        default=None, ge=1, le=1 << 40, description="a random subset of the test split"
+    )
+
+
+class ModelEntry(_Plain):
+    """A model; see `joulewise.load_model`."""
+
+    source: str = Field(
+        description="mlp, cnn, vgg, resnet8, resnet20, mobilenetv2, transformer, "
+        "package.module:function, or file.py:function"
+    )
+    weights: Path | None = Field(default=None, description="a .safetensors file, or a state dict")
+    label: str = ""
+
+    @property
+    def name(self) -> str:
+        """The label, or the name of the weights file or of the source."""
+        if self.label:
+            return self.label
+        return self.source if self.weights is None else self.weights.stem
+
+
+class Place(_Plain):
+    """Tensors that go to the memory, and the rest that stays in reliable memory."""
+
+    store: Literal["weights", "activations", "both"] = "weights"
+    include: tuple[str, ...] = Field(default=(), description="patterns such as conv*.weight")
+    exclude: tuple[str, ...] = ()
+    fold_batchnorm: bool = False
+    common_range: bool = Field(default=False, description="weights: one range for the network")
+    accesses: Path | None = Field(
+        default=None, description="CSV name,reads,writes per inference, as a mapper counts them"
+    )
+
+
+def parse_point(text: Any) -> Any:
+    """An operating point's short form as a mapping; anything but text passes through.
+
+    Raises:
+        InputError: if it is no ``knob=value``.
+
+    Example:
+        >>> parse_point("eta=0.5")
+        {'eta': 0.5}
+    """
+    if not isinstance(text, str):
+        return text
+    knob, equals, value = (part.strip() for part in text.partition("="))
+    try:
+        number = float(value)
+    except ValueError:
+        number = float("nan")
+    if not equals or not knob or number != number:
+        refuse("the point", repr(text), "knob=value, such as eta=0.5")
+    return {knob: number}
+
+
+Point = Annotated[dict[str, float], BeforeValidator(parse_point), Field(min_length=1)]
+
+
+class GoalEntry(_Plain):
+    """A goal of an allocation, one of the four; see `joulewise.MetricDrop` and its siblings."""
+
+    drop: float | None = Field(
+        default=None, gt=0, description="of the metric, in its unit: 0.005 or 0.5pp of accuracy"
+    )
+    relative: bool = Field(default=False, description="drop as a fraction of the metric")
+    target: float | None = Field(default=None, description="of the metric, in its unit")
+    error: float | None = Field(default=None, gt=0, description="mean squared output error")
+    energy: float | None = Field(
+        default=None, gt=0, le=1, description="budget, over the most reliable plan's energy"
+    )
+    chips: float | None = Field(
+        default=None, gt=0, lt=1, description="fraction of the chips that must reach the goal"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _numbers(cls, given: Any) -> Any:
+        """Read numbers with a unit."""
+        given = parse_goal(given)
+        if not isinstance(given, dict):
+            return given
+        read = {key: _number(value) for key, value in given.items()}
+        if str(given.get("drop", "")).endswith("%"):
+            read.setdefault("relative", True)
+        return read
+
+    @model_validator(mode="after")
+    def _check_one(self) -> Self:
+        """Refuse none or several goals.
+
+        Raises:
+            ValueError: naming those allowed.
+        """
+        kinds = ("drop", "target", "error", "energy")
+        given = [kind for kind in kinds if getattr(self, kind) is not None]
+        if len(given) != 1:
+            got = " and ".join(given) or "nothing"
+            raise ValueError(f"a goal is of {got}; allowed: one of {', '.join(kinds)}")
+        if self.energy is not None and self.chips is not None:
+            raise ValueError("chips is given beside energy; allowed: beside another goal")
+        if self.relative and self.drop is None:
+            raise ValueError("relative is given without drop; allowed: beside drop")
+        return self
+
+    @property
+    def name(self) -> str:
+        """The goal in a few words."""
+        if self.drop is not None:
+            lost = f"{100 * self.drop:g} %" if self.relative else f"{self.drop:g}"
+            text = f"drop of {lost}"
+        elif self.target is not None:
+            text = f"target of {self.target:g}"
+        elif self.error is not None:
+            text = f"output error of {self.error:g}"
+        else:
+            text = f"{100 * (self.energy or 0):g} % of the energy"
+        return text if self.chips is None else f"{text} for {100 * self.chips:g} % of the chips"
+
+    def build(self) -> Goal:
+        """The goal."""
+        from joulewise.allocation import EnergyBudget, MetricDrop, MetricTarget, OutputError, Yield
+
+        if self.energy is not None:
+            return EnergyBudget(self.energy)
+        one: MetricDrop | MetricTarget | OutputError
+        if self.drop is not None:
+            one = MetricDrop(self.drop, relative=self.relative)
+        elif self.target is not None:
+            one = MetricTarget(self.target)
+        else:
+            assert self.error is not None
+            one = OutputError(self.error)
+        return one if self.chips is None else Yield(self.chips, of=one)
+
+
+def parse_goal(text: Any) -> Any:
+    """A goal's short form as a mapping; anything but text passes through.
+
+    Raises:
+        InputError: if a part is no ``name=value``.
+
+    Example:
+        >>> parse_goal("drop=0.5pp,chips=95%")
+        {'drop': '0.5pp', 'chips': '95%'}
+    """
+    if not isinstance(text, str):
+        return text
+    parts = [part.partition("=") for part in text.split(",")]
+    if not all(equals and value for _, equals, value in parts):
+        refuse("the goal", repr(text), "drop=0.5pp, target=90%, error=1e-3 or energy=0.4")
+    return {name.strip(): value.strip() for name, _, value in parts}
+
+
+def _number(value: Any) -> Any:
+    """Text such as ``0.5pp`` or ``90%`` as a number; anything else passes through."""
+    found = re.fullmatch(r"([-+.\deE]+) ?(pp|%)", value) if isinstance(value, str) else None
+    try:
+        return value if found is None else float(found[1]) / 100
+    except ValueError:
+        return value
+
+
+class GranularityEntry(_Plain):
+    """The tensors that share an operating point; see `joulewise.Granularity`."""
+
+    per: Literal["network", "role", "tensor", "channel"] = "tensor"
+    bit_planes: bool = False
+    rails: int | None = Field(default=None, ge=1, le=10**6)
+    levels: tuple[float, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _per_alone(cls, value: Any) -> Any:
+        return {"per": value} if isinstance(value, str) else value
+
+    @property
+    def name(self) -> str:
+        """The granularity in a few words."""
+        text = "one point for all" if self.per == "network" else f"a point per {self.per}"
+        text += " and bit plane" if self.bit_planes else ""
+        text += f", {self.rails} rails" if self.rails is not None else ""
+        return text + (f", {len(self.levels)} levels" if self.levels else "")
+
+    def build(self) -> Granularity:
+        """The granularity."""
+        from joulewise.allocation import Granularity
+
+        return Granularity(**self.model_dump())
+
+
+class TrainingEntry(TrainingOptions):
+    """A way to train; see `joulewise.TrainingSpec`, whose seed is given by the study.
+
+    With a point, ``perfect`` or ``energy`` the network is trained through each memory of the study.
+    """
+
+    label: str = ""
+    at: dict[str, float] = Field(
+        default={}, description="points to train at, one for each kind of memory: {eta: 0.5}"
+    )
+    perfect: bool = Field(default=False, description="through a memory without faults")
+    learn_ranges: bool = Field(default=False, description="train the range of each weight, too")
+    energy: float | None = Field(
+        default=None, gt=0, le=1, description="learn a point for each tensor, at this energy"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _method_alone(cls, value: Any) -> Any:
+        return {"method": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _check_one_memory(self) -> Self:
+        """Refuse several memories to train through, and ranges without any.
+
+        Raises:
+            ValueError: naming the fields.
+        """
+        given = [name for name in ("at", "perfect", "energy") if getattr(self, name)]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} are given; allowed: one of them")
+        if self.learn_ranges and given not in (["at"], ["perfect"]):
+            raise ValueError("learn_ranges is given; allowed: beside at or perfect")
+        return self
+
+    @property
+    def through_memory(self) -> bool:
+        """True if the training depends on the memory."""
+        return bool(self.at) or self.perfect or self.energy is not None
+
+    @property
+    def name(self) -> str:
+        """The label, or the method in a few words."""
+        if self.label:
+            return self.label
+        parts: list[str] = [self.method]
+        parts += [f"{knob} {point:g}" for knob, point in self.at.items()]
+        parts += ["perfect memory"] if self.perfect else []
+        parts += ["learned ranges"] if self.learn_ranges else []
+        parts += [] if self.energy is None else [f"{100 * self.energy:g} % energy"]
+        return ", ".join(parts)
+
+
+class Budget(_Plain):
+    """Limits of a run."""
+
+    hours: float = Field(gt=0, le=1e6, description="no trial begins later; run again to go on")
+
+
+class StudyFile(_Plain):
+    """A study: models by training by memories by goals by seeds.
+
+    Each network is simulated on each memory over a range of operating points, with predictions
+    beside it, and allocated for each goal at each granularity. A training that depends on no memory
+    is done once for all.
+    """
+
+    question: str = Field(default="", description="a sentence; it heads the page")
+    data: Data = Data()
+    models: tuple[ModelEntry, ...] = Field(min_length=1)
+    training: tuple[TrainingEntry, ...] = Field(
+        default=(), description="ways to train each model; none: models come with weights"
+    )
+    memories: tuple[Memory, ...] = Field(min_length=1)
+    place: Place = Place()
+    points: tuple[Point, ...] = Field(
+        default=(), description="operating points; none: they are chosen around the drops"
+    )
+    drops: tuple[float, ...] = Field(
+        default=(0.005, 0.01), min_length=1, description="of the metric, that curves are read at"
+    )
+    goals: tuple[GoalEntry, ...] = ()
+    granularities: tuple[GranularityEntry, ...] = Field(
+        default=(GranularityEntry(per="network"), GranularityEntry()), min_length=1
+    )
+    front: int = Field(default=0, ge=0, le=1000, description="plans of a Pareto front; 0 for none")
+    metric: str | None = Field(
+        default=None, description="accuracy, accuracy:5, tokens, nll, mse; none: by the targets"
+    )
+    chips: int = Field(default=200, ge=2, le=10**7)
+    samples: int = Field(default=512, ge=1, le=10**9, description="samples of predictions")
+    confidence: float = Field(default=0.95, gt=0.5, lt=1)
+    seeds: tuple[int, ...] = Field(default=(0,), min_length=1, description="of training")
+    chip_seed: int = Field(default=0, ge=0, le=2**62)
+    budget: Budget | None = None
+
+    @field_validator("data", mode="before")
+    @classmethod
+    def _source_alone(cls, value: Any) -> Any:
+        return {"source": value} if isinstance(value, str) else value
+
+    @field_validator("models", mode="before")
+    @classmethod
+    def _models_alone(cls, value: Any) -> Any:
+        if not isinstance(value, (list, tuple)):
+            return value
+        return [_model_of(one) if isinstance(one, str) else one for one in value]
+
+    @classmethod
+    def read(cls, path: str | Path) -> StudyFile:
+        """Read a study from a YAML file.
+
+        Raises:
+            InputError: if it cannot be read or a field is not allowed, naming the field's path.
+        """
+        content = read_yaml(path)
+        if not isinstance(content, dict):
+            refuse(f"the study file {path}", f"a {type(content).__name__}", "fields and values")
+        try:
+            return cls.model_validate(content)
+        except ValidationError as error:
+            raise InputError(f"{path}: {sentence(error)}") from error
+
+
+def _model_of(text: str) -> dict[str, str]:
+    source, equals, weights = text.partition("=")
+    return {"source": source} | ({"weights": weights} if equals else {})
+
+
+# Kinds of memories, faults and maps stand in the path of an error beside the field's name.
+_TAGS = {"sram", "crossbar", "pcm", "custom", "mask", "flip", "stuck"}
+_TAGS |= {"independent", "correlated", "measured"}
+
+
+def sentence(error: ValidationError) -> str:
+    """The first error of a validation: the field's path, what arrived, what is allowed."""
+    detail: dict[str, Any] = dict(error.errors()[0])
+    path = "".join(
+        f"[{part}]" if isinstance(part, int) else f".{part}"
+        for part in detail["loc"]
+        if part not in _TAGS
+    ).lstrip(".")
+    message = str(detail["msg"]).removeprefix("Input should be ")
+    if detail["type"] == "missing":
+        return f"{path} is missing"
+    if detail["type"] == "extra_forbidden":
+        return f"{path} is not a field; allowed fields are those that joulewise init writes"
+    if detail["type"] == "union_tag_invalid":
+        allowed = detail["ctx"]["expected_tags"].replace("'", "")
+        return f"{path or 'the memory'} is {detail['ctx']['tag']!r}; allowed: {allowed}"
+    if detail["type"] == "value_error":  # a sentence of its own, with what is allowed
+        said = message.removeprefix("Value error, ")
+        return f"{path}: {said}" if path else said
+    allowed = message.replace("a valid tuple", "a list").replace("a valid dictionary", "fields")
+    return f"{path} is {detail['input']!r:.60}; allowed: {allowed}"

@@ -1,0 +1,278 @@
+"""Trials: the pieces of work that a study file stands for, each a value with a digest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from joulewise.errors import InputError, refuse
+from joulewise.study.memories import Memory
+from joulewise.study.store import digest_of
+from joulewise.study.study_file import (
+    GoalEntry,
+    GranularityEntry,
+    Place,
+    Point,
+    StudyFile,
+    TrainingEntry,
+)
+
+__all__ = [
+    "Allocate",
+    "Cell",
+    "Curve",
+    "DataRef",
+    "Evaluate",
+    "Front",
+    "ModelRef",
+    "Network",
+    "Sources",
+    "Train",
+    "Trial",
+    "cells_of",
+]
+
+
+class _Value(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @property
+    def digest(self) -> str:
+        """The digest of all fields but labels and paths."""
+        return digest_of(self.model_dump(mode="json"))
+
+
+class DataRef(_Value):
+    """Data by content.
+
+    Args:
+        name: Name in tables.
+        path: The source as `joulewise.load_data` takes it.
+        content: Digest of inputs and targets.
+        images: Samples of the random subset of the test split; None for all.
+    """
+
+    name: str
+    path: str
+    content: str
+    images: int | None = None
+
+
+class ModelRef(_Value):
+    """A model by content.
+
+    Args:
+        label: Name in tables.
+        source: The last part of the source as `joulewise.load_model` takes it.
+        path: The whole source.
+        content: Digest of its initial state with seed 0, which depends on the user's code.
+    """
+
+    label: str
+    source: str
+    path: str
+    content: str
+
+
+class Network(_Value):
+    """A model with weights.
+
+    Args:
+        model: The model.
+        seed: Seed of its initial weights.
+        weights: Digest of the content of a weights file; empty for none.
+        path: Path of that file.
+        trained: Digest of the `Train` that gives the weights; empty for none.
+    """
+
+    model: ModelRef
+    seed: int = 0
+    weights: str = ""
+    path: str = ""
+    trained: str = ""
+
+
+class Train(_Value):
+    """One training."""
+
+    kind: Literal["train"] = "train"
+    data: DataRef
+    model: ModelRef
+    training: TrainingEntry
+    seed: int
+    memory: Memory | None = None
+    place: Place | None = None
+
+
+class Curve(_Value):
+    """Simulation over common operating points, with predictions beside it."""
+
+    kind: Literal["curve"] = "curve"
+    points: tuple[Point, ...]
+    drops: tuple[float, ...]
+
+
+class Allocate(_Value):
+    """One allocation."""
+
+    kind: Literal["allocate"] = "allocate"
+    goal: GoalEntry
+    granularity: GranularityEntry
+    confidence: float
+
+
+class Front(_Value):
+    """One Pareto front."""
+
+    kind: Literal["front"] = "front"
+    plans: int
+    granularity: GranularityEntry
+
+
+class Evaluate(_Value):
+    """One question about a network on a memory."""
+
+    kind: Literal["evaluate"] = "evaluate"
+    data: DataRef
+    network: Network
+    memory: Memory
+    place: Place
+    metric: str | None
+    chips: int
+    chip_seed: int
+    samples: int
+    ask: Curve | Allocate | Front = Field(discriminator="kind")
+
+
+Trial = Annotated[Train | Evaluate, Field(discriminator="kind")]
+"""Any piece of work."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """A trial's place in the study.
+
+    Args:
+        trial: The trial.
+        model: Index of its model in the study file.
+        training: Index of its training; None without training.
+        memory: Index of its memory.
+        seed: Seed of the training.
+    """
+
+    trial: Train | Evaluate
+    model: int
+    training: int | None
+    memory: int
+    seed: int
+
+    @property
+    def needs(self) -> str:
+        """Digest of the training that must be there first; empty for none."""
+        return "" if isinstance(self.trial, Train) else self.trial.network.trained
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sources:
+    """Content behind the names of a study file; see `joulewise.study.compute.sources_of`.
+
+    Args:
+        data: The data.
+        models: The models, in the order of the file.
+        weights: Digests of their weights files; empty where there is none.
+    """
+
+    data: DataRef
+    models: Sequence[ModelRef]
+    weights: Sequence[str] = field(default=())
+
+
+def cells_of(study: StudyFile, sources: Sources) -> list[Cell]:
+    """All trials of a study, trainings before what needs them; equal trials stand several times.
+
+    Args:
+        study: The study file.
+        sources: The content that it names.
+
+    Raises:
+        InputError: if a model has both weights and training, or neither.
+    """
+    found: list[Cell] = []
+    for model, entry in enumerate(study.models):
+        if study.training:
+            if entry.weights is not None:
+                refuse(f"models[{model}].weights", "given beside training", "one of the two")
+            for training in range(len(study.training)):
+                for seed in study.seeds:
+                    found += _trained(study, sources, model, training, seed)
+            continue
+        if entry.weights is None:
+            raise InputError(
+                f"models[{model}] ({entry.name}) has neither weights nor training; allowed: "
+                "weights: FILE beside it, or a list of training methods in the study"
+            )
+        network = Network(
+            model=sources.models[model], weights=sources.weights[model], path=str(entry.weights)
+        )
+        for memory in range(len(study.memories)):
+            found += [
+                Cell(trial=trial, model=model, training=None, memory=memory, seed=0)
+                for trial in _questions(study, sources.data, network, memory)
+            ]
+    return found
+
+
+def _trained(
+    study: StudyFile, sources: Sources, model: int, training: int, seed: int
+) -> Iterator[Cell]:
+    """A training, one for each memory if it is through them, and the evaluations after it."""
+    method = study.training[training]
+    for number, memory in enumerate(study.memories):
+        train = Train(
+            data=sources.data.model_copy(update={"images": None}),
+            model=sources.models[model],
+            training=method,
+            seed=seed,
+            memory=memory if method.through_memory else None,
+            place=study.place if method.through_memory else None,
+        )
+        network = Network(model=train.model, seed=seed, trained=train.digest)
+        trials: list[Train | Evaluate] = [train]
+        trials += _questions(study, sources.data, network, number)
+        for trial in trials:
+            yield Cell(trial=trial, model=model, training=training, memory=number, seed=seed)
+
+
+def _questions(
+    study: StudyFile, data: DataRef, network: Network, memory: int
+) -> Iterator[Evaluate]:
+    """All that is asked of one network on one memory."""
+    asks: list[Curve | Allocate | Front] = [Curve(points=study.points, drops=study.drops)]
+    for granularity in study.granularities:
+        asks += [
+            Allocate(goal=goal, granularity=granularity, confidence=study.confidence)
+            for goal in study.goals
+        ]
+        if study.front:
+            asks.append(Front(plans=study.front, granularity=granularity))
+    for ask in asks:
+        yield Evaluate(
+            data=data,
+            network=network,
+            memory=study.memories[memory],
+            place=study.place,
+            metric=study.metric,
+            chips=study.chips,
+            chip_seed=study.chip_seed,
+            samples=study.samples,
+            ask=ask,
+        )
+
+
+def source_name(source: str) -> str:
+    """The part of a source that does not depend on where it lies: ``file.py:function``."""
+    return source if ":" not in source else Path(source).name

@@ -1,0 +1,13 @@
+from ._train import EpochRecord as EpochRecord
+from ._train import TrainingRecord as TrainingRecord
+from ._train import accuracy as accuracy
+from ._train import augment as augment
+from ._train import train as train
+from .batchnorm import reestimate_batchnorm as reestimate_batchnorm
+from .spec import Method as Method
+from .spec import TrainingOptions as TrainingOptions
+from .spec import TrainingSpec as TrainingSpec
+from .training_memory import LinearSchedule as LinearSchedule
+from .training_memory import TrainingMemory as TrainingMemory
+from .weight_clipping import clip_weights as clip_weights
+from .weight_ranges import WeightRanges as WeightRanges

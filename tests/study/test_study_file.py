@@ -1,0 +1,113 @@
+"""Study files: short forms, goals, and one sentence with the path of a wrong field."""
+
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+import joulewise as jw
+from joulewise.allocation import Granularity
+from joulewise.errors import InputError
+from joulewise.study.study_file import GoalEntry, StudyFile
+
+_SMALL = {"models": ["mlp=mlp.safetensors"], "memories": ["sram"]}
+
+
+def read(tmp_path, content):
+    path = tmp_path / "study.yaml"
+    path.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
+    return StudyFile.read(path)
+
+
+def test_short_forms(tmp_path):
+    study = read(
+        tmp_path,
+        {
+            **_SMALL,
+            "data": "digits",
+            "training": ["sgd", {"method": "sam", "at": {"eta": 0.5}}],
+            "points": ["eta=0.5"],
+            "granularities": ["network", {"per": "tensor", "bit_planes": True}],
+        },
+    )
+    assert study.data.source == "digits"
+    assert study.models[0].name == "mlp"
+    assert [entry.through_memory for entry in study.training] == [False, True]
+    assert study.points == ({"eta": 0.5},)
+    assert study.granularities[1].build() == Granularity(bit_planes=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "goal"),
+    [
+        ("drop=0.5pp", jw.MetricDrop(0.005)),
+        ("drop=2%", jw.MetricDrop(0.02, relative=True)),
+        ("target=90%", jw.MetricTarget(0.9)),
+        ("error=1e-3", jw.OutputError(1e-3)),
+        ("energy=0.4", jw.EnergyBudget(0.4)),
+        ("drop=1pp,chips=95%", jw.Yield(0.95, of=jw.MetricDrop(0.01))),
+    ],
+)
+def test_goals(text, goal):
+    assert GoalEntry.model_validate(text).build() == goal
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"models": []}, "models is \\[\\]; allowed: .*at least 1"),
+        ({"models": "mlp"}, "models is 'mlp'; allowed: a list"),
+        ({"memories": ["sram:bits=99"]}, r"memories\[0\].bits is 99; allowed: .*16"),
+        (
+            {"memories": ["sram", {"kind": "sram", "fault": "flop"}]},
+            r"memories\[1\].fault is 'flop'",
+        ),
+        ({"memories": ["rram"]}, r"memories\[0\] is 'rram'; allowed: sram, crossbar, pcm, custom"),
+        ({"memories": ["sram:bit=8"]}, r"memories\[0\].bit is not a field"),
+        ({"chips": "many"}, "chips is 'many'"),
+        ({"chips": 1}, "chips is 1; allowed: greater than or equal to 2"),
+        ({"confidence": float("nan")}, "confidence is nan"),
+        ({"goals": ["drop=0.5pp,target=1"]}, r"goals\[0\]: a goal is of drop and target"),
+        ({"goals": ["drop"]}, r"goals\[0\]: the goal is 'drop'"),
+        ({"goals": ["drop=x"]}, r"goals\[0\].drop is 'x'"),
+        ({"points": ["eta"]}, r"points\[0\]: the point is 'eta'"),
+        ({"training": [{"epochs": 0}]}, r"training\[0\].epochs is 0"),
+        ({"training": [{"seed": 1}]}, r"training\[0\].seed is not a field"),
+        ({"training": [{"learn_ranges": True}]}, r"training\[0\]: learn_ranges is given"),
+        ({"training": [{"method": "sgd", "rho": 0.1}]}, r"training\[0\]: rho is 0.1"),
+        ({"granularities": ["word"]}, r"granularities\[0\].per is 'word'"),
+        ({"seeds": []}, "seeds is"),
+        ({"colour": "red"}, "colour is not a field"),
+    ],
+)
+def test_a_wrong_field_is_named_by_its_path(tmp_path, change, said):
+    with pytest.raises(InputError, match=said) as caught:
+        read(tmp_path, {**_SMALL, **change})
+    assert "\n" not in str(caught.value)
+    assert "https://" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ["", "- a\n", "models: [\n", "just text", "\x00"])
+def test_files_that_are_no_study(tmp_path, content):
+    with pytest.raises(InputError, match="study.yaml"):
+        read(tmp_path, content)
+
+
+def test_missing_files_are_named(tmp_path):
+    with pytest.raises(InputError, match="none.yaml cannot be read"):
+        StudyFile.read(tmp_path / "none.yaml")
+    with pytest.raises(InputError, match="cannot be read"):
+        StudyFile.read(tmp_path)
+
+
+def test_reading_imports_no_torch():
+    """Errors appear within a second, and torch alone takes several to import."""
+    code = "import sys, joulewise.study.study_file; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_fields_have_descriptions_for_editors():
+    schema = StudyFile.model_json_schema()
+    assert schema["properties"]["chips"]["minimum"] == 2
+    assert "SRAMMemory" in schema["$defs"]
