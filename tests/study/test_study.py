@@ -9,34 +9,11 @@ from joulewise.study import engine as engine_module
 from joulewise.study.engine import LocalProcesses, ThisProcess
 from joulewise.study.study import Study, differences
 from joulewise.study.study_file import StudyFile
-
-_PLAIN = {
-    "data": {"source": "digits", "images": 60},
-    "models": ["mlp"],
-    "training": [{"method": "sgd", "epochs": 1, "lr": 0.1}],
-    "memories": ["sram", "sram:bits=6"],
-    "points": ["eta=0.6", "eta=0.5"],
-    "goals": ["error=0.01"],
-    "granularities": ["network"],
-    "chips": 20,
-    "samples": 60,
-}
+from study_figures import SMALL, figures
 
 
 def study(folder, **changes):
-    return Study(StudyFile.model_validate({**_PLAIN, **changes}), folder)
-
-
-def figures(folder):
-    """Results of all trials, without durations and machines."""
-    found = {}
-    for path in (folder / "trials").iterdir():
-        content = json.loads(path.read_text())["content"]
-        content["result"].get("training", {}).pop("seconds", None)
-        for epoch in content["result"].get("training", {}).get("history", ()):
-            epoch.pop("seconds", None)
-        found[path.stem] = content["result"], content.get("weights")
-    return found
+    return Study(StudyFile.model_validate({**SMALL, **changes}), folder)
 
 
 @pytest.fixture(scope="module")
@@ -119,9 +96,9 @@ def test_a_changed_study_is_other_trials(done, tmp_path):
 
 
 def test_differences_name_the_path():
-    old = StudyFile.model_validate(_PLAIN).model_dump(mode="json")
+    old = StudyFile.model_validate(SMALL).model_dump(mode="json")
     new = StudyFile.model_validate(
-        {**_PLAIN, "training": [{"method": "sgd", "epochs": 2, "lr": 0.1}]}
+        {**SMALL, "training": [{"method": "sgd", "epochs": 2, "lr": 0.1}]}
     ).model_dump(mode="json")
     assert list(differences(old, new)) == ["training[0].epochs: 1 -> 2"]
 

@@ -88,6 +88,14 @@ def run(
     workers: Annotated[
         int, typer.Option(min=0, max=4096, help="processes; 0 for one for each processor")
     ] = 0,
+    engine: Annotated[str, typer.Option(help="processes or dask")] = "processes",
+    address: Annotated[
+        str | None,
+        typer.Option(help="dask: the scheduler's, tcp://HOST:PORT  [default: a local cluster]"),
+    ] = None,
+    gpu: Annotated[
+        bool, typer.Option("--gpu", help="dask: each trial takes one GPU resource of a worker")
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="show the trials, shared work and an estimate")
     ] = False,
@@ -111,18 +119,15 @@ def run(
     if dry_run:
         _print_outlook(study)
         return
-    from joulewise.study.engine import LocalProcesses, ThisProcess
-
-    processes = workers or os.cpu_count() or 1
-    engine: Engine = ThisProcess() if processes == 1 else LocalProcesses(processes)
+    chosen = _engine(engine, workers or os.cpu_count() or 1, address, gpu)
     try:
         with console.bar(path.stem) as update:
-            failed = study.run(engine, lambda state: _report(update, state))
+            failed = study.run(chosen, lambda state: _report(update, state))
     except KeyboardInterrupt:
         typer.echo(f"joulewise: stopped; to go on: joulewise run {path}", err=True)
         raise typer.Exit(130) from None
     finally:
-        engine.close()
+        chosen.close()
     for name, reason in study.store.damaged.items():
         typer.echo(f"joulewise: {name} was damaged ({reason}) and computed again", err=True)
     for digest, reason in failed.items():
@@ -130,6 +135,22 @@ def run(
     _print(study, json)
     if failed:
         raise typer.Exit(1)
+
+
+def _engine(name: str, workers: int, address: str | None, gpu: bool) -> Engine:
+    from joulewise.errors import refuse
+
+    if name not in ("processes", "dask"):
+        refuse("engine", repr(name), "processes or dask")
+    if name == "dask":
+        from joulewise.study.dask_engine import DaskWorkers
+
+        return DaskWorkers(address, workers=workers, gpu=gpu)
+    if address is not None or gpu:
+        refuse("address" if address else "gpu", "given without dask", "--engine dask")
+    from joulewise.study.engine import LocalProcesses, ThisProcess
+
+    return ThisProcess() if workers == 1 else LocalProcesses(workers)
 
 
 def _report(update: console.Update, state: Progress) -> None:

@@ -18,6 +18,8 @@ trials       pieces of work with a digest
 compute      the computation of one trial
 store        the folder of a study
 engine       trials on any executor
+dask_engine  workers of a Dask scheduler
+record       a finished trial as plain data
 study        a study file and its folder
 energy_curve simulations around the fall of a metric
 spec         choices as plain data, and the networks and memories that they build
