@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from joulewise.cli import console
-from joulewise.units import format_percent
 
 if TYPE_CHECKING:
     from joulewise.study import Study
@@ -132,6 +131,10 @@ def run(
         typer.echo(f"joulewise: {name} was damaged ({reason}) and computed again", err=True)
     for digest, reason in failed.items():
         typer.echo(f"joulewise: trial {digest} failed: {reason}", err=True)
+    from joulewise.report.study_page import write_study
+
+    if study.records():
+        write_study(study, study.store.folder / "index.html")
     _print(study, json)
     if failed:
         raise typer.Exit(1)
@@ -203,16 +206,14 @@ def _print(study: Study, json: bool) -> None:
     if json:
         typer.echo(json_module.dumps(study.rows(), indent=2, allow_nan=False))
         return
-    rows = [row for row in study.rows() if row["kind"] in ("train", "allocate")]
-    cells = [[str(row[c]) for c in ("model", "training", "memory", "seed")] for row in rows]
-    figures = [
-        [
-            str(row.get("goal", "trained")),
-            str(row.get("granularity", "")),
-            format_percent(row["mean"]) if row["mean"] is not None else "",
-            format_percent(row["energy"], 1) if "energy" in row else "",
-        ]
-        for row in rows
-    ]
-    columns = ["model", "training", "memory", "seed", "goal", "granularity", "mean", "energy"]
-    console.print_table("study", columns, [c + f for c, f in zip(cells, figures, strict=True)])
+    from joulewise.report.blocks import blocks_of
+    from joulewise.report.view import View
+
+    view = View(study)
+    if not view.records:
+        return
+    for block in blocks_of(view):
+        typer.echo(f"{block.title}\n{block.sentence}\n")
+        for table in block.tables:
+            console.print_table(table.caption, list(table.columns), [list(r) for r in table.rows])
+    typer.echo(f"The page, for a browser: {study.store.folder / 'index.html'}")

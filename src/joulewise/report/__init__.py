@@ -19,6 +19,11 @@ allocation_page    the page of allocations of one network
 fronts_summary     what fronts show: sentences, and rows of text
 fronts_figure      the charts of fronts
 fronts_page        the page of fronts
+study_page   the page of a study
+view         a study as its blocks look at it
+tables       tables that terminal, pages and notebooks share
+charts       charts as Vega-Lite
+theme        the look of charts
 provenance   what was run, in words: devices, networks, training, machine
 """
 

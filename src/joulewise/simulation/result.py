@@ -117,7 +117,7 @@ class Simulation(Result):
             "seed": self.seed,
             "chips": self.chips,
             "samples": self.samples,
-            "metric": None if self.metric is None else self.metric.name,
+            "metric": None if self.metric is None else _described(self.metric),
             "original": self.original,
             "ideal": self.ideal,
             "values": list(self.values),
@@ -184,6 +184,12 @@ class Simulation(Result):
         if not self.mse:
             raise InputError("there is no output error: outputs have no fixed shape")
         return self.mse
+
+
+def _described(metric: Metric) -> dict[str, Any]:
+    """Name and direction, and the bounds, None where there is none."""
+    direction = {"higher_is_better": metric.higher_is_better}
+    return {"name": metric.name, **direction, "bounds": finite(metric.bounds)}
 
 
 def _with_interval(

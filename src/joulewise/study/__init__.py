@@ -19,6 +19,7 @@ compute      the computation of one trial
 store        the folder of a study
 engine       trials on any executor
 dask_engine  workers of a Dask scheduler
+least_energy the least energy within a drop, with an interval
 record       a finished trial as plain data
 study        a study file and its folder
 energy_curve simulations around the fall of a metric

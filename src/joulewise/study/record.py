@@ -61,9 +61,9 @@ class Record:
             return [{"kind": self.kind, "mean": accuracy, "seconds": self.seconds}]
         if self.kind == "curve":
             pairs = zip(result["simulations"], result["forecasts"], strict=True)
-            return [self._row(simulation) | _predicted(forecast) for simulation, forecast in pairs]
+            return [self.simulated_row(one) | _predicted(forecast) for one, forecast in pairs]
         if self.kind == "front":
-            return [self._row(point["simulation"]) for point in result["front"]["points"]]
+            return [self.simulated_row(point["simulation"]) for point in result["front"]["points"]]
         found = result["allocation"]
         assert isinstance(self.trial.ask.kind, str)
         asked = {
@@ -72,11 +72,11 @@ class Record:
             "holds": found["holds"],
         }
         if found["simulation"] is not None:
-            return [asked | self._row(found["simulation"])]
+            return [asked | self.simulated_row(found["simulation"])]
         return [asked | {"kind": self.kind} | _spent(found["energy"])]
 
-    def _row(self, simulation: Mapping[str, Any]) -> dict[str, Any]:
-        """A simulated plan; ``point`` where all tensors have one."""
+    def simulated_row(self, simulation: Mapping[str, Any]) -> dict[str, Any]:
+        """The row of a simulated plan; ``point`` is None where tensors differ."""
         points = [setting for setting in simulation["plan"].values()]
         common = points[0] if all(point == points[0] for point in points) else {}
         values = [value for value in simulation["values"] if value is not None]
@@ -89,7 +89,7 @@ class Record:
             **_spent(simulation["energy"]),
             "chips": simulation["chips"],
             "failed": simulation["chips"] - len(values) if simulation["values"] else 0,
-            "metric": simulation["metric"],
+            "metric": None if simulation["metric"] is None else simulation["metric"]["name"],
             "ideal": simulation["ideal"],
             "mean": sum(values) / len(values) if values else None,
             "low": low,

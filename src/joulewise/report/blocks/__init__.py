@@ -1,0 +1,39 @@
+"""Blocks of a page, a file each: from a study to a title, a sentence, tables and charts.
+
+block             the interface
+answer            the question, and the least energy within each drop
+accuracy_energy   the metric against energy
+plan              operating points along the network
+prediction_check  predictions beside simulations
+training_methods  energy by training method
+energy_breakdown  energy by where it is spent
+provenance        data, seeds, versions and machines
+"""
+
+from joulewise.report.blocks.accuracy_energy import accuracy_energy
+from joulewise.report.blocks.answer import answer
+from joulewise.report.blocks.block import Block
+from joulewise.report.blocks.energy_breakdown import energy_breakdown
+from joulewise.report.blocks.plan import plan
+from joulewise.report.blocks.prediction_check import prediction_check
+from joulewise.report.blocks.provenance import provenance
+from joulewise.report.blocks.training_methods import training_methods
+from joulewise.report.view import View
+
+__all__ = ["BLOCKS", "Block", "blocks_of"]
+
+BLOCKS = (
+    answer,
+    accuracy_energy,
+    plan,
+    training_methods,
+    prediction_check,
+    energy_breakdown,
+    provenance,
+)
+"""The functions that make the blocks of a page, in order; each gives None where it has nothing."""
+
+
+def blocks_of(view: View) -> list[Block]:
+    """The blocks of a study."""
+    return [block for make in BLOCKS if (block := make(view)) is not None]

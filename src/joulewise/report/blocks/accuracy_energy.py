@@ -1,0 +1,172 @@
+"""Accuracy against energy: each network from reliable memory down to where it fails."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from joulewise.report import charts
+from joulewise.report.blocks.block import Block
+from joulewise.report.tables import Table
+from joulewise.report.view import Arm, CurvePoint, Network, View
+from joulewise.results import format_value
+from joulewise.units import format_percent, format_point, format_si
+
+__all__ = ["accuracy_energy"]
+
+# Title of a chart: the field of a row, the label of the axis and the format of its ticks.
+_AXES = {
+    "Memory energy": ("memory", "memory energy of an inference (J)", "~s"),
+    "Of reliable memory": ("energy", "memory energy over that of reliable memory", "%"),
+    "All energy": ("total", "energy of an inference (J)", "~s"),
+}
+# Knobs in words, for a reader who meets them first here.
+_KNOBS = {
+    "eta": "eta is the energy of a memory access over that of a reliable one",
+    "v_dd": "v_dd is the supply voltage of the memory",
+    "bit_error_rate": "bit_error_rate is the probability that a bit is faulty",
+    "g_max": "g_max is the conductance, in siemens, that stands for the largest weight",
+    "seconds": "seconds is the time between programming and reading",
+}
+# Loss of a network that the chart still shows.
+_WINDOW = 0.12
+
+
+def accuracy_energy(view: View) -> Block | None:
+    """The block; None without curves."""
+    if not view.networks:
+        return None
+    rows, marks = [], []
+    for arm in view.arms:
+        rows += [_row(view, arm.first, point) for point in _shown(arm)]
+        marks += _marks(view, arm.first)
+    metric = view.metric
+    ends = [end for n in view.networks for end in (n.ideal, n.ideal - n.direction * _WINDOW)]
+    domain = (min(ends), max(*ends, *(row["best"] for row in rows)))
+    found = {
+        title: charts.curves(
+            [row | {"x": row[field]} for row in rows],
+            [mark | {"x": mark[field]} for mark in marks],
+            x=label,
+            y=metric.name,
+            x_format=form,
+            y_format=metric.tick_format,
+            y_domain=domain,
+        )
+        for title, (field, label, form) in _AXES.items()
+    }
+    return Block(
+        name="accuracy-energy",
+        title=f"{metric.name.capitalize()} against energy",
+        sentence=(
+            f"Each point is a mean over {view.file.chips} chips with its 95 % interval; bands "
+            "reach from the 5 % to the 95 % quantile of the chips; diamonds mark the drops. "
+            f"{_explained(view)}"
+        ),
+        charts=found,
+        tables=[_table(view)],
+        note=_note(view),
+    )
+
+
+def _shown(arm: Arm) -> list[CurvePoint]:
+    """Points down to the first one below the window."""
+    found = []
+    for point in arm.first.points:
+        found.append(point)
+        if arm.first.direction * (arm.first.ideal - point.mean) > _WINDOW:
+            break
+    return found
+
+
+def _row(view: View, network: Network, point: CurvePoint) -> dict[str, Any]:
+    low, high = point.interval if len(point.values) > 1 else (point.mean, point.mean)
+    worst, best = np.nanquantile(point.values, [0.05, 0.95])
+    text = view.metric.text
+    said = [
+        f"{view.name(network)}: {point.knob} {format_point(point.knob, point.point)}",
+        f"{format_si(point.memory_j, 'J')}, {format_percent(point.energy, 1)} of reliable memory",
+        f"{view.metric.name} {text(point.mean)} [{text(low)}, {text(high)}]",
+    ]
+    return {
+        "name": view.name(network),
+        "energy": point.energy,
+        "memory": point.memory_j,
+        "total": point.total_j,
+        "y": point.mean,
+        "low": low,
+        "high": high,
+        "worst": float(worst),
+        "best": float(best),
+        "said": "; ".join(said),
+    }
+
+
+def _marks(view: View, network: Network) -> list[dict[str, Any]]:
+    """The least energy within each drop."""
+    found = []
+    reliable, fixed = view.reliable_j(network), view.fixed_j(network)
+    for drop in view.file.drops:
+        least = network.least_energy(drop)
+        if least.energy is None or least.at_edge:
+            continue
+        said = f"{view.name(network)}: {view.metric.drop(drop)} lost at "
+        found.append(
+            {
+                "name": view.name(network),
+                "energy": least.energy,
+                "memory": least.energy * reliable,
+                "total": least.energy * reliable + fixed,
+                "y": network.ideal - network.direction * drop,
+                "said": f"{said}{format_percent(least.energy, 1)} of reliable memory's energy",
+            }
+        )
+    return found
+
+
+def _table(view: View) -> Table:
+    """All simulated points of all networks."""
+    rows = []
+    for network in view.networks:
+        for point in network.points:
+            low, high = point.interval if len(point.values) > 1 else (None, None)
+            bounds = view.metric.bounds
+            rows.append(
+                [
+                    view.name(network),
+                    str(network.seed),
+                    f"{point.knob} {format_point(point.knob, point.point)}",
+                    format_si(point.memory_j, "J"),
+                    format_percent(point.energy, 1),
+                    format_value(point.mean, bounds),
+                    "" if low is None else f"{format_value(low, bounds)}",
+                    "" if high is None else f"{format_value(high, bounds)}",
+                ]
+            )
+    return Table(
+        caption="Every simulated point.",
+        columns=[
+            "network",
+            "seed",
+            "point",
+            "memory energy",
+            "of reliable",
+            view.metric.name,
+            "95 % from",
+            "to",
+        ],
+        rows=rows,
+        words=3,
+    )
+
+
+def _explained(view: View) -> str:
+    knobs = dict.fromkeys(point.knob for n in view.networks for point in n.points if point.knob)
+    said = "; ".join(_KNOBS[knob] for knob in knobs if knob in _KNOBS)
+    return f"{said[0].upper()}{said[1:]}." if said else ""
+
+
+def _note(view: View) -> str:
+    seeds = len(view.file.seeds)
+    return f"Of {seeds} seeds the first is drawn." if seeds > 1 and view.file.training else ""

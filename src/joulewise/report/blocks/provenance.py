@@ -1,0 +1,40 @@
+"""Provenance: data, chips, seeds, versions and machines behind the figures."""
+
+from __future__ import annotations
+
+from joulewise.report.blocks.block import Block
+from joulewise.report.tables import Table
+from joulewise.report.view import View
+from joulewise.study.trials import Evaluate
+from joulewise.units import format_time
+
+__all__ = ["provenance"]
+
+
+def provenance(view: View) -> Block:
+    """The block."""
+    file = view.file
+    seconds = sum(record.seconds for record in {at.digest: r for at, r in view.records}.values())
+    facts = [["data", file.data.source]]
+    trial = next((r.trial for _, r in view.records if isinstance(r.trial, Evaluate)), None)
+    if trial is not None:
+        facts += [
+            ["digest of the data", trial.data.content],
+            ["test samples", "all" if trial.data.images is None else str(trial.data.images)],
+        ]
+    facts += [
+        ["chips at each point", str(file.chips)],
+        ["seed of the first chip", str(file.chip_seed)],
+        ["seeds of training", ", ".join(map(str, file.seeds)) if file.training else "none"],
+        ["trials", str(len({at.digest for at, _ in view.records}))],
+        ["time with one thread", format_time(seconds)],
+    ]
+    environments = [record.environment for _, record in view.records]
+    for field in ("joulewise", "python", "torch", "machine"):
+        facts.append([field, ", ".join(sorted({str(e[field]) for e in environments}))])
+    return Block(
+        name="provenance",
+        title="How it was computed",
+        sentence="The study file and all records are in the folder of this page.",
+        tables=[Table(caption="", columns=["", ""], rows=facts, words=2)],
+    )

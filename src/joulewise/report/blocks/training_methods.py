@@ -1,0 +1,104 @@
+"""Training methods: the least energy at which each keeps what the first has without faults."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from joulewise.report.blocks.block import Block
+from joulewise.report.tables import Table
+from joulewise.report.view import Arm, View, energy_interval
+from joulewise.study.least_energy import least_energy
+from joulewise.units import format_percent
+
+__all__ = ["training_methods"]
+
+
+def training_methods(view: View) -> Block | None:
+    """The block; None for a single training method."""
+    if len(view.file.training) < 2 or not view.networks:
+        return None
+    groups: dict[tuple[str, str], list[Arm]] = {}
+    for arm in view.arms:
+        groups.setdefault((arm.first.model, arm.first.memory), []).append(arm)
+    rows, best = [], []
+    drop = max(view.file.drops)
+    for (model, memory), arms in groups.items():
+        # Networks of one seed begin alike, so each is held to the first method's of its seed.
+        baselines = {network.seed: network.original for network in arms[0].networks}
+        first = _energies(arms[0], baselines, drop)
+        for arm in arms:
+            energies = _energies(arm, baselines, drop)
+            cells = [model, memory, arm.first.training, *_cells(view, arm, energies)]
+            saved = ""
+            if first and energies and arm is not arms[0]:
+                fraction = float(1 - np.mean(energies) / np.mean(first))
+                saved = format_percent(fraction, 1)
+                best.append((fraction, f"{arm.first.training} for {model} on {memory}"))
+            rows.append([*cells, saved])
+    metric = view.metric.name
+    columns = ["model", "memory", "training", f"{metric} as trained", "memory energy", "95 %"]
+    return Block(
+        name="training-methods",
+        title="Training methods",
+        sentence=_sentence(view, best),
+        tables=[
+            Table(
+                caption=(
+                    "The least energy, over that of reliable memory, at which the mean is within "
+                    f"{view.metric.drop(drop)} of {view.file.training[0].name} of the same seed "
+                    "without faults."
+                ),
+                columns=[*columns, "saved against first"],
+                rows=rows,
+                words=3,
+            )
+        ],
+        note=(
+            "Intervals are over seeds (Student's t of logarithms); every network sees the same "
+            "chips."
+        ),
+    )
+
+
+def _sentence(view: View, best: list[tuple[float, str]]) -> str:
+    """The method that saves most against the first."""
+    first = view.file.training[0].name
+    if not best:
+        return f"No method but {first} is within the drop."
+    fraction, who = max(best)
+    if fraction <= 0:
+        return f"None needs less memory energy than {first}."
+    saved = format_percent(fraction, 1)
+    return f"{who[0].upper()}{who[1:]} saves most against {first}: {saved} of its memory energy."
+
+
+def _energies(arm: Arm, baselines: Mapping[int, float], drop: float) -> list[float]:
+    """The least energy of each seed; empty if one of them is never within the drop."""
+    found = []
+    for network in arm.networks:
+        energies = [point.energy for point in network.points]
+        # A network that was trained with faults may lose more on a better memory: the least energy
+        # at which it is within the drop counts.
+        lost = network.losses(baselines[network.seed]).mean(0)
+        within = [k for k in range(len(energies)) if lost[k] <= drop + 1e-9]
+        if not within:
+            return []
+        last = within[-1]
+        pair = [last, last + 1] if last + 1 < len(energies) else [last]
+        least = least_energy([energies[k] for k in pair], lost[None, pair], drop)
+        assert least.energy is not None
+        found.append(least.energy)
+    return found
+
+
+def _cells(view: View, arm: Arm, energies: list[float]) -> list[str]:
+    given = view.metric.text(float(np.mean([network.original for network in arm.networks])))
+    if not energies:
+        return [given, "not reached", ""]
+    interval = ""
+    if len(energies) > 1:
+        low, high = energy_interval(energies)
+        interval = f"{100 * low:.1f} to {100 * high:.1f}"
+    return [given, format_percent(float(np.mean(energies)), 1), interval]

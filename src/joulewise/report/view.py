@@ -1,0 +1,271 @@
+"""A study as its blocks look at it: networks with their curves, allocations and trainings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from joulewise.results import format_value
+from joulewise.simulation import Interval, mean_interval
+from joulewise.study.least_energy import LeastEnergy, least_energy
+from joulewise.study.record import Record
+from joulewise.study.study import Position, Study
+from joulewise.study.study_file import StudyFile
+
+__all__ = ["Arm", "CurvePoint", "MetricText", "Network", "View", "energy_interval"]
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class CurvePoint:
+    """One simulated operating point of a network.
+
+    Args:
+        knob: Name of the knob; empty where tensors have points of their own.
+        point: The point on it.
+        energy: Energy of placed memory over that of the most reliable point.
+        memory_j: Energy of placed memory for one inference, J.
+        total_j: The same with unplaced memory and arithmetic, J.
+        values: Metric of each chip; NaN for one that failed.
+        errors: Output error of each chip.
+        predicted_error: Predicted output error; None where it was not predicted.
+        predicted: Predicted metric, likewise.
+    """
+
+    knob: str
+    point: float
+    energy: float
+    memory_j: float
+    total_j: float
+    values: Floats
+    errors: Floats
+    predicted_error: float | None
+    predicted: float | None
+
+    @property
+    def mean(self) -> float:
+        """Mean of the metric over chips that did not fail."""
+        return float(np.nanmean(self.values))
+
+    @property
+    def interval(self) -> Interval:
+        """95 % interval of the mean over chips."""
+        return mean_interval(self.values[np.isfinite(self.values)].tolist())
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Network:
+    """One trained network on one memory.
+
+    Args:
+        model: Name of the model.
+        training: Name of the training; empty for given weights.
+        memory: Name of the memory.
+        seed: Seed of the training.
+        record: The record of its curve.
+        allocations: Records of its allocations.
+    """
+
+    model: str
+    training: str
+    memory: str
+    seed: int
+    record: Record
+    allocations: Sequence[Record]
+
+    @property
+    def ideal(self) -> float:
+        """The metric with a perfect memory of the same words."""
+        ideal: float = self.record.result["simulations"][0]["ideal"]
+        return ideal
+
+    @property
+    def original(self) -> float:
+        """The metric of the model as given, not rounded to words."""
+        original: float = self.record.result["simulations"][0]["original"]
+        return original
+
+    @cached_property
+    def points(self) -> list[CurvePoint]:
+        """The simulated points, the most reliable first."""
+        found = []
+        result = self.record.result
+        for simulation, forecast in zip(result["simulations"], result["forecasts"], strict=True):
+            row = self.record.simulated_row(simulation)
+            accuracy = None if forecast is None else forecast["accuracy"]
+            found.append(
+                CurvePoint(
+                    knob=row["knob"] or "",
+                    point=row["point"] or 0.0,
+                    energy=row["energy"],
+                    memory_j=row["memory_j"],
+                    total_j=row["total_j"],
+                    values=np.array(simulation["values"], dtype=float),
+                    errors=np.array(simulation["mse"], dtype=float),
+                    predicted_error=None if forecast is None else forecast["mse"],
+                    predicted=None if accuracy is None else accuracy["mean"],
+                )
+            )
+        return found
+
+    def losses(self, baseline: float | None = None) -> Floats:
+        """Loss of each chip at each point, ``[chips, points]``; infinite for a failed chip.
+
+        Args:
+            baseline: The value that is lost from; None for that with a perfect memory.
+        """
+        values = np.stack([point.values for point in self.points], axis=1)
+        from_value = self.ideal if baseline is None else baseline
+        lost = self.direction * (from_value - values)
+        return np.where(np.isnan(lost), np.inf, lost)
+
+    @property
+    def direction(self) -> float:
+        """1 if higher is better, -1 if lower is."""
+        metric = self.record.result["simulations"][0]["metric"]
+        return 1.0 if metric["higher_is_better"] else -1.0
+
+    def least_energy(self, drop: float) -> LeastEnergy:
+        """The least energy within a drop, with an interval over chips."""
+        return least_energy([point.energy for point in self.points], self.losses(), drop)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricText:
+    """A metric in words.
+
+    Args:
+        name: Its name.
+        bounds: Its least and largest value, infinite where there is none.
+    """
+
+    name: str
+    bounds: tuple[float, float]
+
+    @property
+    def is_fraction(self) -> bool:
+        """True for a metric from 0 to 1, shown in per cent."""
+        return self.bounds == (0.0, 1.0)
+
+    @property
+    def tick_format(self) -> str:
+        """d3 format of an axis."""
+        return ".1%" if self.is_fraction else "~g"
+
+    def text(self, value: float) -> str:
+        """A value."""
+        return format_value(value, self.bounds)
+
+    def drop(self, value: float) -> str:
+        """A difference of two values."""
+        return f"{100 * value:g} pp" if self.is_fraction else f"{value:g}"
+
+
+def energy_interval(energies: Sequence[float]) -> Interval:
+    """95 % interval of the mean over seeds: Student's t of the logarithms, at most 1.
+
+    Args:
+        energies: Energies over that of reliable memory, two or more.
+    """
+    low, high = mean_interval(np.log(energies).tolist())
+    return Interval(float(np.exp(low)), min(float(np.exp(high)), 1.0))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Arm:
+    """Networks of one model, training and memory, one for each seed."""
+
+    networks: Sequence[Network]
+
+    @property
+    def first(self) -> Network:
+        """The network of the first seed."""
+        return self.networks[0]
+
+
+class View:
+    """A study and its records, grouped.
+
+    Args:
+        study: The study.
+
+    Attributes:
+        file: The study file.
+        records: All records with their positions.
+    """
+
+    def __init__(self, study: Study) -> None:
+        self.file: StudyFile = study.file
+        self.records: list[tuple[Position, Record]] = study.records()
+        self.version: str = next(iter(r.environment["joulewise"] for _, r in self.records), "")
+
+    @cached_property
+    def networks(self) -> list[Network]:
+        """Networks whose curve is there, in the order of the study."""
+        curves: dict[tuple[Any, ...], Record] = {}
+        allocations: dict[tuple[Any, ...], list[Record]] = {}
+        for at, record in self.records:
+            key = (at.model, at.training, at.memory, at.seed)
+            if record.kind == "curve":
+                curves[key] = record
+            elif record.kind == "allocate":
+                allocations.setdefault(key, []).append(record)
+        return [
+            Network(
+                model=self.file.models[model].name,
+                training="" if training is None else self.file.training[training].name,
+                memory=self.file.memories[memory].name,
+                seed=seed,
+                record=record,
+                allocations=allocations.get((model, training, memory, seed), []),
+            )
+            for (model, training, memory, seed), record in curves.items()
+        ]
+
+    @cached_property
+    def arms(self) -> list[Arm]:
+        """Networks that differ by the seed only."""
+        groups: dict[tuple[str, str, str], list[Network]] = {}
+        for network in self.networks:
+            groups.setdefault((network.model, network.training, network.memory), []).append(network)
+        return [Arm(networks=group) for group in groups.values()]
+
+    def name(self, network: Network) -> str:
+        """A network's name, as short as tells it from the others."""
+        parts = [
+            getattr(network, part)
+            for part in ("model", "training", "memory")
+            if len({getattr(other, part) for other in self.networks}) > 1
+        ]
+        return ", ".join(part for part in parts if part) or network.model
+
+    @cached_property
+    def metric(self) -> MetricText:
+        """The metric of the study."""
+        found = self.networks[0].record.result["simulations"][0]["metric"]
+        low, high = found["bounds"]
+        bounds = (-np.inf if low is None else low, np.inf if high is None else high)
+        return MetricText(name=found["name"], bounds=bounds)
+
+    @cached_property
+    def best(self) -> float:
+        """The best metric of any network with a perfect memory."""
+        one = self.networks[0]
+        return one.direction * max(one.direction * network.ideal for network in self.networks)
+
+    def reliable_j(self, network: Network) -> float:
+        """Energy of placed memory at its most reliable point, J."""
+        reliable: float = network.record.result["reliable"]["memory_reliable_j"]
+        return reliable
+
+    def fixed_j(self, network: Network) -> float:
+        """Energy of unplaced memory and of arithmetic, J."""
+        reliable = network.record.result["reliable"]
+        fixed: float = reliable["unplaced_j"] + reliable["arithmetic_j"]
+        return fixed

@@ -1,0 +1,112 @@
+"""The page of a study and its blocks: what they say is what the records hold."""
+
+import json
+import re
+
+import pytest
+
+from joulewise.errors import InputError
+from joulewise.report.blocks import blocks_of
+from joulewise.report.study_page import render_study, write_study
+from joulewise.report.view import View, energy_interval
+from joulewise.simulation import mean_interval
+from joulewise.study.study import Study
+from joulewise.study.study_file import StudyFile
+
+_FILE = {
+    "question": "Which <network>?",
+    "data": {"source": "digits", "images": 200},
+    "models": ["mlp"],
+    "training": [
+        {"method": "sgd", "epochs": 2, "lr": 0.1, "label": "plain"},
+        {"method": "sgd", "epochs": 2, "lr": 0.1, "clip": 2.0, "label": "clipped"},
+    ],
+    "memories": ["sram"],
+    "points": ["eta=1", "eta=0.5", "eta=0.3", "eta=0.15"],
+    "goals": ["error=0.05"],
+    "chips": 20,
+    "samples": 100,
+}
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    one = Study(StudyFile.model_validate(_FILE), tmp_path_factory.mktemp("study"))
+    assert one.run() == {}
+    return one
+
+
+@pytest.fixture(scope="module")
+def view(study):
+    return View(study)
+
+
+def test_networks_are_those_of_the_study(view):
+    assert [view.name(network) for network in view.networks] == ["plain", "clipped"]
+    first = view.networks[0]
+    assert [point.point for point in first.points] == [1.0, 0.5, 0.3, 0.15]
+    assert first.losses().shape == (20, 4)
+    assert first.points[0].energy == 1.0
+
+
+def test_blocks_have_tables_that_fit(view):
+    blocks = blocks_of(view)
+    names = [block.name for block in blocks]
+    assert names[0] == "answer"
+    assert {"accuracy-energy", "plan", "training-methods", "prediction-check"} < set(names)
+    for block in blocks:
+        assert block.sentence.endswith(".")
+        for table in block.tables:
+            assert table.rows
+            assert {len(row) for row in table.rows} == {len(table.columns)}
+        for chart in block.charts.values():
+            json.dumps(chart.to_dict(), allow_nan=False)
+
+
+def test_the_answer_is_the_least_energy(view):
+    block = blocks_of(view)[0]
+    network = view.networks[0]
+    least = network.least_energy(0.005)
+    row = next(row for row in block.tables[0].rows if row[:2] == ["plain", "0.5 pp"])
+    assert row[4] == f"{100 * least.energy:.1f} %"
+    assert row[2] == f"{100 * network.ideal:.2f} %"
+
+
+def test_training_methods_are_held_to_the_first(view):
+    block = next(block for block in blocks_of(view) if block.name == "training-methods")
+    plain, clipped = block.tables[0].rows
+    assert plain[2] == "plain"
+    assert plain[-1] == ""
+    assert clipped[2] == "clipped"
+
+
+def test_the_page_is_one_file_without_requests(study, tmp_path):
+    path = tmp_path / "page.html"
+    write_study(study, path)
+    text = path.read_text()
+    assert path.stat().st_size < 1_500_000
+    # No source or link leads outside; the policy of the page forbids requests, too.
+    outside = re.findall(r'<(?:script|link|img|iframe)[^>]*(?:src|href)="?http', text)
+    assert not outside
+    assert "default-src 'none'" in text
+    assert "Which &lt;network&gt;?" in text
+    charts = json.loads(re.search(r'id="charts">(.*?)</script>', text)[1])
+    shown = set(re.findall(r'data-chart="([^"]+)"', text))
+    assert shown == set(charts)
+
+
+def test_an_empty_study_has_no_page(tmp_path):
+    empty = Study(StudyFile.model_validate(_FILE), tmp_path)
+    with pytest.raises(InputError, match="no record"):
+        render_study(empty)
+
+
+def test_a_page_that_cannot_be_written_is_named(study, tmp_path):
+    with pytest.raises(InputError, match="cannot be written"):
+        write_study(study, tmp_path / "missing/page.html")
+
+
+def test_intervals_over_seeds_stay_above_0():
+    low, high = energy_interval([0.2, 0.4])
+    assert 0 < low < 0.2 < 0.4 < high <= 1.0
+    assert mean_interval([0.2, 0.4]).low < 0
