@@ -4,7 +4,6 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from joulewise.devices import PROFILES, SRAM, Crossbar, Flip
-from joulewise.study import memories
 from joulewise.study.memories import LAWS, Memory
 
 _ADAPTER = TypeAdapter(Memory)
@@ -88,4 +87,4 @@ def test_broken_yaml_is_named(tmp_path):
     path = tmp_path / "memory.yaml"
     path.write_text("kind: [sram")
     with pytest.raises(ValueError, match="is not YAML"):
-        memories.read_yaml(path)
+        memory(str(path))

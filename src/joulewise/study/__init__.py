@@ -14,6 +14,7 @@ records      simulations and predictions as plain data
 allocation_records allocations, fronts and co-designs as plain data
 study_file   the question of a study as YAML, validated
 memories     memories as plain data
+short_forms  settings as they stand on a command line
 trials       pieces of work with a digest
 compute      the computation of one trial
 store        the folder of a study

@@ -8,10 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
-from joulewise.errors import InputError, check_kind, refuse
+from joulewise.errors import InputError, check_kind
+from joulewise.study.short_forms import short_form
 from joulewise.user_code import cause_of, import_source, importable
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
         Stuck,
     )
 
-__all__ = ["CrossbarMemory", "CustomMemory", "Memory", "PCMMemory", "SRAMMemory", "parse_memory"]
+__all__ = ["CrossbarMemory", "CustomMemory", "Memory", "PCMMemory", "SRAMMemory"]
 
 
 class _Plain(BaseModel):
@@ -311,59 +311,8 @@ class CustomMemory(_Plain):
         return checked
 
 
-def parse_memory(text: Any) -> Any:
-    """A memory's short form as a mapping; anything but text passes through.
-
-    Args:
-        text: ``"sram"``, ``"sram:bits=6,fault=flip,fault.zero_to_one=0.5"``, or the path of a YAML
-            file with one memory.
-
-    Raises:
-        InputError: if a setting has no value, or stands twice, or the file cannot be read.
-
-    Example:
-        >>> parse_memory("sram:bits=6,fault=flip,fault.zero_to_one=0.5")
-        {'kind': 'sram', 'bits': 6, 'fault': {'kind': 'flip', 'zero_to_one': 0.5}}
-    """
-    if not isinstance(text, str):
-        return text
-    if text.endswith((".yaml", ".yml")):
-        return read_yaml(text)
-    kind, _, rest = text.partition(":")
-    found: dict[str, Any] = {"kind": kind}
-    for part in rest.split(",") if rest else ():
-        key, equals, value = part.partition("=")
-        if not equals or not value:
-            refuse(f"the memory {text!r}", f"unclear at {part!r}", "kind:name=value,name=value")
-        *path, last = key.strip().split(".")
-        below = found
-        for step in path:
-            inner = below.setdefault(step, {})
-            # ``fault=flip`` before ``fault.zero_to_one=0.5``: the kind alone, then its settings.
-            below[step] = below = inner if isinstance(inner, dict) else {"kind": inner}
-        if last in below:
-            refuse(f"{key} of the memory {text!r}", "given twice", "each setting once")
-        below[last] = yaml.safe_load(value)
-    return found
-
-
-def read_yaml(path: str | Path) -> Any:
-    """The content of a YAML file.
-
-    Raises:
-        InputError: if it cannot be read.
-    """
-    try:
-        return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read: {error}") from error
-    except yaml.YAMLError as error:
-        said = " ".join(str(error).split())
-        raise InputError(f"{path} is not YAML: {said}") from error
-
-
 Memory = Annotated[
     Annotated[SRAMMemory | CrossbarMemory | PCMMemory | CustomMemory, Field(discriminator="kind")],
-    BeforeValidator(parse_memory),
+    BeforeValidator(short_form),
 ]
-"""A memory of any kind; also from its short form, see `parse_memory`."""
+"""A memory of any kind; also from its short form, see `short_form`."""

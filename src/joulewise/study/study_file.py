@@ -20,7 +20,8 @@ from pydantic import (
 )
 
 from joulewise.errors import InputError, refuse
-from joulewise.study.memories import Memory, read_yaml
+from joulewise.study.memories import Memory
+from joulewise.study.short_forms import read_yaml, short_form
 from joulewise.training.spec import TrainingOptions
 
 if TYPE_CHECKING:
@@ -80,6 +81,16 @@ class Place(_Plain):
     exclude: tuple[str, ...] = ()
     fold_batchnorm: bool = False
     common_range: bool = Field(default=False, description="weights: one range for the network")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, value: Any) -> Any:
+        found = short_form(value, "")
+        if isinstance(value, str):
+            lists = {n: [found[n]] for n in ("include", "exclude") if isinstance(found.get(n), str)}
+            found |= lists
+        return found
+
     accesses: Path | None = Field(
         default=None, description="CSV name,reads,writes per inference, as a mapper counts them"
     )
@@ -260,8 +271,8 @@ class TrainingEntry(TrainingOptions):
 
     @model_validator(mode="before")
     @classmethod
-    def _method_alone(cls, value: Any) -> Any:
-        return {"method": value} if isinstance(value, str) else value
+    def _short_form(cls, value: Any) -> Any:
+        return short_form(value, "method")
 
     @model_validator(mode="after")
     def _check_one_memory(self) -> Self:
