@@ -31,7 +31,7 @@ def test_a_device_that_does_not_hold_activations_says_so():
         (lambda: SRAM(fault=Flip), "fault is the class Flip; allowed: Mask"),
         (lambda: SRAM(law="x.csv"), "law is 'x.csv' .str.; allowed: ExponentialLaw"),
         (lambda: SRAM(fault_map=None), "fault_map is None .NoneType.; allowed: Independ"),
-        (lambda: SRAM(bits="8"), "bits is '8'; allowed: a whole number from 2 to 16"),
+        (lambda: SRAM(bits="8"), "bits is '8'; allowed: a whole number, 2 to 16"),
         (lambda: SRAM(bits=True), "bits is True; allowed: a whole number"),
         (lambda: SRAM(limit="1"), "limit is '1' .str.; allowed: a number, above 0"),
         (lambda: SRAM(channel_dim=0.5), "channel_dim is 0.5 .float.; allowed: an axis"),
