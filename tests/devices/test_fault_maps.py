@@ -393,7 +393,7 @@ def test_correlated_refusals(fields, message):
         ),
         (
             MeasuredMap(columns=12, thresholds=(0.1,) * 12),
-            "^columns of the measured map is 12; allowed: a multiple of the word's 8 bits",
+            "^columns of the fault map is 12; allowed: a multiple of the word's 8 bits",
         ),
     ],
 )

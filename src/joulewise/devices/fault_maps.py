@@ -61,11 +61,16 @@ class FaultMap(ABC):
         """
 
     def check(self, bits: int) -> None:
-        """Refuse a word width that does not fit the map; by default any width fits.
+        """Refuse a word width at which words would straddle rows or blocks.
 
         Raises:
-            InputError: if words would straddle rows or blocks.
+            InputError: naming the field.
         """
+        for field in ("columns", "cluster_columns"):
+            columns = getattr(self, field, bits)
+            if columns % bits:
+                allowed = f"a multiple of the word's {bits} bits: words may not straddle rows"
+                refuse(f"{field} of the fault map", columns, allowed)
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:
@@ -152,13 +157,6 @@ def starts_run(ordered: Cells) -> NDArray[np.bool_]:
     return first
 
 
-def _check_straddling(field: str, columns: int, bits: int) -> None:
-    """Refuse a row or block whose columns are not a multiple of the word's bits."""
-    if columns % bits:
-        allowed = f"a multiple of the word's {bits} bits: no word may straddle rows or blocks"
-        refuse(field, columns, allowed)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CorrelatedMap(FaultMap):
     """Weak rows, columns and blocks of cells: a Gaussian random-effects model.
@@ -205,11 +203,6 @@ class CorrelatedMap(FaultMap):
         check_in_range("row + column + cluster", self.row + self.column + self.cluster, 0.0, 0.9)
         for field in ("columns", "cluster_rows", "cluster_columns"):
             check_count(field, getattr(self, field), 1, 1 << 20)
-
-    def check(self, bits: int) -> None:
-        """Refuse words that straddle rows or blocks."""
-        _check_straddling("columns of the fault map", self.columns, bits)
-        _check_straddling("cluster_columns of the fault map", self.cluster_columns, bits)
 
     def failing(self, words: int, rates: Rates, chip: Chip) -> tuple[Cells, Cells]:
         """Failing cells of one chip; see `FaultMap.failing`."""
@@ -306,10 +299,6 @@ class MeasuredMap(FaultMap):
         if not np.isfinite(thresholds).any():
             refuse(str(path), "without any weak cell", "at least one, or no cell fails", TableError)
         return cls(columns=columns, thresholds=tuple(thresholds.reshape(-1).tolist()))
-
-    def check(self, bits: int) -> None:
-        """Refuse words that straddle rows."""
-        _check_straddling("columns of the measured map", self.columns, bits)
 
     def failing(self, words: int, rates: Rates, chip: Chip) -> tuple[Cells, Cells]:
         """Failing cells of one chip; see `FaultMap.failing`."""

@@ -7,7 +7,7 @@ anew: with a longer time programming takes less power, and drift is larger.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,7 +16,6 @@ from torch import Tensor
 from joulewise.devices.array import WHOLE
 from joulewise.devices.chip import Chip, Traffic
 from joulewise.devices.conductance_pairs import PairDevice, Pairs, normals
-from joulewise.devices.crossbar_energy import ISAAC, ReadOut
 from joulewise.devices.drift_compensation import (
     PairMoments,
     believable,
@@ -35,7 +34,7 @@ from joulewise.devices.pcm_laws import (
     read_std,
 )
 from joulewise.devices.tables import interpolate
-from joulewise.errors import check_in_range, check_kind, check_whole
+from joulewise.errors import check_count, check_in_range, check_kind
 
 __all__ = ["PCM"]
 
@@ -78,7 +77,6 @@ class PCM(PairDevice):
         devices: Devices in parallel on each side of a pair, each with target ``x``, 1 to 1000. The
             read is their average, the energy their sum.
         time_range: Shortest and longest ``seconds``, 1 to 1e12.
-        readout: Read-out circuits, for the energy.
         program_j: Joules to program one device once, 0 to 1.
         program_source: Origin of ``program_j``.
         inferences_per_second: Inferences that the energy of programming is divided by, above 0.
@@ -108,7 +106,6 @@ class PCM(PairDevice):
     compensate: bool = True
     devices: int = 1
     time_range: tuple[float, float] = (1.0, 3.2e8)
-    readout: ReadOut = ISAAC
     program_j: float = 100e-12
     program_source: str = _ILLUSTRATIVE
     inferences_per_second: float = 1000.0
@@ -116,15 +113,13 @@ class PCM(PairDevice):
     def __post_init__(self) -> None:
         PairDevice.__post_init__(self)  # super() would fail: slots make a new class
         check_in_range("g_max", self.g_max, 0.0, 1.0, open_low=True)
-        check_in_range("devices", self.devices, 1, 1000)
-        check_whole("devices", self.devices)
+        check_count("devices", self.devices, 1, 1000)
         check_in_range("program_j", self.program_j, 0.0, 1.0)
         rate = self.inferences_per_second
         check_in_range("inferences_per_second", rate, 0.0, 1e15, open_low=True)
         self._check_ends("time_range", 1.0, 1e12, "seconds")
         for name in ("programming", "drift", "read_noise", "compensate"):
             check_kind(name, getattr(self, name), bool, "True or False")
-        check_kind("readout", self.readout, ReadOut, "ISAAC, or a ReadOut(...)")
 
     @property
     def knob(self) -> Knob:
@@ -187,7 +182,15 @@ class PCM(PairDevice):
         and moments of columns of weights that nearly cancel are wrong by tens of per cent.
         """
         times = _times(point, stored)
-        pair, unit = self._pairs(stored, times), stored.limit.double()
+        active, idle = self._devices(stored, times)
+        sign, unit = stored.weights.double().sign(), stored.limit.double()
+        pair = PairMoments(
+            mean=sign * (active.mean - idle.mean),
+            programmed=sign * (active.programmed - idle.programmed),
+            var=active.var + idle.var,
+            programmed_var=active.programmed_var + idle.programmed_var,
+            covariance=active.covariance + idle.covariance,
+        )
         mean, var, common = pair.mean, pair.var, None
         if self._compensated:
             factor, spread, coupling = compensating_factor(pair, times**LARGEST_EXPONENT)
@@ -198,18 +201,6 @@ class PCM(PairDevice):
         wide = stored.weights.dtype
         return ReadMoments(
             mean=(unit * mean).to(wide), var=(unit.square() * var).to(wide), common=common
-        )
-
-    def _pairs(self, stored: Pairs, times: Tensor) -> PairMoments:
-        """Moments of the differences of conductances, in the shape of the tensor."""
-        active, idle = self._devices(stored, times)
-        sign = stored.weights.double().sign()
-        return PairMoments(
-            mean=sign * (active.mean - idle.mean),
-            programmed=sign * (active.programmed - idle.programmed),
-            var=active.var + idle.var,
-            programmed_var=active.programmed_var + idle.programmed_var,
-            covariance=active.covariance + idle.covariance,
         )
 
     def _devices(self, stored: Pairs, times: Tensor) -> tuple[PairMoments, PairMoments]:
@@ -248,13 +239,10 @@ class PCM(PairDevice):
         return read + shared.to(read.device)
 
     def describe(self) -> dict[str, Any]:
-        """Plain data for records."""
-        described = asdict(self) | {"time_range": list(self.time_range)}
-        del described["array"], described["readout"]
-        parts = self.readout.describe()
-        if self.array != WHOLE:
-            parts |= self.array.describe()
-        return {"device": "pcm"} | described | parts
+        """Plain data for records; arrays of any size with exact converters are left out."""
+        described = PairDevice.describe(self)
+        whole = WHOLE.describe() if self.array == WHOLE else {}
+        return {name: value for name, value in described.items() if name not in whole}
 
     @property
     def _compensated(self) -> bool:

@@ -25,7 +25,7 @@ __all__ = ["PROFILES", "ExponentialLaw", "ReliabilityLaw", "VoltageRow", "Voltag
 
 # Horowitz, ISSCC 2014, figure 1.1.9 (45 nm): a 64-bit access to a 32 kB cache costs 20 pJ.
 HOROWITZ_SRAM_BIT_J = 20e-12 / 64
-# One minus the confidence of the upper bound (Clopper-Pearson) on a rate measured without a failure.
+# One minus the confidence of the upper bound (Clopper-Pearson) on a rate of no failure in n bits.
 _UNSEEN = 0.05
 
 
