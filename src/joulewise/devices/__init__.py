@@ -3,8 +3,7 @@
 device              the interface that every technology implements
 chip                chips and their random streams, traffic, inputs of matrix-vector products
 operating_point     operating points; the knob of a device, its range as levels from 0 to 1
-moments             mean and variance of reads, factors that words share, classes of words
-estimated_moments   moments of a device that states none, from reads of its chips
+moments             mean and variance of reads, stated or estimated, classes of words
 sram                SRAM under voltage scaling
 fault_kinds         effect of failing cells on a word: mask, flip, stuck
 fault_maps          positions of failing cells: independent, correlated, measured
