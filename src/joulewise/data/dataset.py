@@ -42,9 +42,8 @@ class Split:
     std: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        for field, value in (("inputs", self.inputs), ("targets", self.targets)):
-            if not isinstance(value, Tensor):
-                refuse(field, f"of type {type(value).__name__}", "a torch tensor", error=DataError)
+        for field in ("inputs", "targets"):
+            check_kind(field, getattr(self, field), Tensor, "a torch tensor", DataError)
         _check_inputs(self.inputs)
         _check_targets(self.targets, len(self.inputs))
         _check_statistics(self)
@@ -76,14 +75,7 @@ class Split:
         return scaled.sub_(mean).div_(std)
 
     def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Normalised inputs and targets in order; the last batch may be short.
-
-        Args:
-            size: Samples in a batch, at least 1.
-
-        Returns:
-            An iterator over (inputs, targets).
-        """
+        """Normalised inputs and targets in order, ``size`` at a time; the last may be fewer."""
         check_kind("the batch size", size, int, "a whole number from 1", DataError)
         if size < 1:
             refuse("the batch size", size, "a whole number from 1", error=DataError)
@@ -141,30 +133,21 @@ class Dataset:
 
     def __post_init__(self) -> None:
         check_kind("classes", self.classes, int, "a whole number", DataError)
-        _check_is_split("test", self.test)  # first, since it gives the input shape
-        if self.train is not None:
-            _check_is_split("train", self.train)
-            self._check_split("train", self.train)
-        self._check_split("test", self.test)
+        check_kind("test", self.test, Split, "a Split", DataError)
+        check_kind("train", self.train, Split | None, "a Split", DataError)
+        for field, split in (("train", self.train), ("test", self.test)):
+            largest = int(split.targets.max()) if split is not None else 0
+            if largest >= self.classes:
+                allowed = f"0 to {self.classes - 1}, for {self.classes} classes"
+                refuse(f"the largest of the {field} targets", largest, allowed, error=DataError)
+        if self.train is not None and self.train.input_shape != self.input_shape:
+            allowed = f"{self.input_shape}, as in the test split"
+            refuse("the train input shape", self.train.input_shape, allowed, error=DataError)
 
     @property
     def input_shape(self) -> tuple[int, ...]:
         """Shape of one sample, for instance ``(3, 32, 32)``."""
         return self.test.input_shape
-
-    def _check_split(self, field: str, split: Split) -> None:
-        largest = int(split.targets.max())
-        if largest >= self.classes:
-            allowed = f"0 to {self.classes - 1}, for {self.classes} classes"
-            refuse(f"the largest of the {field} targets", largest, allowed, error=DataError)
-        if split.input_shape != self.input_shape:
-            allowed = f"{self.input_shape}, as in the test split"
-            refuse(f"the {field} input shape", split.input_shape, allowed, error=DataError)
-
-
-def _check_is_split(field: str, value: object) -> None:
-    if not isinstance(value, Split):
-        refuse(field, f"of type {type(value).__name__}", "a Split", error=DataError)
 
 
 def _check_inputs(inputs: Tensor) -> None:

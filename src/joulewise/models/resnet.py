@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from joulewise.errors import ModelError, refuse
-from joulewise.models.shapes import check_classes, check_image
+from joulewise.models.shapes import check_image
 
 __all__ = ["MobileNetV2", "ResNet", "conv_bn"]
 
@@ -13,15 +13,7 @@ __all__ = ["MobileNetV2", "ResNet", "conv_bn"]
 def conv_bn(
     channels_in: int, channels_out: int, kernel_size: int, *, stride: int = 1, groups: int = 1
 ) -> tuple[nn.Conv2d, nn.BatchNorm2d]:
-    """Convolution that keeps the map's size up to its stride, and batch normalisation.
-
-    Args:
-        channels_in: Input channels.
-        channels_out: Output channels.
-        kernel_size: Side of the square kernel, odd.
-        stride: Stride of the convolution.
-        groups: Groups of channels; ``channels_in`` makes it depthwise.
-    """
+    """Convolution with an odd kernel that keeps the map's size up to its stride, and BatchNorm."""
     convolution = nn.Conv2d(
         channels_in,
         channels_out,
@@ -64,11 +56,10 @@ class ResNet(nn.Module):
         self, input_shape: tuple[int, ...], classes: int, *, depth: int = 20, width: int = 16
     ) -> None:
         super().__init__()
-        check_classes(classes)
         blocks, remainder = divmod(depth - 2, 6)
         if blocks < 1 or remainder:
             refuse("depth", depth, "6n + 2 with n of at least 1: 8, 14, 20, ...", ModelError)
-        self.stem = nn.Sequential(*conv_bn(check_image(input_shape), width, 3))
+        self.stem = nn.Sequential(*conv_bn(check_image(input_shape, classes), width, 3))
         self.stages = nn.Sequential(
             _stage(width, width, blocks, stride=1),
             _stage(width, 2 * width, blocks, stride=2),
@@ -138,9 +129,9 @@ class MobileNetV2(nn.Module):
 
     def __init__(self, input_shape: tuple[int, ...], classes: int) -> None:
         super().__init__()
-        check_classes(classes)
         channels_in = _STEM_CHANNELS
-        self.stem = nn.Sequential(*conv_bn(check_image(input_shape), channels_in, 3), nn.ReLU6())
+        stem = conv_bn(check_image(input_shape, classes), channels_in, 3)
+        self.stem = nn.Sequential(*stem, nn.ReLU6())
         blocks = []
         for expansion, channels, repeats, first_stride in _ROWS:
             for stride in (first_stride, *(1,) * (repeats - 1)):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from joulewise.models.shapes import check_classes, check_image
+from joulewise.models.shapes import check_image
 
 __all__ = ["Transformer"]
 
@@ -40,8 +40,7 @@ class Transformer(nn.Module):
         self, input_shape: tuple[int, ...], classes: int, *, width: int = 64, depth: int = 3
     ) -> None:
         super().__init__()
-        check_classes(classes)
-        channels = check_image(input_shape)
+        channels = check_image(input_shape, classes)
         patch = max(2, min(input_shape[1:]) // _PATCHES)
         tokens = (input_shape[1] // patch) * (input_shape[2] // patch)
         self.patches = nn.Conv2d(channels, width, kernel_size=patch, stride=patch)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from joulewise.errors import ModelError, check_in_range, check_kind, refuse
 from joulewise.models.resnet import MobileNetV2, ResNet, conv_bn
-from joulewise.models.shapes import check_classes, check_image, check_shape
+from joulewise.models.shapes import check_image, check_shape
 from joulewise.models.transformer import Transformer
 
 __all__ = ["MLP", "VGG", "ZOO", "SmallCNN", "build", "seeded"]
@@ -37,8 +37,7 @@ class MLP(nn.Module):
         self, input_shape: tuple[int, ...], classes: int, hidden: Sequence[int] = (256, 256)
     ) -> None:
         super().__init__()
-        check_shape(input_shape)
-        check_classes(classes)
+        check_shape(input_shape, classes)
         widths = (math.prod(input_shape), *hidden)
         layers: list[nn.Module] = [nn.Flatten()]
         for width_in, width_out in pairwise(widths):
@@ -67,8 +66,7 @@ class SmallCNN(nn.Module):
 
     def __init__(self, input_shape: tuple[int, ...], classes: int, *, width: int = 32) -> None:
         super().__init__()
-        check_classes(classes)
-        channels = (check_image(input_shape), width, 2 * width, 4 * width)
+        channels = (check_image(input_shape, classes), width, 2 * width, 4 * width)
         self.features = nn.Sequential(
             *(
                 nn.Sequential(*conv_bn(before, after, 3), nn.ReLU(), nn.MaxPool2d(2))
@@ -106,8 +104,7 @@ class VGG(nn.Module):
 
     def __init__(self, input_shape: tuple[int, ...], classes: int, *, width: int = 32) -> None:
         super().__init__()
-        check_classes(classes)
-        channels = (check_image(input_shape), width, 2 * width, 4 * width, 8 * width)
+        channels = (check_image(input_shape, classes), width, 2 * width, 4 * width, 8 * width)
         layers: list[nn.Module] = []
         for before, after in pairwise(channels):
             first, second = conv_bn(before, after, 3), conv_bn(after, after, 3)
