@@ -59,11 +59,8 @@ class Split:
     def normalise(self, inputs: Tensor) -> Tensor:
         """Normalise raw inputs of this split, perhaps augmented, for a model.
 
-        Args:
-            inputs: uint8 images [..., channel, height, width], or floating-point numbers.
-
-        Returns:
-            ``(inputs / 255 - mean) / std`` in float32; floating-point numbers unchanged.
+        uint8 images [..., channel, height, width] become ``(inputs / 255 - mean) / std`` in
+        float32; floating-point numbers are unchanged.
         """
         if inputs.dtype != torch.uint8:
             return inputs
@@ -83,15 +80,9 @@ class Split:
         return ((self.normalise(self.inputs[span]), self.targets[span]) for span in spans)
 
     def subset(self, count: int, *, seed: int | None = None) -> Split:
-        """Part of the split, with the same normalisation.
+        """The first ``count`` samples, or a random choice by ``seed``, normalised as before.
 
-        Args:
-            count: Number of samples, from 1 to the length of the split.
-            seed: Seed of a random choice; ``None`` takes the first ``count``. With one seed, a
-                smaller choice is the beginning of a larger one.
-
-        Returns:
-            A split of ``count`` samples.
+        With one seed, a smaller choice is the beginning of a larger one.
         """
         allowed = f"a whole number from 1 to {len(self)}"
         check_kind("count", count, int, allowed, DataError)

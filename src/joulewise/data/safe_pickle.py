@@ -27,11 +27,7 @@ _PLAIN_DTYPE = re.compile(r"b1|[iu][1248]|f[248]|c8|c16")
 def read_pickle(path: str | Path) -> object:
     """Read a pickle of plain values: numbers, texts, lists, dicts and NumPy arrays of numbers.
 
-    Args:
-        path: The file.
-
-    Returns:
-        The value; texts of Python 2 pickles are bytes.
+    Texts of Python 2 pickles are bytes.
 
     Raises:
         DataError: if the file is missing or truncated, or names anything to call or build.

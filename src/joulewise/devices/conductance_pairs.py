@@ -99,11 +99,7 @@ class PairDevice(Device[Pairs]):
             refuse("limit", "given beside channel_dim", "one of the two")
 
     def store(self, tensor: Tensor, *, limit: float | None = None, name: str = "tensor") -> Pairs:
-        """Saturate a tensor at its limit and round it to levels.
-
-        Raises:
-            WeightsError: if the tensor is empty or not finite.
-        """
+        """Saturate a tensor at its limit and round it to levels."""
         check_storable(tensor, name, self.channel_dim)
         wide = tensor.detach()
         wide = wide if wide.dtype == torch.float64 else wide.float()
@@ -165,12 +161,7 @@ def rectified_moments(mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
     ``h = phi(a) - a Phi(-a)``, the mean is ``mean + std h`` and the variance
     ``std^2 (Phi(a) - a phi(a) + a^2 Phi(-a) - h^2)``, which has no difference of large numbers.
 
-    Args:
-        mean: Mean of ``X``, 0 or more, float64.
-        std: Standard deviation of ``X``, 0 or more, broadcastable.
-
-    Returns:
-        Mean and variance, broadcast; differentiable.
+    Both arguments are 0 or more, float64; moments are broadcast and differentiable.
 
     References:
         N. L. Johnson, S. Kotz, N. Balakrishnan, "Continuous Univariate Distributions" 1, 1994,

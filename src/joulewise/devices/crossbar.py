@@ -150,19 +150,11 @@ class Crossbar(PairDevice):
         return found[0], found[1]
 
     def energy(self, traffic: Traffic, point: Point) -> Tensor:
-        """Joules per inference of devices, amplifiers and converters; see `ReadOut`.
-
-        Raises:
-            InputError: if no matrix-vector product with the tensor was traced.
-        """
+        """Joules per inference of devices, amplifiers and converters; see `ReadOut`."""
         return self._energy(traffic, point, by_channel=False)
 
     def energy_by_channel(self, traffic: Traffic, point: Point, channels: int) -> Tensor:
-        """Joules per inference of each output column; input conversion is divided evenly.
-
-        Raises:
-            InputError: if no product was traced, or output channels are not columns.
-        """
+        """Joules per inference of each output column; see `ReadOut`."""
         return self._energy(traffic, point, by_channel=True)
 
     def _energy(self, traffic: Traffic, point: Point, *, by_channel: bool) -> Tensor:

@@ -30,7 +30,7 @@ Stored = TypeVar("Stored")
 
 
 class Device(ABC, Generic[Stored]):
-    """A memory technology; ``tests/contracts.py`` has the checks that every device passes.
+    """A memory technology; `check_device` and ``tests/contracts.py`` check one.
 
     Attributes:
         moment_chips: Chips that `moments` are estimated from where a device states none, 3 or more:
@@ -101,8 +101,8 @@ class Device(ABC, Generic[Stored]):
             DeviceError: if what is stored is not a tensor.
         """
         if not isinstance(stored, Tensor):
-            what = f"what {type(self).__name__}.store returns"
             allowed = "a tensor, or a method ideal(stored) that returns one"
+            what = f"what {type(self).__name__}.store returns"
             refuse(what, f"a {type(stored).__name__}", allowed, DeviceError)
         return stored
 
@@ -159,13 +159,8 @@ class Device(ABC, Generic[Stored]):
     def energy_by_channel(self, traffic: Traffic, point: Point, channels: int) -> Tensor:
         """Joules per inference of each output channel of a weight; they sum to `energy`.
 
-        Args:
-            traffic: As for `energy`.
-            point: As for `energy`.
-            channels: Output channels, the length of the weight's first axis.
-
-        Returns:
-            float64 ``[channels]``; each depends on the operating point of its channel alone.
+        Each of the ``channels``, the length of the weight's first axis, depends on the operating
+        point of its channel alone: float64 ``[channels]``.
 
         Raises:
             NotImplementedError: if the knob has no points for channels.

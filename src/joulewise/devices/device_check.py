@@ -111,9 +111,6 @@ def check_device(
             refuses about one correct device in ten thousand.
         seed: Seed of the first chip, and of the weight.
 
-    Returns:
-        The comparisons.
-
     Raises:
         DeviceError: naming what is wrong; for a moment, by how many standard errors.
 

@@ -74,11 +74,6 @@ def compensating_factor(pair: PairMoments, most: Tensor) -> tuple[Tensor, Tensor
 def clipped_moments(mean: Tensor, var: Tensor, most: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Moments of a Gaussian clipped to the interval from 1 to ``most``.
 
-    Args:
-        mean: Mean before clipping.
-        var: Variance before clipping, 0 or more.
-        most: Upper end of the interval, above 1.
-
     Returns:
         Mean and variance after clipping, and the probability that nothing is clipped.
 

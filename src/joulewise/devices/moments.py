@@ -153,9 +153,6 @@ def estimated_moments(read: Callable[[Chip], Tensor], ideal: Tensor, chips: int)
         ideal: The fault-free tensor; its digest names the region of the chips, so that tensors with
             different contents have independent noise.
         chips: Number of chips, 3 or more.
-
-    Returns:
-        float64 moments in the shape of ``ideal``, with their `MomentEstimate`.
     """
     content = ideal.detach().cpu().float().contiguous().numpy().tobytes()
     part = hashlib.blake2b(content, digest_size=8).hexdigest()

@@ -104,7 +104,9 @@ class Knob:
         return low > 0 and high >= 10 * low
 
     def level(self, point: float) -> float:
-        """Level of a point, clipped to [0, 1]."""
+        """Level of a point, clipped to [0, 1]; exactly 0 and 1 at the ends."""
+        if point in (self.least_reliable, self.most_reliable):
+            return float(point == self.most_reliable)
         return min(max(float(self.levels(as_point(point))), 0.0), 1.0)
 
     def levels(self, points: Tensor) -> Tensor:

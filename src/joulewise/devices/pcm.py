@@ -133,7 +133,7 @@ class PCM(PairDevice):
 
         With 64 columns of 128 weights it varies by 2.5 % between chips after a year.
         """
-        return not self._compensated
+        return not (self.compensate and self.drift)
 
     @property
     def fresh(self) -> bool:
@@ -145,7 +145,7 @@ class PCM(PairDevice):
         times = _times(point, stored).detach()
         sign = stored.weights.sign() + (stored.weights == 0)
         programmed, now = (sign * (g[0] - g[1]) for g in self._conductances(stored, times, chip))
-        if self._compensated:
+        if not self.independent_words:
             sums = [columns(pair.double()).sum(1).abs().sum() for pair in (programmed, now)]
             now = now * believable(sums[0], sums[1], times**LARGEST_EXPONENT)
         read: Tensor = now * stored.limit
@@ -192,7 +192,7 @@ class PCM(PairDevice):
             covariance=active.covariance + idle.covariance,
         )
         mean, var, common = pair.mean, pair.var, None
-        if self._compensated:
+        if not self.independent_words:
             factor, spread, coupling = compensating_factor(pair, times**LARGEST_EXPONENT)
             var, mean = factor.square() * var, factor * mean
             var = var + spread * mean.square() + 2 * mean * coupling
@@ -218,9 +218,6 @@ class PCM(PairDevice):
         """Joules per inference: read-out (see `ReadOut`), and programming.
 
         Every device is programmed once in ``seconds``, for all inferences in that time.
-
-        Raises:
-            InputError: if no matrix-vector product with the tensor was traced.
         """
         stored = self.traced_weight(traffic)
         active, idle = self._devices(stored, _times(point, stored))
@@ -243,10 +240,6 @@ class PCM(PairDevice):
         described = PairDevice.describe(self)
         whole = WHOLE.describe() if self.array == WHOLE else {}
         return {name: value for name, value in described.items() if name not in whole}
-
-    @property
-    def _compensated(self) -> bool:
-        return self.compensate and self.drift
 
 
 def _times(point: Point, stored: Pairs) -> Tensor:

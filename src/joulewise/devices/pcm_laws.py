@@ -130,10 +130,6 @@ def quadrature() -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.f
 def _averaged_moments(programmed: Tensor, times: Tensor) -> tuple[Tensor, ...]:
     """Moments over programming and read noise, without drift, for the targets of the quadrature.
 
-    Args:
-        programmed: Means of the programmed conductances, ``[targets]``.
-        times: ``t / 20 s``.
-
     Returns:
         Mean; variance over programming of the mean over reads; mean over programming of the
         variance over reads; covariance of the read with the programmed conductance.

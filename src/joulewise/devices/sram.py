@@ -165,25 +165,19 @@ class SRAM(Device[Words]):
         quadrature error that the class states.
         """
         self._check_channels(point, stored.values)
-        scale, index = stored.scale, self._index(stored)
-        if isinstance(point, float) or as_point(point).ndim < 2:
+        scale, index, points = stored.scale, self._index(stored), as_point(point)
+        if points.ndim < 2:
             mean, var = (of_code.to(scale).take(index) for of_code in self.code_moments(point))
         else:
+            which = torch.arange(len(points))
+            if not points.requires_grad:  # equal points are worked out once
+                points, which = torch.unique(points, dim=0, return_inverse=True)
             mean, var = (
-                torch.stack(of_code).to(scale).gather(1, index.flatten(1)).view_as(index)
-                for of_code in zip(*self._channel_moments(as_point(point)), strict=True)
+                torch.stack(of_code)[which].to(scale).gather(1, index.flatten(1)).view_as(index)
+                for of_code in zip(*map(self.code_moments, points), strict=True)
             )
         # In the precision of the scale: squares would underflow in half precision.
         return ReadMoments(mean=mean * scale, var=var * scale**2)
-
-    def _channel_moments(self, points: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """`code_moments` at the point of each channel; if no gradient, once for equal points."""
-        if points.requires_grad:
-            return [self.code_moments(point) for point in points]
-        rows = [tuple(row) for row in points.tolist()]
-        different = dict(zip(rows, points, strict=True))
-        known = {row: self.code_moments(point) for row, point in different.items()}
-        return [known[row] for row in rows]
 
     def word_classes(self, stored: Words) -> WordClasses:
         """One class for each code."""
@@ -201,11 +195,8 @@ class SRAM(Device[Words]):
     def code_moments(self, point: Point) -> tuple[Tensor, Tensor]:
         """Mean and variance of the code that is read, for each stored code.
 
-        Args:
-            point: One number, or one for each bit plane.
-
-        Returns:
-            Two float64 tensors ``[2**bits]``, in the order of ``all_codes(bits)``.
+        ``point`` is one number, or one for each bit plane; the moments are two float64 tensors
+        ``[2**bits]``, in the order of ``all_codes(bits)``.
         """
         rate = self.bit_error_rate(point).expand(self.bits)
         weights, rates = self.fault_map.mixture(self.fault.rates(rate))
