@@ -11,8 +11,7 @@ faulty_words        words with failing cells, and their replacement in tensors
 reliability_laws    bit error rate and energy against the supply; named, cited profiles
 crossbar            memristor crossbars: additive, multiplicative and read noise
 pcm                 phase-change memory: programming noise, drift, read noise
-pcm_laws            laws and moments of a phase-change device
-drift_compensation  global scaling of a tensor that undoes drift on average
+pcm_laws            laws and moments of a phase-change device, drift compensation
 conductance_pairs   weights as differential pairs, rectified Gaussian noise
 crossbar_energy     energy of the read-out circuits of a crossbar
 array               array sizes and converters

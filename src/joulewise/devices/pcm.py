@@ -16,17 +16,15 @@ from torch import Tensor
 from joulewise.devices.array import WHOLE
 from joulewise.devices.chip import Chip, Traffic
 from joulewise.devices.conductance_pairs import PairDevice, Pairs, normals
-from joulewise.devices.drift_compensation import (
-    PairMoments,
-    believable,
-    columns,
-    compensating_factor,
-)
 from joulewise.devices.moments import ReadMoments, SharedFactor
 from joulewise.devices.operating_point import Knob, Point, as_point
 from joulewise.devices.pcm_laws import (
     LARGEST_EXPONENT,
     START,
+    PairMoments,
+    believable,
+    columns,
+    compensating_factor,
     device_moments,
     drift_exponent,
     programming_std,
