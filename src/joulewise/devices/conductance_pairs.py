@@ -125,8 +125,8 @@ class PairDevice(Device[Pairs]):
         """
         if not traffic.matrix_inputs:
             raise InputError(
-                "the energy of a compute-in-memory device depends on its inputs, and no product "
-                "with this tensor was traced; give place(..., inputs=a batch), or exclude it"
+                "the energy of a compute-in-memory device depends on its inputs, and no product with "
+                "this tensor was traced; give place(..., example_inputs=a batch), or exclude it"
             )
         return self.store(traffic.matrix_inputs[0].weight)
 
@@ -136,10 +136,8 @@ class PairDevice(Device[Pairs]):
 
     def describe(self) -> dict[str, Any]:
         """Plain data for records."""
-        fields = asdict(self)
-        for name in ("array", "readout"):
-            del fields[name]
-        plain = {name: list(v) if isinstance(v, tuple) else v for name, v in fields.items()}
+        plain = {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
+        del plain["array"], plain["readout"]
         parts = self.array.describe() | self.readout.describe()
         return {"device": type(self).__name__.lower()} | plain | parts
 

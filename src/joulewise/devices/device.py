@@ -139,7 +139,7 @@ class Device(ABC, Generic[Stored]):
 
         @lru_cache(maxsize=32)  # estimates take many reads, and discrete points recur
         def known(point: PlainPoint) -> tuple[Tensor, Tensor]:
-            return moments(as_point(point))  # type: ignore[arg-type]
+            return moments(as_point(point))
 
         def remembered(point: Tensor) -> tuple[Tensor, Tensor]:
             # `moments` refuses gradients.

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from joulewise.devices.chip import Chip, MatrixInputs, Traffic
 from joulewise.devices.device import Device
-from joulewise.errors import DeviceError, check_in_range, refuse
+from joulewise.errors import DeviceError, check_in_range, check_kind, refuse
 
 __all__ = ["DeviceCheck", "MomentCheck", "check_device"]
 
@@ -120,8 +120,7 @@ def check_device(
         True
     """
     check_in_range("chips", chips, 20, 10**6)
-    if not isinstance(device, Device):
-        refuse("device", f"a {type(device).__name__}", "a Device, such as SRAM(bits=8)")
+    check_kind("device", device, Device, "a Device, such as SRAM(bits=8)")
     generator = torch.Generator().manual_seed(seed)
     weight = 0.1 * torch.randn(shape, generator=generator, dtype=torch.float64)
     stored = device.store(weight, name="weight")

@@ -24,7 +24,7 @@ PlainPoint = float | tuple[float, ...] | tuple[tuple[float, ...], ...]
 """An operating point as plain data: a number, or the rows of a table."""
 
 
-def as_point(point: Point) -> Tensor:
+def as_point(point: Point | PlainPoint) -> Tensor:
     """Convert an operating point to a float64 tensor; gradients flow back to a tensor argument."""
     return torch.as_tensor(point, dtype=torch.float64)
 
