@@ -125,8 +125,8 @@ class PairDevice(Device[Pairs]):
         """
         if not traffic.matrix_inputs:
             raise InputError(
-                "the energy of a compute-in-memory device depends on its inputs, and no product with "
-                "this tensor was traced; give place(..., example_inputs=a batch), or exclude it"
+                "the energy of a compute-in-memory device depends on its inputs, and no product "
+                "with this tensor was traced; give place(..., example_inputs=a batch) or exclude it"
             )
         return self.store(traffic.matrix_inputs[0].weight)
 
