@@ -29,9 +29,6 @@ class FixedPoint:
             and so does a tensor with fewer than two axes: one word with its own scale would have
             no rounding error.
 
-    Raises:
-        InputError: if ``bits`` or ``limit`` is out of range.
-
     Example:
         >>> words = FixedPoint(bits=3).encode(torch.tensor([-1.0, 0.5, 0.25]))
         >>> words.codes.tolist(), round(float(words.scale), 4)

@@ -1,5 +1,8 @@
 """Memory devices: models of what is read back and of the energy that it takes.
 
+Devices, laws and their parts are frozen values; a field of the wrong kind, or outside the range
+that its docstring states, raises an `InputError` when the value is made.
+
 device              the interface that every technology implements
 chip                chips and their random streams, traffic, inputs of matrix-vector products
 operating_point     operating points; the knob of a device, its range as levels from 0 to 1

@@ -17,9 +17,6 @@ class Arithmetic:
     Args:
         mac_j: Joules per MAC, 0 to 1.
         source: Origin of the figure.
-
-    Raises:
-        InputError: if ``mac_j`` is outside its range.
     """
 
     mac_j: float

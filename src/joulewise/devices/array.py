@@ -30,9 +30,6 @@ class Array:
         output_bits: Bits of the output converters, sign included, 2 to 16; None for exact ones.
         headroom: Range of the output converters over the largest partial sum of the traced inputs,
             above 0; larger sums saturate.
-
-    Raises:
-        InputError: if a field is outside its range.
     """
 
     rows: int | None = None

@@ -58,9 +58,6 @@ class PairDevice(Device[Pairs]):
             None for one limit per tensor. Tensors with fewer than two axes always have one.
         array: Size of the arrays and their converters.
         readout: Read-out circuits, for the energy.
-
-    Raises:
-        InputError: if a field is outside its range.
     """
 
     levels: int | None = None

@@ -47,9 +47,6 @@ class Crossbar(PairDevice):
             may be negative, as published closed forms assume.
         g_range: Lowest and highest ``g_max``, siemens, above 0 to 1.
 
-    Raises:
-        InputError: if a field is outside its range.
-
     References:
         J. Kern et al., "MemSE: Fast MSE prediction for noisy memristor-based DNN accelerators",
         AICAS 2022, arXiv 2205.01707 (``sigma``, ``levels``, without clipping); G. Mordido et al.,

@@ -36,9 +36,6 @@ class ReadOut:
         input_j: Joules per 8-bit conversion of an input, 0 to 1; proportional to the bits.
         output_j: Joules per 8-bit conversion of a sum, 0 to 1; doubles with each bit.
         source: Origin of the figures.
-
-    Raises:
-        InputError: if a field is outside its range.
     """
 
     v_read: float

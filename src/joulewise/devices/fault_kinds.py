@@ -137,10 +137,7 @@ class Flip(FaultKind):
     Args:
         zero_to_one: Failure rate of cells that hold 0 over the bit error rate, 0 to 2.
         one_to_zero: The same for cells that hold 1. If the two add up to 2, the bit error rate is
-            the mean over equally frequent zeros and ones.
-
-    Raises:
-        InputError: if a field is outside its range, or both are 0.
+            the mean over equally frequent zeros and ones. One of the two is above 0.
     """
 
     zero_to_one: float = 1.0
@@ -164,9 +161,6 @@ class Stuck(FaultKind):
 
     Args:
         at_one: Fraction of failing cells that are stuck at 1, 0 to 1; the others are stuck at 0.
-
-    Raises:
-        InputError: if ``at_one`` is outside its range.
     """
 
     at_one: float = 0.5

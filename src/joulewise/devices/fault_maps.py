@@ -185,9 +185,6 @@ class CorrelatedMap(FaultMap):
         columns: Cells in a row of the array; a multiple of the word's bits.
         cluster_rows: Rows in a block.
         cluster_columns: Columns in a block; a multiple of the word's bits.
-
-    Raises:
-        InputError: if a field is outside its range.
     """
 
     row: float = 0.0

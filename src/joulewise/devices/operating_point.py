@@ -63,9 +63,6 @@ class Knob:
         bit_planes: Bit planes that can have separate operating points; None if they cannot.
         channels: True if each output channel of a weight can have a separate operating point.
 
-    Raises:
-        InputError: if a field is outside its range.
-
     Example:
         >>> siemens = Knob(name="g_max", least_reliable=1e-7, most_reliable=1e-3)
         >>> round(siemens.level(1e-5), 6), round(siemens.point(0.25) * 1e6, 6)

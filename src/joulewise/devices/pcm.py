@@ -79,9 +79,6 @@ class PCM(PairDevice):
         program_source: Origin of ``program_j``.
         inferences_per_second: Inferences that the energy of programming is divided by, above 0.
 
-    Raises:
-        InputError: if a field is outside its range.
-
     References:
         The laws are those of IBM's aihwkit, ``inference/noise/pcm.py``, with the same ``seconds``;
         V. Joshi et al., Nat. Commun. 11, 2473, 2020; S. R. Nandakumar et al., ICECS 2019. They are

@@ -109,9 +109,6 @@ class ExponentialLaw(ReliabilityLaw):
         nominal_energy_per_bit_j: Joules per access to one bit at ``eta = 1``, above 0. The default
             is Horowitz's 20 pJ for 64 bits of a 32 kB cache in 45 nm.
 
-    Raises:
-        InputError: if a field is outside its range.
-
     Example:
         >>> law = ExponentialLaw()
         >>> round(float(law.bit_error_rate(torch.tensor(0.5, dtype=torch.float64))), 6)

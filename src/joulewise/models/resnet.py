@@ -1,4 +1,4 @@
-"""ResNet and MobileNetV2 for small images."""
+"""ResNet and MobileNetV2 for small images; inputs and outputs as in `joulewise.models.zoo`."""
 
 from __future__ import annotations
 
@@ -41,8 +41,6 @@ class ResNet(nn.Sequential):
     Where a block changes the shape, its shortcut is a 1x1 convolution (the paper's option B).
 
     Args:
-        input_shape: Shape of one input, ``(channels, height, width)``, from 8x8 up.
-        classes: Number of outputs.
         depth: Layers with weights, 6n + 2: 8, 14, 20, ...
         width: Channels of the first stage (16 in the paper).
 
@@ -114,10 +112,6 @@ class MobileNetV2(nn.Sequential):
     """Inverted residual blocks: expand by 1x1, filter depthwise by 3x3, project by 1x1.
 
     The map is halved twice, where the paper's 224x224 network halves it five times.
-
-    Args:
-        input_shape: Shape of one input, ``(channels, height, width)``, from 8x8 up.
-        classes: Number of outputs.
 
     Example:
         >>> import torch

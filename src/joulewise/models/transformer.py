@@ -1,4 +1,4 @@
-"""Small transformer encoder on image patches."""
+"""Small transformer encoder on image patches; inputs and outputs as in `joulewise.models.zoo`."""
 
 from __future__ import annotations
 
@@ -21,8 +21,6 @@ class Transformer(nn.Module):
     the average of all tokens in place of a class token.
 
     Args:
-        input_shape: Shape of one input, ``(channels, height, width)``, from 8x8 up.
-        classes: Number of outputs.
         width: Features of a token, a multiple of 4.
         depth: Number of encoder blocks.
 

@@ -89,13 +89,6 @@ def load_weights(model: nn.Module, path: str | Path) -> dict[str, str]:
     Raises:
         WeightsError: if the file cannot be read or a tensor does not fit; the message names the
             file and the first such tensor.
-
-    Example:
-        >>> load_weights(nn.Linear(2, 1), "missing.pt")
-        Traceback (most recent call last):
-            ...
-        joulewise.errors.WeightsError: weights file missing.pt is missing; allowed: a file that
-        exists
     """
     path, own = _checked(model, path)
     tensors, metadata = _read(path)

@@ -1,6 +1,7 @@
 """Zoo of small networks by name, with MLP, CNN and VGG; each is initialised from a seed.
 
-Networks map inputs [batch, *input_shape] to logits [batch, classes].
+Networks map inputs [batch, *input_shape] to logits [batch, classes]. Except for MLP, an input shape
+is ``(channels, height, width)``, from 8x8 up.
 """
 
 from __future__ import annotations
@@ -28,8 +29,6 @@ class MLP(nn.Sequential):
     """Multilayer perceptron with ReLU on the flattened input of any shape.
 
     Args:
-        input_shape: Shape of one input, without the batch axis.
-        classes: Number of outputs.
         hidden: Widths of the hidden layers; empty for a linear classifier.
 
     Example:
@@ -53,8 +52,6 @@ class SmallCNN(nn.Sequential):
     """Three 3x3 convolutions with batch normalisation, each followed by a 2x2 max-pool.
 
     Args:
-        input_shape: Shape of one input, ``(channels, height, width)``, from 8x8 up.
-        classes: Number of outputs.
         width: Channels of the first convolution; each next one has twice as many.
 
     Example:
@@ -79,8 +76,6 @@ class VGG(nn.Sequential):
     batch normalisation, and one linear layer on the average of the last map.
 
     Args:
-        input_shape: Shape of one input, ``(channels, height, width)``, from 8x8 up.
-        classes: Number of outputs.
         width: Channels of the first stack (64 in the paper).
 
     Example:
