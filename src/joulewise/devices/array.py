@@ -10,12 +10,12 @@ from torch import Tensor
 
 from joulewise.errors import check_count, check_in_range
 
-__all__ = ["WHOLE", "Array", "rounded"]
+__all__ = ["Array", "rounded"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Array:
-    """Size of the arrays that a matrix is split into, and their converters.
+    """Size of the arrays that a matrix is split into, by default any, and their converters.
 
     Currents of a column add up over the rows of one array. Each such partial sum is converted, and
     those of several arrays are added digitally. The two columns of a differential pair are
@@ -65,10 +65,6 @@ class Array:
         """Plain data for records."""
         rest = asdict(self)
         return {"array_rows": rest.pop("rows"), "array_columns": rest.pop("columns"), **rest}
-
-
-WHOLE = Array()
-"""Arrays of any size with exact converters."""
 
 
 def rounded(values: Tensor, limit: float, bits: int | None) -> Tensor:

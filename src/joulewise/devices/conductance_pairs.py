@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from joulewise.devices.array import WHOLE, Array
+from joulewise.devices.array import Array
 from joulewise.devices.chip import Chip, Traffic
 from joulewise.devices.crossbar_energy import ISAAC, ReadOut
 from joulewise.devices.device import Device
@@ -64,7 +64,7 @@ class PairDevice(Device[Pairs]):
     rounding: Literal["nearest", "floor"] = "nearest"
     limit: float | None = None
     channel_dim: int | None = None
-    array: Array = WHOLE
+    array: Array = Array()
     readout: ReadOut = ISAAC
 
     def __post_init__(self) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from joulewise.devices.array import WHOLE, Array
+from joulewise.devices.array import Array
 from joulewise.devices.chip import MatrixInputs
 from joulewise.devices.moments import ReadMoments
 from joulewise.errors import InputError, check_in_range
@@ -57,7 +57,7 @@ class ReadOut:
         matrix_inputs: Sequence[MatrixInputs],
         plus: ReadMoments,
         minus: ReadMoments,
-        array: Array = WHOLE,
+        array: Array,
         *,
         by_channel: bool = False,
     ) -> Tensor:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from joulewise.devices.array import WHOLE
+from joulewise.devices.array import Array
 from joulewise.devices.chip import Chip, Traffic
 from joulewise.devices.conductance_pairs import PairDevice, Pairs, normals
 from joulewise.devices.moments import ReadMoments, SharedFactor
@@ -233,7 +233,7 @@ class PCM(PairDevice):
     def describe(self) -> dict[str, Any]:
         """Plain data for records; arrays of any size with exact converters are left out."""
         described = PairDevice.describe(self)
-        whole = WHOLE.describe() if self.array == WHOLE else {}
+        whole = self.array.describe() if self.array == Array() else {}
         return {name: value for name, value in described.items() if name not in whole}
 
 

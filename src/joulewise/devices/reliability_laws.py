@@ -218,13 +218,10 @@ class VoltageTable(ReliabilityLaw):
 
     @classmethod
     def from_csv(cls, path: str | Path) -> VoltageTable:
-        """Read a table with the columns ``v_dd,energy_per_bit_j,bit_error_rate[,measured_bits]``.
+        """Read a CSV file of ``v_dd,energy_per_bit_j,bit_error_rate[,measured_bits]``.
 
         Lines that start with ``#`` are comments, and kept as the source. Rows may be in order of
         ascending or descending voltage.
-
-        Args:
-            path: A CSV file.
 
         Raises:
             TableError: if the file cannot be read or a line is malformed; the message names it.
@@ -323,20 +320,18 @@ def _check_rows(rows: Sequence[VoltageRow], places: Sequence[str], unit: str) ->
             refuse(f"{place}: bit_error_rate", got, "a rate that falls with voltage", TableError)
 
 
-# V / Vmin in steps of 1 / 24, energy / energy(Vmin) = (V / Vmin)^2, bit error rate.
-_STUTZ_FIGURE_1 = (
-    (0.750, 0.5625, 2.056e-1),
-    (0.792, 0.626736111, 5.573e-2),
-    (0.833, 0.694444444, 1.115e-2),
-    (0.875, 0.765625, 1.29e-3),
-    (0.917, 0.840277778, 6.86646e-5),
-    (0.958, 0.918402778, 1.90735e-6),
-)
-
 _STUTZ_2021 = VoltageTable(
     rows=tuple(
         VoltageRow(volts, energy * HOROWITZ_SRAM_BIT_J, rate)
-        for volts, energy, rate in _STUTZ_FIGURE_1
+        # V / Vmin in steps of 1 / 24, energy / energy(Vmin) = (V / Vmin)^2, bit error rate.
+        for volts, energy, rate in (
+            (0.750, 0.5625, 2.056e-1),
+            (0.792, 0.626736111, 5.573e-2),
+            (0.833, 0.694444444, 1.115e-2),
+            (0.875, 0.765625, 1.29e-3),
+            (0.917, 0.840277778, 6.86646e-5),
+            (0.958, 0.918402778, 1.90735e-6),
+        )
     ),
     source=(
         "D. Stutz, N. Chandramoorthy, M. Hein, B. Schiele, Bit Error Robustness for "
