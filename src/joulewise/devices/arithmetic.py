@@ -25,10 +25,6 @@ class Arithmetic:
     def __post_init__(self) -> None:
         check_in_range("mac_j", self.mac_j, 0.0, 1.0)
 
-    def energy_j(self, macs: float) -> float:
-        """Joules for ``macs`` multiply-accumulates."""
-        return self.mac_j * macs
-
     def describe(self) -> dict[str, Any]:
         """Plain data for records."""
         return asdict(self)

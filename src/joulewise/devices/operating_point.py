@@ -31,11 +31,9 @@ def as_point(point: Point | PlainPoint) -> Tensor:
 
 def plain_point(point: Point) -> PlainPoint:
     """Convert an operating point to plain data, for records."""
-    point = point.detach() if isinstance(point, Tensor) else point
-    if isinstance(point, Tensor) and point.ndim > 1:
-        return tuple(tuple(float(p) for p in row) for row in point)
     if isinstance(point, Tensor) and point.ndim:
-        return tuple(float(p) for p in point)
+        rows = point.detach().double().tolist()
+        return tuple(tuple(row) if isinstance(row, list) else row for row in rows)
     return float(point)
 
 
