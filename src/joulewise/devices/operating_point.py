@@ -31,10 +31,10 @@ def as_point(point: Point | PlainPoint) -> Tensor:
 
 def plain_point(point: Point) -> PlainPoint:
     """Convert an operating point to plain data, for records."""
-    if isinstance(point, Tensor) and point.ndim:
-        rows = point.detach().double().tolist()
-        return tuple(tuple(row) if isinstance(row, list) else row for row in rows)
-    return float(point)
+    numbers = point.detach().double().tolist() if isinstance(point, Tensor) else float(point)
+    if isinstance(numbers, float):
+        return numbers
+    return tuple(tuple(row) if isinstance(row, list) else row for row in numbers)
 
 
 def from_plain(point: PlainPoint) -> Point:
