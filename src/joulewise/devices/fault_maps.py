@@ -30,6 +30,7 @@ Cells = NDArray[np.int64]
 Rates = NDArray[np.float64]
 
 
+@dataclass(frozen=True, slots=True)
 class FaultMap(ABC):
     """Interface of a fault map."""
 
@@ -72,9 +73,9 @@ class FaultMap(ABC):
                 allowed = f"a multiple of the word's {bits} bits: words may not straddle rows"
                 refuse(f"{field} of the fault map", columns, allowed)
 
-    @abstractmethod
     def describe(self) -> dict[str, Any]:
         """Plain data for records."""
+        return {"fault_map": type(self).__name__.removesuffix("Map").lower(), **asdict(self)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,10 +114,6 @@ class IndependentMap(FaultMap):
     def mixture(self, rates: Tensor) -> tuple[Tensor, Tensor]:
         """One component: the rates themselves."""
         return torch.ones(1, dtype=torch.float64), rates[None]
-
-    def describe(self) -> dict[str, Any]:
-        """Plain data for records."""
-        return {"fault_map": "independent"}
 
 
 def _arrivals(cells: int, horizon: float, chip: Chip) -> tuple[Rates, Cells]:
@@ -231,10 +228,6 @@ class CorrelatedMap(FaultMap):
         threshold = torch.special.ndtri(rates.clamp(1e-300, 1 - 1e-16))
         given = torch.special.ndtr((threshold - shared**0.5 * latent) / (1 - shared) ** 0.5)
         return torch.from_numpy(weights / weights.sum()), given
-
-    def describe(self) -> dict[str, Any]:
-        """Plain data for records."""
-        return {"fault_map": "correlated", **asdict(self)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
