@@ -8,7 +8,6 @@ from numbers import Real
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from joulewise.errors import DataError, check_kind, refuse
@@ -45,7 +44,15 @@ class Split:
         for field in ("inputs", "targets"):
             check_kind(field, getattr(self, field), Tensor, "a torch tensor", DataError)
         _check_inputs(self.inputs)
-        _check_targets(self.targets, len(self.inputs))
+        if self.targets.dtype != torch.int64:
+            allowed = "torch.int64, one class number per sample"
+            refuse("the dtype of targets", self.targets.dtype, allowed, error=DataError)
+        if self.targets.shape != self.inputs.shape[:1]:
+            allowed = f"[{len(self.inputs)}], one class number per sample"
+            refuse("the shape of targets", list(self.targets.shape), allowed, error=DataError)
+        lowest = int(self.targets.min())
+        if lowest < 0:
+            refuse("the smallest of the targets", lowest, "class numbers from 0", error=DataError)
         _check_statistics(self)
 
     def __len__(self) -> int:
@@ -155,18 +162,6 @@ def _check_inputs(inputs: Tensor) -> None:
         refuse("inputs", "not finite everywhere", "numbers without nan and inf", error=DataError)
 
 
-def _check_targets(targets: Tensor, count: int) -> None:
-    if targets.dtype != torch.int64:
-        allowed = "torch.int64, one class number per sample"
-        refuse("the dtype of targets", targets.dtype, allowed, error=DataError)
-    if targets.shape != (count,):
-        allowed = f"[{count}], one class number per sample"
-        refuse("the shape of targets", list(targets.shape), allowed, error=DataError)
-    lowest = int(targets.min())
-    if lowest < 0:
-        refuse("the smallest of the targets", lowest, "class numbers from 0", error=DataError)
-
-
 def _check_statistics(split: Split) -> None:
     if not split.mean and not split.std:
         return
@@ -182,13 +177,6 @@ def _check_statistics(split: Split) -> None:
         refuse("mean", split.mean, "finite numbers", error=DataError)
     if not all(0 < value < float("inf") for value in split.std):
         refuse("std", split.std, "numbers above 0", error=DataError)
-
-
-# ---- scikit-learn's digits
-
-_DIGITS_SEED = 2009
-_TEST_FRACTION = 1 / 3
-_BRIGHTEST = 16
 
 
 def load_digits() -> Dataset:
@@ -209,9 +197,14 @@ def load_digits() -> Dataset:
     from sklearn import datasets  # here, since its import takes as long as torch's
 
     bunch = datasets.load_digits()
-    pixels = np.asarray(bunch.images, dtype=np.float32)[:, None] / _BRIGHTEST
+    pixels = np.asarray(bunch.images, dtype=np.float32)[:, None] / 16
     labels = np.asarray(bunch.target, dtype=np.int64)
-    tested = _stratified(labels)
+    # A mask rather than a list of indices: samples keep their order, so that the first few of a
+    # split are of mixed classes.
+    generator, tested = np.random.default_rng(2009), np.zeros(len(labels), dtype=np.bool_)
+    for label in np.unique(labels):
+        members = generator.permutation(np.flatnonzero(labels == label))
+        tested[members[: round(len(members) / 3)]] = True
     mean, std = pixels[~tested].mean(), pixels[~tested].std()
     inputs = (pixels - mean) / std
     train, test = (
@@ -219,14 +212,3 @@ def load_digits() -> Dataset:
         for chosen in (~tested, tested)
     )
     return Dataset(name="digits", train=train, test=test, classes=10, flips=False)
-
-
-def _stratified(labels: NDArray[np.int64]) -> NDArray[np.bool_]:
-    # A mask rather than a list of indices: samples keep their order, so that the first few
-    # of a split are of mixed classes.
-    generator = np.random.default_rng(_DIGITS_SEED)
-    tested = np.zeros(len(labels), dtype=np.bool_)
-    for label in np.unique(labels):
-        members = generator.permutation(np.flatnonzero(labels == label))
-        tested[members[: round(_TEST_FRACTION * len(members))]] = True
-    return tested

@@ -11,7 +11,7 @@ from __future__ import annotations
 import pickle
 import re
 from pathlib import Path
-from typing import Any, BinaryIO, SupportsIndex
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -117,14 +117,10 @@ class _PlainArray(np.ndarray[Any, Any]):
         _, shape, dtype, fortran, raw = state
         if not isinstance(dtype, _PlainDtype) or not isinstance(raw, bytes | bytearray):
             raise pickle.UnpicklingError("an array of something other than plain numbers")
-        plain: Any = (1, _checked_shape(shape), dtype.resolve(), bool(fortran), bytes(raw))
+        if not isinstance(shape, tuple) or not all(isinstance(n, int) and n >= 0 for n in shape):
+            raise pickle.UnpicklingError("an array of impossible shape")
+        plain: Any = (1, shape, dtype.resolve(), bool(fortran), bytes(raw))
         super().__setstate__(plain)
-
-
-def _checked_shape(shape: object) -> tuple[SupportsIndex, ...]:
-    if not isinstance(shape, tuple) or not all(isinstance(n, int) and n >= 0 for n in shape):
-        raise pickle.UnpicklingError("an array of impossible shape")
-    return shape
 
 
 def _text(value: object) -> str:

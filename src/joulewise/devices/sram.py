@@ -253,15 +253,14 @@ class SRAM(Device[Words]):
         channel_dim = self.channel_dim if chosen is None else None
         return FixedPoint(bits=self.bits, limit=chosen, channel_dim=channel_dim)
 
-    def _rates(self, point: Point) -> NDArray[np.float64]:
-        if isinstance(point, float):
-            return _common_rates(self.law, self.fault, self.bits, self.knob.name, point)
-        rate = self._in_planes(self.bit_error_rate(point).detach())
-        return self.fault.rates(rate).cpu().numpy()
-
     def _faulty_words(self, words: int, point: Point, chip: Chip) -> FaultyWords:
         """Draw the words with failing cells among ``words`` words of one part of a chip."""
-        on_zero, on_one = self.fault_map.failing(words, self._rates(point), chip)
+        if isinstance(point, float):
+            rates = _common_rates(self.law, self.fault, self.bits, self.knob.name, point)
+        else:
+            rate = self._in_planes(self.bit_error_rate(point).detach())
+            rates = self.fault.rates(rate).cpu().numpy()
+        on_zero, on_one = self.fault_map.failing(words, rates, chip)
         on_zero = self.fault.select(on_zero, 0, chip)
         return FaultyWords.of_cells(on_zero, self.fault.select(on_one, 1, chip), self.bits)
 
