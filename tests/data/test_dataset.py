@@ -129,7 +129,7 @@ def test_dataset_knows_its_input_shape():
             {"train": Split(inputs=images(), targets=targets())},
             r"the train input shape is \(3, 4, 4\); allowed: \(3,\), as in the test split",
         ),
-        ({"test": None}, "test is of type NoneType; allowed: a Split"),
+        ({"test": None}, "test is None .NoneType.; allowed: a Split"),
         ({"train": (floats(), targets())}, "train is of type tuple; allowed: a Split"),
     ],
 )

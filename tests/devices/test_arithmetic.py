@@ -6,10 +6,6 @@ from joulewise.devices import HOROWITZ_INT8, Arithmetic
 from joulewise.errors import InputError
 
 
-def test_energy_is_a_product():
-    assert Arithmetic(mac_j=2e-12, source="by hand").energy_j(1e6) == pytest.approx(2e-6, rel=1e-12)
-
-
 def test_the_cited_figure():
     assert HOROWITZ_INT8.mac_j == pytest.approx(0.3e-12)
     assert "Horowitz, ISSCC 2014" in HOROWITZ_INT8.describe()["source"]

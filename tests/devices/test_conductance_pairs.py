@@ -56,10 +56,10 @@ def test_a_given_limit_saturates():
 
 
 def test_points_along_columns():
-    stored = store([[1.0, 2.0], [3.0, 4.0]])
-    assert stored.along_columns(torch.tensor([1.0, 2.0])).shape == (2, 1)
+    device = Crossbar(sigma=1e-6)
+    stored = device.store(torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
     with pytest.raises(WeightsError, match=r"g_max is 3 numbers; allowed: one, or 2"):
-        stored.along_columns(torch.ones(3))
+        device.moments(stored, torch.ones(3))
 
 
 @pytest.mark.parametrize(

@@ -97,7 +97,7 @@ def test_wrong_devices_are_refused_by_name(device, said):
 
 
 def test_arguments_of_the_wrong_kind():
-    with pytest.raises(InputError, match="device is a str; allowed: a Device"):
+    with pytest.raises(InputError, match="device is 'sram' .str.; allowed: a Device"):
         check_device("sram")
     with pytest.raises(InputError, match="chips is 3; allowed: 20 to"):
         check_device(SRAM(), chips=3)

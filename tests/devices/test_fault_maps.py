@@ -372,7 +372,7 @@ def test_measured_refuses_what_is_not_rows(thresholds):
         ({"row": -0.1}, "^row is -0.1; allowed: 0 to 0.9$"),
         ({"column": math.nan}, "^column is nan; allowed: 0 to 0.9$"),
         ({"row": 0.5, "cluster": 0.5}, r"^row \+ column \+ cluster is 1; allowed: 0 to 0.9$"),
-        ({"cluster_rows": 0}, "^cluster_rows is 0; allowed: 1 to "),
+        ({"cluster_rows": 0}, "^cluster_rows is 0; allowed: a whole number, 1 to "),
     ],
 )
 def test_correlated_refusals(fields, message):
@@ -393,7 +393,7 @@ def test_correlated_refusals(fields, message):
         ),
         (
             MeasuredMap(columns=12, thresholds=(0.1,) * 12),
-            "^columns of the measured map is 12; allowed: a multiple of the word's 8 bits",
+            "^columns of the fault map is 12; allowed: a multiple of the word's 8 bits",
         ),
     ],
 )

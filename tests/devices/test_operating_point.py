@@ -111,7 +111,7 @@ def test_shapes_that_a_knob_takes():
         ({"name": "g max"}, "the name of a knob is 'g max'; allowed: a Python identifier"),
         ({"most_reliable": 0.0}, r"the ends of eta is \(0.0, 0.0\); allowed: two finite numbers"),
         ({"most_reliable": math.inf}, "the ends of eta is .*; allowed: two finite numbers"),
-        ({"bit_planes": 0}, "bit_planes is 0; allowed: 1 to 64"),
+        ({"bit_planes": 0}, "bit_planes is 0; allowed: a whole number, 1 to 64"),
     ],
 )
 def test_knobs_that_are_refused(fields, message):

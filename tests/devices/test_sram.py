@@ -537,7 +537,7 @@ def test_a_table_refuses_energies_below_its_rows():
 
 @pytest.mark.parametrize("bits", [1, 17])
 def test_a_width_out_of_range_is_refused(bits):
-    with pytest.raises(InputError, match=f"^bits is {bits}; allowed: 2 to 16$"):
+    with pytest.raises(InputError, match=f"^bits is {bits}; allowed: a whole number, 2 to 16$"):
         SRAM(bits=bits)
 
 

@@ -12,7 +12,7 @@ from joulewise.devices import SRAM, Chip, Flip, Stuck
 from joulewise.errors import InputError, ModelError, WeightsError
 from joulewise.models import build
 from joulewise.placement import call, loaded, place, private_memory
-from joulewise.words import FixedPoint, decode, encode
+from joulewise.words import FixedPoint
 
 
 @pytest.fixture(autouse=True)
@@ -96,12 +96,9 @@ def test_reading_is_replacing_each_weight_by_hand(kind, device):
             now = dict(memory.placement.model.named_parameters())
             assert all(torch.equal(now[name], tensor) for name, tensor in by_hand.items())
         assert torch.equal(actual, replaced(by_hand))
-    rounded = {
-        name: decode(
-            encode(own[name].detach(), FixedPoint(bits=device.bits, channel_dim=device.channel_dim))
-        )
-        for name in placement.points({"eta": 1.0})
-    }
+    format = FixedPoint(bits=device.bits, channel_dim=device.channel_dim)
+    names = placement.points({"eta": 1.0})
+    rounded = {name: format.encode(own[name].detach()).values for name in names}
     with private_memory(placement) as memory:
         memory.ideal()
         actual = memory.call(inputs)

@@ -7,11 +7,9 @@ libraries     image data sets read by torchvision or Hugging Face datasets
 loading       data sets by name, folder or function
 """
 
-from joulewise.data.cifar import load_cifar10 as load_cifar10
-from joulewise.data.dataset import Dataset as Dataset
-from joulewise.data.dataset import Split as Split
-from joulewise.data.dataset import load_digits as load_digits
-from joulewise.data.loading import load_data as load_data
-from joulewise.data.safe_pickle import read_pickle as read_pickle
+from joulewise.data.cifar import load_cifar10
+from joulewise.data.dataset import Dataset, Split, load_digits
+from joulewise.data.loading import load_data
+from joulewise.data.safe_pickle import read_pickle
 
 __all__ = ["Dataset", "Split", "load_cifar10", "load_data", "load_digits", "read_pickle"]

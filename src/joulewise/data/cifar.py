@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -29,7 +28,6 @@ _STD = (0.2470, 0.2435, 0.2616)
 _CLASSES = 10
 _IMAGE_SHAPE = (3, 32, 32)
 _IMAGE_BYTES = 3 * 32 * 32
-_RECORD_BYTES = 1 + _IMAGE_BYTES  # the label, then the pixels channel by channel
 
 LOOKED_FOR = (
     "CIFAR-10 as data_batch_1.bin ... test_batch.bin (also in cifar-10-batches-bin), as "
@@ -41,16 +39,8 @@ LOOKED_FOR = (
 Records = tuple[NDArray[np.uint8], NDArray[np.int64]]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Layout:
-    """Files of CIFAR-10 in one layout, and their reader.
-
-    Args:
-        name: Name in messages.
-        train: Files of the training set, in order.
-        test: Files of the test set, in order.
-        read: Reader of one file.
-    """
+class Layout(NamedTuple):
+    """Files of CIFAR-10 in one layout, and the reader of a file."""
 
     name: str
     train: tuple[Path, ...]
@@ -82,39 +72,25 @@ def load_cifar10(folder: str | Path) -> Dataset:
 
 def find_layout(root: Path) -> Layout | None:
     """First layout of CIFAR-10 at or below ``root``, with files unread and perhaps missing."""
-    return (
-        _find_batches(root, "cifar-10-batches-bin", suffix=".bin", read=_read_binary)
-        or _find_batches(root, "cifar-10-batches-py", suffix="", read=_read_pickled)
-        or _find_parquet(root)
-    )
-
-
-def _find_batches(
-    root: Path, name: str, *, suffix: str, read: Callable[[Path], Records]
-) -> Layout | None:
-    train_names = [f"data_batch_{index}{suffix}" for index in range(1, 6)]
-    test_name = f"test_batch{suffix}"
-    for folder in (root, root / name):
-        train = tuple(folder / train_name for train_name in train_names)
-        test = (folder / test_name,)
-        if any(path.is_file() for path in train + test):
-            return Layout(name=name, train=train, test=test, read=read)
-    return None
-
-
-def _find_parquet(root: Path) -> Layout | None:
+    for name, suffix, read in (
+        ("cifar-10-batches-bin", ".bin", _read_binary),
+        ("cifar-10-batches-py", "", _read_pickled),
+    ):
+        for folder in (root, root / name):
+            train = tuple(folder / f"data_batch_{index}{suffix}" for index in range(1, 6))
+            test = folder / f"test_batch{suffix}"
+            if any(path.is_file() for path in (*train, test)):
+                return Layout(name, train, (test,), read)
     for folder in (root, *sorted(path for path in root.iterdir() if path.is_dir())):
         files = sorted(folder.glob("*.parquet"))
-        train = tuple(path for path in files if "train" in path.name)
-        test = tuple(path for path in files if "test" in path.name)
-        if train or test:
+        found = {
+            split: tuple(path for path in files if split in path.name)
             # A placeholder for an absent split, so that it is reported like any missing file.
-            return Layout(
-                name="Parquet",
-                train=train or (folder / "train.parquet",),
-                test=test or (folder / "test.parquet",),
-                read=_read_parquet,
-            )
+            or (folder / f"{split}.parquet",)
+            for split in ("train", "test")
+        }
+        if any(path in files for paths in found.values() for path in paths):
+            return Layout("Parquet", found["train"], found["test"], _read_parquet)
     return None
 
 
@@ -123,25 +99,19 @@ def _read_split(layout: Layout, paths: tuple[Path, ...]) -> Split:
         if not path.is_file():
             allowed = f"a complete copy of the {layout.name} layout, training and test files"
             refuse(str(path), "missing", allowed, error=DataError)
-    records = [_checked(path, layout.read(path)) for path in paths]
-    pixels = np.concatenate([pixels for pixels, _ in records]).reshape(-1, *_IMAGE_SHAPE)
-    targets = np.concatenate([labels for _, labels in records])
-    return Split(
-        inputs=torch.from_numpy(pixels), targets=torch.from_numpy(targets), mean=_MEAN, std=_STD
-    )
-
-
-def _checked(path: Path, records: Records) -> Records:
-    pixels, labels = records
-    if len(labels) == 0:
-        refuse(str(path), "without records", "at least one record", error=DataError)
-    if len(pixels) != len(labels):
-        allowed = f"{len(pixels)}, one per image"
-        refuse(f"the number of labels in {path}", len(labels), allowed, error=DataError)
-    for label in (int(labels.min()), int(labels.max())):
-        if not 0 <= label < _CLASSES:
-            refuse(f"a label in {path}", label, f"0 to {_CLASSES - 1}", error=DataError)
-    return pixels, labels
+    records = [(path, *layout.read(path)) for path in paths]
+    for path, pixels, labels in records:
+        if len(labels) == 0:
+            refuse(str(path), "without records", "at least one record", error=DataError)
+        if len(pixels) != len(labels):
+            allowed = f"{len(pixels)}, one per image"
+            refuse(f"the number of labels in {path}", len(labels), allowed, error=DataError)
+        for label in (int(labels.min()), int(labels.max())):
+            if not 0 <= label < _CLASSES:
+                refuse(f"a label in {path}", label, f"0 to {_CLASSES - 1}", error=DataError)
+    inputs = np.concatenate([pixels for _, pixels, _ in records]).reshape(-1, *_IMAGE_SHAPE)
+    targets = torch.from_numpy(np.concatenate([labels for *_, labels in records]))
+    return Split(inputs=torch.from_numpy(inputs), targets=targets, mean=_MEAN, std=_STD)
 
 
 def _read_binary(path: Path) -> Records:
@@ -149,10 +119,11 @@ def _read_binary(path: Path) -> Records:
         raw = np.fromfile(path, dtype=np.uint8)
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error}); allowed: a readable file") from error
-    if raw.size % _RECORD_BYTES:
-        allowed = f"whole records of {_RECORD_BYTES:,} bytes; fetch or unpack it again"
+    size = 1 + _IMAGE_BYTES  # the label, then the pixels channel by channel
+    if raw.size % size:
+        allowed = f"whole records of {size:,} bytes; fetch or unpack it again"
         refuse(str(path), f"{raw.size:,} bytes long", allowed, error=DataError)
-    records = raw.reshape(-1, _RECORD_BYTES)
+    records = raw.reshape(-1, size)
     return records[:, 1:], records[:, 0].astype(np.int64)
 
 
@@ -189,22 +160,16 @@ def _read_parquet(path: Path) -> Records:
             f'{path} needs two more packages; install them with: pip install "joulewise[parquet]"'
         ) from error
     try:
-        table = parquet.read_table(path, columns=["img", "label"])
-        encoded = [image["bytes"] for image in table["img"].to_pylist()]
-        labels = np.asarray(table["label"].to_pylist(), dtype=np.int64)
-        images = [np.asarray(Image.open(io.BytesIO(data)).convert("RGB")) for data in encoded]
+        rows = parquet.read_table(path, columns=["img", "label"]).to_pylist()
+        images = [Image.open(io.BytesIO(row["img"]["bytes"])).convert("RGB") for row in rows]
+        labels = np.asarray([row["label"] for row in rows], dtype=np.int64)
     except (KeyError, TypeError, ValueError, OSError) as error:
         reason = " ".join(str(error).split())
         allowed = "Parquet with columns img (a struct with the bytes of a PNG) and label"
         raise DataError(f"{path} cannot be read ({reason}); allowed: {allowed}") from error
-    return _stacked(path, images), labels
-
-
-def _stacked(path: Path, images: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:
-    _, height, width = _IMAGE_SHAPE
     for image in images:
-        if image.shape != (height, width, 3):
-            found = f"{image.shape[1]} x {image.shape[0]} pixels large"
-            refuse(f"an image in {path}", found, f"{width} x {height} pixels", error=DataError)
-    pixels = np.asarray(images, dtype=np.uint8).reshape(-1, height, width, 3)
-    return pixels.transpose(0, 3, 1, 2).reshape(-1, _IMAGE_BYTES)
+        if image.size != _IMAGE_SHAPE[1:]:
+            found = f"{image.width} x {image.height} pixels large"
+            refuse(f"an image in {path}", found, "32 x 32 pixels", error=DataError)
+    pixels = np.asarray([np.asarray(image).transpose(2, 0, 1) for image in images], dtype=np.uint8)
+    return pixels.reshape(-1, _IMAGE_BYTES), labels

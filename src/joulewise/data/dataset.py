@@ -8,7 +8,6 @@ from numbers import Real
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from joulewise.errors import DataError, check_kind, refuse
@@ -42,11 +41,18 @@ class Split:
     std: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        for field, value in (("inputs", self.inputs), ("targets", self.targets)):
-            if not isinstance(value, Tensor):
-                refuse(field, f"of type {type(value).__name__}", "a torch tensor", error=DataError)
+        for field in ("inputs", "targets"):
+            check_kind(field, getattr(self, field), Tensor, "a torch tensor", DataError)
         _check_inputs(self.inputs)
-        _check_targets(self.targets, len(self.inputs))
+        if self.targets.dtype != torch.int64:
+            allowed = "torch.int64, one class number per sample"
+            refuse("the dtype of targets", self.targets.dtype, allowed, error=DataError)
+        if self.targets.shape != self.inputs.shape[:1]:
+            allowed = f"[{len(self.inputs)}], one class number per sample"
+            refuse("the shape of targets", list(self.targets.shape), allowed, error=DataError)
+        lowest = int(self.targets.min())
+        if lowest < 0:
+            refuse("the smallest of the targets", lowest, "class numbers from 0", error=DataError)
         _check_statistics(self)
 
     def __len__(self) -> int:
@@ -60,11 +66,8 @@ class Split:
     def normalise(self, inputs: Tensor) -> Tensor:
         """Normalise raw inputs of this split, perhaps augmented, for a model.
 
-        Args:
-            inputs: uint8 images [..., channel, height, width], or floating-point numbers.
-
-        Returns:
-            ``(inputs / 255 - mean) / std`` in float32; floating-point numbers unchanged.
+        uint8 images [..., channel, height, width] become ``(inputs / 255 - mean) / std`` in
+        float32; floating-point numbers are unchanged.
         """
         if inputs.dtype != torch.uint8:
             return inputs
@@ -76,14 +79,7 @@ class Split:
         return scaled.sub_(mean).div_(std)
 
     def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Normalised inputs and targets in order; the last batch may be short.
-
-        Args:
-            size: Samples in a batch, at least 1.
-
-        Returns:
-            An iterator over (inputs, targets).
-        """
+        """Normalised inputs and targets in order, ``size`` at a time; the last may be fewer."""
         check_kind("the batch size", size, int, "a whole number from 1", DataError)
         if size < 1:
             refuse("the batch size", size, "a whole number from 1", error=DataError)
@@ -91,15 +87,9 @@ class Split:
         return ((self.normalise(self.inputs[span]), self.targets[span]) for span in spans)
 
     def subset(self, count: int, *, seed: int | None = None) -> Split:
-        """Part of the split, with the same normalisation.
+        """The first ``count`` samples, or a random choice by ``seed``, normalised as before.
 
-        Args:
-            count: Number of samples, from 1 to the length of the split.
-            seed: Seed of a random choice; ``None`` takes the first ``count``. With one seed, a
-                smaller choice is the beginning of a larger one.
-
-        Returns:
-            A split of ``count`` samples.
+        With one seed, a smaller choice is the beginning of a larger one.
         """
         allowed = f"a whole number from 1 to {len(self)}"
         check_kind("count", count, int, allowed, DataError)
@@ -141,30 +131,21 @@ class Dataset:
 
     def __post_init__(self) -> None:
         check_kind("classes", self.classes, int, "a whole number", DataError)
-        _check_is_split("test", self.test)  # first, since it gives the input shape
-        if self.train is not None:
-            _check_is_split("train", self.train)
-            self._check_split("train", self.train)
-        self._check_split("test", self.test)
+        check_kind("test", self.test, Split, "a Split", DataError)
+        check_kind("train", self.train, Split | None, "a Split", DataError)
+        for field, split in (("train", self.train), ("test", self.test)):
+            largest = int(split.targets.max()) if split is not None else 0
+            if largest >= self.classes:
+                allowed = f"0 to {self.classes - 1}, for {self.classes} classes"
+                refuse(f"the largest of the {field} targets", largest, allowed, error=DataError)
+        if self.train is not None and self.train.input_shape != self.input_shape:
+            allowed = f"{self.input_shape}, as in the test split"
+            refuse("the train input shape", self.train.input_shape, allowed, error=DataError)
 
     @property
     def input_shape(self) -> tuple[int, ...]:
         """Shape of one sample, for instance ``(3, 32, 32)``."""
         return self.test.input_shape
-
-    def _check_split(self, field: str, split: Split) -> None:
-        largest = int(split.targets.max())
-        if largest >= self.classes:
-            allowed = f"0 to {self.classes - 1}, for {self.classes} classes"
-            refuse(f"the largest of the {field} targets", largest, allowed, error=DataError)
-        if split.input_shape != self.input_shape:
-            allowed = f"{self.input_shape}, as in the test split"
-            refuse(f"the {field} input shape", split.input_shape, allowed, error=DataError)
-
-
-def _check_is_split(field: str, value: object) -> None:
-    if not isinstance(value, Split):
-        refuse(field, f"of type {type(value).__name__}", "a Split", error=DataError)
 
 
 def _check_inputs(inputs: Tensor) -> None:
@@ -179,18 +160,6 @@ def _check_inputs(inputs: Tensor) -> None:
         refuse("the dtype of inputs", inputs.dtype, allowed, error=DataError)
     elif not bool(torch.isfinite(inputs).all()):
         refuse("inputs", "not finite everywhere", "numbers without nan and inf", error=DataError)
-
-
-def _check_targets(targets: Tensor, count: int) -> None:
-    if targets.dtype != torch.int64:
-        allowed = "torch.int64, one class number per sample"
-        refuse("the dtype of targets", targets.dtype, allowed, error=DataError)
-    if targets.shape != (count,):
-        allowed = f"[{count}], one class number per sample"
-        refuse("the shape of targets", list(targets.shape), allowed, error=DataError)
-    lowest = int(targets.min())
-    if lowest < 0:
-        refuse("the smallest of the targets", lowest, "class numbers from 0", error=DataError)
 
 
 def _check_statistics(split: Split) -> None:
@@ -208,13 +177,6 @@ def _check_statistics(split: Split) -> None:
         refuse("mean", split.mean, "finite numbers", error=DataError)
     if not all(0 < value < float("inf") for value in split.std):
         refuse("std", split.std, "numbers above 0", error=DataError)
-
-
-# ---- scikit-learn's digits
-
-_DIGITS_SEED = 2009
-_TEST_FRACTION = 1 / 3
-_BRIGHTEST = 16
 
 
 def load_digits() -> Dataset:
@@ -235,9 +197,14 @@ def load_digits() -> Dataset:
     from sklearn import datasets  # here, since its import takes as long as torch's
 
     bunch = datasets.load_digits()
-    pixels = np.asarray(bunch.images, dtype=np.float32)[:, None] / _BRIGHTEST
+    pixels = np.asarray(bunch.images, dtype=np.float32)[:, None] / 16
     labels = np.asarray(bunch.target, dtype=np.int64)
-    tested = _stratified(labels)
+    # A mask rather than a list of indices: samples keep their order, so that the first few of a
+    # split are of mixed classes.
+    generator, tested = np.random.default_rng(2009), np.zeros(len(labels), dtype=np.bool_)
+    for label in np.unique(labels):
+        members = generator.permutation(np.flatnonzero(labels == label))
+        tested[members[: round(len(members) / 3)]] = True
     mean, std = pixels[~tested].mean(), pixels[~tested].std()
     inputs = (pixels - mean) / std
     train, test = (
@@ -245,14 +212,3 @@ def load_digits() -> Dataset:
         for chosen in (~tested, tested)
     )
     return Dataset(name="digits", train=train, test=test, classes=10, flips=False)
-
-
-def _stratified(labels: NDArray[np.int64]) -> NDArray[np.bool_]:
-    # A mask rather than a list of indices: samples keep their order, so that the first few
-    # of a split are of mixed classes.
-    generator = np.random.default_rng(_DIGITS_SEED)
-    tested = np.zeros(len(labels), dtype=np.bool_)
-    for label in np.unique(labels):
-        members = generator.permutation(np.flatnonzero(labels == label))
-        tested[members[: round(_TEST_FRACTION * len(members))]] = True
-    return tested

@@ -138,10 +138,16 @@ def _stack(name: str, samples: Iterable[tuple[Any, Any]]) -> Samples:
 
 
 def _normalised(name: str, train: Samples | None, test: Samples, classes: int) -> Dataset:
-    pixels = (train or test)[0]
-    statistics = [_mean_and_std(pixels[:, channel]) for channel in range(pixels.shape[1])]
-    mean, std = zip(*statistics, strict=True)
-    normalised = partial(Split, mean=mean, std=std)
+    pixels, values = (train or test)[0].numpy(), np.arange(256) / 255
+    statistics = []
+    for channel in range(pixels.shape[1]):
+        # From counts of the 256 values: exact, and without a floating-point copy of every pixel.
+        counts = np.bincount(pixels[:, channel].ravel(), minlength=256)
+        fractions = counts / counts.sum()
+        mean = float(fractions @ values)
+        statistics.append((mean, math.sqrt(fractions @ (values - mean) ** 2)))
+    means, stds = zip(*statistics, strict=True)
+    normalised = partial(Split, mean=means, std=stds)
     return Dataset(
         name=name,
         train=normalised(inputs=train[0], targets=train[1]) if train else None,
@@ -149,11 +155,3 @@ def _normalised(name: str, train: Samples | None, test: Samples, classes: int) -
         classes=classes,
         flips=False,  # unknown; a function may return a Dataset with True
     )
-
-
-def _mean_and_std(pixels: Tensor) -> tuple[float, float]:
-    # From counts of the 256 values: exact, and without a floating-point copy of every pixel.
-    fractions = np.bincount(pixels.numpy().ravel(), minlength=256) / pixels.numel()
-    values = np.arange(256) / 255
-    mean = float(fractions @ values)
-    return mean, math.sqrt(fractions @ (values - mean) ** 2)

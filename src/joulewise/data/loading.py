@@ -120,7 +120,7 @@ def _as_dataset(value: object, *, name: str) -> Dataset:
     elif isinstance(value, tuple) and len(value) == 2 and all(map(_is_array_pair, value)):
         train, test = (_as_split(*pair) for pair in value)
     else:
-        test = _from_batches(_batches(value, name), name)
+        test = _from_batches(value, name)
     largest = max(int(split.targets.max()) for split in (train, test) if split is not None)
     return Dataset(name=name, train=train, test=test, classes=1 + largest, flips=False)
 
@@ -133,16 +133,12 @@ def _is_array_pair(value: object) -> TypeGuard[tuple[Array, Array]]:
     )
 
 
-def _batches(value: object, name: str) -> Iterable[object]:
-    if isinstance(value, TorchDataset):
+def _from_batches(batches: object, name: str) -> Split:
+    if isinstance(batches, TorchDataset):
         # With its own generator, because the loader otherwise draws from the global one.
-        return DataLoader(value, batch_size=_BATCH, generator=torch.Generator())
-    if not isinstance(value, Iterable) or isinstance(value, Tensor | np.ndarray):
-        refuse(f"the value that {name} returns", f"a {type(value).__name__}", RETURNS, DataError)
-    return value
-
-
-def _from_batches(batches: Iterable[object], name: str) -> Split:
+        batches = DataLoader(batches, batch_size=_BATCH, generator=torch.Generator())
+    if not isinstance(batches, Iterable) or isinstance(batches, Tensor | np.ndarray):
+        refuse(f"the value that {name} returns", f"a {type(batches).__name__}", RETURNS, DataError)
     inputs, targets = [], []
     for batch in batches:
         if not _is_array_pair(batch):

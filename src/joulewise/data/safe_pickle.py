@@ -11,7 +11,7 @@ from __future__ import annotations
 import pickle
 import re
 from pathlib import Path
-from typing import Any, BinaryIO, SupportsIndex
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,11 +27,7 @@ _PLAIN_DTYPE = re.compile(r"b1|[iu][1248]|f[248]|c8|c16")
 def read_pickle(path: str | Path) -> object:
     """Read a pickle of plain values: numbers, texts, lists, dicts and NumPy arrays of numbers.
 
-    Args:
-        path: The file.
-
-    Returns:
-        The value; texts of Python 2 pickles are bytes.
+    Texts of Python 2 pickles are bytes.
 
     Raises:
         DataError: if the file is missing or truncated, or names anything to call or build.
@@ -121,14 +117,10 @@ class _PlainArray(np.ndarray[Any, Any]):
         _, shape, dtype, fortran, raw = state
         if not isinstance(dtype, _PlainDtype) or not isinstance(raw, bytes | bytearray):
             raise pickle.UnpicklingError("an array of something other than plain numbers")
-        plain: Any = (1, _checked_shape(shape), dtype.resolve(), bool(fortran), bytes(raw))
+        if not isinstance(shape, tuple) or not all(isinstance(n, int) and n >= 0 for n in shape):
+            raise pickle.UnpicklingError("an array of impossible shape")
+        plain: Any = (1, shape, dtype.resolve(), bool(fortran), bytes(raw))
         super().__setstate__(plain)
-
-
-def _checked_shape(shape: object) -> tuple[SupportsIndex, ...]:
-    if not isinstance(shape, tuple) or not all(isinstance(n, int) and n >= 0 for n in shape):
-        raise pickle.UnpicklingError("an array of impossible shape")
-    return shape
 
 
 def _text(value: object) -> str:

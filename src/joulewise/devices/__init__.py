@@ -1,10 +1,12 @@
 """Memory devices: models of what is read back and of the energy that it takes.
 
+Devices, laws and their parts are frozen values; a field of the wrong kind, or outside the range
+that its docstring states, raises an `InputError` when the value is made.
+
 device              the interface that every technology implements
 chip                chips and their random streams, traffic, inputs of matrix-vector products
 operating_point     operating points; the knob of a device, its range as levels from 0 to 1
-moments             mean and variance of reads, factors that words share, classes of words
-estimated_moments   moments of a device that states none, from reads of its chips
+moments             mean and variance of reads, stated or estimated, classes of words
 sram                SRAM under voltage scaling
 fault_kinds         effect of failing cells on a word: mask, flip, stuck
 fault_maps          positions of failing cells: independent, correlated, measured
@@ -12,8 +14,7 @@ faulty_words        words with failing cells, and their replacement in tensors
 reliability_laws    bit error rate and energy against the supply; named, cited profiles
 crossbar            memristor crossbars: additive, multiplicative and read noise
 pcm                 phase-change memory: programming noise, drift, read noise
-pcm_laws            laws and moments of a phase-change device
-drift_compensation  global scaling of a tensor that undoes drift on average
+pcm_laws            laws and moments of a phase-change device, drift compensation
 conductance_pairs   weights as differential pairs, rectified Gaussian noise
 crossbar_energy     energy of the read-out circuits of a crossbar
 array               array sizes and converters

@@ -17,9 +17,6 @@ class Arithmetic:
     Args:
         mac_j: Joules per MAC, 0 to 1.
         source: Origin of the figure.
-
-    Raises:
-        InputError: if ``mac_j`` is outside its range.
     """
 
     mac_j: float
@@ -27,10 +24,6 @@ class Arithmetic:
 
     def __post_init__(self) -> None:
         check_in_range("mac_j", self.mac_j, 0.0, 1.0)
-
-    def energy_j(self, macs: float) -> float:
-        """Joules for ``macs`` multiply-accumulates."""
-        return self.mac_j * macs
 
     def describe(self) -> dict[str, Any]:
         """Plain data for records."""

@@ -8,14 +8,14 @@ from typing import Any
 
 from torch import Tensor
 
-from joulewise.errors import check_in_range, check_whole
+from joulewise.errors import check_count, check_in_range
 
-__all__ = ["WHOLE", "Array", "rounded"]
+__all__ = ["Array", "rounded"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Array:
-    """Size of the arrays that a matrix is split into, and their converters.
+    """Size of the arrays that a matrix is split into, by default any, and their converters.
 
     Currents of a column add up over the rows of one array. Each such partial sum is converted, and
     those of several arrays are added digitally. The two columns of a differential pair are
@@ -30,9 +30,6 @@ class Array:
         output_bits: Bits of the output converters, sign included, 2 to 16; None for exact ones.
         headroom: Range of the output converters over the largest partial sum of the traced inputs,
             above 0; larger sums saturate.
-
-    Raises:
-        InputError: if a field is outside its range.
     """
 
     rows: int | None = None
@@ -42,12 +39,11 @@ class Array:
     headroom: float = 1.0
 
     def __post_init__(self) -> None:
-        sizes = (("rows", 1, 2**31), ("columns", 1, 2**31))
-        for field, low, high in (*sizes, ("input_bits", 2, 16), ("output_bits", 2, 16)):
-            number = getattr(self, field)
-            if number is not None:
-                check_in_range(field, number, low, high)
-                check_whole(field, number)
+        sizes, bits = ("rows", "columns"), ("input_bits", "output_bits")
+        for field in (*sizes, *bits):
+            if getattr(self, field) is not None:
+                low, high = (1, 2**31) if field in sizes else (2, 16)
+                check_count(field, getattr(self, field), low, high)
         check_in_range("headroom", self.headroom, 0.0, 1e6, open_low=True)
 
     @property
@@ -65,30 +61,16 @@ class Array:
         """Arrays that the rows of a matrix are split into."""
         return -(-rows // (self.rows or rows))
 
-    def beside(self, columns: int) -> int:
-        """Arrays that the columns of a matrix are split into."""
-        return -(-columns // (self.columns or columns))
-
     def describe(self) -> dict[str, Any]:
         """Plain data for records."""
         rest = asdict(self)
         return {"array_rows": rest.pop("rows"), "array_columns": rest.pop("columns"), **rest}
 
 
-WHOLE = Array()
-"""Arrays of any size with exact converters."""
-
-
 def rounded(values: Tensor, limit: float, bits: int | None) -> Tensor:
     """Quantise to ``2**bits - 1`` uniform levels from ``-limit`` to ``limit``, with saturation.
 
-    Args:
-        values: Any shape.
-        limit: The largest magnitude, above 0.
-        bits: Bits of the converter, sign included; None for an exact one.
-
-    Returns:
-        The same shape and dtype; the gradient is straight through, saturation included.
+    With ``bits`` None, values are as given. The gradient is straight through, saturation included.
 
     Example:
         >>> import torch

@@ -3,35 +3,21 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from joulewise.devices.array import WHOLE, Array
+from joulewise.devices.array import Array
 from joulewise.devices.chip import Chip, Traffic
+from joulewise.devices.crossbar_energy import ISAAC, ReadOut
 from joulewise.devices.device import Device
-from joulewise.errors import (
-    InputError,
-    WeightsError,
-    check_in_range,
-    check_kind,
-    check_whole,
-    refuse,
-)
+from joulewise.errors import InputError, check_count, check_in_range, check_kind, refuse
 from joulewise.words import check_storable, largest_magnitude
 
-__all__ = [
-    "PairDevice",
-    "Pairs",
-    "Rounding",
-    "normals",
-    "rectified_moments",
-]
-
-Rounding = Literal["nearest", "floor"]
+__all__ = ["PairDevice", "Pairs", "normals", "rectified_moments"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -57,25 +43,6 @@ class Pairs:
         """Target of the active device of each pair over ``g_max``, float64, 0 to 1."""
         return self.weights.double().abs() / self.limit
 
-    def along_columns(self, point: Tensor, name: str = "g_max") -> Tensor:
-        """Reshape an operating point, or one for each column, to broadcast against ``weights``.
-
-        Args:
-            point: One number, or one for each index of the first axis: ``[columns]`` or
-                ``[columns, 1]``.
-            name: Name of the knob in error messages.
-
-        Raises:
-            WeightsError: if the number of points is neither 1 nor that of the columns.
-        """
-        if point.ndim == 0:
-            return point.to(self.weights.device)
-        if self.weights.ndim < 2 or len(point) != len(self.weights):
-            axis = len(self.weights) if self.weights.ndim > 1 else 1
-            allowed = f"one, or {axis}, one for each index of the first axis"
-            refuse(name, f"{len(point)} numbers", allowed, WeightsError)
-        return point.reshape(-1, *(1,) * (self.weights.ndim - 1)).to(self.weights.device)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairDevice(Device[Pairs]):
@@ -90,24 +57,23 @@ class PairDevice(Device[Pairs]):
         channel_dim: The axis along which each index (each output column) has a separate limit;
             None for one limit per tensor. Tensors with fewer than two axes always have one.
         array: Size of the arrays and their converters.
-
-    Raises:
-        InputError: if a field is outside its range.
+        readout: Read-out circuits, for the energy.
     """
 
     levels: int | None = None
-    rounding: Rounding = "nearest"
+    rounding: Literal["nearest", "floor"] = "nearest"
     limit: float | None = None
     channel_dim: int | None = None
-    array: Array = WHOLE
+    array: Array = Array()
+    readout: ReadOut = ISAAC
 
     def __post_init__(self) -> None:
         if self.levels is not None:
-            check_in_range("levels", self.levels, 1, 2**31)
-            check_whole("levels", self.levels)
+            check_count("levels", self.levels, 1, 2**31)
         if self.rounding not in ("nearest", "floor"):
             refuse("rounding", repr(self.rounding), "'nearest' or 'floor'")
         check_kind("array", self.array, Array, "an Array(...)")
+        check_kind("readout", self.readout, ReadOut, "ISAAC, or a ReadOut(...)")
         check_kind("channel_dim", self.channel_dim, int | None, "an axis, such as 0, or None")
         if self.limit is not None:
             check_in_range("limit", self.limit, 0.0, 1e30, open_low=True)
@@ -130,11 +96,7 @@ class PairDevice(Device[Pairs]):
             refuse("limit", "given beside channel_dim", "one of the two")
 
     def store(self, tensor: Tensor, *, limit: float | None = None, name: str = "tensor") -> Pairs:
-        """Saturate a tensor at its limit and round it to levels.
-
-        Raises:
-            WeightsError: if the tensor is empty or not finite.
-        """
+        """Saturate a tensor at its limit and round it to levels."""
         check_storable(tensor, name, self.channel_dim)
         wide = tensor.detach()
         wide = wide if wide.dtype == torch.float64 else wide.float()
@@ -161,7 +123,7 @@ class PairDevice(Device[Pairs]):
         if not traffic.matrix_inputs:
             raise InputError(
                 "the energy of a compute-in-memory device depends on its inputs, and no product "
-                "with this tensor was traced; give place(..., inputs=a batch), or exclude it"
+                "with this tensor was traced; give place(..., example_inputs=a batch) or exclude it"
             )
         return self.store(traffic.matrix_inputs[0].weight)
 
@@ -169,19 +131,16 @@ class PairDevice(Device[Pairs]):
         """The weights, rounded to levels."""
         return stored.weights.to(stored.dtype)
 
+    def describe(self) -> dict[str, Any]:
+        """Plain data for records."""
+        plain = {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
+        del plain["array"], plain["readout"]
+        parts = self.array.describe() | self.readout.describe()
+        return {"device": type(self).__name__.lower()} | plain | parts
+
 
 def normals(chip: Chip, purpose: str, shape: tuple[int, ...], *, fresh: bool = False) -> Tensor:
-    """Draw standard normal numbers of a chip.
-
-    Args:
-        chip: The chip, at the part that holds a tensor.
-        purpose: Name of the random stream.
-        shape: Shape of the result.
-        fresh: True to draw anew in every use of the chip.
-
-    Returns:
-        float32, on the CPU.
-    """
+    """Standard normal numbers of a chip, float32 on the CPU; ``fresh`` ones differ in every use."""
     generator = chip.fresh(purpose) if fresh else chip.generator(purpose)
     return torch.from_numpy(generator.standard_normal(shape, dtype=np.float32))
 
@@ -197,12 +156,7 @@ def rectified_moments(mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
     ``h = phi(a) - a Phi(-a)``, the mean is ``mean + std h`` and the variance
     ``std^2 (Phi(a) - a phi(a) + a^2 Phi(-a) - h^2)``, which has no difference of large numbers.
 
-    Args:
-        mean: Mean of ``X``, 0 or more, float64.
-        std: Standard deviation of ``X``, 0 or more, broadcastable.
-
-    Returns:
-        Mean and variance, broadcast; differentiable.
+    Both arguments are 0 or more, float64; moments are broadcast and differentiable.
 
     References:
         N. L. Johnson, S. Kotz, N. Balakrishnan, "Continuous Univariate Distributions" 1, 1994,

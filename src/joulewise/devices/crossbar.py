@@ -7,23 +7,16 @@ additive noise is smaller relative to the weights and power is higher.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from joulewise.devices.chip import Chip, Traffic
-from joulewise.devices.conductance_pairs import (
-    PairDevice,
-    Pairs,
-    normals,
-    rectified_moments,
-)
-from joulewise.devices.crossbar_energy import ISAAC, ReadOut
+from joulewise.devices.conductance_pairs import PairDevice, Pairs, normals, rectified_moments
 from joulewise.devices.moments import ReadMoments, WordClasses
 from joulewise.devices.operating_point import Knob, Point, as_point
-from joulewise.errors import check_in_range, check_kind
+from joulewise.errors import WeightsError, check_in_range, check_kind, refuse
 
 __all__ = ["Crossbar"]
 
@@ -53,10 +46,6 @@ class Crossbar(PairDevice):
         clip: True if programmed conductances are clipped at 0, as physical ones are; False if they
             may be negative, as published closed forms assume.
         g_range: Lowest and highest ``g_max``, siemens, above 0 to 1.
-        readout: Read-out circuits, for the energy.
-
-    Raises:
-        InputError: if a field is outside its range.
 
     References:
         J. Kern et al., "MemSE: Fast MSE prediction for noisy memristor-based DNN accelerators",
@@ -76,7 +65,6 @@ class Crossbar(PairDevice):
     read_noise: float = 0.0
     clip: bool = True
     g_range: tuple[float, float] = (1e-7, 1e-3)
-    readout: ReadOut = ISAAC
 
     def __post_init__(self) -> None:
         PairDevice.__post_init__(self)  # super() would fail: slots make a new class
@@ -85,7 +73,6 @@ class Crossbar(PairDevice):
         check_in_range("read_noise", self.read_noise, 0.0, 1.0)
         self._check_ends("g_range", 0.0, 1.0, "siemens")
         check_kind("clip", self.clip, bool, "True or False")
-        check_kind("readout", self.readout, ReadOut, "ISAAC, or a ReadOut(...)")
 
     @property
     def knob(self) -> Knob:
@@ -160,43 +147,37 @@ class Crossbar(PairDevice):
         return found[0], found[1]
 
     def energy(self, traffic: Traffic, point: Point) -> Tensor:
-        """Joules per inference of devices, amplifiers and converters; see `ReadOut`.
-
-        Raises:
-            InputError: if no matrix-vector product with the tensor was traced.
-        """
-        plus, minus = self._conductances(traffic, point)
-        return self.readout.energy_j(traffic.matrix_inputs, plus, minus, self.array)
+        """Joules per inference of devices, amplifiers and converters; see `ReadOut`."""
+        return self._energy(traffic, point, by_channel=False)
 
     def energy_by_channel(self, traffic: Traffic, point: Point, channels: int) -> Tensor:
-        """Joules per inference of each output column; input conversion is divided evenly.
+        """Joules per inference of each output column; see `ReadOut`."""
+        return self._energy(traffic, point, by_channel=True)
 
-        Raises:
-            InputError: if no product was traced, or output channels are not columns.
-        """
-        plus, minus = self._conductances(traffic, point)
-        return self.readout.energy_by_channel_j(traffic.matrix_inputs, plus, minus, self.array)
-
-    def _conductances(self, traffic: Traffic, point: Point) -> tuple[ReadMoments, ReadMoments]:
-        """Moments of the positive and negative conductances of a weight, siemens."""
+    def _energy(self, traffic: Traffic, point: Point, *, by_channel: bool) -> Tensor:
         stored = self.traced_weight(traffic)
         unit = self._unit(stored, point)
         plus, minus = (
             ReadMoments(mean=m.mean / unit, var=m.var / unit.square())
             for m in self._devices(stored, unit)
         )
-        return plus, minus
-
-    def describe(self) -> dict[str, Any]:
-        """Plain data for records."""
-        described = asdict(self) | {"g_range": list(self.g_range)}
-        del described["array"], described["readout"]
-        parts = self.array.describe() | self.readout.describe()
-        return {"device": "crossbar"} | described | parts
+        inputs = traffic.matrix_inputs
+        return self.readout.energy_j(inputs, plus, minus, self.array, by_channel=by_channel)
 
     def _unit(self, stored: Pairs, point: Point) -> Tensor:
-        """Weight per siemens, ``1 / c``, float64."""
-        return stored.limit.double() / stored.along_columns(as_point(point))
+        """Weight per siemens, ``1 / c``, float64, broadcastable against the weights.
+
+        Raises:
+            WeightsError: if the number of points is neither 1 nor that of the columns.
+        """
+        g_max, weights = as_point(point).to(stored.weights.device), stored.weights
+        if g_max.ndim:
+            axis = len(weights) if weights.ndim > 1 else 1
+            if weights.ndim < 2 or len(g_max) != axis:
+                allowed = f"one, or {axis}, one for each index of the first axis"
+                refuse("g_max", f"{len(g_max)} numbers", allowed, WeightsError)
+            g_max = g_max.reshape(-1, *(1,) * (weights.ndim - 1))
+        return stored.limit.double() / g_max
 
     def _std(self, target: Tensor, unit: Tensor, devices: int = 1) -> Tensor:
         """Standard deviation of one programmed device, or of a pair, in the tensor's unit."""

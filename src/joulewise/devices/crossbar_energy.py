@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from joulewise.devices.array import WHOLE, Array
+from joulewise.devices.array import Array
 from joulewise.devices.chip import MatrixInputs
 from joulewise.devices.moments import ReadMoments
 from joulewise.errors import InputError, check_in_range
@@ -36,9 +36,6 @@ class ReadOut:
         input_j: Joules per 8-bit conversion of an input, 0 to 1; proportional to the bits.
         output_j: Joules per 8-bit conversion of a sum, 0 to 1; doubles with each bit.
         source: Origin of the figures.
-
-    Raises:
-        InputError: if a field is outside its range.
     """
 
     v_read: float
@@ -60,7 +57,9 @@ class ReadOut:
         matrix_inputs: Sequence[MatrixInputs],
         plus: ReadMoments,
         minus: ReadMoments,
-        array: Array = WHOLE,
+        array: Array,
+        *,
+        by_channel: bool = False,
     ) -> Tensor:
         """Joules per inference of the matrix-vector products with one tensor.
 
@@ -70,35 +69,24 @@ class ReadOut:
                 the weight.
             minus: The same for the negative conductances.
             array: Size of the arrays and their converters.
+            by_channel: True for the joules of each output channel, the first axis of the weight;
+                the energy of input conversion is divided evenly among the columns.
 
         Returns:
-            float64 scalar; differentiable.
-        """
-        parts = [spent.sum() for spent in self._by_column(matrix_inputs, plus, minus, array)]
-        return torch.stack(parts).sum()
-
-    def energy_by_channel_j(
-        self,
-        matrix_inputs: Sequence[MatrixInputs],
-        plus: ReadMoments,
-        minus: ReadMoments,
-        array: Array = WHOLE,
-    ) -> Tensor:
-        """Joules per inference of each output channel, the first axis of the weight.
-
-        The energy of input conversion is divided evenly among the columns. Arguments as for
-        `energy_j`.
-
-        Returns:
-            float64 ``[channels]``; differentiable.
+            float64 scalar, or ``[channels]``; differentiable.
 
         Raises:
-            InputError: if output channels are not columns of the matrix.
+            InputError: if output channels are asked for and are not columns of the matrix.
         """
+        largest = max(product.largest for product in matrix_inputs) or 1.0
+        uses = [
+            self._of_use(product, product.largest / largest, plus, minus, array)
+            for product in matrix_inputs
+        ]
+        if not by_channel:
+            return torch.stack([spent.sum() for spent in uses]).sum()
         total = torch.zeros(len(plus.mean), dtype=torch.float64, device=plus.mean.device)
-        for product, spent in zip(
-            matrix_inputs, self._by_column(matrix_inputs, plus, minus, array), strict=True
-        ):
+        for product, spent in zip(matrix_inputs, uses, strict=True):
             channels = product.channels()
             if channels is None:
                 raise InputError(
@@ -108,20 +96,6 @@ class ReadOut:
             total = total.index_add(0, channels.reshape(-1), spent.reshape(-1))
         return total
 
-    def _by_column(
-        self,
-        matrix_inputs: Sequence[MatrixInputs],
-        plus: ReadMoments,
-        minus: ReadMoments,
-        array: Array,
-    ) -> list[Tensor]:
-        """Joules per inference of each use, ``[groups, columns]``."""
-        largest = max(product.largest for product in matrix_inputs) or 1.0
-        return [
-            self._of_use(product, product.largest / largest, plus, minus, array)
-            for product in matrix_inputs
-        ]
-
     def _of_use(
         self,
         product: MatrixInputs,
@@ -130,6 +104,7 @@ class ReadOut:
         minus: ReadMoments,
         array: Array,
     ) -> Tensor:
+        """Joules per inference of each column, ``[groups, columns]``."""
         volts = self.v_read * level * product.inputs.double()
         squares = volts.square().mean(0)
         watts = []
@@ -142,7 +117,7 @@ class ReadOut:
                 noise = torch.einsum("gnk,gk->gn", var[..., rows], squares[..., rows])
                 watts.append(self.r_amplifier * (currents.square().mean(0) + noise))
         columns, inputs = mean.shape[1:]
-        converted = inputs * array.beside(columns)
+        converted = inputs * -(-columns // (array.columns or columns))  # by each array in a row
         joules = converted * self.input_j * (array.input_bits or _BITS) / _BITS
         converted = columns * array.count(inputs)
         joules += converted * self.output_j * 2.0 ** ((array.output_bits or _BITS) - _BITS)
@@ -150,9 +125,8 @@ class ReadOut:
 
     def describe(self) -> dict[str, Any]:
         """Plain data for records."""
-        described = asdict(self)
-        described["read_out_source"] = described.pop("source")
-        return described
+        rest = asdict(self)
+        return {"read_out_source": rest.pop("source"), **rest}
 
 
 ISAAC = ReadOut(

@@ -19,9 +19,8 @@ from torch import Tensor
 
 from joulewise.devices.array import Array
 from joulewise.devices.chip import Chip, Traffic
-from joulewise.devices.estimated_moments import estimated_moments
-from joulewise.devices.moments import ClassMoments, ReadMoments, WordClasses
-from joulewise.devices.operating_point import Knob, Point
+from joulewise.devices.moments import ReadMoments, WordClasses, estimated_moments
+from joulewise.devices.operating_point import Knob, PlainPoint, Point, as_point, plain_point
 from joulewise.devices.reliability_laws import HOROWITZ_SRAM_BIT_J
 from joulewise.errors import DeviceError, InputError, refuse
 
@@ -31,7 +30,7 @@ Stored = TypeVar("Stored")
 
 
 class Device(ABC, Generic[Stored]):
-    """A memory technology; ``tests/contracts.py`` has the checks that every device passes.
+    """A memory technology; `check_device` and ``tests/contracts.py`` check one.
 
     Attributes:
         moment_chips: Chips that `moments` are estimated from where a device states none, 3 or more:
@@ -76,16 +75,7 @@ class Device(ABC, Generic[Stored]):
         return HOROWITZ_SRAM_BIT_J
 
     def point(self, **setting: Point) -> Point:
-        """Check a setting and convert it to an operating point.
-
-        Args:
-            **setting: One name and value, for instance ``eta=0.5`` or ``v_dd=0.6``; values in the
-                shapes of `Point` that the knob takes.
-
-        Raises:
-            OperatingPointError: if the name is unknown, or the value is not a number, out of range,
-                or of a shape that the knob does not take.
-        """
+        """Check a setting, for instance ``eta=0.5`` or ``v_dd=0.6``; see `Knob.checked`."""
         return self.knob.checked(setting, type(self).__name__)
 
     @abstractmethod
@@ -111,8 +101,8 @@ class Device(ABC, Generic[Stored]):
             DeviceError: if what is stored is not a tensor.
         """
         if not isinstance(stored, Tensor):
-            what = f"what {type(self).__name__}.store returns"
             allowed = "a tensor, or a method ideal(stored) that returns one"
+            what = f"what {type(self).__name__}.store returns"
             refuse(what, f"a {type(stored).__name__}", allowed, DeviceError)
         return stored
 
@@ -147,9 +137,20 @@ class Device(ABC, Generic[Stored]):
             found = self.moments(stored, point)
             return found.mean.double().cpu().reshape(-1), found.var.double().cpu().reshape(-1)
 
-        one = torch.ones((), dtype=torch.float64, device=whole.device)
-        known = moments if self.states_moments else _remembered(moments)
-        return WordClasses(index=index, scale=one, count=whole.numel(), moments=known)
+        @lru_cache(maxsize=32)  # estimates take many reads, and discrete points recur
+        def known(point: PlainPoint) -> tuple[Tensor, Tensor]:
+            return moments(as_point(point))
+
+        def remembered(point: Tensor) -> tuple[Tensor, Tensor]:
+            # `moments` refuses gradients.
+            return moments(point) if point.requires_grad else known(plain_point(point))
+
+        return WordClasses(
+            index=index,
+            scale=torch.ones((), dtype=torch.float64, device=whole.device),
+            count=whole.numel(),
+            moments=moments if self.states_moments else remembered,
+        )
 
     @abstractmethod
     def energy(self, traffic: Traffic, point: Point) -> Tensor:
@@ -158,13 +159,8 @@ class Device(ABC, Generic[Stored]):
     def energy_by_channel(self, traffic: Traffic, point: Point, channels: int) -> Tensor:
         """Joules per inference of each output channel of a weight; they sum to `energy`.
 
-        Args:
-            traffic: As for `energy`.
-            point: As for `energy`.
-            channels: Output channels, the length of the weight's first axis.
-
-        Returns:
-            float64 ``[channels]``; each depends on the operating point of its channel alone.
+        Each of the ``channels``, the length of the weight's first axis, depends on the operating
+        point of its channel alone: float64 ``[channels]``.
 
         Raises:
             NotImplementedError: if the knob has no points for channels.
@@ -205,21 +201,6 @@ class Device(ABC, Generic[Stored]):
             NotImplementedError: if the device does not hold activations.
         """
         raise NotImplementedError(f"{type(self).__name__} does not hold activations")
-
-
-def _remembered(moments: ClassMoments) -> ClassMoments:
-    """Cache moments by point: estimates take many reads, and discrete points recur."""
-
-    @lru_cache(maxsize=32)
-    def known(numbers: tuple[float, ...], shape: torch.Size) -> tuple[Tensor, Tensor]:
-        return moments(torch.tensor(numbers, dtype=torch.float64).reshape(shape))
-
-    def at(point: Tensor) -> tuple[Tensor, Tensor]:
-        if point.requires_grad:  # ``moments`` refuses gradients
-            return moments(point)
-        return known(tuple(point.reshape(-1).tolist()), point.shape)
-
-    return at
 
 
 def _plain(value: Any) -> Any:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from joulewise.devices.chip import Chip, MatrixInputs, Traffic
 from joulewise.devices.device import Device
-from joulewise.errors import DeviceError, check_in_range, refuse
+from joulewise.errors import DeviceError, check_in_range, check_kind, refuse
 
 __all__ = ["DeviceCheck", "MomentCheck", "check_device"]
 
@@ -101,7 +101,7 @@ def check_device(
     """Check a memory device: repeatable reads, plausible energy, moments that chips agree with.
 
     Where the device states no moments they are estimated, and cannot be compared: the result says
-    so. Reads, energies, and the errors at both ends of the knob are checked all the same.
+    so.
 
     Args:
         device: The device, built-in or user-defined.
@@ -110,9 +110,6 @@ def check_device(
         z: Standard errors beyond which a moment is refused. With about a hundred comparisons, 5
             refuses about one correct device in ten thousand.
         seed: Seed of the first chip, and of the weight.
-
-    Returns:
-        The comparisons.
 
     Raises:
         DeviceError: naming what is wrong; for a moment, by how many standard errors.
@@ -123,18 +120,18 @@ def check_device(
         True
     """
     check_in_range("chips", chips, 20, 10**6)
-    if not isinstance(device, Device):
-        refuse("device", f"a {type(device).__name__}", "a Device, such as SRAM(bits=8)")
+    check_kind("device", device, Device, "a Device, such as SRAM(bits=8)")
     generator = torch.Generator().manual_seed(seed)
     weight = 0.1 * torch.randn(shape, generator=generator, dtype=torch.float64)
     stored = device.store(weight, name="weight")
     ideal = device.ideal(stored).double()
-    _check_ideal(device, weight, ideal)
+    _check_tensor(f"the ideal read of {type(device).__name__}", ideal, weight.shape)
     found: list[MomentCheck] = []
     untested, errors = [], []
     for point in [device.knob.point(level) for level in _LEVELS]:
-        _check_energy(device, weight, point, generator)
-        reads = _reads(device, stored, point, chips, seed, ideal.shape)
+        where = f"{type(device).__name__} at {device.knob.name} {point:g}"
+        _check_energy(where, device, weight, point, generator)
+        reads = _reads(where, device, stored, point, [seed + k for k in range(chips)], ideal.shape)
         errors.append(float((reads - ideal).square().mean()))
         here = _moments(device, stored, point, ideal, reads) if device.states_moments else []
         found += here
@@ -151,31 +148,14 @@ def check_device(
     )
 
 
-def _check_ends(device: Device[Any], errors: list[float]) -> None:
-    """Refuse a device without errors, or whose errors are larger where it is most reliable.
-
-    Raises:
-        DeviceError: naming the ends.
-    """
-    knob, name = device.knob, type(device).__name__
-    least, most = (f"{knob.name} {end:g}" for end in (knob.least_reliable, knob.most_reliable))
-    if not any(errors):
-        refuse(f"every read of {name}", "what was stored", "errors on some chips", DeviceError)
-    if errors[-1] > errors[0]:
-        got = f"{errors[-1]:.3g}, above {errors[0]:.3g} at its least reliable, {least}"
-        field = f"the mean squared error of {name} at its most reliable point, {most},"
-        refuse(field, got, "one below: exchange the ends of the knob", DeviceError)
-
-
-def _check_ideal(device: Device[Any], weight: Tensor, ideal: Tensor) -> None:
-    name = type(device).__name__
-    if ideal.shape != weight.shape or not bool(ideal.isfinite().all()):
-        got = f"of shape {tuple(ideal.shape)}, or not finite"
-        refuse(f"the ideal read of {name}", got, f"finite, {tuple(weight.shape)}", DeviceError)
+def _check_tensor(field: str, values: Tensor, shape: torch.Size) -> None:
+    if values.shape != shape or not bool(values.isfinite().all()):
+        got = f"of shape {tuple(values.shape)}, or not finite"
+        refuse(field, got, f"finite, {tuple(shape)}", DeviceError)
 
 
 def _check_energy(
-    device: Device[Any], weight: Tensor, point: float, generator: torch.Generator
+    where: str, device: Device[Any], weight: Tensor, point: float, generator: torch.Generator
 ) -> None:
     columns, rows = len(weight), weight[0].numel()
     inputs = torch.rand(16, 1, rows, generator=generator)
@@ -184,30 +164,22 @@ def _check_energy(
     traffic = Traffic(words=words, reads=4.0 * words, writes=0.0, matrix_inputs=(product,))
     joules = torch.as_tensor(device.energy(traffic, point)).detach()
     if joules.numel() != 1 or not math.isfinite(float(joules)) or float(joules) < 0:
-        field = f"the energy of {type(device).__name__} at {device.knob.name} {point:g}"
-        refuse(field, joules.tolist(), "one finite number of joules, 0 or more", DeviceError)
+        allowed = "one finite number of joules, 0 or more"
+        refuse(f"the energy of {where}", joules.tolist(), allowed, DeviceError)
 
 
 def _reads(
-    device: Device[Any], stored: Any, point: float, chips: int, seed: int, shape: torch.Size
+    where: str, device: Device[Any], stored: Any, point: float, seeds: list[int], shape: torch.Size
 ) -> Tensor:
-    """Reads of each chip, float64 ``[chips, *shape]``.
-
-    Raises:
-        DeviceError: if a chip reads differently when it is read again, or no finite tensor.
-    """
-    chip = Chip(seed=seed, part="weight")
-    first, again = (device.read(stored, point, chip).double() for _ in range(2))
+    """Reads of each chip, float64 ``[chips, *shape]``; the first must read alike twice."""
+    chips = [Chip(seed=seed, part="weight") for seed in [seeds[0], *seeds]]
+    again, first, *others = (device.read(stored, point, chip).double() for chip in chips)
     if not torch.equal(first, again):
-        field = f"a read of {type(device).__name__} at {device.knob.name} {point:g}"
         allowed = "the same each time: draw from chip.generator or chip.fresh alone"
-        refuse(field, "another one when it is repeated on the same chip", allowed, DeviceError)
-    if first.shape != shape or not bool(first.isfinite().all()):
-        field = f"a read of {type(device).__name__} at {device.knob.name} {point:g}"
-        got = f"of shape {tuple(first.shape)}, or not finite"
-        refuse(field, got, f"finite, {tuple(shape)}", DeviceError)
-    others = (Chip(seed=seed + k, part="weight") for k in range(1, chips))
-    return torch.stack([first, *(device.read(stored, point, c).double() for c in others)])
+        got = "another one when it is repeated on the same chip"
+        refuse(f"a read of {where}", got, allowed, DeviceError)
+    _check_tensor(f"a read of {where}", first, shape)
+    return torch.stack([first, *others])
 
 
 def _moments(
@@ -253,19 +225,27 @@ def _compared(
 
 
 def _refuse_wrong(device: Device[Any], found: list[MomentCheck], z: float) -> None:
-    """Refuse the largest deviation beyond ``z``; of a mean first, on which the variance rests.
+    """Refuse the largest deviation beyond ``z``; of a mean first, on which the variance rests."""
+    wrong = [check for check in found if abs(check.standard_errors) > z]
+    if wrong:
+        worst = max(wrong, key=lambda c: (c.moment == "mean", abs(c.standard_errors)))
+        low, high = worst.stored
+        field = f"the {worst.moment} of {type(device).__name__} at {device.knob.name}"
+        got = (
+            f"{worst.predicted:.4g} by its moments and {worst.found:.4g} over chips, "
+            f"{abs(worst.standard_errors):.1f} standard errors apart, for words that store "
+            f"{low:.3g} to {high:.3g}"
+        )
+        refuse(f"{field} {worst.point:g}", got, "moments of what read gives", DeviceError)
 
-    Raises:
-        DeviceError: naming the moment.
-    """
-    for moment in ("mean", "variance"):
-        wrong = [c for c in found if c.moment == moment and abs(c.standard_errors) > z]
-        if wrong:
-            worst = max(wrong, key=lambda c: abs(c.standard_errors))
-            low, high = worst.stored
-            raise DeviceError(
-                f"the {moment} of {type(device).__name__} at {device.knob.name} {worst.point:g} is "
-                f"{worst.predicted:.4g} by its moments and {worst.found:.4g} over chips, "
-                f"{abs(worst.standard_errors):.1f} standard errors apart, for words that store "
-                f"{low:.3g} to {high:.3g}; allowed: moments of what read gives"
-            )
+
+def _check_ends(device: Device[Any], errors: list[float]) -> None:
+    """Refuse a device without errors, or whose errors are larger where it is most reliable."""
+    knob, name = device.knob, type(device).__name__
+    if not any(errors):
+        refuse(f"every read of {name}", "what was stored", "errors on some chips", DeviceError)
+    if errors[-1] > errors[0]:
+        least, most = (f"{knob.name} {end:g}" for end in (knob.least_reliable, knob.most_reliable))
+        got = f"{errors[-1]:.3g}, above {errors[0]:.3g} at its least reliable, {least}"
+        field = f"the mean squared error of {name} at its most reliable point, {most},"
+        refuse(field, got, "one below: exchange the ends of the knob", DeviceError)

@@ -6,8 +6,8 @@ while it holds 0, bit k of ``on_one`` if it fails while it holds 1.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,21 +16,18 @@ from torch import Tensor
 
 from joulewise.devices.chip import Chip
 from joulewise.errors import check_in_range, refuse
-from joulewise.words import to_bit_planes
 
 __all__ = ["FaultKind", "Flip", "Mask", "Stuck", "all_codes"]
 
 Cells = NDArray[np.int64]
 
 
-@runtime_checkable
-class FaultKind(Protocol):
-    """Interface of a fault kind: a frozen, hashable value."""
-
-    def __hash__(self) -> int: ...
+@dataclass(frozen=True, slots=True)
+class FaultKind:
+    """Base of fault kinds: undetected faults, where failing cells read the opposite."""
 
     def rates(self, bit_error_rate: Tensor) -> Tensor:
-        """Failure rates of cells that hold 0 and of cells that hold 1.
+        """Failure rates of cells that hold 0 and of cells that hold 1; by default the same.
 
         Args:
             bit_error_rate: ``[bits]`` or ``[channels, bits]``, one rate for each bit plane.
@@ -38,12 +35,18 @@ class FaultKind(Protocol):
         Returns:
             ``[2, *bit_error_rate]``: the rates of cells that hold 0, then of those that hold 1.
         """
+        return torch.stack([bit_error_rate, bit_error_rate])
 
     def select(self, cells: Cells, holds: int, chip: Chip) -> Cells:
         """Subset of the failing ``cells`` that read wrongly if they hold ``holds``, 0 or 1."""
+        return cells
 
     def read(self, codes: Tensor, on_zero: Tensor, on_one: Tensor, bits: int) -> Tensor:
         """Codes as read back; all arguments int32, of shapes that broadcast."""
+        flipped = codes ^ ((~codes & on_zero) | (codes & on_one))
+        # Patterns end at the sign bit: extend it to the upper bits of the int32.
+        unused = 32 - bits
+        return (flipped << unused) >> unused
 
     def moments(self, rates: Tensor, bits: int) -> tuple[Tensor, Tensor]:
         """Mean and variance of the code that is read, if cells fail independently.
@@ -56,9 +59,16 @@ class FaultKind(Protocol):
             Mean and variance for each stored code, float64 ``[2**bits]`` in the order of
             `all_codes`.
         """
+        ones = _planes(all_codes(bits), bits)
+        zeros, weights = 1 - ones, _powers(bits)
+        weights[-1] = -weights[-1]
+        mean = (weights * (1 - rates[1])) @ ones + (weights * rates[0]) @ zeros
+        spread = weights**2 * rates * (1 - rates)
+        return mean, spread[1] @ ones + spread[0] @ zeros
 
     def describe(self) -> dict[str, Any]:
         """Plain data for records."""
+        return {"fault": type(self).__name__.lower(), **asdict(self)}
 
 
 def all_codes(bits: int) -> Tensor:
@@ -71,12 +81,17 @@ def all_codes(bits: int) -> Tensor:
     return torch.arange(-(1 << (bits - 1)), 1 << (bits - 1), dtype=torch.int32)
 
 
+def _planes(codes: Tensor, bits: int) -> Tensor:
+    """Bits of two's complement codes, float64 ``[bits, codes]``, least significant first."""
+    return ((codes >> torch.arange(bits)[:, None]) & 1).double()
+
+
 def _powers(bits: int) -> Tensor:
     return 2.0 ** torch.arange(bits, dtype=torch.float64)
 
 
 @dataclass(frozen=True, slots=True)
-class Mask:
+class Mask(FaultKind):
     """Bit masking: faults are detected bit by bit, and masking moves the word towards zero.
 
     With a fault on the sign bit the word reads 0; any other faulty bit reads as the sign bit. In
@@ -91,14 +106,6 @@ class Mask:
         ISCAS 2019, arXiv 1911.10287.
     """
 
-    def rates(self, bit_error_rate: Tensor) -> Tensor:
-        """The bit error rate: a detected fault does not depend on the content of the cell."""
-        return torch.stack([bit_error_rate, bit_error_rate])
-
-    def select(self, cells: Cells, holds: int, chip: Chip) -> Cells:
-        """All failing cells."""
-        return cells
-
     def read(self, codes: Tensor, on_zero: Tensor, on_one: Tensor, bits: int) -> Tensor:
         """Failing bits read as the sign bit; a failing sign bit zeroes the word."""
         hit = on_zero if on_zero is on_one else on_zero | on_one
@@ -109,8 +116,7 @@ class Mask:
     def moments(self, rates: Tensor, bits: int) -> tuple[Tensor, Tensor]:
         """The closed form of the class docstring."""
         codes = all_codes(bits)
-        magnitude = torch.where(codes >= 0, codes, -codes - 1)
-        ones = to_bit_planes(magnitude, bits).to(torch.float64)[:-1]
+        ones = _planes(torch.where(codes >= 0, codes, -codes - 1), bits)[:-1]
         p, p_sign = rates[0, :-1], rates[0, -1]
         powers = _powers(bits)[:-1]
         held_mean = (powers * (1 - p)) @ ones
@@ -120,24 +126,9 @@ class Mask:
         # Var = E[Var | sign] + Var[E | sign]: no difference of large squares.
         return mean, (1 - p_sign) * held_var + p_sign * (1 - p_sign) * held_mean**2
 
-    def describe(self) -> dict[str, Any]:
-        """Plain data for records."""
-        return {"fault": "mask"}
-
-
-def _independent_bit_moments(rates: Tensor, bits: int) -> tuple[Tensor, Tensor]:
-    """Moments of words of independent bits: zeros flip at ``rates[0]``, ones at ``rates[1]``."""
-    ones = to_bit_planes(all_codes(bits), bits).to(torch.float64)
-    zeros = 1 - ones
-    weights = _powers(bits).clone()
-    weights[-1] = -weights[-1]
-    mean = (weights * (1 - rates[1])) @ ones + (weights * rates[0]) @ zeros
-    spread = weights**2 * rates * (1 - rates)
-    return mean, spread[1] @ ones + spread[0] @ zeros
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Flip:
+class Flip(FaultKind):
     """Undetected faults: a failing cell reads the opposite of its content.
 
     If every bit flips with probability p, the mean squared error of a word of B bits, over all
@@ -146,10 +137,7 @@ class Flip:
     Args:
         zero_to_one: Failure rate of cells that hold 0 over the bit error rate, 0 to 2.
         one_to_zero: The same for cells that hold 1. If the two add up to 2, the bit error rate is
-            the mean over equally frequent zeros and ones.
-
-    Raises:
-        InputError: if a field is outside its range, or both are 0.
+            the mean over equally frequent zeros and ones. One of the two is above 0.
     """
 
     zero_to_one: float = 1.0
@@ -166,36 +154,13 @@ class Flip:
         both = torch.stack([self.zero_to_one * bit_error_rate, self.one_to_zero * bit_error_rate])
         return both.clamp(max=1.0)
 
-    def select(self, cells: Cells, holds: int, chip: Chip) -> Cells:
-        """All failing cells."""
-        return cells
-
-    def read(self, codes: Tensor, on_zero: Tensor, on_one: Tensor, bits: int) -> Tensor:
-        """Failing zeros read as ones, failing ones as zeros."""
-        return _flip(codes, on_zero, on_one, bits)
-
-    def moments(self, rates: Tensor, bits: int) -> tuple[Tensor, Tensor]:
-        """Sums over independent bits."""
-        return _independent_bit_moments(rates, bits)
-
-    def describe(self) -> dict[str, Any]:
-        """Plain data for records."""
-        return {
-            "fault": "flip",
-            "zero_to_one": self.zero_to_one,
-            "one_to_zero": self.one_to_zero,
-        }
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Stuck:
+class Stuck(FaultKind):
     """Stuck-at faults: a failing cell always reads the same value.
 
     Args:
         at_one: Fraction of failing cells that are stuck at 1, 0 to 1; the others are stuck at 0.
-
-    Raises:
-        InputError: if ``at_one`` is outside its range.
     """
 
     at_one: float = 0.5
@@ -203,34 +168,15 @@ class Stuck:
     def __post_init__(self) -> None:
         check_in_range("at_one", self.at_one, 0.0, 1.0)
 
-    def rates(self, bit_error_rate: Tensor) -> Tensor:
-        """The bit error rate; `select` determines the value that a cell is stuck at."""
-        return torch.stack([bit_error_rate, bit_error_rate])
-
     def select(self, cells: Cells, holds: int, chip: Chip) -> Cells:
         """Cells that are stuck at the opposite of their content."""
         stuck_at_one = _cell_uniform(cells, chip) < self.at_one
         return cells[stuck_at_one] if holds == 0 else cells[~stuck_at_one]
 
-    def read(self, codes: Tensor, on_zero: Tensor, on_one: Tensor, bits: int) -> Tensor:
-        """Selected cells read the opposite of their content."""
-        return _flip(codes, on_zero, on_one, bits)
-
     def moments(self, rates: Tensor, bits: int) -> tuple[Tensor, Tensor]:
         """Those of flips at ``at_one * p`` for zeros and ``(1 - at_one) * p`` for ones."""
         stuck_at = torch.tensor([[self.at_one], [1 - self.at_one]], dtype=torch.float64)
-        return _independent_bit_moments(rates * stuck_at, bits)
-
-    def describe(self) -> dict[str, Any]:
-        """Plain data for records."""
-        return {"fault": "stuck", "at_one": self.at_one}
-
-
-def _flip(codes: Tensor, on_zero: Tensor, on_one: Tensor, bits: int) -> Tensor:
-    flipped = codes ^ ((~codes & on_zero) | (codes & on_one))
-    # Patterns end at the sign bit: extend it to the upper bits of the int32.
-    unused = 32 - bits
-    return (flipped << unused) >> unused
+        return FaultKind.moments(self, rates * stuck_at, bits)
 
 
 def _cell_uniform(cells: Cells, chip: Chip) -> NDArray[np.float64]:

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import math
+from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from torch import Tensor
 
 from joulewise.devices.chip import Chip
 from joulewise.devices.tables import read_csv
-from joulewise.errors import TableError, check_in_range, check_kind, check_whole, refuse
+from joulewise.errors import TableError, check_count, check_in_range, check_kind, refuse
 
 __all__ = ["CorrelatedMap", "FaultMap", "IndependentMap", "MeasuredMap", "starts_run"]
 
@@ -29,10 +30,11 @@ Cells = NDArray[np.int64]
 Rates = NDArray[np.float64]
 
 
-@runtime_checkable
-class FaultMap(Protocol):
+@dataclass(frozen=True, slots=True)
+class FaultMap(ABC):
     """Interface of a fault map."""
 
+    @abstractmethod
     def failing(self, words: int, rates: Rates, chip: Chip) -> tuple[Cells, Cells]:
         """The failing cells of one chip.
 
@@ -48,6 +50,7 @@ class FaultMap(Protocol):
             object if they are equal.
         """
 
+    @abstractmethod
     def mixture(self, rates: Tensor) -> tuple[Tensor, Tensor]:
         """Distribution of a word's faults over chips, as a mixture of independent cells.
 
@@ -59,18 +62,24 @@ class FaultMap(Protocol):
         """
 
     def check(self, bits: int) -> None:
-        """Refuse a word width that does not fit the map.
+        """Refuse a word width at which words would straddle rows or blocks.
 
         Raises:
-            InputError: if words would straddle rows or blocks.
+            InputError: naming the field.
         """
+        for field in ("columns", "cluster_columns"):
+            columns = getattr(self, field, bits)
+            if columns % bits:
+                allowed = f"a multiple of the word's {bits} bits: words may not straddle rows"
+                refuse(f"{field} of the fault map", columns, allowed)
 
     def describe(self) -> dict[str, Any]:
         """Plain data for records."""
+        return {"fault_map": type(self).__name__.removesuffix("Map").lower(), **asdict(self)}
 
 
 @dataclass(frozen=True, slots=True)
-class IndependentMap:
+class IndependentMap(FaultMap):
     """Cells that fail independently; a draw takes time by faults, not by cells.
 
     Faults arrive as a Poisson process in ``t = -log(1 - rate)``, each at a uniformly drawn cell,
@@ -81,33 +90,30 @@ class IndependentMap:
 
     def failing(self, words: int, rates: Rates, chip: Chip) -> tuple[Cells, Cells]:
         """Failing cells of one chip; see `FaultMap.failing`."""
-        rate = float(rates.max())
-        if float(rates.min()) == rate < 1.0:
-            _, cells = _arrivals(words * rates.shape[-1], -math.log1p(-rate), chip)
+        bits, highest = rates.shape[-1], float(rates.max())
+        if float(rates.min()) == highest < 1.0:
+            _, cells = _arrivals(words * bits, -math.log1p(-highest), chip)
             failing = _each_once(cells)
             return failing, failing
         certain = rates >= 1.0  # t is infinite: all cells of such planes fail, without arrivals
         horizons = -np.log1p(-np.where(certain, 0.0, rates))
-        times, cells = _arrivals(words * rates.shape[-1], float(horizons.max()), chip)
+        times, cells = _arrivals(words * bits, float(horizons.max()), chip)
+        plane = cells % bits
+        if rates.ndim > 2:  # planes of channels: an equal number of words, one after the other
+            plane += cells // (words // rates.shape[1] * bits) * bits
 
         def failing_while(held: int) -> Cells:
-            hit = _before(times, cells, horizons[held], words)
-            return _with_whole_planes(hit, certain[held], words)
+            hit = cells[times <= horizons[held].reshape(-1)[plane]]
+            if certain[held].any():
+                hit = np.concatenate([hit, np.flatnonzero(_by_word(certain[held], words))])
+            return _each_once(hit)
 
         on_zero = failing_while(0)
-        same = np.array_equal(rates[0], rates[1])
-        return on_zero, on_zero if same else failing_while(1)
+        return on_zero, on_zero if np.array_equal(rates[0], rates[1]) else failing_while(1)
 
     def mixture(self, rates: Tensor) -> tuple[Tensor, Tensor]:
         """One component: the rates themselves."""
         return torch.ones(1, dtype=torch.float64), rates[None]
-
-    def check(self, bits: int) -> None:
-        """Any width fits."""
-
-    def describe(self) -> dict[str, Any]:
-        """Plain data for records."""
-        return {"fault_map": "independent"}
 
 
 def _arrivals(cells: int, horizon: float, chip: Chip) -> tuple[Rates, Cells]:
@@ -129,27 +135,6 @@ def _arrivals(cells: int, horizon: float, chip: Chip) -> tuple[Rates, Cells]:
     return time[:count], np.concatenate(places)[:count]
 
 
-def _before(times: Rates, cells: Cells, horizons: Rates, words: int) -> Cells:
-    """Cells with an arrival before the horizon of their bit plane, ascending, each once."""
-    first = horizons.flat[0]
-    if (horizons == first).all():
-        count = int(np.searchsorted(times, first, side="right"))
-        return _each_once(cells[:count])
-    bits = horizons.shape[-1]
-    plane = cells % bits
-    if horizons.ndim > 1:  # planes of channels: an equal number of words, one after the other
-        plane += cells // (words // len(horizons) * bits) * bits
-    return _each_once(cells[times <= horizons.reshape(-1)[plane]])
-
-
-def _with_whole_planes(cells: Cells, certain: NDArray[np.bool_], words: int) -> Cells:
-    """Add all cells of the bit planes that are ``certain`` to fail."""
-    if not certain.any():
-        return cells
-    whole = np.flatnonzero(_by_word(certain, words))
-    return _each_once(np.concatenate([cells, whole]))
-
-
 def _by_word(planes: NDArray[Any], words: int) -> NDArray[Any]:
     """Expand ``[bits]`` or ``[channels, bits]`` to ``[words, bits]``."""
     table = planes.reshape(-1, planes.shape[-1])
@@ -169,15 +154,8 @@ def starts_run(ordered: Cells) -> NDArray[np.bool_]:
     return first
 
 
-def _check_straddling(field: str, columns: int, bits: int) -> None:
-    """Refuse a row or block whose columns are not a multiple of the word's bits."""
-    if columns % bits:
-        allowed = f"a multiple of the word's {bits} bits: no word may straddle rows or blocks"
-        refuse(field, columns, allowed)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CorrelatedMap:
+class CorrelatedMap(FaultMap):
     """Weak rows, columns and blocks of cells: a Gaussian random-effects model.
 
     Each cell has a standard normal margin
@@ -204,9 +182,6 @@ class CorrelatedMap:
         columns: Cells in a row of the array; a multiple of the word's bits.
         cluster_rows: Rows in a block.
         cluster_columns: Columns in a block; a multiple of the word's bits.
-
-    Raises:
-        InputError: if a field is outside its range.
     """
 
     row: float = 0.0
@@ -221,20 +196,12 @@ class CorrelatedMap:
             check_in_range(field, getattr(self, field), 0.0, 0.9)
         check_in_range("row + column + cluster", self.row + self.column + self.cluster, 0.0, 0.9)
         for field in ("columns", "cluster_rows", "cluster_columns"):
-            check_in_range(field, getattr(self, field), 1, 1 << 20)
-            check_whole(field, getattr(self, field))
-
-    def check(self, bits: int) -> None:
-        """Refuse words that straddle rows or blocks."""
-        _check_straddling("columns of the fault map", self.columns, bits)
-        _check_straddling("cluster_columns of the fault map", self.cluster_columns, bits)
+            check_count(field, getattr(self, field), 1, 1 << 20)
 
     def failing(self, words: int, rates: Rates, chip: Chip) -> tuple[Cells, Cells]:
         """Failing cells of one chip; see `FaultMap.failing`."""
-        bits = rates.shape[-1]
-        latent = self._latent(words * bits, chip).reshape(words, bits)
-        margins = (_by_word(ndtri(planes), words) for planes in rates)
-        on_zero, on_one = (np.flatnonzero(latent < margin) for margin in margins)
+        latent = self._latent(words * rates.shape[-1], chip).reshape(words, -1)
+        on_zero, on_one = (np.flatnonzero(latent < _by_word(ndtri(p), words)) for p in rates)
         return on_zero, on_one
 
     def _latent(self, cells: int, chip: Chip) -> Rates:
@@ -262,13 +229,9 @@ class CorrelatedMap:
         given = torch.special.ndtr((threshold - shared**0.5 * latent) / (1 - shared) ** 0.5)
         return torch.from_numpy(weights / weights.sum()), given
 
-    def describe(self) -> dict[str, Any]:
-        """Plain data for records."""
-        return {"fault_map": "correlated", **asdict(self)}
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MeasuredMap:
+class MeasuredMap(FaultMap):
     """A fault map measured on silicon: for each cell, the bit error rate at which it first fails.
 
     Words fill the array row by row, and repeat it if a tensor is larger. Chips differ in the word
@@ -288,8 +251,7 @@ class MeasuredMap:
     thresholds: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        check_in_range("columns", self.columns, 1, 1 << 20)
-        check_whole("columns", self.columns)
+        check_count("columns", self.columns, 1, 1 << 20)
         check_kind("thresholds", self.thresholds, tuple, "a tuple of bit error rates")
         cells = len(self.thresholds)
         if not cells or cells % self.columns:
@@ -327,10 +289,6 @@ class MeasuredMap:
         if not np.isfinite(thresholds).any():
             refuse(str(path), "without any weak cell", "at least one, or no cell fails", TableError)
         return cls(columns=columns, thresholds=tuple(thresholds.reshape(-1).tolist()))
-
-    def check(self, bits: int) -> None:
-        """Refuse words that straddle rows."""
-        _check_straddling("columns of the measured map", self.columns, bits)
 
     def failing(self, words: int, rates: Rates, chip: Chip) -> tuple[Cells, Cells]:
         """Failing cells of one chip; see `FaultMap.failing`."""

@@ -1,15 +1,28 @@
-"""Moments of what is read back: mean, variance, shared factors, and classes of like words."""
+"""Moments of what is read back: mean, variance, shared factors, classes of words, estimates."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-__all__ = ["ClassMoments", "MomentEstimate", "ReadMoments", "SharedFactor", "WordClasses"]
+from joulewise.devices.chip import Chip
 
+__all__ = [
+    "ClassMoments",
+    "MomentEstimate",
+    "ReadMoments",
+    "SharedFactor",
+    "WordClasses",
+    "estimated_moments",
+]
+
+
+# Far from the seeds of simulated chips and of those that predictions draw.
+_SEED = 1 << 45
 
 ClassMoments = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Mean and variance of each class of words at a point, two float64 tensors ``[classes]``."""
@@ -38,23 +51,15 @@ class SharedFactor:
         return (var - shared).clamp(min=0)
 
     def variance(self, mean: Tensor, coupling: Tensor) -> Tensor:
-        """Variance that the factor adds to a weighted sum of the words.
-
-        Args:
-            mean: Weighted sum of the means, any shape.
-            coupling: Weighted sum of the couplings, the same shape.
-        """
+        """Variance added to weighted sums of the words, from those of means and couplings."""
         return self.covariance(mean[..., None], coupling[..., None])[..., 0, 0]
 
     def covariance(self, mean: Tensor, coupling: Tensor) -> Tensor:
-        """Covariance that the factor adds to several weighted sums of the words.
+        """Covariance ``[..., sums, sums]`` that the factor adds to weighted sums of the words.
 
         Args:
             mean: Weighted sums of the means, ``[..., sums]``.
             coupling: Weighted sums of the couplings, the same shape.
-
-        Returns:
-            ``[..., sums, sums]``.
         """
         mixed = mean[..., :, None] * coupling[..., None, :]
         return self.var.to(mean) * mean[..., :, None] * mean[..., None, :] + mixed + mixed.mT
@@ -113,16 +118,13 @@ class WordClasses:
     moments: ClassMoments
 
     def summed(self, weights: Tensor, *, by_channel: bool = False) -> Tensor:
-        """Sum of ``weights * scale^2`` over the words of each class.
+        """Sum of ``weights * scale^2`` over the words of each class, float64 ``[count]``.
 
         Its product with ``var`` is the sum over all words of weight times variance.
 
         Args:
             weights: In the shape of the tensor.
-            by_channel: True for separate sums for each output channel, the tensor's first axis.
-
-        Returns:
-            float64 ``[count]``, or ``[channels, count]``.
+            by_channel: True for sums ``[channels, count]`` of each output channel, the first axis.
         """
         scaled = weights.double() * self.scale.double().square()
         index, channels = self.index, 1
@@ -135,12 +137,34 @@ class WordClasses:
         return sums.reshape(channels, -1) if by_channel else sums
 
     def spread(self, values: Tensor) -> Tensor:
-        """Values of classes as values of words, times each word's scale.
-
-        Args:
-            values: ``[..., count]``.
-
-        Returns:
-            ``[..., *tensor]``.
-        """
+        """Values of classes ``[..., count]`` as those of words ``[..., *tensor]``, times scales."""
         return values.to(self.index.device)[..., self.index] * self.scale
+
+
+def estimated_moments(read: Callable[[Chip], Tensor], ideal: Tensor, chips: int) -> ReadMoments:
+    """Mean and unbiased variance of each word over chips of fixed seeds.
+
+    By Welford's recursion, read ``x_k`` adds ``(x_k - m)^2 (k - 1) / k`` to the sum of squares,
+    ``m`` the mean of the reads before it. Each addend is an unbiased estimate of the variance, so
+    the spread of its sums over words gives the standard error, also for correlated words.
+
+    Args:
+        read: Function from a chip to the tensor that it reads.
+        ideal: The fault-free tensor; its digest names the region of the chips, so that tensors with
+            different contents have independent noise.
+        chips: Number of chips, 3 or more.
+    """
+    content = ideal.detach().cpu().float().contiguous().numpy().tobytes()
+    part = hashlib.blake2b(content, digest_size=8).hexdigest()
+    mean = read(Chip(seed=_SEED, part=part)).detach().double()
+    squares, sums = torch.zeros_like(mean), []
+    for k in range(2, chips + 1):
+        away = read(Chip(seed=_SEED + k - 1, part=part)).detach().double() - mean
+        addend = away.square() * ((k - 1) / k)
+        mean = mean + away / k
+        squares += addend
+        sums.append(float(addend.sum()))
+    each = torch.tensor(sums, dtype=torch.float64)
+    error = float(each.std()) / len(each) ** 0.5 / max(float(each.mean()), 1e-300)
+    estimate = MomentEstimate(chips=chips, relative_error=error)
+    return ReadMoments(mean=mean, var=squares / (chips - 1), estimate=estimate)

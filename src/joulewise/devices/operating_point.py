@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from joulewise.errors import OperatingPointError, check_in_range, check_whole, refuse
+from joulewise.errors import OperatingPointError, check_count, check_in_range, refuse
 
 __all__ = ["Knob", "PlainPoint", "Point", "as_point", "from_plain", "plain_point"]
 
@@ -23,23 +23,18 @@ of a weight), ``[channels, bits]`` one for each bit plane of each channel.
 PlainPoint = float | tuple[float, ...] | tuple[tuple[float, ...], ...]
 """An operating point as plain data: a number, or the rows of a table."""
 
-# Ranges whose ends have this ratio or a larger one have a logarithmic scale.
-_DECADE = 10.0
 
-
-def as_point(point: Point) -> Tensor:
+def as_point(point: Point | PlainPoint) -> Tensor:
     """Convert an operating point to a float64 tensor; gradients flow back to a tensor argument."""
     return torch.as_tensor(point, dtype=torch.float64)
 
 
 def plain_point(point: Point) -> PlainPoint:
     """Convert an operating point to plain data, for records."""
-    point = point.detach() if isinstance(point, Tensor) else point
-    if isinstance(point, Tensor) and point.ndim > 1:
-        return tuple(tuple(float(p) for p in row) for row in point)
-    if isinstance(point, Tensor) and point.ndim:
-        return tuple(float(p) for p in point)
-    return float(point)
+    numbers = point.detach().double().tolist() if isinstance(point, Tensor) else float(point)
+    if isinstance(numbers, float):
+        return numbers
+    return tuple(tuple(row) if isinstance(row, list) else row for row in numbers)
 
 
 def from_plain(point: PlainPoint) -> Point:
@@ -66,9 +61,6 @@ class Knob:
         bit_planes: Bit planes that can have separate operating points; None if they cannot.
         channels: True if each output channel of a weight can have a separate operating point.
 
-    Raises:
-        InputError: if a field is outside its range.
-
     Example:
         >>> siemens = Knob(name="g_max", least_reliable=1e-7, most_reliable=1e-3)
         >>> round(siemens.level(1e-5), 6), round(siemens.point(0.25) * 1e6, 6)
@@ -93,8 +85,7 @@ class Knob:
         if not all(math.isfinite(end) for end in ends) or ends[0] == ends[1]:
             refuse(f"the ends of {self.name}", ends, "two finite numbers that differ")
         if self.bit_planes is not None:
-            check_in_range("bit_planes", self.bit_planes, 1, 64)
-            check_whole("bit_planes", self.bit_planes)
+            check_count("bit_planes", self.bit_planes, 1, 64)
 
     @property
     def range(self) -> tuple[str, float, float]:
@@ -105,14 +96,13 @@ class Knob:
     def logarithmic(self) -> bool:
         """True if levels are linear in the logarithm of the knob."""
         low, high = sorted((self.least_reliable, self.most_reliable))
-        return low > 0 and high >= _DECADE * low
+        return low > 0 and high >= 10 * low
 
     def level(self, point: float) -> float:
-        """Level of a point, clipped to [0, 1]."""
-        least, most, at = self.least_reliable, self.most_reliable, point
-        if self.logarithmic:
-            least, most, at = math.log(least), math.log(most), math.log(at)
-        return min(max((at - least) / (most - least), 0.0), 1.0)
+        """Level of a point, clipped to [0, 1]; exactly 0 and 1 at the ends."""
+        if point in (self.least_reliable, self.most_reliable):
+            return float(point == self.most_reliable)
+        return min(max(float(self.levels(as_point(point))), 0.0), 1.0)
 
     def levels(self, points: Tensor) -> Tensor:
         """Levels of points, not clipped; float64, differentiable."""
@@ -126,8 +116,7 @@ class Knob:
         if level in (0.0, 1.0):
             return self.most_reliable if level else self.least_reliable
         low, high = sorted((self.least_reliable, self.most_reliable))
-        at = float(self.points(torch.tensor(level, dtype=torch.float64)))
-        return min(max(at, low), high)
+        return min(max(float(self.points(as_point(level))), low), high)
 
     def points(self, levels: Tensor) -> Tensor:
         """Points at levels, not clipped; float64, differentiable."""
@@ -148,7 +137,7 @@ class Knob:
 
         Raises:
             OperatingPointError: if the name is unknown, or the value is not a number, out of range,
-                or of a shape that the device does not take.
+                or of a shape that the device does not take; see `Point`.
         """
         names = (self.name, *self.aliases)
         if len(setting) != 1 or next(iter(setting)) not in names:
@@ -156,7 +145,14 @@ class Knob:
             allowed = names[0] if len(names) == 1 else f"one of {', '.join(names)}"
             raise OperatingPointError(f"{device} was given {got}; allowed: {allowed}")
         ((name, value),) = setting.items()
-        point = _numbers(name, value)
+        try:
+            kind = torch.as_tensor(value).dtype
+        except (TypeError, ValueError, RuntimeError):
+            kind = torch.bool
+        if kind == torch.bool or kind.is_complex:
+            got = f"{value!r:.60}, of type {type(value).__name__}"
+            refuse(name, got, "a number, or a tensor of numbers", OperatingPointError)
+        point = as_point(value)
         if not self._takes(point.shape):
             refuse(name, f"of shape {tuple(point.shape)}", self._shapes(), OperatingPointError)
         if name != self.name:
@@ -184,19 +180,3 @@ class Knob:
         if not self.channels:
             return allowed
         return f"{allowed}; or [channels, 1] or [channels, {planes}], for each output channel"
-
-
-def _numbers(name: str, value: Point) -> Tensor:
-    """A setting as a float64 tensor.
-
-    Raises:
-        OperatingPointError: if it is not made of real numbers.
-    """
-    try:
-        kind = torch.as_tensor(value).dtype
-    except (TypeError, ValueError, RuntimeError):
-        kind = torch.bool
-    if kind == torch.bool or kind.is_complex:
-        got = f"{value!r:.60}, of type {type(value).__name__}"
-        refuse(name, got, "a number, or a tensor of numbers", OperatingPointError)
-    return as_point(value)

@@ -7,27 +7,24 @@ anew: with a longer time programming takes less power, and drift is larger.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from joulewise.devices.array import WHOLE
+from joulewise.devices.array import Array
 from joulewise.devices.chip import Chip, Traffic
 from joulewise.devices.conductance_pairs import PairDevice, Pairs, normals
-from joulewise.devices.crossbar_energy import ISAAC, ReadOut
-from joulewise.devices.drift_compensation import (
-    PairMoments,
-    believable,
-    columns,
-    compensating_factor,
-)
 from joulewise.devices.moments import ReadMoments, SharedFactor
 from joulewise.devices.operating_point import Knob, Point, as_point
 from joulewise.devices.pcm_laws import (
     LARGEST_EXPONENT,
     START,
+    PairMoments,
+    believable,
+    columns,
+    compensating_factor,
     device_moments,
     drift_exponent,
     programming_std,
@@ -35,7 +32,7 @@ from joulewise.devices.pcm_laws import (
     read_std,
 )
 from joulewise.devices.tables import interpolate
-from joulewise.errors import check_in_range, check_kind, check_whole
+from joulewise.errors import check_count, check_in_range, check_kind
 
 __all__ = ["PCM"]
 
@@ -78,13 +75,9 @@ class PCM(PairDevice):
         devices: Devices in parallel on each side of a pair, each with target ``x``, 1 to 1000. The
             read is their average, the energy their sum.
         time_range: Shortest and longest ``seconds``, 1 to 1e12.
-        readout: Read-out circuits, for the energy.
         program_j: Joules to program one device once, 0 to 1.
         program_source: Origin of ``program_j``.
         inferences_per_second: Inferences that the energy of programming is divided by, above 0.
-
-    Raises:
-        InputError: if a field is outside its range.
 
     References:
         The laws are those of IBM's aihwkit, ``inference/noise/pcm.py``, with the same ``seconds``;
@@ -108,7 +101,6 @@ class PCM(PairDevice):
     compensate: bool = True
     devices: int = 1
     time_range: tuple[float, float] = (1.0, 3.2e8)
-    readout: ReadOut = ISAAC
     program_j: float = 100e-12
     program_source: str = _ILLUSTRATIVE
     inferences_per_second: float = 1000.0
@@ -116,15 +108,13 @@ class PCM(PairDevice):
     def __post_init__(self) -> None:
         PairDevice.__post_init__(self)  # super() would fail: slots make a new class
         check_in_range("g_max", self.g_max, 0.0, 1.0, open_low=True)
-        check_in_range("devices", self.devices, 1, 1000)
-        check_whole("devices", self.devices)
+        check_count("devices", self.devices, 1, 1000)
         check_in_range("program_j", self.program_j, 0.0, 1.0)
         rate = self.inferences_per_second
         check_in_range("inferences_per_second", rate, 0.0, 1e15, open_low=True)
         self._check_ends("time_range", 1.0, 1e12, "seconds")
         for name in ("programming", "drift", "read_noise", "compensate"):
             check_kind(name, getattr(self, name), bool, "True or False")
-        check_kind("readout", self.readout, ReadOut, "ISAAC, or a ReadOut(...)")
 
     @property
     def knob(self) -> Knob:
@@ -138,7 +128,7 @@ class PCM(PairDevice):
 
         With 64 columns of 128 weights it varies by 2.5 % between chips after a year.
         """
-        return not self._compensated
+        return not (self.compensate and self.drift)
 
     @property
     def fresh(self) -> bool:
@@ -150,7 +140,7 @@ class PCM(PairDevice):
         times = _times(point, stored).detach()
         sign = stored.weights.sign() + (stored.weights == 0)
         programmed, now = (sign * (g[0] - g[1]) for g in self._conductances(stored, times, chip))
-        if self._compensated:
+        if not self.independent_words:
             sums = [columns(pair.double()).sum(1).abs().sum() for pair in (programmed, now)]
             now = now * believable(sums[0], sums[1], times**LARGEST_EXPONENT)
         read: Tensor = now * stored.limit
@@ -187,9 +177,17 @@ class PCM(PairDevice):
         and moments of columns of weights that nearly cancel are wrong by tens of per cent.
         """
         times = _times(point, stored)
-        pair, unit = self._pairs(stored, times), stored.limit.double()
+        active, idle = self._devices(stored, times)
+        sign, unit = stored.weights.double().sign(), stored.limit.double()
+        pair = PairMoments(
+            mean=sign * (active.mean - idle.mean),
+            programmed=sign * (active.programmed - idle.programmed),
+            var=active.var + idle.var,
+            programmed_var=active.programmed_var + idle.programmed_var,
+            covariance=active.covariance + idle.covariance,
+        )
         mean, var, common = pair.mean, pair.var, None
-        if self._compensated:
+        if not self.independent_words:
             factor, spread, coupling = compensating_factor(pair, times**LARGEST_EXPONENT)
             var, mean = factor.square() * var, factor * mean
             var = var + spread * mean.square() + 2 * mean * coupling
@@ -198,18 +196,6 @@ class PCM(PairDevice):
         wide = stored.weights.dtype
         return ReadMoments(
             mean=(unit * mean).to(wide), var=(unit.square() * var).to(wide), common=common
-        )
-
-    def _pairs(self, stored: Pairs, times: Tensor) -> PairMoments:
-        """Moments of the differences of conductances, in the shape of the tensor."""
-        active, idle = self._devices(stored, times)
-        sign = stored.weights.double().sign()
-        return PairMoments(
-            mean=sign * (active.mean - idle.mean),
-            programmed=sign * (active.programmed - idle.programmed),
-            var=active.var + idle.var,
-            programmed_var=active.programmed_var + idle.programmed_var,
-            covariance=active.covariance + idle.covariance,
         )
 
     def _devices(self, stored: Pairs, times: Tensor) -> tuple[PairMoments, PairMoments]:
@@ -227,9 +213,6 @@ class PCM(PairDevice):
         """Joules per inference: read-out (see `ReadOut`), and programming.
 
         Every device is programmed once in ``seconds``, for all inferences in that time.
-
-        Raises:
-            InputError: if no matrix-vector product with the tensor was traced.
         """
         stored = self.traced_weight(traffic)
         active, idle = self._devices(stored, _times(point, stored))
@@ -248,17 +231,10 @@ class PCM(PairDevice):
         return read + shared.to(read.device)
 
     def describe(self) -> dict[str, Any]:
-        """Plain data for records."""
-        described = asdict(self) | {"time_range": list(self.time_range)}
-        del described["array"], described["readout"]
-        parts = self.readout.describe()
-        if self.array != WHOLE:
-            parts |= self.array.describe()
-        return {"device": "pcm"} | described | parts
-
-    @property
-    def _compensated(self) -> bool:
-        return self.compensate and self.drift
+        """Plain data for records; arrays of any size with exact converters are left out."""
+        described = PairDevice.describe(self)
+        whole = self.array.describe() if self.array == Array() else {}
+        return {name: value for name, value in described.items() if name not in whole}
 
 
 def _times(point: Point, stored: Pairs) -> Tensor:

@@ -8,11 +8,12 @@ states their limits and is part of every record.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,23 +25,19 @@ __all__ = ["PROFILES", "ExponentialLaw", "ReliabilityLaw", "VoltageRow", "Voltag
 
 # Horowitz, ISSCC 2014, figure 1.1.9 (45 nm): a 64-bit access to a 32 kB cache costs 20 pJ.
 HOROWITZ_SRAM_BIT_J = 20e-12 / 64
-# One minus the confidence of the upper bound on a rate that was measured without a failure.
+# One minus the confidence of the upper bound (Clopper-Pearson) on a rate of no failure in n bits.
 _UNSEEN = 0.05
 
 
-@runtime_checkable
-class ReliabilityLaw(Protocol):
+class ReliabilityLaw(ABC):
     """Interface of a reliability law: a frozen, hashable value.
 
     Functions are differentiable, work within `torch.func.vmap`, and are called within their range.
     """
 
-    def __hash__(self) -> int: ...
+    voltage_unit: str = "V"
 
-    @property
-    def eta_range(self) -> tuple[float, float]:
-        """Lowest and highest ``eta`` for which the law holds."""
-
+    @abstractmethod
     def ends(self, knob: str) -> tuple[float, float]:
         """Least and most reliable point, as ``"eta"``, ``"v_dd"`` or ``"bit_error_rate"``.
 
@@ -49,30 +46,60 @@ class ReliabilityLaw(Protocol):
         """
 
     @property
-    def voltage_unit(self) -> str:
-        """Unit of the supply voltages, for instance ``"V"``."""
+    def eta_range(self) -> tuple[float, float]:
+        """Lowest and highest ``eta`` for which the law holds."""
+        return self.ends("eta")
 
+    @abstractmethod
     def bit_error_rate(self, eta: Tensor) -> Tensor:
         """Probability that a cell fails, in [0, 1]; decreases with ``eta``."""
 
+    @abstractmethod
     def energy_per_bit_j(self, eta: Tensor) -> Tensor:
         """Joules per access to one bit."""
 
     def eta(self, v_dd: Tensor) -> Tensor:
-        """Normalised energy at a supply voltage within the law's range."""
+        """Normalised energy at a supply voltage, if the law has a voltage axis."""
+        raise NotImplementedError
 
     def v_dd(self, eta: Tensor) -> Tensor:
         """Supply voltage at ``eta``, if the law has a voltage axis."""
+        raise NotImplementedError
 
+    @abstractmethod
     def cheapest_eta(self, bit_error_rate: Tensor) -> Tensor:
         """The lowest ``eta`` whose bit error rate is at most the one given."""
 
+    def eta_at(self, knob: str, points: Tensor) -> Tensor:
+        """Convert points on a knob, named as for `ends`, to ``eta``."""
+        if knob == "eta":
+            return points
+        return self.eta(points) if knob == "v_dd" else self.cheapest_eta(points)
+
+    def converted(self, given: str, knob: str, values: Tensor) -> Tensor:
+        """Convert values of one quantity to another, both named as for `ends`.
+
+        Raises:
+            OperatingPointError: if a value is outside the law's range.
+        """
+        low, high = sorted(self.ends(given))
+        field = f"v_dd ({self.voltage_unit})" if given == "v_dd" else given
+        for number in values.detach().reshape(-1).tolist():
+            check_in_range(field, number, low, high, error=OperatingPointError)
+        points = self.eta_at(given, values)
+        if knob != "eta":
+            points = self.v_dd(points) if knob == "v_dd" else self.bit_error_rate(points)
+        # Clamped: rounding may lead out of the range at its ends.
+        low, high = sorted(self.ends(knob))
+        return points.clamp(low, high)
+
+    @abstractmethod
     def describe(self) -> dict[str, Any]:
         """Plain data for records."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ExponentialLaw:
+class ExponentialLaw(ReliabilityLaw):
     """Exponential law: ``bit_error_rate(eta) = exp(-a eta)``, energy proportional to ``eta``.
 
     Args:
@@ -81,9 +108,6 @@ class ExponentialLaw:
             then 2.8e-6.
         nominal_energy_per_bit_j: Joules per access to one bit at ``eta = 1``, above 0. The default
             is Horowitz's 20 pJ for 64 bits of a 32 kB cache in 45 nm.
-
-    Raises:
-        InputError: if a field is outside its range.
 
     Example:
         >>> law = ExponentialLaw()
@@ -96,8 +120,6 @@ class ExponentialLaw:
         we can do about it)", ISSCC 2014, figure 1.1.9 (the joules).
     """
 
-    voltage_unit: ClassVar[str] = "V"
-
     a: float = 12.8
     nominal_energy_per_bit_j: float = HOROWITZ_SRAM_BIT_J
 
@@ -106,23 +128,18 @@ class ExponentialLaw:
         nominal = self.nominal_energy_per_bit_j
         check_in_range("nominal_energy_per_bit_j", nominal, 0.0, 1.0, open_low=True)
 
-    @property
-    def eta_range(self) -> tuple[float, float]:
-        """0 (every cell fails) to 1."""
-        return (0.0, 1.0)
-
     def ends(self, knob: str) -> tuple[float, float]:
-        """Least and most reliable point; see `ReliabilityLaw`.
+        """``eta`` from 0, where every cell fails, to 1; there is no voltage axis.
 
         Raises:
-            OperatingPointError: for ``"v_dd"``: the law has no voltage axis.
+            OperatingPointError: for ``"v_dd"``.
         """
         if knob == "v_dd":
             raise OperatingPointError(
                 "v_dd has no meaning on the exponential law, which has no voltage axis; allowed: "
                 "eta, bit_error_rate, or a measured voltage table"
             )
-        return self.eta_range if knob == "eta" else (1.0, math.exp(-self.a))
+        return (0.0, 1.0) if knob == "eta" else (1.0, math.exp(-self.a))
 
     def bit_error_rate(self, eta: Tensor) -> Tensor:
         """``exp(-a eta)``."""
@@ -131,14 +148,6 @@ class ExponentialLaw:
     def energy_per_bit_j(self, eta: Tensor) -> Tensor:
         """``eta`` times the nominal energy."""
         return self.nominal_energy_per_bit_j * eta
-
-    def eta(self, v_dd: Tensor) -> Tensor:
-        """Not defined: the law has no voltage axis, and `ends` refuses one."""
-        raise NotImplementedError
-
-    def v_dd(self, eta: Tensor) -> Tensor:
-        """Not defined; see `eta`."""
-        raise NotImplementedError
 
     def cheapest_eta(self, bit_error_rate: Tensor) -> Tensor:
         """``-log(bit_error_rate) / a``; 1 where the rate at ``eta = 1`` is below any float."""
@@ -167,7 +176,7 @@ class VoltageRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class VoltageTable:
+class VoltageTable(ReliabilityLaw):
     """Measured law: log bit error rate and energy, each piecewise linear in the supply voltage.
 
     There is no extrapolation: the range is that of the rows. ``eta`` is energy over that of the
@@ -209,13 +218,10 @@ class VoltageTable:
 
     @classmethod
     def from_csv(cls, path: str | Path) -> VoltageTable:
-        """Read a table with the columns ``v_dd,energy_per_bit_j,bit_error_rate[,measured_bits]``.
+        """Read a CSV file of ``v_dd,energy_per_bit_j,bit_error_rate[,measured_bits]``.
 
         Lines that start with ``#`` are comments, and kept as the source. Rows may be in order of
         ascending or descending voltage.
-
-        Args:
-            path: A CSV file.
 
         Raises:
             TableError: if the file cannot be read or a line is malformed; the message names it.
@@ -230,15 +236,10 @@ class VoltageTable:
     def _column(self, name: str) -> Tensor:
         return torch.tensor([getattr(row, name) for row in self.rows], dtype=torch.float64)
 
-    @property
-    def eta_range(self) -> tuple[float, float]:
-        """From the energy at the lowest voltage, over that at the highest, to 1."""
-        return (self.rows[0].energy_per_bit_j / self.rows[-1].energy_per_bit_j, 1.0)
-
     def ends(self, knob: str) -> tuple[float, float]:
         """Least and most reliable point: those of the first and the last row."""
         if knob == "eta":
-            return self.eta_range
+            return self.rows[0].energy_per_bit_j / self.rows[-1].energy_per_bit_j, 1.0
         column = self._column("v_dd") if knob == "v_dd" else self._rates()
         return float(column[0]), float(column[-1])
 
@@ -248,9 +249,8 @@ class VoltageTable:
         for row in self.rows:
             rate = row.bit_error_rate
             if not rate and row.measured_bits is not None:
-                # Clopper-Pearson upper bound for no failure, 1 - 0.05^(1/n), kept monotone.
                 bound = -math.expm1(math.log(_UNSEEN) / row.measured_bits)
-                rate = min([bound, *rates[-1:]])
+                rate = min([bound, *rates[-1:]])  # kept monotone
             rates.append(rate)
         return torch.tensor(rates, dtype=torch.float64)
 
@@ -320,22 +320,18 @@ def _check_rows(rows: Sequence[VoltageRow], places: Sequence[str], unit: str) ->
             refuse(f"{place}: bit_error_rate", got, "a rate that falls with voltage", TableError)
 
 
-# Stutz et al., MLSys 2021, figure 1: V / Vmin, energy / energy(Vmin), bit error rate. Supply steps
-# of Vmin / 24, and energies (V / Vmin)^2. The row of Vmin itself (1, 1, no error in 1,048,576 bits)
-# has no logarithm.
-_STUTZ_FIGURE_1 = (
-    (0.750, 0.5625, 2.056e-1),
-    (0.792, 0.626736111, 5.573e-2),
-    (0.833, 0.694444444, 1.115e-2),
-    (0.875, 0.765625, 1.29e-3),
-    (0.917, 0.840277778, 6.86646e-5),
-    (0.958, 0.918402778, 1.90735e-6),
-)
-
 _STUTZ_2021 = VoltageTable(
     rows=tuple(
         VoltageRow(volts, energy * HOROWITZ_SRAM_BIT_J, rate)
-        for volts, energy, rate in _STUTZ_FIGURE_1
+        # V / Vmin in steps of 1 / 24, energy / energy(Vmin) = (V / Vmin)^2, bit error rate.
+        for volts, energy, rate in (
+            (0.750, 0.5625, 2.056e-1),
+            (0.792, 0.626736111, 5.573e-2),
+            (0.833, 0.694444444, 1.115e-2),
+            (0.875, 0.765625, 1.29e-3),
+            (0.917, 0.840277778, 6.86646e-5),
+            (0.958, 0.918402778, 1.90735e-6),
+        )
     ),
     source=(
         "D. Stutz, N. Chandramoorthy, M. Hein, B. Schiele, Bit Error Robustness for "
@@ -358,10 +354,7 @@ PROFILES: Mapping[str, ReliabilityLaw] = MappingProxyType(
 
 
 def law(name: str) -> ReliabilityLaw:
-    """The reliability law of a profile, for ``SRAM(law=...)``.
-
-    Args:
-        name: One of `PROFILES`.
+    """The reliability law of one of `PROFILES`, for ``SRAM(law=...)``.
 
     Raises:
         InputError: if there is no such profile.

@@ -19,33 +19,17 @@ from joulewise.devices.faulty_words import FaultyWords, samples_are_dense
 from joulewise.devices.moments import ReadMoments, WordClasses
 from joulewise.devices.operating_point import Knob, Point, as_point
 from joulewise.devices.reliability_laws import ExponentialLaw, ReliabilityLaw
-from joulewise.errors import OperatingPointError, check_in_range, check_kind, refuse
-from joulewise.words import FixedPoint, decode, encode
+from joulewise.errors import OperatingPointError, check_kind, refuse
+from joulewise.words import FixedPoint, Words, check_storable
 
-__all__ = ["SRAM", "StoredWords"]
+__all__ = ["SRAM"]
 
 _KNOBS = ("eta", "v_dd", "bit_error_rate")
 _LAWS = "ExponentialLaw(), law('a profile') or VoltageTable.from_csv('a table')"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StoredWords:
-    """A tensor in the words of an SRAM.
-
-    Args:
-        values: Fault-free values, each a code times its scale; float32 or float64, from which
-            codes of any width are recovered exactly.
-        scale: The value of one code step; broadcasts against ``values``.
-        dtype: Dtype of the tensor that was stored.
-    """
-
-    values: Tensor
-    scale: Tensor
-    dtype: torch.dtype
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SRAM(Device[StoredWords]):
+class SRAM(Device[Words]):
     """SRAM of two's complement words under voltage scaling.
 
     ``eta`` is the energy of an access over that of a reliable access. An operating point may be
@@ -107,7 +91,7 @@ class SRAM(Device[StoredWords]):
             name=name,
             least_reliable=least,
             most_reliable=most,
-            aliases={other: partial(_converted, self.law, other, name) for other in others},
+            aliases={other: partial(self.law.converted, other, name) for other in others},
             bit_planes=self.bits,
             channels=True,
         )
@@ -129,25 +113,23 @@ class SRAM(Device[StoredWords]):
         return float(self.law.energy_per_bit_j(self._eta(self.knob.most_reliable)))
 
     def _eta(self, point: Point) -> Tensor:
-        return _eta(self.law, self.knob.name, as_point(point))
+        return self.law.eta_at(self.knob.name, as_point(point))
 
     def bit_error_rate(self, point: Point) -> Tensor:
         """Probability that a cell fails; float64, the shape of ``point``."""
         return self.law.bit_error_rate(self._eta(point))
 
-    def store(
-        self, tensor: Tensor, *, limit: float | None = None, name: str = "tensor"
-    ) -> StoredWords:
+    def store(self, tensor: Tensor, *, limit: float | None = None, name: str = "tensor") -> Words:
         """Round a tensor to words."""
-        words = encode(tensor.detach(), self._format(limit), name)
-        values = decode(replace(words, dtype=words.scale.dtype))
-        return StoredWords(values=values, scale=words.scale, dtype=tensor.dtype)
+        format = self._format(limit)
+        check_storable(tensor, name, format.channel_dim)
+        return format.encode(tensor.detach())
 
-    def ideal(self, stored: StoredWords) -> Tensor:
+    def ideal(self, stored: Words) -> Tensor:
         """The values rounded to words."""
         return stored.values.to(stored.dtype)
 
-    def read(self, stored: StoredWords, point: Point, chip: Chip) -> Tensor:
+    def read(self, stored: Words, point: Point, chip: Chip) -> Tensor:
         """The values as read on one chip, at the part that holds this tensor."""
         self._check_channels(point, stored.values)
         faulty = self._faulty_words(stored.values.numel(), point, chip)
@@ -168,46 +150,36 @@ class SRAM(Device[StoredWords]):
         self._check_channels(point, None)
         # One scale: ``channel_dim`` is an axis of weights, and axis 0 is the batch here.
         format = replace(self._format(limit), channel_dim=None)
-        inputs = inputs.detach()
-        scale = format.scale(inputs)
-        steps = torch.div(inputs.to(scale.dtype), scale).round_()
-        if not samples_are_dense(steps):
-            steps = steps.contiguous()
-        values = steps.clamp_(format.lowest, format.highest).mul_(scale)
+        held = format.encode(inputs.detach())
+        values = held.values if samples_are_dense(held.values) else held.values.contiguous()
         if chip is not None:
             used = values[0].numel()
             faulty = self._faulty_words(max(words or used, used), point, chip).first(used)
-            faulty.replace_in(values, scale, self.fault, self.bits)
+            faulty.replace_in(values, held.scale, self.fault, self.bits)
         return values.to(inputs.dtype)
 
-    def moments(self, stored: StoredWords, point: Point) -> ReadMoments:
+    def moments(self, stored: Words, point: Point) -> ReadMoments:
         """Element-wise mean and variance of `read` over chips; differentiable in ``point``.
 
         Exact for an `IndependentMap` and a `MeasuredMap`; for a `CorrelatedMap` up to the
         quadrature error that the class states.
         """
         self._check_channels(point, stored.values)
-        scale, index = stored.scale, self._index(stored)
-        if isinstance(point, float) or as_point(point).ndim < 2:
+        scale, index, points = stored.scale, self._index(stored), as_point(point)
+        if points.ndim < 2:
             mean, var = (of_code.to(scale).take(index) for of_code in self.code_moments(point))
         else:
+            which = torch.arange(len(points))
+            if not points.requires_grad:  # equal points are worked out once
+                points, which = torch.unique(points, dim=0, return_inverse=True)
             mean, var = (
-                torch.stack(of_code).to(scale).gather(1, index.flatten(1)).view_as(index)
-                for of_code in zip(*self._channel_moments(as_point(point)), strict=True)
+                torch.stack(of_code)[which].to(scale).gather(1, index.flatten(1)).view_as(index)
+                for of_code in zip(*map(self.code_moments, points), strict=True)
             )
         # In the precision of the scale: squares would underflow in half precision.
         return ReadMoments(mean=mean * scale, var=var * scale**2)
 
-    def _channel_moments(self, points: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """`code_moments` at the point of each channel; if no gradient, once for equal points."""
-        if points.requires_grad:
-            return [self.code_moments(point) for point in points]
-        rows = [tuple(row) for row in points.tolist()]
-        different = dict(zip(rows, points, strict=True))
-        known = {row: self.code_moments(point) for row, point in different.items()}
-        return [known[row] for row in rows]
-
-    def word_classes(self, stored: StoredWords) -> WordClasses:
+    def word_classes(self, stored: Words) -> WordClasses:
         """One class for each code."""
         return WordClasses(
             index=self._index(stored),
@@ -216,18 +188,15 @@ class SRAM(Device[StoredWords]):
             moments=self.code_moments,
         )
 
-    def _index(self, stored: StoredWords) -> Tensor:
+    def _index(self, stored: Words) -> Tensor:
         """Index of the code of each word in ``all_codes(bits)``."""
-        return torch.round(stored.values / stored.scale).long() - self._format(None).lowest
+        return stored.codes + (1 << (self.bits - 1))
 
     def code_moments(self, point: Point) -> tuple[Tensor, Tensor]:
         """Mean and variance of the code that is read, for each stored code.
 
-        Args:
-            point: One number, or one for each bit plane.
-
-        Returns:
-            Two float64 tensors ``[2**bits]``, in the order of ``all_codes(bits)``.
+        ``point`` is one number, or one for each bit plane; the moments are two float64 tensors
+        ``[2**bits]``, in the order of ``all_codes(bits)``.
         """
         rate = self.bit_error_rate(point).expand(self.bits)
         weights, rates = self.fault_map.mixture(self.fault.rates(rate))
@@ -284,46 +253,16 @@ class SRAM(Device[StoredWords]):
         channel_dim = self.channel_dim if chosen is None else None
         return FixedPoint(bits=self.bits, limit=chosen, channel_dim=channel_dim)
 
-    def _rates(self, point: Point) -> NDArray[np.float64]:
-        if isinstance(point, float):
-            return _common_rates(self.law, self.fault, self.bits, self.knob.name, point)
-        rate = self._in_planes(self.bit_error_rate(point).detach())
-        return self.fault.rates(rate).cpu().numpy()
-
     def _faulty_words(self, words: int, point: Point, chip: Chip) -> FaultyWords:
         """Draw the words with failing cells among ``words`` words of one part of a chip."""
-        on_zero, on_one = self.fault_map.failing(words, self._rates(point), chip)
+        if isinstance(point, float):
+            rates = _common_rates(self.law, self.fault, self.bits, self.knob.name, point)
+        else:
+            rate = self._in_planes(self.bit_error_rate(point).detach())
+            rates = self.fault.rates(rate).cpu().numpy()
+        on_zero, on_one = self.fault_map.failing(words, rates, chip)
         on_zero = self.fault.select(on_zero, 0, chip)
         return FaultyWords.of_cells(on_zero, self.fault.select(on_one, 1, chip), self.bits)
-
-
-def _eta(law: ReliabilityLaw, knob: str, point: Tensor) -> Tensor:
-    """Convert points on a knob to ``eta``."""
-    if knob == "eta":
-        return point
-    return law.eta(point) if knob == "v_dd" else law.cheapest_eta(point)
-
-
-def _on_knob(law: ReliabilityLaw, knob: str, eta: Tensor) -> Tensor:
-    """Convert ``eta`` to points on a knob."""
-    if knob == "eta":
-        return eta
-    return law.v_dd(eta) if knob == "v_dd" else law.bit_error_rate(eta)
-
-
-def _converted(law: ReliabilityLaw, given: str, knob: str, values: Tensor) -> Tensor:
-    """Convert values of another quantity to a knob.
-
-    Raises:
-        OperatingPointError: if one is outside the law's range.
-    """
-    low, high = sorted(law.ends(given))
-    field = f"v_dd ({law.voltage_unit})" if given == "v_dd" else given
-    for number in values.detach().reshape(-1).tolist():
-        check_in_range(field, number, low, high, error=OperatingPointError)
-    # Clamped: rounding may lead out of the range at its ends.
-    low, high = sorted(law.ends(knob))
-    return _on_knob(law, knob, _eta(law, given, values)).clamp(low, high)
 
 
 @lru_cache(maxsize=1024)
@@ -331,7 +270,7 @@ def _common_rates(
     law: ReliabilityLaw, fault: FaultKind, bits: int, knob: str, point: float
 ) -> NDArray[np.float64]:
     """Failure rates of cells at one point, cached: each chip of a sweep needs them."""
-    rate = law.bit_error_rate(_eta(law, knob, as_point(point))).expand(bits)
+    rate = law.bit_error_rate(law.eta_at(knob, as_point(point))).expand(bits)
     rates: NDArray[np.float64] = fault.rates(rate).numpy()
     rates.setflags(write=False)
     return rates

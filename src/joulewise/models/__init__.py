@@ -10,19 +10,11 @@ weights       weights to and from files
 No other room depends on these networks: a study takes any ``nn.Module``.
 """
 
-from joulewise.models.loading import host as host
-from joulewise.models.loading import load_model as load_model
-from joulewise.models.resnet import MobileNetV2 as MobileNetV2
-from joulewise.models.resnet import ResNet as ResNet
-from joulewise.models.transformer import Transformer as Transformer
-from joulewise.models.weights import load_weights as load_weights
-from joulewise.models.weights import save_weights as save_weights
-from joulewise.models.zoo import MLP as MLP
-from joulewise.models.zoo import VGG as VGG
-from joulewise.models.zoo import ZOO as ZOO
-from joulewise.models.zoo import SmallCNN as SmallCNN
-from joulewise.models.zoo import build as build
-from joulewise.models.zoo import seeded as seeded
+from joulewise.models.loading import host, load_model
+from joulewise.models.resnet import MobileNetV2, ResNet
+from joulewise.models.transformer import Transformer
+from joulewise.models.weights import load_weights, save_weights
+from joulewise.models.zoo import MLP, VGG, ZOO, SmallCNN, build, seeded
 
 __all__ = [
     "MLP",

@@ -1,27 +1,21 @@
-"""ResNet and MobileNetV2 for small images."""
+"""ResNet and MobileNetV2 for small images; inputs and outputs as in `joulewise.models.zoo`."""
 
 from __future__ import annotations
+
+from collections import OrderedDict
 
 from torch import Tensor, nn
 
 from joulewise.errors import ModelError, refuse
-from joulewise.models.shapes import check_classes, check_image
+from joulewise.models.shapes import check_image
 
-__all__ = ["MobileNetV2", "ResNet", "conv_bn"]
+__all__ = ["MobileNetV2", "ResNet", "average_pool", "conv_bn"]
 
 
 def conv_bn(
     channels_in: int, channels_out: int, kernel_size: int, *, stride: int = 1, groups: int = 1
 ) -> tuple[nn.Conv2d, nn.BatchNorm2d]:
-    """Convolution that keeps the map's size up to its stride, and batch normalisation.
-
-    Args:
-        channels_in: Input channels.
-        channels_out: Output channels.
-        kernel_size: Side of the square kernel, odd.
-        stride: Stride of the convolution.
-        groups: Groups of channels; ``channels_in`` makes it depthwise.
-    """
+    """Convolution with an odd kernel that keeps the map's size up to its stride, and BatchNorm."""
     convolution = nn.Conv2d(
         channels_in,
         channels_out,
@@ -34,7 +28,12 @@ def conv_bn(
     return convolution, nn.BatchNorm2d(channels_out)
 
 
-class ResNet(nn.Module):
+def average_pool() -> nn.Sequential:
+    """Average over the map: ``[batch, channels]``."""
+    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+class ResNet(nn.Sequential):
     """Residual network in the layout of the paper's CIFAR-10 experiments, depth 6n + 2.
 
     One 3x3 convolution, then three stages of n blocks with ``width``, ``2 width`` and ``4 width``
@@ -42,8 +41,6 @@ class ResNet(nn.Module):
     Where a block changes the shape, its shortcut is a 1x1 convolution (the paper's option B).
 
     Args:
-        input_shape: Shape of one input, ``(channels, height, width)``, from 8x8 up.
-        classes: Number of outputs.
         depth: Layers with weights, 6n + 2: 8, 14, 20, ...
         width: Channels of the first stage (16 in the paper).
 
@@ -63,25 +60,19 @@ class ResNet(nn.Module):
     def __init__(
         self, input_shape: tuple[int, ...], classes: int, *, depth: int = 20, width: int = 16
     ) -> None:
-        super().__init__()
-        check_classes(classes)
         blocks, remainder = divmod(depth - 2, 6)
         if blocks < 1 or remainder:
             refuse("depth", depth, "6n + 2 with n of at least 1: 8, 14, 20, ...", ModelError)
-        self.stem = nn.Sequential(*conv_bn(check_image(input_shape), width, 3))
-        self.stages = nn.Sequential(
+        stem = nn.Sequential(*conv_bn(check_image(input_shape, classes), width, 3))
+        stages = nn.Sequential(
             _stage(width, width, blocks, stride=1),
             _stage(width, 2 * width, blocks, stride=2),
             _stage(2 * width, 4 * width, blocks, stride=2),
         )
-        self.relu = nn.ReLU()
-        self.pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
-        self.head = nn.Linear(4 * width, classes)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Logits [batch, classes] of images [batch, channels, height, width]."""
-        logits: Tensor = self.head(self.pool(self.stages(self.relu(self.stem(inputs)))))
-        return logits
+        head = nn.Linear(4 * width, classes)
+        super().__init__(
+            OrderedDict(stem=stem, relu=nn.ReLU(), stages=stages, pool=average_pool(), head=head)
+        )
 
 
 class _ResidualBlock(nn.Module):
@@ -117,14 +108,10 @@ _STEM_CHANNELS = 32
 _LAST_CHANNELS = 320
 
 
-class MobileNetV2(nn.Module):
+class MobileNetV2(nn.Sequential):
     """Inverted residual blocks: expand by 1x1, filter depthwise by 3x3, project by 1x1.
 
     The map is halved twice, where the paper's 224x224 network halves it five times.
-
-    Args:
-        input_shape: Shape of one input, ``(channels, height, width)``, from 8x8 up.
-        classes: Number of outputs.
 
     Example:
         >>> import torch
@@ -137,24 +124,21 @@ class MobileNetV2(nn.Module):
     """
 
     def __init__(self, input_shape: tuple[int, ...], classes: int) -> None:
-        super().__init__()
-        check_classes(classes)
         channels_in = _STEM_CHANNELS
-        self.stem = nn.Sequential(*conv_bn(check_image(input_shape), channels_in, 3), nn.ReLU6())
+        stem = conv_bn(check_image(input_shape, classes), channels_in, 3)
         blocks = []
         for expansion, channels, repeats, first_stride in _ROWS:
             for stride in (first_stride, *(1,) * (repeats - 1)):
                 blocks.append(_InvertedResidual(channels_in, channels, expansion, stride))
                 channels_in = channels
-        self.blocks = nn.Sequential(*blocks)
-        self.last = nn.Sequential(*conv_bn(channels_in, _LAST_CHANNELS, 1), nn.ReLU6())
-        self.pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
-        self.head = nn.Linear(_LAST_CHANNELS, classes)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Logits [batch, classes] of images [batch, channels, height, width]."""
-        logits: Tensor = self.head(self.pool(self.last(self.blocks(self.stem(inputs)))))
-        return logits
+        parts = OrderedDict(
+            stem=nn.Sequential(*stem, nn.ReLU6()),
+            blocks=nn.Sequential(*blocks),
+            last=nn.Sequential(*conv_bn(channels_in, _LAST_CHANNELS, 1), nn.ReLU6()),
+            pool=average_pool(),
+            head=nn.Linear(_LAST_CHANNELS, classes),
+        )
+        super().__init__(parts)
 
 
 class _InvertedResidual(nn.Module):

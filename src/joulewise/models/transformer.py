@@ -1,4 +1,4 @@
-"""Small transformer encoder on image patches."""
+"""Small transformer encoder on image patches; inputs and outputs as in `joulewise.models.zoo`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from joulewise.models.shapes import check_classes, check_image
+from joulewise.models.shapes import check_image
 
 __all__ = ["Transformer"]
 
@@ -21,8 +21,6 @@ class Transformer(nn.Module):
     the average of all tokens in place of a class token.
 
     Args:
-        input_shape: Shape of one input, ``(channels, height, width)``, from 8x8 up.
-        classes: Number of outputs.
         width: Features of a token, a multiple of 4.
         depth: Number of encoder blocks.
 
@@ -40,8 +38,7 @@ class Transformer(nn.Module):
         self, input_shape: tuple[int, ...], classes: int, *, width: int = 64, depth: int = 3
     ) -> None:
         super().__init__()
-        check_classes(classes)
-        channels = check_image(input_shape)
+        channels = check_image(input_shape, classes)
         patch = max(2, min(input_shape[1:]) // _PATCHES)
         tokens = (input_shape[1] // patch) * (input_shape[2] // patch)
         self.patches = nn.Conv2d(channels, width, kernel_size=patch, stride=patch)

@@ -48,12 +48,11 @@ def save_weights(model: nn.Module, path: str | Path, metadata: Mapping[str, str]
         ...     load_weights(model, Path(folder) / "w.safetensors")
         {'epoch': '3'}
     """
-    path = _checked(model, path)
+    path, tensors = _checked(model, path)
     if path.suffix != ".safetensors":
         _refuse_file(path, "not named as safetensors", "a name that ends in .safetensors")
     if _ALIASES in metadata:
         _refuse_file(path, f"given metadata with the key {_ALIASES!r}", "any other key")
-    tensors = _state(model, path)
     # safetensors.torch.save_model would also drop overlapping views, which only a model with the
     # same views can load.
     aliases = _aliases(tensors)
@@ -90,24 +89,23 @@ def load_weights(model: nn.Module, path: str | Path) -> dict[str, str]:
     Raises:
         WeightsError: if the file cannot be read or a tensor does not fit; the message names the
             file and the first such tensor.
-
-    Example:
-        >>> load_weights(nn.Linear(2, 1), "missing.pt")
-        Traceback (most recent call last):
-            ...
-        joulewise.errors.WeightsError: weights file missing.pt is missing; allowed: a file that
-        exists
     """
-    path = _checked(model, path)
+    path, own = _checked(model, path)
     tensors, metadata = _read(path)
-    own = _state(model, path)
     for name, tensor in own.items():
         # Copying into such a tensor fails halfway through a load.
-        if any(step == 0 and size > 1 for step, size in zip(*_layout(tensor), strict=True)):
+        axes = zip(tensor.stride(), tensor.shape, strict=True)
+        if any(step == 0 and size > 1 for step, size in axes):
             got = f"for a model whose {name!r} is an expanded view"
             _refuse_file(path, got, "tensors that own entries")
-    _rename_and_tie(tensors, own)
-    _check_names(path, tensors, own)
+    tensors = _renamed_and_tied(tensors, own)
+    allowed = "exactly the tensors of the model"
+    if missing := [name for name in own if name not in tensors]:
+        got = f"without {len(missing)} of the model's {len(own)} tensors, first {missing[0]!r}"
+        _refuse_file(path, got, allowed)
+    if unexpected := [name for name in tensors if name not in own]:
+        got = f"with {len(unexpected)} unexpected of {len(tensors)} tensors, first "
+        _refuse_file(path, got + repr(unexpected[0]), allowed)
     fitting = {name: _fitting(path, name, tensors[name], own[name]) for name in own}
     for alias, kept in _aliases(own).items():
         if not torch.equal(fitting[alias], fitting[kept]):
@@ -118,17 +116,13 @@ def load_weights(model: nn.Module, path: str | Path) -> dict[str, str]:
     return metadata
 
 
-def _checked(model: nn.Module, path: str | Path) -> Path:
-    """Path of a file, after a check of the arguments' kinds."""
+def _checked(model: nn.Module, path: str | Path) -> tuple[Path, dict[str, Tensor]]:
+    """Path of a file, and the state dict of a model, all of it plain tensors with values."""
     check_kind("model", model, nn.Module, "a torch.nn.Module", WeightsError)
     check_kind("path", path, (str, Path), "a file name", WeightsError)
-    return Path(path)
-
-
-def _state(model: nn.Module, path: Path) -> dict[str, Tensor]:
-    """State dict of a model, all of it plain tensors with values."""
-    state: dict[str, object] = model.state_dict()
-    return _plain_tensors(path, state, "for a model", "plain tensors with values")
+    path = Path(path)
+    allowed = "plain tensors with values"
+    return path, _plain_tensors(path, model.state_dict(), "for a model", allowed)
 
 
 def _plain_tensors(
@@ -149,17 +143,13 @@ def _plain_tensors(
     return tensors
 
 
-def _layout(tensor: Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    return tuple(tensor.stride()), tuple(tensor.shape)
-
-
 def _aliases(tensors: Mapping[str, Tensor]) -> dict[str, str]:
     """Map each tensor that is the same view of memory as an earlier one to that one's name."""
     first: dict[tuple[object, ...], str] = {}
     aliases = {}
     for name, tensor in tensors.items():
         memory = (tensor.device, tensor.untyped_storage().data_ptr(), tensor.storage_offset())
-        kept = first.setdefault((*memory, *_layout(tensor), tensor.dtype), name)
+        kept = first.setdefault((*memory, tensor.stride(), tensor.shape, tensor.dtype), name)
         if kept != name:
             aliases[name] = kept
     return aliases
@@ -220,30 +210,17 @@ def _read_torch(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 _READERS = {".safetensors": _read_safetensors} | dict.fromkeys((".pt", ".pth", ".bin"), _read_torch)
 
 
-def _rename_and_tie(tensors: dict[str, Tensor], own: Mapping[str, Tensor]) -> None:
+def _renamed_and_tied(tensors: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Drop the prefix of a parallel wrapper, and fill in tied tensors under their other names."""
     prefix = "module."  # of DataParallel and DistributedDataParallel
     if all(n.startswith(prefix) for n in tensors) and not any(n.startswith(prefix) for n in own):
-        renamed = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
-        tensors.clear()
-        tensors.update(renamed)
+        tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
     # Other writers keep one name of tied weights, not always the one that comes first here.
     for alias, kept in _aliases(own).items():
         for absent, present in ((alias, kept), (kept, alias)):
             if absent not in tensors and present in tensors:
                 tensors[absent] = tensors[present]
-
-
-def _check_names(path: Path, tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
-    allowed = "exactly the tensors of the model"
-    missing = [name for name in own if name not in tensors]
-    if missing:
-        got = f"without {len(missing)} of the model's {len(own)} tensors, first {missing[0]!r}"
-        _refuse_file(path, got, allowed)
-    unexpected = [name for name in tensors if name not in own]
-    if unexpected:
-        got = f"with {len(unexpected)} unexpected of {len(tensors)} tensors, first "
-        _refuse_file(path, got + repr(unexpected[0]), allowed)
+    return tensors
 
 
 def _fitting(path: Path, name: str, tensor: Tensor, own: Tensor) -> Tensor:

@@ -1,8 +1,13 @@
-"""Zoo of small networks by name, with MLP, CNN and VGG; each is initialised from a seed."""
+"""Zoo of small networks by name, with MLP, CNN and VGG; each is initialised from a seed.
+
+Networks map inputs [batch, *input_shape] to logits [batch, classes]. Except for MLP, an input shape
+is ``(channels, height, width)``, from 8x8 up.
+"""
 
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -10,22 +15,20 @@ from itertools import pairwise
 from types import MappingProxyType
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from joulewise.errors import ModelError, check_in_range, check_kind, refuse
-from joulewise.models.resnet import MobileNetV2, ResNet, conv_bn
-from joulewise.models.shapes import check_classes, check_image, check_shape
+from joulewise.models.resnet import MobileNetV2, ResNet, average_pool, conv_bn
+from joulewise.models.shapes import check_image, check_shape
 from joulewise.models.transformer import Transformer
 
 __all__ = ["MLP", "VGG", "ZOO", "SmallCNN", "build", "seeded"]
 
 
-class MLP(nn.Module):
+class MLP(nn.Sequential):
     """Multilayer perceptron with ReLU on the flattened input of any shape.
 
     Args:
-        input_shape: Shape of one input, without the batch axis.
-        classes: Number of outputs.
         hidden: Widths of the hidden layers; empty for a linear classifier.
 
     Example:
@@ -36,28 +39,19 @@ class MLP(nn.Module):
     def __init__(
         self, input_shape: tuple[int, ...], classes: int, hidden: Sequence[int] = (256, 256)
     ) -> None:
-        super().__init__()
-        check_shape(input_shape)
-        check_classes(classes)
+        check_shape(input_shape, classes)
         widths = (math.prod(input_shape), *hidden)
         layers: list[nn.Module] = [nn.Flatten()]
         for width_in, width_out in pairwise(widths):
             layers += [nn.Linear(width_in, width_out), nn.ReLU()]
-        self.features = nn.Sequential(*layers)
-        self.head = nn.Linear(widths[-1], classes)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Logits [batch, classes] of inputs [batch, *input_shape]."""
-        logits: Tensor = self.head(self.features(inputs))
-        return logits
+        head = nn.Linear(widths[-1], classes)
+        super().__init__(OrderedDict(features=nn.Sequential(*layers), head=head))
 
 
-class SmallCNN(nn.Module):
+class SmallCNN(nn.Sequential):
     """Three 3x3 convolutions with batch normalisation, each followed by a 2x2 max-pool.
 
     Args:
-        input_shape: Shape of one input, ``(channels, height, width)``, from 8x8 up.
-        classes: Number of outputs.
         width: Channels of the first convolution; each next one has twice as many.
 
     Example:
@@ -66,33 +60,22 @@ class SmallCNN(nn.Module):
     """
 
     def __init__(self, input_shape: tuple[int, ...], classes: int, *, width: int = 32) -> None:
-        super().__init__()
-        check_classes(classes)
-        channels = (check_image(input_shape), width, 2 * width, 4 * width)
-        self.features = nn.Sequential(
-            *(
-                nn.Sequential(*conv_bn(before, after, 3), nn.ReLU(), nn.MaxPool2d(2))
-                for before, after in pairwise(channels)
-            )
-        )
-        self.pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
-        self.head = nn.Linear(channels[-1], classes)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Logits [batch, classes] of images [batch, channels, height, width]."""
-        logits: Tensor = self.head(self.pool(self.features(inputs)))
-        return logits
+        channels = (check_image(input_shape, classes), width, 2 * width, 4 * width)
+        layers = [
+            nn.Sequential(*conv_bn(before, after, 3), nn.ReLU(), nn.MaxPool2d(2))
+            for before, after in pairwise(channels)
+        ]
+        features, head = nn.Sequential(*layers), nn.Linear(channels[-1], classes)
+        super().__init__(OrderedDict(features=features, pool=average_pool(), head=head))
 
 
-class VGG(nn.Module):
+class VGG(nn.Sequential):
     """Eight 3x3 convolutions in four stacks, the channels doubling from stack to stack.
 
     Differs from the paper, since images are small: two convolutions in each of four stacks,
     batch normalisation, and one linear layer on the average of the last map.
 
     Args:
-        input_shape: Shape of one input, ``(channels, height, width)``, from 8x8 up.
-        classes: Number of outputs.
         width: Channels of the first stack (64 in the paper).
 
     Example:
@@ -105,22 +88,14 @@ class VGG(nn.Module):
     """
 
     def __init__(self, input_shape: tuple[int, ...], classes: int, *, width: int = 32) -> None:
-        super().__init__()
-        check_classes(classes)
-        channels = (check_image(input_shape), width, 2 * width, 4 * width, 8 * width)
+        channels = (check_image(input_shape, classes), width, 2 * width, 4 * width, 8 * width)
         layers: list[nn.Module] = []
         for before, after in pairwise(channels):
             first, second = conv_bn(before, after, 3), conv_bn(after, after, 3)
             layers += [nn.Sequential(*first, nn.ReLU(), *second, nn.ReLU()), nn.MaxPool2d(2)]
         # The last max-pool would empty a map of 8x8; the average takes its place.
-        self.features = nn.Sequential(*layers[:-1])
-        self.pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
-        self.head = nn.Linear(channels[-1], classes)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Logits [batch, classes] of images [batch, channels, height, width]."""
-        logits: Tensor = self.head(self.pool(self.features(inputs)))
-        return logits
+        features, head = nn.Sequential(*layers[:-1]), nn.Linear(channels[-1], classes)
+        super().__init__(OrderedDict(features=features, pool=average_pool(), head=head))
 
 
 ZOO: Mapping[str, Callable[[tuple[int, ...], int], nn.Module]] = MappingProxyType(
@@ -140,13 +115,7 @@ ZOO: Mapping[str, Callable[[tuple[int, ...], int], nn.Module]] = MappingProxyTyp
 def seeded(seed: int) -> Iterator[None]:
     """Seed torch's global generators within a block and restore them afterwards.
 
-    NumPy and ``random`` are not seeded.
-
-    Args:
-        seed: A whole number of 64 bits, as ``torch.Generator.manual_seed`` takes.
-
-    Yields:
-        Nothing.
+    NumPy and ``random`` are not seeded; ``seed`` has 64 bits, as ``torch.Generator`` takes.
 
     Example:
         >>> with seeded(0):
@@ -172,7 +141,7 @@ def build(name: str, input_shape: tuple[int, ...], classes: int, *, seed: int) -
         name: A key of ``ZOO``.
         input_shape: Shape of one input, without the batch axis.
         classes: Number of outputs.
-        seed: Seed of the initial weights; torch's global generators are left as they were.
+        seed: Seed of the initial weights; see `seeded`.
 
     Returns:
         The network, in training mode, on the CPU.

@@ -110,7 +110,7 @@ def energy(placement: Placement, *, at: At, arithmetic: Arithmetic = HOROWITZ_IN
         memory_j=memory,
         memory_reliable_j=reliable,
         unplaced_j=placement.placed[0].device.reliable_bit_j * placement.reliable_bits,
-        arithmetic_j=arithmetic.energy_j(placement.macs),
+        arithmetic_j=arithmetic.mac_j * placement.macs,
     )
 
 
