@@ -36,7 +36,9 @@ from joulewise.devices import ISAAC, SRAM, Crossbar, Device, Flip
 from joulewise.files import write_atomically
 from joulewise.models import build, load_weights
 from joulewise.placement import Placement, place
-from joulewise.study import AllocationEvidence, Environment, saving_at_goal
+from joulewise.report.blocks.plan import saving_at_goal
+from joulewise.simulation import mean_interval
+from joulewise.study import Environment
 from joulewise.training import TrainingSpec, train
 
 STORED = {  # networks on CIFAR-10, without any robust training
@@ -112,8 +114,13 @@ def run(network: str, arguments: argparse.Namespace) -> None:
             record = allocated(placement, split, granularity, arguments.chips)
             record |= {"network": network, "memory": memory, "granularity": name}
             write_atomically(path, json.dumps(record, indent=1))
-            found = AllocationEvidence.model_validate(record["allocation"])
-            print(f"{path.stem}: {found.energy.normalised:.4f}, holds: {found.holds}", flush=True)
+            print(f"{path.stem}: {normalised(record):.4f}, holds: {record['allocation']['holds']}")
+
+
+def normalised(record: dict[str, Any]) -> float:
+    """Energy over that of the most reliable plan."""
+    energy = record["allocation"]["energy"]
+    return sum(energy["memory_j"].values()) / energy["memory_reliable_j"]
 
 
 def prepared(
@@ -143,48 +150,34 @@ def allocated(
         "command": shlex.join(["python", *sys.argv]),
         "environment": Environment.now().model_dump(),
         "seconds": time.perf_counter() - began,
-        "allocation": AllocationEvidence.of(placement, found).model_dump(mode="json"),
+        "allocation": found.to_dict(),
     }
 
 
 def table(folder: Path) -> str:
     """Energies and savings, in Markdown."""
     records = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
-    found = {
-        (r["network"], r["memory"], r["granularity"]): AllocationEvidence.model_validate(
-            r["allocation"]
-        )
-        for r in records
-    }
+    found = {(r["network"], r["memory"], r["granularity"]): r for r in records}
     lines = [
         "| network | memory | a point for each | memory energy | against one point | accuracy |"
     ]
     lines.append("|---|---|---|---|---|---|")
-    for (network, memory, name), allocation in sorted(
+    for (network, memory, name), record in sorted(
         found.items(), key=lambda item: (*item[0][:2], list(GRANULARITIES).index(item[0][2]))
     ):
-        common = found.get((network, memory, "network"))
-        spent = allocation.energy
+        common, allocation = found.get((network, memory, "network")), record["allocation"]
         saved = ""
         if common is not None and name != "network":
-            saved = against(common, allocation)
-        assert allocation.simulation is not None
-        low, high = allocation.simulation.accuracy_interval()
-        mean = allocation.simulation.mean_accuracy
-        shown = "" if allocation.holds else " (not shown)"
+            saved = saving_at_goal(common["allocation"]["at_goal"], allocation["at_goal"])
+            saved = saved or f"{100 * (1 - normalised(record) / normalised(common)):.1f} %"
+        values = allocation["simulation"]["values"]
+        low, high = mean_interval(values)
+        shown = "" if allocation["holds"] else " (not shown)"
         lines.append(
-            f"| {network} | {memory} | {name} | {100 * spent.normalised:.1f} % | {saved} | "
-            f"{100 * mean:.2f} [{100 * low:.2f}, {100 * high:.2f}]{shown} |"
+            f"| {network} | {memory} | {name} | {100 * normalised(record):.1f} % | {saved} | "
+            f"{100 * sum(values) / len(values):.2f} [{100 * low:.2f}, {100 * high:.2f}]{shown} |"
         )
     return "\n".join(lines)
-
-
-def against(common: AllocationEvidence, other: AllocationEvidence) -> str:
-    """Energy against the best common point, both just at the goal, with its interval."""
-    saving = saving_at_goal(common, other)
-    if saving is None:
-        return f"{100 * (other.energy.normalised / common.energy.normalised - 1):+.1f} %"
-    return f"{-100 * saving.share:+.1f} % [{-100 * saving.high:+.1f}, {-100 * saving.low:+.1f}]"
 
 
 if __name__ == "__main__":

@@ -26,13 +26,14 @@ from robust_training import dataset
 
 from joulewise.allocation import Granularity, MetricTarget
 from joulewise.cli.allocator import keep_freed_memory
+from joulewise.contrib import co_design
 from joulewise.data import Split
 from joulewise.devices import SRAM
 from joulewise.files import write_atomically
 from joulewise.models import build, load_weights, save_weights
 from joulewise.placement import place
 from joulewise.simulation import simulate
-from joulewise.study import Environment, SimulationRecord, co_design_record, plan_of
+from joulewise.study import Environment
 from joulewise.training import TrainingSpec, accuracy
 
 STORED = Path("results/robust-training/networks")
@@ -66,12 +67,10 @@ def main() -> None:
     print(f"at least {wanted:.4f}", flush=True)
     inputs, _ = next(iter(data.train.batches(64)))
     placement = place(model, weights=SRAM(bits=8), example_inputs=inputs)
-    record = co_design_record(
+    record = co_design(
         placement,
         data,
-        judge,
-        network="resnet8",
-        command=shlex.join(["python", *sys.argv]),
+        judge=judge,
         goal=MetricTarget(wanted),
         granularity=Granularity(bit_planes=True),
         spec=TrainingSpec(epochs=arguments.epochs, lr=arguments.lr, clip=arguments.clip),
@@ -81,24 +80,33 @@ def main() -> None:
         seed=arguments.seed,
         progress=Told().told,
     )
-    last = record.allocations[-1]
-    found = simulate(placement, others, at=plan_of(placement, last.plan), chips=20, seed=1 << 40)
-    elsewhere = SimulationRecord.of(placement, found)
+    last = record.allocation
+    elsewhere = simulate(placement, others, at=last.plan, chips=20, seed=1 << 40)
+    command = shlex.join(["python", *sys.argv])
     stored = {
+        "command": command,
         "seconds": time.perf_counter() - began,
         "environment": Environment.now().model_dump(),
         "plain": {"accuracy": accuracy(plain, judge), "elsewhere": accuracy(plain, others)},
-        "elsewhere": elsewhere.model_dump(mode="json"),
-        "record": record.model_dump(mode="json"),
+        "elsewhere": elsewhere.to_dict(),
+        "rounds": [
+            {
+                "training_energy": turn.training_energy,
+                "kept": turn.kept,
+                "allocation": turn.allocation.to_dict(),
+            }
+            for turn in record.rounds
+        ],
+        "allocation": last.to_dict(),
     }
     write_atomically(arguments.out, json.dumps(stored, indent=1))
-    save_weights(model, arguments.out.with_suffix(".safetensors"), {"command": record.command})
-    for number, turn in enumerate(record.design.rounds):
+    save_weights(model, arguments.out.with_suffix(".safetensors"), {"command": command})
+    for number, turn in enumerate(record.rounds):
         print(number, turn.training_energy, turn.allocation.energy.normalised, turn.kept)
     print(f"energy {last.energy.normalised:.4f}, holds: {last.holds}, at the goal: {last.at_goal}")
     print(
         f"elsewhere: plain {stored['plain']['elsewhere']:.4f}, through the plan "
-        f"{elsewhere.mean_accuracy:.4f} {elsewhere.accuracy_interval()}"
+        f"{elsewhere.mean:.4f} {elsewhere.interval()}"
     )
 
 

@@ -21,7 +21,6 @@ from joulewise.errors import InputError
 from joulewise.models import build
 from joulewise.placement import place
 from joulewise.simulation import simulate
-from joulewise.study import DesignRecord
 from joulewise.training import TrainingSpec, accuracy, train
 
 QUICK = {"chips": 20, "samples": 128, "goal": MetricDrop(0.02)}
@@ -65,8 +64,6 @@ def test_it_needs_less_energy_for_the_accuracy_as_given(fresh, digits):
     assert again.interval(1 - 1e-6).high >= found.min_accuracy
     assert not fresh.model.training
     assert {"round 0, choosing", "round 1, training", "confirming, verifying"} <= set(told)
-    text = DesignRecord.of(fresh, found).model_dump_json()
-    assert DesignRecord.model_validate_json(text).model_dump_json() == text
 
 
 def test_a_round_that_made_it_worse_is_undone(fresh, digits, monkeypatch):

@@ -12,7 +12,6 @@ from joulewise.metrics import Accuracy, FunctionMetric, NegativeLogLikelihood
 from joulewise.models import build
 from joulewise.placement import Plan, call, place
 from joulewise.prediction import METHODS, FirstOrder, predict
-from joulewise.study import ForecastRecord
 
 DIGITS = load_digits()
 
@@ -90,11 +89,6 @@ def test_progress_reaches_the_end(placement):
     )
     assert len(seen) > 1
     assert seen[-1] == ("predicting", len(DIGITS.test), len(DIGITS.test))
-
-
-def test_a_record_goes_through_json(placement):
-    record = ForecastRecord.of(placement, predict(placement, DIGITS.test, at={"eta": 0.5}))
-    assert ForecastRecord.model_validate_json(record.model_dump_json()) == record
 
 
 def test_the_same_twice_and_the_model_as_before(placement):

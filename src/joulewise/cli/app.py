@@ -11,15 +11,17 @@ import typer
 from pydantic import ValidationError
 
 from joulewise import __version__
-from joulewise.cli.allocate import allocate
-from joulewise.cli.co_design import co_design
-from joulewise.cli.compare import compare
-from joulewise.cli.compare_training import compare_training
-from joulewise.cli.demo import demo
-from joulewise.cli.pareto import pareto
-from joulewise.cli.predict import predict
-from joulewise.cli.simulate import simulate
-from joulewise.cli.studies import init, results, run
+from joulewise.cli.evaluate import predict, simulate
+from joulewise.cli.studies import (
+    allocate,
+    compare,
+    compare_training,
+    demo,
+    init,
+    pareto,
+    results,
+    run,
+)
 from joulewise.cli.train import train
 from joulewise.errors import JoulewiseError
 
@@ -50,9 +52,9 @@ def _interruptible(command: Callable[..., None]) -> Callable[..., None]:
 
 
 for command in (
-    demo, init, run, results, train, simulate, predict, allocate, co_design, pareto, compare,
-    compare_training,
-):  # fmt: skip
+    *(demo, init, run, results),
+    *(train, simulate, predict, allocate, pareto, compare, compare_training),
+):
     app.command()(_interruptible(command))
 
 
@@ -82,16 +84,9 @@ def main() -> None:
     except JoulewiseError as error:
         _refuse(str(error))
     except ValidationError as error:
-        _refuse("; ".join(_sentence(detail) for detail in error.errors()))
+        from joulewise.study.study_file import sentence
 
-
-def _sentence(detail: object) -> str:
-    assert isinstance(detail, dict)
-    field = ".".join(str(part) for part in detail["loc"])
-    allowed = str(detail["msg"]).removeprefix("Input should be ").removeprefix("Value error, ")
-    if not field:  # about several fields, in a sentence of its own
-        return allowed
-    return f"{field} is {detail['input']}; allowed: {allowed}"
+        _refuse(sentence(error))
 
 
 def _refuse(sentence: str) -> None:

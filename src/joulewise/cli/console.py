@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-__all__ = ["bar", "one_after_another", "print_table", "start", "with_interval"]
+__all__ = ["Update", "bar", "print_table", "start"]
 
 _SECONDS_BETWEEN_LINES = 30.0
 
@@ -20,15 +22,27 @@ Update = Callable[[float, float, str], None]
 """Reports steps done, steps expected and a note."""
 
 
-def start(threads: int = 0) -> None:
-    """Prepare a command that computes: allocator and threads."""
+def start(torch_device: str | None = None) -> None:
+    """Prepare a command that computes: allocator and device.
+
+    Raises:
+        InputError: if the device is none, or not there.
+    """
     from joulewise.cli.allocator import keep_freed_memory
+    from joulewise.errors import refuse
 
     keep_freed_memory()
-    if threads:
-        import torch
+    if torch_device is None:
+        return
+    if torch_device not in ("cpu", "cuda"):
+        refuse("torch_device", repr(torch_device), "cpu or cuda")
+    if torch_device == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before torch looks; workers inherit it
+        return
+    import torch
 
-        torch.set_num_threads(threads)
+    if not torch.cuda.is_available():
+        refuse("torch_device", "cuda, and there is none", "cpu")
 
 
 @contextmanager
@@ -70,30 +84,32 @@ def _lines(description: str) -> Update:
     return update
 
 
-def one_after_another(update: Update, names: Sequence[str]) -> Callable[[str, int, int], None]:
-    """Progress of one of several, by name, as that of a bar for all."""
-    order = {name: number for number, name in enumerate(names)}
+def print_table(title: str, columns: list[str], rows: list[list[str]], words: int = 1) -> None:
+    """A table on standard output; plain and of full width when piped.
 
-    def report(name: str, done: int, total: int) -> None:
-        update(order[name] + done / total, len(names), name)
-
-    return report
-
-
-def with_interval(figure: str, interval: str) -> str:
-    """A figure as a table's cell has it, with its interval if it has one."""
-    return f"{figure} [{interval}]" if interval else figure
-
-
-def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
-    """A table on standard output; the first column is text, the others are figures."""
-    table = Table(title=title, title_justify="left", title_style="bold")
+    Args:
+        title: A line above it; empty for none.
+        columns: Headers.
+        rows: Cells.
+        words: Number of columns of text, on the left.
+    """
+    terminal = sys.stdout.isatty()
+    table = Table(
+        title=title or None,
+        title_justify="left",
+        title_style="bold",
+        box=SIMPLE_HEAD if terminal else None,
+        pad_edge=False,
+    )
     for number, column in enumerate(columns):
-        table.add_column(column, justify="right" if number else "left", overflow="fold")
+        table.add_column(column, justify="left" if number < words else "right", overflow="fold")
     for row in rows:
         table.add_row(*row)
-    console = Console(highlight=False)
-    # Piped into a file, a table keeps its full width.
-    if not console.is_terminal:
-        console = Console(highlight=False, width=160)
-    console.print(table)
+    width = None if terminal else max(_width(title, columns, rows), 20)
+    Console(highlight=False, width=width).print(table)
+
+
+def _width(title: str, columns: list[str], rows: list[list[str]]) -> int:
+    """Width at which no cell is folded."""
+    cells = zip(columns, *rows, strict=True) if rows else [(column,) for column in columns]
+    return max(len(title), sum(max(map(len, column)) + 2 for column in cells))

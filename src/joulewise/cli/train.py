@@ -1,4 +1,4 @@
-"""``joulewise train``: fit a network and save its weights."""
+"""``joulewise train``: fit a network, plainly or through a memory, and save its weights."""
 
 from __future__ import annotations
 
@@ -8,173 +8,121 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from joulewise.cli import console, options, placing
+from joulewise.cli import arguments, console
 
 if TYPE_CHECKING:
-    from torch import nn
-
-    from joulewise.data import Dataset
-    from joulewise.training import TrainingMemory, TrainingRecord
+    from joulewise.training import TrainingMemory
 
 __all__ = ["train"]
 
 
-@placing.places(without=("fold_batchnorm", "accesses"))
 def train(
-    model: options.Model,
+    model: arguments.Model,
     out: Annotated[Path, typer.Option(help="where the weights go (.safetensors)")],
-    data: options.Data = "digits",
+    data: arguments.Data = "digits",
     epochs: Annotated[int, typer.Option(help="passes over the training set")] = 30,
     batch_size: Annotated[int, typer.Option(help="samples in a step")] = 128,
     lr: Annotated[float, typer.Option(help="highest learning rate")] = 0.2,
     weight_decay: Annotated[float, typer.Option(help="on weights, not on biases")] = 5e-4,
     label_smoothing: Annotated[float, typer.Option(help="0 for none")] = 0.0,
     precision: Annotated[str, typer.Option(help="float32 or bfloat16 (autocast)")] = "float32",
-    augment: Annotated[
-        bool, typer.Option(help="random crops, and mirroring where it suits")
-    ] = True,
+    augment: Annotated[bool, typer.Option(help="random crops, and mirroring where it suits")] = (
+        True
+    ),
     method: Annotated[
-        str, typer.Option(help="sgd, or sam, asam, samson2, samsoninf: flat minima, half the speed")
+        str, typer.Option(help="sgd, sam, asam, samson2 or samsoninf, with settings: sam:rho=0.1")
     ] = "sgd",
-    rho: Annotated[
-        float | None, typer.Option(help="how far sam and the others look; each has its default")
-    ] = None,
-    clip_weights: Annotated[
-        float | None,
-        typer.Option(help="keep weights within so many standard deviations of their layer"),
+    memory: arguments.Memory = "sram",
+    place: arguments.Place = None,
+    at: Annotated[
+        str | None, typer.Option("--at", help="train through the memory, at this point: eta=0.5")
     ] = None,
     perfect: Annotated[
-        bool,
-        typer.Option(
-            "--perfect", help="through a memory without faults: quantisation-aware training"
-        ),
+        bool, typer.Option("--perfect", help="through its words alone, without faults")
     ] = False,
     learn_ranges: Annotated[
-        bool,
-        typer.Option("--learn-ranges", help="train the range of each weight, in that memory, too"),
+        bool, typer.Option("--learn-ranges", help="train the range of each weight there, too")
     ] = False,
-    eta: options.Eta = None,
-    v_dd: options.VDD = None,
-    g_max: options.GMax = None,
-    seconds: options.Seconds = None,
     energy: Annotated[
         float | None,
-        typer.Option(
-            help="learn a point for each tensor, at this share of a reliable memory's energy"
-        ),
+        typer.Option(help="learn a point for each tensor, at this fraction of reliable energy"),
     ] = None,
-    seed: options.Seed = 0,
-    threads: options.Threads = 0,
-    json: options.Json = False,
-    *,
-    placed: dict[str, Any],
+    seed: arguments.Seed = 0,
+    torch_device: arguments.TorchDevice = None,
+    json: arguments.Json = False,
 ) -> None:
     """Train a network (SGD, momentum, cosine) and save its weights.
 
-    With --eta, --v-dd, --g-max or --seconds it is trained through that memory: each step computes
-    with what another chip reads of the weights. With --perfect nothing fails in that memory, and
-    what is left is the rounding to words. With --energy the points are learned too, one for each
-    tensor.
+    With --at, --perfect or --energy it is trained through a memory: each step computes with what
+    another chip reads of the weights.
 
-    Example: joulewise train --model cnn --data digits --out cnn.safetensors
+    Example: joulewise train --model cnn --out cnn.safetensors
 
     Example: joulewise train --model cnn --method samson2 --out flat.safetensors
 
-    Example: joulewise train --model cnn --device crossbar --sigma 1e-6 --g-max 2e-5 --out
+    Example: joulewise train --model cnn --memory crossbar:sigma=1e-6 --at g_max=2e-5 --out
     noisy.safetensors
-
-    Example: joulewise train --model cnn --bits 4 --perfect --learn-ranges --out int4.safetensors
-
-    Example: joulewise train --model cnn --energy 0.2 --out cnn.safetensors
     """
-    console.start(threads)
+    from joulewise.errors import refuse
+    from joulewise.study.short_forms import short_form
+    from joulewise.study.study_file import parse_point
+
+    name, equals, _ = model.partition("=")
+    if equals:
+        refuse("model", repr(model), "a model without weights, which it is trained from")
+    entry = {
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "lr": lr,
+        "weight_decay": weight_decay,
+        "label_smoothing": label_smoothing,
+        "precision": precision,
+        "augment": augment,
+        "perfect": perfect,
+        "learn_ranges": learn_ranges,
+        "energy": energy,
+        "at": {} if at is None else parse_point(at),
+        **short_form(method, "method"),
+    }
+    file = arguments.study_file(
+        data=data, models=[name], training=[entry], memories=[memory], place=place, seeds=[seed]
+    )
+    chosen = file.training[0]
+    if not chosen.through_memory and (memory != "sram" or place is not None):
+        refuse("memory", "given without a point to train at", "beside --at, --perfect or --energy")
+    _check_out(out)
+    console.start(torch_device)
     from joulewise.data import load_data
     from joulewise.models import host, load_model, save_weights
+    from joulewise.study.compute import training_memory
     from joulewise.training import TrainingSpec
     from joulewise.training import train as fit
 
-    spec = TrainingSpec(
-        epochs=epochs,
-        batch_size=batch_size,
-        lr=lr,
-        weight_decay=weight_decay,
-        label_smoothing=label_smoothing,
-        precision=precision,  # type: ignore[arg-type]
-        augment=augment,
-        seed=seed,
-        method=method,  # type: ignore[arg-type]
-        rho=rho,
-        clip=clip_weights,
-    )
-    knobs = {"eta": eta, "v_dd": v_dd, "g_max": g_max, "seconds": seconds}
-    _check_out(out)
     dataset = load_data(data)
-    network = load_model(model, dataset.input_shape, dataset.classes, seed=seed)
+    network = load_model(name, dataset.input_shape, dataset.classes, seed=seed)
     network = host(network, dataset.input_shape)
-    memory = _memory(network, dataset, placed, knobs, energy, seed, perfect, learn_ranges)
-    with console.bar(f"train {model}") as update:
+    through = training_memory(chosen, file.memories[0], file.place, seed, network, dataset)
+    options = chosen.model_dump(include=set(TrainingSpec.model_fields) - {"seed"})
+    with console.bar(f"train {name}") as update:
         record = fit(
             network,
             dataset,
-            spec,
+            TrainingSpec(seed=seed, **options),
             lambda e: update(e.epoch, epochs, f"loss {e.loss:.3f}"),
-            memory=memory,
+            memory=through,
         )
-    save_weights(network, out, {"model": model, "training": record.model_dump_json()})
+    save_weights(network, out, {"model": name, "training": record.model_dump_json()})
     if json:
         typer.echo(record.model_dump_json(indent=2))
         return
-    _print(record, out)
-    if energy is not None and memory is not None:
-        _print_points(memory)
+    from joulewise.units import format_percent
 
-
-def _memory(
-    network: nn.Module,
-    dataset: Dataset,
-    placed: dict[str, Any],
-    knobs: dict[str, list[float] | None],
-    energy: float | None,
-    seed: int,
-    perfect: bool,
-    learn_ranges: bool,
-) -> TrainingMemory | None:
-    """What to train through; None without an operating point or an energy.
-
-    Raises:
-        InputError: if there are several points, points beside an energy or a perfect memory, a
-            memory or ranges to learn without any, or faults that a perfect memory has not.
-    """
-    from joulewise.contrib import NoiseMaximisation
-    from joulewise.errors import InputError, refuse
-
-    spec = placing.placement_spec(placed)
-    at = "allowed: one of --eta, --v-dd, --g-max, --seconds, --energy, or --perfect, beside it"
-    if energy is not None:
-        if any(knobs.values()) or perfect:
-            beside = "a perfect memory" if perfect else "an operating point"
-            refuse("energy", f"given beside {beside}", "one of the two")
-        if learn_ranges:
-            refuse("learn_ranges", "given beside energy", "one of the two")
-        spec.memory.check_trains()
-        return NoiseMaximisation(spec.place(network, dataset), energy=energy, seed=seed)
-    if not any(knobs.values()) and not perfect:
-        if learn_ranges:
-            raise InputError(f"learn_ranges is given, and no memory to train through; {at}")
-        if spec != type(spec)():
-            raise InputError(f"a memory is described, and no point to train it at; {at}")
-        return None
-    setting = None
-    if not perfect:
-        knob, points = options.operating_points(**knobs)
-        if len(points) > 1:
-            refuse(knob, f"given {len(points)} times", "one point to train at")
-        setting = {knob: points[0]}
-    elif any(knobs.values()):
-        raise InputError("perfect is given beside an operating point; allowed: one of the two")
-    else:
-        spec.memory.check_perfect()
-    return spec.place_to_train(network, dataset, at=setting, seed=seed, ranges=learn_ranges)
+    typer.echo(
+        f"{out}: test accuracy {format_percent(record.test_accuracy)} on {record.test_images} "
+        f"images, {record.spec.epochs} epochs in {record.seconds:.0f} s"
+    )
+    if energy is not None and through is not None:
+        _print_points(through)
 
 
 def _check_out(out: Path) -> None:
@@ -193,17 +141,9 @@ def _check_out(out: Path) -> None:
         raise InputError(f"the folder of out, {out.parent}, does not exist; create it first")
     try:
         tempfile.TemporaryFile(dir=out.parent).close()
+        out.exists()  # a name that is too long
     except OSError as error:
         raise InputError(f"out is {out}, where nothing can be written: {error}") from error
-
-
-def _print(record: TrainingRecord, out: Path) -> None:
-    from joulewise.units import format_percent
-
-    typer.echo(
-        f"{out}: test accuracy {format_percent(record.test_accuracy)} on {record.test_images} "
-        f"images, {record.spec.epochs} epochs in {record.seconds:.0f} s"
-    )
 
 
 def _print_points(memory: TrainingMemory) -> None:
@@ -212,7 +152,7 @@ def _print_points(memory: TrainingMemory) -> None:
     from joulewise.units import format_percent, format_point, format_si
 
     plan = memory.plan_at(memory.steps)
-    points = memory.placement.points(plan)
+    points: dict[str, Any] = memory.placement.points(plan)
     spent = energy_of(memory.placement, at=plan)
     rows = []
     for p in memory.placement.placed:
@@ -220,4 +160,4 @@ def _print_points(memory: TrainingMemory) -> None:
         joules = format_si(float(spent.memory_j[p.name]), "J")
         rows.append([p.name, p.role, str(p.words), f"{p.device.knob.name} {point}", joules])
     title = f"learned: {format_percent(spent.normalised, 1)} of the energy of a reliable memory"
-    console.print_table(title, ["tensor", "role", "words", "point", "energy"], rows)
+    console.print_table(title, ["tensor", "role", "words", "point", "energy"], rows, words=2)

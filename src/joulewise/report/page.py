@@ -1,176 +1,80 @@
-"""The page of a comparison of networks."""
+"""The page of a study: one HTML file that opens from disk, without a network, on any screen."""
 
 from __future__ import annotations
 
+import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-import plotly.graph_objects as go
+import vl_convert
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from joulewise.errors import InputError
-from joulewise.report.figures import Scale, accuracy_figure, split_figure
-from joulewise.report.forecast_figures import MOST_LAYERS, agreement_figure, layers_figure
-from joulewise.report.forecasts import (
-    agreement_in_words,
-    layer_cells,
-    layer_shares,
-    pair_cells,
-    pairs,
-    shares_in_words,
-)
-from joulewise.report.html import render_page, standard_error, write_page
-from joulewise.report.knob import Knob, title_of
-from joulewise.report.points import PointFigures, point_figures, reliable_total_j
-from joulewise.report.provenance import (
-    about_devices,
-    devices,
-    network_facts,
-    run_facts,
-    training_facts,
-)
-from joulewise.report.summary import answer, iso_rows, several_devices
-from joulewise.study import Comparison
-from joulewise.units import format_percent, format_si
+from joulewise.files import write_atomically
+from joulewise.report.blocks import blocks_of
+from joulewise.report.theme import CONFIG
+from joulewise.report.view import View
+from joulewise.study.study import Study
 
-__all__ = ["render", "write_report"]
-
-_MOST_NAMES = 4
-_SCALES: dict[Scale, str] = {
-    "memory": "Memory",
-    "share": "Share of reliable memory",
-    "total": "All energy",
-}
+__all__ = ["render_study", "write_study"]
 
 
-def render(comparison: Comparison) -> str:
-    """The page, as one HTML document with charts, tables and the record itself.
-
-    The record is the JSON text of the element with the id ``joulewise-record``.
+def render_study(study: Study) -> str:
+    """The page as HTML; about 1 MB, most of it Vega.
 
     Args:
-        comparison: The record.
-
-    Returns:
-        HTML of about 5 MB, nearly all of it plotly.js; it refers to nothing outside itself.
+        study: A study with one record or more.
 
     Raises:
-        InputError: if the record has no network, or no accuracies.
+        InputError: if it has no record.
     """
-    if not comparison.contenders:
-        raise InputError("the comparison has no network; allowed: at least one, to report on")
-    said = answer(comparison)
-    return render_page(
-        "comparison.html.j2",
-        comparison,
-        _figures(comparison),
-        run=run_facts(comparison),
-        title=_title(comparison),
-        answer=said,
-        knob=title_of(comparison),
-        scales=_scales(comparison),
-        least=_least(comparison),
-        networks=[_network(comparison, index) for index in range(len(comparison.contenders))],
-        agreement=agreement_in_words(comparison),
-        most_layers=MOST_LAYERS,
-        notes=[row for row in iso_rows(comparison) if row.note],
-        about_devices=about_devices(comparison),
-        several_devices=several_devices(comparison),
-        devices=devices(comparison),
-        training=training_facts(comparison),
-        one_image=f"{100 / comparison.images:.2g}",
-        test_error=_test_error(comparison),
+    view = View(study)
+    if not view.records:
+        raise InputError("the study has no record; allowed: one that joulewise run has computed")
+    blocks = blocks_of(view)
+    charts: dict[str, Any] = {}
+    for block in blocks:
+        for number, chart in enumerate(block.charts.values()):
+            charts[f"{block.name}-{number}"] = {**chart.to_dict(), "config": CONFIG}
+    environment = Environment(
+        loader=PackageLoader("joulewise.report", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("page.html.j2").render(
+        version=view.version,
+        title=blocks[0].title,
+        blocks=blocks,
+        charts=_script_json(charts),
+        vega=Markup(_vega()),  # noqa: S704
     )
 
 
-def write_report(comparison: Comparison, path: str | Path) -> None:
-    """Write the page, whole or not at all; an older file of that name is replaced.
-
-    Args:
-        comparison: The record.
-        path: Where the page goes, for instance ``"report.html"``.
+def write_study(study: Study, path: str | Path) -> None:
+    """Write the page of a study, atomically.
 
     Raises:
-        InputError: if the folder is not there, or the file cannot be written.
+        InputError: if it cannot be written.
     """
-    write_page(path, lambda: render(comparison))
+    page = render_study(study)
+    try:
+        write_atomically(path, page)
+    except OSError as error:
+        raise InputError(f"the page {path} cannot be written: {error}") from error
 
 
-def _title(comparison: Comparison) -> str:
-    names = [contender.name for contender in comparison.contenders]
-    if len(names) > _MOST_NAMES:
-        return f"Energy against accuracy: {len(names)} networks on {comparison.data}"
-    *most, last = names
-    listed = f"{', '.join(most)} and {last}" if most else last
-    return f"Energy against accuracy: {listed} on {comparison.data}"
+@cache
+def _vega() -> str:
+    """Vega, Vega-Lite and Vega-Embed as one module."""
+    # Its stub lacks the default.
+    bundle: str = vl_convert.javascript_bundle()  # type: ignore[call-arg]
+    return bundle.replace("</script", "<\\/script")
 
 
-def _scales(comparison: Comparison) -> dict[Scale, str]:
-    """The energy axes and what their buttons say, the one to show first in front."""
-    names = list(_SCALES)
-    order = (
-        sorted(names, key=lambda name: name != "total") if several_devices(comparison) else names
-    )
-    return {name: _SCALES[name] for name in order}
-
-
-def _least(comparison: Comparison) -> str:
-    found = {Knob.of(comparison, contender).least for contender in comparison.contenders}
-    return found.pop() if len(found) == 1 else "least reliable operating point"
-
-
-def _figures(comparison: Comparison) -> dict[str, go.Figure]:
-    figures: dict[str, go.Figure] = {scale: accuracy_figure(comparison, scale) for scale in _SCALES}
-    figures["split"] = split_figure(comparison)
-    if any(pairs(contender) for contender in comparison.contenders):
-        figures["agreement"] = agreement_figure(comparison)
-    for number, contender in enumerate(comparison.contenders):
-        shares = layer_shares(contender)
-        if shares is not None:
-            figures[f"layers-{number}"] = layers_figure(shares)
-    return figures
-
-
-def _network(comparison: Comparison, index: int) -> dict[str, Any]:
-    contender = comparison.contenders[index]
-    reliable, knob, shares = (
-        contender.reliable,
-        Knob.of(comparison, contender),
-        layer_shares(contender),
-    )
-    rows = [row for row in iso_rows(comparison) if row.name == contender.name]
-    return {
-        "index": index,
-        "name": contender.name,
-        "facts": network_facts(contender),
-        "ideal": format_percent(reliable.ideal_accuracy or 0.0),
-        "memory": format_si(reliable.energy.memory_reliable_j, "J"),
-        "total": format_si(reliable_total_j(contender), "J"),
-        "rows": rows,
-        "points": [[knob.name, *_cells(point)] for point in point_figures(contender)],
-        "pairs": [pair_cells(pair, knob) for pair in pairs(contender)],
-        "refused": contender.forecast_refused,
-        "hurts": "" if shares is None else shares_in_words(shares, knob),
-        "layers": [] if shares is None else layer_cells(shares, knob),
-    }
-
-
-def _cells(point: PointFigures) -> list[str]:
-    """One row of the full table: plain numbers in SI units, for copying."""
-    ends = ["" if end is None else f"{end:.5f}" for end in (point.low, point.high)]
-    return [
-        f"{point.point:g}",
-        "" if point.bit_error_rate is None else f"{point.bit_error_rate:.4g}",
-        f"{point.memory_j:.5g}",
-        f"{point.normalised:.5f}",
-        f"{point.total_j:.5g}",
-        f"{point.mean:.5f}",
-        *ends,
-        *(f"{quantile:.5f}" for quantile in point.quantiles),
-        f"{point.good:.4f}",
-    ]
-
-
-def _test_error(comparison: Comparison) -> str:
-    """One binomial standard error of the lowest perfect-memory accuracy, in points."""
-    accuracy = min(contender.reliable.ideal_accuracy or 0.0 for contender in comparison.contenders)
-    return standard_error(accuracy, comparison.images)
+def _script_json(plain: Any) -> Markup:
+    """JSON that may stand in a script element: no ``<`` can end it."""
+    return Markup(json.dumps(plain, allow_nan=False).replace("<", "\\u003c"))  # noqa: S704

@@ -70,6 +70,7 @@ class Network:
         seed: Seed of the training.
         record: The record of its curve.
         allocations: Records of its allocations.
+        fronts: Records of its fronts.
     """
 
     model: str
@@ -78,6 +79,7 @@ class Network:
     seed: int
     record: Record
     allocations: Sequence[Record]
+    fronts: Sequence[Record]
 
     @property
     def ideal(self) -> float:
@@ -209,13 +211,13 @@ class View:
     def networks(self) -> list[Network]:
         """Networks whose curve is there, in the order of the study."""
         curves: dict[tuple[Any, ...], Record] = {}
-        allocations: dict[tuple[Any, ...], list[Record]] = {}
+        others: dict[tuple[Any, ...], list[Record]] = {}
         for at, record in self.records:
             key = (at.model, at.training, at.memory, at.seed)
             if record.kind == "curve":
                 curves[key] = record
-            elif record.kind == "allocate":
-                allocations.setdefault(key, []).append(record)
+            else:
+                others.setdefault((*key, record.kind), []).append(record)
         return [
             Network(
                 model=self.file.models[model].name,
@@ -223,7 +225,8 @@ class View:
                 memory=self.file.memories[memory].name,
                 seed=seed,
                 record=record,
-                allocations=allocations.get((model, training, memory, seed), []),
+                allocations=others.get((model, training, memory, seed, "allocate"), []),
+                fronts=others.get((model, training, memory, seed, "front"), []),
             )
             for (model, training, memory, seed), record in curves.items()
         ]

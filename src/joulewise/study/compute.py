@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -27,13 +28,21 @@ from joulewise.metrics import (
     TokenAccuracy,
 )
 from joulewise.models import ZOO, host, load_model, load_weights, save_weights
-from joulewise.placement import Placement, energy, fold_batchnorm, place, prepare, with_accesses
+from joulewise.placement import (
+    Placement,
+    Plan,
+    energy,
+    fold_batchnorm,
+    place,
+    prepare,
+    with_accesses,
+)
 from joulewise.prediction import predict
 from joulewise.progress import Report, silent
 from joulewise.study.energy_curve import energy_curve, losses
 from joulewise.study.environment import Environment
 from joulewise.study.placed import placed_records
-from joulewise.study.study_file import Place, StudyFile
+from joulewise.study.study_file import Place, StudyFile, TrainingEntry
 from joulewise.study.trials import (
     Allocate,
     Curve,
@@ -46,7 +55,7 @@ from joulewise.study.trials import (
 )
 from joulewise.training import TrainingMemory, TrainingSpec, train
 
-__all__ = ["Outcome", "compute", "metric_of", "sources_of"]
+__all__ = ["Outcome", "compute", "metric_of", "place_network", "sources_of", "training_memory"]
 
 # Samples that ranges of activations are calibrated by, and that batch normalisation is folded by.
 _CALIBRATION, _FOLDING = 512, 8
@@ -154,7 +163,7 @@ def _train(trial: Train, report: Report) -> tuple[dict[str, Any], bytes]:
     model = host(model, data.input_shape)
     options = entry.model_dump(include=set(TrainingSpec.model_fields) - {"seed"})
     spec = TrainingSpec(seed=trial.seed, **options)
-    memory = _training_memory(trial, model, data)
+    memory = training_memory(entry, trial.memory, trial.place or Place(), trial.seed, model, data)
     record = train(
         model, data, spec, lambda e: report("training", e.epoch, spec.epochs), memory=memory
     )
@@ -168,19 +177,27 @@ def _safetensors(model: nn.Module) -> bytes:
         return path.read_bytes()
 
 
-def _training_memory(trial: Train, model: nn.Module, data: Dataset) -> TrainingMemory | None:
+def training_memory(
+    entry: TrainingEntry, memory: Any, where: Place, seed: int, model: nn.Module, data: Dataset
+) -> TrainingMemory | None:
     """The memory that a network is trained through; None for a plain training.
+
+    Args:
+        entry: The way to train.
+        memory: The memory.
+        where: Tensors that go to it.
+        seed: Seed of the chips.
+        model: The network.
+        data: The data, which activations are calibrated by.
 
     Raises:
         InputError: if the training has no point for the memory's knob.
     """
-    entry = trial.training
     if not entry.through_memory:
         return None
-    assert trial.memory is not None and trial.place is not None
-    placement = _placed(model, data, trial.memory, trial.place)
+    placement = _placed(model, data, memory, where)
     if entry.energy is not None:
-        return NoiseMaximisation(placement, energy=entry.energy, seed=trial.seed)
+        return NoiseMaximisation(placement, energy=entry.energy, seed=seed)
     ranges = LearnedRanges(placement) if entry.learn_ranges else None
     if entry.perfect:
         return TrainingMemory(placement, ranges=ranges, perfect=True)
@@ -189,25 +206,22 @@ def _training_memory(trial: Train, model: nn.Module, data: Dataset) -> TrainingM
     if len(at) != 1:
         raise InputError(
             f"training ({entry.name}) is at {', '.join(entry.at)}, and the knob of "
-            f"{trial.memory.name} is {knob.name}; allowed: one point for each kind of memory"
+            f"{memory.name} is {knob.name}; allowed: one point for each kind of memory"
         )
-    return TrainingMemory(placement, at=at, ranges=ranges, seed=trial.seed)
+    return TrainingMemory(placement, at=at, ranges=ranges, seed=seed)
 
 
 def _evaluate(trial: Evaluate, weights: Path, report: Report) -> dict[str, Any]:
     """Facts of the placement, and the answer to what is asked."""
-    data, network = _data(trial.data.path), trial.network
-    model = load_model(network.model.path, data.input_shape, data.classes, seed=network.seed)
-    load_weights(model, weights)
-    model = host(model, data.input_shape)
-    if trial.place.fold_batchnorm:
-        model = fold_batchnorm(model, _calibration(data, model)[:_FOLDING])
-    placement = _placed(model, data, trial.memory, trial.place)
+    network = trial.network
+    placement, data = place_network(
+        network.model.path, weights, network.seed, trial.data.path, trial.memory, trial.place
+    )
     images = trial.data.images
     test = data.test if images is None else data.test.subset(min(images, len(data.test)), seed=0)
     facts = {
         "knob": placement.placed[0].device.knob.name,
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "parameters": sum(parameter.numel() for parameter in placement.model.parameters()),
         "macs": placement.macs,
         "reliable": energy(placement, at=placement.most_reliable()).to_dict(),
         "tensors": [record.model_dump() for record in placed_records(placement)],
@@ -227,8 +241,43 @@ def _evaluate(trial: Evaluate, weights: Path, report: Report) -> dict[str, Any]:
     if isinstance(ask, Allocate):
         goal, confidence = ask.goal.build(), ask.confidence
         allocation = allocate(placement, test, goal=goal, confidence=confidence, **common)
-        return facts | {"allocation": allocation.to_dict()}
+        return facts | {"allocation": allocation.to_dict(), "plan_file": _file_of(allocation.plan)}
     return facts | {"front": pareto(placement, test, plans=ask.plans, **common).to_dict()}
+
+
+def place_network(
+    source: str, weights: Path | None, seed: int, data_source: str, memory: Any, where: Place
+) -> tuple[Placement, Dataset]:
+    """Load a model and its weights, and place it.
+
+    Args:
+        source: See `joulewise.load_model`.
+        weights: A file of weights; None for the initial ones.
+        seed: Seed of the initial weights.
+        data_source: See `joulewise.load_data`.
+        memory: The memory.
+        where: Tensors that go to it.
+
+    Returns:
+        The placement, traced, and the data.
+    """
+    data = _data(data_source)
+    model = load_model(source, data.input_shape, data.classes, seed=seed)
+    if weights is not None:
+        load_weights(model, weights)
+    model = host(model, data.input_shape)
+    if where.fold_batchnorm:
+        model = fold_batchnorm(model, _calibration(data, model)[:_FOLDING])
+    return _placed(model, data, memory, where), data
+
+
+def _file_of(plan: Plan) -> dict[str, Any]:
+    """The content of a plan file."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "plan.json"
+        plan.write(path)
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return content
 
 
 def _curve(
@@ -245,7 +294,7 @@ def _curve(
         test,
         points=ask.points,
         drops=ask.drops,
-        chips=trial.chips,
+        chips=ask.chips,
         seed=trial.chip_seed,
         metric=metric,
         report=report,

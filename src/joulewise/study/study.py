@@ -204,6 +204,18 @@ class Study:
                 found.append((position, Record.of(plain)))
         return found
 
+    @property
+    def last_allocation(self) -> Record:
+        """The last allocation of the study, of the finest granularity.
+
+        Raises:
+            InputError: if there is none.
+        """
+        for _, record in reversed(self.records()):
+            if record.kind == "allocate":
+                return record
+        raise InputError("the study has no allocation; allowed: one with goals, which was run")
+
     def rows(self) -> list[dict[str, Any]]:
         """A row for each simulated point, allocation and plan of a front, with plain values."""
         found = []

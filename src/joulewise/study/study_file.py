@@ -343,11 +343,24 @@ class StudyFile(_Plain):
         default=None, description="accuracy, accuracy:5, tokens, nll, mse; none: by the targets"
     )
     chips: int = Field(default=200, ge=2, le=10**7)
+    curve_chips: int | None = Field(
+        default=None,
+        ge=2,
+        le=10**7,
+        description="chips at each point; none: chips, 50 beside goals",
+    )
     samples: int = Field(default=512, ge=1, le=10**9, description="samples of predictions")
     confidence: float = Field(default=0.95, gt=0.5, lt=1)
     seeds: tuple[int, ...] = Field(default=(0,), min_length=1, description="of training")
     chip_seed: int = Field(default=0, ge=0, le=2**62)
     budget: Budget | None = None
+
+    @property
+    def chips_of_curves(self) -> int:
+        """Chips at each point of a curve: fewer beside goals, whose verification needs more."""
+        if self.curve_chips is not None:
+            return self.curve_chips
+        return min(self.chips, 50) if self.goals else self.chips
 
     @field_validator("data", mode="before")
     @classmethod

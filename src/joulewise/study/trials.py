@@ -112,6 +112,7 @@ class Curve(_Value):
     """Simulation over common operating points, with predictions beside it."""
 
     kind: Literal["curve"] = "curve"
+    chips: int
     points: tuple[Point, ...]
     drops: tuple[float, ...]
 
@@ -251,7 +252,9 @@ def _questions(
     study: StudyFile, data: DataRef, network: Network, memory: int
 ) -> Iterator[Evaluate]:
     """All that is asked of one network on one memory."""
-    asks: list[Curve | Allocate | Front] = [Curve(points=study.points, drops=study.drops)]
+    asks: list[Curve | Allocate | Front] = [
+        Curve(points=study.points, drops=study.drops, chips=study.chips_of_curves)
+    ]
     for granularity in study.granularities:
         asks += [
             Allocate(goal=goal, granularity=granularity, confidence=study.confidence)

@@ -3,6 +3,7 @@
 block             the interface
 answer            the question, and the least energy within each drop
 accuracy_energy   the metric against energy
+front             Pareto fronts
 plan              operating points along the network
 prediction_check  predictions beside simulations
 training_methods  energy by training method
@@ -14,6 +15,7 @@ from joulewise.report.blocks.accuracy_energy import accuracy_energy
 from joulewise.report.blocks.answer import answer
 from joulewise.report.blocks.block import Block
 from joulewise.report.blocks.energy_breakdown import energy_breakdown
+from joulewise.report.blocks.front import front
 from joulewise.report.blocks.plan import plan
 from joulewise.report.blocks.prediction_check import prediction_check
 from joulewise.report.blocks.provenance import provenance
@@ -25,6 +27,7 @@ __all__ = ["BLOCKS", "Block", "blocks_of"]
 BLOCKS = (
     answer,
     accuracy_energy,
+    front,
     plan,
     training_methods,
     prediction_check,

@@ -60,8 +60,8 @@ def accuracy_energy(view: View) -> Block | None:
         name="accuracy-energy",
         title=f"{metric.name.capitalize()} against energy",
         sentence=(
-            f"Each point is a mean over {view.file.chips} chips with its 95 % interval; bands "
-            "reach from the 5 % to the 95 % quantile of the chips; diamonds mark the drops. "
+            f"Each point is a mean over {view.file.chips_of_curves} chips with its 95 % interval; "
+            "bands reach from the 5 % to the 95 % quantile of the chips; diamonds mark the drops. "
             f"{_explained(view)}"
         ),
         charts=found,

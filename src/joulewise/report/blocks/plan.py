@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import Any
 
 from joulewise.report import charts
@@ -11,7 +13,7 @@ from joulewise.report.view import Network, View
 from joulewise.study.record import Record
 from joulewise.units import format_percent, format_point, format_si
 
-__all__ = ["plan"]
+__all__ = ["plan", "saving_at_goal"]
 
 
 def plan(view: View) -> Block | None:
@@ -56,6 +58,36 @@ def _energy(record: Record) -> float:
     return energy
 
 
+def _against(common: Record | None, other: Record) -> tuple[str, str]:
+    """Energy saved against the best common point that holds."""
+    if common is None:
+        return "", ""
+    saved = format_percent(1 - _energy(other) / _energy(common), 1)
+    return saved, saving_at_goal(*(one.result["allocation"]["at_goal"] for one in (common, other)))
+
+
+def saving_at_goal(first: Mapping[str, float] | None, second: Mapping[str, float] | None) -> str:
+    """Energy saved by a second allocation where both just meet their goal, with its interval.
+
+    Intervals of the two add up as those of independent figures, in logarithms.
+
+    Args:
+        first: The ``at_goal`` of an allocation as plain data.
+        second: That of another one, of the same network, memory and goal.
+
+    Returns:
+        Empty where one of them is not known.
+    """
+    if first is None or second is None or min(first["low"], second["low"]) <= 0:
+        return ""
+    ups = [math.log(one["high"] / one["energy"]) for one in (first, second)]
+    downs = [math.log(one["energy"] / one["low"]) for one in (first, second)]
+    ratio = math.log(second["energy"] / first["energy"])
+    high = 1 - math.exp(ratio - math.hypot(downs[1], ups[0]))
+    low = 1 - math.exp(ratio + math.hypot(ups[1], downs[0]))
+    return f"{100 * (1 - math.exp(ratio)):.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
+
+
 def _asked(record: Record) -> str:
     row = record.rows()[0]
     return f"{row['goal']}, {row['granularity']}"
@@ -65,14 +97,15 @@ def _table(view: View) -> Table:
     rows = []
     for network in view.networks:
         common = {
-            record.rows()[0]["goal"]: _energy(record)
+            record.rows()[0]["goal"]: record
             for record in network.allocations
             if record.trial.ask.granularity.per == "network" and _held(record)  # type: ignore[union-attr]
         }
         for record in network.allocations:
             row = record.rows()[0]
             held = row["holds"]
-            against = common.get(row["goal"])
+            first = common.get(row["goal"])
+            against = None if first is None or first is record else first
             rows.append(
                 [
                     view.name(network),
@@ -82,13 +115,13 @@ def _table(view: View) -> Table:
                     view.metric.text(row["mean"]) if row.get("mean") is not None else "",
                     format_si(row["memory_j"], "J"),
                     format_percent(1 - row["energy"], 1),
-                    "" if against is None else format_percent(1 - row["energy"] / against, 1),
+                    *_against(against, record),
                 ]
             )
     columns = ["network", "goal", "granularity", "goal holds", view.metric.name, "memory energy"]
     return Table(
         caption="Plans by goal and granularity.",
-        columns=[*columns, "saved", "against common"],
+        columns=[*columns, "saved", "against common", "both just at the goal"],
         rows=rows,
         words=4,
     )

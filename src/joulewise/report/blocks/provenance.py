@@ -23,7 +23,7 @@ def provenance(view: View) -> Block:
             ["test samples", "all" if trial.data.images is None else str(trial.data.images)],
         ]
     facts += [
-        ["chips at each point", str(file.chips)],
+        ["chips at each point", str(file.chips_of_curves)],
         ["seed of the first chip", str(file.chip_seed)],
         ["seeds of training", ", ".join(map(str, file.seeds)) if file.training else "none"],
         ["trials", str(len({at.digest for at, _ in view.records}))],

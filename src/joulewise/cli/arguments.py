@@ -1,0 +1,143 @@
+"""Options that several commands share. Nothing here imports torch: errors and help are quick."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+_MODELS = (
+    "mlp, cnn, vgg, resnet8, resnet20, mobilenetv2, transformer, package.module:function, "
+    "or file.py:name"
+)
+_MEMORY = (
+    "sram, crossbar, pcm or custom, with settings: sram:bits=6,fault=flip; or a YAML file with one"
+)
+
+Model = Annotated[
+    str, typer.Option("--model", help=f"MODEL=WEIGHTS or MODEL: {_MODELS}", show_default=False)
+]
+Models = Annotated[
+    list[str],
+    typer.Option(
+        "--model", help=f"MODEL=WEIGHTS or MODEL; repeat it. {_MODELS}", show_default=False
+    ),
+]
+Data = Annotated[
+    str,
+    typer.Option(
+        "--data",
+        help="digits, a folder with CIFAR-10 or IDX (MNIST) files, package.module:function, "
+        "or file.py:function",
+    ),
+]
+Images = Annotated[int | None, typer.Option("--images", help="a random subset of the test split")]
+Memory = Annotated[str, typer.Option("--memory", help=_MEMORY)]
+Memories = Annotated[
+    list[str] | None, typer.Option("--memory", help=f"{_MEMORY}; repeat it  [default: sram]")
+]
+Place = Annotated[
+    str | None,
+    typer.Option(
+        "--place",
+        help="store=weights|activations|both, include=PATTERN+PATTERN, exclude=..., "
+        "fold_batchnorm=true, common_range=true, accesses=FILE.csv; joined by commas",
+    ),
+]
+At = Annotated[
+    list[str] | None,
+    typer.Option("--at", help="operating point, such as eta=0.5 or g_max=2e-5; repeat it"),
+]
+PlanFile = Annotated[
+    Path | None, typer.Option("--plan", help="a plan.json, in place of a point for all")
+]
+Metric = Annotated[
+    str | None,
+    typer.Option(
+        "--metric", help="accuracy, accuracy:5, tokens, nll, mse  [default: by the targets]"
+    ),
+]
+Goal = Annotated[
+    str,
+    typer.Option(
+        "--goal",
+        help="drop=0.5pp, drop=2%, target=90%, error=1e-3 or energy=0.4; with chips=95% for a "
+        "yield",
+    ),
+]
+Drops = Annotated[
+    list[str] | None, typer.Option("--drop", help="drop of the metric, 0.5pp; repeat it")
+]
+Chips = Annotated[int, typer.Option("--chips", help="manufactured instances to simulate")]
+Samples = Annotated[int, typer.Option("--samples", help="samples to predict with")]
+Seed = Annotated[int, typer.Option("--seed", help="the same seed, the same result")]
+Out = Annotated[
+    Path | None, typer.Option("--out", help="folder of the study, which running again goes on with")
+]
+Workers = Annotated[int, typer.Option("--workers", help="processes; 0 for one for each processor")]
+TorchDevice = Annotated[
+    str | None, typer.Option("--torch-device", help="cpu or cuda  [default: cuda if there is one]")
+]
+Json = Annotated[bool, typer.Option("--json", help="print the result as JSON and nothing else")]
+
+
+def study_file(**fields: Any) -> Any:
+    """A study of options, checked without torch; those that are None have their default.
+
+    Raises:
+        InputError: naming the field.
+    """
+    from pydantic import ValidationError
+
+    from joulewise.errors import InputError
+    from joulewise.study.study_file import StudyFile, sentence
+
+    try:
+        return StudyFile.model_validate({k: v for k, v in fields.items() if v is not None})
+    except ValidationError as error:
+        raise InputError(sentence(error)) from error
+
+
+def drops_of(texts: list[str] | None) -> list[float] | None:
+    """Drops such as ``0.5pp`` as numbers.
+
+    Raises:
+        InputError: naming the one that is none.
+    """
+    from pydantic import ValidationError
+
+    from joulewise.errors import refuse
+    from joulewise.study.study_file import GoalEntry
+
+    found: list[float] = []
+    for text in texts or ():
+        try:
+            goal = GoalEntry.model_validate({"drop": text})
+        except ValidationError:
+            goal = None
+        if goal is None or goal.drop is None or goal.relative:
+            refuse("drop", repr(text), "0.5pp, or a number in the unit of the metric")
+        found.append(goal.drop)
+    return found or None
+
+
+def check_trained(models: list[str]) -> None:
+    """Refuse networks of joulewise's own without weights.
+
+    Raises:
+        InputError: naming the network and a command that trains it.
+    """
+    from joulewise.errors import InputError
+
+    for text in models:
+        name, _, weights = text.partition("=")
+        if not weights and name in ZOO_NAMES:
+            raise InputError(
+                f"model is {text!r}, an untrained network; allowed: {name}=WEIGHTS, made for "
+                f"instance by: joulewise train --model {name} --out {name}.safetensors"
+            )
+
+
+# Names of `joulewise.models.ZOO`, which cannot be imported without torch.
+ZOO_NAMES = ("mlp", "cnn", "vgg", "resnet8", "resnet20", "mobilenetv2", "transformer")

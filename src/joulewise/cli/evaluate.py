@@ -1,0 +1,389 @@
+"""``joulewise simulate`` and ``predict``: one network at given operating points."""
+
+from __future__ import annotations
+
+import json as json_module
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from joulewise.cli import arguments, console
+from joulewise.units import format_percent, format_point, format_si
+
+if TYPE_CHECKING:
+    from joulewise.placement import Placement
+    from joulewise.prediction import Forecast, Method
+    from joulewise.simulation import Simulation
+    from joulewise.study.study_file import StudyFile
+
+__all__ = ["predict", "simulate"]
+
+# As many tensors as fit on a screen.
+_MOST_TENSORS = 20
+
+
+def simulate(
+    model: arguments.Model,
+    data: arguments.Data = "digits",
+    images: arguments.Images = None,
+    memory: arguments.Memory = "sram",
+    place: arguments.Place = None,
+    at: arguments.At = None,
+    plan: arguments.PlanFile = None,
+    metric: arguments.Metric = None,
+    chips: arguments.Chips = 200,
+    half_width: Annotated[
+        float | None,
+        typer.Option(help="stop when the 95 % interval reaches this far to either side"),
+    ] = None,
+    limit: Annotated[
+        float | None, typer.Option(help="yield: chips whose metric reaches this value")
+    ] = None,
+    seed: arguments.Seed = 0,
+    torch_device: arguments.TorchDevice = None,
+    json: arguments.Json = False,
+) -> None:
+    """A metric of one network over many chips, at the operating points you name.
+
+    Example: joulewise simulate --model cnn=cnn.safetensors --at eta=0.5 --at eta=0.4
+
+    Example: joulewise simulate --model cnn=cnn.safetensors --plan plan.json
+    """
+    case = _Case.of(model, data, images, memory, place, at, plan, metric, seed, chips=chips)
+    from joulewise.errors import check_in_range
+
+    if half_width is not None:
+        check_in_range("half_width", half_width, 0.0, 1e6, open_low=True)
+    case.load(torch_device)
+    from joulewise.simulation import sweep
+
+    with console.bar("simulate") as update:
+        found = sweep(
+            case.placement,
+            case.test,
+            at=case.plans,
+            chips=chips,
+            seed=seed,
+            metric=case.metric,
+            half_width=half_width,
+            progress=lambda _, done, expected: update(done, expected, ""),
+        )
+    if json:
+        results = [
+            {"at": n, **_plain(one, limit)} for n, one in zip(case.names, found, strict=True)
+        ]
+        _echo(case, results)
+        return
+    rows = [_row(name, one, limit) for name, one in zip(case.names, found, strict=True)]
+    one = found[0]
+    columns = ["point", "memory energy", "of reliable", "chips"]
+    columns += [] if one.metric is None else [one.metric.name, "95 % interval", "5 % quantile"]
+    columns += ["output error"] + ([] if limit is None else ["yield"])
+    title = f"{model}, {one.samples} samples"
+    if one.metric is not None:
+        given, ideal = (_text(one, value) for value in (one.original, one.ideal))
+        title += f": {one.metric.name} {given} as given, {ideal} with a perfect memory"
+    console.print_table(title, columns, rows)
+
+
+def predict(
+    model: arguments.Model,
+    data: arguments.Data = "digits",
+    images: arguments.Images = None,
+    memory: arguments.Memory = "sram",
+    place: arguments.Place = None,
+    at: arguments.At = None,
+    plan: arguments.PlanFile = None,
+    method: Annotated[
+        str,
+        typer.Option(
+            help="first-order, second-order, corrected or full-covariance, with settings: "
+            "first-order:single_faults=8,chips=100"
+        ),
+    ] = "first-order",
+    check: Annotated[
+        int | None, typer.Option(help="simulate this many chips beside the prediction")
+    ] = None,
+    seed: arguments.Seed = 0,
+    torch_device: arguments.TorchDevice = None,
+    json: arguments.Json = False,
+) -> None:
+    """Output error, accuracy and the contribution of each tensor, without simulation.
+
+    Example: joulewise predict --model cnn=cnn.safetensors --at eta=0.5 --check 100
+    """
+    case = _Case.of(
+        model,
+        data,
+        images,
+        memory,
+        place,
+        at,
+        plan,
+        None,
+        seed,
+        chips=2 if check is None else check,
+    )
+    case.load(torch_device)
+    from joulewise.placement import energy
+    from joulewise.prediction import predict as predict_one
+    from joulewise.simulation import sweep
+
+    chosen = _method(method, seed)
+    found = []
+    with console.bar("predict") as update:
+        for number, one in enumerate(case.plans):
+
+            def report(_: str, done: float, expected: float, number: int = number) -> None:
+                update(number + done / expected, len(case.plans), "")
+
+            found.append(
+                predict_one(case.placement, case.test, at=one, method=chosen, progress=report)
+            )
+    simulated: list[Simulation | None] = [None] * len(found)
+    if check is not None:
+        with console.bar("simulate, to check") as update:
+            simulated = [
+                *sweep(
+                    case.placement,
+                    case.test,
+                    at=case.plans,
+                    chips=check,
+                    seed=seed,
+                    progress=lambda _, done, expected: update(done, expected, ""),
+                )
+            ]
+    spent = [energy(case.placement, at=one) for one in case.plans]
+    if json:
+        results = [
+            {
+                "at": name,
+                **forecast.to_dict(),
+                "energy": joules.to_dict(),
+                "simulation": None if one is None else _plain(one, None),
+            }
+            for name, forecast, joules, one in zip(case.names, found, spent, simulated, strict=True)
+        ]
+        _echo(case, results)
+        return
+    columns = ["point", "memory energy", "of reliable", "output error", "accuracy"]
+    columns += ["simulated error", "simulated accuracy"] if check is not None else []
+    rows = [
+        [
+            name,
+            format_si(joules.memory_total_j, "J"),
+            format_percent(joules.normalised, 1),
+            _error(forecast),
+            "" if forecast.accuracy is None else format_percent(forecast.accuracy.mean),
+            *_simulated(one),
+        ]
+        for name, forecast, joules, one in zip(case.names, found, spent, simulated, strict=True)
+    ]
+    console.print_table(f"{model}, predicted by {found[0].method}", columns, rows)
+    if found[0].refusal is not None:
+        typer.echo(f"The metric is not predicted: {found[0].refusal}")
+    _print_tensors(case, found)
+
+
+class _Case:
+    """A network on a memory at some plans, from the options; torch is imported by `load`."""
+
+    placement: Placement
+    test: Any
+    plans: list[Any]
+    metric: Any
+
+    def __init__(self, file: StudyFile, names: list[str], plan: Path | None) -> None:
+        self.file, self.names, self._plan = file, names, plan
+
+    @classmethod
+    def of(
+        cls,
+        model: str,
+        data: str,
+        images: int | None,
+        memory: str,
+        place: str | None,
+        at: list[str] | None,
+        plan: Path | None,
+        metric: str | None,
+        seed: int,
+        chips: int,
+    ) -> _Case:
+        """Check the options.
+
+        Raises:
+            InputError: naming the first that is not allowed.
+        """
+        from joulewise.errors import check_count, refuse
+
+        check_count("chips", chips, 1, 10**7)
+        check_count("seed", seed, 0)
+        if (plan is None) == (not at):
+            got = "given beside --plan" if at else "missing"
+            refuse("--at", got, "--at eta=0.5, repeated, or --plan FILE")
+        arguments.check_trained([model])
+        file = arguments.study_file(
+            data={"source": data, "images": images},
+            models=[model],
+            memories=[memory],
+            place=place,
+            points=at,
+            metric=metric,
+        )
+        if plan is not None and not plan.is_file():
+            refuse("--plan", str(plan), "a file that joulewise allocate wrote")
+        names = ["plan"]
+        if at:
+            names = [
+                ", ".join(f"{knob} {format_point(knob, value)}" for knob, value in point.items())
+                for point in file.points
+            ]
+        return cls(file, names, plan)
+
+    def load(self, torch_device: str | None) -> None:
+        """Load data and model, and place it.
+
+        Raises:
+            InputError: if that is not possible, or a point is out of range.
+        """
+        console.start(torch_device)
+        from joulewise.placement import Plan
+        from joulewise.study.compute import metric_of, place_network
+
+        (entry,), (memory,) = self.file.models, self.file.memories
+        self.placement, data = place_network(
+            entry.source, entry.weights, 0, self.file.data.source, memory, self.file.place
+        )
+        images = self.file.data.images
+        self.test = data.test
+        if images is not None:
+            self.test = data.test.subset(min(images, len(data.test)), seed=0)
+        self.metric = metric_of(self.file.metric)
+        if self._plan is not None:
+            self.plans = [Plan.read(self._plan)]
+            self.placement.points(self.plans[0])
+            if not self.plans[0].is_for_weights_of(self.placement):
+                typer.echo("joulewise: the plan was chosen for other weights than these", err=True)
+        else:
+            self.plans = [self.placement.plan(point) for point in self.file.points]
+
+
+def _method(text: str, seed: int) -> Method:
+    """A method with its settings.
+
+    Raises:
+        InputError: if there is none of that name, or no such setting.
+    """
+    from dataclasses import fields
+
+    import joulewise.contrib  # noqa: F401  registers its methods
+    from joulewise.errors import refuse
+    from joulewise.prediction import METHODS
+    from joulewise.study.short_forms import short_form
+
+    settings = short_form(text, "name")
+    name = settings.pop("name")
+    if name not in METHODS:
+        refuse("method", repr(name), ", ".join(METHODS))
+    method: Any = METHODS[name]()
+    known = {field.name for field in fields(method)}
+    for setting in settings:
+        if setting not in known:
+            refuse(f"the setting of {name}", repr(setting), ", ".join(sorted(known)))
+    if "seed" in known:
+        settings = {"seed": seed, **settings}
+    chosen: Method = type(method)(**settings)
+    return chosen
+
+
+def _echo(case: _Case, results: list[dict[str, Any]]) -> None:
+    from joulewise.study.environment import Environment
+    from joulewise.study.placed import placed_records
+
+    record = {
+        "command": shlex.join(["joulewise", *sys.argv[1:]]),
+        "memory": case.file.memories[0].model_dump(mode="json"),
+        "place": case.file.place.model_dump(mode="json"),
+        "environment": Environment.now().model_dump(),
+        "macs": case.placement.macs,
+        "tensors": [tensor.model_dump() for tensor in placed_records(case.placement)],
+        "results": results,
+    }
+    typer.echo(json_module.dumps(record, indent=2, allow_nan=False))
+
+
+def _plain(one: Simulation, limit: float | None) -> dict[str, Any]:
+    """A simulation with the figures that follow from its values."""
+    found = one.to_dict()
+    if one.metric is not None and one.failed < one.chips:
+        low, high = one.interval() if one.chips - one.failed > 1 else (None, None)
+        found |= {"mean": one.mean, "low": low, "high": high}
+        if limit is not None:
+            fraction, interval = one.yield_at(limit)
+            found |= {"yield": fraction, "yield_interval": list(interval)}
+    return found
+
+
+def _text(one: Simulation, value: float | None) -> str:
+    from joulewise.results import format_value
+
+    assert one.metric is not None
+    return format_value(value, one.metric.bounds)
+
+
+def _row(name: str, one: Simulation, limit: float | None) -> list[str]:
+    cells = [
+        name,
+        format_si(one.energy.memory_total_j, "J"),
+        format_percent(one.energy.normalised, 1),
+        str(one.chips),
+    ]
+    if one.metric is not None and one.failed == one.chips:
+        cells += ["all chips failed", "", ""]
+    elif one.metric is not None:
+        interval = "one chip"
+        if one.chips - one.failed > 1:
+            low, high = one.interval()
+            interval = f"{_text(one, low)} to {_text(one, high)}"
+        cells += [_text(one, one.mean), interval, _text(one, one.quantile(0.05))]
+    cells.append(f"{one.mean_mse:.3g}" if one.mse else "")
+    if limit is not None:
+        fraction, interval_of = one.yield_at(limit)
+        ends = f"{100 * interval_of.low:.1f} to {100 * interval_of.high:.1f}"
+        cells.append(f"{format_percent(fraction, 1)} [{ends}]")
+    return cells
+
+
+def _error(forecast: Forecast) -> str:
+    error = "" if forecast.standard_error is None else f" +- {forecast.standard_error:.2g}"
+    return f"{float(forecast.mse):.3g}{error}"
+
+
+def _simulated(one: Simulation | None) -> list[str]:
+    if one is None:
+        return []
+    low, high = one.mse_interval()
+    metric = "" if one.metric is None else _text(one, one.mean)
+    return [f"{one.mean_mse:.3g} [{low:.3g}, {high:.3g}]", metric]
+
+
+def _print_tensors(case: _Case, found: list[Forecast]) -> None:
+    """Contributions to the error at each point, of the tensors that contribute most at the last."""
+    last = found[-1].fractions
+    listed = sorted(last, key=lambda name: -last[name])[:_MOST_TENSORS]
+    order = [placed.name for placed in case.placement.placed if placed.name in listed]
+    rows = [
+        [name, *(format_percent(forecast.fractions[name], 1) for forecast in found)]
+        for name in order
+    ]
+    rest = len(last) - len(listed)
+    if rest:
+        others = [sum(v for n, v in f.fractions.items() if n not in listed) for f in found]
+        rows.append([f"{rest} others", *(format_percent(other, 1) for other in others)])
+    shifts = [1 - sum(forecast.fractions.values()) for forecast in found]
+    rows.append(["shift of the mean", *(format_percent(shift, 1) for shift in shifts)])
+    console.print_table("Contributions to the output error", ["tensor", *case.names], rows)
