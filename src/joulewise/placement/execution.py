@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -86,54 +86,39 @@ def tensor_of(output: Any) -> Tensor:
     return tensor
 
 
-@contextmanager
-def running(inputs: Any) -> Iterator[None]:
-    """Context of a user model's forward pass; exceptions become one-sentence errors.
+def running(inputs: Any) -> AbstractContextManager[None]:
+    """Context of a user model's forward pass; exceptions become one-sentence errors."""
 
-    Yields:
-        Nothing.
-
-    Raises:
-        ModelError: if the model fails.
-        JoulewiseError: if joulewise refuses something on the way.
-        OutOfMemoryError: if there is too little memory.
-        CheckpointError: if a forward pass computes parts twice.
-    """
-    try:
-        yield
-    except (JoulewiseError, CheckpointError, torch.OutOfMemoryError):
-        raise
-    except (Exception, SystemExit) as error:  # the user's code: anything may happen
+    def message(cause: str) -> str:
         shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors_in(inputs))
-        cause = cause_of(error)
-        raise ModelError(f"the model fails on inputs of shape {shapes} with {cause}") from error
+        return f"the model fails on inputs of shape {shapes} with {cause}"
+
+    return _translated(message)
 
 
-@contextmanager
-def differentiating(otherwise: str = "") -> Iterator[None]:
+def differentiating(otherwise: str = "") -> AbstractContextManager[None]:
     """Context of a backward pass through a user model; exceptions become one-sentence errors.
 
     Args:
         otherwise: A further remedy, appended to the message.
-
-    Yields:
-        Nothing.
-
-    Raises:
-        ModelError: if the model cannot be differentiated.
-        JoulewiseError: if joulewise refuses something on the way.
-        OutOfMemoryError: if there is too little memory.
-        CheckpointError: if a forward pass computes parts twice.
     """
+    return _translated(
+        lambda cause: (
+            f"the model cannot be differentiated: {cause}; allowed: differentiable operations that "
+            f"do not write to tensors that gradients need{otherwise}"
+        )
+    )
+
+
+@contextmanager
+def _translated(message: Callable[[str], str]) -> Iterator[None]:
     try:
         yield
+    # Refusals by joulewise; parts of a forward pass computed twice; too little memory.
     except (JoulewiseError, CheckpointError, torch.OutOfMemoryError):
         raise
-    except (Exception, SystemExit) as error:
-        raise ModelError(
-            f"the model cannot be differentiated: {cause_of(error)}; allowed: differentiable "
-            f"operations that do not write to tensors that gradients need{otherwise}"
-        ) from error
+    except (Exception, SystemExit) as error:  # the user's code: anything may happen
+        raise ModelError(message(cause_of(error))) from error
 
 
 def check_finite(model: nn.Module, inputs: Any, output: Any, when: str) -> None:
