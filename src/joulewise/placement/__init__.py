@@ -7,9 +7,8 @@ _place               choice of what is stored, by patterns
 plan                 plans as small files, refused where they do not fit
 energy               joules per inference at given operating points
 memory               stored tensors, read back into a model by one chip after another
-private_copy         the copy that computes, so that the user's model is never written to
+private_copy         the copy that computes, put back for each chip; the user's is never written to
 model_copy           deep copies whose parameters share the original's storage
-module_state         attributes and buffers of a copy, put back for each chip
 process_state        switches of PyTorch, random numbers and modes, left as they were
 activation_hooks     layer inputs pass through their memory
 straight_through     gradients through words, and of the ranges that weights are clipped to

@@ -346,8 +346,8 @@ def private_memory(placement: Placement, *, frozen: bool = False) -> Iterator[Me
     """
     owners = {p.name: p.owners for p in placement.placed if p.role == "weight"}
     private = PrivateModel(placement.model, owners, placement.rebuild)
-    if frozen:
-        private.freeze()
+    for parameter in private.model.parameters() if frozen else ():
+        parameter.requires_grad_(False)
     memory = Memory(placement, private)
     with Exact(private.model), torch.no_grad():
         memory.attach()

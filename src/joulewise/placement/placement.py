@@ -262,7 +262,10 @@ def counts_of(placement: Placement, inputs: Any, layers: Sequence[str] = ()) -> 
     """
     owners = {name: group.owners for name, group in parameter_groups(placement.model).items()}
     private = PrivateModel(placement.model, owners, placement.rebuild)
-    private.own_placed()
+    for name, original in private.originals.items():
+        clone = original.clone()
+        for parameter in private.parameters[name]:
+            parameter.data = clone
     computing = [placed.name for placed in placement.placed if placed.device.array is not None]
     return trace(private, layers, inputs, computing)
 
