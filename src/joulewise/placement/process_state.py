@@ -91,7 +91,7 @@ def _float32() -> list[Switch]:
     """
     backends: Any = torch.backends  # its type stubs leave most of these out
     cudnn, matmul = backends.cudnn, backends.cuda.matmul
-    attributes = [(cudnn, "allow_tf32", False)]
+    attributes: list[tuple[Any, str, Any]] = [(cudnn, "allow_tf32", False)]
     if hasattr(cudnn, "conv"):  # since PyTorch 2.9 each kind of product has a setting of its own
         attributes += [(kind, "fp32_precision", "ieee") for kind in (cudnn.conv, cudnn.rnn, matmul)]
     found: list[Switch] = [
