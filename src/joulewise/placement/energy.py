@@ -141,37 +141,37 @@ def with_accesses(placement: Placement, path: str | Path) -> Placement:
         lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise TableError(f"access counts {path} cannot be read: {error}") from error
-    numbered = [
-        (n, line) for n, line in enumerate(lines, 1) if line.strip() and line.lstrip()[0] != "#"
+    rows = [
+        (f"{path}, line {number}", [cell.strip() for cell in next(csv.reader([line]))])
+        for number, line in enumerate(lines, 1)
+        if line.strip() and line.lstrip()[0] != "#"
     ]
-    header = [cell.strip() for cell in numbered[0][1].split(",")] if numbered else []
+    where, header = rows[0] if rows else (f"{path}, line 1", [])
     if header != _COLUMNS:
-        where = f"{path}, line {numbered[0][0] if numbered else 1}: the header"
-        refuse(where, ",".join(header) or "empty", ",".join(_COLUMNS), TableError)
+        allowed = ",".join(_COLUMNS)
+        refuse(f"{where}: the header", ",".join(header) or "empty", allowed, TableError)
     known = {tensor.name: tensor for tensor in placement.placed}
     named: set[str] = set()
-    for number, line in numbered[1:]:
-        name, reads, writes = _parse(line, f"{path}, line {number}", list(known))
+    for where, cells in rows[1:]:
+        name, reads, writes = _parse(cells, where, list(known))
         if name in named:
-            refuse(f"{path}, line {number}: name", f"{name} again", "one line a name", TableError)
+            refuse(f"{where}: name", f"{name} again", "one line a name", TableError)
         named.add(name)
         before = known[name].traffic
         assert before is not None
         if before.matrix_inputs:
-            where = f"{path}, line {number}: name"
             allowed = "a tensor that is read word by word; this one lies on a memory that computes"
-            refuse(where, name, allowed, TableError)
+            refuse(f"{where}: name", name, allowed, TableError)
         traffic = replace(before, reads=reads, writes=writes)
         known[name] = replace(known[name], traffic=traffic)
     return replace(placement, placed=tuple(known.values()))
 
 
-def _parse(line: str, where: str, known: list[str]) -> tuple[str, float, float]:
-    cells = [cell.strip() for cell in next(csv.reader([line]))]
+def _parse(cells: list[str], where: str, known: list[str]) -> tuple[str, float, float]:
     try:
-        name, reads, writes = cells[0], *(float(cell) for cell in cells[1:])
+        name, reads, writes = cells[0], *map(float, cells[1:])
     except ValueError:
-        refuse(where, repr(line), "a name, reads and writes", TableError)
+        refuse(where, repr(",".join(cells)), "a name, reads and writes", TableError)
     if name not in known:
         refuse(f"{where}: name", name, f"a placed tensor, one of {', '.join(known)}", TableError)
     check_in_range(f"{where}: reads", reads, 0.0, 1e30, error=TableError)

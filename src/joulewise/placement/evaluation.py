@@ -73,19 +73,19 @@ def reference_pass(
     memory.original()
     outputs: list[Tensor | None] = []
     resolved: Metric | None = None
-    accumulator = None
     for number, batch in enumerate(batches):
         # Clones: the model may write to its inputs, which is known only after a pass.
         output = memory.run(cloned(batch.inputs))
         check_finite(memory.placement.model, batch.inputs, output, "without any fault")
-        tensor = main_tensor(output)
-        if tensor is not None:
+        main = main_tensor(output)
+        if main is None:
+            outputs.append(None)
+        else:
             # A copy: a model may return its own buffer, and a metric may work in place.
-            dtype = torch.float64 if tensor.dtype == torch.float64 else torch.float32
-            tensor = tensor.to(dtype, copy=True)
+            dtype = torch.float64 if main.dtype == torch.float64 else torch.float32
+            outputs.append(main.to(dtype, copy=True))
         if number == 0 and batch.targets is not None:
             given = None if metric is None else as_metric(metric)
-            main = main_tensor(output)
             # Labels that may be those of tokens are compared with the tensor, shifted by one.
             tokens = batch.labels and main is not None and main.ndim == 3
             seen = output if given is not None and given.raw and not tokens else main
@@ -94,12 +94,11 @@ def reference_pass(
             )
             accumulator = None if resolved is None else resolved.new()
         if resolved is not None and accumulator is not None:
-            seen = output if resolved.raw else main_tensor(output)
-            accumulator.update(seen, batch.targets)
-        outputs.append(tensor)
-    value = None if accumulator is None else accumulator.compute()
-    if accumulator is not None and accumulator.failure:
-        assert resolved is not None
+            accumulator.update(output if resolved.raw else main, batch.targets)
+    if resolved is None or accumulator is None:
+        return Reference(outputs, None, None)
+    value = accumulator.compute()
+    if accumulator.failure:
         raise DataError(f"{resolved.name} of the model as given fails: {accumulator.failure}")
     return Reference(outputs, resolved, value)
 

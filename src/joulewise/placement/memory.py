@@ -49,7 +49,7 @@ class Memory:
         private: PrivateModel | None,
         ranges: Mapping[str, Tensor] | None = None,
     ) -> None:
-        self._weights = [p for p in placement.placed if p.role == "weight"]
+        self._weights = placement.weights
         self._private = private
         if private is not None:
             placement = replace(placement, model=private.model)
@@ -327,7 +327,7 @@ def private_memory(placement: Placement, *, frozen: bool = False) -> Iterator[Me
     Raises:
         ModelError: if the model cannot be copied.
     """
-    owners = {p.name: p.owners for p in placement.placed if p.role == "weight"}
+    owners = {p.name: p.owners for p in placement.weights}
     private = PrivateModel(placement.model, owners, placement.rebuild)
     for parameter in private.model.parameters() if frozen else ():
         parameter.requires_grad_(False)

@@ -84,15 +84,10 @@ class Placement(Result):
 
     def to_dict(self) -> dict[str, Any]:
         """See `Result`; the tensors and their memories, without the model."""
-        fits = Fit.of(self)
         return {
             "tensors": [
-                {
-                    **row,
-                    "shape": list(fits[str(row["tensor"])].shape),
-                    "device": dict(fits[str(row["tensor"])].device),
-                }
-                for row in self._rows()
+                {**row, "shape": list(fit.shape), "device": dict(fit.device)}
+                for row, fit in zip(self._rows(), Fit.of(self).values(), strict=True)
             ],
             "reliable_bits": self.reliable_bits,
             "macs": self.macs,
@@ -123,6 +118,11 @@ class Placement(Result):
         traced = "not traced: give place a batch as example_inputs, for energies"
         figures["arithmetic"] = traced if self.macs is None else f"{self.macs:,.0f} MACs"
         return f"Placement of a {type(self.model).__name__}", figures
+
+    @property
+    def weights(self) -> list[Placed]:
+        """The placed weights, in the model's order."""
+        return [placed for placed in self.placed if placed.role == "weight"]
 
     @property
     def traced(self) -> bool:
