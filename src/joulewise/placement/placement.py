@@ -280,7 +280,7 @@ def _traffic(tensor: Placed, counts: Trace) -> Traffic:
             f"{tensor.name} is never read in the traced forward pass, so faults in it would do "
             f"nothing; exclude '{tensor.name}'"
         )
-    matrix_inputs = counts.matrix_inputs.get(tensor.name, ())
+    matrix_inputs = tuple(counts.matrix_inputs.get(tensor.name, ()))
     if tensor.device.array is not None and not matrix_inputs:
         raise ModelError(
             f"{tensor.name} is in no product with vectors that is known (linear layers, "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
 
@@ -43,7 +43,7 @@ class ActivationTrace:
     refusal: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True)
 class Trace:
     """Counts of one inference.
 
@@ -52,16 +52,16 @@ class Trace:
         activations: Activations by name of the layer input.
         called: Layers that were called as modules.
         macs: Multiply-accumulates, those without a weight (attention) included.
-        macs_loaded: Multiply-accumulates of the products in ``matrix_inputs``.
+        macs_in_memory: Multiply-accumulates of the products in ``matrix_inputs``.
         matrix_inputs: Inputs of the products with each parameter that was asked for.
     """
 
-    weight_reads: Mapping[str, float]
-    activations: Mapping[str, ActivationTrace]
-    called: frozenset[str]
-    macs: float
-    macs_in_memory: float
-    matrix_inputs: Mapping[str, tuple[MatrixInputs, ...]]
+    weight_reads: dict[str, float] = field(default_factory=dict)
+    activations: dict[str, ActivationTrace] = field(default_factory=dict)
+    called: set[str] = field(default_factory=set)
+    macs: float = 0.0
+    macs_in_memory: float = 0.0
+    matrix_inputs: dict[str, list[MatrixInputs]] = field(default_factory=dict)
 
 
 def input_name(layer: str, position: int) -> str:
@@ -103,72 +103,48 @@ def trace(
     Returns:
         The counts; a model that fails on these inputs is refused with a ``ModelError``.
     """
-    samples = batch_size(inputs)
-    parameters = {name: own[0].detach() for name, own in private.parameters.items()}
-    counter = _Counter(parameters, private.originals, samples, loaded)
-    watched = _Watch(samples)
+    samples, found = batch_size(inputs), Trace()
+    counter = _Counter(found, private, samples, loaded)
     for layer in layers:
         module = private.modules[layer]
         if not isinstance(module, torch.jit.ScriptModule):  # which takes no hooks
-            module.register_forward_pre_hook(watched.hook(layer), with_kwargs=True)
+            module.register_forward_pre_hook(_watch(layer, found, samples), with_kwargs=True)
     counter.mark(inputs)
     with Exact(private.model), Opened(), torch.no_grad(), counter:
         private.run(inputs)
-    return Trace(
-        weight_reads=dict(counter.reads),
-        activations=watched.seen,
-        called=frozenset(watched.called),
-        macs=counter.macs,
-        macs_in_memory=counter.macs_in_memory,
-        matrix_inputs={name: tuple(found) for name, found in counter.matrix_inputs.items()},
-    )
+    return found
 
 
-class _Watch:
-    """Pre-hooks that look at layer inputs and leave them as they are."""
+def _watch(layer: str, found: Trace, samples: int) -> Callable[[nn.Module, Any, Any], None]:
+    """Pre-hook that looks at layer inputs and leaves them as they are."""
 
-    def __init__(self, samples: int) -> None:
-        self.samples = samples
-        self.seen: dict[str, ActivationTrace] = {}
-        self.called: set[str] = set()
+    def look(module: nn.Module, args: Any, kwargs: Any) -> None:
+        found.called.add(layer)
+        packed = any(isinstance(arg, PackedSequence) for arg in (*args, *kwargs.values()))
+        for position, tensor in enumerate(float_inputs(args, kwargs)):
+            odd = "a packed sequence" if packed else _odd_layout(module, tensor, position)
+            name = input_name(layer, position)
+            now, before = _activation(name, tensor, odd, samples), found.activations.get(name)
+            found.activations[name] = now if before is None else _together(before, now)
 
-    def hook(self, layer: str) -> Callable[[nn.Module, Any, Any], None]:
-        def look(module: nn.Module, args: Any, kwargs: Any) -> None:
-            self.called.add(layer)
-            packed = any(isinstance(arg, PackedSequence) for arg in (*args, *kwargs.values()))
-            for position, tensor in enumerate(float_inputs(args, kwargs)):
-                odd = "a packed sequence" if packed else _odd_layout(module, tensor, position)
-                self._look(input_name(layer, position), tensor, odd)
+    return look
 
-        return look
 
-    def _look(self, name: str, tensor: Tensor, odd: str | None) -> None:
-        before = self.seen.get(name)
-        largest = float(tensor.abs().max()) if tensor.numel() else 0.0
-        refusal = self._refusal(name, tensor, largest, odd)
-        if refusal is not None:
-            shape = tuple(tensor.shape)
-        else:
-            rows = tensor.shape[0] // self.samples
-            shape = tuple(tensor.shape[1:]) if rows == 1 else (rows, *tensor.shape[1:])
-        now = ActivationTrace(
-            shape=shape,
-            largest=largest,
-            words_per_inference=tensor.numel() / self.samples,
-            refusal=refusal,
-        )
-        self.seen[name] = now if before is None else _together(before, now)
-
-    def _refusal(self, name: str, tensor: Tensor, largest: float, odd: str | None) -> str | None:
-        advice = f"exclude '{name}'"
-        if odd is not None:
-            return f"{name} is {odd}; allowed: a first axis that is the batch; {advice}"
-        if tensor.ndim == 0 or tensor.shape[0] % self.samples:
-            allowed = f"a first axis that is a multiple of the batch, {self.samples}; {advice}"
-            return f"the shape of {name} is {tuple(tensor.shape)}; allowed: {allowed}"
-        if not largest < float("inf"):
-            return f"{name} is NaN or infinite in the traced pass; allowed: finite ones; {advice}"
-        return None
+def _activation(name: str, tensor: Tensor, odd: str | None, samples: int) -> ActivationTrace:
+    largest = float(tensor.abs().max()) if tensor.numel() else 0.0
+    shape, refusal, advice = tuple(tensor.shape), None, f"exclude '{name}'"
+    if odd is not None:
+        refusal = f"{name} is {odd}; allowed: a first axis that is the batch; {advice}"
+    elif tensor.ndim == 0 or shape[0] % samples:
+        allowed = f"a first axis that is a multiple of the batch, {samples}; {advice}"
+        refusal = f"the shape of {name} is {shape}; allowed: {allowed}"
+    elif not largest < float("inf"):
+        refusal = f"{name} is NaN or infinite in the traced pass; allowed: finite ones; {advice}"
+    else:
+        rows = shape[0] // samples
+        shape = shape[1:] if rows == 1 else (rows, *shape[1:])
+    words = tensor.numel() / samples
+    return ActivationTrace(shape=shape, largest=largest, words_per_inference=words, refusal=refusal)
 
 
 def _odd_layout(module: nn.Module, tensor: Tensor, position: int) -> str | None:
@@ -194,19 +170,13 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts consumption of watched storages and multiply-accumulates, operation by operation."""
 
     def __init__(
-        self,
-        parameters: Mapping[str, Tensor],
-        originals: Mapping[str, Tensor],
-        samples: int,
-        loaded: Collection[str],
+        self, found: Trace, private: PrivateModel, samples: int, loaded: Collection[str]
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.parameters, self.samples, self.loaded = parameters, samples, loaded
-        self.originals = originals
-        self.reads: dict[str, float] = {}
-        self.macs, self.macs_in_memory = 0.0, 0.0
-        self.matrix_inputs: dict[str, list[MatrixInputs]] = {}
-        self._owners = Owners(parameters)
+        self.found, self.samples, self.loaded = found, samples, loaded
+        self.parameters = {name: own[0].detach() for name, own in private.parameters.items()}
+        self.originals = private.originals
+        self._owners = Owners(self.parameters)
         self._of_batch = WeakTensorKeyDictionary()
 
     def mark(self, nested: Any) -> None:
@@ -234,13 +204,9 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
             macs = flop_registry[operation](*args, **kwargs, out_val=out) / 2 / share
         elif operation in _MORE_MACS:
             macs = _MORE_MACS[operation](*consumed, out) / share
-        self.macs += macs
+        self.found.macs += macs
         if not _is_view(func):
-            for tensor in consumed:
-                self._count_read(tensor, consumed if operation in _LOOK_UPS else None, share)
-                if self._count_product(tensor, operation, args, share):
-                    # Once, where two weights are multiplied with each other.
-                    self.macs_in_memory, macs = self.macs_in_memory + macs, 0.0
+            self._count_uses(consumed, operation, args, share, macs)
         return out
 
     def _belongs_to_batch(self, operation: Any, consumed: Sequence[Tensor], out: Any) -> bool:
@@ -250,39 +216,36 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         grown = not consumed or operation in (torch.ops.aten.expand, torch.ops.aten.repeat)
         return grown and any(t.ndim > 1 and self.samples in t.shape[:2] for t in tensors_in(out))
 
-    def _count_read(self, tensor: Tensor, look_up: Sequence[Tensor] | None, share: int) -> None:
-        if (found := self._owners.find(tensor)) is None:
-            return
-        name, _ = found
-        words: float = min(tensor.numel(), self.parameters[name].numel())
-        if look_up is not None:
-            words = look_up[1].numel() / share * tensor.shape[-1]
-        self.reads[name] = self.reads.get(name, 0.0) + words
-
-    def _count_product(
-        self, tensor: Tensor, operation: Any, args: tuple[Any, ...], share: int
-    ) -> bool:
-        """Record the inputs of a product with a weight; True if it is one that is wanted.
+    def _count_uses(
+        self, consumed: Sequence[Tensor], operation: Any, args: Any, share: int, macs: float
+    ) -> None:
+        """Count reads of parameters, and record the inputs of products with those asked for.
 
         Raises:
-            ModelError: if what it is multiplied with is not finite.
+            ModelError: if what a parameter is multiplied with is not finite.
         """
-        found = self._owners.find(tensor)
-        if found is None or found[0] not in self.loaded:
-            return False
-        name, _ = found
-        product = matrix_inputs_of(operation, args, tensor, self.parameters[name], share)
-        if product is None:
-            return False
-        if not math.isfinite(product.largest):
-            raise ModelError(
-                f"what {name} is multiplied with is NaN or infinite in the traced pass"
-            )
-        # Kept as long as the placement: with the user's tensor, not with that of the copy.
-        self.matrix_inputs.setdefault(name, []).append(
-            replace(product, weight=self.originals[name])
-        )
-        return True
+        for tensor in consumed:
+            if (owner := self._owners.find(tensor)) is None:
+                continue
+            name, _ = owner
+            words: float = min(tensor.numel(), self.parameters[name].numel())
+            if operation in _LOOK_UPS:
+                words = consumed[1].numel() / share * tensor.shape[-1]
+            self.found.weight_reads[name] = self.found.weight_reads.get(name, 0.0) + words
+            if name not in self.loaded:
+                continue
+            product = matrix_inputs_of(operation, args, tensor, self.parameters[name], share)
+            if product is None:
+                continue
+            if not math.isfinite(product.largest):
+                raise ModelError(
+                    f"what {name} is multiplied with is NaN or infinite in the traced pass"
+                )
+            # Kept as long as the placement: with the user's tensor, not with that of the copy.
+            product = replace(product, weight=self.originals[name])
+            self.found.matrix_inputs.setdefault(name, []).append(product)
+            self.found.macs_in_memory += macs
+            macs = 0.0  # once, where two weights are multiplied with each other
 
 
 # A table and the indices of the rows that are read.
