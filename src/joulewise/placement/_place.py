@@ -7,7 +7,7 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from joulewise.devices import Device
 from joulewise.errors import InputError, ModelError, check_kind, refuse
@@ -87,7 +87,7 @@ def place(
     if not placement.placed:
         raise InputError("nothing is placed: every tensor is excluded or has fewer than two axes")
     placed = {tensor.name for tensor in placement.placed}
-    reliable = sum(_bits(group.tensor) for name, group in groups.items() if name not in placed)
+    reliable = sum(8 * g.tensor.nbytes for name, g in groups.items() if name not in placed)
     return replace(placement, reliable_bits=reliable)
 
 
@@ -108,10 +108,6 @@ def _check_memories(
         refuse("activations", type(activations).__name__, "a memory that does not compute, an SRAM")
     if activations is not None and inputs is None:
         raise InputError("activations need example_inputs=, a batch that sets their range")
-
-
-def _bits(tensor: Tensor) -> int:
-    return 8 * tensor.numel() * tensor.element_size()
 
 
 class _Choice:
@@ -153,27 +149,18 @@ def _patterns(field: str, patterns: Iterable[str]) -> tuple[str, ...]:
 def _place_weights(
     groups: Mapping[str, ParameterGroup], device: Device[Any] | None, choice: _Choice
 ) -> tuple[Placed, ...]:
-    taken = {
-        name: group
-        for name, group in groups.items()
-        if choice.takes(name, group.tensor.ndim >= 2 and group.tensor.numel() > 0)
-    }
-    if device is None:  # patterns on weights count as used in any case
-        return ()
-    for name, group in taken.items():
-        if not group.tensor.is_floating_point():
+    placed = []
+    for name, (tensor, owners) in groups.items():
+        taken = choice.takes(name, tensor.ndim >= 2 and tensor.numel() > 0)
+        if not taken or device is None:  # patterns on weights count as used in any case
+            continue
+        if not tensor.is_floating_point():
             allowed = f"a floating dtype; exclude '{name}'"
-            refuse(f"the dtype of {name}", group.tensor.dtype, allowed, ModelError)
-    return tuple(
-        Placed(
-            name=name,
-            role="weight",
-            device=device,
-            shape=tuple(group.tensor.shape),
-            owners=group.owners,
-        )
-        for name, group in taken.items()
-    )
+            refuse(f"the dtype of {name}", tensor.dtype, allowed, ModelError)
+        shape = tuple(tensor.shape)
+        weight = Placed(name=name, role="weight", device=device, shape=shape, owners=owners)
+        placed.append(weight)
+    return tuple(placed)
 
 
 def _layers(model: nn.Module) -> list[str]:
@@ -198,12 +185,13 @@ def _place_activations(
                 f"the input of {layer} cannot be placed: the module is not called on its own in "
                 f"this model (its weight is used by the module around it); exclude '{layer}:input'"
             )
-    taken = {name: seen for name, seen in counts.activations.items() if choice.takes(name, True)}
-    for seen in taken.values():
+    placed = []
+    for name, seen in counts.activations.items():
+        if not choice.takes(name, True):
+            continue
         if seen.refusal is not None:
             raise ModelError(seen.refusal)
-    return tuple(
-        Placed(
+        activation = Placed(
             name=name,
             role="activation",
             device=device,
@@ -211,5 +199,5 @@ def _place_activations(
             owners=((name.rpartition(":")[0], ""),),
             limit=seen.largest or 1.0,
         )
-        for name, seen in taken.items()
-    )
+        placed.append(activation)
+    return tuple(placed)

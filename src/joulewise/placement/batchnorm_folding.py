@@ -155,7 +155,8 @@ class _Wiring:
     def made_by(self, path: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, output: Any) -> None:
             self.calls[path] += 1
-            if _foldable(module, output):
+            # A linear layer's features are on the last axis, a normalisation's on the second.
+            if isinstance(module, _CONVOLUTIONS) or output.ndim == 2:
                 self.made[id(output)] = (path, output, _version(output))
 
         return hook
@@ -169,11 +170,6 @@ class _Wiring:
                 self.pairs.append((layer, path))
 
         return hook
-
-
-def _foldable(layer: nn.Module, output: Tensor) -> bool:
-    # A linear layer's features are on the last axis, those of a normalisation on the second.
-    return isinstance(layer, _CONVOLUTIONS) or output.ndim == 2
 
 
 def _version(tensor: Tensor) -> int:

@@ -20,7 +20,7 @@ from joulewise.placement.placement import Placed, Placement
 from joulewise.placement.plan import At
 from joulewise.placement.private_copy import PrivateModel
 from joulewise.placement.process_state import Exact
-from joulewise.placement.straight_through import RangeSlope, clipped
+from joulewise.placement.straight_through import clipped, follow_range
 from joulewise.words import check_storable
 
 __all__ = ["Memory", "loaded", "private_memory"]
@@ -225,9 +225,9 @@ class Memory:
         """
         stack = ExitStack()
         for name, alpha in self._ranges.items():
-            slope = RangeSlope(alpha, self._originals[name], self._clipped[name])
+            weights = self._originals[name], self._clipped[name]
             for parameter in _distinct(self._parameters[name]):
-                stack.callback(slope.follow(parameter))
+                stack.callback(follow_range(parameter, alpha, *weights))
         return stack.close
 
     @property

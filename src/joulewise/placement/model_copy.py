@@ -116,18 +116,9 @@ def _copy(model: nn.Module) -> nn.Module:
         raise ModelError(f"the model cannot be copied: {cause_of(error)}; {REBUILD}") from error
 
 
-_ATOMIC: tuple[type, ...] = (
-    str,
-    bytes,
-    int,
-    float,
-    complex,
-    bool,
-    type(None),
-    type,
-    types.FunctionType,
-)
-_ATOMIC += (types.BuiltinFunctionType, types.ModuleType, torch.dtype, torch.device)
+_ATOMIC: tuple[type, ...] = (str, bytes, int, float, complex, bool, type(None), type)
+_ATOMIC += (types.FunctionType, types.BuiltinFunctionType, types.ModuleType)
+_ATOMIC += (torch.dtype, torch.device)
 # Kept as they are: large, and no part of a forward pass.
 _SHARED = (Optimizer, LRScheduler, Dataset, DataLoader)
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -64,14 +63,8 @@ def extent(tensor: Tensor) -> tuple[int, int]:
     return start, start + (last + 1) * tensor.element_size()
 
 
-@dataclass(frozen=True, slots=True)
-class ParameterGroup:
-    """A parameter and its owners; several where modules share it.
-
-    Args:
-        tensor: The parameter, detached.
-        owners: Module paths and parameter names.
-    """
+class ParameterGroup(NamedTuple):
+    """A parameter, detached, and its owners; several where modules share it."""
 
     tensor: Tensor
     owners: tuple[Owner, ...]
