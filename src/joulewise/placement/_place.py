@@ -11,10 +11,10 @@ from torch import nn
 
 from joulewise.devices import Device
 from joulewise.errors import InputError, ModelError, check_kind, refuse
-from joulewise.placement.placement import Placed, Placement, counts_of
+from joulewise.placement.placement import Placed, Placement
 from joulewise.placement.process_state import guarded
 from joulewise.placement.storage import ParameterGroup, parameter_groups
-from joulewise.placement.tracing import Trace
+from joulewise.placement.tracing import Trace, trace
 
 __all__ = ["place"]
 
@@ -78,7 +78,7 @@ def place(
     placement = Placement(model=model, placed=stored, reliable_bits=0, rebuild=rebuild)
     if example_inputs is not None:
         layers = _layers(model) if activations is not None else []
-        counts = counts_of(placement, example_inputs, layers)
+        counts = trace(placement, example_inputs, layers)
         if activations is not None:
             extra = _place_activations(counts, activations, choice, layers)
             placement = replace(placement, placed=stored + extra)
@@ -94,11 +94,6 @@ def place(
 def _check_memories(
     weights: Device[Any] | None, activations: Device[Any] | None, inputs: Any
 ) -> None:
-    """Refuse what is no memory, none at all, and activations on a memory that does not fit.
-
-    Raises:
-        InputError: naming the argument.
-    """
     for field, device in (("weights", weights), ("activations", activations)):
         if device is not None:
             check_kind(field, device, Device, "a memory such as SRAM(bits=8), or None")

@@ -75,11 +75,6 @@ def tensor_pairs(model: nn.Module, private: nn.Module) -> list[tuple[str, Tensor
 
 
 def _check_apart(model: nn.Module, private: nn.Module) -> None:
-    """Refuse a copy that shares modules or tensors with the model.
-
-    Raises:
-        ModelError: naming the first.
-    """
     kinds = (nn.Module.named_modules, nn.Module.named_parameters, nn.Module.named_buffers)
     for named in kinds:
         own = [part for _, part in named(model)]  # kept alive, so that identities stay theirs

@@ -12,13 +12,12 @@ from torch import Tensor, nn
 from joulewise.devices import Device, Point, Traffic
 from joulewise.errors import InputError, ModelError, OperatingPointError, check_kind, refuse
 from joulewise.placement.plan import At, Fit, Plan
-from joulewise.placement.private_copy import PrivateModel
 from joulewise.placement.process_state import guarded
-from joulewise.placement.storage import Owner, owned_parameters, parameter_groups
+from joulewise.placement.storage import Owner, owned_parameters
 from joulewise.placement.tracing import Trace, trace
 from joulewise.results import Result
 
-__all__ = ["Placed", "Placement", "counts_of"]
+__all__ = ["Placed", "Placement"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,7 +133,7 @@ class Placement(Result):
         """This placement with accesses counted in one forward pass over ``inputs``."""
         if self.traced:
             return self
-        return self.counted(counts_of(self, inputs))
+        return self.counted(trace(self, inputs))
 
     def counted(self, counts: Trace) -> Placement:
         """This placement with the accesses of a trace.
@@ -230,11 +229,7 @@ class Placement(Result):
 
 
 def _check_channels(placed: Placed, point: Point) -> None:
-    """Refuse points for channels that a tensor does not have.
-
-    Raises:
-        OperatingPointError: naming the tensor.
-    """
+    """Refuse points for channels that a tensor does not have."""
     if not isinstance(point, Tensor) or point.ndim == 0:
         return
     if not placed.device.knob.channels and point.ndim > 1:
@@ -250,24 +245,6 @@ def _check_channels(placed: Placed, point: Point) -> None:
     if len(point) != placed.channels:
         allowed = f"{placed.channels}, one for each output channel, or one for the whole tensor"
         refuse(f"the points of {placed.name}", len(point), allowed, OperatingPointError)
-
-
-def counts_of(placement: Placement, inputs: Any, layers: Sequence[str] = ()) -> Trace:
-    """Access and operation counts of one forward pass of a private copy of the model.
-
-    Args:
-        placement: The model and its memories.
-        inputs: A batch.
-        layers: Modules whose inputs are counted too.
-    """
-    owners = {name: group.owners for name, group in parameter_groups(placement.model).items()}
-    private = PrivateModel(placement.model, owners, placement.rebuild)
-    for name, original in private.originals.items():
-        clone = original.clone()
-        for parameter in private.parameters[name]:
-            parameter.data = clone
-    computing = [placed.name for placed in placement.placed if placed.device.array is not None]
-    return trace(private, layers, inputs, computing)
 
 
 def _traffic(tensor: Placed, counts: Trace) -> Traffic:

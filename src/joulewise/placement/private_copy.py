@@ -257,11 +257,6 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return func(*args, **kwargs)
 
     def _check(self, found: tuple[str, int] | None, does: str) -> None:
-        """Refuse a tensor of the original.
-
-        Raises:
-            ModelError: naming it.
-        """
         if found is not None:
             raise ModelError(
                 f"a copy of the model {does} {found[0]} of the model itself, so faults in the copy "

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -16,12 +16,15 @@ from torch.utils.flop_counter import flop_registry
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from joulewise.devices import MatrixInputs
-from joulewise.errors import ModelError
+from joulewise.errors import ModelError, refuse
 from joulewise.nested import batch_size, tensors_in
 from joulewise.placement.matrix_inputs import matrix_inputs_of
 from joulewise.placement.private_copy import PrivateModel
 from joulewise.placement.process_state import Exact, Opened
-from joulewise.placement.storage import Owners
+from joulewise.placement.storage import Owners, parameter_groups
+
+if TYPE_CHECKING:
+    from joulewise.placement.placement import Placement
 
 __all__ = ["ActivationTrace", "Trace", "float_inputs", "input_name", "trace"]
 
@@ -53,7 +56,7 @@ class Trace:
         called: Layers that were called as modules.
         macs: Multiply-accumulates, those without a weight (attention) included.
         macs_in_memory: Multiply-accumulates of the products in ``matrix_inputs``.
-        matrix_inputs: Inputs of the products with each parameter that was asked for.
+        matrix_inputs: Inputs of the products with each parameter on a memory that computes.
     """
 
     weight_reads: dict[str, float] = field(default_factory=dict)
@@ -81,13 +84,8 @@ def float_inputs(args: Any, kwargs: Any) -> list[Tensor]:
     return list(distinct.values())
 
 
-def trace(
-    private: PrivateModel,
-    layers: Sequence[str],
-    inputs: Any,
-    loaded: Collection[str] = (),
-) -> Trace:
-    """Run one batch and count, per sample.
+def trace(placement: Placement, inputs: Any, layers: Sequence[str] = ()) -> Trace:
+    """Run one batch through a private copy of the model and count, per sample.
 
     A weight is read once by each operation that consumes it, whatever the batch (one inference is a
     batch of one), except that an embedding reads only the rows that are looked up. Work that does
@@ -95,16 +93,22 @@ def trace(
     full; all else is divided by the samples.
 
     Args:
-        private: A copy of the model, whose parameters are watched.
-        layers: The modules whose inputs to watch.
+        placement: The model and its memories.
         inputs: A batch, first axis the samples.
-        loaded: The parameters whose products to record.
+        layers: The modules whose inputs to watch.
 
     Returns:
         The counts; a model that fails on these inputs is refused with a ``ModelError``.
     """
+    owners = {name: group.owners for name, group in parameter_groups(placement.model).items()}
+    private = PrivateModel(placement.model, owners, placement.rebuild)
+    for name, original in private.originals.items():
+        clone = original.clone()
+        for parameter in private.parameters[name]:
+            parameter.data = clone
     samples, found = batch_size(inputs), Trace()
-    counter = _Counter(found, private, samples, loaded)
+    computing = [placed.name for placed in placement.placed if placed.device.array is not None]
+    counter = _Counter(found, private, samples, computing)
     for layer in layers:
         module = private.modules[layer]
         if not isinstance(module, torch.jit.ScriptModule):  # which takes no hooks
@@ -170,10 +174,10 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts consumption of watched storages and multiply-accumulates, operation by operation."""
 
     def __init__(
-        self, found: Trace, private: PrivateModel, samples: int, loaded: Collection[str]
+        self, found: Trace, private: PrivateModel, samples: int, computing: Collection[str]
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.found, self.samples, self.loaded = found, samples, loaded
+        self.found, self.samples, self.computing = found, samples, computing
         self.parameters = {name: own[0].detach() for name, own in private.parameters.items()}
         self.originals = private.originals
         self._owners = Owners(self.parameters)
@@ -219,11 +223,6 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _count_uses(
         self, consumed: Sequence[Tensor], operation: Any, args: Any, share: int, macs: float
     ) -> None:
-        """Count reads of parameters, and record the inputs of products with those asked for.
-
-        Raises:
-            ModelError: if what a parameter is multiplied with is not finite.
-        """
         for tensor in consumed:
             if (owner := self._owners.find(tensor)) is None:
                 continue
@@ -232,15 +231,14 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if operation in _LOOK_UPS:
                 words = consumed[1].numel() / share * tensor.shape[-1]
             self.found.weight_reads[name] = self.found.weight_reads.get(name, 0.0) + words
-            if name not in self.loaded:
+            if name not in self.computing:
                 continue
             product = matrix_inputs_of(operation, args, tensor, self.parameters[name], share)
             if product is None:
                 continue
             if not math.isfinite(product.largest):
-                raise ModelError(
-                    f"what {name} is multiplied with is NaN or infinite in the traced pass"
-                )
+                got = "NaN or infinite in the traced pass"
+                refuse(f"what {name} is multiplied with", got, "finite activations", ModelError)
             # Kept as long as the placement: with the user's tensor, not with that of the copy.
             product = replace(product, weight=self.originals[name])
             self.found.matrix_inputs.setdefault(name, []).append(product)
