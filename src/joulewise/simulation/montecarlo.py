@@ -119,16 +119,8 @@ def sweep(
 ) -> tuple[Simulation, ...]:
     """Simulate several operating points on the same chips, so that chip noise is common to all.
 
-    Args:
-        placement: As for `simulate`.
-        data: As for `simulate`.
-        at: A list of operating points, each as for `simulate`, one for each result.
-        chips: As for `simulate`.
-        seed: As for `simulate`.
-        half_width: As for `simulate`, for each result on its own.
-        batch_size: As for `simulate`.
-        metric: As for `simulate`.
-        progress: As for `simulate`.
+    ``at`` is a list of operating points; the other arguments are those of `simulate`, with
+    ``half_width`` for each result on its own.
 
     Returns:
         One result for each of ``at``, in order.
