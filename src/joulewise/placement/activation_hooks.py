@@ -48,13 +48,7 @@ class Reading:
 def activation_hook(
     reading: Reading, layer: str, by_name: Mapping[str, Placed]
 ) -> Callable[..., Any]:
-    """Forward pre-hook that passes the placed inputs of a layer through their memory.
-
-    Args:
-        reading: Read again at each call.
-        layer: The layer's path.
-        by_name: Placed activations.
-    """
+    """Forward pre-hook that passes the placed inputs of a layer through their memory."""
 
     def pass_through(module: nn.Module, args: Any, kwargs: Any) -> Any:
         if reading.points is None:

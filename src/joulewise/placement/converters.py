@@ -45,11 +45,7 @@ class Converters:
 
     @classmethod
     def of(cls, placed: Placed, stored: Any) -> Converters | None:
-        """Calibrated with the vectors that were traced; None where all is exact.
-
-        Args:
-            placed: A weight.
-            stored: What its memory stored.
+        """Calibrate with the traced inputs of a weight, as stored; None where all is exact.
 
         Raises:
             InputError: if nothing was traced.

@@ -28,14 +28,10 @@ REBUILD = "give place(..., rebuild=a function that builds an equal model)"
 
 
 def copied(model: nn.Module, rebuild: Callable[[], nn.Module] | None = None) -> nn.Module:
-    """Copy a model; plain parameters of the copy are new ones over the same storage.
+    """Copy a model, or load its state into what ``rebuild`` builds.
 
-    Args:
-        model: Any module.
-        rebuild: Builds an equal model, which is given the state dict of ``model``; None for a copy.
-
-    Raises:
-        ModelError: if the model cannot be copied, or the copy shares modules or parameters with it.
+    Plain parameters of a copy are new ones over the same storage. A model that cannot be copied,
+    or whose copy shares modules or tensors with it, is refused with a `ModelError`.
     """
     check_stored(model)
     private = _copy(model) if rebuild is None else _rebuilt(model, rebuild)
@@ -56,10 +52,6 @@ def check_stored(model: nn.Module) -> None:
 
 def tensor_pairs(model: nn.Module, private: nn.Module) -> list[tuple[str, Tensor, Tensor]]:
     """Parameters and buffers of a model and its copy, by name.
-
-    Args:
-        model: The model.
-        private: Its copy.
 
     Raises:
         ModelError: if the copy has others.
@@ -134,7 +126,11 @@ def _memo(model: nn.Module) -> dict[int, Any]:
             continue
         seen.add(id(found))
         if type(found) is nn.Parameter:
-            memo[id(found)] = _parameter(found)
+            data = found.detach()
+            if data.is_inference():  # may not be pointed elsewhere
+                data = data.clone()
+            memo[id(found)] = new = nn.Parameter(data, requires_grad=found.requires_grad)
+            vars(new).update(vars(found))
         elif isinstance(found, Tensor):
             if found.grad_fn is not None:
                 memo[id(found)] = found.detach().clone()
@@ -143,15 +139,6 @@ def _memo(model: nn.Module) -> dict[int, Any]:
         else:
             waiting.extend(_parts(found))
     return memo
-
-
-def _parameter(parameter: nn.Parameter) -> nn.Parameter:
-    data = parameter.detach()
-    if data.is_inference():  # may not be pointed elsewhere
-        data = data.clone()
-    new = nn.Parameter(data, requires_grad=parameter.requires_grad)
-    vars(new).update(vars(parameter))
-    return new
 
 
 def _is_trainer(found: Any) -> bool:

@@ -54,11 +54,7 @@ class Placed:
         return self.shape[0] if self.role == "weight" and self.shape else None
 
     def parameters(self, modules: Mapping[str, nn.Module]) -> list[Tensor]:
-        """Current parameters of a weight, one for each owner.
-
-        Args:
-            modules: The modules of the model, by path.
-        """
+        """Current parameters of a weight in modules by path, one for each owner."""
         return owned_parameters(modules, self.owners)
 
 

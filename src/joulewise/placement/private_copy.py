@@ -54,7 +54,7 @@ def check_no_block(parameters: Iterable[Tensor], what: str) -> None:
     """Refuse parameters that a training block has replaced.
 
     Raises:
-        InputError: naming the first of them.
+        InputError: naming the first.
     """
     for parameter in parameters:
         if (name := _in_blocks.get(id(parameter))) is not None:
@@ -120,9 +120,6 @@ class PrivateModel:
 
         A model that draws random numbers draws the same ones in each pass. A model that writes to
         its inputs is given clones of them.
-
-        Args:
-            inputs: As for `joulewise.placement.execution.run`.
 
         Raises:
             ModelError: if the model fails, or its copy is not independent of it.
@@ -233,12 +230,7 @@ def _versions(nested: Any) -> list[int]:
 
 
 class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Dispatch mode that refuses operations on the original: reads of placed weights, any write.
-
-    Args:
-        placed: The original's placed tensors, by name.
-        given: All parameters and buffers of the original, by name.
-    """
+    """Dispatch mode that refuses reads of ``placed`` and writes to ``given``, the original's."""
 
     def __init__(self, placed: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

@@ -68,12 +68,6 @@ class _Switches:
             self._tokens.discard(token)
 
 
-def _fast_path() -> list[Switch]:
-    """Fused transformer layers call no submodule, so placed activations would pass them by."""
-    mha = torch.backends.mha
-    return [(mha.get_fastpath_enabled, mha.set_fastpath_enabled, False)]
-
-
 def _eager() -> list[Switch]:
     """A compiled graph leaves out what happens between its operations, or fails at it."""
     dynamo: Any = sys.modules.get("torch._dynamo.eval_frame")  # imported where something compiles
@@ -110,28 +104,26 @@ def _readable(read: Callable[[], Any]) -> bool:
     return True
 
 
-def _recurrent() -> list[Switch]:
-    """A recurrent layer as one operation hides its products from a trace."""
-    c = torch._C
-    return [
-        (c._get_mkldnn_enabled, c._set_mkldnn_enabled, False),
-        (c._get_cudnn_enabled, c._set_cudnn_enabled, False),
+_mha, _c, _cuda = torch.backends.mha, torch._C, torch.backends.cuda
+_EAGER, _FLOAT32 = _Switches(_eager), _Switches(_float32)
+# Fused transformer layers call no submodule, so placed activations would pass them by.
+_FAST_PATH = _Switches(lambda: [(_mha.get_fastpath_enabled, _mha.set_fastpath_enabled, False)])
+# A recurrent layer as one operation hides its products from a trace.
+_RECURRENT = _Switches(
+    lambda: [
+        (_c._get_mkldnn_enabled, _c._set_mkldnn_enabled, False),
+        (_c._get_cudnn_enabled, _c._set_cudnn_enabled, False),
     ]
-
-
-def _attention() -> list[Switch]:
-    """So does attention, whose gradient in one operation has no gradient either."""
-    cuda = torch.backends.cuda
-    return [
-        (cuda.flash_sdp_enabled, cuda.enable_flash_sdp, False),
-        (cuda.mem_efficient_sdp_enabled, cuda.enable_mem_efficient_sdp, False),
-        (cuda.cudnn_sdp_enabled, cuda.enable_cudnn_sdp, False),
-        (cuda.math_sdp_enabled, cuda.enable_math_sdp, True),
+)
+# So does attention, whose gradient in one operation has no gradient either.
+_ATTENTION = _Switches(
+    lambda: [
+        (_cuda.flash_sdp_enabled, _cuda.enable_flash_sdp, False),
+        (_cuda.mem_efficient_sdp_enabled, _cuda.enable_mem_efficient_sdp, False),
+        (_cuda.cudnn_sdp_enabled, _cuda.enable_cudnn_sdp, False),
+        (_cuda.math_sdp_enabled, _cuda.enable_math_sdp, True),
     ]
-
-
-_FAST_PATH, _EAGER = _Switches(_fast_path), _Switches(_eager)
-_FLOAT32, _RECURRENT, _ATTENTION = map(_Switches, (_float32, _recurrent, _attention))
+)
 
 
 class _Block:

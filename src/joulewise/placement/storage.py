@@ -18,12 +18,7 @@ Owner = tuple[str, str]
 
 
 def owned_parameters(modules: Mapping[str, nn.Module], owners: Sequence[Owner]) -> list[Tensor]:
-    """Parameters that modules have now, one for each owner.
-
-    Args:
-        modules: Modules of a model, by path.
-        owners: Owners of a weight.
-    """
+    """Parameters that modules, by path, have now; one for each owner."""
     found = (modules[path]._parameters[name] for path, name in owners)
     return [parameter for parameter in found if parameter is not None]
 
