@@ -17,7 +17,7 @@ from joulewise.placement.placement import Placed
 from joulewise.placement.straight_through import straight_through
 from joulewise.placement.tracing import float_inputs, input_name
 
-__all__ = ["Observer", "Reading", "activation_hook", "pass_on"]
+__all__ = ["Observer", "Reading", "pass_on", "pass_through"]
 
 Observer = Callable[[Placed, Tensor, Tensor, Tensor], Tensor]
 """Called with a placed activation, its input, the mean read and the variance, ``[batch, ...]``.
@@ -45,22 +45,23 @@ class Reading:
     samples: int | None = None
 
 
-def activation_hook(
-    reading: Reading, layer: str, by_name: Mapping[str, Placed]
-) -> Callable[..., Any]:
-    """Forward pre-hook that passes the placed inputs of a layer through their memory."""
-
-    def pass_through(module: nn.Module, args: Any, kwargs: Any) -> Any:
-        if reading.points is None:
-            return None
-        read: dict[int, Tensor] = {}
-        for position, tensor in enumerate(float_inputs(args, kwargs)):
-            placed = by_name.get(input_name(layer, position))
-            if placed is not None:
-                read[id(tensor)] = _round_trip(reading, placed, tensor)
-        return _swap(args, read), _swap(kwargs, read)
-
-    return pass_through
+def pass_through(
+    reading: Reading,
+    layer: str,
+    by_name: Mapping[str, Placed],
+    module: nn.Module,
+    args: Any,
+    kwargs: Any,
+) -> Any:
+    """Pass the placed inputs of a layer through their memory, in a forward pre-hook."""
+    if reading.points is None:
+        return None
+    read: dict[int, Tensor] = {}
+    for position, tensor in enumerate(float_inputs(args, kwargs)):
+        placed = by_name.get(input_name(layer, position))
+        if placed is not None:
+            read[id(tensor)] = _round_trip(reading, placed, tensor)
+    return _swap(args, read), _swap(kwargs, read)
 
 
 def _round_trip(reading: Reading, placed: Placed, tensor: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -138,17 +139,14 @@ def check_finite(model: nn.Module, inputs: Any, output: Any, when: str) -> None:
     # A second pass, with hooks: hooks on all layers would slow down every pass.
     guilty: list[str] = []
 
-    def look(name: str) -> Callable[[nn.Module, Any, Any], None]:
-        def see(module: nn.Module, args: Any, found: Any) -> None:
-            if not all(bool(t.isfinite().all()) for t in tensors_in(found)):
-                guilty.append(name)
-
-        return see
+    def look(name: str, module: nn.Module, args: Any, found: Any) -> None:
+        if not all(bool(t.isfinite().all()) for t in tensors_in(found)):
+            guilty.append(name)
 
     with ExitStack() as stack:
         for name, module in model.named_modules():
             if name and not isinstance(module, torch.jit.ScriptModule):
-                stack.callback(module.register_forward_hook(look(name)).remove)
+                stack.callback(module.register_forward_hook(partial(look, name)).remove)
         with torch.no_grad():
             run(model, inputs)
     first = f"the output of {guilty[0]}" if guilty else "the model's output"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from joulewise.devices import Chip, Point, ReadMoments
 from joulewise.errors import ModelError, check_count, check_kind, refuse
 from joulewise.nested import batch_size
-from joulewise.placement.activation_hooks import Observer, Reading, activation_hook, pass_on
+from joulewise.placement.activation_hooks import Observer, Reading, pass_on, pass_through
 from joulewise.placement.converters import Conversion, Converters
 from joulewise.placement.execution import run, tensor_of
 from joulewise.placement.placement import Placed, Placement
@@ -277,7 +278,7 @@ class Memory:
         if self.watches:
             self._watch(stack)
         for layer in {path for p in by_name.values() for path, _ in p.owners}:
-            hook = activation_hook(self._reading, layer, by_name)
+            hook = partial(pass_through, self._reading, layer, by_name)
             module = self._modules[layer]
             stack.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
         return stack.close

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -112,26 +113,25 @@ def trace(placement: Placement, inputs: Any, layers: Sequence[str] = ()) -> Trac
     for layer in layers:
         module = private.modules[layer]
         if not isinstance(module, torch.jit.ScriptModule):  # which takes no hooks
-            module.register_forward_pre_hook(_watch(layer, found, samples), with_kwargs=True)
+            hook = partial(_look, found, samples, layer)
+            module.register_forward_pre_hook(hook, with_kwargs=True)
     counter.mark(inputs)
     with Exact(private.model), Opened(), torch.no_grad(), counter:
         private.run(inputs)
     return found
 
 
-def _watch(layer: str, found: Trace, samples: int) -> Callable[[nn.Module, Any, Any], None]:
-    """Pre-hook that looks at layer inputs and leaves them as they are."""
-
-    def look(module: nn.Module, args: Any, kwargs: Any) -> None:
-        found.called.add(layer)
-        packed = any(isinstance(arg, PackedSequence) for arg in (*args, *kwargs.values()))
-        for position, tensor in enumerate(float_inputs(args, kwargs)):
-            odd = "a packed sequence" if packed else _odd_layout(module, tensor, position)
-            name = input_name(layer, position)
-            now, before = _activation(name, tensor, odd, samples), found.activations.get(name)
-            found.activations[name] = now if before is None else _together(before, now)
-
-    return look
+def _look(
+    found: Trace, samples: int, layer: str, module: nn.Module, args: Any, kwargs: Any
+) -> None:
+    """Look at the inputs of a layer, in a pre-hook that leaves them as they are."""
+    found.called.add(layer)
+    packed = any(isinstance(arg, PackedSequence) for arg in (*args, *kwargs.values()))
+    for position, tensor in enumerate(float_inputs(args, kwargs)):
+        odd = "a packed sequence" if packed else _odd_layout(module, tensor, position)
+        name = input_name(layer, position)
+        now, before = _activation(name, tensor, odd, samples), found.activations.get(name)
+        found.activations[name] = now if before is None else _together(before, now)
 
 
 def _activation(name: str, tensor: Tensor, odd: str | None, samples: int) -> ActivationTrace:
