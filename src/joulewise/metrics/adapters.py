@@ -56,7 +56,7 @@ class FunctionMetric(MeanMetric):
     name: str
     higher_is_better: bool
     bounds: tuple[float, float] = _UNBOUNDED
-    raw: bool = field(default=True, init=False, repr=False)
+    raw = True
 
     def __post_init__(self) -> None:
         if not callable(self.function):
@@ -94,7 +94,7 @@ class _Adapted(Metric):
     name: str
     higher_is_better: bool
     bounds: tuple[float, float]
-    raw: bool = field(default=True, init=False, repr=False)
+    raw = True
 
     def new(self) -> Accumulator:
         return _AdaptedPass(self)
