@@ -173,18 +173,11 @@ class Exact(_Block):
         super().__init__(_FAST_PATH, *[_EAGER] * eager, *[_FLOAT32] * on_gpu)
 
 
-class Opened(_Block):
-    """Recurrent layers and attention run as the products that they are made of."""
+Opened = partial(_Block, _RECURRENT, _ATTENTION)
+"""Recurrent layers and attention run as the products that they are made of."""
 
-    def __init__(self) -> None:
-        super().__init__(_RECURRENT, _ATTENTION)
-
-
-class TwiceDifferentiable(_Block):
-    """Attention runs as the products that it is made of, whose gradients have gradients."""
-
-    def __init__(self) -> None:
-        super().__init__(_ATTENTION)
+TwiceDifferentiable = partial(_Block, _ATTENTION)
+"""Attention runs as the products that it is made of, whose gradients have gradients."""
 
 
 def guarded(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
