@@ -15,7 +15,7 @@ from joulewise.errors import ModelError, refuse
 from joulewise.nested import tensors_in
 from joulewise.placement.placement import Placed
 from joulewise.placement.straight_through import straight_through
-from joulewise.placement.tracing import float_inputs, input_name
+from joulewise.placement.tracing import layer_inputs
 
 __all__ = ["Observer", "Reading", "pass_on", "pass_through"]
 
@@ -57,10 +57,9 @@ def pass_through(
     if reading.points is None:
         return None
     read: dict[int, Tensor] = {}
-    for position, tensor in enumerate(float_inputs(args, kwargs)):
-        placed = by_name.get(input_name(layer, position))
-        if placed is not None:
-            read[id(tensor)] = _round_trip(reading, placed, tensor)
+    for name, tensor in layer_inputs(layer, args, kwargs).items():
+        if name in by_name:
+            read[id(tensor)] = _round_trip(reading, by_name[name], tensor)
     return _swap(args, read), _swap(kwargs, read)
 
 

@@ -30,11 +30,20 @@ REBUILD = "give place(..., rebuild=a function that builds an equal model)"
 def copied(model: nn.Module, rebuild: Callable[[], nn.Module] | None = None) -> nn.Module:
     """Copy a model, or load its state into what ``rebuild`` builds.
 
-    Plain parameters of a copy are new ones over the same storage. A model that cannot be copied,
-    or whose copy shares modules or tensors with it, is refused with a `ModelError`.
+    Plain parameters of a copy are new ones over the same storage.
+
+    Raises:
+        ModelError: if the model cannot be copied, or the copy shares modules or tensors with it.
     """
     check_stored(model)
-    private = _copy(model) if rebuild is None else _rebuilt(model, rebuild)
+    if rebuild is not None:
+        private = _rebuilt(model, rebuild)
+    else:
+        try:
+            with torch.no_grad():  # clones of a ScriptModule would have a history
+                private = copy.deepcopy(model, _memo(model))
+        except Exception as error:
+            raise ModelError(f"the model cannot be copied: {cause_of(error)}; {REBUILD}") from error
     _check_apart(model, private)
     return private
 
@@ -67,16 +76,16 @@ def tensor_pairs(model: nn.Module, private: nn.Module) -> list[tuple[str, Tensor
 
 
 def _check_apart(model: nn.Module, private: nn.Module) -> None:
-    kinds = (nn.Module.named_modules, nn.Module.named_parameters, nn.Module.named_buffers)
-    for named in kinds:
-        own = [part for _, part in named(model)]  # kept alive, so that identities stay theirs
-        identities = set(map(id, own))
-        for name, part in named(private):
-            if id(part) in identities:
-                raise ModelError(
-                    f"{name or 'the model'} cannot be copied: its copy is the object itself (a "
-                    f"__deepcopy__ that returns self); {REBUILD}"
-                )
+    own = [*model.modules(), *model.parameters(), *model.buffers()]  # kept: identities stay theirs
+    identities = set(map(id, own))
+    for name, part in chain(
+        private.named_modules(), private.named_parameters(), private.named_buffers()
+    ):
+        if id(part) in identities:
+            raise ModelError(
+                f"{name or 'the model'} cannot be copied: its copy is the object itself (a "
+                f"__deepcopy__ that returns self); {REBUILD}"
+            )
 
 
 def _rebuilt(model: nn.Module, rebuild: Callable[[], nn.Module]) -> nn.Module:
@@ -93,14 +102,6 @@ def _rebuilt(model: nn.Module, rebuild: Callable[[], nn.Module]) -> nn.Module:
             f"the model that rebuild gives is another one: {cause_of(error)}"
         ) from error
     return private
-
-
-def _copy(model: nn.Module) -> nn.Module:
-    try:
-        with torch.no_grad():  # clones of a ScriptModule would have a history
-            return copy.deepcopy(model, _memo(model))
-    except Exception as error:
-        raise ModelError(f"the model cannot be copied: {cause_of(error)}; {REBUILD}") from error
 
 
 _ATOMIC: tuple[type, ...] = (str, bytes, int, float, complex, bool, type(None), type)

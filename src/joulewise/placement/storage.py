@@ -86,13 +86,9 @@ def parameter_groups(model: nn.Module) -> dict[str, ParameterGroup]:
     groups = {
         full: ParameterGroup(tensor, tuple(owners)) for full, tensor, owners in found.values()
     }
-    _check_apart(groups)
-    return groups
-
-
-def _check_apart(groups: Mapping[str, ParameterGroup]) -> None:
     spans = sorted((*extent(group.tensor), name) for name, group in groups.items())
     for (_, end, first), (start, _, second) in zip(spans, spans[1:], strict=False):
         if start < end:
             allowed = "parameters that share all of their storage, laid out alike, or none"
             refuse(f"the storage of {second}", f"in part that of {first}", allowed, ModelError)
+    return groups

@@ -27,7 +27,7 @@ from joulewise.placement.storage import Owners, parameter_groups
 if TYPE_CHECKING:
     from joulewise.placement.placement import Placement
 
-__all__ = ["ActivationTrace", "Trace", "float_inputs", "input_name", "trace"]
+__all__ = ["ActivationTrace", "Trace", "layer_inputs", "trace"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,21 +68,14 @@ class Trace:
     matrix_inputs: dict[str, list[MatrixInputs]] = field(default_factory=dict)
 
 
-def input_name(layer: str, position: int) -> str:
-    """The name of a layer's input: ``conv1:input``, then ``conv1:input1`` for a second tensor."""
-    return f"{layer}:input{position or ''}"
-
-
-def float_inputs(args: Any, kwargs: Any) -> list[Tensor]:
+def layer_inputs(layer: str, args: Any, kwargs: Any) -> dict[str, Tensor]:
     """The distinct floating tensors among a layer's arguments, in order.
 
-    Self-attention is called with one tensor as query, key and value: it is stored once.
+    By name: ``conv1:input``, then ``conv1:input1`` for a second one. Self-attention is called with
+    one tensor as query, key and value: it is stored once.
     """
-    distinct: dict[int, Tensor] = {}
-    for tensor in tensors_in((args, kwargs)):
-        if tensor.is_floating_point():
-            distinct.setdefault(id(tensor), tensor)
-    return list(distinct.values())
+    distinct = {id(t): t for t in tensors_in((args, kwargs)) if t.is_floating_point()}
+    return {f"{layer}:input{number or ''}": t for number, t in enumerate(distinct.values())}
 
 
 def trace(placement: Placement, inputs: Any, layers: Sequence[str] = ()) -> Trace:
@@ -127,9 +120,8 @@ def _look(
     """Look at the inputs of a layer, in a pre-hook that leaves them as they are."""
     found.called.add(layer)
     packed = any(isinstance(arg, PackedSequence) for arg in (*args, *kwargs.values()))
-    for position, tensor in enumerate(float_inputs(args, kwargs)):
-        odd = "a packed sequence" if packed else _odd_layout(module, tensor, position)
-        name = input_name(layer, position)
+    for name, tensor in layer_inputs(layer, args, kwargs).items():
+        odd = "a packed sequence" if packed else _odd_layout(module, tensor, name)
         now, before = _activation(name, tensor, odd, samples), found.activations.get(name)
         found.activations[name] = now if before is None else _together(before, now)
 
@@ -151,9 +143,9 @@ def _activation(name: str, tensor: Tensor, odd: str | None, samples: int) -> Act
     return ActivationTrace(shape=shape, largest=largest, words_per_inference=words, refusal=refusal)
 
 
-def _odd_layout(module: nn.Module, tensor: Tensor, position: int) -> str | None:
+def _odd_layout(module: nn.Module, tensor: Tensor, name: str) -> str | None:
     """Layout of an input whose batch is not the first axis, by the attributes of the layer."""
-    if isinstance(module, nn.RNNBase) and position:
+    if isinstance(module, nn.RNNBase) and not name.endswith(":input"):
         return "a recurrent state, with the batch on its second axis"
     if getattr(module, "batch_first", True) is False and tensor.ndim == 3:
         return "laid out with the sequence first (batch_first=False)"
