@@ -16,7 +16,7 @@ from joulewise.placement.batches import Batch
 from joulewise.placement.execution import check_finite, main_tensor
 from joulewise.placement.memory import Memory
 
-__all__ = ["Reference", "Score", "reference_pass", "score_pass"]
+__all__ = ["Reference", "reference_pass", "score_pass"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,20 +33,6 @@ class Reference:
     outputs: Sequence[Tensor | None]
     metric: Metric | None
     value: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Score:
-    """Metric and output error of one pass over the data.
-
-    Args:
-        value: Value of the metric; None without targets, or if the pass failed.
-        mse: Squared difference to the outputs of the model as given, mean over outputs and samples;
-            None where outputs have no fixed shape.
-    """
-
-    value: float | None
-    mse: float | None
 
 
 def reference_pass(
@@ -103,13 +89,20 @@ def reference_pass(
     return Reference(outputs, resolved, value)
 
 
-def score_pass(memory: Memory, batches: Sequence[Batch], reference: Reference) -> Score:
+def score_pass(
+    memory: Memory, batches: Sequence[Batch], reference: Reference
+) -> tuple[float | None, float | None]:
     """Run the model over the data with the tensors that the memory reads.
 
     Args:
         memory: Set to the tensors to compute with.
         batches: The data.
         reference: The pass of the model as given.
+
+    Returns:
+        Value of the metric, None without targets or if the pass failed; and squared difference to
+        the outputs of the model as given, mean over outputs and samples, None where outputs have
+        no fixed shape.
     """
     metric = reference.metric
     accumulator = None if metric is None else metric.new()
@@ -127,4 +120,4 @@ def score_pass(memory: Memory, batches: Sequence[Batch], reference: Reference) -
         if metric is not None and accumulator is not None:  # last: a metric may work in place
             accumulator.update(output if metric.raw else tensor, batch.targets)
     value = None if accumulator is None else accumulator.compute()
-    return Score(value, error / count if fixed and count else None)
+    return value, error / count if fixed and count else None
