@@ -79,6 +79,18 @@ def test_a_model_that_keeps_state_meets_each_chip_in_its_first_state():
     assert vars(model)["seen"] == before["seen"] == [] and model.cache == {} and model.last is None
 
 
+def test_state_that_only_a_later_batch_changes_is_put_back_too():
+    def forward(m, x):
+        m.large += float(x.mean()) > 1
+        return m.f(x) * (1 + m.large)
+
+    model = Function(forward, f=nn.Linear(4, 4))
+    model.large = 0
+    batches = [(rand(2, 4), classes(2)), (rand(2, 4) + 9, classes(2))]
+    reliable = simulate(place(model, weights=W), batches, at={"eta": 1.0}, chips=3)
+    assert reliable.mse == (reliable.ideal_mse,) * 3 and model.large == 0
+
+
 @pytest.mark.parametrize("eval", [True, False])
 def test_a_model_that_draws_random_numbers_gives_the_same_result_twice(eval):
     model = Function(lambda m, x: m.f(nn.functional.dropout(x, 0.5)), f=nn.Linear(8, 4))
