@@ -218,12 +218,27 @@ class Plan(Mapping[str, Mapping[str, Point]]):
         if not self.fits:
             allowed = "placement.plan(plan), which says what the plan is for"
             refuse("the plan", "made by hand, for no placement", allowed)
-        fields = _File.of(self).model_dump(mode="json")
-        lines = ",\n    ".join(json.dumps(tensor) for tensor in fields.pop("tensors"))
-        parts = [f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in fields.items()]
-        parts.insert(2, f'  "tensors": [\n    {lines}\n  ]')
+        devices: list[dict[str, Any]] = []
+        tensors = []
+        for name, setting in self.to_dict().items():
+            ((knob, point),) = setting.items()
+            fit = self.fits[name]
+            device = {"knob": knob, **fit.device}
+            if device not in devices:
+                devices.append(device)
+            index = devices.index(device)
+            row = {"name": name, "role": fit.role, "shape": fit.shape, "device": index}
+            tensors.append(json.dumps(row | {"point": point}))
+        fields = {
+            "joulewise_plan": "1",
+            "devices": json.dumps(devices),
+            "tensors": "[\n    " + ",\n    ".join(tensors) + "\n  ]",
+            "weights": json.dumps(self.weights),
+            "note": json.dumps(dict(self.note)),
+        }
+        lines = ",\n".join(f'  "{name}": {value}' for name, value in fields.items())
         try:
-            write_atomically(path, "{\n" + ",\n".join(parts) + "\n}\n")
+            write_atomically(path, f"{{\n{lines}\n}}\n")
         except OSError as error:
             raise InputError(f"the plan {path} cannot be written: {error}") from error
 
@@ -254,27 +269,6 @@ class _File(BaseModel):
     tensors: tuple[_Tensor, ...]
     weights: str | None
     note: dict[str, Any] = {}
-
-    @classmethod
-    def of(cls, plan: Plan) -> _File:
-        devices: list[dict[str, Any]] = []
-        tensors = []
-        for name, setting in plan.to_dict().items():
-            ((knob, point),) = setting.items()
-            fit = plan.fits[name]
-            device = {"knob": knob, **fit.device}
-            if device not in devices:
-                devices.append(device)
-            index = devices.index(device)
-            tensors.append(
-                _Tensor(name=name, role=fit.role, shape=fit.shape, device=index, point=point)
-            )
-        return cls(
-            devices=tuple(devices),
-            tensors=tuple(tensors),
-            weights=plan.weights,
-            note=dict(plan.note),
-        )
 
     def plan(self) -> Plan:
         settings: dict[str, Mapping[str, Any]] = {}
