@@ -40,6 +40,7 @@ class Memory:
 
     Attributes:
         placement: As given, with the model that computes.
+        parameters: The model's parameters of each placed weight, one for each owner.
         stored: Each placed weight, as its device stores it.
         converters: Converters of each weight whose arrays round.
     """
@@ -54,12 +55,12 @@ class Memory:
         self._private = private
         if private is not None:
             placement = replace(placement, model=private.model)
-            self._modules, self._parameters = private.modules, private.parameters
+            self._modules, self.parameters = private.modules, private.parameters
             self._originals = private.originals
         else:
             self._modules = dict(placement.model.named_modules())
-            self._parameters = {p.name: p.parameters(self._modules) for p in self._weights}
-            self._originals = {name: own[0].detach() for name, own in self._parameters.items()}
+            self.parameters = {p.name: p.parameters(self._modules) for p in self._weights}
+            self._originals = {name: own[0].detach() for name, own in self.parameters.items()}
         self.placement = placement
         self._ranges = ranges or {}
         self._clipped = self._originals | {
@@ -202,7 +203,7 @@ class Memory:
 
         Backward passes through graphs that kept the weights are refused from now on.
         """
-        own = (p for owned in self._parameters.values() for p in _distinct(owned))
+        own = (p for owned in self.parameters.values() for p in _distinct(owned))
         torch.autograd.graph.increment_version(list(own))
         torch.clear_autocast_cache()
 
@@ -213,7 +214,7 @@ class Memory:
             stored, read = self._ideal(placed), self._current[placed.name]
             # Multiplicative noise: d read / d stored = read / stored.
             ratio = torch.where(stored == 0, 1.0, read / stored)
-            for parameter in _distinct(self._parameters[placed.name]):
+            for parameter in _distinct(self.parameters[placed.name]):
                 if parameter.requires_grad:
                     hook: Any = parameter.register_hook(ratio.mul)  # type: ignore[no-untyped-call]
                     stack.callback(hook.remove)
@@ -227,19 +228,14 @@ class Memory:
         stack = ExitStack()
         for name, alpha in self._ranges.items():
             weights = self._originals[name], self._clipped[name]
-            for parameter in _distinct(self._parameters[name]):
+            for parameter in _distinct(self.parameters[name]):
                 stack.callback(follow_range(parameter, alpha, *weights))
         return stack.close
-
-    @property
-    def parameters(self) -> Mapping[str, Sequence[Tensor]]:
-        """The model's parameters of each placed weight, one for each owner."""
-        return self._parameters
 
     def differs(self) -> bool:
         """True if any weight that the model computes with differs from a perfect memory's."""
         return any(
-            not torch.equal(self._parameters[p.name][0], self._ideal(p)) for p in self._weights
+            not torch.equal(self.parameters[p.name][0], self._ideal(p)) for p in self._weights
         )
 
     def _install(
@@ -254,7 +250,7 @@ class Memory:
         if self._private is None:  # all reads first: an exception leaves the model intact
             tensors = list(tensors)
         if self._in_table:
-            self._set_in_tables(self._parameters)
+            self._set_in_tables(self.parameters)
             self._in_table = False
         self._reading.points, self._reading.chip = points, chip
         self._reading.observer, self._reading.convert = observer, convert
@@ -267,7 +263,7 @@ class Memory:
         """Point parameters at tensors, one by one, so that no two sets of weights coexist."""
         # ``.data``, not the object: modules may hold other references to a parameter.
         for name, tensor in tensors:
-            for parameter in self._parameters[name]:
+            for parameter in self.parameters[name]:
                 parameter.data = tensor
             self._current[name] = tensor
 
