@@ -16,7 +16,7 @@ from torch import Tensor
 
 from joulewise.errors import DataError, refuse
 from joulewise.metrics.metric import Accumulator, MeanMetric, Metric
-from joulewise.nested import tensors_in
+from joulewise.nested import all_finite, tensors_in
 from joulewise.user_code import cause_of
 
 __all__ = ["FunctionMetric", "as_metric"]
@@ -76,7 +76,7 @@ class FunctionMetric(MeanMetric):
         if isinstance(outputs, Tensor) and len(outputs) == len(found):
             finite = outputs.reshape(len(outputs), -1).isfinite().all(1)
             found = found.double().where(finite, low if self.higher_is_better else high)
-        elif not _all_finite(outputs):  # not known for which samples
+        elif not all_finite(outputs):  # not known for which samples
             return torch.full_like(found, math.nan, dtype=torch.float64)
         outside = (found < low) | (found > high)
         if bool(outside.any()):
@@ -108,7 +108,7 @@ class _AdaptedPass(Accumulator):
 
     def update(self, outputs: Any, targets: Any) -> None:
         # torch.argmax ranks NaN highest, so torchmetrics could count a NaN output as correct.
-        if not _all_finite(outputs):
+        if not all_finite(outputs):
             self.failure = "an output is NaN or infinite"
         if self.failure:
             return
@@ -214,7 +214,3 @@ def _guarded(name: str, call: Callable[..., Any], *args: Any) -> Any:
             f"{name} failed with {cause_of(error)}; allowed: outputs and targets that it takes, or "
             "another metric"
         ) from error
-
-
-def _all_finite(nested: Any) -> bool:
-    return all(bool(tensor.isfinite().all()) for tensor in tensors_in(nested))

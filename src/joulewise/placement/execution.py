@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import PackedSequence
 from torch.utils.checkpoint import CheckpointError
 
 from joulewise.errors import JoulewiseError, ModelError, refuse
-from joulewise.nested import tensors_in
+from joulewise.nested import all_finite, tensors_in
 from joulewise.user_code import cause_of
 
 __all__ = [
@@ -134,13 +134,13 @@ def check_finite(model: nn.Module, inputs: Any, output: Any, when: str) -> None:
     Raises:
         ModelError: naming the layer.
     """
-    if all(bool(tensor.isfinite().all()) for tensor in tensors_in(output)):
+    if all_finite(output):
         return
     # A second pass, with hooks: hooks on all layers would slow down every pass.
     guilty: list[str] = []
 
     def look(name: str, module: nn.Module, args: Any, found: Any) -> None:
-        if not all(bool(t.isfinite().all()) for t in tensors_in(found)):
+        if not all_finite(found):
             guilty.append(name)
 
     with ExitStack() as stack:
