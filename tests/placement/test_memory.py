@@ -473,14 +473,19 @@ def test_ctrl_c_in_a_loaded_copy_leaves_nothing_behind():
         assert not torch.equal(faulty(torch.ones(2, 3)), model(torch.ones(2, 3)))
 
 
-def test_a_loaded_copy_that_computes_with_the_model_is_refused():
+@pytest.mark.parametrize("before", [True, False])
+def test_a_loaded_copy_that_computes_with_the_model_is_refused(before):
     model = nn.Linear(3, 3)
-    model.register_forward_hook(lambda module, args, output: output + model.weight.sum())
+    if before:
+        model.register_forward_pre_hook(lambda module, args: args[0] @ model.weight)
+    else:
+        model.register_forward_hook(lambda module, args, output: output + model.weight.sum())
     with (
         loaded(place(model, weights=W), at={"eta": 0.5}) as faulty,
         pytest.raises(ModelError, match="a copy of the model computes with weight of the model"),
     ):
         faulty(torch.ones(2, 3))
+    assert torch._C._len_torch_dispatch_stack() == 0
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script")

@@ -163,7 +163,8 @@ class PrivateModel:
         def leave(*_: Any) -> None:
             stack.close()
 
-        stack.callback(self.model.register_forward_pre_hook(enter).remove)
+        # First, so that pre-hooks of the user are watched too.
+        stack.callback(self.model.register_forward_pre_hook(enter, prepend=True).remove)
         stack.callback(self.model.register_forward_hook(leave, always_call=True).remove)
         return stack.close
 
