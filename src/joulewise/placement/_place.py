@@ -106,27 +106,20 @@ def _check_memories(
 
 
 class _Choice:
-    """Include and exclude patterns, and which of them matched anything."""
+    """Include and exclude patterns, and the names that they were asked for."""
 
     def __init__(self, include: Sequence[str], exclude: Sequence[str]) -> None:
         self.include, self.exclude = _patterns("include", include), _patterns("exclude", exclude)
-        self.used: set[str] = set()
         self.names: list[str] = []
 
     def takes(self, name: str, by_default: bool) -> bool:
         self.names.append(name)
-        excluded = self._matches(name, self.exclude)
-        included = self._matches(name, self.include)
-        return not excluded and (included if self.include else by_default)
-
-    def _matches(self, name: str, patterns: tuple[str, ...]) -> bool:
-        hits = [pattern for pattern in patterns if fnmatchcase(name, pattern)]
-        self.used.update(hits)
-        return bool(hits)
+        included = any(fnmatchcase(name, p) for p in self.include) if self.include else by_default
+        return included and not any(fnmatchcase(name, p) for p in self.exclude)
 
     def check_used(self) -> None:
         for pattern in (*self.include, *self.exclude):
-            if pattern not in self.used:
+            if not any(fnmatchcase(name, pattern) for name in self.names):
                 some = ", ".join(self.names[:6]) + (", ..." if len(self.names) > 6 else "")
                 refuse("the pattern", f"{pattern!r}, which matches no tensor", f"one of {some}")
 
