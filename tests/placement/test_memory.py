@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from transformers.modeling_outputs import BaseModelOutput
 
 from cases import CHIP, ETA, MODELS, A, Function, W, make, parameter, placed, rand, snapshot
 from gaussian_memory import GaussianMemory
@@ -214,8 +215,9 @@ Pair = namedtuple("Pair", "left right")
         lambda x: Pair(x, x + 1),
         lambda x: {"a": x, "b": [x + 1]},
         lambda x: OrderedDict(a=x, b=x + 1),
+        lambda x: BaseModelOutput(last_hidden_state=x, hidden_states=(x + 1,)),
     ],
-    ids=["list", "nested", "named tuple", "dict", "ordered dict"],
+    ids=["list", "nested", "named tuple", "dict", "ordered dict", "of transformers"],
 )
 def test_inputs_of_a_layer_in_any_nesting(pack):
     class Layer(nn.Module):

@@ -131,12 +131,12 @@ def _swap(nested: Any, read: Mapping[int, Tensor]) -> Any:
         return read.get(id(nested), nested)
     if not any(id(tensor) in read for tensor in tensors_in(nested)):
         return nested
-    if isinstance(nested, Mapping):
-        swapped = {key: _swap(value, read) for key, value in nested.items()}
-        if not isinstance(nested, MutableMapping):
-            return swapped
+    if isinstance(nested, MutableMapping):
         same = copy.copy(nested)
-        same.update(swapped)
+        for key, value in nested.items():  # an output of transformers refuses update()
+            same[key] = _swap(value, read)
         return same
+    if isinstance(nested, Mapping):
+        return {key: _swap(value, read) for key, value in nested.items()}
     values = [_swap(value, read) for value in nested]
     return type(nested)(*values) if hasattr(nested, "_fields") else type(nested)(values)
