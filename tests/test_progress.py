@@ -21,7 +21,7 @@ def test_a_bar_in_a_terminal(monkeypatch):
         for done in range(3):
             report("simulating", done, 2)
     assert "simulating" in sys.stderr.getvalue()
-    assert "100 %" in sys.stderr.getvalue()
+    assert "100%" in sys.stderr.getvalue()
 
 
 @pytest.mark.parametrize("progress", [True, False])

@@ -10,7 +10,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from joulewise.errors import InputError, refuse
 
-__all__ = ["batch_size", "cloned", "map_tensors", "tensors_in"]
+__all__ = ["all_finite", "batch_size", "cloned", "map_tensors", "tensors_in"]
 
 
 def tensors_in(nested: Any) -> Iterator[Tensor]:
@@ -23,6 +23,11 @@ def tensors_in(nested: Any) -> Iterator[Tensor]:
     elif isinstance(nested, (tuple, list)):
         for value in nested:
             yield from tensors_in(value)
+
+
+def all_finite(nested: Any) -> bool:
+    """True if no tensor of a nesting holds NaN or infinities."""
+    return all(bool(tensor.isfinite().all()) for tensor in tensors_in(nested))
 
 
 def batch_size(inputs: Any) -> int:

@@ -39,38 +39,21 @@ def reporting(progress: Progress) -> Iterator[Report]:
         yield progress
         return
     check_kind("progress", progress, bool, "True, False, or a function of step, done and expected")
-    if progress and _shown():
-        with _bar() as report:
+    notebook = "ipykernel" in sys.modules
+    if progress and (notebook or (sys.stderr is not None and sys.stderr.isatty())):
+        with _bar(notebook) as report:
             yield report
     else:
         yield silent
 
 
-def _shown() -> bool:
-    terminal = sys.stderr is not None and sys.stderr.isatty()
-    return "ipykernel" in sys.modules or terminal
-
-
 @contextmanager
-def _bar() -> Iterator[Report]:
+def _bar(notebook: bool) -> Iterator[Report]:
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+    from rich.progress import Progress, TimeElapsedColumn
 
-    columns = (
-        TextColumn("{task.description:<16}"),
-        BarColumn(bar_width=28),
-        TextColumn("{task.percentage:>3.0f} %"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    console = None if "ipykernel" in sys.modules else Console(stderr=True, highlight=False)
+    columns = (*Progress.get_default_columns(), TimeElapsedColumn())
+    console = None if notebook else Console(stderr=True, highlight=False)
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("", total=None)
 

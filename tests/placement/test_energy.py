@@ -173,13 +173,13 @@ def test_a_name_with_a_comma_is_quoted(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "line 1: the header is empty; allowed: name,reads,writes"),
-        ("# only\n", "line 1: the header is empty"),
+        ("", "counts.csv has no rows; allowed: a header name,reads,writes and rows"),
+        ("# only\n", "counts.csv has no rows"),
         ("# first\n0.weight,1,1\n", "line 2: the header is 0.weight,1,1; allowed: name,reads"),
         ("name,reads,writes\n\n1.weight,1,1\n", "line 3: name is 1.weight; allowed: a placed"),
-        ("name,reads,writes\n0.weight,many,1\n", "line 2 is '0.weight,many,1'; allowed: a name"),
-        ("name,reads,writes\n0.weight,1\n", "line 2 is '0.weight,1'; allowed: a name"),
-        ("name,reads,writes\n0.weight,1,000,0\n", "line 2 is '0.weight,1,000,0'; allowed: a name"),
+        ("name,reads,writes\n0.weight,many,1\n", "line 2 is '0.weight,many,1'; allowed: text and"),
+        ("name,reads,writes\n0.weight,1\n", "line 2 is '0.weight,1'; allowed: text and"),
+        ("name,reads,writes\n0.weight,1,000,0\n", "line 2 is '0.weight,1,000,0'; allowed: text"),
         ("name,reads,writes\n0.weight,-1,1\n", "line 2: reads is -1; allowed: 0 to 1e\\+30"),
         ("name,reads,writes\n0.weight,1,nan\n", "line 2: writes is nan"),
         ("name,reads,writes\n0.weight,inf,0\n", "line 2: reads is inf"),

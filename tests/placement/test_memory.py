@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from transformers.modeling_outputs import BaseModelOutput
 
 from cases import CHIP, ETA, MODELS, A, Function, W, make, parameter, placed, rand, snapshot
 from gaussian_memory import GaussianMemory
@@ -211,8 +212,9 @@ Pair = namedtuple("Pair", "left right")
         lambda x: Pair(x, x + 1),
         lambda x: {"a": x, "b": [x + 1]},
         lambda x: OrderedDict(a=x, b=x + 1),
+        lambda x: BaseModelOutput(last_hidden_state=x, hidden_states=(x + 1,)),
     ],
-    ids=["list", "nested", "named tuple", "dict", "ordered dict"],
+    ids=["list", "nested", "named tuple", "dict", "ordered dict", "of transformers"],
 )
 def test_inputs_of_a_layer_in_any_nesting(pack):
     class Layer(nn.Module):
@@ -470,14 +472,19 @@ def test_ctrl_c_in_a_loaded_copy_leaves_nothing_behind():
         assert not torch.equal(faulty(torch.ones(2, 3)), model(torch.ones(2, 3)))
 
 
-def test_a_loaded_copy_that_computes_with_the_model_is_refused():
+@pytest.mark.parametrize("before", [True, False])
+def test_a_loaded_copy_that_computes_with_the_model_is_refused(before):
     model = nn.Linear(3, 3)
-    model.register_forward_hook(lambda module, args, output: output + model.weight.sum())
+    if before:
+        model.register_forward_pre_hook(lambda module, args: args[0] @ model.weight)
+    else:
+        model.register_forward_hook(lambda module, args, output: output + model.weight.sum())
     with (
         loaded(place(model, weights=W), at={"eta": 0.5}) as faulty,
         pytest.raises(ModelError, match="a copy of the model computes with weight of the model"),
     ):
         faulty(torch.ones(2, 3))
+    assert torch._C._len_torch_dispatch_stack() == 0
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script")

@@ -76,7 +76,7 @@ def test_points_in_volts_are_read_as_they_were_written(tmp_path):
         (
             SRAM(),
             [[0.3], [0.5, 0.6], [0.7]],
-            "0.weight in the plan is given rows of 1 and 2 numbers",
+            "the plan for 0.weight is .*0.5, 0.6.*; allowed: numbers, as many in each row",
         ),
         (Crossbar(sigma=1e-6), [[2e-5]] * 4, "the points of 0.weight is 4; allowed: 3"),
     ],

@@ -3,11 +3,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from joulewise.placement.straight_through import RangeSlope, clipped, straight_through
+from joulewise.placement.straight_through import clipped, follow_range, straight_through
 
 
 def followed(weight, alpha):
-    return RangeSlope(alpha, weight.detach().clone(), clipped(weight, alpha)).follow(weight)
+    return follow_range(weight, alpha, weight.detach().clone(), clipped(weight, alpha))
 
 
 def example():

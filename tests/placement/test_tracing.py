@@ -10,7 +10,7 @@ from torch.nn.utils.rnn import pack_padded_sequence
 from joulewise.devices import SRAM
 from joulewise.errors import InputError, ModelError
 from joulewise.placement import place
-from joulewise.placement.tracing import float_inputs, input_name
+from joulewise.placement.tracing import layer_inputs
 
 
 def rand(*shape):
@@ -308,7 +308,8 @@ def test_tracing_leaves_the_model_and_torch_as_they_were():
     assert torch._C._get_mkldnn_enabled() is onednn and torch.is_grad_enabled()
 
 
-def test_float_inputs_are_distinct_and_in_order():
+def test_the_inputs_of_a_layer_are_distinct_and_in_order():
     a, b, ids = torch.ones(2), torch.zeros(2), torch.ones(2, dtype=torch.long)
-    assert [id(t) for t in float_inputs((b, [a, b], ids), {"k": a})] == [id(b), id(a)]
-    assert [input_name("f", 0), input_name("f", 2)] == ["f:input", "f:input2"]
+    found = layer_inputs("f", (b, [a, b], ids), {"k": a, "l": a + 1})
+    assert list(found) == ["f:input", "f:input1", "f:input2"]
+    assert found["f:input"] is b and found["f:input1"] is a

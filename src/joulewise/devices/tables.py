@@ -6,6 +6,7 @@ import csv
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,8 +18,13 @@ __all__ = ["interpolate", "read_csv"]
 
 
 def read_csv(
-    path: str | Path, columns: Sequence[str], kind: str, *, optional: Sequence[str] = ()
-) -> tuple[str, list[tuple[str, list[float]]]]:
+    path: str | Path,
+    columns: Sequence[str],
+    kind: str,
+    *,
+    optional: Sequence[str] = (),
+    texts: int = 0,
+) -> tuple[str, list[tuple[str, list[Any]]]]:
     """Read a CSV file of numbers with a header; lines that start with ``#`` are comments.
 
     Args:
@@ -26,9 +32,10 @@ def read_csv(
         columns: Names in the header.
         kind: The kind of table, for error messages.
         optional: Names that may follow in the header, all or none.
+        texts: Number of first columns that hold text.
 
     Returns:
-        The comments, joined; and for each row its place, for error messages, and its numbers.
+        The comments, joined; and for each row its place, for error messages, and its values.
 
     Raises:
         TableError: if the file cannot be read or a line is malformed; the message names the line.
@@ -38,8 +45,8 @@ def read_csv(
         lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise TableError(f"{kind} {path} cannot be read: {error}") from error
-    comments = " ".join(line.lstrip("# ").strip() for line in lines if line.startswith("#"))
-    numbered = [(n, line) for n, line in enumerate(lines, 1) if line.strip() and line[0] != "#"]
+    comments = " ".join(one.lstrip("# ").strip() for one in lines if one.lstrip()[:1] == "#")
+    numbered = [(n, line) for n, line in enumerate(lines, 1) if line.split("#")[0].strip()]
     names = ",".join(columns) + (f"[,{','.join(optional)}]" if optional else "")
     if not numbered:
         raise TableError(f"{path} has no rows; allowed: a header {names} and rows")
@@ -49,13 +56,15 @@ def read_csv(
         refuse(f"{path}, line {number}: the header", header, names, TableError)
     rows = []
     for number, line in numbered[1:]:
+        cells = next(csv.reader([line]))
         try:
-            values = [float(cell) for cell in next(csv.reader([line]))]
+            values = [*(cell.strip() for cell in cells[:texts]), *map(float, cells[texts:])]
         except ValueError:
             values = []
         if len(values) != len(given):
+            kinds = f"{len(given)} numbers" if not texts else "text and numbers"
             where = f"{path}, line {number}"
-            refuse(where, repr(line), f"{len(given)} numbers, {','.join(given)}", TableError)
+            refuse(where, repr(line), f"{kinds}, {','.join(given)}", TableError)
         rows.append((f"{path}, line {number}", values))
     return comments, rows
 

@@ -5,19 +5,16 @@ adapters   objects with the protocol of torchmetrics, and functions, as metrics
 standard   accuracy, token accuracy, negative log-likelihood, squared error; the default by targets
 """
 
-from joulewise.metrics.adapters import FunctionMetric as FunctionMetric
-from joulewise.metrics.adapters import as_metric as as_metric
-from joulewise.metrics.metric import Accumulator as Accumulator
-from joulewise.metrics.metric import MeanMetric as MeanMetric
-from joulewise.metrics.metric import Metric as Metric
-from joulewise.metrics.metric import NextToken as NextToken
-from joulewise.metrics.metric import margin as margin
-from joulewise.metrics.standard import Accuracy as Accuracy
-from joulewise.metrics.standard import MeanSquaredError as MeanSquaredError
-from joulewise.metrics.standard import NegativeLogLikelihood as NegativeLogLikelihood
-from joulewise.metrics.standard import TokenAccuracy as TokenAccuracy
-from joulewise.metrics.standard import default_metric as default_metric
-from joulewise.metrics.standard import resolve_metric as resolve_metric
+from joulewise.metrics.adapters import FunctionMetric, as_metric
+from joulewise.metrics.metric import Accumulator, MeanMetric, Metric, NextToken, margin
+from joulewise.metrics.standard import (
+    Accuracy,
+    MeanSquaredError,
+    NegativeLogLikelihood,
+    TokenAccuracy,
+    default_metric,
+    resolve_metric,
+)
 
 __all__ = [
     "Accumulator",

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from joulewise.errors import DataError, refuse
 from joulewise.metrics.metric import Accumulator, MeanMetric, Metric
-from joulewise.nested import tensors_in
+from joulewise.nested import all_finite, tensors_in
+from joulewise.user_code import cause_of
 
 __all__ = ["FunctionMetric", "as_metric"]
 
@@ -55,7 +56,7 @@ class FunctionMetric(MeanMetric):
     name: str
     higher_is_better: bool
     bounds: tuple[float, float] = _UNBOUNDED
-    raw: bool = field(default=True, init=False, repr=False)
+    raw = True
 
     def __post_init__(self) -> None:
         if not callable(self.function):
@@ -75,7 +76,7 @@ class FunctionMetric(MeanMetric):
         if isinstance(outputs, Tensor) and len(outputs) == len(found):
             finite = outputs.reshape(len(outputs), -1).isfinite().all(1)
             found = found.double().where(finite, low if self.higher_is_better else high)
-        elif not _all_finite(outputs):  # not known for which samples
+        elif not all_finite(outputs):  # not known for which samples
             return torch.full_like(found, math.nan, dtype=torch.float64)
         outside = (found < low) | (found > high)
         if bool(outside.any()):
@@ -93,7 +94,7 @@ class _Adapted(Metric):
     name: str
     higher_is_better: bool
     bounds: tuple[float, float]
-    raw: bool = field(default=True, init=False, repr=False)
+    raw = True
 
     def new(self) -> Accumulator:
         return _AdaptedPass(self)
@@ -107,7 +108,7 @@ class _AdaptedPass(Accumulator):
 
     def update(self, outputs: Any, targets: Any) -> None:
         # torch.argmax ranks NaN highest, so torchmetrics could count a NaN output as correct.
-        if not _all_finite(outputs):
+        if not all_finite(outputs):
             self.failure = "an output is NaN or infinite"
         if self.failure:
             return
@@ -184,11 +185,7 @@ def as_metric(
 
 
 def _check_facts(name: object, higher_is_better: object, bounds: tuple[float, float]) -> bool:
-    """Refuse a name, a direction or bounds of the wrong kind.
-
-    Returns:
-        The direction.
-    """
+    """Refuse a name, a direction or bounds of the wrong kind; return the direction."""
     if not isinstance(name, str) or not name:
         refuse("the name of a metric", repr(name), "a few words")
     if not isinstance(higher_is_better, bool):
@@ -199,34 +196,21 @@ def _check_facts(name: object, higher_is_better: object, bounds: tuple[float, fl
 
 
 def _copied(value: Any, name: str) -> Any:
-    """An independent copy.
-
-    Raises:
-        InputError: if there is none: passes in two threads would share their state.
-    """
+    """An independent copy: passes in two threads must not share their state."""
     try:
         copy, reason = deepcopy(value), "copies are the object itself"
     except Exception as error:
-        copy, reason = value, f"{type(error).__name__}: {error}"
+        copy, reason = value, cause_of(error)
     if copy is value:
         refuse(name, f"impossible to copy ({reason})", "an object that copy.deepcopy copies")
     return copy
 
 
 def _guarded(name: str, call: Callable[..., Any], *args: Any) -> Any:
-    """Call user code.
-
-    Raises:
-        DataError: naming the metric, if it raises an exception.
-    """
     try:
         return call(*args)
-    except Exception as error:
+    except Exception as error:  # the user's code: anything may happen
         raise DataError(
-            f"{name} failed with {type(error).__name__}: {' '.join(str(error).split())}; allowed: "
-            "outputs and targets that it takes, or another metric"
+            f"{name} failed with {cause_of(error)}; allowed: outputs and targets that it takes, or "
+            "another metric"
         ) from error
-
-
-def _all_finite(nested: Any) -> bool:
-    return all(bool(tensor.isfinite().all()) for tensor in tensors_in(nested))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -132,9 +132,6 @@ class NextToken(Metric):
     """
 
     metric: Metric
-    name: str = field(init=False, repr=False)
-    higher_is_better: bool = field(init=False, repr=False)
-    bounds: tuple[float, float] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", f"{self.metric.name} of the next token")

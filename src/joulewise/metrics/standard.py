@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Never
 
 import torch
@@ -89,8 +89,7 @@ class Accuracy(_ClassMetric):
 
     top_k: int = 1
     ignore_index: int | None = None
-    name: str = field(default="accuracy", init=False, repr=False)
-    axis, higher_is_better, bounds = 1, True, (0.0, 1.0)
+    name, axis, higher_is_better, bounds = "accuracy", 1, True, (0.0, 1.0)
 
     def __post_init__(self) -> None:
         if type(self.top_k) is not int or self.top_k < 1:

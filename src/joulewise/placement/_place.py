@@ -7,14 +7,14 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from joulewise.devices import Device
 from joulewise.errors import InputError, ModelError, check_kind, refuse
-from joulewise.placement.placement import Placed, Placement, counts_of
+from joulewise.placement.placement import Placed, Placement
 from joulewise.placement.process_state import guarded
 from joulewise.placement.storage import ParameterGroup, parameter_groups
-from joulewise.placement.tracing import Trace
+from joulewise.placement.tracing import Trace, trace
 
 __all__ = ["place"]
 
@@ -78,7 +78,7 @@ def place(
     placement = Placement(model=model, placed=stored, reliable_bits=0, rebuild=rebuild)
     if example_inputs is not None:
         layers = _layers(model) if activations is not None else []
-        counts = counts_of(placement, example_inputs, layers)
+        counts = trace(placement, example_inputs, layers)
         if activations is not None:
             extra = _place_activations(counts, activations, choice, layers)
             placement = replace(placement, placed=stored + extra)
@@ -87,18 +87,13 @@ def place(
     if not placement.placed:
         raise InputError("nothing is placed: every tensor is excluded or has fewer than two axes")
     placed = {tensor.name for tensor in placement.placed}
-    reliable = sum(_bits(group.tensor) for name, group in groups.items() if name not in placed)
+    reliable = sum(8 * g.tensor.nbytes for name, g in groups.items() if name not in placed)
     return replace(placement, reliable_bits=reliable)
 
 
 def _check_memories(
     weights: Device[Any] | None, activations: Device[Any] | None, inputs: Any
 ) -> None:
-    """Refuse what is no memory, none at all, and activations on a memory that does not fit.
-
-    Raises:
-        InputError: naming the argument.
-    """
     for field, device in (("weights", weights), ("activations", activations)):
         if device is not None:
             check_kind(field, device, Device, "a memory such as SRAM(bits=8), or None")
@@ -110,32 +105,21 @@ def _check_memories(
         raise InputError("activations need example_inputs=, a batch that sets their range")
 
 
-def _bits(tensor: Tensor) -> int:
-    return 8 * tensor.numel() * tensor.element_size()
-
-
 class _Choice:
-    """Include and exclude patterns, and which of them matched anything."""
+    """Include and exclude patterns, and the names that they were asked for."""
 
     def __init__(self, include: Sequence[str], exclude: Sequence[str]) -> None:
         self.include, self.exclude = _patterns("include", include), _patterns("exclude", exclude)
-        self.used: set[str] = set()
         self.names: list[str] = []
 
     def takes(self, name: str, by_default: bool) -> bool:
         self.names.append(name)
-        excluded = self._matches(name, self.exclude)
-        included = self._matches(name, self.include)
-        return not excluded and (included if self.include else by_default)
-
-    def _matches(self, name: str, patterns: tuple[str, ...]) -> bool:
-        hits = [pattern for pattern in patterns if fnmatchcase(name, pattern)]
-        self.used.update(hits)
-        return bool(hits)
+        included = any(fnmatchcase(name, p) for p in self.include) if self.include else by_default
+        return included and not any(fnmatchcase(name, p) for p in self.exclude)
 
     def check_used(self) -> None:
         for pattern in (*self.include, *self.exclude):
-            if pattern not in self.used:
+            if not any(fnmatchcase(name, pattern) for name in self.names):
                 some = ", ".join(self.names[:6]) + (", ..." if len(self.names) > 6 else "")
                 refuse("the pattern", f"{pattern!r}, which matches no tensor", f"one of {some}")
 
@@ -153,27 +137,18 @@ def _patterns(field: str, patterns: Iterable[str]) -> tuple[str, ...]:
 def _place_weights(
     groups: Mapping[str, ParameterGroup], device: Device[Any] | None, choice: _Choice
 ) -> tuple[Placed, ...]:
-    taken = {
-        name: group
-        for name, group in groups.items()
-        if choice.takes(name, group.tensor.ndim >= 2 and group.tensor.numel() > 0)
-    }
-    if device is None:  # patterns on weights count as used in any case
-        return ()
-    for name, group in taken.items():
-        if not group.tensor.is_floating_point():
+    placed = []
+    for name, (tensor, owners) in groups.items():
+        taken = choice.takes(name, tensor.ndim >= 2 and tensor.numel() > 0)
+        if not taken or device is None:  # patterns on weights count as used in any case
+            continue
+        if not tensor.is_floating_point():
             allowed = f"a floating dtype; exclude '{name}'"
-            refuse(f"the dtype of {name}", group.tensor.dtype, allowed, ModelError)
-    return tuple(
-        Placed(
-            name=name,
-            role="weight",
-            device=device,
-            shape=tuple(group.tensor.shape),
-            owners=group.owners,
-        )
-        for name, group in taken.items()
-    )
+            refuse(f"the dtype of {name}", tensor.dtype, allowed, ModelError)
+        shape = tuple(tensor.shape)
+        weight = Placed(name=name, role="weight", device=device, shape=shape, owners=owners)
+        placed.append(weight)
+    return tuple(placed)
 
 
 def _layers(model: nn.Module) -> list[str]:
@@ -198,12 +173,13 @@ def _place_activations(
                 f"the input of {layer} cannot be placed: the module is not called on its own in "
                 f"this model (its weight is used by the module around it); exclude '{layer}:input'"
             )
-    taken = {name: seen for name, seen in counts.activations.items() if choice.takes(name, True)}
-    for seen in taken.values():
+    placed = []
+    for name, seen in counts.activations.items():
+        if not choice.takes(name, True):
+            continue
         if seen.refusal is not None:
             raise ModelError(seen.refusal)
-    return tuple(
-        Placed(
+        activation = Placed(
             name=name,
             role="activation",
             device=device,
@@ -211,5 +187,5 @@ def _place_activations(
             owners=((name.rpartition(":")[0], ""),),
             limit=seen.largest or 1.0,
         )
-        for name, seen in taken.items()
-    )
+        placed.append(activation)
+    return tuple(placed)

@@ -15,9 +15,9 @@ from joulewise.errors import ModelError, refuse
 from joulewise.nested import tensors_in
 from joulewise.placement.placement import Placed
 from joulewise.placement.straight_through import straight_through
-from joulewise.placement.tracing import float_inputs, input_name
+from joulewise.placement.tracing import layer_inputs
 
-__all__ = ["Observer", "Reading", "activation_hook", "pass_on"]
+__all__ = ["Observer", "Reading", "pass_on", "pass_through"]
 
 Observer = Callable[[Placed, Tensor, Tensor, Tensor], Tensor]
 """Called with a placed activation, its input, the mean read and the variance, ``[batch, ...]``.
@@ -45,28 +45,22 @@ class Reading:
     samples: int | None = None
 
 
-def activation_hook(
-    reading: Reading, layer: str, by_name: Mapping[str, Placed]
-) -> Callable[..., Any]:
-    """Forward pre-hook that passes the placed inputs of a layer through their memory.
-
-    Args:
-        reading: Read again at each call.
-        layer: The layer's path.
-        by_name: Placed activations.
-    """
-
-    def pass_through(module: nn.Module, args: Any, kwargs: Any) -> Any:
-        if reading.points is None:
-            return None
-        read: dict[int, Tensor] = {}
-        for position, tensor in enumerate(float_inputs(args, kwargs)):
-            placed = by_name.get(input_name(layer, position))
-            if placed is not None:
-                read[id(tensor)] = _round_trip(reading, placed, tensor)
-        return _swap(args, read), _swap(kwargs, read)
-
-    return pass_through
+def pass_through(
+    reading: Reading,
+    layer: str,
+    by_name: Mapping[str, Placed],
+    module: nn.Module,
+    args: Any,
+    kwargs: Any,
+) -> Any:
+    """Pass the placed inputs of a layer through their memory, in a forward pre-hook."""
+    if reading.points is None:
+        return None
+    read: dict[int, Tensor] = {}
+    for name, tensor in layer_inputs(layer, args, kwargs).items():
+        if name in by_name:
+            read[id(tensor)] = _round_trip(reading, by_name[name], tensor)
+    return _swap(args, read), _swap(kwargs, read)
 
 
 def _round_trip(reading: Reading, placed: Placed, tensor: Tensor) -> Tensor:
@@ -137,12 +131,12 @@ def _swap(nested: Any, read: Mapping[int, Tensor]) -> Any:
         return read.get(id(nested), nested)
     if not any(id(tensor) in read for tensor in tensors_in(nested)):
         return nested
-    if isinstance(nested, Mapping):
-        swapped = {key: _swap(value, read) for key, value in nested.items()}
-        if not isinstance(nested, MutableMapping):
-            return swapped
+    if isinstance(nested, MutableMapping):
         same = copy.copy(nested)
-        same.update(swapped)
+        for key, value in nested.items():  # an output of transformers refuses update()
+            same[key] = _swap(value, read)
         return same
+    if isinstance(nested, Mapping):
+        return {key: _swap(value, read) for key, value in nested.items()}
     values = [_swap(value, read) for value in nested]
     return type(nested)(*values) if hasattr(nested, "_fields") else type(nested)(values)

@@ -82,11 +82,6 @@ def prepare(data: Split | Iterable[Any], model: nn.Module, batch: int | None = N
 
 
 def _iterable(data: Any, batch: int | None) -> Iterable[Any]:
-    """Iterable of batches from data of any supported type.
-
-    Raises:
-        DataError: if the type is not supported.
-    """
     batches = "batches such as [(inputs, targets)], a DataLoader, a torch Dataset or a Split"
     if isinstance(data, Split):
         return data.batches(batch or _fitting(data.inputs[0].numel()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -130,50 +131,34 @@ def _check_same(actual: Tensor, expected: Tensor) -> None:
 
 def _pairs(model: nn.Module, inputs: Any) -> list[tuple[str, str]]:
     """Layer and normalisation, where the output of the first is the input of the second."""
-    wiring = _Wiring()
+    # The output is kept alive, so that an id is not used again; its version tells of an activation
+    # in place in between.
+    made: dict[int, tuple[str, Tensor, int]] = {}
+    calls: Counter[str] = Counter()
+    pairs: list[tuple[str, str]] = []
+
+    def make(path: str, module: nn.Module, args: Any, output: Any) -> None:
+        calls[path] += 1
+        # A linear layer's features are on the last axis, a normalisation's on the second.
+        if isinstance(module, _CONVOLUTIONS) or output.ndim == 2:
+            made[id(output)] = (path, output, _version(output))
+
+    def consume(path: str, module: nn.Module, args: Any, kwargs: Any) -> None:
+        calls[path] += 1
+        (consumed,) = tensors_in((args, kwargs))
+        layer, _, version = made.get(id(consumed), ("", consumed, -1))
+        if _version(consumed) == version:
+            pairs.append((layer, path))
+
     private = PrivateModel(model, {})
     for path, module in private.modules.items():
         if isinstance(module, (*_CONVOLUTIONS, nn.Linear)):
-            module.register_forward_hook(wiring.made_by(path))
+            module.register_forward_hook(partial(make, path))
         elif isinstance(module, _NORMS) and module.running_mean is not None:
-            module.register_forward_pre_hook(wiring.consumed_by(path), with_kwargs=True)
+            module.register_forward_pre_hook(partial(consume, path), with_kwargs=True)
     with torch.no_grad():
         private.run(inputs)
-    return [pair for pair in wiring.pairs if all(wiring.calls[path] == 1 for path in pair)]
-
-
-class _Wiring:
-    """Hooks that see which layer's output is which normalisation's input."""
-
-    def __init__(self) -> None:
-        # The output is kept alive, so that an id is not used again; its version tells of an
-        # activation in place in between.
-        self.made: dict[int, tuple[str, Tensor, int]] = {}
-        self.calls: Counter[str] = Counter()
-        self.pairs: list[tuple[str, str]] = []
-
-    def made_by(self, path: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: Any, output: Any) -> None:
-            self.calls[path] += 1
-            if _foldable(module, output):
-                self.made[id(output)] = (path, output, _version(output))
-
-        return hook
-
-    def consumed_by(self, path: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
-            self.calls[path] += 1
-            (consumed,) = tensors_in((args, kwargs))
-            layer, _, version = self.made.get(id(consumed), ("", consumed, -1))
-            if _version(consumed) == version:
-                self.pairs.append((layer, path))
-
-        return hook
-
-
-def _foldable(layer: nn.Module, output: Tensor) -> bool:
-    # A linear layer's features are on the last axis, those of a normalisation on the second.
-    return isinstance(layer, _CONVOLUTIONS) or output.ndim == 2
+    return [pair for pair in pairs if all(calls[path] == 1 for path in pair)]
 
 
 def _version(tensor: Tensor) -> int:

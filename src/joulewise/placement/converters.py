@@ -45,11 +45,7 @@ class Converters:
 
     @classmethod
     def of(cls, placed: Placed, stored: Any) -> Converters | None:
-        """Calibrated with the vectors that were traced; None where all is exact.
-
-        Args:
-            placed: A weight.
-            stored: What its memory stored.
+        """Calibrate with the traced inputs of a weight, as stored; None where all is exact.
 
         Raises:
             InputError: if nothing was traced.
@@ -110,29 +106,23 @@ class Conversion(CompositeMode):
             self.__exit__(None, None, None)  # type: ignore[no-untyped-call]
 
     def called(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        """See `CompositeMode`."""
+        """See `CompositeMode`; a product that is not simulated must not pass as exact.
+
+        Raises:
+            ModelError: naming its weight.
+        """
         if func is functional.linear:
             return self._product(_linear, func, *args, **kwargs)
         if func in _CONVOLUTIONS:
             return self._product(_convolution, func, *args, **kwargs)
-        if func in _OTHER_PRODUCTS:
-            self._refuse(args, kwargs)
-        return func(*args, **kwargs)
-
-    def _refuse(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        """A product that is not simulated must not go by with exact converters.
-
-        Raises:
-            ModelError: naming the weight.
-        """
-        for tensor in tensors_in((args, kwargs)):
+        for tensor in tensors_in((args, kwargs)) if func in _OTHER_PRODUCTS else ():
             if (found := self._owners.find(tensor)) is not None:
-                name, _ = found
                 raise ModelError(
-                    f"{name} is used in a product that is no linear layer and no convolution (but "
-                    f"a transposed one, or a plain product of matrices), which arrays are not "
-                    f"simulated for; exclude '{name}'"
+                    f"{found[0]} is used in a product that is no linear layer and no convolution "
+                    "(but a transposed one, or a plain product of matrices), which arrays are not "
+                    f"simulated for; exclude '{found[0]}'"
                 )
+        return func(*args, **kwargs)
 
     def _product(
         self,

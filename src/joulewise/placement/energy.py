@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from joulewise.devices import HOROWITZ_INT8, Arithmetic
+from joulewise.devices.tables import read_csv
 from joulewise.errors import InputError, TableError, check_in_range, check_kind, refuse
 from joulewise.placement.placement import Placement
 from joulewise.placement.plan import At
@@ -114,7 +114,7 @@ def energy(placement: Placement, *, at: At, arithmetic: Arithmetic = HOROWITZ_IN
     )
 
 
-_COLUMNS = ["name", "reads", "writes"]
+_COLUMNS = ("name", "reads", "writes")
 
 
 def with_accesses(placement: Placement, path: str | Path) -> Placement:
@@ -137,43 +137,21 @@ def with_accesses(placement: Placement, path: str | Path) -> Placement:
         raise InputError(
             "with_accesses needs a traced placement; give place(..., example_inputs=a batch)"
         )
-    try:
-        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise TableError(f"access counts {path} cannot be read: {error}") from error
-    numbered = [
-        (n, line) for n, line in enumerate(lines, 1) if line.strip() and line.lstrip()[0] != "#"
-    ]
-    header = [cell.strip() for cell in numbered[0][1].split(",")] if numbered else []
-    if header != _COLUMNS:
-        where = f"{path}, line {numbered[0][0] if numbered else 1}: the header"
-        refuse(where, ",".join(header) or "empty", ",".join(_COLUMNS), TableError)
-    known = {tensor.name: tensor for tensor in placement.placed}
-    named: set[str] = set()
-    for number, line in numbered[1:]:
-        name, reads, writes = _parse(line, f"{path}, line {number}", list(known))
+    known, named = {tensor.name: tensor for tensor in placement.placed}, set()
+    for where, (name, reads, writes) in read_csv(path, _COLUMNS, "access counts", texts=1)[1]:
+        if name not in known:
+            allowed = f"a placed tensor, one of {', '.join(known)}"
+            refuse(f"{where}: name", name, allowed, TableError)
         if name in named:
-            refuse(f"{path}, line {number}: name", f"{name} again", "one line a name", TableError)
+            refuse(f"{where}: name", f"{name} again", "one line a name", TableError)
         named.add(name)
+        check_in_range(f"{where}: reads", reads, 0.0, 1e30, error=TableError)
+        check_in_range(f"{where}: writes", writes, 0.0, 1e30, error=TableError)
         before = known[name].traffic
         assert before is not None
         if before.matrix_inputs:
-            where = f"{path}, line {number}: name"
             allowed = "a tensor that is read word by word; this one lies on a memory that computes"
-            refuse(where, name, allowed, TableError)
+            refuse(f"{where}: name", name, allowed, TableError)
         traffic = replace(before, reads=reads, writes=writes)
         known[name] = replace(known[name], traffic=traffic)
     return replace(placement, placed=tuple(known.values()))
-
-
-def _parse(line: str, where: str, known: list[str]) -> tuple[str, float, float]:
-    cells = [cell.strip() for cell in next(csv.reader([line]))]
-    try:
-        name, reads, writes = cells[0], *(float(cell) for cell in cells[1:])
-    except ValueError:
-        refuse(where, repr(line), "a name, reads and writes", TableError)
-    if name not in known:
-        refuse(f"{where}: name", name, f"a placed tensor, one of {', '.join(known)}", TableError)
-    check_in_range(f"{where}: reads", reads, 0.0, 1e30, error=TableError)
-    check_in_range(f"{where}: writes", writes, 0.0, 1e30, error=TableError)
-    return name, reads, writes

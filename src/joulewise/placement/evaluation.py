@@ -16,7 +16,7 @@ from joulewise.placement.batches import Batch
 from joulewise.placement.execution import check_finite, main_tensor
 from joulewise.placement.memory import Memory
 
-__all__ = ["Reference", "Score", "reference_pass", "score_pass"]
+__all__ = ["Reference", "reference_pass", "score_pass"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,20 +33,6 @@ class Reference:
     outputs: Sequence[Tensor | None]
     metric: Metric | None
     value: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Score:
-    """Metric and output error of one pass over the data.
-
-    Args:
-        value: Value of the metric; None without targets, or if the pass failed.
-        mse: Squared difference to the outputs of the model as given, mean over outputs and samples;
-            None where outputs have no fixed shape.
-    """
-
-    value: float | None
-    mse: float | None
 
 
 def reference_pass(
@@ -73,19 +59,19 @@ def reference_pass(
     memory.original()
     outputs: list[Tensor | None] = []
     resolved: Metric | None = None
-    accumulator = None
     for number, batch in enumerate(batches):
         # Clones: the model may write to its inputs, which is known only after a pass.
         output = memory.run(cloned(batch.inputs))
         check_finite(memory.placement.model, batch.inputs, output, "without any fault")
-        tensor = main_tensor(output)
-        if tensor is not None:
+        main = main_tensor(output)
+        if main is None:
+            outputs.append(None)
+        else:
             # A copy: a model may return its own buffer, and a metric may work in place.
-            dtype = torch.float64 if tensor.dtype == torch.float64 else torch.float32
-            tensor = tensor.to(dtype, copy=True)
+            dtype = torch.float64 if main.dtype == torch.float64 else torch.float32
+            outputs.append(main.to(dtype, copy=True))
         if number == 0 and batch.targets is not None:
             given = None if metric is None else as_metric(metric)
-            main = main_tensor(output)
             # Labels that may be those of tokens are compared with the tensor, shifted by one.
             tokens = batch.labels and main is not None and main.ndim == 3
             seen = output if given is not None and given.raw and not tokens else main
@@ -94,23 +80,29 @@ def reference_pass(
             )
             accumulator = None if resolved is None else resolved.new()
         if resolved is not None and accumulator is not None:
-            seen = output if resolved.raw else main_tensor(output)
-            accumulator.update(seen, batch.targets)
-        outputs.append(tensor)
-    value = None if accumulator is None else accumulator.compute()
-    if accumulator is not None and accumulator.failure:
-        assert resolved is not None
+            accumulator.update(output if resolved.raw else main, batch.targets)
+    if resolved is None or accumulator is None:
+        return Reference(outputs, None, None)
+    value = accumulator.compute()
+    if accumulator.failure:
         raise DataError(f"{resolved.name} of the model as given fails: {accumulator.failure}")
     return Reference(outputs, resolved, value)
 
 
-def score_pass(memory: Memory, batches: Sequence[Batch], reference: Reference) -> Score:
+def score_pass(
+    memory: Memory, batches: Sequence[Batch], reference: Reference
+) -> tuple[float | None, float | None]:
     """Run the model over the data with the tensors that the memory reads.
 
     Args:
         memory: Set to the tensors to compute with.
         batches: The data.
         reference: The pass of the model as given.
+
+    Returns:
+        Value of the metric, None without targets or if the pass failed; and squared difference to
+        the outputs of the model as given, mean over outputs and samples, None where outputs have
+        no fixed shape.
     """
     metric = reference.metric
     accumulator = None if metric is None else metric.new()
@@ -128,4 +120,4 @@ def score_pass(memory: Memory, batches: Sequence[Batch], reference: Reference) -
         if metric is not None and accumulator is not None:  # last: a metric may work in place
             accumulator.update(output if metric.raw else tensor, batch.targets)
     value = None if accumulator is None else accumulator.compute()
-    return Score(value, error / count if fixed and count else None)
+    return value, error / count if fixed and count else None

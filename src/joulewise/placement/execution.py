@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch.nn.utils.rnn import PackedSequence
 from torch.utils.checkpoint import CheckpointError
 
 from joulewise.errors import JoulewiseError, ModelError, refuse
-from joulewise.nested import tensors_in
+from joulewise.nested import all_finite, tensors_in
 from joulewise.user_code import cause_of
 
 __all__ = [
@@ -86,54 +87,39 @@ def tensor_of(output: Any) -> Tensor:
     return tensor
 
 
-@contextmanager
-def running(inputs: Any) -> Iterator[None]:
-    """Context of a user model's forward pass; exceptions become one-sentence errors.
+def running(inputs: Any) -> AbstractContextManager[None]:
+    """Context of a user model's forward pass; exceptions become one-sentence errors."""
 
-    Yields:
-        Nothing.
-
-    Raises:
-        ModelError: if the model fails.
-        JoulewiseError: if joulewise refuses something on the way.
-        OutOfMemoryError: if there is too little memory.
-        CheckpointError: if a forward pass computes parts twice.
-    """
-    try:
-        yield
-    except (JoulewiseError, CheckpointError, torch.OutOfMemoryError):
-        raise
-    except (Exception, SystemExit) as error:  # the user's code: anything may happen
+    def message(cause: str) -> str:
         shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors_in(inputs))
-        cause = cause_of(error)
-        raise ModelError(f"the model fails on inputs of shape {shapes} with {cause}") from error
+        return f"the model fails on inputs of shape {shapes} with {cause}"
+
+    return _translated(message)
 
 
-@contextmanager
-def differentiating(otherwise: str = "") -> Iterator[None]:
+def differentiating(otherwise: str = "") -> AbstractContextManager[None]:
     """Context of a backward pass through a user model; exceptions become one-sentence errors.
 
     Args:
         otherwise: A further remedy, appended to the message.
-
-    Yields:
-        Nothing.
-
-    Raises:
-        ModelError: if the model cannot be differentiated.
-        JoulewiseError: if joulewise refuses something on the way.
-        OutOfMemoryError: if there is too little memory.
-        CheckpointError: if a forward pass computes parts twice.
     """
+    return _translated(
+        lambda cause: (
+            f"the model cannot be differentiated: {cause}; allowed: differentiable operations that "
+            f"do not write to tensors that gradients need{otherwise}"
+        )
+    )
+
+
+@contextmanager
+def _translated(message: Callable[[str], str]) -> Iterator[None]:
     try:
         yield
+    # Refusals by joulewise; parts of a forward pass computed twice; too little memory.
     except (JoulewiseError, CheckpointError, torch.OutOfMemoryError):
         raise
-    except (Exception, SystemExit) as error:
-        raise ModelError(
-            f"the model cannot be differentiated: {cause_of(error)}; allowed: differentiable "
-            f"operations that do not write to tensors that gradients need{otherwise}"
-        ) from error
+    except (Exception, SystemExit) as error:  # the user's code: anything may happen
+        raise ModelError(message(cause_of(error))) from error
 
 
 def check_finite(model: nn.Module, inputs: Any, output: Any, when: str) -> None:
@@ -148,22 +134,19 @@ def check_finite(model: nn.Module, inputs: Any, output: Any, when: str) -> None:
     Raises:
         ModelError: naming the layer.
     """
-    if all(bool(tensor.isfinite().all()) for tensor in tensors_in(output)):
+    if all_finite(output):
         return
     # A second pass, with hooks: hooks on all layers would slow down every pass.
     guilty: list[str] = []
 
-    def look(name: str) -> Callable[[nn.Module, Any, Any], None]:
-        def see(module: nn.Module, args: Any, found: Any) -> None:
-            if not all(bool(t.isfinite().all()) for t in tensors_in(found)):
-                guilty.append(name)
-
-        return see
+    def look(name: str, module: nn.Module, args: Any, found: Any) -> None:
+        if not all_finite(found):
+            guilty.append(name)
 
     with ExitStack() as stack:
         for name, module in model.named_modules():
             if name and not isinstance(module, torch.jit.ScriptModule):
-                stack.callback(module.register_forward_hook(look(name)).remove)
+                stack.callback(module.register_forward_hook(partial(look, name)).remove)
         with torch.no_grad():
             run(model, inputs)
     first = f"the output of {guilty[0]}" if guilty else "the model's output"

@@ -28,13 +28,7 @@ class CompositeMode(TorchFunctionMode):
 
     @abstractmethod
     def called(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        """Call a function, or do something else in its place.
-
-        Args:
-            func: The function.
-            args: Its positional arguments.
-            kwargs: Its keyword arguments.
-        """
+        """Call a function, or do something else in its place."""
 
 
 def _never(*tensors: Any) -> bool:

@@ -5,22 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from joulewise.devices import Chip, Point, ReadMoments, SharedFactor
+from joulewise.devices import Chip, Point, ReadMoments
 from joulewise.errors import ModelError, check_count, check_kind, refuse
 from joulewise.nested import batch_size
-from joulewise.placement.activation_hooks import Observer, Reading, activation_hook, pass_on
+from joulewise.placement.activation_hooks import Observer, Reading, pass_on, pass_through
 from joulewise.placement.converters import Conversion, Converters
 from joulewise.placement.execution import run, tensor_of
 from joulewise.placement.placement import Placed, Placement
 from joulewise.placement.plan import At
 from joulewise.placement.private_copy import PrivateModel
 from joulewise.placement.process_state import Exact
-from joulewise.placement.straight_through import RangeSlope, clipped
+from joulewise.placement.straight_through import clipped, follow_range
 from joulewise.words import check_storable
 
 __all__ = ["Memory", "loaded", "private_memory"]
@@ -39,6 +40,7 @@ class Memory:
 
     Attributes:
         placement: As given, with the model that computes.
+        parameters: The model's parameters of each placed weight, one for each owner.
         stored: Each placed weight, as its device stores it.
         converters: Converters of each weight whose arrays round.
     """
@@ -49,16 +51,16 @@ class Memory:
         private: PrivateModel | None,
         ranges: Mapping[str, Tensor] | None = None,
     ) -> None:
-        self._weights = [p for p in placement.placed if p.role == "weight"]
+        self._weights = placement.weights
         self._private = private
         if private is not None:
             placement = replace(placement, model=private.model)
-            self._modules, self._parameters = private.modules, private.parameters
+            self._modules, self.parameters = private.modules, private.parameters
             self._originals = private.originals
         else:
             self._modules = dict(placement.model.named_modules())
-            self._parameters = {p.name: p.parameters(self._modules) for p in self._weights}
-            self._originals = {name: own[0].detach() for name, own in self._parameters.items()}
+            self.parameters = {p.name: p.parameters(self._modules) for p in self._weights}
+            self._originals = {name: own[0].detach() for name, own in self.parameters.items()}
         self.placement = placement
         self._ranges = ranges or {}
         self._clipped = self._originals | {
@@ -77,7 +79,7 @@ class Memory:
         self._current: dict[str, Tensor] = {}
         self._fresh = [p for p in self._weights if p.device.fresh]
         self._reading = Reading()
-        self._in_table, self._used, self._again = False, False, True
+        self._in_table = self._used = False
 
     def _ideal(self, placed: Placed) -> Tensor:
         """Weight as a perfect memory of the same word format reads it."""
@@ -111,44 +113,34 @@ class Memory:
 
     def original(self) -> None:
         """Compute with the model's own tensors, not rounded to words."""
-        self._reading.chip, self._reading.points = None, None
-        if self._private is None:
-            self._install(self._originals.items())
-        else:  # clones: a forward pass may write in place (an embedding's max_norm)
-            self._install((name, own.clone()) for name, own in self._originals.items())
+        copied = self._private is not None
+        # Clones: a forward pass may write in place (an embedding's max_norm).
+        own = ((n, t.clone() if copied else t) for n, t in self._originals.items())
+        self._install(own, None)
 
     def ideal(self) -> None:
         """Compute with what a perfect memory of the same word format reads back."""
-        self._reading.chip = None
-        self._reading.points = self.placement.points(self.placement.most_reliable())
+        points = {p.name: p.device.knob.most_reliable for p in self.placement.placed}
         # Clones: a forward pass may write in place, and a device may give what it stored.
-        ideal = ((p.name, self._ideal(p).clone()) for p in self._weights)
-        self._install(ideal if self._private is not None else list(ideal))
+        self._install(((p.name, self._ideal(p).clone()) for p in self._weights), points)
 
-    def read(self, points: Mapping[str, Point], chip: Chip, *, again: bool = True) -> None:
+    def read(self, points: Mapping[str, Point], chip: Chip) -> None:
         """Compute with what ``chip`` reads back, at an operating point for each placed tensor.
 
-        Each further forward pass is the chip's next use: weights with fresh read noise are then
-        read anew, if ``again``.
+        In a copy each further forward pass is the chip's next use: weights with fresh read noise
+        are then read anew. A training block is one use.
         """
-        self._reading.chip, self._reading.points = chip, points
         read = ((p.name, self.weight(p, points[p.name], chip)) for p in self._weights)
-        # In place, all reads precede the first replacement: an exception leaves the model intact.
-        self._install(read if self._private is not None else list(read))
-        self._used, self._again = False, again
+        self._install(read, points, chip)
 
     def _read_again(self) -> None:
         """Read weights with fresh noise anew, before each forward pass but the first."""
-        if (
-            self._reading.chip is None
-            or self._reading.points is None
-            or not (self._fresh and self._again)
-        ):
+        chip, points = self._reading.chip, self._reading.points
+        if chip is None or points is None or self._private is None or not self._fresh:
             return
         if self._used:
-            self._reading.chip = self._reading.chip.next_use()
-            chip, points = self._reading.chip, self._reading.points
-            self._replace((p.name, self.weight(p, points[p.name], chip)) for p in self._fresh)
+            again = self._reading.chip = chip.next_use()
+            self._replace((p.name, self.weight(p, points[p.name], again)) for p in self._fresh)
         self._used = True
 
     def moments(self, points: Mapping[str, Point]) -> dict[str, ReadMoments]:
@@ -161,15 +153,13 @@ class Memory:
     def _moments_of(self, placed: Placed, point: Point) -> ReadMoments:
         moments = placed.device.moments(self.stored[placed.name], point)
         like = self._originals[placed.name]
-        # Both laid out as the weight is, so that one view fits all three.
+        # All laid out as the weight is, so that one view fits them.
         mean = torch.empty_like(like).copy_(moments.mean)
         var = torch.empty_like(like, dtype=moments.var.dtype).copy_(moments.var)
         common = moments.common
         if common is not None:
-            common = SharedFactor(
-                var=common.var, coupling=torch.empty_like(like).copy_(common.coupling)
-            )
-        return ReadMoments(mean=mean, var=var, common=common, estimate=moments.estimate)
+            common = replace(common, coupling=torch.empty_like(like).copy_(common.coupling))
+        return replace(moments, mean=mean, var=var, common=common)
 
     def weight(self, placed: Placed, point: Point, chip: Chip) -> Tensor:
         """One placed weight as one chip reads it; the model is not changed."""
@@ -195,36 +185,26 @@ class Memory:
             observer: Called with each placed activation as it passes through its memory.
             convert: True to round activations to words, and to quantise at the converters.
         """
-        self._install((name, mean.detach()) for name, mean in means.items())
-        self._reading.chip, self._reading.points, self._reading.observer = (
-            None,
-            points,
-            observer or pass_on,
-        )
-        self._reading.convert = convert
+        own = ((name, mean.detach()) for name, mean in means.items())
+        self._install(own, points, observer=observer or pass_on, convert=convert)
         # A Parameter is a leaf, so means with a graph go into the modules' parameter tables.
-        if any(mean.requires_grad for mean in means.values()):
-            for placed in self._weights:
-                for path, name in placed.owners:
-                    table: dict[str, Any] = self._modules[path]._parameters
-                    table[name] = means[placed.name]
-            self._in_table = True
-
-    def _put_parameters_back(self) -> None:
+        self._in_table = any(mean.requires_grad for mean in means.values())
         if self._in_table:
-            for placed in self._weights:
-                own = self._parameters[placed.name]
-                for (path, name), parameter in zip(placed.owners, own, strict=True):
-                    table: dict[str, Any] = self._modules[path]._parameters
-                    table[name] = parameter
-            self._in_table = False
+            self._set_in_tables({p.name: [means[p.name]] * len(p.owners) for p in self._weights})
+
+    def _set_in_tables(self, tensors: Mapping[str, Sequence[Tensor]]) -> None:
+        for placed in self._weights:
+            for (path, name), tensor in zip(placed.owners, tensors[placed.name], strict=True):
+                table: dict[str, Any] = self._modules[path]._parameters
+                table[name] = tensor
 
     def changed(self) -> None:
         """Bump the version counters of the weights, and clear the cache of autocast.
 
         Backward passes through graphs that kept the weights are refused from now on.
         """
-        torch.autograd.graph.increment_version(self._own())
+        own = (p for owned in self.parameters.values() for p in _distinct(owned))
+        torch.autograd.graph.increment_version(list(own))
         torch.clear_autocast_cache()
 
     def scale_gradients(self) -> Callable[[], None]:
@@ -234,7 +214,7 @@ class Memory:
             stored, read = self._ideal(placed), self._current[placed.name]
             # Multiplicative noise: d read / d stored = read / stored.
             ratio = torch.where(stored == 0, 1.0, read / stored)
-            for parameter in _distinct(self._parameters[placed.name]):
+            for parameter in _distinct(self.parameters[placed.name]):
                 if parameter.requires_grad:
                     hook: Any = parameter.register_hook(ratio.mul)  # type: ignore[no-untyped-call]
                     stack.callback(hook.remove)
@@ -247,28 +227,34 @@ class Memory:
         """
         stack = ExitStack()
         for name, alpha in self._ranges.items():
-            slope = RangeSlope(alpha, self._originals[name], self._clipped[name])
-            for parameter in _distinct(self._parameters[name]):
-                stack.callback(slope.follow(parameter))
+            weights = self._originals[name], self._clipped[name]
+            for parameter in _distinct(self.parameters[name]):
+                stack.callback(follow_range(parameter, alpha, *weights))
         return stack.close
-
-    @property
-    def parameters(self) -> Mapping[str, Sequence[Tensor]]:
-        """The model's parameters of each placed weight, one for each owner."""
-        return self._parameters
-
-    def _own(self) -> list[Tensor]:
-        return [p for own in self._parameters.values() for p in _distinct(own)]
 
     def differs(self) -> bool:
         """True if any weight that the model computes with differs from a perfect memory's."""
         return any(
-            not torch.equal(self._parameters[p.name][0], self._ideal(p)) for p in self._weights
+            not torch.equal(self.parameters[p.name][0], self._ideal(p)) for p in self._weights
         )
 
-    def _install(self, tensors: Iterable[tuple[str, Tensor]]) -> None:
-        self._put_parameters_back()
-        self._reading.observer, self._reading.convert = None, True
+    def _install(
+        self,
+        tensors: Iterable[tuple[str, Tensor]],
+        points: Mapping[str, Point] | None,
+        chip: Chip | None = None,
+        observer: Observer | None = None,
+        convert: bool = True,
+    ) -> None:
+        """Compute with tensors by name of a placed weight; the rest as `Reading` has it."""
+        if self._private is None:  # all reads first: an exception leaves the model intact
+            tensors = list(tensors)
+        if self._in_table:
+            self._set_in_tables(self.parameters)
+            self._in_table = False
+        self._reading.points, self._reading.chip = points, chip
+        self._reading.observer, self._reading.convert = observer, convert
+        self._used = False
         if self._private is not None:
             self._private.reset()
         self._replace(tensors)
@@ -277,12 +263,24 @@ class Memory:
         """Point parameters at tensors, one by one, so that no two sets of weights coexist."""
         # ``.data``, not the object: modules may hold other references to a parameter.
         for name, tensor in tensors:
-            for parameter in self._parameters[name]:
+            for parameter in self.parameters[name]:
                 parameter.data = tensor
             self._current[name] = tensor
 
-    def watch(self, model: nn.Module) -> Callable[[], None]:
-        """Track calls of the model and their batch size; call the result to stop."""
+    def attach(self) -> Callable[[], None]:
+        """Pass placed activations through their memory from now on; call the result to stop."""
+        by_name = {p.name: p for p in self.placement.placed if p.role == "activation"}
+        stack = ExitStack()
+        if self.watches:
+            self._watch(stack)
+        for layer in {path for p in by_name.values() for path, _ in p.owners}:
+            hook = partial(pass_through, self._reading, layer, by_name)
+            module = self._modules[layer]
+            stack.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
+        return stack.close
+
+    def _watch(self, stack: ExitStack) -> None:
+        """Track calls of the model and their batch size until the stack is closed."""
 
         def enter(module: nn.Module, args: Any, kwargs: Any) -> None:
             self._reading.samples = batch_size((args, kwargs))
@@ -295,32 +293,14 @@ class Memory:
             self._reading.samples = None
             self._conversion.end()
 
+        model = self.placement.model
         if isinstance(model, torch.jit.ScriptModule):
             allowed = "a module that is not, for noise that is new at each read, and for converters"
             refuse("the model", "scripted", allowed, ModelError)
-        first = model.register_forward_pre_hook(enter, with_kwargs=True)
-        last = model.register_forward_hook(leave, always_call=True)
-
-        def stop() -> None:
-            first.remove()
-            last.remove()
-            # After Ctrl-C in a forward pass no hook is called.
-            self._conversion.end(at_all=True)
-
-        return stop
-
-    def attach(self) -> Callable[[], None]:
-        """Pass placed activations through their memory from now on; call the result to stop."""
-        by_name = {p.name: p for p in self.placement.placed if p.role == "activation"}
-        layers = {path for p in by_name.values() for path, _ in p.owners}
-        stack = ExitStack()
-        if self.watches:
-            stack.callback(self.watch(self.placement.model))
-        for layer in layers:
-            hook = activation_hook(self._reading, layer, by_name)
-            module = self._modules[layer]
-            stack.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
-        return stack.close
+        # After Ctrl-C in a forward pass no hook is called.
+        stack.callback(self._conversion.end, at_all=True)
+        stack.callback(model.register_forward_pre_hook(enter, with_kwargs=True).remove)
+        stack.callback(model.register_forward_hook(leave, always_call=True).remove)
 
 
 def _distinct(tensors: Sequence[Tensor]) -> list[Tensor]:
@@ -344,10 +324,10 @@ def private_memory(placement: Placement, *, frozen: bool = False) -> Iterator[Me
     Raises:
         ModelError: if the model cannot be copied.
     """
-    owners = {p.name: p.owners for p in placement.placed if p.role == "weight"}
+    owners = {p.name: p.owners for p in placement.weights}
     private = PrivateModel(placement.model, owners, placement.rebuild)
-    if frozen:
-        private.freeze()
+    for parameter in private.model.parameters() if frozen else ():
+        parameter.requires_grad_(False)
     memory = Memory(placement, private)
     with Exact(private.model), torch.no_grad():
         memory.attach()

@@ -28,17 +28,22 @@ REBUILD = "give place(..., rebuild=a function that builds an equal model)"
 
 
 def copied(model: nn.Module, rebuild: Callable[[], nn.Module] | None = None) -> nn.Module:
-    """Copy a model; plain parameters of the copy are new ones over the same storage.
+    """Copy a model, or load its state into what ``rebuild`` builds.
 
-    Args:
-        model: Any module.
-        rebuild: Builds an equal model, which is given the state dict of ``model``; None for a copy.
+    Plain parameters of a copy are new ones over the same storage.
 
     Raises:
-        ModelError: if the model cannot be copied, or the copy shares modules or parameters with it.
+        ModelError: if the model cannot be copied, or the copy shares modules or tensors with it.
     """
     check_stored(model)
-    private = _copy(model) if rebuild is None else _rebuilt(model, rebuild)
+    if rebuild is not None:
+        private = _rebuilt(model, rebuild)
+    else:
+        try:
+            with torch.no_grad():  # clones of a ScriptModule would have a history
+                private = copy.deepcopy(model, _memo(model))
+        except Exception as error:
+            raise ModelError(f"the model cannot be copied: {cause_of(error)}; {REBUILD}") from error
     _check_apart(model, private)
     return private
 
@@ -57,10 +62,6 @@ def check_stored(model: nn.Module) -> None:
 def tensor_pairs(model: nn.Module, private: nn.Module) -> list[tuple[str, Tensor, Tensor]]:
     """Parameters and buffers of a model and its copy, by name.
 
-    Args:
-        model: The model.
-        private: Its copy.
-
     Raises:
         ModelError: if the copy has others.
     """
@@ -75,21 +76,16 @@ def tensor_pairs(model: nn.Module, private: nn.Module) -> list[tuple[str, Tensor
 
 
 def _check_apart(model: nn.Module, private: nn.Module) -> None:
-    """Refuse a copy that shares modules or tensors with the model.
-
-    Raises:
-        ModelError: naming the first.
-    """
-    kinds = (nn.Module.named_modules, nn.Module.named_parameters, nn.Module.named_buffers)
-    for named in kinds:
-        own = [part for _, part in named(model)]  # kept alive, so that identities stay theirs
-        identities = set(map(id, own))
-        for name, part in named(private):
-            if id(part) in identities:
-                raise ModelError(
-                    f"{name or 'the model'} cannot be copied: its copy is the object itself (a "
-                    f"__deepcopy__ that returns self); {REBUILD}"
-                )
+    own = [*model.modules(), *model.parameters(), *model.buffers()]  # kept: identities stay theirs
+    identities = set(map(id, own))
+    for name, part in chain(
+        private.named_modules(), private.named_parameters(), private.named_buffers()
+    ):
+        if id(part) in identities:
+            raise ModelError(
+                f"{name or 'the model'} cannot be copied: its copy is the object itself (a "
+                f"__deepcopy__ that returns self); {REBUILD}"
+            )
 
 
 def _rebuilt(model: nn.Module, rebuild: Callable[[], nn.Module]) -> nn.Module:
@@ -108,26 +104,9 @@ def _rebuilt(model: nn.Module, rebuild: Callable[[], nn.Module]) -> nn.Module:
     return private
 
 
-def _copy(model: nn.Module) -> nn.Module:
-    try:
-        with torch.no_grad():  # clones of a ScriptModule would have a history
-            return copy.deepcopy(model, _memo(model))
-    except Exception as error:
-        raise ModelError(f"the model cannot be copied: {cause_of(error)}; {REBUILD}") from error
-
-
-_ATOMIC: tuple[type, ...] = (
-    str,
-    bytes,
-    int,
-    float,
-    complex,
-    bool,
-    type(None),
-    type,
-    types.FunctionType,
-)
-_ATOMIC += (types.BuiltinFunctionType, types.ModuleType, torch.dtype, torch.device)
+_ATOMIC: tuple[type, ...] = (str, bytes, int, float, complex, bool, type(None), type)
+_ATOMIC += (types.FunctionType, types.BuiltinFunctionType, types.ModuleType)
+_ATOMIC += (torch.dtype, torch.device)
 # Kept as they are: large, and no part of a forward pass.
 _SHARED = (Optimizer, LRScheduler, Dataset, DataLoader)
 
@@ -148,7 +127,11 @@ def _memo(model: nn.Module) -> dict[int, Any]:
             continue
         seen.add(id(found))
         if type(found) is nn.Parameter:
-            memo[id(found)] = _parameter(found)
+            data = found.detach()
+            if data.is_inference():  # may not be pointed elsewhere
+                data = data.clone()
+            memo[id(found)] = new = nn.Parameter(data, requires_grad=found.requires_grad)
+            vars(new).update(vars(found))
         elif isinstance(found, Tensor):
             if found.grad_fn is not None:
                 memo[id(found)] = found.detach().clone()
@@ -157,15 +140,6 @@ def _memo(model: nn.Module) -> dict[int, Any]:
         else:
             waiting.extend(_parts(found))
     return memo
-
-
-def _parameter(parameter: nn.Parameter) -> nn.Parameter:
-    data = parameter.detach()
-    if data.is_inference():  # may not be pointed elsewhere
-        data = data.clone()
-    new = nn.Parameter(data, requires_grad=parameter.requires_grad)
-    vars(new).update(vars(parameter))
-    return new
 
 
 def _is_trainer(found: Any) -> bool:

@@ -12,13 +12,12 @@ from torch import Tensor, nn
 from joulewise.devices import Device, Point, Traffic
 from joulewise.errors import InputError, ModelError, OperatingPointError, check_kind, refuse
 from joulewise.placement.plan import At, Fit, Plan
-from joulewise.placement.private_copy import PrivateModel
 from joulewise.placement.process_state import guarded
-from joulewise.placement.storage import Owner, owned_parameters, parameter_groups
+from joulewise.placement.storage import Owner, owned_parameters
 from joulewise.placement.tracing import Trace, trace
 from joulewise.results import Result
 
-__all__ = ["Placed", "Placement", "counts_of"]
+__all__ = ["Placed", "Placement"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,11 +54,7 @@ class Placed:
         return self.shape[0] if self.role == "weight" and self.shape else None
 
     def parameters(self, modules: Mapping[str, nn.Module]) -> list[Tensor]:
-        """Current parameters of a weight, one for each owner.
-
-        Args:
-            modules: The modules of the model, by path.
-        """
+        """Current parameters of a weight in modules by path, one for each owner."""
         return owned_parameters(modules, self.owners)
 
 
@@ -84,15 +79,10 @@ class Placement(Result):
 
     def to_dict(self) -> dict[str, Any]:
         """See `Result`; the tensors and their memories, without the model."""
-        fits = Fit.of(self)
         return {
             "tensors": [
-                {
-                    **row,
-                    "shape": list(fits[str(row["tensor"])].shape),
-                    "device": dict(fits[str(row["tensor"])].device),
-                }
-                for row in self._rows()
+                {**row, "shape": list(fit.shape), "device": dict(fit.device)}
+                for row, fit in zip(self._rows(), Fit.of(self).values(), strict=True)
             ],
             "reliable_bits": self.reliable_bits,
             "macs": self.macs,
@@ -125,6 +115,11 @@ class Placement(Result):
         return f"Placement of a {type(self.model).__name__}", figures
 
     @property
+    def weights(self) -> list[Placed]:
+        """The placed weights, in the model's order."""
+        return [placed for placed in self.placed if placed.role == "weight"]
+
+    @property
     def traced(self) -> bool:
         """True if accesses and multiply-accumulates are known."""
         return self.macs is not None
@@ -134,7 +129,7 @@ class Placement(Result):
         """This placement with accesses counted in one forward pass over ``inputs``."""
         if self.traced:
             return self
-        return self.counted(counts_of(self, inputs))
+        return self.counted(trace(self, inputs))
 
     def counted(self, counts: Trace) -> Placement:
         """This placement with the accesses of a trace.
@@ -230,11 +225,7 @@ class Placement(Result):
 
 
 def _check_channels(placed: Placed, point: Point) -> None:
-    """Refuse points for channels that a tensor does not have.
-
-    Raises:
-        OperatingPointError: naming the tensor.
-    """
+    """Refuse points for channels that a tensor does not have."""
     if not isinstance(point, Tensor) or point.ndim == 0:
         return
     if not placed.device.knob.channels and point.ndim > 1:
@@ -252,21 +243,6 @@ def _check_channels(placed: Placed, point: Point) -> None:
         refuse(f"the points of {placed.name}", len(point), allowed, OperatingPointError)
 
 
-def counts_of(placement: Placement, inputs: Any, layers: Sequence[str] = ()) -> Trace:
-    """Access and operation counts of one forward pass of a private copy of the model.
-
-    Args:
-        placement: The model and its memories.
-        inputs: A batch.
-        layers: Modules whose inputs are counted too.
-    """
-    owners = {name: group.owners for name, group in parameter_groups(placement.model).items()}
-    private = PrivateModel(placement.model, owners, placement.rebuild)
-    private.own_placed()
-    computing = [placed.name for placed in placement.placed if placed.device.array is not None]
-    return trace(private, layers, inputs, computing)
-
-
 def _traffic(tensor: Placed, counts: Trace) -> Traffic:
     if tensor.role == "activation":
         words = counts.activations[tensor.name].words_per_inference
@@ -277,7 +253,7 @@ def _traffic(tensor: Placed, counts: Trace) -> Traffic:
             f"{tensor.name} is never read in the traced forward pass, so faults in it would do "
             f"nothing; exclude '{tensor.name}'"
         )
-    matrix_inputs = counts.matrix_inputs.get(tensor.name, ())
+    matrix_inputs = tuple(counts.matrix_inputs.get(tensor.name, ()))
     if tensor.device.array is not None and not matrix_inputs:
         raise ModelError(
             f"{tensor.name} is in no product with vectors that is known (linear layers, "

@@ -18,7 +18,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
-from joulewise.devices import PlainPoint, Point, from_plain, plain_point
+from joulewise.devices import PlainPoint, Point, plain_point
 from joulewise.errors import InputError, refuse
 from joulewise.files import write_atomically
 
@@ -48,11 +48,11 @@ class Fit:
     @staticmethod
     def of(placement: Placement) -> dict[str, Fit]:
         """Specifications of the placed tensors by name, with devices as JSON-compatible data."""
-        devices = {id(placed.device): placed.device for placed in placement.placed}
+        devices = {id(p.device): p.device for p in placement.placed}
         plain = {key: json.loads(json.dumps(device.describe())) for key, device in devices.items()}
         return {
-            placed.name: Fit(role=placed.role, shape=placed.shape, device=plain[id(placed.device)])
-            for placed in placement.placed
+            p.name: Fit(role=p.role, shape=p.shape, device=plain[id(p.device)])
+            for p in placement.placed
         }
 
     def check(self, name: str, here: Fit) -> None:
@@ -218,12 +218,27 @@ class Plan(Mapping[str, Mapping[str, Point]]):
         if not self.fits:
             allowed = "placement.plan(plan), which says what the plan is for"
             refuse("the plan", "made by hand, for no placement", allowed)
-        fields = _File.of(self).model_dump(mode="json")
-        lines = ",\n    ".join(json.dumps(tensor) for tensor in fields.pop("tensors"))
-        parts = [f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in fields.items()]
-        parts.insert(2, f'  "tensors": [\n    {lines}\n  ]')
+        devices: list[dict[str, Any]] = []
+        tensors = []
+        for name, setting in self.to_dict().items():
+            ((knob, point),) = setting.items()
+            fit = self.fits[name]
+            device = {"knob": knob, **fit.device}
+            if device not in devices:
+                devices.append(device)
+            index = devices.index(device)
+            row = {"name": name, "role": fit.role, "shape": fit.shape, "device": index}
+            tensors.append(json.dumps(row | {"point": point}))
+        fields = {
+            "joulewise_plan": "1",
+            "devices": json.dumps(devices),
+            "tensors": "[\n    " + ",\n    ".join(tensors) + "\n  ]",
+            "weights": json.dumps(self.weights),
+            "note": json.dumps(dict(self.note)),
+        }
+        lines = ",\n".join(f'  "{name}": {value}' for name, value in fields.items())
         try:
-            write_atomically(path, "{\n" + ",\n".join(parts) + "\n}\n")
+            write_atomically(path, f"{{\n{lines}\n}}\n")
         except OSError as error:
             raise InputError(f"the plan {path} cannot be written: {error}") from error
 
@@ -255,34 +270,8 @@ class _File(BaseModel):
     weights: str | None
     note: dict[str, Any] = {}
 
-    @classmethod
-    def of(cls, plan: Plan) -> _File:
-        devices: list[dict[str, Any]] = []
-        tensors = []
-        for name, setting in plan.items():
-            ((knob, point),) = setting.items()
-            fit = plan.fits[name]
-            device = {"knob": knob, **fit.device}
-            if device not in devices:
-                devices.append(device)
-            tensors.append(
-                _Tensor(
-                    name=name,
-                    role=fit.role,
-                    shape=fit.shape,
-                    device=devices.index(device),
-                    point=plain_point(point),
-                )
-            )
-        return cls(
-            devices=tuple(devices),
-            tensors=tuple(tensors),
-            weights=plan.weights,
-            note=dict(plan.note),
-        )
-
     def plan(self) -> Plan:
-        settings: dict[str, Mapping[str, Point]] = {}
+        settings: dict[str, Mapping[str, Any]] = {}
         fits = {}
         for tensor in self.tensors:
             if tensor.name in settings:
@@ -294,19 +283,9 @@ class _File(BaseModel):
             knob = device.pop("knob", None)
             if not isinstance(knob, str):
                 refuse(f"the knob of the memory of {tensor.name}", repr(knob), "the name of a knob")
-            _check_rows(tensor)
-            settings[tensor.name] = {knob: from_plain(tensor.point)}
+            settings[tensor.name] = {knob: tensor.point}
             fits[tensor.name] = Fit(role=tensor.role, shape=tensor.shape, device=device)
         return Plan(settings, fits=fits, weights=self.weights, note=self.note)
-
-
-def _check_rows(tensor: _Tensor) -> None:
-    """Refuse a table of points with rows of different lengths."""
-    rows = tensor.point if isinstance(tensor.point, tuple) else ()
-    lengths = {len(row) for row in rows if isinstance(row, tuple)}
-    if len(lengths) > 1:
-        said = " and ".join(str(length) for length in sorted(lengths))
-        refuse(f"{tensor.name} in the plan", f"given rows of {said} numbers", "as many in each")
 
 
 def _tensor_of_lists(name: str, value: Any) -> Any:
@@ -322,10 +301,9 @@ def _tensor_of_lists(name: str, value: Any) -> Any:
 def _digest(placement: Placement) -> str:
     modules = dict(placement.model.named_modules())
     found = hashlib.blake2b(digest_size=8)
-    for placed in placement.placed:
-        if placed.role == "weight":
-            for parameter in placed.parameters(modules)[:1]:
-                found.update(parameter.detach().cpu().float().contiguous().numpy().tobytes())
+    for placed in placement.weights:
+        parameter = placed.parameters(modules)[0]
+        found.update(parameter.detach().cpu().float().contiguous().numpy().tobytes())
     return found.hexdigest()
 
 

@@ -11,6 +11,7 @@ storages, is refused.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from itertools import chain
@@ -24,7 +25,6 @@ from joulewise.errors import InputError, ModelError
 from joulewise.nested import cloned, tensors_in
 from joulewise.placement.execution import run, running, tensor_of
 from joulewise.placement.model_copy import REBUILD, copied, tensor_pairs
-from joulewise.placement.module_state import ModuleState
 from joulewise.placement.process_state import SameDraws, random_state
 from joulewise.placement.storage import Owner, Owners, owned_parameters
 
@@ -54,7 +54,7 @@ def check_no_block(parameters: Iterable[Tensor], what: str) -> None:
     """Refuse parameters that a training block has replaced.
 
     Raises:
-        InputError: naming the first of them.
+        InputError: naming the first.
     """
     for parameter in parameters:
         if (name := _in_blocks.get(id(parameter))) is not None:
@@ -111,21 +111,9 @@ class PrivateModel:
             if mine.data_ptr() == self._given[name].data_ptr():
                 mine.data = self._given[name].clone()
         self.model.eval()
-        self._state = ModuleState(self.model)
-        self._watched = self._stateful = self.draws = self._writes_inputs = False
-
-    def freeze(self) -> None:
-        """Turn off gradients of all parameters."""
-        for parameter in self.model.parameters():
-            if parameter.requires_grad:
-                parameter.requires_grad_(False)
-
-    def own_placed(self) -> None:
-        """Compute with clones of the placed weights as they were given."""
-        for name, original in self.originals.items():
-            clone = original.clone()
-            for parameter in self.parameters[name]:
-                parameter.data = clone
+        self._state = _ModuleState(self.model)
+        self._watched = self.draws = self._writes_inputs = False
+        self._stateful = True  # until a reset after the first pass finds nothing to restore
 
     def run(self, inputs: Any) -> Any:
         """Run the copy on a batch that the caller may need again.
@@ -133,14 +121,21 @@ class PrivateModel:
         A model that draws random numbers draws the same ones in each pass. A model that writes to
         its inputs is given clones of them.
 
-        Args:
-            inputs: As for `joulewise.placement.execution.run`.
-
         Raises:
             ModelError: if the model fails, or its copy is not independent of it.
         """
-        if not self._watched:
-            return self._first(inputs)
+        if self._watched:
+            return self._pass(inputs)
+        given = cloned(inputs)
+        with SameDraws():
+            before = random_state()
+            with _Watch(self.originals, self._given):
+                output = self._pass(given)
+            self.draws = not all(map(torch.equal, before, random_state()))
+        self._watched = True
+        return output
+
+    def _pass(self, inputs: Any) -> Any:
         given = cloned(inputs) if self._writes_inputs else inputs
         versions = _versions(given)
         with running(inputs), SameDraws() if self.draws else nullcontext():
@@ -151,23 +146,6 @@ class PrivateModel:
     def call(self, inputs: Any) -> Tensor:
         """The `main_tensor` of the output of `run`."""
         return tensor_of(self.run(inputs))
-
-    def _first(self, inputs: Any) -> Any:
-        watch = _Watch(self.originals, self._given)
-        given = cloned(inputs)
-        versions = _versions(given)
-        with SameDraws():
-            before = random_state()
-            with running(inputs), watch:
-                output = run(self.model, given)
-            after = random_state()
-        self.draws = not all(map(torch.equal, before, after))
-        self._writes_inputs = versions != _versions(given)
-        self._stateful = self._state.changed() or any(
-            not torch.equal(mine, self._given[name]) for name, mine in self._kept
-        )
-        self._watched = True
-        return output
 
     def watch_first_pass(self) -> Callable[[], None]:
         """Intercept the next forward pass, for callers that run the copy themselves.
@@ -185,7 +163,8 @@ class PrivateModel:
         def leave(*_: Any) -> None:
             stack.close()
 
-        stack.callback(self.model.register_forward_pre_hook(enter).remove)
+        # First, so that pre-hooks of the user are watched too.
+        stack.callback(self.model.register_forward_pre_hook(enter, prepend=True).remove)
         stack.callback(self.model.register_forward_hook(leave, always_call=True).remove)
         return stack.close
 
@@ -193,10 +172,58 @@ class PrivateModel:
         """Restore buffers, attributes and unplaced parameters to their given values."""
         if not self._stateful:
             return
-        self._state.restore()
+        changed = self._state.restore()
         with torch.no_grad():
             for name, mine in self._kept:
-                mine.copy_(self._given[name])
+                if not torch.equal(mine, self._given[name]):
+                    mine.copy_(self._given[name])
+                    changed = True
+        self._stateful = changed or not self._watched
+
+
+class _ModuleState:
+    """Attributes of modules and storages of buffers, to be put back.
+
+    Containers among the attributes are remembered one level deep; tensors are not copied.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._tables: list[tuple[dict[str, Any], dict[str, Any]]] = [
+            (table, {key: (value, _shallow(value)) for key, value in table.items()})
+            for module in model.modules()
+            for table in (vars(module), module._parameters, module._buffers)
+            if isinstance(table, dict)  # a ScriptModule's are not, and cannot be assigned to
+        ]
+        self._storages = [(t, t.detach()) for t in model.buffers()]
+
+    def restore(self) -> bool:
+        """Put all back but contents of buffers; True if an attribute or a storage was another."""
+        changed = False
+        for table, own in self._tables:
+            changed |= table.keys() != own.keys()
+            for key in table.keys() - own.keys():
+                del table[key]
+            for key, (value, was) in own.items():
+                changed |= table.get(key, self) is not value
+                table[key] = value
+                if was is not None and _identities(value) != _identities(was):
+                    changed = True
+                    value.clear()
+                    value.extend(was) if isinstance(value, list) else value.update(was)
+        for tensor, storage in self._storages:
+            if not tensor.is_set_to(storage):
+                changed = True
+                tensor.data = storage
+        return changed
+
+
+def _shallow(value: Any) -> Any:
+    return copy.copy(value) if type(value) in (list, dict, set) else None
+
+
+def _identities(container: Any) -> list[int]:
+    values = container.values() if isinstance(container, dict) else ()
+    return list(map(id, (*container, *values)))
 
 
 def _versions(nested: Any) -> list[int]:
@@ -204,12 +231,7 @@ def _versions(nested: Any) -> list[int]:
 
 
 class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Dispatch mode that refuses operations on the original: reads of placed weights, any write.
-
-    Args:
-        placed: The original's placed tensors, by name.
-        given: All parameters and buffers of the original, by name.
-    """
+    """Dispatch mode that refuses reads of ``placed`` and writes to ``given``, the original's."""
 
     def __init__(self, placed: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -228,11 +250,6 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return func(*args, **kwargs)
 
     def _check(self, found: tuple[str, int] | None, does: str) -> None:
-        """Refuse a tensor of the original.
-
-        Raises:
-            ModelError: naming it.
-        """
         if found is not None:
             raise ModelError(
                 f"a copy of the model {does} {found[0]} of the model itself, so faults in the copy "

@@ -12,7 +12,6 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from types import TracebackType
 from typing import Any, ParamSpec, TypeVar
 
 import torch
@@ -35,7 +34,6 @@ Switch = tuple[Callable[[], Any], Callable[[Any], None], Any]
 """A reader and a writer of one process-wide setting of PyTorch, and the value wanted."""
 
 _lock, _generators = threading.RLock(), threading.RLock()
-_held = threading.local()
 
 
 class _Switches:
@@ -70,16 +68,6 @@ class _Switches:
             self._tokens.discard(token)
 
 
-def _attribute(owner: Any, name: str, value: Any) -> Switch:
-    return partial(getattr, owner, name), partial(setattr, owner, name), value
-
-
-def _fast_path() -> list[Switch]:
-    """Fused transformer layers call no submodule, so placed activations would pass them by."""
-    mha = torch.backends.mha
-    return [(mha.get_fastpath_enabled, mha.set_fastpath_enabled, False)]
-
-
 def _eager() -> list[Switch]:
     """A compiled graph leaves out what happens between its operations, or fails at it."""
     dynamo: Any = sys.modules.get("torch._dynamo.eval_frame")  # imported where something compiles
@@ -97,13 +85,13 @@ def _float32() -> list[Switch]:
     """
     backends: Any = torch.backends  # its type stubs leave most of these out
     cudnn, matmul = backends.cudnn, backends.cuda.matmul
+    attributes: list[tuple[Any, str, Any]] = [(cudnn, "allow_tf32", False)]
+    if hasattr(cudnn, "conv"):  # since PyTorch 2.9 each kind of product has a setting of its own
+        attributes += [(kind, "fp32_precision", "ieee") for kind in (cudnn.conv, cudnn.rnn, matmul)]
     found: list[Switch] = [
         (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision, "highest"),
-        _attribute(cudnn, "allow_tf32", False),
+        *((partial(getattr, o, n), partial(setattr, o, n), value) for o, n, value in attributes),
     ]
-    # Since PyTorch 2.9 each kind of product has a setting of its own.
-    newer = [cudnn.conv, cudnn.rnn, matmul] if hasattr(cudnn, "conv") else []
-    found += [_attribute(owner, "fp32_precision", "ieee") for owner in newer]
     return [switch for switch in found if _readable(switch[0])]
 
 
@@ -116,28 +104,26 @@ def _readable(read: Callable[[], Any]) -> bool:
     return True
 
 
-def _recurrent() -> list[Switch]:
-    """A recurrent layer as one operation hides its products from a trace."""
-    c = torch._C
-    return [
-        (c._get_mkldnn_enabled, c._set_mkldnn_enabled, False),
-        (c._get_cudnn_enabled, c._set_cudnn_enabled, False),
+_mha, _c, _cuda = torch.backends.mha, torch._C, torch.backends.cuda
+_EAGER, _FLOAT32 = _Switches(_eager), _Switches(_float32)
+# Fused transformer layers call no submodule, so placed activations would pass them by.
+_FAST_PATH = _Switches(lambda: [(_mha.get_fastpath_enabled, _mha.set_fastpath_enabled, False)])
+# A recurrent layer as one operation hides its products from a trace.
+_RECURRENT = _Switches(
+    lambda: [
+        (_c._get_mkldnn_enabled, _c._set_mkldnn_enabled, False),
+        (_c._get_cudnn_enabled, _c._set_cudnn_enabled, False),
     ]
-
-
-def _attention() -> list[Switch]:
-    """So does attention, whose gradient in one operation has no gradient either."""
-    cuda = torch.backends.cuda
-    return [
-        (cuda.flash_sdp_enabled, cuda.enable_flash_sdp, False),
-        (cuda.mem_efficient_sdp_enabled, cuda.enable_mem_efficient_sdp, False),
-        (cuda.cudnn_sdp_enabled, cuda.enable_cudnn_sdp, False),
-        (cuda.math_sdp_enabled, cuda.enable_math_sdp, True),
+)
+# So does attention, whose gradient in one operation has no gradient either.
+_ATTENTION = _Switches(
+    lambda: [
+        (_cuda.flash_sdp_enabled, _cuda.enable_flash_sdp, False),
+        (_cuda.mem_efficient_sdp_enabled, _cuda.enable_mem_efficient_sdp, False),
+        (_cuda.cudnn_sdp_enabled, _cuda.enable_cudnn_sdp, False),
+        (_cuda.math_sdp_enabled, _cuda.enable_math_sdp, True),
     ]
-
-
-_FAST_PATH, _EAGER = _Switches(_fast_path), _Switches(_eager)
-_FLOAT32, _RECURRENT, _ATTENTION = map(_Switches, (_float32, _recurrent, _attention))
+)
 
 
 class _Block:
@@ -147,30 +133,28 @@ class _Block:
         self._held = switches
 
     def __enter__(self) -> None:
-        _blocks().append(self)
+        _thread.blocks.append(self)
         for switches in self._held:
             switches.hold(id(self))
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.release()
 
     def release(self) -> None:
         for switches in self._held:
             switches.release(id(self))
-        if self in _blocks():
-            _blocks().remove(self)
+        if self in _thread.blocks:
+            _thread.blocks.remove(self)
 
 
-def _blocks() -> list[_Block]:
-    if not hasattr(_held, "blocks"):
-        _held.blocks = []
-    blocks: list[_Block] = _held.blocks
-    return blocks
+class _Thread(threading.local):
+    """Blocks that the thread is in."""
+
+    def __init__(self) -> None:
+        self.blocks: list[_Block] = []
+
+
+_thread = _Thread()
 
 
 class Exact(_Block):
@@ -189,18 +173,11 @@ class Exact(_Block):
         super().__init__(_FAST_PATH, *[_EAGER] * eager, *[_FLOAT32] * on_gpu)
 
 
-class Opened(_Block):
-    """Recurrent layers and attention run as the products that they are made of."""
+Opened = partial(_Block, _RECURRENT, _ATTENTION)
+"""Recurrent layers and attention run as the products that they are made of."""
 
-    def __init__(self) -> None:
-        super().__init__(_RECURRENT, _ATTENTION)
-
-
-class TwiceDifferentiable(_Block):
-    """Attention runs as the products that it is made of, whose gradients have gradients."""
-
-    def __init__(self) -> None:
-        super().__init__(_ATTENTION)
+TwiceDifferentiable = partial(_Block, _ATTENTION)
+"""Attention runs as the products that it is made of, whose gradients have gradients."""
 
 
 def guarded(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
@@ -230,7 +207,7 @@ def guarded(function: Callable[Arguments, Result]) -> Callable[Arguments, Result
 
 def _thread_state() -> Callable[[], None]:
     """Remember the state of this thread; the result puts it back, any number of times."""
-    grad, blocks = torch.is_grad_enabled(), len(_blocks())
+    grad, blocks = torch.is_grad_enabled(), len(_thread.blocks)
     functions = torch._C._len_torch_function_stack()
     dispatches = torch._C._len_torch_dispatch_stack()
 
@@ -240,7 +217,7 @@ def _thread_state() -> Callable[[], None]:
         while torch._C._len_torch_dispatch_stack() > dispatches:
             torch._C._pop_torch_dispatch_stack(None)
         torch.set_grad_enabled(grad)
-        for block in _blocks()[blocks:]:
+        for block in _thread.blocks[blocks:]:
             block.release()
         SameDraws.put_back()
 
@@ -251,13 +228,6 @@ def random_state() -> list[Tensor]:
     """The states of PyTorch's global generators, the CPU's first."""
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
     return [torch.get_rng_state(), *cuda]
-
-
-def set_random_state(states: list[Tensor]) -> None:
-    """Put the global generators back to `random_state`."""
-    torch.set_rng_state(states[0])
-    if len(states) > 1:
-        torch.cuda.set_rng_state_all(states[1:])
 
 
 class SameDraws:
@@ -282,12 +252,7 @@ class SameDraws:
             if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
                 torch.cuda.default_generators[torch.cuda.current_device()].manual_seed(self._seed)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.put_back()
 
     @classmethod
@@ -296,7 +261,10 @@ class SameDraws:
         if not _generators._is_owned():  # type: ignore[attr-defined]
             return
         if cls._before is not None:
-            set_random_state(cls._before)
+            cpu, *cuda = cls._before
+            torch.set_rng_state(cpu)
+            if cuda:
+                torch.cuda.set_rng_state_all(cuda)
         cls._before = None
         _generators.release()
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -19,12 +18,7 @@ Owner = tuple[str, str]
 
 
 def owned_parameters(modules: Mapping[str, nn.Module], owners: Sequence[Owner]) -> list[Tensor]:
-    """Parameters that modules have now, one for each owner.
-
-    Args:
-        modules: Modules of a model, by path.
-        owners: Owners of a weight.
-    """
+    """Parameters that modules, by path, have now; one for each owner."""
     found = (modules[path]._parameters[name] for path, name in owners)
     return [parameter for parameter in found if parameter is not None]
 
@@ -64,14 +58,8 @@ def extent(tensor: Tensor) -> tuple[int, int]:
     return start, start + (last + 1) * tensor.element_size()
 
 
-@dataclass(frozen=True, slots=True)
-class ParameterGroup:
-    """A parameter and its owners; several where modules share it.
-
-    Args:
-        tensor: The parameter, detached.
-        owners: Module paths and parameter names.
-    """
+class ParameterGroup(NamedTuple):
+    """A parameter, detached, and its owners; several where modules share it."""
 
     tensor: Tensor
     owners: tuple[Owner, ...]
@@ -98,13 +86,9 @@ def parameter_groups(model: nn.Module) -> dict[str, ParameterGroup]:
     groups = {
         full: ParameterGroup(tensor, tuple(owners)) for full, tensor, owners in found.values()
     }
-    _check_apart(groups)
-    return groups
-
-
-def _check_apart(groups: Mapping[str, ParameterGroup]) -> None:
     spans = sorted((*extent(group.tensor), name) for name, group in groups.items())
     for (_, end, first), (start, _, second) in zip(spans, spans[1:], strict=False):
         if start < end:
             allowed = "parameters that share all of their storage, laid out alike, or none"
             refuse(f"the storage of {second}", f"in part that of {first}", allowed, ModelError)
+    return groups

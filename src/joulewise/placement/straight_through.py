@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["RangeSlope", "clipped", "straight_through"]
+__all__ = ["clipped", "follow_range", "straight_through"]
 
 
 class _StraightThrough(torch.autograd.Function):
@@ -42,51 +42,44 @@ def clipped(weight: Tensor, alpha: Tensor) -> Tensor:
     return weight.detach().clamp(-limit, limit)
 
 
-class RangeSlope:
-    """Gradients of a weight that is stored clipped, made gradients of the range.
+def follow_range(
+    parameter: Tensor, alpha: Tensor, weight: Tensor, clipped: Tensor
+) -> Callable[[], None]:
+    """Accumulate gradients of the range of a weight that is stored clipped, from now on.
 
     An entry that is clipped moves with the range, by its sign: their gradients so signed add up,
     over the root of the number of entries.
 
     Args:
+        parameter: The parameter, to whose gradient backward passes add.
         alpha: The range, one number; nothing happens where it requires no gradient.
         weight: The weight before it was clipped.
         clipped: The weight as `clipped` made it.
+
+    Returns:
+        A function that stops it.
     """
-
-    def __init__(self, alpha: Tensor, weight: Tensor, clipped: Tensor) -> None:
-        self._alpha, self._weight, self._clipped = alpha, weight, clipped
-
-    def follow(self, parameter: Tensor) -> Callable[[], None]:
-        """Accumulate whatever a backward pass adds to the gradient of ``parameter`` from now on.
-
-        Returns:
-            What stops that.
-        """
-        if not (parameter.requires_grad and self._alpha.requires_grad):
-            return lambda: None
-        # A hook of the node, after those of the tensor: torch.autograd.grad passes it by.
-        node = torch.autograd.graph.get_gradient_edge(parameter).node
-        hook = node.register_prehook(self._accumulate)
-
-        def stop() -> None:
-            hook.remove()
-            nonlocal node
-            del node  # held until here: PyTorch would make another one, without the hook
-
-        return stop
+    if not (parameter.requires_grad and alpha.requires_grad):
+        return lambda: None
 
     @torch.no_grad()
-    def _accumulate(self, gradients: tuple[Tensor | None, ...]) -> None:
+    def accumulate(gradients: tuple[Tensor | None, ...]) -> None:
         (gradient,) = gradients
         if gradient is None:
             return
         if gradient.is_sparse:
             gradient = gradient.to_dense()
-        direction = torch.sign(self._weight - self._clipped)
-        total = torch.sum(direction * gradient, dtype=self._alpha.dtype)
-        slope = (total / gradient.numel() ** 0.5).to(self._alpha.device)
-        if self._alpha.grad is None:
-            self._alpha.grad = slope
-        else:
-            self._alpha.grad += slope
+        total = torch.sum(torch.sign(weight - clipped) * gradient, dtype=alpha.dtype)
+        slope = (total / gradient.numel() ** 0.5).to(alpha.device)
+        alpha.grad = slope if alpha.grad is None else alpha.grad.add_(slope)
+
+    # A hook of the node, after those of the tensor: torch.autograd.grad passes it by.
+    node = torch.autograd.graph.get_gradient_edge(parameter).node
+    hook = node.register_prehook(accumulate)
+
+    def stop() -> None:
+        hook.remove()
+        nonlocal node
+        del node  # held until here: PyTorch would make another one, without the hook
+
+    return stop

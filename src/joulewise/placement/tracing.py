@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -16,14 +17,17 @@ from torch.utils.flop_counter import flop_registry
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from joulewise.devices import MatrixInputs
-from joulewise.errors import ModelError
+from joulewise.errors import ModelError, refuse
 from joulewise.nested import batch_size, tensors_in
 from joulewise.placement.matrix_inputs import matrix_inputs_of
 from joulewise.placement.private_copy import PrivateModel
 from joulewise.placement.process_state import Exact, Opened
-from joulewise.placement.storage import Owners
+from joulewise.placement.storage import Owners, parameter_groups
 
-__all__ = ["ActivationTrace", "Trace", "float_inputs", "input_name", "trace"]
+if TYPE_CHECKING:
+    from joulewise.placement.placement import Placement
+
+__all__ = ["ActivationTrace", "Trace", "layer_inputs", "trace"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +47,7 @@ class ActivationTrace:
     refusal: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True)
 class Trace:
     """Counts of one inference.
 
@@ -52,42 +56,30 @@ class Trace:
         activations: Activations by name of the layer input.
         called: Layers that were called as modules.
         macs: Multiply-accumulates, those without a weight (attention) included.
-        macs_loaded: Multiply-accumulates of the products in ``matrix_inputs``.
-        matrix_inputs: Inputs of the products with each parameter that was asked for.
+        macs_in_memory: Multiply-accumulates of the products in ``matrix_inputs``.
+        matrix_inputs: Inputs of the products with each parameter on a memory that computes.
     """
 
-    weight_reads: Mapping[str, float]
-    activations: Mapping[str, ActivationTrace]
-    called: frozenset[str]
-    macs: float
-    macs_in_memory: float
-    matrix_inputs: Mapping[str, tuple[MatrixInputs, ...]]
+    weight_reads: dict[str, float] = field(default_factory=dict)
+    activations: dict[str, ActivationTrace] = field(default_factory=dict)
+    called: set[str] = field(default_factory=set)
+    macs: float = 0.0
+    macs_in_memory: float = 0.0
+    matrix_inputs: dict[str, list[MatrixInputs]] = field(default_factory=dict)
 
 
-def input_name(layer: str, position: int) -> str:
-    """The name of a layer's input: ``conv1:input``, then ``conv1:input1`` for a second tensor."""
-    return f"{layer}:input{position or ''}"
-
-
-def float_inputs(args: Any, kwargs: Any) -> list[Tensor]:
+def layer_inputs(layer: str, args: Any, kwargs: Any) -> dict[str, Tensor]:
     """The distinct floating tensors among a layer's arguments, in order.
 
-    Self-attention is called with one tensor as query, key and value: it is stored once.
+    By name: ``conv1:input``, then ``conv1:input1`` for a second one. Self-attention is called with
+    one tensor as query, key and value: it is stored once.
     """
-    distinct: dict[int, Tensor] = {}
-    for tensor in tensors_in((args, kwargs)):
-        if tensor.is_floating_point():
-            distinct.setdefault(id(tensor), tensor)
-    return list(distinct.values())
+    distinct = {id(t): t for t in tensors_in((args, kwargs)) if t.is_floating_point()}
+    return {f"{layer}:input{number or ''}": t for number, t in enumerate(distinct.values())}
 
 
-def trace(
-    private: PrivateModel,
-    layers: Sequence[str],
-    inputs: Any,
-    loaded: Collection[str] = (),
-) -> Trace:
-    """Run one batch and count, per sample.
+def trace(placement: Placement, inputs: Any, layers: Sequence[str] = ()) -> Trace:
+    """Run one batch through a private copy of the model and count, per sample.
 
     A weight is read once by each operation that consumes it, whatever the batch (one inference is a
     batch of one), except that an embedding reads only the rows that are looked up. Work that does
@@ -95,85 +87,65 @@ def trace(
     full; all else is divided by the samples.
 
     Args:
-        private: A copy of the model, whose parameters are watched.
-        layers: The modules whose inputs to watch.
+        placement: The model and its memories.
         inputs: A batch, first axis the samples.
-        loaded: The parameters whose products to record.
+        layers: The modules whose inputs to watch.
 
     Returns:
         The counts; a model that fails on these inputs is refused with a ``ModelError``.
     """
-    samples = batch_size(inputs)
-    parameters = {name: own[0].detach() for name, own in private.parameters.items()}
-    counter = _Counter(parameters, private.originals, samples, loaded)
-    watched = _Watch(samples)
+    owners = {name: group.owners for name, group in parameter_groups(placement.model).items()}
+    private = PrivateModel(placement.model, owners, placement.rebuild)
+    for name, original in private.originals.items():
+        clone = original.clone()
+        for parameter in private.parameters[name]:
+            parameter.data = clone
+    samples, found = batch_size(inputs), Trace()
+    computing = [placed.name for placed in placement.placed if placed.device.array is not None]
+    counter = _Counter(found, private, samples, computing)
     for layer in layers:
         module = private.modules[layer]
         if not isinstance(module, torch.jit.ScriptModule):  # which takes no hooks
-            module.register_forward_pre_hook(watched.hook(layer), with_kwargs=True)
+            hook = partial(_look, found, samples, layer)
+            module.register_forward_pre_hook(hook, with_kwargs=True)
     counter.mark(inputs)
     with Exact(private.model), Opened(), torch.no_grad(), counter:
         private.run(inputs)
-    return Trace(
-        weight_reads=dict(counter.reads),
-        activations=watched.seen,
-        called=frozenset(watched.called),
-        macs=counter.macs,
-        macs_in_memory=counter.macs_in_memory,
-        matrix_inputs={name: tuple(found) for name, found in counter.matrix_inputs.items()},
-    )
+    return found
 
 
-class _Watch:
-    """Pre-hooks that look at layer inputs and leave them as they are."""
-
-    def __init__(self, samples: int) -> None:
-        self.samples = samples
-        self.seen: dict[str, ActivationTrace] = {}
-        self.called: set[str] = set()
-
-    def hook(self, layer: str) -> Callable[[nn.Module, Any, Any], None]:
-        def look(module: nn.Module, args: Any, kwargs: Any) -> None:
-            self.called.add(layer)
-            packed = any(isinstance(arg, PackedSequence) for arg in (*args, *kwargs.values()))
-            for position, tensor in enumerate(float_inputs(args, kwargs)):
-                odd = "a packed sequence" if packed else _odd_layout(module, tensor, position)
-                self._look(input_name(layer, position), tensor, odd)
-
-        return look
-
-    def _look(self, name: str, tensor: Tensor, odd: str | None) -> None:
-        before = self.seen.get(name)
-        largest = float(tensor.abs().max()) if tensor.numel() else 0.0
-        refusal = self._refusal(name, tensor, largest, odd)
-        if refusal is not None:
-            shape = tuple(tensor.shape)
-        else:
-            rows = tensor.shape[0] // self.samples
-            shape = tuple(tensor.shape[1:]) if rows == 1 else (rows, *tensor.shape[1:])
-        now = ActivationTrace(
-            shape=shape,
-            largest=largest,
-            words_per_inference=tensor.numel() / self.samples,
-            refusal=refusal,
-        )
-        self.seen[name] = now if before is None else _together(before, now)
-
-    def _refusal(self, name: str, tensor: Tensor, largest: float, odd: str | None) -> str | None:
-        advice = f"exclude '{name}'"
-        if odd is not None:
-            return f"{name} is {odd}; allowed: a first axis that is the batch; {advice}"
-        if tensor.ndim == 0 or tensor.shape[0] % self.samples:
-            allowed = f"a first axis that is a multiple of the batch, {self.samples}; {advice}"
-            return f"the shape of {name} is {tuple(tensor.shape)}; allowed: {allowed}"
-        if not largest < float("inf"):
-            return f"{name} is NaN or infinite in the traced pass; allowed: finite ones; {advice}"
-        return None
+def _look(
+    found: Trace, samples: int, layer: str, module: nn.Module, args: Any, kwargs: Any
+) -> None:
+    """Look at the inputs of a layer, in a pre-hook that leaves them as they are."""
+    found.called.add(layer)
+    packed = any(isinstance(arg, PackedSequence) for arg in (*args, *kwargs.values()))
+    for name, tensor in layer_inputs(layer, args, kwargs).items():
+        odd = "a packed sequence" if packed else _odd_layout(module, tensor, name)
+        now, before = _activation(name, tensor, odd, samples), found.activations.get(name)
+        found.activations[name] = now if before is None else _together(before, now)
 
 
-def _odd_layout(module: nn.Module, tensor: Tensor, position: int) -> str | None:
+def _activation(name: str, tensor: Tensor, odd: str | None, samples: int) -> ActivationTrace:
+    largest = float(tensor.abs().max()) if tensor.numel() else 0.0
+    shape, refusal, advice = tuple(tensor.shape), None, f"exclude '{name}'"
+    if odd is not None:
+        refusal = f"{name} is {odd}; allowed: a first axis that is the batch; {advice}"
+    elif tensor.ndim == 0 or shape[0] % samples:
+        allowed = f"a first axis that is a multiple of the batch, {samples}; {advice}"
+        refusal = f"the shape of {name} is {shape}; allowed: {allowed}"
+    elif not largest < float("inf"):
+        refusal = f"{name} is NaN or infinite in the traced pass; allowed: finite ones; {advice}"
+    else:
+        rows = shape[0] // samples
+        shape = shape[1:] if rows == 1 else (rows, *shape[1:])
+    words = tensor.numel() / samples
+    return ActivationTrace(shape=shape, largest=largest, words_per_inference=words, refusal=refusal)
+
+
+def _odd_layout(module: nn.Module, tensor: Tensor, name: str) -> str | None:
     """Layout of an input whose batch is not the first axis, by the attributes of the layer."""
-    if isinstance(module, nn.RNNBase) and position:
+    if isinstance(module, nn.RNNBase) and not name.endswith(":input"):
         return "a recurrent state, with the batch on its second axis"
     if getattr(module, "batch_first", True) is False and tensor.ndim == 3:
         return "laid out with the sequence first (batch_first=False)"
@@ -194,19 +166,13 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts consumption of watched storages and multiply-accumulates, operation by operation."""
 
     def __init__(
-        self,
-        parameters: Mapping[str, Tensor],
-        originals: Mapping[str, Tensor],
-        samples: int,
-        loaded: Collection[str],
+        self, found: Trace, private: PrivateModel, samples: int, computing: Collection[str]
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.parameters, self.samples, self.loaded = parameters, samples, loaded
-        self.originals = originals
-        self.reads: dict[str, float] = {}
-        self.macs, self.macs_in_memory = 0.0, 0.0
-        self.matrix_inputs: dict[str, list[MatrixInputs]] = {}
-        self._owners = Owners(parameters)
+        self.found, self.samples, self.computing = found, samples, computing
+        self.parameters = {name: own[0].detach() for name, own in private.parameters.items()}
+        self.originals = private.originals
+        self._owners = Owners(self.parameters)
         self._of_batch = WeakTensorKeyDictionary()
 
     def mark(self, nested: Any) -> None:
@@ -234,13 +200,9 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
             macs = flop_registry[operation](*args, **kwargs, out_val=out) / 2 / share
         elif operation in _MORE_MACS:
             macs = _MORE_MACS[operation](*consumed, out) / share
-        self.macs += macs
+        self.found.macs += macs
         if not _is_view(func):
-            for tensor in consumed:
-                self._count_read(tensor, consumed if operation in _LOOK_UPS else None, share)
-                if self._count_product(tensor, operation, args, share):
-                    # Once, where two weights are multiplied with each other.
-                    self.macs_in_memory, macs = self.macs_in_memory + macs, 0.0
+            self._count_uses(consumed, operation, args, share, macs)
         return out
 
     def _belongs_to_batch(self, operation: Any, consumed: Sequence[Tensor], out: Any) -> bool:
@@ -250,39 +212,30 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         grown = not consumed or operation in (torch.ops.aten.expand, torch.ops.aten.repeat)
         return grown and any(t.ndim > 1 and self.samples in t.shape[:2] for t in tensors_in(out))
 
-    def _count_read(self, tensor: Tensor, look_up: Sequence[Tensor] | None, share: int) -> None:
-        if (found := self._owners.find(tensor)) is None:
-            return
-        name, _ = found
-        words: float = min(tensor.numel(), self.parameters[name].numel())
-        if look_up is not None:
-            words = look_up[1].numel() / share * tensor.shape[-1]
-        self.reads[name] = self.reads.get(name, 0.0) + words
-
-    def _count_product(
-        self, tensor: Tensor, operation: Any, args: tuple[Any, ...], share: int
-    ) -> bool:
-        """Record the inputs of a product with a weight; True if it is one that is wanted.
-
-        Raises:
-            ModelError: if what it is multiplied with is not finite.
-        """
-        found = self._owners.find(tensor)
-        if found is None or found[0] not in self.loaded:
-            return False
-        name, _ = found
-        product = matrix_inputs_of(operation, args, tensor, self.parameters[name], share)
-        if product is None:
-            return False
-        if not math.isfinite(product.largest):
-            raise ModelError(
-                f"what {name} is multiplied with is NaN or infinite in the traced pass"
-            )
-        # Kept as long as the placement: with the user's tensor, not with that of the copy.
-        self.matrix_inputs.setdefault(name, []).append(
-            replace(product, weight=self.originals[name])
-        )
-        return True
+    def _count_uses(
+        self, consumed: Sequence[Tensor], operation: Any, args: Any, share: int, macs: float
+    ) -> None:
+        for tensor in consumed:
+            if (owner := self._owners.find(tensor)) is None:
+                continue
+            name, _ = owner
+            words: float = min(tensor.numel(), self.parameters[name].numel())
+            if operation in _LOOK_UPS:
+                words = consumed[1].numel() / share * tensor.shape[-1]
+            self.found.weight_reads[name] = self.found.weight_reads.get(name, 0.0) + words
+            if name not in self.computing:
+                continue
+            product = matrix_inputs_of(operation, args, tensor, self.parameters[name], share)
+            if product is None:
+                continue
+            if not math.isfinite(product.largest):
+                got = "NaN or infinite in the traced pass"
+                refuse(f"what {name} is multiplied with", got, "finite activations", ModelError)
+            # Kept as long as the placement: with the user's tensor, not with that of the copy.
+            product = replace(product, weight=self.originals[name])
+            self.found.matrix_inputs.setdefault(name, []).append(product)
+            self.found.macs_in_memory += macs
+            macs = 0.0  # once, where two weights are multiplied with each other
 
 
 # A table and the indices of the rows that are read.

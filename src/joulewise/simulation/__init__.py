@@ -5,12 +5,9 @@ result       figures per chip, and their mean, interval, quantile and yield
 statistics   intervals for means and proportions
 """
 
-from joulewise.simulation.montecarlo import simulate as simulate
-from joulewise.simulation.montecarlo import sweep as sweep
-from joulewise.simulation.result import Simulation as Simulation
-from joulewise.simulation.statistics import Interval as Interval
-from joulewise.simulation.statistics import mean_interval as mean_interval
-from joulewise.simulation.statistics import proportion_interval as proportion_interval
+from joulewise.simulation.montecarlo import simulate, sweep
+from joulewise.simulation.result import Simulation
+from joulewise.simulation.statistics import Interval, mean_interval, proportion_interval
 
 __all__ = [
     "Interval",

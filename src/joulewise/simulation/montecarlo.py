@@ -17,7 +17,6 @@ from joulewise.placement import (
     Memory,
     Placement,
     Plan,
-    Score,
     energy,
     guarded,
     prepare,
@@ -119,16 +118,8 @@ def sweep(
 ) -> tuple[Simulation, ...]:
     """Simulate several operating points on the same chips, so that chip noise is common to all.
 
-    Args:
-        placement: As for `simulate`.
-        data: As for `simulate`.
-        at: A list of operating points, each as for `simulate`, one for each result.
-        chips: As for `simulate`.
-        seed: As for `simulate`.
-        half_width: As for `simulate`, for each result on its own.
-        batch_size: As for `simulate`.
-        metric: As for `simulate`.
-        progress: As for `simulate`.
+    ``at`` is a list of operating points; the other arguments are those of `simulate`, with
+    ``half_width`` for each result on its own.
 
     Returns:
         One result for each of ``at``, in order.
@@ -147,8 +138,8 @@ def sweep(
         with private_memory(traced) as memory:
             reference = reference_pass(memory, batches, metric)
             memory.ideal()
-            ideal = score_pass(memory, batches, reference)
-            if reference.metric is None and ideal.mse is None:
+            ideal, ideal_mse = score_pass(memory, batches, reference)
+            if reference.metric is None and ideal_mse is None:
                 refuse(
                     "the data",
                     "without targets, for a model whose outputs have no fixed shape",
@@ -159,11 +150,13 @@ def sweep(
                     if run.stopped:
                         continue
                     memory.read(run.points, Chip(seed=chip))
-                    run.scores.append(score_pass(memory, batches, reference))
+                    value, mse = score_pass(memory, batches, reference)
+                    run.values.append(value)
+                    run.mse.append(mse)
                     run.stop_if_sure(half_width, of_metric=reference.metric is not None)
-                    report("simulating", sum(len(r.scores) for r in runs), chips * len(runs))
+                    report("simulating", sum(len(r.mse) for r in runs), chips * len(runs))
             for run in runs:
-                _warn_if_nothing_happened(memory, run, seed, ideal)
+                _warn_if_nothing_happened(memory, run, seed, ideal_mse)
     return tuple(
         Simulation(
             plan=run.plan,
@@ -171,10 +164,10 @@ def sweep(
             samples=sum(batch_size_of(batch.inputs) for batch in batches),
             metric=reference.metric,
             original=reference.value,
-            ideal=ideal.value,
-            values=tuple(s.value for s in run.scores) if reference.metric is not None else (),
+            ideal=ideal,
+            values=tuple(run.values) if reference.metric is not None else (),
             mse=run.errors(),
-            ideal_mse=ideal.mse,
+            ideal_mse=ideal_mse,
             energy=energy(traced, at=run.plan),
         )
         for run in runs
@@ -187,13 +180,14 @@ class _Run:
 
     plan: Plan
     points: Mapping[str, Point]
-    scores: list[Score] = field(default_factory=list)
+    values: list[float | None] = field(default_factory=list)
+    mse: list[float | None] = field(default_factory=list)
     stopped: bool = False
 
     def stop_if_sure(self, half_width: float | None, *, of_metric: bool) -> None:
         if half_width is None:
             return
-        values = [s.value for s in self.scores if s.value is not None]
+        values = [value for value in self.values if value is not None]
         errors = [mse for mse in self.errors() if math.isfinite(mse)]
         if of_metric:
             self.stopped = sure_enough(values, half_width)
@@ -202,8 +196,8 @@ class _Run:
 
     def errors(self) -> tuple[float, ...]:
         """Output error of each chip; empty if any has none."""
-        known = [score.mse for score in self.scores if score.mse is not None]
-        if len(known) < len(self.scores):
+        known = [mse for mse in self.mse if mse is not None]
+        if len(known) < len(self.mse):
             return ()
         return tuple(mse if math.isfinite(mse) else math.inf for mse in known)
 
@@ -222,9 +216,11 @@ def sure_enough(values: Sequence[float], half_width: float) -> bool:
     return min(values) < max(values) and mean_interval(values).half_width <= half_width
 
 
-def _warn_if_nothing_happened(memory: Memory, run: _Run, seed: int, ideal: Score) -> None:
+def _warn_if_nothing_happened(
+    memory: Memory, run: _Run, seed: int, ideal_mse: float | None
+) -> None:
     """Warn if faulty weights changed no output: the model may not compute with them."""
-    if len(run.scores) < 5 or ideal.mse is None or any(s.mse != ideal.mse for s in run.scores):
+    if len(run.mse) < 5 or ideal_mse is None or any(mse != ideal_mse for mse in run.mse):
         return
     wrong = []
     for chip in range(seed, seed + 5):
@@ -232,7 +228,7 @@ def _warn_if_nothing_happened(memory: Memory, run: _Run, seed: int, ideal: Score
         wrong.append(memory.differs())
     if all(wrong):
         warnings.warn(
-            f"weights were read wrongly and yet no output of {len(run.scores)} chips changed: does "
+            f"weights were read wrongly and yet no output of {len(run.mse)} chips changed: does "
             "the model compute with the tensors that are placed?",
             stacklevel=3,
         )

@@ -147,7 +147,7 @@ class InPlaceRead(AbstractContextManager[Memory]):
         if self._chip is None:
             memory.ideal()
         else:
-            memory.read(self._points, self._chip, again=False)
+            memory.read(self._points, self._chip)
         if self._scale_gradients:
             stack.callback(memory.scale_gradients())
         stack.callback(memory.learn_ranges())
