@@ -11,32 +11,32 @@ from joulewise.cli import main
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 COMMANDS = (
-    "demo",
-    "train",
-    "simulate",
-    "predict",
-    "allocate",
-    "co-design",
-    "pareto",
-    "compare",
-    "compare-training",
+    *("demo", "init", "run", "results", "train", "simulate", "predict", "allocate", "pareto"),
+    *("compare", "compare-training"),
 )
-BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 
 
-def test_the_python_of_the_readme_runs(capsys):
+@pytest.mark.parametrize(("path", "blocks"), [("README.md", 1), ("docs/guide.md", 5)])
+def test_the_python_of_a_document_runs(path, blocks, capsys):
     namespace = {}
-    assert len(BLOCKS) == 5
-    for block in BLOCKS:
+    found = re.findall(r"```python\n(.*?)```", (ROOT / path).read_text(), flags=re.DOTALL)
+    assert len(found) == blocks
+    for block in found:
         # Fewer chips: this shows that the text runs, not what it finds.
         exec(re.sub(r"chips=\d+", "chips=20", block), namespace)
     assert "at 50% energy" in capsys.readouterr().out
     assert namespace["result"].chips == 20
 
 
+def test_the_readme_is_one_screen_and_its_links_lead_somewhere():
+    assert len(README.encode()) <= 6000
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_options_in_the_readme_exist(command, monkeypatch, capsys):
-    lines = [line for line in README.splitlines() if f"joulewise {command} " in line]
+    lines = [line for line in README.splitlines() if re.search(rf"joulewise {command} ", line)]
     used = {option for line in lines for option in re.findall(r"--[a-z-]+", line)}
     monkeypatch.setattr(sys, "argv", ["joulewise", command, "--help"])
     monkeypatch.setenv("COLUMNS", "200")

@@ -22,7 +22,6 @@ from .devices import Crossbar as Crossbar
 from .devices import Device as Device
 from .devices import ExponentialLaw as ExponentialLaw
 from .devices import Flip as Flip
-from .devices import IndependentMap as IndependentMap
 from .devices import Mask as Mask
 from .devices import MeasuredMap as MeasuredMap
 from .devices import Stuck as Stuck
@@ -52,6 +51,7 @@ from .prediction import error_model as error_model
 from .prediction import predict as predict
 from .simulation import simulate as simulate
 from .simulation import sweep as sweep
+from .study import Study as Study
 from .training import LinearSchedule as LinearSchedule
 from .training import TrainingMemory as TrainingMemory
 from .training import TrainingSpec as TrainingSpec

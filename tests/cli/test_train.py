@@ -4,7 +4,7 @@ import pytest
 @pytest.mark.parametrize(
     ("extra", "said"),
     [
-        (("--seed", 10**22), "seed is 10000000000000000000000"),
+        (("--seed", 10**22), "seeds[0] is 10000000000000000000000"),
         (("--out", "folder.safetensors"), "out is folder.safetensors, a folder; allowed: a file"),
     ],
 )

@@ -3,7 +3,10 @@
 app        the commands, and how errors become one sentence and an exit code
 arguments  options that several commands share
 evaluate   simulate and predict: one network at given operating points
-studies    init, run, results, compare, compare-training, allocate, pareto and demo
+studies    init, run and results of study files
+compare    compare, compare-training and demo
+allocate   allocate and pareto
+running    runs of studies: engine, progress, tables and page
 train      one training
 console    tables and progress in the terminal
 allocator  memory allocator settings that a CPU run needs

@@ -11,17 +11,10 @@ import typer
 from pydantic import ValidationError
 
 from joulewise import __version__
+from joulewise.cli.allocate import allocate, pareto
+from joulewise.cli.compare import compare, compare_training, demo
 from joulewise.cli.evaluate import predict, simulate
-from joulewise.cli.studies import (
-    allocate,
-    compare,
-    compare_training,
-    demo,
-    init,
-    pareto,
-    results,
-    run,
-)
+from joulewise.cli.studies import init, results, run
 from joulewise.cli.train import train
 from joulewise.errors import JoulewiseError
 

@@ -95,9 +95,6 @@ def print_table(title: str, columns: list[str], rows: list[list[str]], words: in
     """
     terminal = sys.stdout.isatty()
     table = Table(
-        title=title or None,
-        title_justify="left",
-        title_style="bold",
         box=SIMPLE_HEAD if terminal else None,
         pad_edge=False,
     )
@@ -105,11 +102,9 @@ def print_table(title: str, columns: list[str], rows: list[list[str]], words: in
         table.add_column(column, justify="left" if number < words else "right", overflow="fold")
     for row in rows:
         table.add_row(*row)
-    width = None if terminal else max(_width(title, columns, rows), 20)
+    # Piped, no cell is folded.
+    cells = zip(columns, *rows, strict=True)
+    width = None if terminal else sum(max(map(len, column)) + 2 for column in cells)
+    if title:
+        typer.echo(title)
     Console(highlight=False, width=width).print(table)
-
-
-def _width(title: str, columns: list[str], rows: list[list[str]]) -> int:
-    """Width at which no cell is folded."""
-    cells = zip(columns, *rows, strict=True) if rows else [(column,) for column in columns]
-    return max(len(title), sum(max(map(len, column)) + 2 for column in cells))

@@ -82,7 +82,7 @@ def simulate(
     columns = ["point", "memory energy", "of reliable", "chips"]
     columns += [] if one.metric is None else [one.metric.name, "95 % interval", "5 % quantile"]
     columns += ["output error"] + ([] if limit is None else ["yield"])
-    title = f"{model}, {one.samples} samples"
+    title = f"{case.name}, {one.samples} samples"
     if one.metric is not None:
         given, ideal = (_text(one, value) for value in (one.original, one.ideal))
         title += f": {one.metric.name} {given} as given, {ideal} with a perfect memory"
@@ -182,7 +182,7 @@ def predict(
         ]
         for name, forecast, joules, one in zip(case.names, found, spent, simulated, strict=True)
     ]
-    console.print_table(f"{model}, predicted by {found[0].method}", columns, rows)
+    console.print_table(f"{case.name}, predicted by {found[0].method}", columns, rows)
     if found[0].refusal is not None:
         typer.echo(f"The metric is not predicted: {found[0].refusal}")
     _print_tensors(case, found)
@@ -243,6 +243,11 @@ class _Case:
                 for point in file.points
             ]
         return cls(file, names, plan)
+
+    @property
+    def name(self) -> str:
+        """The network's name."""
+        return self.file.models[0].name
 
     def load(self, torch_device: str | None) -> None:
         """Load data and model, and place it.

@@ -6,7 +6,7 @@ import hashlib
 import json
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from joulewise.allocation import allocate, pareto
 from joulewise.contrib import LearnedRanges, NoiseMaximisation
 from joulewise.data import Dataset, load_data
+from joulewise.devices import Point
 from joulewise.errors import InputError, JoulewiseError
 from joulewise.metrics import (
     Accuracy,
@@ -195,11 +196,17 @@ def training_memory(
     """
     if not entry.through_memory:
         return None
+    if where.common_range:
+        raise InputError(
+            "common_range is that of the network as it was, which training leaves behind; "
+            "allowed: without it, or per_channel"
+        )
     placement = _placed(model, data, memory, where)
     if entry.energy is not None:
         return NoiseMaximisation(placement, energy=entry.energy, seed=seed)
     ranges = LearnedRanges(placement) if entry.learn_ranges else None
     if entry.perfect:
+        _check_noticed(placement, None)
         return TrainingMemory(placement, ranges=ranges, perfect=True)
     knob = placement.placed[0].device.knob
     at = {name: point for name, point in entry.at.items() if name in (knob.name, *knob.aliases)}
@@ -208,7 +215,36 @@ def training_memory(
             f"training ({entry.name}) is at {', '.join(entry.at)}, and the knob of "
             f"{memory.name} is {knob.name}; allowed: one point for each kind of memory"
         )
+    _check_noticed(placement, placement.points(at))
     return TrainingMemory(placement, at=at, ranges=ranges, seed=seed)
+
+
+def _check_noticed(placement: Placement, points: Mapping[str, Point] | None) -> None:
+    """Refuse a memory that gives weights back as they are: training would not notice it.
+
+    Args:
+        placement: The placement.
+        points: Operating points; None without faults.
+
+    Raises:
+        InputError: if no weight is read otherwise than it was written, and no converter rounds.
+    """
+    modules = dict(placement.model.named_modules())
+    weights = [placed for placed in placement.placed if placed.role == "weight"]
+    for placed in weights:
+        device, weight = placed.device, next(iter(placed.parameters(modules))).detach()
+        stored = device.store(weight, limit=placed.limit, name=placed.name)
+        if device.array is not None and (device.array.input_bits or device.array.output_bits):
+            return
+        if not torch.equal(device.ideal(stored), weight):
+            return
+        if points is not None and bool(device.moments(stored, points[placed.name]).var.any()):
+            return
+    if weights:
+        raise InputError(
+            "a memory that reads weights exactly is given, and training through it would change "
+            "nothing; allowed: one with noise, levels or converters"
+        )
 
 
 def _evaluate(trial: Evaluate, weights: Path, report: Report) -> dict[str, Any]:

@@ -351,7 +351,9 @@ class StudyFile(_Plain):
     )
     samples: int = Field(default=512, ge=1, le=10**9, description="samples of predictions")
     confidence: float = Field(default=0.95, gt=0.5, lt=1)
-    seeds: tuple[int, ...] = Field(default=(0,), min_length=1, description="of training")
+    seeds: tuple[Annotated[int, Field(ge=0, le=2**63 - 1)], ...] = Field(
+        default=(0,), min_length=1, description="of training"
+    )
     chip_seed: int = Field(default=0, ge=0, le=2**62)
     budget: Budget | None = None
 

@@ -1,0 +1,122 @@
+"""``joulewise allocate`` and ``pareto``: plans of least energy, as studies of options."""
+
+from __future__ import annotations
+
+import json as json_module
+from typing import Annotated
+
+import typer
+
+from joulewise.cli import arguments, console
+from joulewise.cli.running import Runner, run_asked
+from joulewise.files import write_atomically
+
+__all__ = ["allocate", "pareto"]
+
+# Exit code where the goal was not shown to hold: the plan is the best that there is.
+OUT_OF_REACH = 3
+
+
+def allocate(
+    model: arguments.Model,
+    goal: arguments.Goal = "drop=0.5pp",
+    granularity: Annotated[
+        str,
+        typer.Option(
+            help="network, role, tensor or channel, with settings: tensor:bit_planes=true,rails=3 "
+            "or tensor:levels=0.4+0.6+1"
+        ),
+    ] = "tensor",
+    data: arguments.Data = "digits",
+    images: arguments.Images = None,
+    memory: arguments.Memory = "sram",
+    place: arguments.Place = None,
+    metric: arguments.Metric = None,
+    chips: arguments.Chips = 200,
+    samples: arguments.Samples = 512,
+    seed: arguments.Seed = 0,
+    out: arguments.Out = None,
+    workers: arguments.Workers = 0,
+    torch_device: arguments.TorchDevice = None,
+    json: arguments.Json = False,
+) -> None:
+    """The least energy at which a goal holds, an operating point for each tensor.
+
+    The plan is chosen by prediction and a few chips, and verified on others, beside one common
+    point; --out has it as plan.json. Exit code 3: the goal was not shown to hold.
+
+    Example: joulewise allocate --model cnn=cnn.safetensors --goal drop=0.5pp --out plan
+    """
+    arguments.check_trained([model])
+    runner = Runner(workers=workers)
+    console.start(torch_device)
+    common = [] if granularity == "network" else ["network"]
+    study = run_asked(
+        out,
+        runner,
+        json,
+        data={"source": data, "images": images},
+        models=[model],
+        memories=[memory],
+        place=place,
+        goals=[goal],
+        granularities=[*common, granularity],
+        metric=metric,
+        chips=chips,
+        samples=samples,
+        chip_seed=seed,
+    )
+    allocation = study.last_allocation
+    if out is not None:
+        plan = json_module.dumps(allocation.result["plan_file"], indent=1)
+        write_atomically(out / "plan.json", plan)
+        typer.echo(f"The plan: {out / 'plan.json'}", err=json)
+    if allocation.result["allocation"]["holds"] is False:
+        raise typer.Exit(OUT_OF_REACH)
+
+
+def pareto(
+    model: arguments.Models,
+    granularity: Annotated[
+        list[str] | None,
+        typer.Option(help="as in allocate; repeat it  [default: network, tensor]"),
+    ] = None,
+    plans: Annotated[int, typer.Option(help="plans in a front")] = 10,
+    data: arguments.Data = "digits",
+    images: arguments.Images = None,
+    memory: arguments.Memories = None,
+    place: arguments.Place = None,
+    metric: arguments.Metric = None,
+    chips: arguments.Chips = 50,
+    samples: arguments.Samples = 512,
+    seed: arguments.Seed = 0,
+    out: arguments.Out = None,
+    workers: arguments.Workers = 0,
+    torch_device: arguments.TorchDevice = None,
+    json: arguments.Json = False,
+) -> None:
+    """Plans of least energy for every error: several networks, memories and granularities.
+
+    Example: joulewise pareto --model cnn=cnn.safetensors --granularity tensor:bit_planes=true
+    """
+    from joulewise.errors import check_count
+
+    arguments.check_trained(model)
+    check_count("plans", plans, 2, 1000)
+    runner = Runner(workers=workers)
+    console.start(torch_device)
+    run_asked(
+        out,
+        runner,
+        json,
+        data={"source": data, "images": images},
+        models=model,
+        memories=memory or ["sram"],
+        place=place,
+        granularities=granularity or ["network", "tensor"],
+        front=plans,
+        metric=metric,
+        chips=chips,
+        samples=samples,
+        chip_seed=seed,
+    )

@@ -1,0 +1,131 @@
+"""Runs of studies from a command: engine, progress, tables and page."""
+
+from __future__ import annotations
+
+import json as json_module
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from joulewise.cli import arguments, console
+
+if TYPE_CHECKING:
+    from joulewise.study import Study
+    from joulewise.study.engine import Engine, Progress
+    from joulewise.study.study_file import StudyFile
+
+__all__ = ["Runner", "present", "run_asked"]
+
+
+class Runner:
+    """Runs studies with the engine of a command's options.
+
+    Raises:
+        InputError: if there is no such engine.
+    """
+
+    def __init__(
+        self,
+        engine: str = "processes",
+        workers: int = 0,
+        address: str | None = None,
+        gpu: bool = False,
+        again: str = "the same command",
+    ) -> None:
+        from joulewise.errors import check_count, refuse
+
+        check_count("workers", workers, 0, 4096)
+        if engine not in ("processes", "dask"):
+            refuse("engine", repr(engine), "processes or dask")
+        if engine != "dask" and (address is not None or gpu):
+            refuse("address" if address else "gpu", "given without dask", "--engine dask")
+        self._engine, self._address, self._gpu = engine, address, gpu
+        self._workers, self._again = workers or os.cpu_count() or 1, again
+
+    def study(self, file: StudyFile, folder: Path) -> Study:
+        """The study of a folder; changes since its last run are told."""
+        from joulewise.study.study import Study
+
+        study = Study(file, folder)
+        for change in study.changes:
+            typer.echo(f"changed since the last run: {change}", err=True)
+        return study
+
+    def run(self, study: Study) -> dict[str, str]:
+        """Compute what is missing, with a progress bar; the errors of failed trials."""
+        engine = self._made()
+        try:
+            with console.bar("trials") as update:
+                failed = study.run(engine, lambda state: _report(update, state))
+        except KeyboardInterrupt:
+            typer.echo(f"joulewise: stopped; to go on: {self._again}", err=True)
+            raise typer.Exit(130) from None
+        finally:
+            engine.close()
+        for name, reason in study.store.damaged.items():
+            typer.echo(f"joulewise: {name} was damaged ({reason}), not used", err=True)
+        for digest, reason in failed.items():
+            typer.echo(f"joulewise: trial {digest} failed: {reason}", err=True)
+        return failed
+
+    def _made(self) -> Engine:
+        if self._engine == "dask":
+            from joulewise.study.dask_engine import DaskWorkers
+
+            return DaskWorkers(self._address, workers=self._workers, gpu=self._gpu)
+        from joulewise.study.engine import LocalProcesses, ThisProcess
+
+        return ThisProcess() if self._workers == 1 else LocalProcesses(self._workers)
+
+
+def present(study: Study, json: bool, *, kept: bool) -> None:
+    """Write the page if the folder is kept, and print the blocks, or the rows as JSON."""
+    page = study.store.folder / "index.html"
+    if kept and study.records():
+        from joulewise.report.page import write_study
+
+        write_study(study, page)
+    if json:
+        typer.echo(json_module.dumps(study.rows(), indent=2, allow_nan=False))
+        return
+    _print_blocks(study)
+    if kept and page.exists():
+        typer.echo(f"The page, for a browser: {page}")
+
+
+def _print_blocks(study: Study) -> None:
+    from joulewise.report.blocks import blocks_of
+    from joulewise.report.view import View
+
+    view = View(study)
+    for block in blocks_of(view) if view.records else ():
+        typer.echo(f"{block.title}\n{block.sentence}\n")
+        for table in block.tables:
+            rows = [list(row) for row in table.rows]
+            console.print_table(table.caption, list(table.columns), rows, table.words)
+            typer.echo("")
+
+
+def run_asked(out: Path | None, runner: Runner, json: bool, **fields: Any) -> Study:
+    """Run the study of a command's options, in ``out`` or in a folder that is not kept.
+
+    Raises:
+        Exit: with code 1 if a trial failed.
+    """
+    file = arguments.study_file(**fields)
+    with tempfile.TemporaryDirectory(prefix="joulewise-") as scratch:
+        study = runner.study(file, Path(scratch) / "study" if out is None else out)
+        failed = runner.run(study)
+        present(study, json, kept=out is not None)
+        study.records()
+        if failed:
+            raise typer.Exit(1)
+        return study
+
+
+def _report(update: console.Update, state: Progress) -> None:
+    left = "" if state.left_s is None else f"about {state.left_s:.0f} s left"
+    update(state.done, state.total, left)
