@@ -302,7 +302,7 @@ class _Builder:
         response: dict[str, list[Tensor]] = {name: [] for name in self._points}
         most = max(len(directions) for directions in self._directions.values())
         for piece in network.pieces(most):
-            error, found = network.class_sums(
+            error, summed, moved = network.class_sums(
                 piece, self._classes, self._directions, self._by_channel
             )
             images += piece.samples
@@ -310,8 +310,8 @@ class _Builder:
             for name, directions in self._directions.items():
                 numbers = len(self._rows[name]) * len(directions)
                 none = torch.zeros(piece.samples, numbers, dtype=torch.float64)
-                response[name].append(found.moved.get(name, none))
-            for name, part in found.squares.items():
+                response[name].append(moved.get(name, none))
+            for name, part in summed.items():
                 squares[name] = squares[name] + part if name in squares else part
             problem.progress(images, problem.samples)
         scaled = {name: part / (images * problem.outputs) for name, part in squares.items()}

@@ -6,9 +6,9 @@ from torch import nn
 from torch.nn import functional
 
 from joulewise.models import seeded
-from joulewise.prediction.linearisation.op_interception import Interception
-from joulewise.prediction.linearisation.reductions import LogitJacobians
+from joulewise.prediction.linearisation.op_interception import Interception, intercepted_pass
 from joulewise.prediction.linearisation.self_check import cover
+from joulewise.prediction.linearisation.weight_gradients import caught_gradients
 from per_sample import Functional
 
 
@@ -228,46 +228,41 @@ def test_jacobians_are_those_of_autograd(cases, name, samples):
         coverage = cover(problem, means)
         recurrent = {n for n in means if "lstm" in n}
         assert coverage.one_by_one == expected | recurrent
-        collector = LogitJacobians(samples=samples, means=means, coverage=coverage)
-        problem.memory.expect(problem.points, means)
-        interception = Interception(means, collector.receive)
-        with torch.enable_grad(), interception:
-            output = problem.memory.call(inputs)
+        with torch.enable_grad():
+            output, interception = intercepted_pass(problem, means, inputs)
         probe = cases.normal(*output.shape, seed=3)
-        if output.requires_grad:
-            torch.autograd.grad(output, interception.root, probe, allow_unused=True)
+        interception.backward(output, probe)
         leaves = {n: m.clone().requires_grad_() for n, m in means.items()}
         problem.memory.expect(problem.points, leaves)
         with torch.enable_grad():
             weighted = (problem.memory.call(inputs) * probe).reshape(samples, -1).sum(1).unbind()
         exact = [torch.autograd.grad(w, list(leaves.values()), retain_graph=True) for w in weighted]
-    assert set(collector.names()) == set(means) - coverage.one_by_one
+    caught, unseen = caught_gradients(interception.uses, means, coverage, samples)
+    assert set(caught) == set(means) - coverage.one_by_one and not unseen
     for position, weight in enumerate(means):
         if weight in coverage.one_by_one:
             continue
         wanted = torch.stack([row[position] for row in exact])
-        torch.testing.assert_close(collector.jacobian(weight)[:, 0], wanted)
         var = cases.normal(*wanted.shape[1:], seed=4).square()
         var = torch.empty_like(means[weight]).copy_(var)
         products = (wanted.square() * var).flatten(1).sum(1)
-        torch.testing.assert_close(collector.products(weight, var)[:, 0, 0], products)
-        noise = torch.stack([torch.empty_like(var).copy_(var * k) for k in (1, -2)])
-        moved = collector.response(weight, noise)[:, 0]
-        torch.testing.assert_close(moved, wanted.flatten(1) @ noise.flatten(1).T)
+        one = caught[weight]
+        torch.testing.assert_close(one.squared(var, None), products)
+        torch.testing.assert_close(one.products(var, None)[:, 0, 0], products)
+        torch.testing.assert_close(one.summed(), wanted.square().sum(0))
+        noise = [var, -2 * var, torch.empty_like(var).copy_(cases.normal(*var.shape, seed=5))]
+        moved = torch.stack([(wanted * n).flatten(1).sum(1) for n in noise], 1)
+        torch.testing.assert_close(one.response(noise)[:, 0], moved)
+        by_channel = [(wanted * n).reshape(samples, len(n), -1).sum(2) for n in noise]
+        torch.testing.assert_close(one.response_by_channel(noise), torch.stack(by_channel, 2))
 
 
-def recorded(function, weights, caught=lambda use: None):
+def recorded(function, weights):
     """Uses of weights while a function runs, and the interception."""
-    uses = []
-
-    def receive(use):
-        uses.append(use)
-        return caught(use)
-
-    interception = Interception(weights, receive)
+    interception = Interception(weights)
     with interception:
         output = function(**weights)
-    return output, uses, interception
+    return output, interception.uses, interception
 
 
 def test_uses_are_counted_by_weight_and_views_know_where_they_begin():
@@ -314,19 +309,19 @@ def test_copies_and_arithmetic_on_a_weight_are_no_uses():
         assert not [use for use in uses if use.read.batched is x]
 
 
-def test_every_output_depends_on_the_root_until_it_is_released():
-    x, weights, caught = rand(2, 4), {"w": rand(3, 4)}, []
-    output, _, interception = recorded(
-        lambda w: torch.tanh(functional.linear(x, w)), weights, lambda use: caught.append
-    )
+def test_gradients_are_caught_until_the_hooks_are_released():
+    x, weights = rand(2, 4), {"w": rand(3, 4)}
+    output, (use,), interception = recorded(lambda w: torch.tanh(functional.linear(x, w)), weights)
     for number in range(2):
-        torch.autograd.grad(output.sum(), interception.root, retain_graph=True)
-        assert len(caught) == number + 1
+        interception.backward(output, torch.ones_like(output), keep=True)
+        assert len(use.caught) == number + 1
     expected = 1 - torch.tanh(x @ weights["w"].T).square()
-    torch.testing.assert_close(caught[0], expected)
+    torch.testing.assert_close(use.caught[0], expected)
     interception.release()
-    torch.autograd.grad(output.sum(), interception.root)
-    assert len(caught) == 2
+    interception.backward(output, torch.ones_like(output), keep=True)
+    assert len(use.caught) == 2
+    interception.clear()
+    assert not use.caught
 
 
 def test_without_gradients_nothing_is_rooted():

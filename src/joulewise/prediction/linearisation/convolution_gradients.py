@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from joulewise.prediction.linearisation.gradients import (
-    BlockedGradients,
+    OperationGradients,
     gram,
     sample_blocks,
     widen,
@@ -21,7 +21,7 @@ __all__ = ["ConvolutionGradients"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class ConvolutionGradients(BlockedGradients):
+class ConvolutionGradients(OperationGradients):
     """A convolution in one, two or three dimensions.
 
     ``dz/dW[o, c, t] = sum_p g[o, p] x[c, stride * p + dilation * t]`` for each sample: a matrix
@@ -49,7 +49,7 @@ class ConvolutionGradients(BlockedGradients):
     transposed: bool
 
     def blocks(self, gs: Sequence[Tensor]) -> Iterator[Tensor]:
-        """See `BlockedGradients`."""
+        """See `OperationGradients`."""
         if self.transposed:
             swapped = [replace(self, inputs=g, transposed=False) for g in gs]
             parts = [(block[:, 0] for block in one.blocks([self.inputs])) for one in swapped]
@@ -60,11 +60,11 @@ class ConvolutionGradients(BlockedGradients):
             yield self._block(self._padded(x[block]), [g[block] for g in rows])
 
     def flat(self, weights: Tensor) -> Tensor:
-        """See `BlockedGradients`: input channels last, as the unfolded input has them."""
+        """See `OperationGradients`: input channels last, as the unfolded input has them."""
         return weights.movedim(2, -1).flatten(1)
 
     def unflat(self, jacobians: Tensor) -> Tensor:
-        """See `BlockedGradients`."""
+        """See `OperationGradients`."""
         outputs, channels, *taps = self.kernel
         shape = (*jacobians.shape[:2], outputs, *taps, channels)
         return jacobians.reshape(shape).movedim(-1, 3)
@@ -72,7 +72,7 @@ class ConvolutionGradients(BlockedGradients):
     def squared(self, g: Tensor, var: Tensor, generator: torch.Generator | None) -> Tensor:
         """See `OperationGradients`; input channels are subsampled (`_subsampled`)."""
         if generator is None or self.transposed or self.groups > 1:
-            return BlockedGradients.squared(self, g, var, None)
+            return OperationGradients.squared(self, g, var, None)
         parts = self._subsampled([g], var, generator)
         return torch.cat([factor * (b[:, 0].square() @ weights) for b, weights, factor in parts])
 
@@ -81,7 +81,7 @@ class ConvolutionGradients(BlockedGradients):
     ) -> Tensor:
         """See `OperationGradients`; input channels are subsampled (`_subsampled`)."""
         if generator is None or self.transposed or self.groups > 1:
-            return BlockedGradients.products(self, gs, var, None)
+            return OperationGradients.products(self, gs, var, None)
         parts = self._subsampled(gs, var, generator)
         return torch.cat([factor * gram(b, weights.sqrt()) for b, weights, factor in parts])
 

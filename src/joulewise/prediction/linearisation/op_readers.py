@@ -20,7 +20,7 @@ from joulewise.prediction.linearisation.gradients import BatchAxis, OperationGra
 from joulewise.prediction.linearisation.linear_gradients import (
     ElementwiseGradients,
     EmbeddingGradients,
-    linear_gradients,
+    LinearGradients,
 )
 
 __all__ = ["READERS", "WeightRead"]
@@ -47,7 +47,9 @@ def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> list[W
 
 def _matrix(x: Tensor, weight: Tensor) -> WeightRead:
     """``x @ weight.T``."""
-    return WeightRead(weight=weight, batched=x, gradients=lambda batch: linear_gradients(x, batch))
+    return WeightRead(
+        weight=weight, batched=x, gradients=lambda batch: LinearGradients(inputs=x, batch=batch)
+    )
 
 
 def _broadcast(
