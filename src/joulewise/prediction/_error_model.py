@@ -48,60 +48,40 @@ _PROBES = 64
 class ErrorModel:
     """The output error as a function of the plan; see `error_model`.
 
-    A probed output is the inner product of a sample's outputs with a random +-1 vector.
+    A probed output is the inner product of a sample's outputs with a random +-1 vector. Where
+    ``points`` is an argument it holds an operating point for each placed tensor, on its device's
+    knob, of a shape that fits; points may require gradients.
 
     Args:
         placement: The model and its memories.
-        points: The operating points of the plan ``P0`` of the linearisation.
-        samples: Samples that the figures are a mean over.
         outputs: Number of outputs of each sample.
-        error: Error of the probed outputs at the mean that ``P0`` reads, ``[samples]``.
+        error: Error of the probed outputs at the mean that the plan of the linearisation reads,
+            ``[samples]``.
         groups: The placed tensors, grouped by equal moments.
     """
 
     placement: Placement
-    points: Mapping[str, Point]
-    samples: int
     outputs: int
     error: Tensor
     groups: tuple[TensorGroup, ...]
 
     def mse(self, at: At) -> Tensor:
-        """The output error, a float64 scalar, differentiable in the values of ``at``.
-
-        Args:
-            at: Operating points; see `error_model`.
-        """
+        """The output error, a float64 scalar, differentiable in the values of ``at``."""
         return self.mse_at(self.placement.points(at))
 
     def mse_at(self, points: Mapping[str, Point]) -> Tensor:
-        """The output error at points that are known to fit; see `shift_and_variance`."""
+        """The output error at some points."""
         shift, variance = self.shift_and_variance(points)
         return shift + torch.stack(list(variance.values())).sum()
 
     def shift_and_variance(self, points: Mapping[str, Point]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mean shift and variance by tensor, as `Forecast` has them.
-
-        Args:
-            points: An operating point for each placed tensor, on its device's knob; points may
-                require gradients.
-
-        Returns:
-            ``mean_shift`` and ``variance``, float64.
-        """
+        """``mean_shift`` and ``variance`` as `Forecast` has them, float64."""
         # E (s . e)^2 = |e|^2 for a random +-1 vector s.
         off, variance = self.output_errors(points)
         return off.square().mean() / self.outputs, variance
 
     def output_errors(self, points: Mapping[str, Point]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Error of the probed outputs at the mean read, and the variance by tensor.
-
-        Args:
-            points: See `shift_and_variance`.
-
-        Returns:
-            float64 ``[samples]``, and ``variance`` of `shift_and_variance`.
-        """
+        """Error of the probed outputs at the mean read, ``[samples]``, and variance by tensor."""
         off = self.error
         variance: dict[str, Tensor] = {}
         for group in self.groups:
@@ -113,18 +93,7 @@ class ErrorModel:
     def single_changes(
         self, points: Mapping[str, Point], name: str, tried: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Changes when one tensor, or one of its output channels, leaves the plan.
-
-        Args:
-            points: An operating point for each placed tensor.
-            name: The tensor.
-            tried: The points to try, ``[tried, 1, *point]``; where each channel has a point
-                ``[tried, channels, *point]``, one channel moving at a time.
-
-        Returns:
-            Changes of the probed outputs, ``[tried, channels, samples]``, and of the variance,
-            ``[tried, channels]``; float64.
-        """
+        """Changes when one tensor leaves the plan; see `TensorGroup.single_changes`."""
         group = next(group for group in self.groups if name in group.names)
         return group.single_changes(points, name, tried)
 
@@ -198,21 +167,15 @@ def error_model(
             progress=partial(report, "predicting"),
         ) as problem,
     ):
-        _check_adjustable(placement)
+        for placed in placement.placed:
+            if not placed.device.knob.adjustable:
+                got = f"{placed.device.knob.name}, which cannot be chosen"
+                allowed = "a memory whose operating point is a choice, or predict at each point"
+                refuse(f"the knob of {placed.name}", got, allowed)
         points = {name: as_point(point).detach() for name, point in problem.points.items()}
         problem = replace(problem, points=points)
         network = Linearisation(problem, seed=seed, memory_bytes=memory_bytes)
         return _Builder(placement, problem.memory, points).build(problem, network)
-
-
-def _check_adjustable(placement: Placement) -> None:
-    for placed in placement.placed:
-        if not placed.device.knob.adjustable:
-            refuse(
-                f"the knob of {placed.name}",
-                f"{placed.device.knob.name}, which cannot be chosen",
-                "a memory whose operating point is a choice, or predict at each point",
-            )
 
 
 def weight_error_model(placement: Placement, *, at: At) -> ErrorModel:
@@ -240,10 +203,10 @@ def weight_error_model(placement: Placement, *, at: At) -> ErrorModel:
 
 
 class _Builder:
-    """Builds an error model."""
+    """Builds an error model for plans whose points have the shapes of ``points``."""
 
     def __init__(self, placement: Placement, memory: Memory, points: Mapping[str, Tensor]) -> None:
-        self._placement, self._memory, self._points = placement, memory, points
+        self._placement, self._memory = placement, memory
         placed = placement.placed
         self._classes = {p.name: self._classes_of(p) for p in placed}
         self._by_channel = {
@@ -297,15 +260,15 @@ class _Builder:
 
     def build(self, problem: Problem, network: Linearisation) -> ErrorModel:
         """The output error, from one pass over the data."""
-        images, errors = 0, []
+        samples, errors = 0, []
         squares: dict[str, Tensor] = {}
-        response: dict[str, list[Tensor]] = {name: [] for name in self._points}
+        response: dict[str, list[Tensor]] = {name: [] for name in self._rows}
         most = max(len(directions) for directions in self._directions.values())
         for piece in network.pieces(most):
             error, summed, moved = network.class_sums(
                 piece, self._classes, self._directions, self._by_channel
             )
-            images += piece.samples
+            samples += piece.samples
             errors.append(error)
             for name, directions in self._directions.items():
                 numbers = len(self._rows[name]) * len(directions)
@@ -313,10 +276,10 @@ class _Builder:
                 response[name].append(moved.get(name, none))
             for name, part in summed.items():
                 squares[name] = squares[name] + part if name in squares else part
-            problem.progress(images, problem.samples)
-        scaled = {name: part / (images * problem.outputs) for name, part in squares.items()}
+            problem.progress(samples, problem.samples)
+        scaled = {name: part / (samples * problem.outputs) for name, part in squares.items()}
         joined = {name: torch.cat(parts) for name, parts in response.items()}
-        return self._model(images, problem.outputs, torch.cat(errors), scaled, joined)
+        return self._model(problem.outputs, torch.cat(errors), scaled, joined)
 
     def of_weights(self) -> ErrorModel:
         """The relative error of the weights; see `weight_error_model`."""
@@ -339,24 +302,17 @@ class _Builder:
             error += torch.einsum("prc,rc->p", probes, now - ideal)
             moved = torch.einsum("prc,dc->prd", probes, self._directions[name])
             response[name] = moved.flatten(1)
-        return self._model(_PROBES, 1, error, squares, response)
+        return self._model(1, error, squares, response)
 
     def _model(
         self,
-        samples: int,
         outputs: int,
         error: Tensor,
         squares: Mapping[str, Tensor],
         response: Mapping[str, Tensor],
     ) -> ErrorModel:
-        return ErrorModel(
-            placement=self._placement,
-            points=self._points,
-            samples=samples,
-            outputs=outputs,
-            error=error,
-            groups=tuple(self._group(group, squares, response) for group in self._groups),
-        )
+        groups = tuple(self._group(group, squares, response) for group in self._groups)
+        return ErrorModel(placement=self._placement, outputs=outputs, error=error, groups=groups)
 
     def _group(
         self,

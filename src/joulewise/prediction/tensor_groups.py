@@ -72,12 +72,13 @@ class TensorGroup:
     def single_changes(
         self, plan: Mapping[str, Point], name: str, points: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Changes when one row of one tensor leaves the plan for another point.
+        """Changes when one tensor, or one of its output channels, leaves the plan.
 
         Args:
             plan: The plan.
             name: The tensor.
-            points: ``[tried, rows, *point]``, or ``[tried, 1, *point]`` for one point of all rows.
+            points: The points to try, ``[tried, 1, *point]``; where each channel has a point
+                ``[tried, rows, *point]``, one channel moving at a time.
 
         Returns:
             Changes of the probed outputs, ``[tried, rows, samples]``, and of the variance,
