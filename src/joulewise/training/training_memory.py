@@ -22,7 +22,7 @@ from joulewise.errors import (
     refuse,
 )
 from joulewise.placement import At, Memory, Placed, Placement, Plan
-from joulewise.training.in_place_read import InPlaceRead, interrupts, uninterrupted
+from joulewise.training.in_place_read import interrupts, read_in_place, uninterrupted
 from joulewise.training.weight_ranges import WeightRanges
 
 __all__ = ["AtStep", "LinearSchedule", "TrainingMemory"]
@@ -225,13 +225,17 @@ class TrainingMemory(AbstractContextManager[Chip | None]):
             refuse("a block", "within another one of the same memory", "one after the other")
         chip = self.chip_at(self.steps)
         with ExitStack() as block:
-            points = self._points(self.steps)
-            options: dict[str, Any] = {"scale_gradients": self._scale_gradients}
-            if self.ranges is not None:
-                self.ranges.keep_positive()
-                options["ranges"] = self.ranges.by_name()
-            read = InPlaceRead(self._following, points, chip, **options)
-            self._memory = block.enter_context(read)
+            points, ranges = self._points(self.steps), self.ranges
+            if ranges is not None:
+                ranges.keep_positive()
+            self._memory = read_in_place(
+                block,
+                self._following,
+                points,
+                chip,
+                scale_gradients=self._scale_gradients,
+                ranges=None if ranges is None else ranges.by_name(),
+            )
             block.callback(register_optimizer_step_pre_hook(self._refuse_step).remove)
             self._block = block.pop_all()
         if interrupts.waiting:
