@@ -39,12 +39,6 @@ class Bundle:
     gradients: list[Tensor]
     diagonals: list[Tensor] | None
 
-    def scaled_gradients(self) -> list[Tensor]:
-        """``T g``; the gradients themselves where T is 1."""
-        if self.diagonals is None:
-            return self.gradients
-        return list(torch._foreach_mul(self.diagonals, self.gradients))
-
 
 def bundles(
     groups: Sequence[Group], diagonals_of: Callable[[list[Tensor], Group], list[Tensor] | None]
@@ -95,8 +89,17 @@ def perturb(given: Sequence[Bundle]) -> None:
     """
     if not given:
         return
-    scaled = [bundle.scaled_gradients() for bundle in given]
-    norm = _norm(given, scaled)
+    scaled, norms = [], []
+    for bundle in given:
+        tensors = bundle.gradients
+        if bundle.diagonals is not None:
+            tensors = list(torch._foreach_mul(bundle.diagonals, tensors))
+        scaled.append(tensors)
+        # The range of half precision is too short for a sum of squares.
+        precision = torch.promote_types(tensors[0].dtype, torch.float32)
+        parts = torch.stack(list(torch._foreach_norm(tensors, 2, dtype=precision)))
+        norms.append(bundle.group["rho"] * torch.linalg.vector_norm(parts))
+    norm = torch.linalg.vector_norm(torch.stack([part.to(norms[0].device) for part in norms]))
     unusable = ~torch.isfinite(norm) | (norm == 0)
     for bundle, tensors in zip(given, scaled, strict=True):
         rho = bundle.group["rho"]
@@ -112,19 +115,6 @@ def perturb(given: Sequence[Bundle]) -> None:
         torch._foreach_add_(bundle.params, moves)
 
 
-def _norm(given: Sequence[Bundle], scaled: Sequence[list[Tensor]]) -> Tensor:
-    """``||rho T g||_2`` over all bundles: a scalar in single precision or better."""
-    norms = []
-    for bundle, tensors in zip(given, scaled, strict=True):
-        # The range of half precision is too short for a sum of squares.
-        precision = torch.promote_types(tensors[0].dtype, torch.float32)
-        parts = torch.stack(list(torch._foreach_norm(tensors, 2, dtype=precision)))
-        norms.append(bundle.group["rho"] * torch.linalg.vector_norm(parts))
-    device = norms[0].device
-    total: Tensor = torch.linalg.vector_norm(torch.stack([part.to(device) for part in norms]))
-    return total
-
-
 @contextmanager
 def kept_buffers() -> Iterator[None]:
     """Restore, at the end of the block, the buffers of every module that is called within it.
@@ -132,9 +122,6 @@ def kept_buffers() -> Iterator[None]:
     Buffers hold the running statistics of BatchNorm, counters and power iterations. A global
     forward pre-hook finds the modules, so that no argument ``model`` can be forgotten; the
     outermost module stands for all of its submodules, compiled or not.
-
-    Yields:
-        Nothing.
 
     Example:
         >>> norm = nn.BatchNorm1d(3)
@@ -169,10 +156,7 @@ def kept_buffers() -> Iterator[None]:
 
 
 def writable(buffers: Iterable[Tensor | None]) -> Iterator[Tensor]:
-    """The buffers that can be written in place: all but expanded ones.
-
-    Args:
-        buffers: Buffers of modules; None for one that is not set.
+    """The buffers that can be written in place: those that are set and not expanded.
 
     Example:
         >>> [len(buffer) for buffer in writable([torch.ones(2), None, torch.ones(1).expand(3)])]

@@ -1,7 +1,7 @@
 """Training: fit weights, plainly or so that they survive an unreliable memory.
 
 training_memory  training through a memory: each step computes with the reads of one chip
-in_place_read    one block in which the model's parameters are what a chip reads
+in_place_read    swap of the model's parameters for what a chip reads, safe from SIGINT
 weight_ranges    protocol of trainable ranges that weights are clipped to
 batchnorm        BatchNorm statistics re-estimated under the noise of a memory
 weight_clipping  weights clipped after each step
@@ -9,18 +9,12 @@ recipe           training options, optimizer and learning-rate schedule of a run
 _train           the training loop and data augmentation
 """
 
-from joulewise.training._train import EpochRecord as EpochRecord
-from joulewise.training._train import TrainingRecord as TrainingRecord
-from joulewise.training._train import accuracy as accuracy
-from joulewise.training._train import augment as augment
-from joulewise.training._train import train as train
-from joulewise.training.batchnorm import reestimate_batchnorm as reestimate_batchnorm
-from joulewise.training.recipe import Method as Method
-from joulewise.training.recipe import TrainingSpec as TrainingSpec
-from joulewise.training.training_memory import LinearSchedule as LinearSchedule
-from joulewise.training.training_memory import TrainingMemory as TrainingMemory
-from joulewise.training.weight_clipping import clip_weights as clip_weights
-from joulewise.training.weight_ranges import WeightRanges as WeightRanges
+from joulewise.training._train import EpochRecord, TrainingRecord, accuracy, augment, train
+from joulewise.training.batchnorm import reestimate_batchnorm
+from joulewise.training.recipe import Method, TrainingSpec
+from joulewise.training.training_memory import LinearSchedule, TrainingMemory
+from joulewise.training.weight_clipping import clip_weights
+from joulewise.training.weight_ranges import WeightRanges
 
 __all__ = [
     "EpochRecord",

@@ -57,17 +57,14 @@ class TrainingMemory(AbstractContextManager[Chip | None]):
 
     **Ranges** follow training: the range of a weight is its present largest magnitude, that of an
     activation the largest in the batch, unless the device has a ``limit``. Converters keep the
-    traced range of their inputs.
+    traced range of their inputs. With trainable ranges, such as
+    ``ranges=LearnedRanges(placement)``, each weight is stored clipped to its own, and backward
+    passes accumulate their gradients too. The range of the words is the smaller of the learned
+    range and the largest magnitude, so that a placement of the network after ``ranges.clip()``
+    stores the words that training ended with.
 
-    **Without faults**, ``perfect=True``, each block reads as a perfect memory of the same format
-    does: weights and activations rounded to words, with straight-through gradients. That is
-    quantisation-aware training.
-
-    **Trainable ranges**, such as ``ranges=LearnedRanges(placement)``: in a block each weight is
-    stored clipped to its range, and backward passes accumulate the gradients of the ranges beside
-    those of the weights. The range of the words is the smaller of the learned range and the largest
-    magnitude, so that a placement of the network after ``ranges.clip()`` stores the words that
-    training ended with.
+    **Without faults**, ``perfect=True``, weights and activations are rounded to words, with
+    straight-through gradients: quantisation-aware training.
 
     **One block** is one use of one chip: all reads inside it are the same, read noise included, and
     gradients of several batches accumulate. Backward passes belong inside, where the parameters are
@@ -91,8 +88,8 @@ class TrainingMemory(AbstractContextManager[Chip | None]):
     calls a closure with the block inside, ``same_chip()`` around the step at least keeps the chip.
 
     Autocast is supported. Compiled models run uncompiled where activations are placed, arrays have
-    converters or noise is new at each read, otherwise compiled. Weights that are sharded or wrapped
-    for several processes (FSDP, DistributedDataParallel) are not supported.
+    converters or noise is new at each read. Weights that are sharded or wrapped for several
+    processes (FSDP, DistributedDataParallel) are not supported.
 
     Args:
         placement: Placed tensors and their devices. The model may train any of its parameters.
@@ -113,9 +110,8 @@ class TrainingMemory(AbstractContextManager[Chip | None]):
         steps: Number of finished blocks; the next block is that of step ``steps``, from 0.
 
     Raises:
-        InputError: unless exactly one of ``at`` and ``perfect`` is given; if both a seed and a chip
-            are given, or either of them or ``scale_gradients`` beside ``perfect``; if an argument
-            is of the wrong kind; or if ``ranges`` do not fit the placement.
+        InputError: if arguments exclude each other, one is of the wrong kind, or ``ranges`` do not
+            fit the placement.
         OperatingPointError: if a point of the first step is out of range.
 
     Example:
@@ -155,8 +151,6 @@ class TrainingMemory(AbstractContextManager[Chip | None]):
             check_kind(field, flag, bool, "True or False")
         if chip is not None:
             check_kind("chip", chip, Chip, "a Chip, such as Chip(seed=3), or None")
-        if ranges is not None:
-            check_kind("ranges", ranges, WeightRanges, "trainable ranges, or None")
         if (at is not None) + perfect != 1:
             raise InputError(
                 'a training memory needs at, such as at={"eta": 0.5}, or perfect=True, and not both'
@@ -168,13 +162,14 @@ class TrainingMemory(AbstractContextManager[Chip | None]):
                 "perfect is given beside a seed, a chip or scale_gradients; allowed: perfect=True "
                 "without them, since a memory without faults does not use them"
             )
-        seed = None if seed is None else check_count("seed", seed, 0)
         if ranges is not None:
+            check_kind("ranges", ranges, WeightRanges, "trainable ranges, or None")
             ranges.check_fits(placement)
         self.placement, self.ranges = placement, ranges
         self.steps = 0
         self._at = at
-        self._seed, self._chip = seed or 0, chip
+        self._seed = 0 if seed is None else check_count("seed", seed, 0)
+        self._chip = chip
         self._scale_gradients, self._perfect = scale_gradients, perfect
         # The placement with ranges of activations that follow the batch.
         free: tuple[Placed, ...] = tuple(replace(p, limit=None) for p in placement.placed)
@@ -266,9 +261,6 @@ class TrainingMemory(AbstractContextManager[Chip | None]):
     def same_chip(self) -> Iterator[None]:
         """Count all blocks inside as one step, on the same chip and at the same operating points.
 
-        Yields:
-            Nothing.
-
         Raises:
             InputError: within a block, or another ``same_chip()``.
 
@@ -300,10 +292,7 @@ class TrainingMemory(AbstractContextManager[Chip | None]):
         return {"seed": self._own_seed, "steps": self.steps}
 
     def load_state_dict(self, state_dict: Mapping[str, int]) -> None:
-        """Resume from the state of another memory with the same options.
-
-        Args:
-            state_dict: From `state_dict`.
+        """Resume from the `state_dict` of another memory with the same options.
 
         Raises:
             InputError: if the state is that of a memory with another seed.
@@ -311,9 +300,7 @@ class TrainingMemory(AbstractContextManager[Chip | None]):
         seed, steps = state_dict["seed"], state_dict["steps"]
         if seed != self._own_seed:
             refuse("the seed of the state", seed, f"{self._own_seed}, the seed of this memory")
-        check_in_range("steps", steps, 0, 2**62)
-        check_whole("steps", steps)
-        self.steps = steps
+        self.steps = check_count("steps", steps, 0)
 
     def describe(self) -> dict[str, Any]:
         """Plain data for records: devices, chips, steps, first and last operating points."""
@@ -345,8 +332,7 @@ class TrainingMemory(AbstractContextManager[Chip | None]):
         stepped = {id(p) for group in optimizer.param_groups for p in group["params"]}
         modules = dict(self.placement.model.named_modules())
         for placed in self.placement.placed:
-            parameters = {id(modules[path]._parameters.get(name)) for path, name in placed.owners}
-            if parameters & stepped:
+            if any(id(p) in stepped for p in placed.parameters(modules)):
                 got = f"within the block, where the update of {placed.name} would be lost"
                 refuse("step()", got, "a step after the block")
 
