@@ -27,7 +27,7 @@ from joulewise.devices import Device, Point, WordClasses
 from joulewise.devices.operating_point import as_point
 from joulewise.errors import check_count, check_in_range, refuse
 from joulewise.placement import At, Memory, Placed, Placement, guarded, private_memory
-from joulewise.prediction.linearisation import Linearisation
+from joulewise.prediction.linearisation import ActivationUse, Linearisation, WeightGradients
 from joulewise.prediction.problem import Problem, loaded_problem
 from joulewise.prediction.tensor_groups import (
     TensorGroup,
@@ -265,21 +265,53 @@ class _Builder:
         response: dict[str, list[Tensor]] = {name: [] for name in self._rows}
         most = max(len(directions) for directions in self._directions.values())
         for piece in network.pieces(most):
-            error, summed, moved = network.class_sums(
-                piece, self._classes, self._directions, self._by_channel
-            )
+            output, probe, weights, activations = network.probe(piece)
+            off = ((output - piece.reference).double() * probe).reshape(piece.samples, -1)
+            errors.append(off.sum(1).cpu())
+            moved = {
+                name: torch.zeros(piece.samples, len(self._rows[name]) * len(directions)).double()
+                for name, directions in self._directions.items()
+            }
+            with torch.no_grad():
+                sums = [self._sums(name, found) for name, found in weights.items()]
+                sums += [self._activation_sums(use, g) for use in activations for g in use.caught]
+            for name, square, step in sums:
+                squares[name] = squares[name] + square if name in squares else square
+                moved[name] += step
+            for name, steps in moved.items():
+                response[name].append(steps)
             samples += piece.samples
-            errors.append(error)
-            for name, directions in self._directions.items():
-                numbers = len(self._rows[name]) * len(directions)
-                none = torch.zeros(piece.samples, numbers, dtype=torch.float64)
-                response[name].append(moved.get(name, none))
-            for name, part in summed.items():
-                squares[name] = squares[name] + part if name in squares else part
             problem.progress(samples, problem.samples)
         scaled = {name: part / (samples * problem.outputs) for name, part in squares.items()}
         joined = {name: torch.cat(parts) for name, parts in response.items()}
         return self._model(problem.outputs, torch.cat(errors), scaled, joined)
+
+    def _sums(self, name: str, gradients: WeightGradients) -> tuple[str, Tensor, Tensor]:
+        """``(scale dz/dw)^2`` by class of words, and steps of the output along each direction.
+
+        Returns:
+            The name; ``[classes]`` or ``[channels, classes]``, summed over samples and words; and
+            ``[samples, directions]`` or ``[samples, channels * directions]``; float64.
+        """
+        classes, by_channel = self._classes[name], name in self._by_channel
+        squares = classes.summed(gradients.summed(), by_channel=by_channel).cpu()
+        spread = classes.spread(self._directions[name])
+        # In the memory layout of the weight.
+        along = [torch.empty_like(gradients.mean).copy_(direction) for direction in spread]
+        if not along:
+            return name, squares, torch.zeros(())
+        response = gradients.response_by_channel if by_channel else gradients.response
+        return name, squares, response(along).flatten(1).double().cpu()
+
+    def _activation_sums(self, use: ActivationUse, g: Tensor) -> tuple[str, Tensor, Tensor]:
+        """See `_sums`: those of a placed activation, from the gradient at the mean read."""
+        placed, wide = use.placed, g.double()
+        stored = placed.device.store(use.inputs, limit=placed.limit, name=placed.name)
+        classes = placed.device.word_classes(stored)
+        directions = classes.spread(self._directions[placed.name]).to(wide)
+        steps = torch.einsum("w...,...->...w", directions, wide)
+        moved = steps.reshape(len(g), -1, len(directions)).sum(1)
+        return placed.name, classes.summed(wide.square()).cpu(), moved.cpu()
 
     def of_weights(self) -> ErrorModel:
         """The relative error of the weights; see `weight_error_model`."""

@@ -175,4 +175,4 @@ def _squared(error: Tensor, correction: SecondOrderCorrection | None) -> Tensor:
     """``|E f - z|^2`` for each output, without the bias of an estimated mean's square."""
     if correction is None:
         return error.square()
-    return (error + correction.mean).square() - correction.squared_mean_bias
+    return (error + correction.mean).square() - correction.even_var / correction.pairs

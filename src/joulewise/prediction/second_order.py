@@ -43,11 +43,6 @@ class SecondOrderCorrection:
     pairs: int
     odd_gain: Tensor
 
-    @property
-    def squared_mean_bias(self) -> Tensor:
-        """Bias of ``mean`` squared: the variance of the estimate."""
-        return self.even_var / self.pairs
-
     def of_outputs(self, chosen: Tensor) -> SecondOrderCorrection:
         """The correction of some outputs of each sample, ``[samples, chosen]``."""
         return replace(
@@ -125,10 +120,7 @@ def _noisy_activations(
 ) -> Observer:
     """Add Gaussian noise to placed activations, the same for all samples, as memory cells are.
 
-    Args:
-        scale: Factor of the noise.
-        drawn: Normal numbers by tensor, kept from one pass to the next of a pair.
-        generator: Draws them.
+    Its normal numbers are kept in ``drawn`` from one pass to the next of a pair.
     """
 
     def observe(placed: Placed, inputs: Tensor, mean: Tensor, var: Tensor) -> Tensor:

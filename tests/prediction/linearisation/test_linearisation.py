@@ -105,13 +105,18 @@ def test_variances(problem, shared):
         close(found[name], expected / (2 * OUTPUTS), name == "odd")
 
 
-def test_sensitivities(problem):
+def test_squares_and_responses_of_a_probe(problem):
     probe = rand(SAMPLES, OUTPUTS, seed=1)
     one = Oracle(problem, probe)
-    _, found = one.network.sensitivities(one.piece)
-    assert set(found) == {"once.weight", "head.weight"}
-    for name, total in found.items():
-        close(total, one.probed(probe)[name].square().sum(0))
+    _, same, found, _ = one.network.probe(one.piece)
+    assert same is probe and set(found) == set(WEIGHTS)
+    for name, gradients in found.items():
+        exact, single = one.probed(probe)[name], name == "odd"
+        close(gradients.summed(), exact.square().sum(0), single)
+        noise = [rand(*exact.shape[1:], seed=k) for k in (2, 3)]
+        moved = torch.stack([(exact * n).sum((*range(2, exact.ndim),)) for n in noise], 2)
+        close(gradients.response(noise)[:, 0], moved.sum(1), single)
+        close(gradients.response_by_channel(noise), moved, single)
 
 
 def test_logits(problem):
@@ -131,33 +136,6 @@ def test_logits(problem):
     close(found.chips, moved, single=True)
 
 
-@pytest.mark.parametrize("by_channel", [(), WEIGHTS])
-def test_classes(problem, by_channel):
-    """Sums over the words one by one, and one channel at a time."""
-    probe = rand(SAMPLES, OUTPUTS, seed=1)
-    one = Oracle(problem, probe)
-    memory, stored = SRAM(bits=4), problem.memory.stored
-    classes = {name: memory.word_classes(stored[name]) for name in WEIGHTS}
-    shifts = {name: rand(2, c.count, seed=5) for name, c in classes.items()}
-    _, all_squares, all_moved = one.network.class_sums(one.piece, classes, shifts, by_channel)
-    for name in WEIGHTS:
-        gradients, found = one.probed(probe)[name], classes[name]
-        scaled = gradients * found.scale
-        channels = len(gradients[0])
-        squares = torch.zeros(channels, found.count, dtype=torch.float64)
-        moved = torch.zeros(SAMPLES, channels, 2, dtype=torch.float64)
-        for channel in range(channels):
-            for index, own in zip(
-                found.index[channel].flatten(), scaled[:, channel].flatten(1).T, strict=True
-            ):
-                squares[channel, index] += own.square().sum()
-                moved[:, channel] += own[:, None] * shifts[name][:, index]
-        if not by_channel:
-            squares, moved = squares.sum(0), moved.sum(1)
-        close(all_squares[name], squares, name == "odd")
-        close(all_moved[name], moved.flatten(1), name == "odd")
-
-
 def test_activations():
     """Each word of each sample has faults of its own."""
     x, weight = rand(SAMPLES, 5), rand(OUTPUTS, 5, seed=1)
@@ -167,27 +145,16 @@ def test_activations():
     (placed,) = placement.placed
     probe = rand(SAMPLES, OUTPUTS, seed=2)
     g = probe @ weight
-    classes = placed.device.word_classes(placed.device.store(x, limit=placed.limit))
-    shifts = rand(2, classes.count, seed=4)
     with loaded_problem(placement, [x], placement.plan({"eta": 0.4})) as problem:
         network = Linearisation(problem, seed=0, memory_bytes=1 << 30)
         network._signs = lambda output: probe
         (piece,) = network.pieces(0)
         _, variance = network.probed_variance(piece, 1)
-        _, all_squares, all_moved = network.class_sums(piece, {}, {placed.name: shifts})
+        *_, (use,) = network.probe(piece)
         stored = placed.device.store(x, limit=placed.limit)
         var = placed.device.moments(stored, problem.points[placed.name]).var
     close(variance[placed.name], (g.square() * var).sum(1) / OUTPUTS)
-    unit = torch.broadcast_to(classes.scale, g.shape)
-    squares, moved = torch.zeros(classes.count).double(), torch.zeros(SAMPLES, 2).double()
-    for sample in range(SAMPLES):
-        for word in range(5):
-            step = g[sample, word] * unit[sample, word]
-            index = classes.index[sample, word]
-            squares[index] += step.square()
-            moved[sample] += step * shifts[:, index]
-    close(all_squares[placed.name], squares)
-    close(all_moved[placed.name], moved)
+    close(use.caught[0], g)
 
 
 def test_a_use_that_was_not_checked_is_differentiated_sample_by_sample(problem):

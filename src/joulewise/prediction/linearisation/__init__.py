@@ -12,6 +12,8 @@ self_check             comparison of intercepted gradients with autograd's
 """
 
 from joulewise.prediction.linearisation.linearisation import Linearisation
+from joulewise.prediction.linearisation.op_interception import ActivationUse
 from joulewise.prediction.linearisation.pieces import LinearLogits, Piece
+from joulewise.prediction.linearisation.weight_gradients import WeightGradients
 
-__all__ = ["LinearLogits", "Linearisation", "Piece"]
+__all__ = ["ActivationUse", "LinearLogits", "Linearisation", "Piece", "WeightGradients"]

@@ -7,14 +7,14 @@ how the noise of every placed tensor moves the probed outputs.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from joulewise.devices import Chip, WordClasses
+from joulewise.devices import Chip
 from joulewise.errors import refuse
 from joulewise.nested import batch_size
 from joulewise.placement import TwiceDifferentiable, check_finite, differentiating, take
@@ -138,72 +138,21 @@ class Linearisation:
         scaled = {name: total / numbers for name, total in totals.items()}
         return output if create else output.detach(), scaled
 
-    def sensitivities(self, piece: Piece) -> tuple[Tensor, dict[str, Tensor]]:
-        """Squared gradients from one +-1 probe, for each weight that one known operation consumes.
+    def probe(
+        self, piece: Piece
+    ) -> tuple[Tensor, Tensor, dict[str, WeightGradients], list[ActivationUse]]:
+        """Gradients of one random +-1 probe of the outputs.
 
         Returns:
-            The output at the mean; and for each weight, in its shape, an unbiased estimate of the
-            squared gradients summed over outputs and samples.
-        """
-        output, interception = self._forward(piece, self.fixed)
-        interception.backward(output, self._signs(output))
-        with torch.no_grad():
-            found, _ = caught_gradients(
-                interception.uses, self.fixed, self._coverage, piece.samples
-            )
-            squares = {name: one.summed() for name, one in found.items() if one.use is not None}
-        return output.detach(), squares
-
-    def class_sums(
-        self,
-        piece: Piece,
-        classes: Mapping[str, WordClasses],
-        shifts: Mapping[str, Tensor],
-        by_channel: Collection[str] = (),
-    ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
-        """Response of one +-1 probe of the outputs to the words of every placed tensor, by class.
-
-        Words of one class have the same mean and variance at any operating point, so the error at
-        any plan follows from sums over classes.
-
-        Args:
-            piece: Some samples.
-            classes: Classes of the words of each placed weight.
-            shifts: For each placed tensor, the directions in which the means of its classes move,
-                ``[directions, classes]``.
-            by_channel: Weights that are reduced for each output channel.
-
-        Returns:
-            The difference of the probed output at the mean from that of the model as given,
-            ``[samples]``; for each placed tensor, ``(scale dz/dw)^2`` summed over samples and the
-            words of each class, ``[classes]`` or ``[channels, classes]``; and the change of the
-            output for a unit step in each direction, ``[samples, directions]`` or ``[samples,
-            channels * directions]``; float64.
+            The output at the mean; the probe, in its shape; the gradients with respect to each
+            placed weight that the output depends on; and placed activations with theirs.
         """
         output, interception = self._forward(piece, self.fixed)
         probe = self._signs(output)
         interception.backward(output, probe)
-        squares: dict[str, Tensor] = {}
-        moved: dict[str, Tensor] = {}
         with torch.no_grad():
             found = self._gradients(piece, self.fixed, interception, [probe])
-            for name, one in found.items():
-                each = name in by_channel
-                squares[name] = classes[name].summed(one.summed(), by_channel=each).cpu()
-                spread = classes[name].spread(shifts[name])
-                # The directions in the memory layout of the weight.
-                along = [torch.empty_like(one.mean).copy_(direction) for direction in spread]
-                if along:
-                    steps = one.response_by_channel(along) if each else one.response(along)
-                    moved[name] = steps.flatten(1).double().cpu()
-            for use in interception.activations:
-                for g in use.caught:
-                    name = use.placed.name
-                    square, step = _activation_sums(use, g.double(), shifts[name])
-                    _add(squares, name, square)
-                    _add(moved, name, step)
-            error = (output - piece.reference).double() * probe
-        return error.reshape(piece.samples, -1).sum(1).cpu(), squares, moved
+        return output.detach(), probe, found, interception.activations
 
     def logits(self, piece: Piece, classes: int, chips: Sequence[Chip]) -> LinearLogits:
         """The largest outputs of each sample and its target, if any, from one probe for each.
@@ -340,7 +289,7 @@ class Linearisation:
         leaves = {n: m if m.requires_grad else m.clone().requires_grad_() for n, m in means.items()}
         self.problem.memory.expect(self.problem.points, leaves)
         wanted = [leaves[name] for name in names]
-        rows: dict[str, list[Tensor]] = {name: [] for name in names}
+        rows = []
         for sample in range(piece.samples):
             one = take(piece.inputs, piece.samples, slice(sample, sample + 1))
             found = []
@@ -358,19 +307,9 @@ class Linearisation:
                             materialize_grads=True,
                         )
                     found.append(gradients)
-            for name, several in zip(names, zip(*found, strict=True), strict=True):
-                rows[name].append(torch.stack(several))
-        return {name: torch.stack(parts).float() for name, parts in rows.items()}
-
-
-def _activation_sums(use: ActivationUse, g: Tensor, shifts: Tensor) -> tuple[Tensor, Tensor]:
-    """`Linearisation.class_sums` of a placed activation, from the gradient at its mean read."""
-    stored = use.placed.device.store(use.inputs, limit=use.placed.limit, name=use.placed.name)
-    classes = use.placed.device.word_classes(stored)
-    directions = classes.spread(shifts).to(g)
-    steps = torch.einsum("w...,...->...w", directions, g)
-    moved = steps.reshape(len(g), -1, len(directions)).sum(1)
-    return classes.summed(g.square()).cpu(), moved.cpu()
+            rows.append([torch.stack(several) for several in zip(*found, strict=True)])
+        columns = zip(names, zip(*rows, strict=True), strict=True)
+        return {name: torch.stack(parts).float() for name, parts in columns}
 
 
 def _add(sums: dict[str, Tensor], name: str, part: Tensor) -> None:
