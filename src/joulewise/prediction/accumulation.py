@@ -56,8 +56,7 @@ class ForecastAccumulator:
         self.shift.append(shift)
         for name, part in variance.items():
             self.variance.setdefault(name, []).append(part)
-        if outputs is not None:
-            self.outputs.append(outputs)
+        self.outputs += [] if outputs is None else [outputs]
         self.samples += len(shift)
 
     def add_probed(

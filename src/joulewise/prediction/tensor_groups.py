@@ -72,10 +72,10 @@ class TensorGroup:
     def single_changes(
         self, plan: Mapping[str, Point], name: str, points: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Changes when one tensor, or one of its output channels, leaves the plan.
+        """Changes when a tensor, or one of its output channels, leaves the plan.
 
         Args:
-            plan: The plan.
+            plan: An operating point for each tensor.
             name: The tensor.
             points: The points to try, ``[tried, 1, *point]``; where each channel has a point
                 ``[tried, rows, *point]``, one channel moving at a time.
@@ -118,12 +118,8 @@ class TensorGroup:
     def _evaluate(self, points: Tensor, own: slice) -> tuple[Tensor, Tensor]:
         """Coordinates of some rows along the directions, and their variance.
 
-        Args:
-            points: ``[points, rows, *point]``.
-            own: The rows.
-
-        Returns:
-            ``[points, rows, directions]`` and ``[points, rows]``.
+        Points are ``[points, rows, *point]``; results ``[points, rows, directions]`` and
+        ``[points, rows]``.
         """
         row = torch.arange(len(self.squares))[own]
         if self.curves is not None:
@@ -162,7 +158,7 @@ def mean_directions(
         moments: Moments of each class.
         knob: The knob.
         shape: Shape of a point: of a scalar, or of one for each bit plane.
-        smooth: See `moments_at`.
+        smooth: See `TensorGroup`.
         sampled: Number of points.
 
     Returns:

@@ -54,10 +54,10 @@ class Coverage:
 
 
 def cover(problem: Problem, means: Mapping[str, Tensor]) -> Coverage:
-    """Compare per-sample gradients by interception with autograd's, on three samples.
+    """Compare per-sample gradients by interception with autograd's, on samples of the first batch.
 
     Args:
-        problem: The problem, whose first batch gives the samples.
+        problem: The problem.
         means: The mean read of each placed weight, at which the gradients are taken.
 
     Raises:
@@ -86,7 +86,7 @@ def _check_outputs(fewer: Tensor, more: Tensor) -> None:
     """Refuse outputs that are not one sample after another, each from its own input alone.
 
     Raises:
-        ModelError: naming the property that is violated.
+        ModelError: if they are not.
     """
     if not more.requires_grad:
         raise ModelError(
