@@ -65,7 +65,7 @@ class TrainingSpec(BaseModel):
         """Refuse a rho that would have no effect.
 
         Raises:
-            ValueError: if rho is given with ``sgd``.
+            ValueError: if there is one.
         """
         if self.rho is not None and self.method == "sgd":
             raise ValueError(f"rho is {self.rho:g}; allowed: None with the method sgd")
@@ -91,8 +91,8 @@ def optimizer_for(
     if ranges is not None:
         # No ascent in the ranges: weights that are stored already would not follow it.
         radius = {} if spec.method == "sgd" else {"rho": 0.0}
-        decay = {"weight_decay": spec.range_decay}
-        groups.append({"params": list(ranges.parameters()), **decay, **radius})
+        own = {"params": list(ranges.parameters()), "weight_decay": spec.range_decay}
+        groups.append({**own, **radius})
     groups = [group for group in groups if group["params"]]
     options = {
         "lr": spec.lr,

@@ -21,7 +21,7 @@ from joulewise.errors import (
     check_whole,
     refuse,
 )
-from joulewise.placement import At, Memory, Placed, Placement, Plan
+from joulewise.placement import At, Memory, Placement, Plan
 from joulewise.training.in_place_read import interrupts, read_in_place, uninterrupted
 from joulewise.training.weight_ranges import WeightRanges
 
@@ -168,11 +168,11 @@ class TrainingMemory(AbstractContextManager[Chip | None]):
         self.placement, self.ranges = placement, ranges
         self.steps = 0
         self._at = at
-        self._seed = 0 if seed is None else check_count("seed", seed, 0)
-        self._chip = chip
+        seed = 0 if seed is None else check_count("seed", seed, 0)
+        self._seed, self._chip = seed if chip is None else chip.seed, chip
         self._scale_gradients, self._perfect = scale_gradients, perfect
-        # The placement with ranges of activations that follow the batch.
-        free: tuple[Placed, ...] = tuple(replace(p, limit=None) for p in placement.placed)
+        # Ranges of activations follow the batch.
+        free = tuple(replace(placed, limit=None) for placed in placement.placed)
         self._following = replace(placement, placed=free)
         self._block: ExitStack | None = None
         self._memory: Memory | None = None
@@ -289,7 +289,7 @@ class TrainingMemory(AbstractContextManager[Chip | None]):
 
     def state_dict(self) -> dict[str, int]:
         """State that a resumed run needs to draw the same chips."""
-        return {"seed": self._own_seed, "steps": self.steps}
+        return {"seed": self._seed, "steps": self.steps}
 
     def load_state_dict(self, state_dict: Mapping[str, int]) -> None:
         """Resume from the `state_dict` of another memory with the same options.
@@ -298,12 +298,12 @@ class TrainingMemory(AbstractContextManager[Chip | None]):
             InputError: if the state is that of a memory with another seed.
         """
         seed, steps = state_dict["seed"], state_dict["steps"]
-        if seed != self._own_seed:
-            refuse("the seed of the state", seed, f"{self._own_seed}, the seed of this memory")
+        if seed != self._seed:
+            refuse("the seed of the state", seed, f"{self._seed}, the seed of this memory")
         self.steps = check_count("steps", steps, 0)
 
     def describe(self) -> dict[str, Any]:
-        """Plain data for records: devices, chips, steps, first and last operating points."""
+        """Plain data for records."""
         # By identity: a user's device need not be hashable.
         devices = {id(p.device): p.device for p in self.placement.placed}
         first, last = self._points(0), self._points(max(self.steps - 1, 0))
@@ -311,17 +311,13 @@ class TrainingMemory(AbstractContextManager[Chip | None]):
         return {
             "devices": [device.describe() for device in devices.values()],
             "chips": "perfect" if self._perfect else kind,
-            "seed": self._own_seed,
+            "seed": self._seed,
             "steps": self.steps,
             "scale_gradients": self._scale_gradients,
             "ranges": None if self.ranges is None else self.ranges.describe(),
             "first_plan": {name: plain_point(point) for name, point in first.items()},
             "last_plan": {name: plain_point(point) for name, point in last.items()},
         }
-
-    @property
-    def _own_seed(self) -> int:
-        return self._seed if self._chip is None else self._chip.seed
 
     def _refuse_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         """Pre-step hook of all optimizers during a block.
