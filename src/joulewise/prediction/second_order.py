@@ -45,9 +45,8 @@ class SecondOrderCorrection:
 
     def of_outputs(self, chosen: Tensor) -> SecondOrderCorrection:
         """The correction of some outputs of each sample, ``[samples, chosen]``."""
-        return replace(
-            self, mean=self.mean.gather(1, chosen), even_var=self.even_var.gather(1, chosen)
-        )
+        mean, even_var = (t.gather(1, chosen) for t in (self.mean, self.even_var))
+        return replace(self, mean=mean, even_var=even_var)
 
     def of_samples(self, samples: slice) -> SecondOrderCorrection:
         """The correction of some of the samples."""

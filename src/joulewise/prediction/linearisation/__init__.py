@@ -1,7 +1,7 @@
 """A network to first order in the noise of its memories.
 
 linearisation          passes around the mean read: forward, probes, backward
-pieces                 data cut by memory; linearised logits
+pieces                 pieces of the data, and their linearised logits
 op_interception        recording of the operations that consume placed tensors
 op_readers             for each torch function, the weights that a call may consume
 gradients              base class of per-sample gradients, evaluated in blocks

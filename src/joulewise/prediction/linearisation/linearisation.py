@@ -104,7 +104,7 @@ class Linearisation:
                 yield piece
 
     def cut(self, whole: Piece, scalars: int) -> Iterator[tuple[Piece, slice]]:
-        """Cut one piece further; see `pieces` and `Piece.cut`."""
+        """Cut one piece further, as in `pieces`; yields the samples of each too."""
         # Inputs of each use, what autograd keeps between them, and the gradients: about five
         # numbers each.
         numbers = (5 + scalars) * self._coverage.numbers
@@ -112,8 +112,15 @@ class Linearisation:
         # Gradients that are kept whole: of weights used several times, or differentiated alone.
         kept = self._coverage.repeated | self._coverage.one_by_one
         numbers += 2 * max(scalars, 1) * sum(self.fixed[name].numel() for name in kept)
-        fitting = self._memory_bytes // (4 * max(numbers, 1))
-        return whole.cut(max(1, min(whole.samples, fitting)))
+        step = max(1, self._memory_bytes // (4 * max(numbers, 1)))
+        size, rows = whole.samples, len(whole.reference)
+        for start in range(0, size, step):
+            stop = min(start + step, size)
+            some = slice(start, stop)
+            inputs = take(whole.inputs, size, some)
+            reference = whole.reference[start * rows // size : stop * rows // size]
+            targets = None if whole.targets is None else whole.targets[some]
+            yield Piece(inputs, reference, targets, stop - start), some
 
     def probed_variance(self, piece: Piece, probes: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Output variance from random +-1 probes; differentiable where the points are.

@@ -85,8 +85,8 @@ class ActivationUse:
     Args:
         placed: The placed tensor.
         inputs: The values stored, ``[batch, ...]``.
-        mean: The mean read.
-        var: The variance.
+        mean: The mean read, in the same shape.
+        var: The variance, too.
         caught: Gradients at the mean read, one for each backward pass so far.
     """
 
@@ -118,7 +118,7 @@ class Interception(CompositeMode):
         self.uses: list[WeightUse] = []
         self.activations: list[ActivationUse] = []
         self._owners = Owners(weights)
-        self._uses: dict[str, int] = {}
+        self._counts = dict.fromkeys(weights, 0)
         self._lists: list[list[Tensor]] = []
         self._hooks: list[RemovableHandle] = []
 
@@ -151,13 +151,9 @@ class Interception(CompositeMode):
     def backward(
         self, output: Tensor, probe: Tensor, *, keep: bool = False, create: bool = False
     ) -> None:
-        """Catch the gradients at every use.
+        """Catch the gradients at every use, from the gradient ``probe`` at the output.
 
-        Args:
-            output: Output of the pass.
-            probe: The gradient at it.
-            keep: True to keep the graph for another backward pass.
-            create: True for gradients that can be differentiated.
+        ``keep`` keeps the graph for another pass; ``create`` makes gradients differentiable.
         """
         if not output.requires_grad:  # nothing was intercepted
             return
@@ -196,19 +192,17 @@ class Interception(CompositeMode):
     def _uses_of(
         self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> list[WeightUse]:
+        uses = []
         try:
-            reads = READERS[func](*args, **kwargs)
-            return [use for read in reads if (use := self._use(read)) is not None]
+            for read in READERS[func](*args, **kwargs):
+                if (found := self._owners.find(read.weight)) is not None:
+                    name, offset = found
+                    ordinal = self._counts[name]
+                    self._counts[name] += 1
+                    uses.append(WeightUse(name=name, ordinal=ordinal, read=read, offset=offset))
         except (TypeError, IndexError, RuntimeError):
             return []  # arguments that the reader does not know; the self-check finds the weight
-
-    def _use(self, read: WeightRead) -> WeightUse | None:
-        if (found := self._owners.find(read.weight)) is None:
-            return None
-        name, offset = found
-        ordinal = self._uses.get(name, 0)
-        self._uses[name] = ordinal + 1
-        return WeightUse(name=name, ordinal=ordinal, read=read, offset=offset)
+        return uses
 
 
 def intercepted_pass(

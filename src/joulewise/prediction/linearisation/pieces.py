@@ -1,14 +1,12 @@
-"""Pieces of the data, cut by memory, and the linearised logits of one piece."""
+"""Pieces of the data, and the linearised logits of one piece."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
-
-from joulewise.placement import take
 
 __all__ = ["LinearLogits", "Piece"]
 
@@ -28,20 +26,6 @@ class Piece:
     reference: Tensor
     targets: Tensor | None
     samples: int
-
-    def cut(self, step: int) -> Iterator[tuple[Piece, slice]]:
-        """Pieces of ``step`` samples or fewer, each with the slice of samples that it holds."""
-        size = self.samples
-        for start in range(0, size, step):
-            some = slice(start, min(start + step, size))
-            rows = slice(*(n * len(self.reference) // size for n in (some.start, some.stop)))
-            piece = Piece(
-                take(self.inputs, size, some),
-                self.reference[rows],
-                None if self.targets is None else self.targets[some],
-                some.stop - some.start,
-            )
-            yield piece, some
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -110,9 +110,8 @@ def _axis(fewer: tuple[int, ...], more: tuple[int, ...] | None) -> BatchAxis | N
     if more is None or len(fewer) != len(more):
         return None
     grown = [k for k, (a, b) in enumerate(zip(fewer, more, strict=True)) if a != b]
-    if len(grown) != 1 or fewer[grown[0]] * _SAMPLES != more[grown[0]] * (_SAMPLES - 1):
-        return None
-    return BatchAxis(grown[0], _SAMPLES)
+    in_proportion = [k for k in grown if fewer[k] * _SAMPLES == more[k] * (_SAMPLES - 1)]
+    return BatchAxis(grown[0], _SAMPLES) if len(grown) == len(in_proportion) == 1 else None
 
 
 def _compared(

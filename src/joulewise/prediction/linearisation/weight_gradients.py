@@ -88,8 +88,8 @@ def caught_gradients(
         samples: Samples in the pass.
 
     Returns:
-        The gradients by name, in the order of the first uses; and the weights that have a use which
-        the self-check has not seen.
+        The gradients by name, in the order of first uses; and weights with a use that the
+        self-check has not seen.
     """
     by_name: dict[str, list[WeightUse]] = {}
     for use in uses:
