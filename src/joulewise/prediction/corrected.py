@@ -160,12 +160,7 @@ class _PairedChips:
             self._right += (simulated.argmax(1) == 0).sum(0).cpu()
 
     def correct(self, linear: Forecast, linearised: AccuracyAccumulator) -> Forecast:
-        """The forecast of the linearised network, corrected.
-
-        Args:
-            linear: That forecast.
-            linearised: Accuracy of the linearised chips.
-        """
+        """The forecast of the linearised network, corrected; ``linearised`` has its chips."""
         mse, error, controlled = control(
             self._simulated / self._numbers,
             self._linear / self._numbers,

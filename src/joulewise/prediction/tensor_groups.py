@@ -128,25 +128,26 @@ class TensorGroup:
             found = self.curves.at(points[..., None], which)
             return found[..., 1:], found[..., 0]
         flat, shape = points.flatten(0, 1), points.shape[:2]
+        again = None
         # Points that many channels have in common are evaluated once.
         if self.by_channel and not flat.requires_grad:
             flat, again = torch.unique(flat, dim=0, return_inverse=True)
-            again = again.reshape(shape)
-            mean, var = moments_at(self.moments, flat, self.smooth)
-            each = (var @ self.squares[own].mT)[again, torch.arange(len(row))]
-            return (mean @ self.directions.mT)[again], each
         mean, var = moments_at(self.moments, flat, self.smooth)
-        coordinates = (mean @ self.directions.mT).reshape(*shape, -1)
-        return coordinates, (var.reshape(*shape, -1) * self.squares[own]).sum(-1)
+        coordinates = mean @ self.directions.mT
+        if again is None:
+            each = (var.reshape(*shape, -1) * self.squares[own]).sum(-1)
+            return coordinates.reshape(*shape, -1), each
+        again = again.reshape(shape)
+        return coordinates[again], (var @ self.squares[own].mT)[again, torch.arange(len(row))]
 
 
 def moments_at(moments: ClassMoments, points: Tensor, smooth: bool) -> tuple[Tensor, Tensor]:
     """Mean and variance of each class at several points, ``[points, classes]`` each."""
-    if len(points) == 1 or not smooth:  # measured maps are evaluated in NumPy, point by point
-        means, variances = zip(*[moments(point) for point in points], strict=True)
-        return torch.stack(means), torch.stack(variances)
-    found: tuple[Tensor, Tensor] = torch.func.vmap(moments)(points)
-    return found
+    if len(points) > 1 and smooth:  # measured maps are evaluated in NumPy, point by point
+        found: tuple[Tensor, Tensor] = torch.func.vmap(moments)(points)
+        return found
+    means, variances = zip(*[moments(point) for point in points], strict=True)
+    return torch.stack(means), torch.stack(variances)
 
 
 def mean_directions(
