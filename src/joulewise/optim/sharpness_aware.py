@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
 from joulewise.errors import InputError, check_kind, refuse
-from joulewise.optim.ascent import bundles, kept_buffers, perturb
+from joulewise.optim.ascent import ascent, kept_buffers
 
 __all__ = ["SharpnessAware"]
 
@@ -139,8 +139,8 @@ class SharpnessAware(Optimizer, ABC):
     @contextmanager
     def _perturbed(self) -> Iterator[None]:
         with torch.no_grad():
-            found = bundles(self.param_groups, self._diagonals)
-            params = [p for bundle in found for p in bundle.params]
+            moves = ascent(self.param_groups, self._diagonals)
+            params = [parameter for some, _ in moves for parameter in some]
             # Copies, since adding eps and then subtracting it does not lead back to w.
             copies = [torch.empty_like(p) for p in params]
             _copy(params, copies)
@@ -148,9 +148,9 @@ class SharpnessAware(Optimizer, ABC):
         after = "start"
         try:
             with torch.no_grad():
-                perturb(found)
+                while moves:  # not kept during the second pass, which does not need them
+                    torch._foreach_add_(*moves.pop())
             torch.clear_autocast_cache()  # a surrounding block may have cached casts of w
-            del found  # holds the first gradients, which the second pass does not need
             self.zero_grad()
             with kept_buffers():
                 yield

@@ -45,6 +45,18 @@ class OperationGradients(ABC):
     def unflat(self, jacobians: Tensor) -> Tensor:
         """``[batch, scalars, entries]`` as ``[batch, scalars, *weight]``; inverse of `flat`."""
 
+    def parts(
+        self, gs: Sequence[Tensor], weights: Tensor, generator: torch.Generator | None
+    ) -> Iterator[tuple[Tensor, Tensor, int]]:
+        """Blocks, the numbers of ``weights [*weight]`` at their entries, and a factor of sums.
+
+        With a generator, blocks may hold a subset of the entries that is drawn, whose sums times
+        the factor are unbiased.
+        """
+        flat = self.flat(weights[None])[0]
+        for block in self.blocks(gs):
+            yield block, flat.to(block.dtype), 1
+
     def jacobians(self, gs: Sequence[Tensor]) -> Tensor:
         """``J``, ``[batch, scalars, *weight]``."""
         return self.unflat(torch.cat(list(self.blocks(gs))))
@@ -58,15 +70,18 @@ class OperationGradients(ABC):
             generator: Draws the terms that an unbiased estimate of the sum is made from, where that
                 saves work; None for the exact sum.
         """
-        weights = self.flat(var[None])[0]
-        return torch.cat([b[:, 0].square() @ weights.to(b.dtype) for b in self.blocks([g])])
+        parts = self.parts([g], var, generator)
+        return torch.cat([number * (b[:, 0].square() @ weights) for b, weights, number in parts])
 
     def products(
         self, gs: Sequence[Tensor], var: Tensor, generator: torch.Generator | None
     ) -> Tensor:
         """``J diag(var) J^T``, ``[batch, scalars, scalars]``; see `squared`."""
-        std = self.flat(var[None])[0].sqrt()
-        return torch.cat([gram(block, std) for block in self.blocks(gs)])
+        found = []
+        for block, std, number in self.parts(gs, var.sqrt(), generator):
+            scaled = block * std
+            found.append(number * torch.matmul(scaled, scaled.mT))
+        return torch.cat(found)
 
     def summed(self, g: Tensor) -> Tensor:
         """``(dz/dw_i)^2`` summed over samples, ``[*weight]``."""
@@ -159,12 +174,6 @@ def sample_blocks(samples: int, numbers_each: int, least: int = 1) -> Iterator[s
 def widen(tensor: Tensor) -> Tensor:
     """Half precision as float32, since squares of half-precision numbers underflow."""
     return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
-
-
-def gram(jacobian: Tensor, std: Tensor) -> Tensor:
-    """``J diag(std^2) J^T`` of ``J [batch, scalars, entries]``: ``[batch, scalars, scalars]``."""
-    scaled = jacobian * std.to(jacobian.dtype)
-    return torch.matmul(scaled, scaled.mT)
 
 
 def _by_channel(jacobians: Tensor, columns: Tensor, where: Tensor, channels: int) -> Tensor:
