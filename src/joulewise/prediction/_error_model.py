@@ -29,12 +29,7 @@ from joulewise.errors import check_count, check_in_range, refuse
 from joulewise.placement import At, Memory, Placed, Placement, guarded, private_memory
 from joulewise.prediction.linearisation import ActivationUse, Linearisation, WeightGradients
 from joulewise.prediction.problem import Problem, loaded_problem
-from joulewise.prediction.tensor_groups import (
-    TensorGroup,
-    mean_directions,
-    moments_at,
-    point_rows,
-)
+from joulewise.prediction.tensor_groups import TensorGroup, mean_directions, moments_at
 from joulewise.progress import Progress, reporting
 
 __all__ = ["ErrorModel", "error_model", "weight_error_model"]
@@ -223,7 +218,10 @@ class _Part:
         self.placed = placed
         self.classes = _classes_of(placed, memory)
         self.by_channel = point.ndim > (1 if placed.device.knob.bit_planes else 0)
-        self.rows = point_rows(point, self.by_channel)
+        # ``[rows, *point]``; a scalar for each channel comes as ``[channels, 1]``.
+        self.rows = point if self.by_channel else point[None]
+        if self.by_channel and point.ndim == 2 and point.shape[1] == 1:
+            self.rows = point[:, 0]
         self.squares = torch.zeros(self.classes.count, dtype=torch.float64)
         self.response: list[Tensor] = []
 

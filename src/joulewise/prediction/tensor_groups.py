@@ -13,7 +13,7 @@ from joulewise.devices.moments import ClassMoments
 from joulewise.devices.operating_point import as_point
 from joulewise.prediction.moment_curves import MomentCurves
 
-__all__ = ["TensorGroup", "mean_directions", "moments_at", "point_rows"]
+__all__ = ["TensorGroup", "mean_directions", "moments_at"]
 
 # Of the directions in which means move: the smallest singular value that
 # counts, relative to the norm of the means, and the most directions.
@@ -174,10 +174,3 @@ def mean_directions(
     matter = sizes > _NEGLIGIBLE * means.norm()
     basis: Tensor = directions[matter & (torch.arange(len(sizes)) < _MOST_DIRECTIONS)]
     return basis
-
-
-def point_rows(point: Tensor, by_channel: bool) -> Tensor:
-    """A point as rows, ``[rows, *point]``: one for the tensor, or one for each channel."""
-    if not by_channel:
-        return point[None]
-    return point[:, 0] if point.ndim == 2 and point.shape[1] == 1 else point

@@ -1,7 +1,6 @@
 """A network to first order in the noise of its memories.
 
 linearisation          passes around the mean read: forward, probes, backward
-pieces                 pieces of the data, and their linearised logits
 op_interception        recording of the operations that consume placed tensors
 op_readers             for each torch function, the weights that a call may consume
 gradients              base class of per-sample gradients, evaluated in blocks
@@ -11,9 +10,8 @@ weight_gradients       per-sample gradients of a placed weight, from all of its 
 self_check             comparison of intercepted gradients with autograd's
 """
 
-from joulewise.prediction.linearisation.linearisation import Linearisation
+from joulewise.prediction.linearisation.linearisation import Linearisation, LinearLogits, Piece
 from joulewise.prediction.linearisation.op_interception import ActivationUse
-from joulewise.prediction.linearisation.pieces import LinearLogits, Piece
 from joulewise.prediction.linearisation.weight_gradients import WeightGradients
 
 __all__ = ["ActivationUse", "LinearLogits", "Linearisation", "Piece", "WeightGradients"]

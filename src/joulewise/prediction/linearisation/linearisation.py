@@ -9,7 +9,8 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,12 +24,49 @@ from joulewise.prediction.linearisation.op_interception import (
     Interception,
     intercepted_pass,
 )
-from joulewise.prediction.linearisation.pieces import LinearLogits, Piece
 from joulewise.prediction.linearisation.self_check import cover
 from joulewise.prediction.linearisation.weight_gradients import WeightGradients, caught_gradients
 from joulewise.prediction.problem import Problem
 
-__all__ = ["Linearisation"]
+__all__ = ["LinearLogits", "Linearisation", "Piece"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Piece:
+    """Samples that run in one pass.
+
+    Args:
+        inputs: Inputs of the model.
+        reference: Outputs of the model as given; several rows may belong to one sample.
+        targets: Targets, if any.
+        samples: Number of samples.
+    """
+
+    inputs: Any
+    reference: Tensor
+    targets: Tensor | None
+    samples: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LinearLogits:
+    """Probed outputs of some samples, to first order in the noise.
+
+    Args:
+        mean: Outputs at the mean read, ``[samples, classes]``.
+        classes: Indices of these outputs, ``[samples, classes]``.
+        has_target: True if the first of them is the sample's target.
+        cov: Contribution of each placed tensor to their covariance,
+            ``[samples, classes, classes]``.
+        chips: Deviation of each linearised chip from the mean, ``[samples, classes, chips]``; None
+            without chips.
+    """
+
+    mean: Tensor
+    classes: Tensor
+    has_target: bool
+    cov: Mapping[str, Tensor]
+    chips: Tensor | None
 
 
 class Linearisation:
