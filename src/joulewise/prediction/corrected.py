@@ -14,7 +14,6 @@ order), the simulated chips alone are the estimate.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -104,24 +103,17 @@ class Corrected:
                 total.add_logits(piece, logits, exact=not network.differentiable)
                 if network.differentiable:
                     total.add_probed(piece, *network.probed_variance(piece, 1))
+                simulated = []
                 with torch.no_grad():
-                    paired.add(piece, logits, _simulated(problem, piece, logits, chips))
+                    for chip in chips:
+                        problem.memory.read(problem.points, chip)
+                        output = problem.memory.call(piece.inputs).reshape(piece.samples, -1)
+                        simulated.append(output.gather(1, logits.classes).double())
+                    paired.add(piece, logits, torch.stack(simulated, 2))
                 problem.progress(total.samples, problem.samples)
             linear = total.forecast("corrected", problem)
             network.warn_of_no_effect(linear.variance)
             return paired.correct(linear, total.accuracy)
-
-
-def _simulated(
-    problem: Problem, piece: Piece, logits: LinearLogits, chips: Sequence[Chip]
-) -> Tensor:
-    """The outputs of each chip, in the order of ``logits``: ``[samples, outputs, chips]``."""
-    found = []
-    for chip in chips:
-        problem.memory.read(problem.points, chip)
-        output = problem.memory.call(piece.inputs).reshape(piece.samples, -1)
-        found.append(output.to(logits.mean.dtype).gather(1, logits.classes))
-    return torch.stack(found, 2)
 
 
 class _PairedChips:
@@ -136,11 +128,10 @@ class _PairedChips:
         self._per_sample: dict[bool, list[Tensor]] = {True: [], False: []}
 
     def add(self, piece: Piece, logits: LinearLogits, simulated: Tensor) -> None:
-        """Add some samples, with the outputs of their simulated chips."""
+        """Add some samples, simulated in the order of ``logits``: ``[samples, outputs, chips]``."""
         assert logits.chips is not None
         ideal = piece.reference.reshape(piece.samples, -1).double().gather(1, logits.classes)
         linear = logits.mean.double()[:, :, None] + logits.chips.double()
-        simulated = simulated.double()
         errors = [(found - ideal[:, :, None]).square() for found in (simulated, linear)]
         self._simulated += errors[0].sum((0, 1)).cpu()
         self._linear += errors[1].sum((0, 1)).cpu()

@@ -99,8 +99,8 @@ def loaded_problem(
 ) -> Iterator[Problem]:
     """Set up a problem on a private copy of the model, with its memory.
 
-    Arguments are those of `joulewise.prediction.predict`, without ``targets`` for the output error
-    alone; ``progress`` is called with the number of samples done and expected.
+    Arguments are those of `joulewise.prediction.predict`. Targets are left out if ``targets`` is
+    False; ``progress`` is called with the number of samples done and expected.
 
     Raises:
         ModelError: if the model's outputs have no fixed shape.

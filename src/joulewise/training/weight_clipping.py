@@ -46,20 +46,17 @@ def clip_weights(
     for name, value in (("fixed", fixed), ("deviations", deviations)):
         if value is not None:
             check_in_range(name, value, 0.0, 3e38, open_low=True)
-    for weight in _weights(weights):
+    if isinstance(weights, Placement):
+        found = list(placed_weights(weights).values())
+    else:
+        matrices = [p for p in weights.parameters() if p.ndim >= 2 and p.is_floating_point()]
+        found = list({p.data_ptr(): p for p in matrices}.values())
+    for weight in found:
         if fixed is not None:
             weight.clamp_(-fixed, fixed)
         elif deviations is not None and weight.numel() > 1:
             limit = deviations * weight.std()
             weight.clamp_(-limit, limit)
-
-
-def _weights(weights: nn.Module | Placement) -> list[Tensor]:
-    """The weights to clip, each storage once."""
-    if isinstance(weights, Placement):
-        return list(placed_weights(weights).values())
-    matrices = [p for p in weights.parameters() if p.ndim >= 2 and p.is_floating_point()]
-    return list({p.data_ptr(): p for p in matrices}.values())
 
 
 def placed_weights(placement: Placement) -> dict[str, Tensor]:
