@@ -169,7 +169,7 @@ def _check_finite(loss: float, optimizer: torch.optim.Optimizer, where: str) -> 
         raise InputError(f"a weight is NaN or infinite {where}; try a lower lr")
 
 
-def accuracy(model: nn.Module, split: Split, batch_size: int = 256) -> float:
+def accuracy(model: nn.Module, split: Split) -> float:
     """Top-1 accuracy in [0, 1], in evaluation mode; the model's modes are restored."""
     check_kind("model", model, nn.Module, "a torch.nn.Module", ModelError)
     check_kind("split", split, Split, "a Split, such as data.test", DataError)
@@ -177,7 +177,7 @@ def accuracy(model: nn.Module, split: Split, batch_size: int = 256) -> float:
     passed = Accuracy().new()
     with restored_modes(model), torch.no_grad():
         model.eval()
-        for inputs, targets in split.batches(batch_size):
+        for inputs, targets in split.batches(256):
             inputs = inputs.to(device)
             with running(inputs):
                 outputs = model(inputs)
