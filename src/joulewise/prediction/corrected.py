@@ -65,7 +65,6 @@ class Corrected:
     memory_bytes: int = 1 << 30
 
     def __post_init__(self) -> None:
-        """Check the fields once."""
         check_in_range("chips", self.chips, 4, 10**6)
         check_in_range("outputs", self.outputs, 1, 10**6)
         check_in_range("seed", self.seed, 0, 2**62)

@@ -82,7 +82,6 @@ class FirstOrder:
     memory_bytes: int = 1 << 30
 
     def __post_init__(self) -> None:
-        """Check the fields once."""
         check_in_range("probes", self.probes, 1, 10**6)
         check_in_range("classes", self.classes, 2, 10**6)
         check_in_range("chips", self.chips, 0, 10**6)

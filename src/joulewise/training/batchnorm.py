@@ -20,10 +20,7 @@ __all__ = ["reestimate_batchnorm"]
 
 @torch.no_grad()
 def reestimate_batchnorm(
-    memory: TrainingMemory,
-    data: Split | Iterable[Any],
-    *,
-    batch_size: int | None = None,
+    memory: TrainingMemory, data: Split | Iterable[Any], *, batch_size: int | None = None
 ) -> None:
     """Set the running statistics of BatchNorm to those of the network on a memory.
 

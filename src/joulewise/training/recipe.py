@@ -48,10 +48,7 @@ class TrainingSpec(BaseModel):
     seed: int = Field(default=0, ge=0, le=2**63 - 1)
     method: Method = "sgd"
     rho: float | None = Field(
-        default=None,
-        ge=0,
-        le=1e6,
-        description="radius of the ascent; None: the method's default",
+        default=None, ge=0, le=1e6, description="radius of the ascent; None: the method's default"
     )
     range_decay: float = Field(
         default=0.01, ge=0, le=1, description="weight decay of trainable weight ranges"
@@ -94,14 +91,9 @@ def optimizer_for(
         own = {"params": list(ranges.parameters()), "weight_decay": spec.range_decay}
         groups.append({**own, **radius})
     groups = [group for group in groups if group["params"]]
-    options = {
-        "lr": spec.lr,
-        "momentum": spec.momentum,
-        "nesterov": spec.momentum > 0,
-        **({} if spec.rho is None else {"rho": spec.rho}),
-        **options,
-    }
-    return _OPTIMIZERS[spec.method](groups, **options)
+    own = {"lr": spec.lr, "momentum": spec.momentum, "nesterov": spec.momentum > 0}
+    own |= {} if spec.rho is None else {"rho": spec.rho}
+    return _OPTIMIZERS[spec.method](groups, **(own | options))
 
 
 def schedule_of(steps: int, warmup: float) -> Callable[[int], float]:

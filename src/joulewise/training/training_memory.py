@@ -356,7 +356,6 @@ class LinearSchedule:
     steps: int
 
     def __post_init__(self) -> None:
-        """Check the number of steps."""
         check_in_range("steps", self.steps, 1, 2**62)
         check_whole("steps", self.steps)
 

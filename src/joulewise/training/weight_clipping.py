@@ -13,10 +13,7 @@ __all__ = ["clip_weights", "placed_weights"]
 
 @torch.no_grad()
 def clip_weights(
-    weights: nn.Module | Placement,
-    *,
-    fixed: float | None = None,
-    deviations: float | None = None,
+    weights: nn.Module | Placement, *, fixed: float | None = None, deviations: float | None = None
 ) -> None:
     """Clip weights in place; to be called after each step of an optimizer.
 

@@ -10,11 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from joulewise.prediction.linearisation.gradients import (
-    OperationGradients,
-    sample_blocks,
-    widen,
-)
+from joulewise.prediction.linearisation.gradients import OperationGradients, sample_blocks, widen
 
 __all__ = ["ConvolutionGradients"]
 

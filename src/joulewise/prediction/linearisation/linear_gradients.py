@@ -15,11 +15,7 @@ from joulewise.prediction.linearisation.gradients import (
     widen,
 )
 
-__all__ = [
-    "ElementwiseGradients",
-    "EmbeddingGradients",
-    "LinearGradients",
-]
+__all__ = ["ElementwiseGradients", "EmbeddingGradients", "LinearGradients"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -223,11 +223,7 @@ class Linearisation:
             found = self._gradients(piece, self.fixed, interception, probes)
             cov, moved = self._spread(found, interception.activations, chips)
         return LinearLogits(
-            mean=flat.gather(1, chosen),
-            classes=chosen,
-            has_target=has_target,
-            cov=cov,
-            chips=moved,
+            mean=flat.gather(1, chosen), classes=chosen, has_target=has_target, cov=cov, chips=moved
         )
 
     def noise(self, name: str, chip: Chip) -> Tensor:

@@ -143,12 +143,12 @@ def _compared(
 
 def _exact(output: Tensor, means: Mapping[str, Tensor]) -> dict[str, list[Tensor | None]]:
     """Gradients of each sample by autograd, of a random combination of its outputs."""
-    probe = torch.randn(output.shape, generator=torch.Generator().manual_seed(0), device="cpu")
-    with torch.enable_grad():
-        weighted = (output * probe.to(output)).reshape(_SAMPLES, -1).sum(1).unbind()
     leaves = list(means.values())
     if not leaves:
         return {}
+    probe = torch.randn(output.shape, generator=torch.Generator().manual_seed(0), device="cpu")
+    with torch.enable_grad():
+        weighted = (output * probe.to(output)).reshape(_SAMPLES, -1).sum(1).unbind()
     with differentiating("; or simulate"):
         rows = [
             torch.autograd.grad(one, leaves, retain_graph=True, allow_unused=True)
