@@ -282,7 +282,7 @@ def test_without_interception_the_answer_is_the_same(cases, monkeypatch):
     method = FirstOrder(subsample_channels=False, chips=3)
     with_it = predict(placement, [(x, targets)], at={"eta": 0.4}, method=method)
     probed = predict(placement, [(x, None)], at={"eta": 0.4}, method=method)
-    monkeypatch.setattr(Interception, "_use", lambda self, read: None)
+    monkeypatch.setattr(Interception, "_uses_of", lambda self, *call: [])
     without = predict(placement, [(x, targets)], at={"eta": 0.4}, method=method)
     probed_without = predict(placement, [(x, None)], at={"eta": 0.4}, method=method)
     for name, part in with_it.variance.items():

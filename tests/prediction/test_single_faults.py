@@ -4,10 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from joulewise.devices import SRAM, ExponentialLaw, Flip
+from joulewise.devices import SRAM, Chip, ExponentialLaw, Flip
 from joulewise.placement import place
 from joulewise.prediction import FirstOrder, predict
-from joulewise.prediction.single_faults import _drawn
+from joulewise.prediction.linearisation import Linearisation
+from joulewise.prediction.single_faults import _drawn, single_fault_ratios
 from joulewise.simulation import simulate
 
 FAR = 0.75  # one fault at a time: a rate of 7e-5
@@ -43,6 +44,30 @@ def test_a_fault_that_crosses_a_kink_is_seen(cases):
     assert float(plain.mse) > sim.mean_mse + 5 * error
     assert abs(float(tried.mse) - sim.mean_mse) <= 4 * (error + tried.standard_error)
     assert tried.standard_error < 0.5 * (float(plain.mse) - sim.mean_mse)
+
+
+def test_a_weight_that_is_used_twice_has_a_ratio_too(cases):
+    """``w^2 x``: a fault of size d moves it by ``2 w d + d^2``, the tangent by ``2 w d``."""
+
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one = nn.Linear(1, 1, bias=False)
+
+        def forward(self, inputs):
+            return self.one(self.one(inputs))
+
+    model, x = Twice().double().eval(), cases.normal(5, 1)
+    memory = SRAM(bits=6, fault=Flip(), law=ExponentialLaw(a=6.0))
+    with cases.problem(model, x, weights=memory, eta=FAR) as problem:
+        network = Linearisation(problem, seed=0, memory_bytes=1 << 30)
+        (piece,) = network.pieces(0)
+        found = single_fault_ratios(network, piece, 40, seed=0)["one.weight"]
+        mean = float(network.fixed["one.weight"])
+        deviations = [float(network.noise("one.weight", Chip(seed=k))) for k in range(256)]
+    true = sum((2 * mean * d + d * d) ** 2 for d in deviations)
+    linear = sum((2 * mean * d) ** 2 for d in deviations)
+    assert abs(found.mean - true / linear) <= 5 * found.standard_error
 
 
 def test_entries_are_drawn_in_proportion():

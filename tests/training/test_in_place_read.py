@@ -5,17 +5,16 @@ from torch import nn
 from cases import CHIP, ETA, MODELS, A, W, make, rand, snapshot
 from joulewise.devices import Chip
 from joulewise.placement import call, place
-from joulewise.training.in_place_read import InPlaceRead
+from joulewise.training import TrainingMemory
 
 
 @pytest.mark.parametrize("kind", MODELS)
 def test_a_block_read_by_a_chip_is_a_twin_with_those_weights_gradients_too(kind):
     (model, inputs), (twin, _) = make(kind), make(kind)
     placement = place(model, weights=W)
-    points = placement.points({"eta": ETA})
     own, others = (dict(m.named_parameters()) for m in (model, twin))
     with torch.no_grad():
-        for name in points:
+        for name in placement.points({"eta": ETA}):
             read = W.read(W.store(own[name].detach()), ETA, Chip(seed=3, part=name))
             others[name].copy_(read)
     for either in (model, twin):
@@ -23,7 +22,7 @@ def test_a_block_read_by_a_chip_is_a_twin_with_those_weights_gradients_too(kind)
     check = snapshot(model)
     expected = call(twin, inputs)
     expected.float().square().sum().backward()
-    with InPlaceRead(placement, points, CHIP):
+    with TrainingMemory(placement, at={"eta": ETA}, chip=CHIP):
         actual = call(model, inputs)
         actual.float().square().sum().backward()
     check()
@@ -41,7 +40,7 @@ def test_a_block_within_inference_mode_or_without_gradients(grads):
     check = snapshot(model)
     with torch.no_grad() if grads else torch.inference_mode():
         ideal = call(model, rand(3, 6))
-        with InPlaceRead(placement, placement.points({"eta": ETA}), CHIP):
+        with TrainingMemory(placement, at={"eta": ETA}, chip=CHIP):
             assert not torch.equal(call(model, rand(3, 6)), ideal)
     check()
     model(rand(3, 6)).sum().backward()

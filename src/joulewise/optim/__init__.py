@@ -5,9 +5,7 @@ ascent           the perturbation ``rho T^2 g / ||T g||``, and buffers kept over
 sam              SAM, T = 1; ASAM, T = ``|w| + eta``; SAMSON, T = ``(|w| + eta) / ||w||_p``
 """
 
-from joulewise.optim.sam import ASAM as ASAM
-from joulewise.optim.sam import SAM as SAM
-from joulewise.optim.sam import SAMSON as SAMSON
-from joulewise.optim.sharpness_aware import SharpnessAware as SharpnessAware
+from joulewise.optim.sam import ASAM, SAM, SAMSON
+from joulewise.optim.sharpness_aware import SharpnessAware
 
 __all__ = ["ASAM", "SAM", "SAMSON", "SharpnessAware"]

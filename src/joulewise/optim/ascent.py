@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,35 +20,19 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 from joulewise.errors import refuse
 
-__all__ = ["Bundle", "bundles", "kept_buffers", "perturb", "writable"]
+__all__ = ["ascent", "kept_buffers", "writable"]
 
 Group = dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bundle:
-    """Parameters with a gradient, of one group, device and dtype, that share the rule of T.
-
-    ``params``, ``gradients`` and ``diagonals`` of T are lists of equal shapes; ``diagonals`` is
-    None where T is 1. ``group`` is the parameter group.
-    """
-
-    group: Group
-    params: list[Tensor]
-    gradients: list[Tensor]
-    diagonals: list[Tensor] | None
-
-    def scaled_gradients(self) -> list[Tensor]:
-        """``T g``; the gradients themselves where T is 1."""
-        if self.diagonals is None:
-            return self.gradients
-        return list(torch._foreach_mul(self.diagonals, self.gradients))
-
-
-def bundles(
+def ascent(
     groups: Sequence[Group], diagonals_of: Callable[[list[Tensor], Group], list[Tensor] | None]
-) -> list[Bundle]:
-    """Sort the parameters that have a gradient by group, rule of T, device and dtype.
+) -> list[tuple[list[Tensor], list[Tensor]]]:
+    """``eps = rho T^2 g / ||T g||_2`` of every parameter that has a gradient.
+
+    A group's rho is folded into its T, so groups of different rho share one ellipsoid,
+    ``sum over groups ||T^-1 eps||^2 / rho^2 <= 1``; with one rho that is the constraint above. If
+    the norm is zero or not finite, eps is 0.
 
     Args:
         groups: Parameter groups of an optimizer. T scales tensors with two or more axes, or, if the
@@ -57,10 +40,44 @@ def bundles(
             rest.
         diagonals_of: The diagonals of T for scaled parameters of a group; None where T is 1.
 
+    Returns:
+        Lists of parameters of one device and dtype, each with the list of their eps.
+
     Raises:
         InputError: if a gradient is sparse.
     """
-    found = []
+    found, norms = [], []
+    for group, params, scaled in _alike(groups):
+        tensors = [p.grad for p in params if p.grad is not None]
+        diagonals = diagonals_of(params, group) if scaled else None
+        if diagonals is not None:
+            tensors = list(torch._foreach_mul(diagonals, tensors))
+        # The range of half precision is too short for a sum of squares.
+        precision = torch.promote_types(tensors[0].dtype, torch.float32)
+        parts = torch.stack(list(torch._foreach_norm(tensors, 2, dtype=precision)))
+        norms.append(group["rho"] * torch.linalg.vector_norm(parts))
+        found.append((group, params, tensors, diagonals))
+    if not found:
+        return []
+    norm = torch.linalg.vector_norm(torch.stack([part.to(norms[0].device) for part in norms]))
+    unusable = ~torch.isfinite(norm) | (norm == 0)
+    moves = []
+    for group, params, tensors, diagonals in found:
+        sign = -1 if group.get("maximize") else 1  # a maximised objective is worst at a low
+        factor = (sign * group["rho"] * group["rho"] / norm).to(tensors[0].device)
+        eps = list(torch._foreach_mul(tensors, factor))
+        if diagonals is not None:
+            torch._foreach_mul_(eps, diagonals)
+        # Not by a factor of 0: zero times infinity is NaN.
+        masked = unusable.to(factor.device)
+        for move in eps:
+            move.masked_fill_(masked, 0)
+        moves.append((params, eps))
+    return moves
+
+
+def _alike(groups: Sequence[Group]) -> Iterator[tuple[Group, list[Tensor], bool]]:
+    """Parameters with a gradient, of one group, device and dtype; True where T scales them."""
     for number, group in enumerate(groups):
         alike: dict[tuple[bool, torch.device, torch.dtype], list[Tensor]] = defaultdict(list)
         positions = [f"parameter {i} of group {number}" for i in range(len(group["params"]))]
@@ -75,54 +92,7 @@ def bundles(
             scaled = "weight" in name if by_name else parameter.ndim >= 2
             alike[scaled, parameter.device, parameter.dtype].append(parameter)
         for (scaled, _, _), params in alike.items():
-            gradients = [p.grad for p in params if p.grad is not None]
-            diagonals = diagonals_of(params, group) if scaled else None
-            found.append(
-                Bundle(group=group, params=params, gradients=gradients, diagonals=diagonals)
-            )
-    return found
-
-
-def perturb(given: Sequence[Bundle]) -> None:
-    """Add ``rho T^2 g / ||T g||_2`` to the parameters, in place.
-
-    A group's rho is folded into its T, so groups of different rho share one ellipsoid,
-    ``sum over groups ||T^-1 eps||^2 / rho^2 <= 1``; with one rho that is the constraint above. If
-    the norm is zero or not finite, the parameters stay as they are.
-
-    Args:
-        given: All bundles of one step.
-    """
-    if not given:
-        return
-    scaled = [bundle.scaled_gradients() for bundle in given]
-    norm = _norm(given, scaled)
-    unusable = ~torch.isfinite(norm) | (norm == 0)
-    for bundle, tensors in zip(given, scaled, strict=True):
-        rho = bundle.group["rho"]
-        sign = -1 if bundle.group.get("maximize") else 1  # a maximised objective is worst at a low
-        factor = (sign * rho * rho / norm).to(tensors[0].device)
-        moves = list(torch._foreach_mul(tensors, factor))
-        if bundle.diagonals is not None:
-            torch._foreach_mul_(moves, bundle.diagonals)
-        # Not by a factor of 0: zero times infinity is NaN.
-        masked = unusable.to(factor.device)
-        for move in moves:
-            move.masked_fill_(masked, 0)
-        torch._foreach_add_(bundle.params, moves)
-
-
-def _norm(given: Sequence[Bundle], scaled: Sequence[list[Tensor]]) -> Tensor:
-    """``||rho T g||_2`` over all bundles: a scalar in single precision or better."""
-    norms = []
-    for bundle, tensors in zip(given, scaled, strict=True):
-        # The range of half precision is too short for a sum of squares.
-        precision = torch.promote_types(tensors[0].dtype, torch.float32)
-        parts = torch.stack(list(torch._foreach_norm(tensors, 2, dtype=precision)))
-        norms.append(bundle.group["rho"] * torch.linalg.vector_norm(parts))
-    device = norms[0].device
-    total: Tensor = torch.linalg.vector_norm(torch.stack([part.to(device) for part in norms]))
-    return total
+            yield group, params, scaled
 
 
 @contextmanager
@@ -132,9 +102,6 @@ def kept_buffers() -> Iterator[None]:
     Buffers hold the running statistics of BatchNorm, counters and power iterations. A global
     forward pre-hook finds the modules, so that no argument ``model`` can be forgotten; the
     outermost module stands for all of its submodules, compiled or not.
-
-    Yields:
-        Nothing.
 
     Example:
         >>> norm = nn.BatchNorm1d(3)
@@ -169,10 +136,7 @@ def kept_buffers() -> Iterator[None]:
 
 
 def writable(buffers: Iterable[Tensor | None]) -> Iterator[Tensor]:
-    """The buffers that can be written in place: all but expanded ones.
-
-    Args:
-        buffers: Buffers of modules; None for one that is not set.
+    """The buffers that can be written in place: those that are set and not expanded.
 
     Example:
         >>> [len(buffer) for buffer in writable([torch.ones(2), None, torch.ones(1).expand(3)])]

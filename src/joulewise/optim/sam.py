@@ -18,17 +18,12 @@ __all__ = ["ASAM", "SAM", "SAMSON"]
 class SAM(SharpnessAware):
     """Sharpness-aware minimisation: ``eps = rho g / ||g||_2``, T = 1.
 
-    ``SharpnessAware`` documents the two ways to step and the state that a step preserves.
+    `SharpnessAware` documents ``params``, ``base``, its ``options``, the two ways to step, and the
+    state that a step preserves.
 
     Args:
-        params: Parameters, named parameters or groups of them, as for any torch optimizer.
-        base: Class of the optimizer that steps, such as ``torch.optim.SGD``.
         rho: Radius, 0 or more, in units of the weights: ``||eps||_2 = rho`` over all parameters.
             With 0 the step is that of ``base``, at twice the cost.
-        options: Options of ``base``, ``lr`` among them.
-
-    Raises:
-        InputError: if ``rho`` is negative or not finite, or ``base`` does not fit.
 
     Example:
         >>> import torch
@@ -62,12 +57,9 @@ class ASAM(SharpnessAware):
     """Adaptive SAM: ``eps = rho T^2 g / ||T g||_2`` with ``T = |w| + eta``, element by element.
 
     With ``eta = 0`` the relative move ``eps / w`` is invariant to the scale of a layer where the
-    loss is, as before a BatchNorm. ``SharpnessAware`` documents the two ways to step and the state
-    that a step preserves.
+    loss is, as before a BatchNorm. `SharpnessAware` documents the rest.
 
     Args:
-        params: Parameters, named parameters or groups of them, as for any torch optimizer.
-        base: Class of the optimizer that steps, such as ``torch.optim.SGD``.
         rho: Radius, 0 or more: ``||T^-1 eps||_2 = rho`` over all parameters. Dimensionless for
             scaled tensors; ten times that of SAM is usual.
         eta: Added to ``|w|``, 0 or more, so that weights at 0 move too.
@@ -75,10 +67,6 @@ class ASAM(SharpnessAware):
             axes, so neither biases nor the scales of normalisation. ``"name"``: those with
             ``weight`` in their name, the authors' rule, so the scales of normalisation too; it
             needs ``model.named_parameters()``.
-        options: Options of ``base``, ``lr`` among them.
-
-    Raises:
-        InputError: if ``rho``, ``eta`` or ``scaled`` is not allowed, or ``base`` does not fit.
 
     Example:
         >>> import torch
@@ -121,22 +109,15 @@ class SAMSON(SharpnessAware):
     ``||w||_p`` is the norm of the whole tensor, not of a filter or a channel. With ``p = inf`` it
     is the largest magnitude, which sets the scale of a tensor's words or conductances. T is
     invariant to the scale of a tensor, so the radius is absolute: a tensor of small range moves by
-    a larger fraction of it. The scale invariance of ASAM does not hold. ``SharpnessAware``
-    documents the two ways to step and the state that a step preserves.
+    a larger fraction of it. The scale invariance of ASAM does not hold. `SharpnessAware` documents
+    the rest.
 
     Args:
-        params: Parameters, named parameters or groups of them, as for any torch optimizer.
-        base: Class of the optimizer that steps, such as ``torch.optim.SGD``.
         rho: Radius, 0 or more, in units of the weights: ``||T^-1 eps||_2 = rho`` over all
             parameters.
         p: Order of the norm in T, 2 or ``math.inf``.
         eta: As for `ASAM`.
         scaled: As for `ASAM`.
-        options: Options of ``base``, ``lr`` among them.
-
-    Raises:
-        InputError: if ``rho``, ``p``, ``eta`` or ``scaled`` is not allowed, or ``base`` does not
-            fit.
 
     Example:
         >>> import torch

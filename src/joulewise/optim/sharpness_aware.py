@@ -7,9 +7,8 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from numbers import Real
-from typing import Any, Literal, overload
+from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
@@ -17,20 +16,9 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
 from joulewise.errors import InputError, check_kind, refuse
-from joulewise.optim.ascent import bundles, kept_buffers, perturb
+from joulewise.optim.ascent import ascent, kept_buffers
 
 __all__ = ["SharpnessAware"]
-
-
-@dataclass(slots=True)
-class _Progress:
-    """Stage of the present step.
-
-    A mutable object, since wrappers such as Lightning's read attributes of the optimizer that they
-    wrap, and write their own: a plain attribute would be set on the wrapper.
-    """
-
-    stage: Literal["start", "perturbed", "restored"] = "start"
 
 
 class SharpnessAware(Optimizer, ABC):
@@ -62,20 +50,18 @@ class SharpnessAware(Optimizer, ABC):
     factor in the first gradient cancels. If the scaler finds infinity it skips the step, with the
     weights at w.
 
-    A loop that calls ``step()`` after a single ``backward``, such as that of Hugging Face's
-    Trainer, would train without a perturbation, and is refused; there, the block belongs into
-    ``training_step``. A closure that adds to gradients of earlier batches, such as Lightning's with
-    ``accumulate_grad_batches``, is refused too, since its second pass would see the last batch
-    alone; accumulation needs the block, in Lightning manual optimization. ``examples`` has both
-    loops.
+    Refused are a ``step()`` after a single ``backward``, as in the loop of Hugging Face's Trainer,
+    which would train without a perturbation (there, the block belongs into ``training_step``); and
+    a closure that adds to gradients of earlier batches, as Lightning's does with
+    ``accumulate_grad_batches``, whose second pass would see the last batch alone (accumulation
+    needs the block, in Lightning manual optimization). ``examples`` has both loops.
 
     **Preserved state.** The weights are restored from copies, bit for bit, also after an exception
     and Ctrl-C. So are the buffers of every module that runs in the second pass, such as the
     statistics of BatchNorm, which keep the values of the first pass. Dropout draws a new mask in
     the second pass. If the gradient is zero or not finite, eps is 0 and ``base`` gets the gradient
     that it would have got alone. Parameters without a gradient stay where they are. Autocast may
-    surround a forward pass or the whole step: its cache of cast weights is cleared when the weights
-    change.
+    surround a forward pass or the whole step.
 
     **Several processes.** Under ``DistributedDataParallel`` each ``backward`` averages gradients,
     so eps is the same on all ranks, and the step is that of one process on the whole batch. With
@@ -104,7 +90,6 @@ class SharpnessAware(Optimizer, ABC):
     """
 
     base: Optimizer
-    _progress: _Progress
 
     def __init__(
         self, params: ParamsT, base: type[Optimizer], own: dict[str, Any], options: dict[str, Any]
@@ -122,8 +107,11 @@ class SharpnessAware(Optimizer, ABC):
             allowed = f"an optimizer without an option named {' or '.join(sorted(taken))}"
             refuse("base", base.__name__, allowed)
         self.defaults = {**self.base.defaults, **own}
-        self._share()
-        self._progress = _Progress()
+        self.param_groups, self.state = self.base.param_groups, self.base.state
+        # Stage of the present step: "start", "perturbed" or "restored". In an object of its own,
+        # since wrappers such as Lightning's read attributes of the optimizer that they wrap, and
+        # write their own.
+        self._progress = {"stage": "start"}
 
     @abstractmethod
     def _diagonals(self, params: list[Tensor], group: dict[str, Any]) -> list[Tensor] | None:
@@ -137,14 +125,11 @@ class SharpnessAware(Optimizer, ABC):
         for ``step()``. The gradients before the block give eps, which does not depend on a common
         factor in them, such as a GradScaler's or that of norm clipping.
 
-        Yields:
-            Nothing.
-
         Raises:
             InputError: if a gradient is sparse, if there is none at all, or within another ascent
                 of this optimizer.
         """
-        if self._progress.stage == "perturbed":
+        if self._progress["stage"] == "perturbed":
             refuse("ascent()", "within another one", "one at a time")
         if all(p.grad is None for group in self.param_groups for p in group["params"]):
             refuse("ascent()", "without any gradient", "one after a first backward pass, at w")
@@ -154,18 +139,18 @@ class SharpnessAware(Optimizer, ABC):
     @contextmanager
     def _perturbed(self) -> Iterator[None]:
         with torch.no_grad():
-            found = bundles(self.param_groups, self._diagonals)
-            params = [p for bundle in found for p in bundle.params]
+            moves = ascent(self.param_groups, self._diagonals)
+            params = [parameter for some, _ in moves for parameter in some]
             # Copies, since adding eps and then subtracting it does not lead back to w.
             copies = [torch.empty_like(p) for p in params]
             _copy(params, copies)
-        self._progress.stage = "perturbed"
-        after: Literal["start", "restored"] = "start"
+        self._progress["stage"] = "perturbed"
+        after = "start"
         try:
             with torch.no_grad():
-                perturb(found)
+                while moves:  # not kept during the second pass, which does not need them
+                    torch._foreach_add_(*moves.pop())
             torch.clear_autocast_cache()  # a surrounding block may have cached casts of w
-            del found  # holds the first gradients, which the second pass does not need
             self.zero_grad()
             with kept_buffers():
                 yield
@@ -174,7 +159,7 @@ class SharpnessAware(Optimizer, ABC):
             with torch.no_grad():
                 _copy(copies, params)
             torch.clear_autocast_cache()
-            self._progress.stage = after
+            self._progress["stage"] = after
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -198,9 +183,9 @@ class SharpnessAware(Optimizer, ABC):
             InputError: without a closure, if there was no ``ascent()`` since the last step; within
                 an ascent; and if the closure does not clear the gradients.
         """
-        if self._progress.stage == "perturbed":
+        if self._progress["stage"] == "perturbed":
             refuse("step()", "within an ascent, which would undo it", "a step after the block")
-        ascended = self._progress.stage == "restored"
+        ascended = self._progress["stage"] == "restored"
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -214,7 +199,7 @@ class SharpnessAware(Optimizer, ABC):
         elif not ascended:
             allowed = "step() after `with optimizer.ascent():`, or step(closure)"
             refuse("step()", "without an ascent, a plain step of base", allowed)
-        self._progress.stage = "start"
+        self._progress["stage"] = "start"
         self.base.step()
         return loss
 
@@ -255,10 +240,7 @@ class SharpnessAware(Optimizer, ABC):
             hook.remove()
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add parameters, as for any torch optimizer.
-
-        Args:
-            param_group: ``params``, and options that differ from the defaults.
+        """Add ``params``, with options that differ from the defaults, as for any torch optimizer.
 
         Raises:
             InputError: if an option is out of range; the group is not added then.
@@ -277,23 +259,18 @@ class SharpnessAware(Optimizer, ABC):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state dict of this optimizer, or of ``base`` alone.
 
-        Args:
-            state_dict: As for any torch optimizer. Options of this optimizer that its groups lack,
-                as those of a plain ``base`` do, keep their values.
+        Options of this optimizer that its groups lack, as those of a plain ``base`` do, keep their
+        values.
         """
         names = self.defaults.keys() - self.base.defaults.keys()
         before = [{name: group[name] for name in names} for group in self.param_groups]
         self.base.load_state_dict(state_dict)
-        self._share()
+        self.param_groups, self.state = self.base.param_groups, self.base.state
         for group, options in zip(self.param_groups, before, strict=True):
             group.update(options | group)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "base": self.base, "_progress": _Progress()}
-
-    def _share(self) -> None:
-        self.param_groups = self.base.param_groups
-        self.state = self.base.state
+        return {**super().__getstate__(), "base": self.base, "_progress": {"stage": "start"}}
 
 
 def _needs_arguments(step: Callable[..., Any]) -> bool:

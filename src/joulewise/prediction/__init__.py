@@ -18,20 +18,13 @@ A room within:
 linearisation    a network to first order: probes, and per-sample gradients of any operation
 """
 
-from joulewise.prediction._error_model import ErrorModel as ErrorModel
-from joulewise.prediction._error_model import error_model as error_model
-from joulewise.prediction._error_model import weight_error_model as weight_error_model
-from joulewise.prediction._predict import METHODS as METHODS
-from joulewise.prediction._predict import predict as predict
-from joulewise.prediction._predict import register_method as register_method
-from joulewise.prediction.accumulation import ForecastAccumulator as ForecastAccumulator
-from joulewise.prediction.corrected import Corrected as Corrected
-from joulewise.prediction.first_order import FirstOrder as FirstOrder
-from joulewise.prediction.forecast import AccuracyForecast as AccuracyForecast
-from joulewise.prediction.forecast import Forecast as Forecast
-from joulewise.prediction.problem import Method as Method
-from joulewise.prediction.problem import Problem as Problem
-from joulewise.prediction.problem import loaded_problem as loaded_problem
+from joulewise.prediction._error_model import ErrorModel, error_model, weight_error_model
+from joulewise.prediction._predict import METHODS, predict, register_method
+from joulewise.prediction.accumulation import ForecastAccumulator
+from joulewise.prediction.corrected import Corrected
+from joulewise.prediction.first_order import FirstOrder
+from joulewise.prediction.forecast import AccuracyForecast, Forecast
+from joulewise.prediction.problem import Method, Problem, loaded_problem
 
 __all__ = [
     "METHODS",

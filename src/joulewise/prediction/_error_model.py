@@ -27,14 +27,9 @@ from joulewise.devices import Device, Point, WordClasses
 from joulewise.devices.operating_point import as_point
 from joulewise.errors import check_count, check_in_range, refuse
 from joulewise.placement import At, Memory, Placed, Placement, guarded, private_memory
-from joulewise.prediction.linearisation import Linearisation
+from joulewise.prediction.linearisation import ActivationUse, Linearisation, WeightGradients
 from joulewise.prediction.problem import Problem, loaded_problem
-from joulewise.prediction.tensor_groups import (
-    TensorGroup,
-    mean_directions,
-    moments_at,
-    point_rows,
-)
+from joulewise.prediction.tensor_groups import TensorGroup, mean_directions, moments_at
 from joulewise.progress import Progress, reporting
 
 __all__ = ["ErrorModel", "error_model", "weight_error_model"]
@@ -48,60 +43,40 @@ _PROBES = 64
 class ErrorModel:
     """The output error as a function of the plan; see `error_model`.
 
-    A probed output is the inner product of a sample's outputs with a random +-1 vector.
+    A probed output is the inner product of a sample's outputs with a random +-1 vector. Where
+    ``points`` is an argument it holds an operating point for each placed tensor, on its device's
+    knob, of a shape that fits; points may require gradients.
 
     Args:
         placement: The model and its memories.
-        points: The operating points of the plan ``P0`` of the linearisation.
-        samples: Samples that the figures are a mean over.
         outputs: Number of outputs of each sample.
-        error: Error of the probed outputs at the mean that ``P0`` reads, ``[samples]``.
+        error: Error of the probed outputs at the mean that the plan of the linearisation reads,
+            ``[samples]``.
         groups: The placed tensors, grouped by equal moments.
     """
 
     placement: Placement
-    points: Mapping[str, Point]
-    samples: int
     outputs: int
     error: Tensor
     groups: tuple[TensorGroup, ...]
 
     def mse(self, at: At) -> Tensor:
-        """The output error, a float64 scalar, differentiable in the values of ``at``.
-
-        Args:
-            at: Operating points; see `error_model`.
-        """
+        """The output error, a float64 scalar, differentiable in the values of ``at``."""
         return self.mse_at(self.placement.points(at))
 
     def mse_at(self, points: Mapping[str, Point]) -> Tensor:
-        """The output error at points that are known to fit; see `shift_and_variance`."""
+        """The output error at some points."""
         shift, variance = self.shift_and_variance(points)
         return shift + torch.stack(list(variance.values())).sum()
 
     def shift_and_variance(self, points: Mapping[str, Point]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mean shift and variance by tensor, as `Forecast` has them.
-
-        Args:
-            points: An operating point for each placed tensor, on its device's knob; points may
-                require gradients.
-
-        Returns:
-            ``mean_shift`` and ``variance``, float64.
-        """
+        """``mean_shift`` and ``variance`` as `Forecast` has them, float64."""
         # E (s . e)^2 = |e|^2 for a random +-1 vector s.
         off, variance = self.output_errors(points)
         return off.square().mean() / self.outputs, variance
 
     def output_errors(self, points: Mapping[str, Point]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Error of the probed outputs at the mean read, and the variance by tensor.
-
-        Args:
-            points: See `shift_and_variance`.
-
-        Returns:
-            float64 ``[samples]``, and ``variance`` of `shift_and_variance`.
-        """
+        """Error of the probed outputs at the mean read, ``[samples]``, and variance by tensor."""
         off = self.error
         variance: dict[str, Tensor] = {}
         for group in self.groups:
@@ -113,18 +88,7 @@ class ErrorModel:
     def single_changes(
         self, points: Mapping[str, Point], name: str, tried: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Changes when one tensor, or one of its output channels, leaves the plan.
-
-        Args:
-            points: An operating point for each placed tensor.
-            name: The tensor.
-            tried: The points to try, ``[tried, 1, *point]``; where each channel has a point
-                ``[tried, channels, *point]``, one channel moving at a time.
-
-        Returns:
-            Changes of the probed outputs, ``[tried, channels, samples]``, and of the variance,
-            ``[tried, channels]``; float64.
-        """
+        """Changes when one tensor leaves the plan; see `TensorGroup.single_changes`."""
         group = next(group for group in self.groups if name in group.names)
         return group.single_changes(points, name, tried)
 
@@ -198,21 +162,19 @@ def error_model(
             progress=partial(report, "predicting"),
         ) as problem,
     ):
-        _check_adjustable(placement)
+        for placed in placement.placed:
+            if not placed.device.knob.adjustable:
+                got = f"{placed.device.knob.name}, which cannot be chosen"
+                allowed = "a memory whose operating point is a choice, or predict at each point"
+                refuse(f"the knob of {placed.name}", got, allowed)
         points = {name: as_point(point).detach() for name, point in problem.points.items()}
         problem = replace(problem, points=points)
         network = Linearisation(problem, seed=seed, memory_bytes=memory_bytes)
-        return _Builder(placement, problem.memory, points).build(problem, network)
-
-
-def _check_adjustable(placement: Placement) -> None:
-    for placed in placement.placed:
-        if not placed.device.knob.adjustable:
-            refuse(
-                f"the knob of {placed.name}",
-                f"{placed.device.knob.name}, which cannot be chosen",
-                "a memory whose operating point is a choice, or predict at each point",
-            )
+        groups = _grouped(placement, problem.memory, points)
+        error = _probed_error(problem, network, groups)
+        numbers = problem.samples * problem.outputs
+        made = tuple(_tensor_group(group, numbers) for group in groups)
+        return ErrorModel(placement=placement, outputs=problem.outputs, error=error, groups=made)
 
 
 def weight_error_model(placement: Placement, *, at: At) -> ErrorModel:
@@ -236,154 +198,163 @@ def weight_error_model(placement: Placement, *, at: At) -> ErrorModel:
             refuse("an activation", got, "placed weights alone, for such a model")
     points = {n: as_point(point).detach() for n, point in placement.points(at).items()}
     with private_memory(placement, frozen=True) as memory:
-        return _Builder(placement, memory, points).of_weights()
+        groups = _grouped(placement, memory, points)
+        error = _weight_error(memory, [part for group in groups for part in group])
+    made = tuple(_tensor_group(group, 1) for group in groups)
+    return ErrorModel(placement=placement, outputs=1, error=error, groups=made)
 
 
-class _Builder:
-    """Builds an error model."""
+class _Part:
+    """A placed tensor at points of the shape of ``point``, and the sums over its words so far.
 
-    def __init__(self, placement: Placement, memory: Memory, points: Mapping[str, Tensor]) -> None:
-        self._placement, self._memory, self._points = placement, memory, points
-        placed = placement.placed
-        self._classes = {p.name: self._classes_of(p) for p in placed}
-        self._by_channel = {
-            p.name for p in placed if points[p.name].ndim > (1 if p.device.knob.bit_planes else 0)
-        }
-        self._rows = {n: point_rows(p, n in self._by_channel) for n, p in points.items()}
-        self._groups = self._grouped()
-        self._directions: dict[str, Tensor] = {}
-        for first, *others in self._groups:
-            directions = mean_directions(
-                self._classes[first.name].moments,
-                first.device.knob,
-                self._rows[first.name].shape[1:],
-                first.device.smooth,
-                # An estimate at one point takes many reads.
-                sampled=48 if first.device.states_moments else 8,
-            )
-            self._directions |= dict.fromkeys([p.name for p in (first, *others)], directions)
+    ``squares`` is ``(scale dz/dw)^2`` summed over samples and the words of each class, float64
+    ``[classes]`` or ``[channels, classes]``. ``directions`` and ``response``, here in pieces of the
+    data, are those of `TensorGroup`.
+    """
 
-    def _classes_of(self, placed: Placed) -> WordClasses:
-        device: Device[Any] = placed.device
-        if placed.role == "weight":
-            stored = self._memory.stored[placed.name]
-            if device.states_moments:
-                return device.word_classes(stored)
-            # A class for each word: words of one class would have equal estimation errors, which
-            # do not average out.
-            return Device.word_classes(device, stored)
-        if type(device).word_classes is Device.word_classes:
-            refuse(
-                f"the memory of {placed.name}",
-                f"{type(device).__name__}, which knows no classes of words",
-                "one with a word_classes that does not depend on what is stored, for activations",
-            )
-        # Any tensor will do: only the moments are used, which do not depend on the content.
-        return device.word_classes(device.store(torch.zeros(1), limit=placed.limit))
+    directions: Tensor
 
-    def _grouped(self) -> list[list[Placed]]:
-        """Placed tensors whose classes have the same moments, at points of the same shape."""
-        groups: list[list[Placed]] = []
-        for placed in self._placement.placed:
-            for group in groups:
-                first = group[0].name
-                same = self._classes[first].moments == self._classes[placed.name].moments
-                if same and self._rows[first].shape[1:] == self._rows[placed.name].shape[1:]:
-                    group.append(placed)
-                    break
-            else:
-                groups.append([placed])
-        return groups
+    def __init__(self, placed: Placed, memory: Memory, point: Tensor) -> None:
+        self.placed = placed
+        self.classes = _classes_of(placed, memory)
+        self.by_channel = point.ndim > (1 if placed.device.knob.bit_planes else 0)
+        # ``[rows, *point]``; a scalar for each channel comes as ``[channels, 1]``.
+        self.rows = point if self.by_channel else point[None]
+        if self.by_channel and point.ndim == 2 and point.shape[1] == 1:
+            self.rows = point[:, 0]
+        self.squares = torch.zeros(self.classes.count, dtype=torch.float64)
+        self.response: list[Tensor] = []
 
-    def build(self, problem: Problem, network: Linearisation) -> ErrorModel:
-        """The output error, from one pass over the data."""
-        images, errors = 0, []
-        squares: dict[str, Tensor] = {}
-        response: dict[str, list[Tensor]] = {name: [] for name in self._points}
-        most = max(len(directions) for directions in self._directions.values())
-        for piece in network.pieces(most):
-            error, found = network.class_sums(
-                piece, self._classes, self._directions, self._by_channel
-            )
-            images += piece.samples
-            errors.append(error)
-            for name, directions in self._directions.items():
-                numbers = len(self._rows[name]) * len(directions)
-                none = torch.zeros(piece.samples, numbers, dtype=torch.float64)
-                response[name].append(found.moved.get(name, none))
-            for name, part in found.squares.items():
-                squares[name] = squares[name] + part if name in squares else part
-            problem.progress(images, problem.samples)
-        scaled = {name: part / (images * problem.outputs) for name, part in squares.items()}
-        joined = {name: torch.cat(parts) for name, parts in response.items()}
-        return self._model(images, problem.outputs, torch.cat(errors), scaled, joined)
+    def add_weight(self, gradients: WeightGradients) -> None:
+        """Add the gradients of the last piece with respect to a weight."""
+        summed = self.classes.summed(gradients.summed(), by_channel=self.by_channel)
+        self.squares = self.squares + summed.cpu()
+        spread = self.classes.spread(self.directions)
+        # In the memory layout of the weight.
+        along = [torch.empty_like(gradients.mean).copy_(direction) for direction in spread]
+        if along:
+            response = gradients.response_by_channel if self.by_channel else gradients.response
+            self.response[-1] += response(along).flatten(1).double().cpu()
 
-    def of_weights(self) -> ErrorModel:
-        """The relative error of the weights; see `weight_error_model`."""
-        generator = torch.Generator().manual_seed(0)
-        error = torch.zeros(_PROBES, dtype=torch.float64)
-        squares, response = {}, {}
-        for placed in self._placement.placed:
-            name, rows = placed.name, self._rows[placed.name]
-            weights = placed.device.ideal(self._memory.stored[name]).double()
-            each = torch.full_like(weights, 1 / max(float(weights.square().sum()), 1e-300))
-            sums = self._classes[name].summed(each, by_channel=name in self._by_channel)
-            squares[name] = sums = sums.reshape(len(rows), -1).cpu()
-            # E (sum_c s_c a_c)^2 = sum_c a_c^2 for random signs s: probes give the squared shift.
-            signs = torch.randint(2, (_PROBES, *sums.shape), generator=generator) * 2 - 1
-            probes = signs * sums.sqrt()
-            moments, smooth = self._classes[name].moments, placed.device.smooth
-            reliable = as_point(placed.device.knob.most_reliable).expand(rows.shape)
-            now, ideal = (moments_at(moments, point, smooth)[0] for point in (rows, reliable))
-            # p: probes, r: rows (points of the tensor), c: classes of words, d: directions.
-            error += torch.einsum("prc,rc->p", probes, now - ideal)
-            moved = torch.einsum("prc,dc->prd", probes, self._directions[name])
-            response[name] = moved.flatten(1)
-        return self._model(_PROBES, 1, error, squares, response)
-
-    def _model(
-        self,
-        samples: int,
-        outputs: int,
-        error: Tensor,
-        squares: Mapping[str, Tensor],
-        response: Mapping[str, Tensor],
-    ) -> ErrorModel:
-        return ErrorModel(
-            placement=self._placement,
-            points=self._points,
-            samples=samples,
-            outputs=outputs,
-            error=error,
-            groups=tuple(self._group(group, squares, response) for group in self._groups),
+    def add_activation(self, use: ActivationUse, g: Tensor) -> None:
+        """Add the gradients of the last piece at the mean read of an activation."""
+        stored = self.placed.device.store(
+            use.inputs, limit=self.placed.limit, name=self.placed.name
         )
+        classes, wide = self.placed.device.word_classes(stored), g.double()
+        self.squares = self.squares + classes.summed(wide.square()).cpu()
+        directions = classes.spread(self.directions).to(wide)
+        steps = torch.einsum("w...,...->...w", directions, wide)
+        self.response[-1] += steps.reshape(len(g), -1, len(directions)).sum(1).cpu()
 
-    def _group(
-        self,
-        placed: Sequence[Placed],
-        squares: Mapping[str, Tensor],
-        response: Mapping[str, Tensor],
-    ) -> TensorGroup:
-        names, first = tuple(p.name for p in placed), placed[0]
-        rows = [self._rows[name] for name in names]
-        moments, directions = self._classes[first.name].moments, self._directions[first.name]
-        mean, _ = moments_at(moments, torch.cat(rows), first.device.smooth)
-        none = torch.zeros(mean.shape[1], dtype=torch.float64)
-        summed = [
-            squares.get(name, none).expand(len(row), -1)
-            for name, row in zip(names, rows, strict=True)
-        ]
-        group = TensorGroup(
-            names=names,
-            rows=tuple(len(row) for row in rows),
-            row=rows[0].shape[1:],
-            by_channel=not self._by_channel.isdisjoint(names),
-            moments=moments,
-            smooth=first.device.smooth,
-            squares=torch.cat(summed),
-            directions=directions,
-            response=torch.cat([response[name] for name in names], 1),
-            origin=mean @ directions.mT,
+
+def _classes_of(placed: Placed, memory: Memory) -> WordClasses:
+    device: Device[Any] = placed.device
+    if placed.role == "weight":
+        stored = memory.stored[placed.name]
+        if device.states_moments:
+            return device.word_classes(stored)
+        # A class for each word: words of one class would have equal estimation errors, which do
+        # not average out.
+        return Device.word_classes(device, stored)
+    if type(device).word_classes is Device.word_classes:
+        refuse(
+            f"the memory of {placed.name}",
+            f"{type(device).__name__}, which knows no classes of words",
+            "one with a word_classes that does not depend on what is stored, for activations",
         )
-        scalar = rows[0].ndim == 1
-        return group.with_curves(first.device.knob) if group.smooth and scalar else group
+    # Any tensor will do: only the moments are used, which do not depend on the content.
+    return device.word_classes(device.store(torch.zeros(1), limit=placed.limit))
+
+
+def _grouped(
+    placement: Placement, memory: Memory, points: Mapping[str, Tensor]
+) -> list[list[_Part]]:
+    """Placed tensors whose classes have the same moments, at points of the same shape."""
+    groups: list[list[_Part]] = []
+    for placed in placement.placed:
+        part = _Part(placed, memory, points[placed.name])
+        for group in groups:
+            same = group[0].classes.moments == part.classes.moments
+            if same and group[0].rows.shape[1:] == part.rows.shape[1:]:
+                group.append(part)
+                break
+        else:
+            groups.append([part])
+    for group in groups:
+        device = group[0].placed.device
+        # An estimate at one point takes many reads.
+        sampled = 48 if device.states_moments else 8
+        moments, shape = group[0].classes.moments, group[0].rows.shape[1:]
+        directions = mean_directions(moments, device.knob, shape, device.smooth, sampled=sampled)
+        for part in group:
+            part.directions = directions
+    return groups
+
+
+def _probed_error(
+    problem: Problem, network: Linearisation, groups: Sequence[Sequence[_Part]]
+) -> Tensor:
+    """The error of the probed outputs, from one pass over the data, which makes the sums."""
+    parts = {part.placed.name: part for group in groups for part in group}
+    errors, done = [], 0
+    for piece in network.pieces(max(len(part.directions) for part in parts.values())):
+        output, probe, weights, activations = network.probe(piece)
+        off = ((output - piece.reference).double() * probe).reshape(piece.samples, -1)
+        errors.append(off.sum(1).cpu())
+        for part in parts.values():
+            numbers = len(part.rows) * len(part.directions)
+            part.response.append(torch.zeros(piece.samples, numbers, dtype=torch.float64))
+        with torch.no_grad():
+            for name, gradients in weights.items():
+                parts[name].add_weight(gradients)
+            for use in activations:
+                for g in use.caught:
+                    parts[use.placed.name].add_activation(use, g)
+        done += piece.samples
+        problem.progress(done, problem.samples)
+    return torch.cat(errors)
+
+
+def _weight_error(memory: Memory, parts: Sequence[_Part]) -> Tensor:
+    """The relative error of the weights at the plan, probed; see `weight_error_model`."""
+    generator = torch.Generator().manual_seed(0)
+    error = torch.zeros(_PROBES, dtype=torch.float64)
+    for part in parts:
+        placed, rows, moments = part.placed, part.rows, part.classes.moments
+        weights = placed.device.ideal(memory.stored[placed.name]).double()
+        each = torch.full_like(weights, 1 / max(float(weights.square().sum()), 1e-300))
+        sums = part.classes.summed(each, by_channel=part.by_channel).reshape(len(rows), -1).cpu()
+        # E (sum_c s_c a_c)^2 = sum_c a_c^2 for random signs s: probes give the squared shift.
+        signs = torch.randint(2, (_PROBES, *sums.shape), generator=generator) * 2 - 1
+        probes = signs * sums.sqrt()
+        reliable = as_point(placed.device.knob.most_reliable).expand(rows.shape)
+        now, ideal = (
+            moments_at(moments, point, placed.device.smooth)[0] for point in (rows, reliable)
+        )
+        # p: probes, r: rows (points of the tensor), c: classes of words, d: directions.
+        error += torch.einsum("prc,rc->p", probes, now - ideal)
+        moved = torch.einsum("prc,dc->prd", probes, part.directions)
+        part.squares, part.response = sums, [moved.flatten(1)]
+    return error
+
+
+def _tensor_group(parts: Sequence[_Part], numbers: int) -> TensorGroup:
+    """Parts with the same moments as one group, whose squares are a mean over ``numbers``."""
+    first, rows = parts[0], [part.rows for part in parts]
+    device, moments = first.placed.device, first.classes.moments
+    mean, _ = moments_at(moments, torch.cat(rows), device.smooth)
+    squares = [part.squares.expand(len(part.rows), -1) / numbers for part in parts]
+    group = TensorGroup(
+        names=tuple(part.placed.name for part in parts),
+        rows=tuple(len(row) for row in rows),
+        row=rows[0].shape[1:],
+        by_channel=any(part.by_channel for part in parts),
+        moments=moments,
+        smooth=device.smooth,
+        squares=torch.cat(squares),
+        directions=first.directions,
+        response=torch.cat([torch.cat(part.response) for part in parts], 1),
+        origin=mean @ first.directions.mT,
+    )
+    return group.with_curves(device.knob) if group.smooth and rows[0].ndim == 1 else group

@@ -16,7 +16,7 @@ from joulewise.placement import At, Placement, guarded
 from joulewise.prediction.corrected import Corrected
 from joulewise.prediction.first_order import FirstOrder
 from joulewise.prediction.forecast import Forecast
-from joulewise.prediction.problem import Method, Problem, loaded_problem
+from joulewise.prediction.problem import Method, loaded_problem
 from joulewise.progress import Progress, reporting
 
 __all__ = ["METHODS", "predict", "register_method"]
@@ -108,7 +108,8 @@ def predict(
             progress=partial(report, "predicting"),
         ) as problem,
     ):
-        _refuse_packed(problem)
+        if any(isinstance(batch.inputs, PackedSequence) for batch in problem.batches):
+            refuse("inputs", "a packed sequence", "a padded one, whose first axis is the batch")
         try:
             return method.forecast(problem)
         except CheckpointError as error:
@@ -117,10 +118,3 @@ def predict(
                 "gradients cannot be intercepted; allowed: checkpoints off in evaluation mode, or "
                 "simulate"
             ) from error
-
-
-def _refuse_packed(problem: Problem) -> None:
-    """Refuse packed sequences, which no method splits into samples."""
-    for batch in problem.batches:
-        if isinstance(batch.inputs, PackedSequence):
-            refuse("inputs", "a packed sequence", "a padded one, whose first axis is the batch")

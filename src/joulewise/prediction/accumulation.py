@@ -56,8 +56,7 @@ class ForecastAccumulator:
         self.shift.append(shift)
         for name, part in variance.items():
             self.variance.setdefault(name, []).append(part)
-        if outputs is not None:
-            self.outputs.append(outputs)
+        self.outputs += [] if outputs is None else [outputs]
         self.samples += len(shift)
 
     def add_probed(
@@ -175,4 +174,4 @@ def _squared(error: Tensor, correction: SecondOrderCorrection | None) -> Tensor:
     """``|E f - z|^2`` for each output, without the bias of an estimated mean's square."""
     if correction is None:
         return error.square()
-    return (error + correction.mean).square() - correction.squared_mean_bias
+    return (error + correction.mean).square() - correction.even_var / correction.pairs

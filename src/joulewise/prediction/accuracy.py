@@ -46,7 +46,9 @@ def probability_correct(mean: Tensor, cov: Tensor, targets: Tensor) -> Tensor:
     """
     centre, factor = _margins(mean.double(), cov.double(), targets)
     rivals = centre.shape[1]
-    points = _sobol(max(rivals - 1, 1)).to(centre.device)
+    sobol: Any = torch.quasirandom.SobolEngine
+    engine = sobol(max(rivals - 1, 1), scramble=True, seed=0)
+    points = engine.draw(_POINTS, dtype=torch.float64).clamp(1e-12, 1 - 1e-12).to(centre.device)
     probability = torch.ones(len(centre), len(points), dtype=torch.float64, device=centre.device)
     drawn: list[Tensor] = []
     for k in range(rivals):
@@ -69,9 +71,9 @@ def _margins(mean: Tensor, cov: Tensor, targets: Tensor) -> tuple[Tensor, Tensor
     rivals = every[every != targets[:, None]].reshape(len(mean), classes - 1)
     target = targets[:, None]
     centre = mean.gather(1, target) - mean.gather(1, rivals)
-    own = cov[rows, target, target]
     with_target = cov[rows, rivals, target]
-    spread = own[:, :, None] - with_target[:, :, None] - with_target[:, None, :]
+    spread = cov[rows, target, target][:, :, None]
+    spread = spread - with_target[:, :, None] - with_target[:, None, :]
     spread = spread + cov[rows[:, :, None], rivals[:, :, None], rivals[:, None, :]]
     scale = spread.diagonal(dim1=1, dim2=2)
     order = (centre / (scale.clamp(min=0) + 1e-300).sqrt()).detach().argsort(1)
@@ -85,13 +87,6 @@ def _margins(mean: Tensor, cov: Tensor, targets: Tensor) -> tuple[Tensor, Tensor
         if not bool(failed.any()):
             break
     return centre, factor
-
-
-def _sobol(dimension: int) -> Tensor:
-    sobol: Any = torch.quasirandom.SobolEngine
-    engine = sobol(dimension, scramble=True, seed=0)
-    points: Tensor = engine.draw(_POINTS, dtype=torch.float64).clamp(1e-12, 1 - 1e-12)
-    return points
 
 
 def over_chips(mean: float, accuracies: Tensor) -> AccuracyForecast:
@@ -119,13 +114,9 @@ class AccuracyAccumulator:
     chips_right: Tensor | None = None
 
     def add(self, mean: Tensor, cov: Tensor, targets: Tensor, chips: Tensor | None) -> None:
-        """Add some samples.
+        """Add some samples; see `probability_correct`.
 
-        Args:
-            mean: See `probability_correct`.
-            cov: See `probability_correct`.
-            targets: See `probability_correct`.
-            chips: Deviation of each linearised chip, ``[batch, classes, chips]``; None without.
+        ``chips`` is the deviation of each linearised chip, ``[batch, classes, chips]``, if any.
         """
         self.right.append(probability_correct(mean, cov, targets))
         if chips is not None:
@@ -143,6 +134,6 @@ class AccuracyAccumulator:
         return over_chips(float(right.mean()), self.chip_accuracies())
 
     def chip_accuracies(self) -> Tensor:
-        """The accuracy of each linearised chip so far, float64 ``[chips]``."""
+        """Accuracy of each linearised chip so far, float64 ``[chips]``."""
         assert self.chips_right is not None
         return self.chips_right.double().cpu() / sum(len(part) for part in self.right)

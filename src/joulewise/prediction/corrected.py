@@ -14,18 +14,16 @@ order), the simulated chips alone are the estimate.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from joulewise.devices import Chip
 from joulewise.errors import InputError, check_in_range, refuse
-from joulewise.placement import Placement
 from joulewise.prediction.accumulation import ForecastAccumulator
 from joulewise.prediction.accuracy import AccuracyAccumulator, over_chips
-from joulewise.prediction.forecast import AccuracyForecast, Forecast
+from joulewise.prediction.forecast import Forecast
 from joulewise.prediction.linearisation import Linearisation, LinearLogits, Piece
 from joulewise.prediction.problem import Problem
 
@@ -67,7 +65,6 @@ class Corrected:
     memory_bytes: int = 1 << 30
 
     def __post_init__(self) -> None:
-        """Check the fields once."""
         check_in_range("chips", self.chips, 4, 10**6)
         check_in_range("outputs", self.outputs, 1, 10**6)
         check_in_range("seed", self.seed, 0, 2**62)
@@ -77,10 +74,16 @@ class Corrected:
         """See `joulewise.prediction.predict`.
 
         Raises:
-            InputError: if the model has more than ``outputs`` outputs, or if the words of a memory
-                do not fail independently.
+            InputError: if the model has more than ``outputs`` outputs, or a memory states no
+                moments, or has words that do not fail independently: the mean of the control
+                variate is not known then.
         """
-        _check_independent(problem.placement)
+        for tensor in problem.placement.placed:
+            if not tensor.device.independent_words:
+                raise InputError(
+                    f"the words of {tensor.name} do not fail independently of each other, which "
+                    'method corrected assumes; allowed: method="first-order", or simulate'
+                )
         outputs = problem.outputs
         if outputs > self.outputs:
             raise InputError(
@@ -99,38 +102,17 @@ class Corrected:
                 total.add_logits(piece, logits, exact=not network.differentiable)
                 if network.differentiable:
                     total.add_probed(piece, *network.probed_variance(piece, 1))
+                simulated = []
                 with torch.no_grad():
-                    paired.add(piece, logits, _simulated(problem, piece, logits, chips))
+                    for chip in chips:
+                        problem.memory.read(problem.points, chip)
+                        output = problem.memory.call(piece.inputs).reshape(piece.samples, -1)
+                        simulated.append(output.gather(1, logits.classes).double())
+                    paired.add(piece, logits, torch.stack(simulated, 2))
                 problem.progress(total.samples, problem.samples)
             linear = total.forecast("corrected", problem)
             network.warn_of_no_effect(linear.variance)
             return paired.correct(linear, total.accuracy)
-
-
-def _simulated(
-    problem: Problem, piece: Piece, logits: LinearLogits, chips: Sequence[Chip]
-) -> Tensor:
-    """The outputs of each chip, in the order of ``logits``: ``[samples, outputs, chips]``."""
-    found = []
-    for chip in chips:
-        problem.memory.read(problem.points, chip)
-        output = problem.memory.call(piece.inputs).reshape(piece.samples, -1)
-        found.append(output.to(logits.mean.dtype).gather(1, logits.classes))
-    return torch.stack(found, 2)
-
-
-def _check_independent(placement: Placement) -> None:
-    """Refuse memories with correlated words, for which the control variate's mean is not known.
-
-    Raises:
-        InputError: naming the first tensor on such a memory.
-    """
-    for tensor in placement.placed:
-        if not tensor.device.independent_words:
-            raise InputError(
-                f"the words of {tensor.name} do not fail independently of each other, which method "
-                'corrected assumes; allowed: method="first-order", or simulate'
-            )
 
 
 class _PairedChips:
@@ -145,17 +127,10 @@ class _PairedChips:
         self._per_sample: dict[bool, list[Tensor]] = {True: [], False: []}
 
     def add(self, piece: Piece, logits: LinearLogits, simulated: Tensor) -> None:
-        """Add some samples.
-
-        Args:
-            piece: The samples.
-            logits: Their linearised outputs.
-            simulated: Outputs of the simulated chips, ``[samples, outputs, chips]``.
-        """
+        """Add some samples, simulated in the order of ``logits``: ``[samples, outputs, chips]``."""
         assert logits.chips is not None
         ideal = piece.reference.reshape(piece.samples, -1).double().gather(1, logits.classes)
         linear = logits.mean.double()[:, :, None] + logits.chips.double()
-        simulated = simulated.double()
         errors = [(found - ideal[:, :, None]).square() for found in (simulated, linear)]
         self._simulated += errors[0].sum((0, 1)).cpu()
         self._linear += errors[1].sum((0, 1)).cpu()
@@ -175,12 +150,7 @@ class _PairedChips:
             self._right += (simulated.argmax(1) == 0).sum(0).cpu()
 
     def correct(self, linear: Forecast, linearised: AccuracyAccumulator) -> Forecast:
-        """The forecast of the linearised network, corrected.
-
-        Args:
-            linear: That forecast.
-            linearised: Accuracy of the linearised chips.
-        """
+        """The forecast of the linearised network, corrected; ``linearised`` has its chips."""
         mse, error, controlled = control(
             self._simulated / self._numbers,
             self._linear / self._numbers,
@@ -192,26 +162,21 @@ class _PairedChips:
         # Equal parts where first order sees none.
         rest = 0.0 if spread else (mse - shift) / len(linear.variance)
         per_sample = torch.cat(self._per_sample[controlled])
-        return Forecast(
-            method=linear.method,
-            plan=linear.plan,
-            samples=linear.samples,
+        accuracy = linear.accuracy
+        if accuracy is not None:
+            simulated = self._right / linear.samples
+            variate = linearised.chip_accuracies()
+            mean, _, _ = control(simulated, variate, accuracy.mean, high=1.0)
+            accuracy = over_chips(mean, simulated)
+        return replace(
+            linear,
             mean_shift=linear.mean_shift + (shift - linear.mean_shift.detach()),
             variance={name: part * scale + rest for name, part in linear.variance.items()},
             standard_error=error,
             per_sample=linear.per_sample + per_sample if controlled else per_sample,
             per_output=None,
-            accuracy=None if linear.accuracy is None else self._accuracy(linear, linearised),
-            refusal=linear.refusal,
+            accuracy=accuracy,
         )
-
-    def _accuracy(self, linear: Forecast, linearised: AccuracyAccumulator) -> AccuracyForecast:
-        assert linear.accuracy is not None
-        simulated = self._right / linear.samples
-        mean, _, _ = control(
-            simulated, linearised.chip_accuracies(), linear.accuracy.mean, high=1.0
-        )
-        return over_chips(mean, simulated)
 
 
 def control(

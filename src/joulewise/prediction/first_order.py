@@ -46,21 +46,19 @@ class FirstOrder:
         probes: Random +-1 probes of the outputs, 1 or more; more samples reduce the error more than
             more probes. Not used where every output is probed for the accuracy.
         subsample_channels: Estimate the sum over the input channels of a convolution with 16 or
-            more from a subset of them, which changes from one block of samples to the next:
-            unbiased, and up to 8 times less work.
+            more from a subset that changes between blocks of samples: unbiased, and up to 8 times
+            less work.
         accuracy: Predict the accuracy too, where the data has targets: one backward pass for each
             class instead of one for each probe.
         classes: Outputs to probe for the accuracy, 2 or more: where the model has more, the largest
             of each sample and its target.
-        chips: Linearised chips for the spread of the accuracy between chips; 0 for none, since one
-            costs about as much as a simulated chip. A linearised chip is what the device reads on a
-            chip, followed through the linearised network for all samples together.
+        chips: Linearised chips for the spread of the accuracy between chips, or 0: reads of a chip,
+            followed through the linearised network, at about the cost of a simulated chip.
         noise_pairs: Pairs of noisy passes, 2 or more, that correct mean and variance of the outputs
-            for curvature (`joulewise.prediction.second_order`): method ``second-order`` takes 8,
-            which cost 25 forward passes; 0 for none.
+            for curvature, or 0; method ``second-order`` takes 8, which cost 25 forward passes.
         single_faults: Single faults to try, a forward pass each, that correct the variance of each
-            weight for faults too large for the tangent (`joulewise.prediction.single_faults`); 0
-            for none. About 100 reduce the error of that to some per cent.
+            weight for faults too large for the tangent, or 0; about 100 reduce the error of that to
+            some per cent.
         seed: Seed of the probes, the first linearised chip, the pairs and the single faults.
         memory_bytes: Memory that one pass may take beside the model, roughly; decides the number of
             samples that run at a time, one at least.
@@ -84,7 +82,6 @@ class FirstOrder:
     memory_bytes: int = 1 << 30
 
     def __post_init__(self) -> None:
-        """Check the fields once."""
         check_in_range("probes", self.probes, 1, 10**6)
         check_in_range("classes", self.classes, 2, 10**6)
         check_in_range("chips", self.chips, 0, 10**6)

@@ -46,7 +46,7 @@ class Forecast(Result):
     ``MSE = |E f - z|^2 + Var f``, expectation and variance over chips.
 
     Args:
-        method: Name of the method; says if the moments of a memory were estimated from its reads.
+        method: Name of the method, and if moments of a memory were estimated from its reads.
         plan: The operating point of each placed tensor.
         samples: Samples that the figures are a mean over.
         mean_shift: ``|E f - z|^2``; a float64 scalar, differentiable in the points of the plan.

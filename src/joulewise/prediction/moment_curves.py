@@ -51,15 +51,15 @@ class MomentCurves:
         """Tabulate functions to a relative error of 1e-6, except at kinks.
 
         Args:
-            knob: The knob.
+            knob: The knob of the points.
             function: All curves at one point, float64 ``[curves]`` from a scalar; twice
                 differentiable.
             numbers: Numbers that one call of ``function`` works on, which bounds the memory.
         """
 
         def both(levels: Tensor) -> tuple[Tensor, Tensor]:
-            at_a_time = max(1, _AT_A_TIME // numbers)
-            parts = [_with_slopes(knob, function, part) for part in torch.split(levels, at_a_time)]
+            some = torch.split(levels, max(1, _AT_A_TIME // numbers))
+            parts = [_with_slopes(knob, function, part) for part in some]
             values, slopes = zip(*parts, strict=True)
             return torch.cat(values), torch.cat(slopes)
 
@@ -87,12 +87,7 @@ class MomentCurves:
         return cls(knob=knob, levels=levels, values=values, slopes=slopes)
 
     def at(self, points: Tensor, which: Tensor) -> Tensor:
-        """Curves at points, differentiable.
-
-        Args:
-            points: float64, any shape.
-            which: Index of the curve of each, int64, of a shape that broadcasts.
-        """
+        """Curves at points, differentiable; ``which`` is the index of the curve of each."""
         return self._at(self.knob.levels(points), which)
 
     def _at(self, levels: Tensor, which: Tensor) -> Tensor:

@@ -99,17 +99,8 @@ def loaded_problem(
 ) -> Iterator[Problem]:
     """Set up a problem on a private copy of the model, with its memory.
 
-    Args:
-        placement: The model and its memories.
-        data: As for `joulewise.prediction.predict`.
-        at: As for `joulewise.prediction.predict`.
-        metric: As for `joulewise.prediction.predict`.
-        targets: False to leave out targets, for the output error alone.
-        batch_size: As for `joulewise.prediction.predict`.
-        progress: Called with the number of samples done and expected.
-
-    Yields:
-        The problem.
+    Arguments are those of `joulewise.prediction.predict`. Targets are left out if ``targets`` is
+    False; ``progress`` is called with the number of samples done and expected.
 
     Raises:
         ModelError: if the model's outputs have no fixed shape.

@@ -43,16 +43,10 @@ class SecondOrderCorrection:
     pairs: int
     odd_gain: Tensor
 
-    @property
-    def squared_mean_bias(self) -> Tensor:
-        """Bias of ``mean`` squared: the variance of the estimate."""
-        return self.even_var / self.pairs
-
     def of_outputs(self, chosen: Tensor) -> SecondOrderCorrection:
         """The correction of some outputs of each sample, ``[samples, chosen]``."""
-        return replace(
-            self, mean=self.mean.gather(1, chosen), even_var=self.even_var.gather(1, chosen)
-        )
+        mean, even_var = (t.gather(1, chosen) for t in (self.mean, self.even_var))
+        return replace(self, mean=mean, even_var=even_var)
 
     def of_samples(self, samples: slice) -> SecondOrderCorrection:
         """The correction of some of the samples."""
@@ -125,10 +119,7 @@ def _noisy_activations(
 ) -> Observer:
     """Add Gaussian noise to placed activations, the same for all samples, as memory cells are.
 
-    Args:
-        scale: Factor of the noise.
-        drawn: Normal numbers by tensor, kept from one pass to the next of a pair.
-        generator: Draws them.
+    Its normal numbers are kept in ``drawn`` from one pass to the next of a pair.
     """
 
     def observe(placed: Placed, inputs: Tensor, mean: Tensor, var: Tensor) -> Tensor:

@@ -35,7 +35,7 @@ class FaultRatio:
 def single_fault_ratios(
     network: Linearisation, piece: Piece, draws: int, seed: int
 ) -> dict[str, FaultRatio]:
-    """Estimate the ratio of true to linear variance of single faults, for each weight that matters.
+    """The ratio of true to linear variance of single faults, for each weight that matters.
 
     With ``d`` the deviation of one word on a chip and ``S_i`` its squared gradient, faults are
     drawn with a probability proportional to ``S_i d^2`` from all words of 256 chips. The mean of
@@ -49,10 +49,12 @@ def single_fault_ratios(
         seed: Seed of the chips and the draws.
 
     Returns:
-        The ratios by tensor, without placed activations and weights that are used several times or
-        differentiated sample by sample.
+        The ratios by tensor, without placed activations.
     """
-    output, squares = network.sensitivities(piece)
+    problem, means = network.problem, network.fixed
+    output, _, weights, _ = network.probe(piece)
+    squares = {name: gradients.summed() for name, gradients in weights.items()}
+    del weights, _  # their memory is that of a backward pass
     variance = {n: float((s * network.variances[n].detach()).sum()) for n, s in squares.items()}
     whole = sum(variance.values())
     generator = torch.Generator().manual_seed(seed)
@@ -62,12 +64,15 @@ def single_fault_ratios(
         fraction = variance[name] / whole if whole else 0.0
         if fraction < _SMALL:
             continue
-        faults = _drawn_faults(
-            network, name, sensitivity, chips, max(_LEAST, round(draws * fraction)), generator
-        )
-        ratios = []
-        for entry, deviation, linear in faults:
-            change = _output_with(network, piece, name, entry, deviation).double() - output.double()
+        number, ratios = max(_LEAST, round(draws * fraction)), []
+        for entry, deviation, linear in _drawn_faults(
+            network, name, sensitivity, chips, number, generator
+        ):
+            moved = means[name].clone()
+            moved[torch.unravel_index(torch.tensor(entry), moved.shape)] += deviation
+            problem.memory.expect(problem.points, {**means, name: moved})
+            with torch.no_grad():
+                change = problem.memory.call(piece.inputs).double() - output.double()
             ratios.append(float(change.square().sum()) / linear)
         if ratios:
             all_ratios = torch.tensor(ratios, dtype=torch.float64)
@@ -107,19 +112,3 @@ def _drawn(weights: Tensor, generator: torch.Generator) -> int:
     sums = weights.cumsum(0)
     at = torch.rand((), generator=generator, dtype=torch.float64, device="cpu") * sums[-1]
     return min(int(torch.searchsorted(sums, at, right=True)), len(sums) - 1)
-
-
-def _output_with(
-    network: Linearisation, piece: Piece, name: str, entry: int, deviation: float
-) -> Tensor:
-    """The output with one entry of one weight, in logical order, moved from the mean read."""
-    problem, mean = network.problem, network.fixed[name]
-    problem.memory.expect(problem.points, network.fixed)
-    place = torch.unravel_index(torch.tensor(entry), mean.shape)
-    before = mean[place].clone()
-    with torch.no_grad():
-        try:
-            mean[place] += deviation
-            return problem.memory.call(piece.inputs)
-        finally:
-            mean[place] = before

@@ -13,7 +13,7 @@ from joulewise.devices.moments import ClassMoments
 from joulewise.devices.operating_point import as_point
 from joulewise.prediction.moment_curves import MomentCurves
 
-__all__ = ["TensorGroup", "mean_directions", "moments_at", "point_rows"]
+__all__ = ["TensorGroup", "mean_directions", "moments_at"]
 
 # Of the directions in which means move: the smallest singular value that
 # counts, relative to the norm of the means, and the most directions.
@@ -72,12 +72,13 @@ class TensorGroup:
     def single_changes(
         self, plan: Mapping[str, Point], name: str, points: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Changes when one row of one tensor leaves the plan for another point.
+        """Changes when a tensor, or one of its output channels, leaves the plan.
 
         Args:
-            plan: The plan.
+            plan: An operating point for each tensor.
             name: The tensor.
-            points: ``[tried, rows, *point]``, or ``[tried, 1, *point]`` for one point of all rows.
+            points: The points to try, ``[tried, 1, *point]``; where each channel has a point
+                ``[tried, rows, *point]``, one channel moving at a time.
 
         Returns:
             Changes of the probed outputs, ``[tried, rows, samples]``, and of the variance,
@@ -117,12 +118,8 @@ class TensorGroup:
     def _evaluate(self, points: Tensor, own: slice) -> tuple[Tensor, Tensor]:
         """Coordinates of some rows along the directions, and their variance.
 
-        Args:
-            points: ``[points, rows, *point]``.
-            own: The rows.
-
-        Returns:
-            ``[points, rows, directions]`` and ``[points, rows]``.
+        Points are ``[points, rows, *point]``; results ``[points, rows, directions]`` and
+        ``[points, rows]``.
         """
         row = torch.arange(len(self.squares))[own]
         if self.curves is not None:
@@ -131,25 +128,26 @@ class TensorGroup:
             found = self.curves.at(points[..., None], which)
             return found[..., 1:], found[..., 0]
         flat, shape = points.flatten(0, 1), points.shape[:2]
+        again = None
         # Points that many channels have in common are evaluated once.
         if self.by_channel and not flat.requires_grad:
             flat, again = torch.unique(flat, dim=0, return_inverse=True)
-            again = again.reshape(shape)
-            mean, var = moments_at(self.moments, flat, self.smooth)
-            each = (var @ self.squares[own].mT)[again, torch.arange(len(row))]
-            return (mean @ self.directions.mT)[again], each
         mean, var = moments_at(self.moments, flat, self.smooth)
-        coordinates = (mean @ self.directions.mT).reshape(*shape, -1)
-        return coordinates, (var.reshape(*shape, -1) * self.squares[own]).sum(-1)
+        coordinates = mean @ self.directions.mT
+        if again is None:
+            each = (var.reshape(*shape, -1) * self.squares[own]).sum(-1)
+            return coordinates.reshape(*shape, -1), each
+        again = again.reshape(shape)
+        return coordinates[again], (var @ self.squares[own].mT)[again, torch.arange(len(row))]
 
 
 def moments_at(moments: ClassMoments, points: Tensor, smooth: bool) -> tuple[Tensor, Tensor]:
     """Mean and variance of each class at several points, ``[points, classes]`` each."""
-    if len(points) == 1 or not smooth:  # measured maps are evaluated in NumPy, point by point
-        means, variances = zip(*[moments(point) for point in points], strict=True)
-        return torch.stack(means), torch.stack(variances)
-    found: tuple[Tensor, Tensor] = torch.func.vmap(moments)(points)
-    return found
+    if len(points) > 1 and smooth:  # measured maps are evaluated in NumPy, point by point
+        found: tuple[Tensor, Tensor] = torch.func.vmap(moments)(points)
+        return found
+    means, variances = zip(*[moments(point) for point in points], strict=True)
+    return torch.stack(means), torch.stack(variances)
 
 
 def mean_directions(
@@ -161,7 +159,7 @@ def mean_directions(
         moments: Moments of each class.
         knob: The knob.
         shape: Shape of a point: of a scalar, or of one for each bit plane.
-        smooth: See `moments_at`.
+        smooth: See `TensorGroup`.
         sampled: Number of points.
 
     Returns:
@@ -176,10 +174,3 @@ def mean_directions(
     matter = sizes > _NEGLIGIBLE * means.norm()
     basis: Tensor = directions[matter & (torch.arange(len(sizes)) < _MOST_DIRECTIONS)]
     return basis
-
-
-def point_rows(point: Tensor, by_channel: bool) -> Tensor:
-    """A point as rows, ``[rows, *point]``: one for the tensor, or one for each channel."""
-    if not by_channel:
-        return point[None]
-    return point[:, 0] if point.ndim == 2 and point.shape[1] == 1 else point

@@ -1,7 +1,7 @@
 """Training: fit weights, plainly or so that they survive an unreliable memory.
 
 training_memory  training through a memory: each step computes with the reads of one chip
-in_place_read    one block in which the model's parameters are what a chip reads
+in_place_read    swap of the model's parameters for what a chip reads, safe from SIGINT
 weight_ranges    protocol of trainable ranges that weights are clipped to
 batchnorm        BatchNorm statistics re-estimated under the noise of a memory
 weight_clipping  weights clipped after each step

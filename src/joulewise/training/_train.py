@@ -142,8 +142,7 @@ def _check_fits(model: nn.Module, data: Dataset) -> None:
     """Refuse, before the first step, a model that does not fit the data.
 
     Raises:
-        ModelError: if the model raises, its output is not ``[batch, classes]``, or it has no
-            parameter to train.
+        ModelError: see `train`.
     """
     if not any(parameter.requires_grad for parameter in model.parameters()):
         refuse(
@@ -162,7 +161,7 @@ def _check_finite(loss: float, optimizer: torch.optim.Optimizer, where: str) -> 
     """Check the mean loss of an epoch, and the weights, since its last step follows its last loss.
 
     Raises:
-        InputError: if the loss or a trained parameter is NaN or infinite.
+        InputError: if one is NaN or infinite.
     """
     if not math.isfinite(loss):
         raise InputError(f"the loss is {loss} {where}; try a lower lr")
@@ -171,7 +170,7 @@ def _check_finite(loss: float, optimizer: torch.optim.Optimizer, where: str) -> 
         raise InputError(f"a weight is NaN or infinite {where}; try a lower lr")
 
 
-def accuracy(model: nn.Module, split: Split, batch_size: int = 256) -> float:
+def accuracy(model: nn.Module, split: Split) -> float:
     """Top-1 accuracy in [0, 1], in evaluation mode; the model's modes are restored."""
     check_kind("model", model, nn.Module, "a torch.nn.Module", ModelError)
     check_kind("split", split, Split, "a Split, such as data.test", DataError)
@@ -179,7 +178,7 @@ def accuracy(model: nn.Module, split: Split, batch_size: int = 256) -> float:
     passed = Accuracy().new()
     with restored_modes(model), torch.no_grad():
         model.eval()
-        for inputs, targets in split.batches(batch_size):
+        for inputs, targets in split.batches(256):
             inputs = inputs.to(device)
             with running(inputs):
                 outputs = model(inputs)
@@ -197,8 +196,7 @@ def _steps(model: nn.Module, samples: int, batch_size: int) -> int:
     """Number of steps in an epoch; with batch normalisation, a last batch of one is left out.
 
     Raises:
-        DataError: if the model has batch normalisation and there is only one sample.
-        InputError: if the model has batch normalisation and ``batch_size`` is 1.
+        DataError: see `train`.
     """
     steps = math.ceil(samples / batch_size)
     if not any(isinstance(module, _BatchNorm) for module in model.modules()):
@@ -218,10 +216,9 @@ def _batches(
     split = data.train
     assert split is not None
     order = torch.randperm(len(split), generator=generator)
-    images = split.inputs.ndim == 4
     for chosen in torch.split(order, spec.batch_size)[:steps]:
         inputs = split.inputs[chosen]
-        if spec.augment and images:
+        if spec.augment and inputs.ndim == 4:
             padding = inputs.shape[-1] // 8
             inputs = augment(inputs, padding=padding, flips=data.flips, generator=generator)
         yield split.normalise(inputs), split.targets[chosen]

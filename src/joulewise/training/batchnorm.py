@@ -20,10 +20,7 @@ __all__ = ["reestimate_batchnorm"]
 
 @torch.no_grad()
 def reestimate_batchnorm(
-    memory: TrainingMemory,
-    data: Split | Iterable[Any],
-    *,
-    batch_size: int | None = None,
+    memory: TrainingMemory, data: Split | Iterable[Any], *, batch_size: int | None = None
 ) -> None:
     """Set the running statistics of BatchNorm to those of the network on a memory.
 
@@ -66,7 +63,7 @@ def reestimate_batchnorm(
     if not batches:
         refuse("the data", "of batches of one sample", "two or more, for a variance", DataError)
     momenta = [norm.momentum for norm in norms]
-    before = [[b.clone() for b in _statistics(norm)] for norm in norms]
+    before = [[buffer.clone() for buffer in norm.buffers()] for norm in norms]
     try:
         with restored_modes(model):
             model.eval()
@@ -95,9 +92,5 @@ def tracking_layers(model: nn.Module) -> list[_BatchNorm]:
 
 
 def _restore(norm: _BatchNorm, statistics: list[Tensor]) -> None:
-    for buffer, copy in zip(_statistics(norm), statistics, strict=True):
+    for buffer, copy in zip(norm.buffers(), statistics, strict=True):
         buffer.copy_(copy)
-
-
-def _statistics(norm: _BatchNorm) -> list[Tensor]:
-    return [buffer for buffer in norm._buffers.values() if buffer is not None]

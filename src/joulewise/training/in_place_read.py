@@ -10,8 +10,8 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, ExitStack
-from types import CodeType, FrameType, TracebackType
+from contextlib import ExitStack
+from types import CodeType, FrameType
 from typing import Any, TypeVar
 
 from torch import Tensor
@@ -21,8 +21,7 @@ from joulewise.placement import Memory, Placement
 from joulewise.placement.private_copy import enter_block, leave_block
 from joulewise.placement.process_state import Exact
 
-__all__ = ["InPlaceRead", "interrupts", "uninterrupted"]
-
+__all__ = ["interrupts", "read_in_place", "uninterrupted"]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -83,19 +82,25 @@ def uninterrupted(function: Function) -> Function:
     return function
 
 
-class InPlaceRead(AbstractContextManager[Memory]):
-    """A block in which the present weights are stored and the model computes with one chip's reads.
+def read_in_place(
+    block: ExitStack,
+    placement: Placement,
+    points: Mapping[str, Point],
+    chip: Chip | None,
+    *,
+    scale_gradients: bool = False,
+    ranges: Mapping[str, Tensor] | None = None,
+) -> Memory:
+    """Store the present weights, and compute with one chip's reads of them until a block closes.
 
     The model keeps its mode, and its forward passes update buffers as usual. Gradients accumulate
     in the parameters themselves, straight through the words and faults of weights and activations.
-    All weights are read once, read noise included. Afterwards, also after an exception or SIGINT,
-    the weights are restored: the same objects with the same storage. Values written to them inside
-    are lost.
-
-    Forward and backward passes belong into one block: PyTorch refuses a backward pass through
-    weights of another block as one after an in-place change.
+    All weights are read once, read noise included. When the block closes, the weights are restored:
+    the same objects with the same storage. Values written to them inside are lost.
 
     Args:
+        block: Takes what undoes the swap. It is opened and closed in functions that are
+            `uninterrupted`, and closed at once if `interrupts.waiting`.
         placement: Placed tensors and their devices.
         points: An operating point for each placed tensor.
         chip: The chip that reads; None for a perfect memory of the same format at any point.
@@ -104,62 +109,26 @@ class InPlaceRead(AbstractContextManager[Memory]):
             above 0; gradients of those that require one accumulate in ``grad``; see `WeightRanges`.
 
     Raises:
-        InputError: on entry, within another block over the same weights.
-        WeightsError: on entry, if a weight is NaN or infinite.
+        InputError: within another block over the same weights.
+        WeightsError: if a weight is NaN or infinite.
     """
-
-    def __init__(
-        self,
-        placement: Placement,
-        points: Mapping[str, Point],
-        chip: Chip | None,
-        *,
-        scale_gradients: bool = False,
-        ranges: Mapping[str, Tensor] | None = None,
-    ) -> None:
-        self._placement, self._points, self._chip = placement, points, chip
-        self._scale_gradients, self._ranges = scale_gradients, ranges
-        self._undo: ExitStack | None = None
-
-    @uninterrupted
-    def __enter__(self) -> Memory:
-        """Read and swap."""
-        memory = Memory(self._placement, None, self._ranges)
-        own: Mapping[str, Any] = memory.parameters
-        with ExitStack() as stack:
-            interrupts.begin()
-            stack.callback(interrupts.deliver)
-            stack.callback(interrupts.end)
-            enter_block(own)
-            stack.callback(leave_block, own)
-            self._swap(memory, stack)
-            self._undo = stack.pop_all()
-        if interrupts.waiting:
-            self._undo.close()
-        return memory
-
-    def _swap(self, memory: Memory, stack: ExitStack) -> None:
-        stack.enter_context(Exact(None, eager=memory.watches))
-        stack.callback(memory.attach())
-        stack.callback(memory.changed)
-        stack.callback(memory.original)
-        memory.changed()
-        if self._chip is None:
-            memory.ideal()
-        else:
-            memory.read(self._points, self._chip)
-        if self._scale_gradients:
-            stack.callback(memory.scale_gradients())
-        stack.callback(memory.learn_ranges())
-
-    @uninterrupted
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Swap back."""
-        undo, self._undo = self._undo, None
-        if undo is not None:
-            undo.close()
+    memory = Memory(placement, None, ranges)
+    own: Mapping[str, Any] = memory.parameters
+    interrupts.begin()
+    block.callback(interrupts.deliver)
+    block.callback(interrupts.end)
+    enter_block(own)
+    block.callback(leave_block, own)
+    block.enter_context(Exact(None, eager=memory.watches))
+    block.callback(memory.attach())
+    block.callback(memory.changed)
+    block.callback(memory.original)
+    memory.changed()
+    if chip is None:
+        memory.ideal()
+    else:
+        memory.read(points, chip)
+    if scale_gradients:
+        block.callback(memory.scale_gradients())
+    block.callback(memory.learn_ranges())
+    return memory

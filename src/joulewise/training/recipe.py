@@ -47,17 +47,12 @@ def optimizer_for(
     if ranges is not None:
         # No ascent in the ranges: weights that are stored already would not follow it.
         radius = {} if spec.method == "sgd" else {"rho": 0.0}
-        decay = {"weight_decay": spec.range_decay}
-        groups.append({"params": list(ranges.parameters()), **decay, **radius})
+        own = {"params": list(ranges.parameters()), "weight_decay": spec.range_decay}
+        groups.append({**own, **radius})
     groups = [group for group in groups if group["params"]]
-    options = {
-        "lr": spec.lr,
-        "momentum": spec.momentum,
-        "nesterov": spec.momentum > 0,
-        **({} if spec.rho is None else {"rho": spec.rho}),
-        **options,
-    }
-    return _OPTIMIZERS[spec.method](groups, **options)
+    own = {"lr": spec.lr, "momentum": spec.momentum, "nesterov": spec.momentum > 0}
+    own |= {} if spec.rho is None else {"rho": spec.rho}
+    return _OPTIMIZERS[spec.method](groups, **(own | options))
 
 
 def schedule_of(steps: int, warmup: float) -> Callable[[int], float]:

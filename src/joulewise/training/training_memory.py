@@ -21,8 +21,8 @@ from joulewise.errors import (
     check_whole,
     refuse,
 )
-from joulewise.placement import At, Memory, Placed, Placement, Plan
-from joulewise.training.in_place_read import InPlaceRead, interrupts, uninterrupted
+from joulewise.placement import At, Memory, Placement, Plan
+from joulewise.training.in_place_read import interrupts, read_in_place, uninterrupted
 from joulewise.training.weight_ranges import WeightRanges
 
 __all__ = ["AtStep", "LinearSchedule", "TrainingMemory"]
@@ -57,17 +57,14 @@ class TrainingMemory(AbstractContextManager[Chip | None]):
 
     **Ranges** follow training: the range of a weight is its present largest magnitude, that of an
     activation the largest in the batch, unless the device has a ``limit``. Converters keep the
-    traced range of their inputs.
+    traced range of their inputs. With trainable ranges, such as
+    ``ranges=LearnedRanges(placement)``, each weight is stored clipped to its own, and backward
+    passes accumulate their gradients too. The range of the words is the smaller of the learned
+    range and the largest magnitude, so that a placement of the network after ``ranges.clip()``
+    stores the words that training ended with.
 
-    **Without faults**, ``perfect=True``, each block reads as a perfect memory of the same format
-    does: weights and activations rounded to words, with straight-through gradients. That is
-    quantisation-aware training.
-
-    **Trainable ranges**, such as ``ranges=LearnedRanges(placement)``: in a block each weight is
-    stored clipped to its range, and backward passes accumulate the gradients of the ranges beside
-    those of the weights. The range of the words is the smaller of the learned range and the largest
-    magnitude, so that a placement of the network after ``ranges.clip()`` stores the words that
-    training ended with.
+    **Without faults**, ``perfect=True``, weights and activations are rounded to words, with
+    straight-through gradients: quantisation-aware training.
 
     **One block** is one use of one chip: all reads inside it are the same, read noise included, and
     gradients of several batches accumulate. Backward passes belong inside, where the parameters are
@@ -91,8 +88,8 @@ class TrainingMemory(AbstractContextManager[Chip | None]):
     calls a closure with the block inside, ``same_chip()`` around the step at least keeps the chip.
 
     Autocast is supported. Compiled models run uncompiled where activations are placed, arrays have
-    converters or noise is new at each read, otherwise compiled. Weights that are sharded or wrapped
-    for several processes (FSDP, DistributedDataParallel) are not supported.
+    converters or noise is new at each read. Weights that are sharded or wrapped for several
+    processes (FSDP, DistributedDataParallel) are not supported.
 
     Args:
         placement: Placed tensors and their devices. The model may train any of its parameters.
@@ -113,9 +110,8 @@ class TrainingMemory(AbstractContextManager[Chip | None]):
         steps: Number of finished blocks; the next block is that of step ``steps``, from 0.
 
     Raises:
-        InputError: unless exactly one of ``at`` and ``perfect`` is given; if both a seed and a chip
-            are given, or either of them or ``scale_gradients`` beside ``perfect``; if an argument
-            is of the wrong kind; or if ``ranges`` do not fit the placement.
+        InputError: if arguments exclude each other, one is of the wrong kind, or ``ranges`` do not
+            fit the placement.
         OperatingPointError: if a point of the first step is out of range.
 
     Example:
@@ -155,8 +151,6 @@ class TrainingMemory(AbstractContextManager[Chip | None]):
             check_kind(field, flag, bool, "True or False")
         if chip is not None:
             check_kind("chip", chip, Chip, "a Chip, such as Chip(seed=3), or None")
-        if ranges is not None:
-            check_kind("ranges", ranges, WeightRanges, "trainable ranges, or None")
         if (at is not None) + perfect != 1:
             raise InputError(
                 'a training memory needs at, such as at={"eta": 0.5}, or perfect=True, and not both'
@@ -168,16 +162,17 @@ class TrainingMemory(AbstractContextManager[Chip | None]):
                 "perfect is given beside a seed, a chip or scale_gradients; allowed: perfect=True "
                 "without them, since a memory without faults does not use them"
             )
-        seed = None if seed is None else check_count("seed", seed, 0)
         if ranges is not None:
+            check_kind("ranges", ranges, WeightRanges, "trainable ranges, or None")
             ranges.check_fits(placement)
         self.placement, self.ranges = placement, ranges
         self.steps = 0
         self._at = at
-        self._seed, self._chip = seed or 0, chip
+        seed = 0 if seed is None else check_count("seed", seed, 0)
+        self._seed, self._chip = seed if chip is None else chip.seed, chip
         self._scale_gradients, self._perfect = scale_gradients, perfect
-        # The placement with ranges of activations that follow the batch.
-        free: tuple[Placed, ...] = tuple(replace(p, limit=None) for p in placement.placed)
+        # Ranges of activations follow the batch.
+        free = tuple(replace(placed, limit=None) for placed in placement.placed)
         self._following = replace(placement, placed=free)
         self._block: ExitStack | None = None
         self._memory: Memory | None = None
@@ -225,13 +220,17 @@ class TrainingMemory(AbstractContextManager[Chip | None]):
             refuse("a block", "within another one of the same memory", "one after the other")
         chip = self.chip_at(self.steps)
         with ExitStack() as block:
-            points = self._points(self.steps)
-            options: dict[str, Any] = {"scale_gradients": self._scale_gradients}
-            if self.ranges is not None:
-                self.ranges.keep_positive()
-                options["ranges"] = self.ranges.by_name()
-            read = InPlaceRead(self._following, points, chip, **options)
-            self._memory = block.enter_context(read)
+            points, ranges = self._points(self.steps), self.ranges
+            if ranges is not None:
+                ranges.keep_positive()
+            self._memory = read_in_place(
+                block,
+                self._following,
+                points,
+                chip,
+                scale_gradients=self._scale_gradients,
+                ranges=None if ranges is None else ranges.by_name(),
+            )
             block.callback(register_optimizer_step_pre_hook(self._refuse_step).remove)
             self._block = block.pop_all()
         if interrupts.waiting:
@@ -262,9 +261,6 @@ class TrainingMemory(AbstractContextManager[Chip | None]):
     def same_chip(self) -> Iterator[None]:
         """Count all blocks inside as one step, on the same chip and at the same operating points.
 
-        Yields:
-            Nothing.
-
         Raises:
             InputError: within a block, or another ``same_chip()``.
 
@@ -293,26 +289,21 @@ class TrainingMemory(AbstractContextManager[Chip | None]):
 
     def state_dict(self) -> dict[str, int]:
         """State that a resumed run needs to draw the same chips."""
-        return {"seed": self._own_seed, "steps": self.steps}
+        return {"seed": self._seed, "steps": self.steps}
 
     def load_state_dict(self, state_dict: Mapping[str, int]) -> None:
-        """Resume from the state of another memory with the same options.
-
-        Args:
-            state_dict: From `state_dict`.
+        """Resume from the `state_dict` of another memory with the same options.
 
         Raises:
             InputError: if the state is that of a memory with another seed.
         """
         seed, steps = state_dict["seed"], state_dict["steps"]
-        if seed != self._own_seed:
-            refuse("the seed of the state", seed, f"{self._own_seed}, the seed of this memory")
-        check_in_range("steps", steps, 0, 2**62)
-        check_whole("steps", steps)
-        self.steps = steps
+        if seed != self._seed:
+            refuse("the seed of the state", seed, f"{self._seed}, the seed of this memory")
+        self.steps = check_count("steps", steps, 0)
 
     def describe(self) -> dict[str, Any]:
-        """Plain data for records: devices, chips, steps, first and last operating points."""
+        """Plain data for records."""
         # By identity: a user's device need not be hashable.
         devices = {id(p.device): p.device for p in self.placement.placed}
         first, last = self._points(0), self._points(max(self.steps - 1, 0))
@@ -320,17 +311,13 @@ class TrainingMemory(AbstractContextManager[Chip | None]):
         return {
             "devices": [device.describe() for device in devices.values()],
             "chips": "perfect" if self._perfect else kind,
-            "seed": self._own_seed,
+            "seed": self._seed,
             "steps": self.steps,
             "scale_gradients": self._scale_gradients,
             "ranges": None if self.ranges is None else self.ranges.describe(),
             "first_plan": {name: plain_point(point) for name, point in first.items()},
             "last_plan": {name: plain_point(point) for name, point in last.items()},
         }
-
-    @property
-    def _own_seed(self) -> int:
-        return self._seed if self._chip is None else self._chip.seed
 
     def _refuse_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         """Pre-step hook of all optimizers during a block.
@@ -341,8 +328,7 @@ class TrainingMemory(AbstractContextManager[Chip | None]):
         stepped = {id(p) for group in optimizer.param_groups for p in group["params"]}
         modules = dict(self.placement.model.named_modules())
         for placed in self.placement.placed:
-            parameters = {id(modules[path]._parameters.get(name)) for path, name in placed.owners}
-            if parameters & stepped:
+            if any(id(p) in stepped for p in placed.parameters(modules)):
                 got = f"within the block, where the update of {placed.name} would be lost"
                 refuse("step()", got, "a step after the block")
 
@@ -370,7 +356,6 @@ class LinearSchedule:
     steps: int
 
     def __post_init__(self) -> None:
-        """Check the number of steps."""
         check_in_range("steps", self.steps, 1, 2**62)
         check_whole("steps", self.steps)
 

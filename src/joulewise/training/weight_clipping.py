@@ -13,10 +13,7 @@ __all__ = ["clip_weights", "placed_weights"]
 
 @torch.no_grad()
 def clip_weights(
-    weights: nn.Module | Placement,
-    *,
-    fixed: float | None = None,
-    deviations: float | None = None,
+    weights: nn.Module | Placement, *, fixed: float | None = None, deviations: float | None = None
 ) -> None:
     """Clip weights in place; to be called after each step of an optimizer.
 
@@ -46,20 +43,17 @@ def clip_weights(
     for name, value in (("fixed", fixed), ("deviations", deviations)):
         if value is not None:
             check_in_range(name, value, 0.0, 3e38, open_low=True)
-    for weight in _weights(weights):
+    if isinstance(weights, Placement):
+        found = list(placed_weights(weights).values())
+    else:
+        matrices = [p for p in weights.parameters() if p.ndim >= 2 and p.is_floating_point()]
+        found = list({p.data_ptr(): p for p in matrices}.values())
+    for weight in found:
         if fixed is not None:
             weight.clamp_(-fixed, fixed)
         elif deviations is not None and weight.numel() > 1:
             limit = deviations * weight.std()
             weight.clamp_(-limit, limit)
-
-
-def _weights(weights: nn.Module | Placement) -> list[Tensor]:
-    """The weights to clip, each storage once."""
-    if isinstance(weights, Placement):
-        return list(placed_weights(weights).values())
-    matrices = [p for p in weights.parameters() if p.ndim >= 2 and p.is_floating_point()]
-    return list({p.data_ptr(): p for p in matrices}.values())
 
 
 def placed_weights(placement: Placement) -> dict[str, Tensor]:

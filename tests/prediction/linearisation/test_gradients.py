@@ -1,17 +1,24 @@
-"""Batch axes, blocks of samples, and gradients that are at hand."""
+"""Batch axes, blocks of samples, gradients that are at hand, and responses by channel."""
 
 import pytest
 import torch
 
 from joulewise.prediction.linearisation import gradients as gradients_module
+from joulewise.prediction.linearisation.convolution_gradients import ConvolutionGradients
 from joulewise.prediction.linearisation.gradients import (
     BatchAxis,
     WholeGradients,
     sample_blocks,
     widen,
 )
-from joulewise.prediction.linearisation.linear_gradients import linear_gradients
+from joulewise.prediction.linearisation.linear_gradients import (
+    ElementwiseGradients,
+    EmbeddingGradients,
+    LinearGradients,
+)
 from per_sample import check_gradients, jacobians, rand
+
+SAMPLES, DRAWS = 3, 2
 
 
 @pytest.mark.parametrize(
@@ -58,15 +65,80 @@ def test_gradients_that_are_at_hand():
     check_gradients(WholeGradients(jacobian=exact), exact, gs)
 
 
-def test_a_variance_that_differs_by_sample():
-    jacobian, var = rand(3, 2, 4, 5), rand(3, 4, 5, seed=1).square()
-    found = WholeGradients(jacobian=jacobian).products([], var, None)
-    expected = torch.einsum("nkij,nij,nlij->nkl", jacobian, var, jacobian)
-    torch.testing.assert_close(found, expected)
-
-
 def test_small_blocks_give_the_same(monkeypatch):
     monkeypatch.setattr(gradients_module, "_CACHED", 1)
     x, gs = rand(5, 7, 4), [rand(5, 7, 3, seed=k) for k in (1, 2)]
     exact = jacobians(torch.nn.functional.linear, rand(3, 4, seed=3), x, gs)
-    check_gradients(linear_gradients(x, BatchAxis(axis=0, samples=5)), exact, gs)
+    check_gradients(LinearGradients(inputs=x, batch=BatchAxis(axis=0, samples=5)), exact, gs)
+
+
+def channel_index(*shape):
+    return torch.arange(shape[0]).reshape(-1, *(1,) * (len(shape) - 1)).expand(shape)
+
+
+def convolution(channels, outputs, groups=1):
+    x = rand(SAMPLES, channels, 5, 4)
+    return ConvolutionGradients(
+        inputs=x,
+        samples=SAMPLES,
+        kernel=(outputs, channels // groups, 3, 3),
+        stride=(1, 1),
+        padding=((1, 1), (1, 1)),
+        dilation=(1, 1),
+        groups=groups,
+        transposed=False,
+    ), rand(SAMPLES, outputs, 5, 4, seed=1)
+
+
+AXIS = BatchAxis(axis=0, samples=SAMPLES)
+CASES = {
+    "whole": ((WholeGradients(jacobian=rand(SAMPLES, 1, 4, 5)), rand(1)), (4, 5)),
+    "one row": (
+        (LinearGradients(inputs=rand(SAMPLES, 5), batch=AXIS), rand(SAMPLES, 4, seed=1)),
+        (4, 5),
+    ),
+    "tokens": (
+        (LinearGradients(inputs=rand(SAMPLES, 7, 5), batch=AXIS), rand(SAMPLES, 7, 4, seed=1)),
+        (4, 5),
+    ),
+    "convolution": (convolution(2, 6), (6, 2, 3, 3)),
+    "groups": (convolution(4, 6, 2), (6, 2, 3, 3)),
+    "lookup": (
+        (
+            EmbeddingGradients(
+                indices=torch.tensor([[0, 2], [3, 3], [1, 0]]), batch=AXIS, rows=4, padding=-1
+            ),
+            rand(SAMPLES, 2, 5, seed=1),
+        ),
+        (4, 5),
+    ),
+    "elementwise": (
+        (
+            ElementwiseGradients(
+                factor=rand(SAMPLES, 4, 5), batch=AXIS, shape=(4, 5), weight=(4, 5)
+            ),
+            rand(SAMPLES, 4, 5, seed=1),
+        ),
+        (4, 5),
+    ),
+}
+
+
+@pytest.mark.parametrize("where", ["first axis", "second axis", "anywhere", "a part of more"])
+@pytest.mark.parametrize("case", CASES)
+def test_channels_are_the_response_to_one_after_the_other(case, where):
+    (gradients, g), shape = CASES[case]
+    noise = rand(DRAWS, *shape, seed=2)
+    index, channels = channel_index(*shape), shape[0]
+    if where == "second axis":
+        index, channels = channel_index(shape[1], shape[0], *shape[2:]).transpose(0, 1), shape[1]
+    if where == "anywhere":
+        generator = torch.Generator().manual_seed(3)
+        index = index.flatten()[torch.randperm(index.numel(), generator=generator)].reshape(shape)
+    if where == "a part of more":
+        index, channels = index + 2, shape[0] + 3
+    found = gradients.response_by_channel(g, noise, index, channels)
+    assert found.shape == (SAMPLES, channels, DRAWS)
+    for channel in range(channels):
+        alone = gradients.response([g], noise * (index == channel))[:, 0]
+        torch.testing.assert_close(found[:, channel], alone, rtol=1e-12, atol=1e-12)

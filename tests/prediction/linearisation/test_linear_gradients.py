@@ -5,26 +5,17 @@ import torch
 from torch.nn import functional
 
 from joulewise.prediction.linearisation.gradients import BatchAxis
-from joulewise.prediction.linearisation.linear_gradients import (
-    LinearGradients,
-    TokenLinearGradients,
-    linear_gradients,
-)
+from joulewise.prediction.linearisation.linear_gradients import LinearGradients
 from joulewise.prediction.linearisation.op_readers import READERS
 from per_sample import check_gradients, jacobians, rand, reader_gradients
 
 
 @pytest.mark.parametrize("samples", [1, 4])
-@pytest.mark.parametrize(
-    ("tokens", "kind"),
-    [((), LinearGradients), ((1,), LinearGradients), ((6,), TokenLinearGradients),
-     ((3, 2), TokenLinearGradients)],
-)  # fmt: skip
-def test_linear(samples, tokens, kind):
+@pytest.mark.parametrize("tokens", [(), (1,), (6,), (3, 2)])
+def test_linear(samples, tokens):
     x, weight = rand(samples, *tokens, 5), rand(3, 5, seed=1)
     gs = [rand(samples, *tokens, 3, seed=2 + k) for k in range(3)]
-    gradients = linear_gradients(x, BatchAxis(axis=0, samples=samples))
-    assert isinstance(gradients, kind)
+    gradients = LinearGradients(inputs=x, batch=BatchAxis(axis=0, samples=samples))
     check_gradients(gradients, jacobians(functional.linear, weight, x, gs), gs)
 
 
@@ -33,7 +24,7 @@ def test_samples_on_the_second_axis(samples):
     x, weight = rand(6, samples, 5), rand(3, 5, seed=1)
     gs = [rand(6, samples, 3, seed=2)]
     exact = jacobians(functional.linear, weight, x, gs, axis=1)
-    check_gradients(linear_gradients(x, BatchAxis(axis=1, samples=samples)), exact, gs)
+    check_gradients(LinearGradients(inputs=x, batch=BatchAxis(axis=1, samples=samples)), exact, gs)
 
 
 @pytest.mark.parametrize("tokens_first", [False, True])
@@ -45,7 +36,7 @@ def test_tokens_and_samples_in_one_axis(tokens_first):
         return (tensor.transpose(0, 1) if tokens_first else tensor).flatten(0, 1)
 
     axis = BatchAxis(axis=0, samples=4, tokens_first=tokens_first)
-    gradients = linear_gradients(flattened(x), axis)
+    gradients = LinearGradients(inputs=flattened(x), batch=axis)
     found = gradients.jacobians([flattened(g) for g in gs])
     torch.testing.assert_close(found, exact)
 
@@ -53,7 +44,7 @@ def test_tokens_and_samples_in_one_axis(tokens_first):
 def test_half_precision_does_not_underflow():
     """1e-5 squared is 0 in float16: squares are taken in float32."""
     x, g = torch.full((2, 3), 1e-4).half(), torch.full((2, 2), 1e-2).half()
-    gradients = linear_gradients(x, BatchAxis(axis=0, samples=2))
+    gradients = LinearGradients(inputs=x, batch=BatchAxis(axis=0, samples=2))
     found = gradients.squared(g, torch.ones(2, 3), None)
     torch.testing.assert_close(found, torch.full((2,), 6e-12), rtol=5e-2, atol=0)
 

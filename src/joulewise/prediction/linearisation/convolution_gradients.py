@@ -10,18 +10,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from joulewise.prediction.linearisation.gradients import (
-    BlockedGradients,
-    gram,
-    sample_blocks,
-    widen,
-)
+from joulewise.prediction.linearisation.gradients import OperationGradients, sample_blocks, widen
 
 __all__ = ["ConvolutionGradients"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class ConvolutionGradients(BlockedGradients):
+class ConvolutionGradients(OperationGradients):
     """A convolution in one, two or three dimensions.
 
     ``dz/dW[o, c, t] = sum_p g[o, p] x[c, stride * p + dilation * t]`` for each sample: a matrix
@@ -49,7 +44,7 @@ class ConvolutionGradients(BlockedGradients):
     transposed: bool
 
     def blocks(self, gs: Sequence[Tensor]) -> Iterator[Tensor]:
-        """See `BlockedGradients`."""
+        """See `OperationGradients`."""
         if self.transposed:
             swapped = [replace(self, inputs=g, transposed=False) for g in gs]
             parts = [(block[:, 0] for block in one.blocks([self.inputs])) for one in swapped]
@@ -60,50 +55,36 @@ class ConvolutionGradients(BlockedGradients):
             yield self._block(self._padded(x[block]), [g[block] for g in rows])
 
     def flat(self, weights: Tensor) -> Tensor:
-        """See `BlockedGradients`: input channels last, as the unfolded input has them."""
+        """See `OperationGradients`: input channels last, as the unfolded input has them."""
         return weights.movedim(2, -1).flatten(1)
 
     def unflat(self, jacobians: Tensor) -> Tensor:
-        """See `BlockedGradients`."""
+        """See `OperationGradients`."""
         outputs, channels, *taps = self.kernel
         shape = (*jacobians.shape[:2], outputs, *taps, channels)
         return jacobians.reshape(shape).movedim(-1, 3)
 
-    def squared(self, g: Tensor, var: Tensor, generator: torch.Generator | None) -> Tensor:
-        """See `OperationGradients`; input channels are subsampled (`_subsampled`)."""
-        if generator is None or self.transposed or self.groups > 1:
-            return BlockedGradients.squared(self, g, var, None)
-        parts = self._subsampled([g], var, generator)
-        return torch.cat([factor * (b[:, 0].square() @ weights) for b, weights, factor in parts])
-
-    def products(
-        self, gs: Sequence[Tensor], var: Tensor, generator: torch.Generator | None
-    ) -> Tensor:
-        """See `OperationGradients`; input channels are subsampled (`_subsampled`)."""
-        if generator is None or self.transposed or self.groups > 1:
-            return BlockedGradients.products(self, gs, var, None)
-        parts = self._subsampled(gs, var, generator)
-        return torch.cat([factor * gram(b, weights.sqrt()) for b, weights, factor in parts])
-
-    def _subsampled(
-        self, gs: Sequence[Tensor], var: Tensor, generator: torch.Generator
+    def parts(
+        self, gs: Sequence[Tensor], weights: Tensor, generator: torch.Generator | None
     ) -> Iterator[tuple[Tensor, Tensor, int]]:
-        """Jacobians of one subset of the input channels, its variances, and the number of subsets.
+        """See `OperationGradients`: a subset of the input channels, and the number of subsets.
 
-        Blocks of samples take the subsets in turn from a drawn start, so that each block's sum,
-        times the number of subsets, is unbiased. Differences between subsets cancel over the batch,
-        and what remains is far below the spread between samples.
+        Blocks of samples take the subsets in turn from a drawn start. Differences between subsets
+        cancel over the batch, and what remains is far below the spread between samples.
         """
+        if generator is None or self.transposed or self.groups > 1:
+            yield from OperationGradients.parts(self, gs, weights, None)
+            return
         x, rows = self._by_sample(self.inputs), [self._by_sample(g) for g in gs]
         outputs, channels, *taps = self.kernel
         subsets = _subsets(channels, self.samples)
-        apart = var.movedim(1, -1).flatten(1, -2).to(x.dtype).chunk(subsets, -1)
-        weights = [part.reshape(-1) for part in apart]
+        apart = weights.movedim(1, -1).flatten(1, -2).to(x.dtype).chunk(subsets, -1)
+        own = [part.reshape(-1) for part in apart]
         thin = replace(self, kernel=(outputs, channels // subsets, *taps))
         turn = int(torch.randint(0, subsets, (), generator=generator, device="cpu"))
         for block in thin._sample_blocks(rows[0], channels // subsets, len(gs), 2 * subsets):
             some = self._padded(x[block].chunk(subsets, -1)[turn])
-            yield thin._block(some, [g[block] for g in rows]), weights[turn], subsets
+            yield thin._block(some, [g[block] for g in rows]), own[turn], subsets
             turn = (turn + 1) % subsets
 
     def _sample_blocks(

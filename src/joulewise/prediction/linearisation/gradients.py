@@ -1,15 +1,8 @@
 """Per-sample gradients of an operation with respect to the weight that it consumed.
 
 The backward pass gives, for each of several scalars ``z_k`` of every sample (a probed output, each
-logit), the gradient ``g`` at the operation's output. With ``J`` the gradients of these scalars with
-respect to the weight, an `OperationGradients` gives, for each sample,
-
-    jacobians(gs)        J
-    squared(g, var)      sum_i var_i (dz/dw_i)^2
-    products(gs, var)    J diag(var) J^T
-    response(gs, noise)  J noise
-
-and ``summed(g)``, (dz/dw_i)^2 summed over samples. Only ``jacobians`` keeps ``J`` in memory.
+logit), the gradient ``g`` at the operation's output. From it an `OperationGradients` gives ``J``,
+the gradients of these scalars with respect to the weight, and the sums that are made of them.
 Squares are taken per sample: the square of a gradient summed over the batch has the same
 expectation under random probes, but so much variance that it would need tens of probes.
 """
@@ -19,60 +12,25 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
-__all__ = ["BatchAxis", "BlockedGradients", "OperationGradients", "WholeGradients"]
+__all__ = ["BatchAxis", "OperationGradients", "WholeGradients"]
 
 # Numbers that are worked on at a time, so that they stay in the processor's cache.
 _CACHED = 1 << 20
 
 
-class OperationGradients(Protocol):
-    """Per-sample gradients of one operation in one pass over a batch."""
+class OperationGradients(ABC):
+    """Per-sample gradients of one operation in one pass over a batch.
 
-    def jacobians(self, gs: Sequence[Tensor]) -> Tensor:
-        """Gradients with respect to the weight.
-
-        Args:
-            gs: For each scalar, the gradient at the output, in the output's shape.
-
-        Returns:
-            ``[batch, scalars, *weight]``.
-        """
-
-    def squared(self, g: Tensor, var: Tensor, generator: torch.Generator | None) -> Tensor:
-        """``sum_i var_i (dz/dw_i)^2``.
-
-        Args:
-            g: Gradient of one scalar at the output.
-            var: Variance of each entry, ``[*weight]``.
-            generator: Draws the terms that an unbiased estimate of the sum is made from, where that
-                saves work; None for the exact sum.
-
-        Returns:
-            ``[batch]``.
-        """
-
-    def products(
-        self, gs: Sequence[Tensor], var: Tensor, generator: torch.Generator | None
-    ) -> Tensor:
-        """``J diag(var) J^T``, ``[batch, scalars, scalars]``; see `squared`."""
-
-    def summed(self, g: Tensor) -> Tensor:
-        """``(dz/dw_i)^2`` summed over samples, ``[*weight]``."""
-
-    def response(self, gs: Sequence[Tensor], noise: Tensor) -> Tensor:
-        """``J noise`` for noise ``[draws, *weight]``: ``[batch, scalars, draws]``."""
-
-
-class BlockedGradients(ABC):
-    """Gradients that are formed for a block of samples, reduced, and dropped.
-
-    A block holds the weight's entries in the order in which they are cheapest to form: reordering
+    They are formed for a block of samples, reduced, and dropped: only `jacobians` keeps ``J``. A
+    block holds the weight's entries in the order in which they are cheapest to form: reordering
     millions of numbers would cost as much as forming them.
+
+    Everywhere ``gs`` are the gradients at the output, in its shape, one for each scalar, and ``g``
+    is that of one scalar.
     """
 
     @abstractmethod
@@ -87,35 +45,73 @@ class BlockedGradients(ABC):
     def unflat(self, jacobians: Tensor) -> Tensor:
         """``[batch, scalars, entries]`` as ``[batch, scalars, *weight]``; inverse of `flat`."""
 
+    def parts(
+        self, gs: Sequence[Tensor], weights: Tensor, generator: torch.Generator | None
+    ) -> Iterator[tuple[Tensor, Tensor, int]]:
+        """Blocks, the numbers of ``weights [*weight]`` at their entries, and a factor of sums.
+
+        With a generator, blocks may hold a subset of the entries that is drawn, whose sums times
+        the factor are unbiased.
+        """
+        flat = self.flat(weights[None])[0]
+        for block in self.blocks(gs):
+            yield block, flat.to(block.dtype), 1
+
     def jacobians(self, gs: Sequence[Tensor]) -> Tensor:
-        """See `OperationGradients`."""
+        """``J``, ``[batch, scalars, *weight]``."""
         return self.unflat(torch.cat(list(self.blocks(gs))))
 
     def squared(self, g: Tensor, var: Tensor, generator: torch.Generator | None) -> Tensor:
-        """See `OperationGradients`."""
-        weights = self.flat(var[None])[0]
-        return torch.cat([b[:, 0].square() @ weights.to(b.dtype) for b in self.blocks([g])])
+        """``sum_i var_i (dz/dw_i)^2``, ``[batch]``.
+
+        Args:
+            g: See above.
+            var: Variance of each entry, ``[*weight]``.
+            generator: Draws the terms that an unbiased estimate of the sum is made from, where that
+                saves work; None for the exact sum.
+        """
+        parts = self.parts([g], var, generator)
+        return torch.cat([number * (b[:, 0].square() @ weights) for b, weights, number in parts])
 
     def products(
         self, gs: Sequence[Tensor], var: Tensor, generator: torch.Generator | None
     ) -> Tensor:
-        """See `OperationGradients`."""
-        std = self.flat(var[None])[0].sqrt()
-        return torch.cat([gram(block, std) for block in self.blocks(gs)])
+        """``J diag(var) J^T``, ``[batch, scalars, scalars]``; see `squared`."""
+        found = []
+        for block, std, number in self.parts(gs, var.sqrt(), generator):
+            scaled = block * std
+            found.append(number * torch.matmul(scaled, scaled.mT))
+        return torch.cat(found)
 
     def summed(self, g: Tensor) -> Tensor:
-        """See `OperationGradients`."""
+        """``(dz/dw_i)^2`` summed over samples, ``[*weight]``."""
         total = torch.stack([block[:, 0].square().sum(0) for block in self.blocks([g])]).sum(0)
         return self.unflat(total[None, None])[0, 0]
 
     def response(self, gs: Sequence[Tensor], noise: Tensor) -> Tensor:
-        """See `OperationGradients`."""
+        """``J noise`` for noise ``[draws, *weight]``: ``[batch, scalars, draws]``."""
         columns = self.flat(noise).mT
         return torch.cat([block @ columns.to(block.dtype) for block in self.blocks(gs)])
 
+    def response_by_channel(self, g: Tensor, noise: Tensor, index: Tensor, channels: int) -> Tensor:
+        """``J noise`` of one scalar, for the noise of each output channel alone.
+
+        Args:
+            g: See above.
+            noise: ``[draws, *weight]``.
+            index: The channel of each entry, ``[*weight]``: the operation may have the axis of the
+                channels anywhere, since a weight may be consumed transposed, or in part.
+            channels: Number of channels.
+
+        Returns:
+            ``[batch, channels, draws]``.
+        """
+        columns, where = self.flat(noise), self.flat(index[None])[0]
+        return torch.cat([_by_channel(b[:, 0], columns, where, channels) for b in self.blocks([g])])
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class WholeGradients:
+class WholeGradients(OperationGradients):
     """Gradients that are kept whole, whatever the operations: the arguments ``gs`` are not used.
 
     Args:
@@ -124,28 +120,13 @@ class WholeGradients:
 
     jacobian: Tensor
 
-    def jacobians(self, gs: Sequence[Tensor]) -> Tensor:
-        """See `OperationGradients`."""
-        return self.jacobian
+    def blocks(self, gs: Sequence[Tensor]) -> Iterator[Tensor]:
+        """See `OperationGradients`: one block."""
+        yield self.jacobian.flatten(2)
 
-    def squared(self, g: Tensor, var: Tensor, generator: torch.Generator | None) -> Tensor:
+    def unflat(self, jacobians: Tensor) -> Tensor:
         """See `OperationGradients`."""
-        return (self.jacobian[:, 0].square() * var.to(self.jacobian.dtype)).flatten(1).sum(1)
-
-    def products(
-        self, gs: Sequence[Tensor], var: Tensor, generator: torch.Generator | None
-    ) -> Tensor:
-        """See `OperationGradients`; the variance may differ by sample, ``[batch, *weight]``."""
-        flat = self.jacobian.flatten(2)
-        return torch.matmul(flat * var.to(flat.dtype).reshape(-1, 1, flat.shape[2]), flat.mT)
-
-    def summed(self, g: Tensor) -> Tensor:
-        """See `OperationGradients`."""
-        return self.jacobian[:, 0].double().square().sum(0)
-
-    def response(self, gs: Sequence[Tensor], noise: Tensor) -> Tensor:
-        """See `OperationGradients`."""
-        return self.jacobian.flatten(2) @ noise.flatten(1).mT.to(self.jacobian.dtype)
+        return jacobians.reshape(*jacobians.shape[:2], *self.jacobian.shape[2:])
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +176,15 @@ def widen(tensor: Tensor) -> Tensor:
     return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
 
 
-def gram(jacobian: Tensor, std: Tensor) -> Tensor:
-    """``J diag(std^2) J^T`` of ``J [batch, scalars, entries]``: ``[batch, scalars, scalars]``."""
-    scaled = jacobian * std.to(jacobian.dtype)
-    return torch.matmul(scaled, scaled.mT)
+def _by_channel(jacobians: Tensor, columns: Tensor, where: Tensor, channels: int) -> Tensor:
+    """``[batch, entries]`` times ``[draws, entries]``, summed over the entries of each channel."""
+    columns = columns.to(jacobians)
+    each = len(where) // channels
+    ascending = torch.arange(channels, device=where.device).repeat_interleave(each)
+    if len(where) == channels * each and bool((where == ascending).all()):
+        shape = (-1, channels, each)
+        return torch.einsum("scp,wcp->scw", jacobians.reshape(shape), columns.reshape(shape))
+    total = jacobians.new_zeros(len(columns), channels, len(jacobians))
+    for own, column in zip(total, columns, strict=True):
+        own.index_add_(0, where, jacobians.mT * column[:, None])
+    return total.permute(2, 1, 0)

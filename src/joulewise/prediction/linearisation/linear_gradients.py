@@ -10,109 +10,95 @@ from torch import Tensor
 
 from joulewise.prediction.linearisation.gradients import (
     BatchAxis,
-    BlockedGradients,
     OperationGradients,
     sample_blocks,
     widen,
 )
 
-__all__ = [
-    "ElementwiseGradients",
-    "EmbeddingGradients",
-    "LinearGradients",
-    "TokenLinearGradients",
-    "linear_gradients",
-]
+__all__ = ["ElementwiseGradients", "EmbeddingGradients", "LinearGradients"]
 
 
-def linear_gradients(inputs: Tensor, batch: BatchAxis) -> OperationGradients:
-    """Gradients of ``y = x W^T`` with ``x = inputs``, ``[..., in]``.
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LinearGradients(OperationGradients):
+    """A linear operation ``y = x W^T`` on one or several vectors (tokens) per sample.
+
+    With one vector per sample ``dz/dW = g x^T``, and every sum has a closed form. The gradients of
+    several add up.
 
     Args:
-        inputs: Inputs of the operation, on any leading axes.
+        inputs: ``x``, ``[..., in]`` on any leading axes.
         batch: The axis of ``inputs`` that holds the samples.
     """
-    one_row = inputs.numel() == batch.samples * inputs.shape[-1]
-    return (LinearGradients if one_row else TokenLinearGradients)(inputs=inputs, batch=batch)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class LinearGradients:
-    """A linear operation on one vector per sample: ``dz/dW = g x^T``, so every sum is closed form.
-
-    Args:
-        inputs: See `linear_gradients`.
-        batch: See `linear_gradients`.
-    """
 
     inputs: Tensor
     batch: BatchAxis
-
-    def rows(self, gs: Sequence[Tensor]) -> Tensor:
-        """Gradients at the output, ``[batch, scalars, out]``."""
-        return torch.stack([widen(g).reshape(self.batch.samples, -1) for g in gs], 1)
-
-    def x(self) -> Tensor:
-        """Inputs, ``[batch, in]``."""
-        return widen(self.inputs).reshape(self.batch.samples, -1)
-
-    def jacobians(self, gs: Sequence[Tensor]) -> Tensor:
-        """See `OperationGradients`."""
-        return self.rows(gs)[..., None] * self.x()[:, None, None, :]
-
-    def squared(self, g: Tensor, var: Tensor, generator: torch.Generator | None) -> Tensor:
-        """``sum_oi var_oi g_o^2 x_i^2``."""
-        x2 = self.x().square()
-        return ((x2 @ var.mT.to(x2.dtype)) * self.rows([g])[:, 0].square()).sum(1)
-
-    def products(
-        self, gs: Sequence[Tensor], var: Tensor, generator: torch.Generator | None
-    ) -> Tensor:
-        """``sum_o g_ko g_lo sum_i var_oi x_i^2``."""
-        rows, x2 = self.rows(gs), self.x().square()
-        return torch.matmul(rows * (x2 @ var.mT.to(x2.dtype))[:, None, :], rows.mT)
-
-    def summed(self, g: Tensor) -> Tensor:
-        """``sum_n g_no^2 x_ni^2``."""
-        return self.rows([g])[:, 0].square().mT @ self.x().square()
-
-    def response(self, gs: Sequence[Tensor], noise: Tensor) -> Tensor:
-        """``sum_o g_ko sum_i noise_moi x_i``."""
-        rows, x = self.rows(gs), self.x()
-        moved = [torch.matmul(rows, (x @ one.mT.to(x.dtype))[:, :, None])[..., 0] for one in noise]
-        return torch.stack(moved, 2)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class TokenLinearGradients(BlockedGradients):
-    """A linear operation on several vectors (tokens) per sample, whose gradients add up.
-
-    Args:
-        inputs: See `linear_gradients`.
-        batch: See `linear_gradients`.
-    """
-
-    inputs: Tensor
-    batch: BatchAxis
-
-    def _rows(self, tensor: Tensor) -> Tensor:
-        """``[batch, tokens, features]``."""
-        return self.batch.first(widen(tensor)).flatten(1, -2)
 
     def blocks(self, gs: Sequence[Tensor]) -> Iterator[Tensor]:
-        """See `BlockedGradients`."""
+        """See `OperationGradients`."""
         x, rows = self._rows(self.inputs), [self._rows(g) for g in gs]
         each = len(gs) * x.shape[2] * rows[0].shape[2]
         for block in sample_blocks(len(x), each):
             yield torch.stack([torch.bmm(g[block].mT, x[block]).flatten(1) for g in rows], 1)
 
     def unflat(self, jacobians: Tensor) -> Tensor:
-        """See `BlockedGradients`."""
+        """See `OperationGradients`."""
         return jacobians.reshape(*jacobians.shape[:2], -1, self.inputs.shape[-1])
+
+    def squared(self, g: Tensor, var: Tensor, generator: torch.Generator | None) -> Tensor:
+        """``sum_oi var_oi g_o^2 x_i^2``."""
+        if self._several:
+            return OperationGradients.squared(self, g, var, generator)
+        rows, x = self._vectors([g])
+        return ((x.square() @ var.mT.to(x.dtype)) * rows[:, 0].square()).sum(1)
+
+    def products(
+        self, gs: Sequence[Tensor], var: Tensor, generator: torch.Generator | None
+    ) -> Tensor:
+        """``sum_o g_ko g_lo sum_i var_oi x_i^2``."""
+        if self._several:
+            return OperationGradients.products(self, gs, var, generator)
+        rows, x = self._vectors(gs)
+        return torch.matmul(rows * (x.square() @ var.mT.to(x.dtype))[:, None, :], rows.mT)
+
+    def summed(self, g: Tensor) -> Tensor:
+        """``sum_n g_no^2 x_ni^2``."""
+        if self._several:
+            return OperationGradients.summed(self, g)
+        rows, x = self._vectors([g])
+        return rows[:, 0].square().mT @ x.square()
+
+    def response(self, gs: Sequence[Tensor], noise: Tensor) -> Tensor:
+        """``sum_o g_ko sum_i noise_moi x_i``."""
+        if self._several:
+            return OperationGradients.response(self, gs, noise)
+        rows, x = self._vectors(gs)
+        moved = [torch.matmul(rows, (x @ one.mT.to(x.dtype))[:, :, None])[..., 0] for one in noise]
+        return torch.stack(moved, 2)
+
+    def response_by_channel(self, g: Tensor, noise: Tensor, index: Tensor, channels: int) -> Tensor:
+        """``g_o sum_i noise_moi x_i`` where each channel is one output."""
+        if self._several or bool((index != index[:, :1]).any()):
+            return OperationGradients.response_by_channel(self, g, noise, index, channels)
+        rows, x = self._vectors([g])
+        found = torch.stack([rows[:, 0] * (x @ one.mT.to(x)) for one in noise], 2)
+        total = found.new_zeros(len(found), channels, len(noise))
+        return total.index_add_(1, index[:, 0], found)
+
+    @property
+    def _several(self) -> bool:
+        return self.inputs.numel() > self.batch.samples * self.inputs.shape[-1]
+
+    def _rows(self, tensor: Tensor) -> Tensor:
+        """``[batch, tokens, features]``."""
+        return self.batch.first(widen(tensor)).flatten(1, -2)
+
+    def _vectors(self, gs: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """``g``, ``[batch, scalars, out]``, and ``x``, ``[batch, in]``."""
+        return torch.cat([self._rows(g) for g in gs], 1), self._rows(self.inputs)[:, 0]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class EmbeddingGradients(BlockedGradients):
+class EmbeddingGradients(OperationGradients):
     """Rows of a table, as an embedding looks them up.
 
     Args:
@@ -128,7 +114,7 @@ class EmbeddingGradients(BlockedGradients):
     padding: int
 
     def blocks(self, gs: Sequence[Tensor]) -> Iterator[Tensor]:
-        """See `BlockedGradients`."""
+        """See `OperationGradients`."""
         found = self.batch.first(self.indices).flatten(1)
         several = [self.batch.first(widen(g)).flatten(1, -2) for g in gs]
         for block in sample_blocks(len(found), len(gs) * self.rows * gs[0].shape[-1]):
@@ -136,7 +122,7 @@ class EmbeddingGradients(BlockedGradients):
             yield torch.stack([self._table(g[block], rows).flatten(1) for g in several], 1)
 
     def unflat(self, jacobians: Tensor) -> Tensor:
-        """See `BlockedGradients`."""
+        """See `OperationGradients`."""
         return jacobians.reshape(*jacobians.shape[:2], self.rows, -1)
 
     def _table(self, g: Tensor, rows: Tensor) -> Tensor:
@@ -147,7 +133,7 @@ class EmbeddingGradients(BlockedGradients):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class ElementwiseGradients(BlockedGradients):
+class ElementwiseGradients(OperationGradients):
     """``y = factor * w + ...`` with broadcasting: biases, scales of normalisations, positions.
 
     Args:
@@ -166,11 +152,11 @@ class ElementwiseGradients(BlockedGradients):
     part: tuple[int, int, int] | None = None
 
     def blocks(self, gs: Sequence[Tensor]) -> Iterator[Tensor]:
-        """See `BlockedGradients`: one block, the gradients being no larger than the output."""
+        """See `OperationGradients`: one block, the gradients being no larger than the output."""
         yield torch.stack([self._block(g) for g in gs], 1)
 
     def unflat(self, jacobians: Tensor) -> Tensor:
-        """See `BlockedGradients`."""
+        """See `OperationGradients`."""
         return jacobians.reshape(*jacobians.shape[:2], *self.weight)
 
     def _block(self, g: Tensor) -> Tensor:

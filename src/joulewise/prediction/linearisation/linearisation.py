@@ -1,57 +1,72 @@
 """Linearisation of a network around the mean of what its memories read.
 
-One forward pass at the mean, then backward passes from probes of the outputs. The reductions give,
-for each sample, how the noise of every placed tensor moves the probed outputs.
+One forward pass at the mean, then backward passes from probes of the outputs, give for each sample
+how the noise of every placed tensor moves the probed outputs.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
-from functools import wraps
-from typing import Any, TypeVar
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from joulewise.devices import Chip, WordClasses
+from joulewise.devices import Chip
 from joulewise.errors import refuse
 from joulewise.nested import batch_size
-from joulewise.placement import Placed, TwiceDifferentiable, check_finite, differentiating, take
-from joulewise.prediction.linearisation.gradients import WholeGradients
-from joulewise.prediction.linearisation.op_interception import Interception
-from joulewise.prediction.linearisation.pieces import LinearLogits, Piece
-from joulewise.prediction.linearisation.reductions import (
-    ClassReduction,
-    LogitJacobians,
-    Reduction,
-    SensitivityReduction,
-    UncheckedUse,
-    VarianceReduction,
+from joulewise.placement import TwiceDifferentiable, check_finite, differentiating, take
+from joulewise.prediction.linearisation.op_interception import (
+    ActivationUse,
+    Interception,
+    intercepted_pass,
 )
 from joulewise.prediction.linearisation.self_check import cover
+from joulewise.prediction.linearisation.weight_gradients import WeightGradients, caught_gradients
 from joulewise.prediction.problem import Problem
 
-__all__ = ["Linearisation"]
-
-Found = TypeVar("Found")
+__all__ = ["LinearLogits", "Linearisation", "Piece"]
 
 
-def _repeat_if_unchecked(run: Callable[..., Found]) -> Callable[..., Found]:
-    """Repeat a pass that met a use of a weight which the self-check has not seen."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Piece:
+    """Samples that run in one pass.
 
-    @wraps(run)
-    def repeat(self: Linearisation, *args: Any, **named: Any) -> Found:
-        while True:
-            try:
-                return run(self, *args, **named)
-            except UncheckedUse as use:
-                alone = self._coverage.one_by_one | {use.name}
-                self._coverage = replace(self._coverage, one_by_one=alone)
+    Args:
+        inputs: Inputs of the model.
+        reference: Outputs of the model as given; several rows may belong to one sample.
+        targets: Targets, if any.
+        samples: Number of samples.
+    """
 
-    return repeat
+    inputs: Any
+    reference: Tensor
+    targets: Tensor | None
+    samples: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LinearLogits:
+    """Probed outputs of some samples, to first order in the noise.
+
+    Args:
+        mean: Outputs at the mean read, ``[samples, classes]``.
+        classes: Indices of these outputs, ``[samples, classes]``.
+        has_target: True if the first of them is the sample's target.
+        cov: Contribution of each placed tensor to their covariance,
+            ``[samples, classes, classes]``.
+        chips: Deviation of each linearised chip from the mean, ``[samples, classes, chips]``; None
+            without chips.
+    """
+
+    mean: Tensor
+    classes: Tensor
+    has_target: bool
+    cov: Mapping[str, Tensor]
+    chips: Tensor | None
 
 
 class Linearisation:
@@ -127,7 +142,7 @@ class Linearisation:
                 yield piece
 
     def cut(self, whole: Piece, scalars: int) -> Iterator[tuple[Piece, slice]]:
-        """Cut one piece further; see `pieces` and `Piece.cut`."""
+        """Cut one piece further, as in `pieces`; yields the samples of each too."""
         # Inputs of each use, what autograd keeps between them, and the gradients: about five
         # numbers each.
         numbers = (5 + scalars) * self._coverage.numbers
@@ -135,10 +150,16 @@ class Linearisation:
         # Gradients that are kept whole: of weights used several times, or differentiated alone.
         kept = self._coverage.repeated | self._coverage.one_by_one
         numbers += 2 * max(scalars, 1) * sum(self.fixed[name].numel() for name in kept)
-        fitting = self._memory_bytes // (4 * max(numbers, 1))
-        return whole.cut(max(1, min(whole.samples, fitting)))
+        step = max(1, self._memory_bytes // (4 * max(numbers, 1)))
+        size, rows = whole.samples, len(whole.reference)
+        for start in range(0, size, step):
+            stop = min(start + step, size)
+            some = slice(start, stop)
+            inputs = take(whole.inputs, size, some)
+            reference = whole.reference[start * rows // size : stop * rows // size]
+            targets = None if whole.targets is None else whole.targets[some]
+            yield Piece(inputs, reference, targets, stop - start), some
 
-    @_repeat_if_unchecked
     def probed_variance(self, piece: Piece, probes: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Output variance from random +-1 probes; differentiable where the points are.
 
@@ -146,68 +167,38 @@ class Linearisation:
             The output at the mean; and the contribution of each placed tensor to the variance, mean
             over outputs, float64 ``[samples]``.
         """
-        reduction = VarianceReduction(
-            samples=piece.samples,
-            means=self.means,
-            variances=self.variances,
-            commons=self.commons,
-            coverage=self._coverage,
-            generator=self._thinning,
-        )
-        output, _ = self._probe(piece, self.means, reduction, probes)
-        number_of = output.numel() // piece.samples * probes
-        output = output if self.differentiable else output.detach()
-        return output, {name: total / number_of for name, total in reduction.totals.items()}
-
-    @_repeat_if_unchecked
-    def sensitivities(self, piece: Piece) -> tuple[Tensor, dict[str, Tensor]]:
-        """Squared gradients from one +-1 probe, for each weight of `SensitivityReduction`.
-
-        Returns:
-            The output at the mean; and for each weight, in its shape, an unbiased estimate of the
-            squared gradients summed over outputs and samples.
-        """
-        reduction = SensitivityReduction(
-            samples=piece.samples, means=self.fixed, coverage=self._coverage
-        )
-        output, roots, interception = self._forward(piece.inputs, self.fixed, reduction)
-        _backward(output, self._signs(output), roots)
+        create = self.differentiable
+        totals: dict[str, Tensor] = {}
+        output, interception = self._forward(piece, self.means)
+        for number in range(probes):
+            probe = self._signs(output)
+            interception.backward(output, probe, keep=create or number + 1 < probes, create=create)
+            with torch.set_grad_enabled(create):
+                found = self._gradients(piece, self.means, interception, [probe])
+                for name, part in self._variances(found, interception.activations):
+                    _add(totals, name, part.double())
+            interception.clear()
         interception.release()
-        return output.detach(), reduction.totals
+        numbers = output.numel() // piece.samples * probes
+        scaled = {name: total / numbers for name, total in totals.items()}
+        return output if create else output.detach(), scaled
 
-    @_repeat_if_unchecked
-    def class_sums(
-        self,
-        piece: Piece,
-        classes: Mapping[str, WordClasses],
-        shifts: Mapping[str, Tensor],
-        by_channel: Collection[str] = (),
-    ) -> tuple[Tensor, ClassReduction]:
-        """Response of one +-1 probe of the outputs to the words of every placed tensor, by class.
-
-        Args:
-            piece: Some samples.
-            classes: See `ClassReduction`.
-            shifts: See `ClassReduction`.
-            by_channel: See `ClassReduction`.
+    def probe(
+        self, piece: Piece
+    ) -> tuple[Tensor, Tensor, dict[str, WeightGradients], list[ActivationUse]]:
+        """Gradients of one random +-1 probe of the outputs.
 
         Returns:
-            The difference of the probed output at the mean from that of the model as given, float64
-            ``[samples]``; and the sums.
+            The output at the mean; the probe, in its shape; the gradients with respect to each
+            placed weight that the output depends on; and placed activations with theirs.
         """
-        reduction = ClassReduction(
-            samples=piece.samples,
-            means=self.fixed,
-            coverage=self._coverage,
-            classes=classes,
-            shifts=shifts,
-            by_channel=by_channel,
-        )
-        output, probe = self._probe(piece, self.fixed, reduction)
-        error = (output.detach() - piece.reference).double() * probe
-        return error.reshape(piece.samples, -1).sum(1).cpu(), reduction
+        output, interception = self._forward(piece, self.fixed)
+        probe = self._signs(output)
+        interception.backward(output, probe)
+        with torch.no_grad():
+            found = self._gradients(piece, self.fixed, interception, [probe])
+        return output.detach(), probe, found, interception.activations
 
-    @_repeat_if_unchecked
     def logits(self, piece: Piece, classes: int, chips: Sequence[Chip]) -> LinearLogits:
         """The largest outputs of each sample and its target, if any, from one probe for each.
 
@@ -216,13 +207,7 @@ class Linearisation:
             classes: Number of outputs; all of them if there are no more.
             chips: Chips whose reads are followed through the linearised network.
         """
-        reduction = LogitJacobians(
-            samples=piece.samples,
-            means=self.fixed,
-            coverage=self._coverage,
-            generator=self._thinning,
-        )
-        output, roots, interception = self._forward(piece.inputs, self.fixed, reduction)
+        output, interception = self._forward(piece, self.fixed)
         flat = output.detach().reshape(piece.samples, -1)
         ranked, has_target = flat, piece.targets is not None and self.problem.has_classes
         if has_target:
@@ -232,18 +217,13 @@ class Linearisation:
         rows = [torch.zeros_like(flat).scatter_(1, c[:, None], 1) for c in chosen.unbind(1)]
         probes = [row.reshape(output.shape) for row in rows]
         for probe in probes:
-            _backward(output, probe, roots, keep=True)
+            interception.backward(output, probe, keep=True)
         interception.release()
-        for name, jacobian in self._per_sample(piece, self.fixed, probes).items():
-            reduction.add_whole(name, jacobian)
         with torch.no_grad():
-            cov, moved = self._spread(reduction, chips)
+            found = self._gradients(piece, self.fixed, interception, probes)
+            cov, moved = self._spread(found, interception.activations, chips)
         return LinearLogits(
-            mean=flat.gather(1, chosen),
-            classes=chosen,
-            has_target=has_target,
-            cov=cov,
-            chips=moved,
+            mean=flat.gather(1, chosen), classes=chosen, has_target=has_target, cov=cov, chips=moved
         )
 
     def noise(self, name: str, chip: Chip) -> Tensor:
@@ -252,85 +232,93 @@ class Linearisation:
         read = self.problem.memory.weight(placed, self.problem.points[name], chip)
         return torch.empty_like(mean).copy_(read).sub_(mean)
 
+    def _variances(
+        self, found: dict[str, WeightGradients], activations: Sequence[ActivationUse]
+    ) -> Iterator[tuple[str, Tensor]]:
+        """Contributions to the variance of a probed output, by placed tensor, ``[samples]``."""
+        for name, one in reversed(found.items()):
+            yield name, one.squared(self.variances[name], self._thinning)
+            if name in self.commons:
+                common = self.commons[name]
+                sums = one.response([self.means[name], common.coupling])[:, 0]
+                yield name, common.variance(sums[:, 0], sums[:, 1])
+        for use in activations:
+            for g in use.caught:
+                wide = g.to(use.var.dtype)
+                yield use.placed.name, (wide.square() * use.var).flatten(1).sum(1)
+
     def _spread(
-        self, reduction: LogitJacobians, chips: Sequence[Chip]
+        self,
+        found: Mapping[str, WeightGradients],
+        activations: Sequence[ActivationUse],
+        chips: Sequence[Chip],
     ) -> tuple[dict[str, Tensor], Tensor | None]:
         """Covariance by tensor, and the deviations of each linearised chip."""
         cov: dict[str, Tensor] = {}
         moved: list[Tensor] = []
-        for name in reduction.names():
-            cov[name] = reduction.products(name, self.variances[name].detach())
+        for name, one in found.items():
+            cov[name] = one.products(self.variances[name].detach(), self._thinning)
             if name in self.commons:
                 common = self.commons[name]
-                along = torch.stack([self.fixed[name], common.coupling.detach()])
-                sums = reduction.response(name, along)
+                sums = one.response([self.fixed[name], common.coupling.detach()])
                 cov[name] = cov[name] + common.covariance(sums[..., 0], sums[..., 1])
             if chips:
-                noise = torch.stack([self.noise(name, chip) for chip in chips])
-                moved.append(reduction.response(name, noise))
-        for placed, inputs, mean, var, gradients in reduction.activations:
-            if not gradients:  # it does not reach the output
+                moved.append(one.response([self.noise(name, chip) for chip in chips]))
+        for use in activations:
+            if not use.caught:  # it does not reach the output
                 continue
-            jacobian = torch.stack(gradients, 1).flatten(2).to(var.dtype)
-            part = WholeGradients(jacobian=jacobian).products([], var.flatten(1), None)
-            cov[placed.name] = cov[placed.name] + part if placed.name in cov else part
+            jacobian = torch.stack(use.caught, 1).flatten(2).to(use.var.dtype)
+            scaled = jacobian * use.var.flatten(1)[:, None]
+            _add(cov, use.placed.name, torch.matmul(scaled, jacobian.mT))
             if chips:
-                moved.append(self._activation_response(placed, inputs, mean, jacobian, chips))
+                moved.append(self._activation_response(use, jacobian, chips))
         return cov, torch.stack(moved).sum(0) if moved else None
 
     def _activation_response(
-        self, placed: Placed, inputs: Tensor, mean: Tensor, jacobian: Tensor, chips: Sequence[Chip]
+        self, use: ActivationUse, jacobian: Tensor, chips: Sequence[Chip]
     ) -> Tensor:
-        point, moved = self.problem.points[placed.name], []
+        placed, moved = use.placed, []
         for chip in chips:
             read = placed.device.round_trip(
-                inputs, point, chip.region(placed.name), placed.limit, words=placed.words
+                use.inputs,
+                self.problem.points[placed.name],
+                chip.region(placed.name),
+                placed.limit,
+                words=placed.words,
             )
-            deviation = (read - mean).flatten(1).to(jacobian.dtype)
+            deviation = (read - use.mean).flatten(1).to(jacobian.dtype)
             moved.append((jacobian @ deviation[:, :, None])[:, :, 0])
         return torch.stack(moved, 2)
-
-    def _probe(
-        self, piece: Piece, means: Mapping[str, Tensor], reduction: Reduction, probes: int = 1
-    ) -> tuple[Tensor, Tensor]:
-        """Reduce the gradients of random +-1 probes; the output at the mean, and the last probe."""
-        output, roots, interception = self._forward(piece.inputs, means, reduction)
-        create = self.differentiable and means is self.means
-        for number in range(probes):
-            probe = self._signs(output)
-            _backward(output, probe, roots, keep=create or number + 1 < probes, create=create)
-            for name, jacobian in self._per_sample(piece, means, [probe]).items():
-                reduction.add_whole(name, jacobian)
-            reduction.end_probe()
-        interception.release()
-        return output, probe
 
     def _signs(self, output: Tensor) -> Tensor:
         signs = torch.randint(0, 2, output.shape, generator=self._generator, device="cpu")
         return (2 * signs - 1).to(output)
 
-    def _forward(
-        self, inputs: Any, means: Mapping[str, Tensor], reduction: Reduction
-    ) -> tuple[Tensor, list[Tensor], Interception]:
-        """The output at the mean, and the tensors whose gradients make a pass visit every use."""
-        interception = Interception(means, reduction.receive)
-
-        def observe(placed: Placed, given: Tensor, mean: Tensor, var: Tensor) -> Tensor:
-            mean = interception.rooted(mean)
-            interception.catch(mean, reduction.observe(placed, given, mean, var))
-            return mean
-
-        memory = self.problem.memory
-        memory.expect(self.problem.points, means, observe)
-        with self._twice(), torch.enable_grad(), interception:
-            output = memory.call(inputs)
-        check_finite(memory.placement.model, inputs, output, "at the mean that is read")
-        leaves = [mean for mean in means.values() if mean.requires_grad]
-        return output, [interception.root, *leaves], interception
+    def _forward(self, piece: Piece, means: Mapping[str, Tensor]) -> tuple[Tensor, Interception]:
+        with self._twice(), torch.enable_grad():
+            output, interception = intercepted_pass(self.problem, means, piece.inputs)
+        model = self.problem.memory.placement.model
+        check_finite(model, piece.inputs, output, "at the mean that is read")
+        return output, interception
 
     def _twice(self) -> AbstractContextManager[None]:
         """A block whose operations have the derivatives that gradients in the points need."""
         return TwiceDifferentiable() if self.differentiable else nullcontext()
+
+    def _gradients(
+        self,
+        piece: Piece,
+        means: Mapping[str, Tensor],
+        interception: Interception,
+        probes: Sequence[Tensor],
+    ) -> dict[str, WeightGradients]:
+        """Gradients of all placed weights, after a backward pass from each probe."""
+        found, unseen = caught_gradients(interception.uses, means, self._coverage, piece.samples)
+        alone = self._coverage.one_by_one | unseen
+        self._coverage = replace(self._coverage, one_by_one=alone)
+        for name, jacobian in self._per_sample(piece, means, probes).items():
+            found[name] = WeightGradients.whole(jacobian, means[name])
+        return found
 
     def _per_sample(
         self, piece: Piece, means: Mapping[str, Tensor], probes: Sequence[Tensor]
@@ -342,7 +330,7 @@ class Linearisation:
         leaves = {n: m if m.requires_grad else m.clone().requires_grad_() for n, m in means.items()}
         self.problem.memory.expect(self.problem.points, leaves)
         wanted = [leaves[name] for name in names]
-        rows: dict[str, list[Tensor]] = {name: [] for name in names}
+        rows = []
         for sample in range(piece.samples):
             one = take(piece.inputs, piece.samples, slice(sample, sample + 1))
             found = []
@@ -360,17 +348,10 @@ class Linearisation:
                             materialize_grads=True,
                         )
                     found.append(gradients)
-            for name, several in zip(names, zip(*found, strict=True), strict=True):
-                rows[name].append(torch.stack(several))
-        return {name: torch.stack(parts).float() for name, parts in rows.items()}
+            rows.append([torch.stack(several) for several in zip(*found, strict=True)])
+        columns = zip(names, zip(*rows, strict=True), strict=True)
+        return {name: torch.stack(parts).float() for name, parts in columns}
 
 
-def _backward(
-    output: Tensor, probe: Tensor, roots: list[Tensor], *, keep: bool = False, create: bool = False
-) -> None:
-    if not output.requires_grad:  # nothing was intercepted
-        return
-    with differentiating("; or simulate"):
-        torch.autograd.grad(
-            output, roots, probe, retain_graph=keep, create_graph=create, allow_unused=True
-        )
+def _add(sums: dict[str, Tensor], name: str, part: Tensor) -> None:
+    sums[name] = sums[name] + part if name in sums else part

@@ -7,8 +7,8 @@ what their per-sample gradients need, and hooks catch the gradient at their outp
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -16,11 +16,14 @@ from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from joulewise.errors import ModelError
+from joulewise.placement import Placed, differentiating
 from joulewise.placement.function_mode import CompositeMode
 from joulewise.placement.storage import Owners
+from joulewise.prediction.linearisation.gradients import BatchAxis
 from joulewise.prediction.linearisation.op_readers import READERS, WeightRead
+from joulewise.prediction.problem import Problem
 
-__all__ = ["Interception", "Key", "WeightUse"]
+__all__ = ["ActivationUse", "Interception", "Key", "WeightUse", "intercepted_pass"]
 
 Key = tuple[str, int]
 """A placed tensor and the zero-based index of one of its uses."""
@@ -35,12 +38,14 @@ class WeightUse:
         ordinal: Zero-based index of this use of it in the pass.
         read: The weight as the call read it.
         offset: The entry of the placed tensor at which that weight begins.
+        caught: Gradients at the operation's output, one for each backward pass so far.
     """
 
     name: str
     ordinal: int
     read: WeightRead
     offset: int
+    caught: list[Tensor] = field(default_factory=list)
 
     @property
     def key(self) -> Key:
@@ -58,42 +63,63 @@ class WeightUse:
         weight = self.read.weight
         if weight.shape == whole.shape and weight.stride() == whole.stride():
             return parts
-        strides = (_span(whole), *weight.stride())
-        flat = parts.new_zeros(len(parts), strides[0])
+        steps = zip(whole.shape, whole.stride(), strict=True)
+        span = 1 + sum((length - 1) * stride for length, stride in steps)
+        strides = (span, *weight.stride())
+        flat = parts.new_zeros(len(parts), span)
         seen = flat.as_strided(parts.shape, strides, self.offset)
         seen += parts
-        return flat.as_strided((len(parts), *whole.shape), (strides[0], *whole.stride()))
+        return flat.as_strided((len(parts), *whole.shape), (span, *whole.stride()))
+
+    def jacobian(self, batch: BatchAxis, gs: Sequence[Tensor], whole: Tensor) -> Tensor:
+        """Gradients by this use, ``[samples, scalars, *whole]``; see `OperationGradients`."""
+        part = self.read.gradients(batch).jacobians(gs)
+        spread = self.spread(part.flatten(0, 1), whole)
+        return spread.reshape(*part.shape[:2], *spread.shape[1:])
 
 
-def _span(tensor: Tensor) -> int:
-    """Entries from the first to the last one in memory."""
-    steps = zip(tensor.shape, tensor.stride(), strict=True)
-    return 1 + sum((length - 1) * stride for length, stride in steps)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ActivationUse:
+    """A placed activation in one forward pass, each of whose words has faults of its own.
 
+    Args:
+        placed: The placed tensor.
+        inputs: The values stored, ``[batch, ...]``.
+        mean: The mean read, in the same shape.
+        var: The variance, too.
+        caught: Gradients at the mean read, one for each backward pass so far.
+    """
 
-Receiver = Callable[[WeightUse], Callable[[Tensor], None] | None]
-"""Takes a use; returns a function of the gradient at the operation's output, or None."""
+    placed: Placed
+    inputs: Tensor
+    mean: Tensor
+    var: Tensor
+    caught: list[Tensor] = field(default_factory=list)
 
 
 class Interception(CompositeMode):
-    """Records the uses of placed weights while it is active as a context manager.
+    """Records the uses of placed tensors while it is active as a context manager.
 
     Args:
         weights: The placed weights that the model computes with, by name.
-        receive: Called with each use, in order.
 
     Attributes:
-        root: A scalar zero that every output of a recorded operation depends on: asking autograd
-            for its gradient makes the backward pass visit every use.
+        uses: Uses of placed weights, in order.
+        activations: Uses of placed activations, in order.
     """
 
-    def __init__(self, weights: Mapping[str, Tensor], receive: Receiver) -> None:
+    def __init__(self, weights: Mapping[str, Tensor]) -> None:
         super().__init__()
         some = next(iter(weights.values()), torch.zeros(()))
-        self.root = torch.zeros((), device=some.device, requires_grad=True)
-        self._receive = receive
+        # A zero that every output of a recorded operation depends on: asking autograd for its
+        # gradient makes a backward pass visit every use.
+        self._root = torch.zeros((), device=some.device, requires_grad=True)
+        self._roots = [self._root, *(w for w in weights.values() if w.requires_grad)]
+        self.uses: list[WeightUse] = []
+        self.activations: list[ActivationUse] = []
         self._owners = Owners(weights)
-        self._uses: dict[str, int] = {}
+        self._counts = dict.fromkeys(weights, 0)
+        self._lists: list[list[Tensor]] = []
         self._hooks: list[RemovableHandle] = []
 
     def called(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
@@ -113,42 +139,77 @@ class Interception(CompositeMode):
         uses = self._uses_of(func, args, kwargs)
         if not uses or not isinstance(output, Tensor):
             return output
-        output = self.rooted(output)
-        for use in uses:
-            caught = self._receive(use)
-            if caught is not None and output.requires_grad:
-                self.catch(output, caught)
-        return output
+        self.uses += uses
+        return self._caught(output, *(use.caught for use in uses))
 
-    def catch(self, output: Tensor, caught: Callable[[Tensor], None]) -> None:
-        """Call a function with the gradient at a tensor in every backward pass until `release`."""
-        handle = output.register_hook(caught)  # type: ignore[no-untyped-call]
-        self._hooks.append(handle)
+    def observe(self, placed: Placed, inputs: Tensor, mean: Tensor, var: Tensor) -> Tensor:
+        """Record a placed activation; see `joulewise.placement.Observer`."""
+        use = ActivationUse(placed=placed, inputs=inputs, mean=mean.detach(), var=var)
+        self.activations.append(use)
+        return self._caught(mean, use.caught)
+
+    def backward(
+        self, output: Tensor, probe: Tensor, *, keep: bool = False, create: bool = False
+    ) -> None:
+        """Catch the gradients at every use, from the gradient ``probe`` at the output.
+
+        ``keep`` keeps the graph for another pass; ``create`` makes gradients differentiable.
+        """
+        if not output.requires_grad:  # nothing was intercepted
+            return
+        with differentiating("; or simulate"):
+            torch.autograd.grad(
+                output,
+                self._roots,
+                probe,
+                retain_graph=keep,
+                create_graph=create,
+                allow_unused=True,
+            )
+
+    def clear(self) -> None:
+        """Forget the gradients that were caught, before the next backward pass."""
+        for gradients in self._lists:
+            gradients.clear()
 
     def release(self) -> None:
         """Remove the hooks: a backward pass through the gradients' own graph visits them again."""
         for hook in self._hooks:
             hook.remove()
 
-    def rooted(self, output: Tensor) -> Tensor:
-        """The output, made to depend on the root unless it requires a gradient already."""
-        if output.requires_grad or not torch.is_grad_enabled():
+    def _caught(self, output: Tensor, *caught: list[Tensor]) -> Tensor:
+        """The output, made to depend on the root; its gradients are appended to some lists."""
+        if not torch.is_grad_enabled():
             return output
-        return output + self.root.to(output.dtype)
+        if not output.requires_grad:
+            output = output + self._root.to(output.dtype)
+        for gradients in caught:
+            handle = output.register_hook(gradients.append)  # type: ignore[no-untyped-call]
+            self._hooks.append(handle)
+            self._lists.append(gradients)
+        return output
 
     def _uses_of(
         self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> list[WeightUse]:
+        uses = []
         try:
-            reads = READERS[func](*args, **kwargs)
-            return [use for read in reads if (use := self._use(read)) is not None]
+            for read in READERS[func](*args, **kwargs):
+                if (found := self._owners.find(read.weight)) is not None:
+                    name, offset = found
+                    ordinal = self._counts[name]
+                    self._counts[name] += 1
+                    uses.append(WeightUse(name=name, ordinal=ordinal, read=read, offset=offset))
         except (TypeError, IndexError, RuntimeError):
             return []  # arguments that the reader does not know; the self-check finds the weight
+        return uses
 
-    def _use(self, read: WeightRead) -> WeightUse | None:
-        if (found := self._owners.find(read.weight)) is None:
-            return None
-        name, offset = found
-        ordinal = self._uses.get(name, 0)
-        self._uses[name] = ordinal + 1
-        return WeightUse(name=name, ordinal=ordinal, read=read, offset=offset)
+
+def intercepted_pass(
+    problem: Problem, means: Mapping[str, Tensor], inputs: Any
+) -> tuple[Tensor, Interception]:
+    """The output at the mean read of each placed tensor, and the uses of these tensors."""
+    interception = Interception(means)
+    problem.memory.expect(problem.points, means, interception.observe)
+    with interception:
+        return problem.memory.call(inputs), interception

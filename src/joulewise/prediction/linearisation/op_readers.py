@@ -20,7 +20,7 @@ from joulewise.prediction.linearisation.gradients import BatchAxis, OperationGra
 from joulewise.prediction.linearisation.linear_gradients import (
     ElementwiseGradients,
     EmbeddingGradients,
-    linear_gradients,
+    LinearGradients,
 )
 
 __all__ = ["READERS", "WeightRead"]
@@ -47,7 +47,9 @@ def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> list[W
 
 def _matrix(x: Tensor, weight: Tensor) -> WeightRead:
     """``x @ weight.T``."""
-    return WeightRead(weight=weight, batched=x, gradients=lambda batch: linear_gradients(x, batch))
+    return WeightRead(
+        weight=weight, batched=x, gradients=lambda batch: LinearGradients(inputs=x, batch=batch)
+    )
 
 
 def _broadcast(
@@ -58,18 +60,14 @@ def _broadcast(
     part: tuple[int, int, int] | None = None,
 ) -> WeightRead:
     """The weight times a factor, which is computed only if the weight turns out to be placed."""
-    own = tuple(weight.shape)
-    return WeightRead(
-        weight=weight,
-        batched=batched,
-        gradients=lambda batch: ElementwiseGradients(
-            factor=factor(),
-            batch=batch,
-            shape=own if shape is None else shape,
-            weight=own,
-            part=part,
-        ),
-    )
+
+    def gradients(batch: BatchAxis) -> ElementwiseGradients:
+        own = tuple(weight.shape)
+        return ElementwiseGradients(
+            factor=factor(), batch=batch, shape=shape or own, weight=own, part=part
+        )
+
+    return WeightRead(weight=weight, batched=batched, gradients=gradients)
 
 
 def _matmul(input: Tensor, other: Tensor) -> list[WeightRead]:
@@ -137,39 +135,32 @@ def _before_and_after(
 def _embedding(
     weight: Tensor, indices: Tensor, padding_idx: int = -1, *more: Any, **named: Any
 ) -> list[WeightRead]:
-    rows = len(weight)
-    return [
-        WeightRead(
-            weight=weight,
-            batched=indices,
-            gradients=lambda batch: EmbeddingGradients(
-                indices=indices, batch=batch, rows=rows, padding=padding_idx
-            ),
-        )
-    ]
+    def gradients(batch: BatchAxis) -> EmbeddingGradients:
+        rows = len(weight)
+        return EmbeddingGradients(indices=indices, batch=batch, rows=rows, padding=padding_idx)
+
+    return [WeightRead(weight=weight, batched=indices, gradients=gradients)]
 
 
-def _add(input: Any, other: Any, *, alpha: float = 1) -> list[WeightRead]:
-    return _two_sided(input, other, lambda: 1.0, lambda: float(alpha))
+def _two_sided(factors: Callable[..., tuple[Any, Any]]) -> Callable[..., list[WeightRead]]:
+    """A weight on either side, broadcast against the other; ``factors`` gives those of both."""
+
+    def read(input: Any, other: Any, **named: Any) -> list[WeightRead]:
+        if not isinstance(input, Tensor) or not isinstance(other, Tensor):
+            return []
+        left, right = factors(input, other, **named)
+        reads = [
+            _broadcast(input, other, factor=lambda: left),
+            _broadcast(other, input, factor=lambda: right),
+        ]
+        return [one for one in reads if one.weight.ndim <= one.batched.ndim]
+
+    return read
 
 
-def _sub(input: Any, other: Any, *, alpha: float = 1) -> list[WeightRead]:
-    return _two_sided(input, other, lambda: 1.0, lambda: -float(alpha))
-
-
-def _mul(input: Any, other: Any) -> list[WeightRead]:
-    return _two_sided(input, other, lambda: other, lambda: input)
-
-
-def _two_sided(input: Any, other: Any, left: Any, right: Any) -> list[WeightRead]:
-    """A weight on either side, broadcast against the other side; ``left`` is its factor there."""
-    if not isinstance(input, Tensor) or not isinstance(other, Tensor):
-        return []
-    return [
-        _broadcast(weight, batched, factor=factor)
-        for weight, batched, factor in ((input, other, left), (other, input, right))
-        if weight.ndim <= batched.ndim
-    ]
+_add = _two_sided(lambda input, other, alpha=1: (1.0, float(alpha)))
+_sub = _two_sided(lambda input, other, alpha=1: (1.0, -float(alpha)))
+_mul = _two_sided(lambda input, other: (other, input))
 
 
 def _batch_norm(

@@ -8,18 +8,22 @@ sample instead: slower, and nothing is left out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from joulewise.errors import ModelError, refuse
 from joulewise.nested import batch_size
-from joulewise.placement import Placed, differentiating, take
+from joulewise.placement import differentiating, take
 from joulewise.prediction.linearisation.gradients import BatchAxis
-from joulewise.prediction.linearisation.op_interception import Interception, Key, WeightUse
+from joulewise.prediction.linearisation.op_interception import (
+    Interception,
+    Key,
+    WeightUse,
+    intercepted_pass,
+)
 from joulewise.prediction.problem import Problem
 
 __all__ = ["Coverage", "cover"]
@@ -49,30 +53,11 @@ class Coverage:
     numbers: int
 
 
-@dataclass(slots=True)
-class _Recorder:
-    """The uses of one pass, and the gradients at their outputs."""
-
-    uses: list[WeightUse] = field(default_factory=list)
-    activations: int = 0
-    gradients: dict[Key, Tensor] = field(default_factory=dict)
-
-    def receive(self, use: WeightUse) -> Callable[[Tensor], None]:
-        self.uses.append(use)
-        return lambda g: self.gradients.__setitem__(use.key, g.detach())
-
-    def shapes(self) -> dict[Key, tuple[int, ...]]:
-        return {use.key: tuple(use.read.batched.shape) for use in self.uses}
-
-    def numbers(self) -> int:
-        return self.activations + sum(use.read.batched.numel() for use in self.uses)
-
-
 def cover(problem: Problem, means: Mapping[str, Tensor]) -> Coverage:
-    """Compare per-sample gradients by interception with autograd's, on three samples.
+    """Compare per-sample gradients by interception with autograd's, on samples of the first batch.
 
     Args:
-        problem: The problem, whose first batch gives the samples.
+        problem: The problem.
         means: The mean read of each placed weight, at which the gradients are taken.
 
     Raises:
@@ -88,20 +73,20 @@ def cover(problem: Problem, means: Mapping[str, Tensor]) -> Coverage:
     outputs: list[Tensor] = []
     for count in (_SAMPLES - 1, _SAMPLES):
         few = take(inputs, size, [k % size for k in range(count)])
-        recorder = _Recorder()
         with torch.set_grad_enabled(count == _SAMPLES):
-            outputs.append(_run(problem, means, recorder, few))
-        shapes.append(recorder.shapes())
+            output, interception = intercepted_pass(problem, means, few)
+        outputs.append(output)
+        shapes.append({use.key: tuple(use.read.batched.shape) for use in interception.uses})
     _check_outputs(*outputs)
     axes = {key: axis for key, a in shapes[0].items() if (axis := _axis(a, shapes[1].get(key)))}
-    return _compared(outputs[1], means, recorder, axes)
+    return _compared(output, means, interception, axes)
 
 
 def _check_outputs(fewer: Tensor, more: Tensor) -> None:
     """Refuse outputs that are not one sample after another, each from its own input alone.
 
     Raises:
-        ModelError: naming the property that is violated.
+        ModelError: if they are not.
     """
     if not more.requires_grad:
         raise ModelError(
@@ -120,89 +105,76 @@ def _check_outputs(fewer: Tensor, more: Tensor) -> None:
         )
 
 
-def _run(problem: Problem, means: Mapping[str, Tensor], recorder: _Recorder, inputs: Any) -> Tensor:
-    interception = Interception(means, recorder.receive)
-
-    def observe(placed: Placed, given: Tensor, mean: Tensor, var: Tensor) -> Tensor:
-        recorder.activations += mean.numel()
-        return interception.rooted(mean)
-
-    problem.memory.expect(problem.points, means, observe)
-    with interception:
-        return problem.memory.call(inputs)
-
-
 def _axis(fewer: tuple[int, ...], more: tuple[int, ...] | None) -> BatchAxis | None:
     """The one axis that grew in proportion to the batch; None if there is no such axis."""
     if more is None or len(fewer) != len(more):
         return None
     grown = [k for k, (a, b) in enumerate(zip(fewer, more, strict=True)) if a != b]
-    if len(grown) != 1 or fewer[grown[0]] * _SAMPLES != more[grown[0]] * (_SAMPLES - 1):
-        return None
-    return BatchAxis(grown[0], _SAMPLES)
+    in_proportion = [k for k in grown if fewer[k] * _SAMPLES == more[k] * (_SAMPLES - 1)]
+    return BatchAxis(grown[0], _SAMPLES) if len(grown) == len(in_proportion) == 1 else None
 
 
 def _compared(
-    output: Tensor, means: Mapping[str, Tensor], recorder: _Recorder, axes: Axes
+    output: Tensor, means: Mapping[str, Tensor], interception: Interception, axes: Axes
 ) -> Coverage:
-    exact = _exact(output, means)
+    exact, uses = _exact(output, means), interception.uses
 
     def wrong(axes: Axes) -> set[str]:
-        recorded = _recorded(recorder, means, axes)
+        recorded = _recorded(uses, means, axes)
         return {name for name in means if not _agree(exact[name], recorded.get(name))}
 
     refuted = wrong(axes)
     # An axis that holds tokens and samples may hold the tokens first: the second guess.
     turned = dict(axes)
-    for use in recorder.uses:
+    for use in uses:
         if use.name in refuted and use.key in axes:
             tokens_first = axes[use.key].is_shared(use.read.batched)
             turned[use.key] = replace(axes[use.key], tokens_first=tokens_first)
     mended = refuted - wrong(turned)
-    names = [use.name for use in recorder.uses]
+    numbers = sum(use.read.batched.numel() for use in uses)
+    numbers += sum(use.mean.numel() for use in interception.activations)
     return Coverage(
         batch_axes={key: (turned if key[0] in mended else axes)[key] for key in axes},
-        repeated=frozenset(name for name in names if names.count(name) > 1),
+        repeated=frozenset(use.name for use in uses if use.ordinal),
         one_by_one=frozenset(refuted - mended),
-        numbers=recorder.numbers() // _SAMPLES,
+        numbers=numbers // _SAMPLES,
     )
 
 
 def _exact(output: Tensor, means: Mapping[str, Tensor]) -> dict[str, list[Tensor | None]]:
     """Gradients of each sample by autograd, of a random combination of its outputs."""
-    probe = torch.randn(output.shape, generator=torch.Generator().manual_seed(0), device="cpu")
-    with torch.enable_grad():
-        weighted = (output * probe.to(output)).reshape(_SAMPLES, -1).sum(1).unbind()
     leaves = list(means.values())
     if not leaves:
         return {}
+    probe = torch.randn(output.shape, generator=torch.Generator().manual_seed(0), device="cpu")
+    with torch.enable_grad():
+        weighted = (output * probe.to(output)).reshape(_SAMPLES, -1).sum(1).unbind()
     with differentiating("; or simulate"):
         rows = [
             torch.autograd.grad(one, leaves, retain_graph=True, allow_unused=True)
             for one in weighted
         ]
-        # The recorder keeps the gradients of the last pass: that of all samples together.
+        # The last pass, whose gradients are compared: that of all samples together.
         together = [torch.ones_like(one) for one in weighted]
         torch.autograd.grad(weighted, leaves, together, allow_unused=True)
     return {name: list(column) for name, column in zip(means, zip(*rows, strict=True), strict=True)}
 
 
-def _recorded(recorder: _Recorder, means: Mapping[str, Tensor], axes: Axes) -> dict[str, Tensor]:
+def _recorded(
+    uses: Sequence[WeightUse], means: Mapping[str, Tensor], axes: Axes
+) -> dict[str, Tensor]:
     """Per-sample gradients by interception, of the weights whose uses are all understood."""
     totals: dict[str, Tensor] = {}
-    unclear = set()
-    for use in recorder.uses:
-        if use.key not in axes:
+    unclear = {use.name for use in uses if use.key not in axes}
+    for use in uses:
+        if use.name in unclear or not use.caught:
+            continue
+        try:
+            part = use.jacobian(axes[use.key], use.caught[-1:], means[use.name])[:, 0].detach()
+        except (RuntimeError, ValueError, IndexError):  # shapes that the reader does not expect
             unclear.add(use.name)
-        elif use.key in recorder.gradients:
-            gradients = use.read.gradients(axes[use.key])
-            try:
-                each = gradients.jacobians([recorder.gradients[use.key]])[:, 0].detach()
-                part = use.spread(each, means[use.name])
-            except (RuntimeError, ValueError, IndexError):  # shapes that the reader does not expect
-                unclear.add(use.name)
-                continue
-            totals[use.name] = totals[use.name] + part if use.name in totals else part
+            continue
+        totals[use.name] = totals[use.name] + part if use.name in totals else part
     return {name: total for name, total in totals.items() if name not in unclear}
 
 
