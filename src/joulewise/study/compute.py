@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from joulewise.allocation import allocate, pareto
-from joulewise.contrib import LearnedRanges, NoiseMaximisation
+from joulewise.contrib import LearnedRanges, NoiseMaximisation, weight_noise
 from joulewise.data import Dataset, load_data
 from joulewise.devices import Point
 from joulewise.errors import InputError, JoulewiseError
@@ -194,6 +195,17 @@ def training_memory(
     Raises:
         InputError: if the training has no point for the memory's knob.
     """
+    if entry.noise:
+        # Without a training split `train` refuses the data.
+        samples = 0 if data.train is None else len(data.train)
+        steps = entry.epochs * math.ceil(samples / entry.batch_size)
+        return weight_noise(
+            model,
+            strength=entry.noise,
+            ramp=round(entry.noise_ramp * steps),
+            spread=entry.noise_spread,
+            seed=seed,
+        )
     if not entry.through_memory:
         return None
     if where.common_range:

@@ -268,6 +268,13 @@ class TrainingEntry(TrainingOptions):
     energy: float | None = Field(
         default=None, gt=0, le=1, description="learn a point for each tensor, at this energy"
     )
+    noise: float = Field(
+        default=0.0, ge=0, le=10, description="Gaussian weight noise over the largest weight (RWP)"
+    )
+    noise_ramp: float = Field(default=0.0, ge=0, le=1, description="fraction of steps it rises in")
+    noise_spread: float = Field(
+        default=0.0, ge=0, le=10, description="relative spread of its strength between steps"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -281,9 +288,11 @@ class TrainingEntry(TrainingOptions):
         Raises:
             ValueError: naming the fields.
         """
-        given = [name for name in ("at", "perfect", "energy") if getattr(self, name)]
+        given = [name for name in ("at", "perfect", "energy", "noise") if getattr(self, name)]
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)} are given; allowed: one of them")
+        if (self.noise_ramp or self.noise_spread) and not self.noise:
+            raise ValueError("noise_ramp or noise_spread is given; allowed: beside noise")
         if self.learn_ranges and given not in (["at"], ["perfect"]):
             raise ValueError("learn_ranges is given; allowed: beside at or perfect")
         return self
@@ -302,6 +311,8 @@ class TrainingEntry(TrainingOptions):
         parts += [f"{knob} {point:g}" for knob, point in self.at.items()]
         parts += ["perfect memory"] if self.perfect else []
         parts += ["learned ranges"] if self.learn_ranges else []
+        parts += [f"noise {self.noise:g}"] if self.noise else []
+        parts += ["varying"] if self.noise_spread else []
         parts += [] if self.energy is None else [f"{100 * self.energy:g} % energy"]
         return ", ".join(parts)
 
