@@ -32,6 +32,17 @@ def test_init_writes_a_study_that_is_valid(tmp_path):
         call("init", str(path))
 
 
+def test_init_writes_a_schema_that_allows_the_example(tmp_path):
+    jsonschema = pytest.importorskip("jsonschema")
+    path, schema = tmp_path / "study.yaml", tmp_path / "schema.json"
+    assert call("init", str(path), "--schema", str(schema)).exit_code == 0
+    assert path.read_text().startswith(f"# yaml-language-server: $schema={schema}")
+    rules = json.loads(schema.read_text())
+    assert rules["properties"]["chips"]["minimum"] == 2
+    plain = StudyFile.read(path).model_dump(mode="json", exclude_none=True)
+    jsonschema.validate(plain, rules)
+
+
 def test_run_then_results(tmp_path):
     path = tmp_path / "study.yaml"
     path.write_text(_SMALL)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json as json_module
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from joulewise.cli import arguments, console
 if TYPE_CHECKING:
     from joulewise.study import Study
     from joulewise.study.engine import Engine, Progress
+    from joulewise.study.loggers import Logger
     from joulewise.study.study_file import StudyFile
 
 __all__ = ["Runner", "present", "run_asked"]
@@ -54,17 +56,19 @@ class Runner:
             typer.echo(f"changed since the last run: {change}", err=True)
         return study
 
-    def run(self, study: Study) -> dict[str, str]:
+    def run(self, study: Study, loggers: Sequence[Logger] = ()) -> dict[str, str]:
         """Compute what is missing, with a progress bar; the errors of failed trials."""
         engine = self._made()
         try:
             with console.bar("trials") as update:
-                failed = study.run(engine, lambda state: _report(update, state))
+                failed = study.run(engine, lambda state: _report(update, state), loggers)
         except KeyboardInterrupt:
             typer.echo(f"joulewise: stopped; to go on: {self._again}", err=True)
             raise typer.Exit(130) from None
         finally:
             engine.close()
+            for logger in loggers:
+                logger.close()
         for name, reason in study.store.damaged.items():
             typer.echo(f"joulewise: {name} was damaged ({reason}), not used", err=True)
         for digest, reason in failed.items():

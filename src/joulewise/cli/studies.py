@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json as json_module
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -61,17 +62,27 @@ seeds: [0, 1]
 
 def init(
     path: Annotated[Path, typer.Argument(help="the file to write")] = Path("study.yaml"),
+    schema: Annotated[
+        Path | None, typer.Option(help="write the JSON schema too, by which editors complete it")
+    ] = None,
 ) -> None:
     """Write an example of a study file, with a comment on each field.
 
-    Example: joulewise init study.yaml
+    Example: joulewise init study.yaml --schema study.schema.json
     """
     from joulewise.errors import InputError, refuse
 
     if path.exists():
         refuse(f"the file {path}", "there already", "a new name")
     try:
-        write_atomically(path, _EXAMPLE.format(name=path))
+        text = _EXAMPLE.format(name=path)
+        if schema is not None:
+            from joulewise.study.study_file import StudyFile
+
+            plain = json_module.dumps(StudyFile.model_json_schema(), indent=1)
+            write_atomically(schema, plain)
+            text = f"# yaml-language-server: $schema={schema}\n{text}"
+        write_atomically(path, text)
     except OSError as error:
         raise InputError(f"{path} cannot be written: {error}") from error
     typer.echo(f"{path} is written. Run it with: joulewise run {path}")
@@ -89,6 +100,10 @@ def run(
     gpu: Annotated[
         bool, typer.Option("--gpu", help="dask: each trial takes one GPU resource of a worker")
     ] = False,
+    log: Annotated[
+        list[str] | None,
+        typer.Option(help="tensorboard:FOLDER, mlflow:EXPERIMENT or wandb:PROJECT; repeat it"),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="show the trials, shared work and an estimate")
     ] = False,
@@ -109,7 +124,9 @@ def run(
     if dry_run:
         _print_outlook(study)
         return
-    failed = runner.run(study)
+    from joulewise.study.loggers import logger_of
+
+    failed = runner.run(study, [logger_of(text) for text in log or ()])
     present(study, json, kept=True)
     if failed:
         raise typer.Exit(1)

@@ -9,6 +9,7 @@ energy_curve simulations around the fall of a metric
 store        the folder of a study
 engine       trials on any executor
 dask_engine  workers of a Dask scheduler
+loggers      finished trials to TensorBoard, MLflow or Weights & Biases
 record       a finished trial as plain data
 study        a study file and its folder
 least_energy the least energy within a drop, with an interval

@@ -162,6 +162,7 @@ class Run:
         cells: The trials, trainings before what needs them.
         engine: The engine.
         report: Called with the progress after each change.
+        kept: Called with each record that was written.
         deadline: No trial begins after this ``time.monotonic()``; None for no limit.
 
     Attributes:
@@ -172,6 +173,7 @@ class Run:
     cells: Sequence[Cell]
     engine: Engine
     report: Callable[[Progress], None]
+    kept: Callable[[Cell, dict[str, Any]], None] = lambda cell, record: None
     deadline: float | None = None
     failed: dict[str, str] = field(init=False, default_factory=dict)
     _pending: dict[str, Cell] = field(init=False, default_factory=dict)
@@ -319,11 +321,13 @@ class Run:
                 self._weights[digest] = record["weights"] = self.store.write_weights(
                     outcome.weights
                 )
-            figures = {"seconds": outcome.seconds, "environment": outcome.environment}
-            self.store.write(digest, {**record, **figures, "result": outcome.result})
+            record |= {"seconds": outcome.seconds, "environment": outcome.environment}
+            record["result"] = outcome.result
+            self.store.write(digest, record)
         except OSError as error:
             raise InputError(
                 f"the trial {digest} is computed and cannot be written to {self.store.folder}: "
                 f"{error}; trials that were written are kept: run again to go on"
             ) from error
         self._seconds.append(outcome.seconds)
+        self.kept(cell, record)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib
 import time
+import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,8 +17,10 @@ from joulewise.study.engine import Engine, Progress, Run, ThisProcess
 from joulewise.study.store import Store
 from joulewise.study.study_file import StudyFile
 from joulewise.study.trials import Cell, Sources, Train, cells_of
+from joulewise.user_code import cause_of
 
 if TYPE_CHECKING:
+    from joulewise.study.loggers import Logger
     from joulewise.study.record import Record
 
 __all__ = ["Outlook", "Position", "Study", "differences"]
@@ -154,12 +157,14 @@ class Study:
         self,
         engine: Engine | None = None,
         report: Callable[[Progress], None] = lambda progress: None,
+        loggers: Sequence[Logger] = (),
     ) -> dict[str, str]:
         """Compute the trials that are not in the folder.
 
         Args:
             engine: Where to compute; None for the calling process.
             report: Called with the progress.
+            loggers: Told of each trial that is kept.
 
         Returns:
             The error of each trial that failed, by digest; they are tried again in the next run.
@@ -174,10 +179,36 @@ class Study:
             cells=self.cells,
             engine=engine or ThisProcess(),
             report=report,
+            kept=lambda cell, record: self._log(cell, record, loggers),
             deadline=None if budget is None else time.monotonic() + 3600 * budget.hours,
         )
         run.run()
         return run.failed
+
+    def _log(self, cell: Cell, record: dict[str, Any], loggers: Sequence[Logger]) -> None:
+        """Tell loggers of a record; one that fails is reported and does not end the study."""
+        from joulewise.study.loggers import series_of
+        from joulewise.study.record import Record
+
+        if not loggers:
+            return
+        found = Record.of(record)
+        names = self._names(cell) | {"kind": found.kind}
+        for logger in loggers:
+            try:
+                logger.log(names, series_of(found))
+            except Exception as error:  # a library of others, perhaps without its server
+                warnings.warn(f"a logger failed with {cause_of(error)}", stacklevel=2)
+
+    def _names(self, at: Position | Cell) -> dict[str, Any]:
+        """Names of what a trial is of."""
+        training = "" if at.training is None else self.file.training[at.training].name
+        return {
+            "model": self.file.models[at.model].name,
+            "training": training,
+            "memory": self.file.memories[at.memory].name,
+            "seed": at.seed,
+        }
 
     def _keep_index(self) -> None:
         """Write the study file and its trials, so that the folder is whole without the data."""
@@ -220,14 +251,7 @@ class Study:
         """A row for each simulated point, allocation and plan of a front, with plain values."""
         found = []
         for at, record in self.records():
-            training = "" if at.training is None else self.file.training[at.training].name
-            names = {
-                "model": self.file.models[at.model].name,
-                "training": training,
-                "memory": self.file.memories[at.memory].name,
-                "seed": at.seed,
-                "trial": at.digest,
-            }
+            names = self._names(at) | {"trial": at.digest}
             found += [names | row for row in record.rows()]
         return found
 
