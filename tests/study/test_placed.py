@@ -6,7 +6,7 @@ from joulewise.devices import SRAM
 from joulewise.errors import InputError
 from joulewise.models import build
 from joulewise.placement import place
-from joulewise.study import placed_records
+from joulewise.study.placed import placed_records
 
 
 @pytest.mark.parametrize("name", ["resnet8", "transformer"])
