@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from joulewise.cli import main
+from joulewise.cli.arguments import study_file
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -30,8 +31,19 @@ def test_the_python_of_a_document_runs(path, blocks, capsys):
 
 def test_the_readme_is_one_screen_and_its_links_lead_somewhere():
     assert len(README.encode()) <= 6000
-    for target in re.findall(r"\]\(([^)#]+)\)", README):
-        assert (ROOT / target).exists(), target
+    for path in ("README.md", "docs/guide.md", "docs/evidence.md"):
+        for target in re.findall(r"\]\(([^)#]+)\)", (ROOT / path).read_text()):
+            assert "://" in target or (ROOT / path).parent.joinpath(target).exists(), (path, target)
+
+
+def test_values_of_options_in_the_readme_are_allowed():
+    fields = {"memory": "memories", "at": "points", "goal": "goals", "granularity": "granularities"}
+    fields |= {"training": "training", "place": "place"}
+    found = re.findall(r"--(memory|at|goal|granularity|training|place) (\S+)", README)
+    assert len(found) >= 8
+    for option, value in found:
+        given = value if option == "place" else [value]
+        study_file(**{"models": ["mlp"], "memories": ["sram"], fields[option]: given})
 
 
 @pytest.mark.parametrize("command", COMMANDS)

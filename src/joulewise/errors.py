@@ -30,7 +30,6 @@ __all__ = [
     "check_count",
     "check_in_range",
     "check_kind",
-    "check_whole",
     "refuse",
 ]
 
@@ -165,17 +164,3 @@ def check_kind(
     # The repr of a model or a tensor has many lines.
     short = value is None or isinstance(value, (str, int, float))
     refuse(field, f"{value!r:.60} ({kind})" if short else f"of type {kind}", allowed, error)
-
-
-def check_whole(field: str, value: float) -> None:
-    """Refuse a number that is not whole.
-
-    Args:
-        field: Name of the field, as the user wrote it.
-        value: Number received, finite.
-
-    Raises:
-        InputError: if ``value`` has a fractional part.
-    """
-    if value % 1:
-        refuse(field, value, "a whole number")

@@ -6,7 +6,7 @@ import html
 import importlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from joulewise.errors import JoulewiseError
@@ -70,19 +70,25 @@ def finite(plain: Any) -> Any:
     return None if isinstance(plain, float) and not math.isfinite(plain) else plain
 
 
-def plotted(trace: Mapping[str, Any], x: str = "", y: str = "") -> Any:
-    """A plotly figure of one trace.
+def plotted(mark: str, x: str, y: str, pairs: Iterable[tuple[Any, Any]]) -> Any:
+    """An Altair chart of pairs.
 
     Args:
-        trace: The trace, as ``plotly.graph_objects.Figure`` takes it.
+        mark: ``"bar"`` with names on the horizontal axis, or ``"line"`` with numbers.
         x: Title of the horizontal axis.
         y: Title of the vertical axis.
+        pairs: Horizontal and vertical values.
     """
-    import plotly.graph_objects as go
+    import altair as alt
 
-    figure = go.Figure(dict(trace))
-    figure.update_layout(xaxis_title=x, yaxis_title=y)
-    return figure
+    data = alt.InlineData(values=[{"x": one, "y": other} for one, other in pairs])
+    chart = alt.Chart(data, width=480, height=300)
+    if mark == "bar":
+        marks, across = chart.mark_bar(), alt.X("x:N", title=x, sort=None)
+    else:
+        marks, across = chart.mark_line(point=True), alt.X("x:Q", title=x)
+    scale = alt.Scale(zero=mark == "bar")
+    return marks.encode(x=across, y=alt.Y("y:Q", title=y, scale=scale))
 
 
 def format_value(value: float | None, bounds: tuple[float, float] = (-math.inf, math.inf)) -> str:

@@ -24,7 +24,7 @@ def test_errors_grow_as_energies_fall(placement, split):
     again = simulate(placement, split, at=front.points[2].plan, chips=20)
     assert again.to_dict() == front.points[2].simulation.to_dict()
     assert len(json.loads(json.dumps(front.to_dict(), allow_nan=False))["points"]) == 6
-    assert len(front._rows()) == len(repr(front).splitlines()) - 1 == len(front.plot().data[0].x)
+    assert len(front._rows()) == len(repr(front).splitlines()) - 1 == len(front.plot().data.values)
 
 
 def test_a_finer_front_lies_below(placement, split):

@@ -35,7 +35,7 @@ def test_help_is_quick_and_does_not_wait_for_torch():
     listing = subprocess.run(command, capture_output=True, text=True, check=True).stderr
     loaded = {line.rpartition("|")[2].strip() for line in listing.splitlines()}
     assert "joulewise.cli.app" in loaded
-    assert not loaded & {"torch", "numpy", "plotly", "sklearn", "scipy"}
+    assert not loaded & {"torch", "numpy", "altair", "sklearn", "scipy"}
 
 
 def test_every_command_has_help(run):
@@ -180,11 +180,11 @@ def test_training_learns_points(run, tmp_path):
     [
         (("--method", "adam"), "training[0].method is 'adam'"),
         (("--method", "sgd:rho=0.1"), "rho is 0.1; allowed: None with the method sgd"),
-        (("--memory", "sram:bits=4"), "memory is given without a point to train at"),
-        (("--place", "store=both"), "memory is given without a point to train at"),
+        (("--memory", "sram:bits=4"), "--memory is given without a point to train at"),
+        (("--place", "store=both"), "--place is given without a point to train at"),
         (("--at", "eta"), "the point is 'eta'"),
-        (("--at", "g_max=1e-5"), "the knob of 8-bit SRAM, mask is eta"),
-        (("--learn-ranges",), "learn_ranges is given; allowed: beside at or perfect"),
+        (("--at", "g_max=1e-5"), "exactly one on eta, the knob of 8-bit SRAM"),
+        (("--learn-ranges",), "learn_ranges is true; allowed: only with at or perfect"),
         (("--perfect", "--at", "eta=0.5"), "at and perfect are given; allowed: one of them"),
         (
             ("--perfect", "--learn-ranges", "--memory", "sram:per_channel=true"),
@@ -194,11 +194,11 @@ def test_training_learns_points(run, tmp_path):
             ("--perfect", "--learn-ranges", "--place", "store=activations"),
             "the placement has no weights",
         ),
-        (("--perfect", "--memory", "crossbar"), "a memory that reads weights exactly"),
-        (("--memory", "crossbar", "--at", "g_max=2e-5"), "a memory that reads weights exactly"),
+        (("--perfect", "--memory", "crossbar"), "the memory reads every weight exactly"),
+        (("--memory", "crossbar", "--at", "g_max=2e-5"), "the memory reads every weight exactly"),
         (
             ("--at", "eta=0.4", "--place", "common_range=true"),
-            "common_range is that of the network as it was",
+            "place.common_range is true for training",
         ),
         (("--at", "eta=0.5", "--energy", 0.4), "at and energy are given; allowed: one of them"),
         (("--energy", 1.5), "training[0].energy is 1.5"),
@@ -291,8 +291,8 @@ def test_nan_weights(run, tmp_path):
 @pytest.mark.parametrize(
     ("extra", "parts"),
     [
-        (["--memory", "sram:bits=1"], ["memories[0].bits is 1", "greater than or equal to 2"]),
-        (["--memory", "sram:bits=17"], ["memories[0].bits is 17", "less than or equal to 16"]),
+        (["--memory", "sram:bits=1"], ["memories[0].bits is 1; allowed: 2 or more"]),
+        (["--memory", "sram:bits=17"], ["memories[0].bits is 17; allowed: 16 or less"]),
         (["--at", "eta=1.5"], ["eta is 1.5; allowed: 0 to 1"]),
         (["--at", "eta=nan"], ["the point is 'eta=nan'"]),
         (["--at", "eta"], ["the point is 'eta'"]),
@@ -308,8 +308,8 @@ def test_nan_weights(run, tmp_path):
             ["--memory", "sram:fault_map=correlated,fault_map.row=0.9,fault_map.column=0.9"],
             ["row + column + cluster is 1.8"],
         ),
-        (["--memory", "sram:sigma=1e-6"], ["memories[0].sigma is not a field"]),
-        (["--memory", "crossbar:bits=4"], ["memories[0].bits is not a field"]),
+        (["--memory", "sram:sigma=1e-6"], ["memories[0]: sigma is not a field; allowed: kind"]),
+        (["--memory", "crossbar:bits=4"], ["memories[0]: bits is not a field; allowed: label"]),
         (["--memory", "crossbar", "--place", "store=both"], ["activations", "Crossbar"]),
         (["--memory", "crossbar"], ["on a Crossbar, is eta; allowed: g_max"]),
         (["--memory", "pcm"], ["on a PCM, is eta; allowed: seconds"]),

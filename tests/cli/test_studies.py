@@ -28,7 +28,7 @@ def test_init_writes_a_study_that_is_valid(tmp_path):
     assert call("init", str(path)).exit_code == 0
     study = StudyFile.read(path)
     assert study.training[1].name == "SAMSON"
-    with pytest.raises(InputError, match="there already"):
+    with pytest.raises(InputError, match="is one that exists"):
         call("init", str(path))
 
 

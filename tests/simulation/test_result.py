@@ -102,7 +102,7 @@ def test_views(result):
     assert plain["values"] == [0.90, 0.92, 0.94, 0.80]
     assert plain["metric"] == {"name": "accuracy", "higher_is_better": True, "bounds": [0.0, 1.0]}
     assert result._rows()[0] == {"chip": 7, "accuracy": 0.90, "output error": 1.0}
-    assert len(result.plot().data[0].x) == 4
+    assert len(result.plot().data.values) == 4
 
 
 def test_infinite_errors_are_none_in_plain_data():

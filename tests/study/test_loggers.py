@@ -77,7 +77,7 @@ def test_a_logger_that_fails_loses_nothing(tmp_path, calls):
     study = Study(StudyFile.model_validate(FILE), tmp_path / "study")
     with pytest.warns(UserWarning, match="ZeroDivisionError"):
         assert study.run(loggers=[logger]) == {}
-    assert study.outlook().done == 2
+    assert study.workload().done == 2
 
 
 def test_loggers_that_are_none(monkeypatch):

@@ -27,9 +27,9 @@ def done(tmp_path_factory):
 def test_shared_trainings_are_done_once(done):
     one = study(done)
     assert len(one.cells) == 6
-    outlook = one.outlook()
-    assert (outlook.trainings, outlook.shared, outlook.evaluations) == (1, 1, 4)
-    assert (outlook.done, outlook.seconds) == (5, 0.0)
+    workload = one.workload()
+    assert (workload.trainings, workload.shared, workload.evaluations) == (1, 1, 4)
+    assert (workload.done, workload.seconds) == (5, 0.0)
     assert len(list((done / "weights").iterdir())) == 1
 
 
@@ -81,7 +81,7 @@ def test_lost_weights_are_trained_again(tmp_path):
     next((tmp_path / "trials").glob("*.json"))
     again = study(tmp_path, goals=["error=0.02"])
     assert again.run() == {}
-    assert again.outlook().done == 5
+    assert again.workload().done == 5
 
 
 def test_a_changed_study_is_other_trials(done, tmp_path):
@@ -137,9 +137,9 @@ def test_weights_of_a_file_are_copied(done, tmp_path):
 def test_no_trial_begins_after_the_budget(tmp_path):
     one = study(tmp_path, budget={"hours": 1e-9})
     assert one.run(ThisProcess()) == {}
-    assert one.outlook().done == 0
+    assert one.workload().done == 0
 
 
 def test_opening_needs_a_study_that_was_run(tmp_path):
-    with pytest.raises(InputError, match=r"without study.json"):
+    with pytest.raises(InputError, match="has no study.json"):
         Study.open(tmp_path)

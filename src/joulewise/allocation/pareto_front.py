@@ -75,12 +75,11 @@ class ParetoFront(Result):
         }
 
     def plot(self) -> Any:
-        """Metric, or output error without targets, against memory energy (plotly)."""
+        """Metric, or output error without targets, against memory energy (an Altair chart)."""
         rows = self._rows()
         y = list(rows[0])[-1]
-        points = {"x": [row["energy"] for row in rows], "y": [row[y] for row in rows]}
-        line = {"type": "scatter", "mode": "lines+markers", **points}
-        return plotted(line, "memory energy over the most reliable", y)
+        pairs = [(row["energy"], row[y]) for row in rows]
+        return plotted("line", "memory energy over the most reliable", y, pairs)
 
     def _rows(self) -> Sequence[Mapping[str, Any]]:
         rows = []

@@ -163,11 +163,9 @@ class Allocation(Result):
         }
 
     def plot(self) -> Any:
-        """Memory energy of one inference by placed tensor, in joules (plotly)."""
-        names = list(self.energy.memory_j)
-        joules = [float(self.energy.memory_j[name]) for name in names]
-        bars = {"type": "bar", "x": names, "y": joules}
-        return plotted(bars, y="memory energy of an inference [J]")
+        """Memory energy of one inference by placed tensor, in joules (an Altair chart)."""
+        pairs = [(name, float(joules)) for name, joules in self.energy.memory_j.items()]
+        return plotted("bar", "tensor", "memory energy of an inference (J)", pairs)
 
     def _rows(self) -> Sequence[Mapping[str, Any]]:
         return [

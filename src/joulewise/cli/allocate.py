@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from joulewise.cli import arguments, console
-from joulewise.cli.running import Runner, run_asked
+from joulewise.cli.running import Runner, run_options
 from joulewise.files import write_atomically
 
 __all__ = ["allocate", "pareto"]
@@ -40,18 +40,24 @@ def allocate(
     torch_device: arguments.TorchDevice = None,
     json: arguments.Json = False,
 ) -> None:
-    """The least energy at which a goal holds, an operating point for each tensor.
+    """Find the least energy at which a goal holds, with an operating point for each tensor.
 
-    The plan is chosen by prediction and a few chips, and verified on others, beside one common
-    point; --out has it as plan.json. Exit code 3: the goal was not shown to hold.
+    The plan is chosen by prediction and tuning chips, verified on held-out chips, and
+    compared with one common point. With --out it is written to plan.json. Exit code 3: the
+    goal was not shown to hold.
 
     Example: joulewise allocate --model cnn=cnn.safetensors --goal drop=0.5pp --out plan
     """
     arguments.check_trained([model])
     runner = Runner(workers=workers)
     console.start(torch_device)
-    common = [] if granularity == "network" else ["network"]
-    study = run_asked(
+    file = arguments.study_file(
+        models=[model], memories=[memory], goals=[goal], granularities=[granularity]
+    )
+    (chosen,), (wanted,) = file.granularities, file.goals
+    # One point for all beside it, of the same levels.
+    common = [] if chosen.per == "network" else [{"per": "network", "levels": chosen.levels}]
+    records = run_options(
         out,
         runner,
         json,
@@ -61,12 +67,13 @@ def allocate(
         place=place,
         goals=[goal],
         granularities=[*common, granularity],
+        drops=None if wanted.drop is None or wanted.relative else [wanted.drop],
         metric=metric,
         chips=chips,
         samples=samples,
         chip_seed=seed,
     )
-    allocation = study.last_allocation
+    allocation = [record for _, record in records if record.kind == "allocate"][-1]
     if out is not None:
         plan = json_module.dumps(allocation.result["plan_file"], indent=1)
         write_atomically(out / "plan.json", plan)
@@ -79,7 +86,7 @@ def pareto(
     model: arguments.Models,
     granularity: Annotated[
         list[str] | None,
-        typer.Option(help="as in allocate; repeat it  [default: network, tensor]"),
+        typer.Option(help="as in allocate; repeat it  \\[default: network, tensor]"),
     ] = None,
     plans: Annotated[int, typer.Option(help="plans in a front")] = 10,
     data: arguments.Data = "digits",
@@ -95,7 +102,7 @@ def pareto(
     torch_device: arguments.TorchDevice = None,
     json: arguments.Json = False,
 ) -> None:
-    """Plans of least energy for every error: several networks, memories and granularities.
+    """Pareto front of memory energy and error, for networks, memories and granularities.
 
     Example: joulewise pareto --model cnn=cnn.safetensors --granularity tensor:bit_planes=true
     """
@@ -105,7 +112,7 @@ def pareto(
     check_count("plans", plans, 2, 1000)
     runner = Runner(workers=workers)
     console.start(torch_device)
-    run_asked(
+    run_options(
         out,
         runner,
         json,

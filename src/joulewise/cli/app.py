@@ -22,8 +22,7 @@ __all__ = ["app", "main"]
 
 app = typer.Typer(
     name="joulewise",
-    help="How much energy can a neural network save on unreliable memory before its accuracy "
-    "suffers?",
+    help="Energy that neural networks save on unreliable memory, and the accuracy they keep.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -60,7 +59,10 @@ def _print_version(wanted: bool) -> None:
 @app.callback()
 def root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="and exit")
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="show the version and exit"
+        ),
     ] = False,
 ) -> None:
     """Options of joulewise itself."""

@@ -9,10 +9,11 @@ import typer
 
 _MODELS = (
     "mlp, cnn, vgg, resnet8, resnet20, mobilenetv2, transformer, package.module:function, "
-    "or file.py:name"
+    "or file.py:function"
 )
 _MEMORY = (
-    "sram, crossbar, pcm or custom, with settings: sram:bits=6,fault=flip; or a YAML file with one"
+    "sram, crossbar or pcm, with settings: sram:bits=6,fault=flip; "
+    "custom:factory=file.py:function; or a YAML file"
 )
 
 Model = Annotated[
@@ -28,34 +29,34 @@ Data = Annotated[
     str,
     typer.Option(
         "--data",
-        help="digits, a folder with CIFAR-10 or IDX (MNIST) files, package.module:function, "
-        "or file.py:function",
+        help="digits, a folder with CIFAR-10 or MNIST, torchvision:NAME:FOLDER, "
+        "huggingface:NAME, package.module:function, or file.py:function",
     ),
 ]
-Images = Annotated[int | None, typer.Option("--images", help="a random subset of the test split")]
+Images = Annotated[
+    int | None, typer.Option("--images", help="test samples, a random subset  \\[default: all]")
+]
 Memory = Annotated[str, typer.Option("--memory", help=_MEMORY)]
 Memories = Annotated[
-    list[str] | None, typer.Option("--memory", help=f"{_MEMORY}; repeat it  [default: sram]")
+    list[str] | None, typer.Option("--memory", help=f"{_MEMORY}; repeat it  \\[default: sram]")
 ]
 Place = Annotated[
     str | None,
     typer.Option(
         "--place",
-        help="store=weights|activations|both, include=PATTERN+PATTERN, exclude=..., "
-        "fold_batchnorm=true, common_range=true, accesses=FILE.csv; joined by commas",
+        help="store=weights, activations or both; include=PATTERN+PATTERN; exclude=PATTERN; "
+        "fold_batchnorm=true; common_range=true; accesses=FILE.csv; joined by commas",
     ),
 ]
 At = Annotated[
     list[str] | None,
-    typer.Option("--at", help="operating point, such as eta=0.5 or g_max=2e-5; repeat it"),
+    typer.Option("--at", help="operating point, eta=0.5 or g_max=2e-5; repeat it"),
 ]
-PlanFile = Annotated[
-    Path | None, typer.Option("--plan", help="a plan.json, in place of a point for all")
-]
+PlanFile = Annotated[Path | None, typer.Option("--plan", help="plan.json, instead of --at")]
 Metric = Annotated[
     str | None,
     typer.Option(
-        "--metric", help="accuracy, accuracy:5, tokens, nll, mse  [default: by the targets]"
+        "--metric", help="accuracy, accuracy:5, tokens, nll or mse  \\[default: by the targets]"
     ),
 ]
 Goal = Annotated[
@@ -67,17 +68,22 @@ Goal = Annotated[
     ),
 ]
 Drops = Annotated[
-    list[str] | None, typer.Option("--drop", help="drop of the metric, 0.5pp; repeat it")
+    list[str] | None,
+    typer.Option("--drop", help="drop of the metric; repeat it  \\[default: 0.5pp and 1pp]"),
 ]
-Chips = Annotated[int, typer.Option("--chips", help="manufactured instances to simulate")]
+Chips = Annotated[int, typer.Option("--chips", help="chips to simulate")]
 Samples = Annotated[int, typer.Option("--samples", help="samples to predict with")]
-Seed = Annotated[int, typer.Option("--seed", help="the same seed, the same result")]
+Seed = Annotated[int, typer.Option("--seed", help="seed of the first chip, and of training")]
 Out = Annotated[
-    Path | None, typer.Option("--out", help="folder of the study, which running again goes on with")
+    Path | None,
+    typer.Option(
+        "--out", help="folder of the study; a second run resumes it  \\[default: not kept]"
+    ),
 ]
-Workers = Annotated[int, typer.Option("--workers", help="processes; 0 for one for each processor")]
+Workers = Annotated[int, typer.Option("--workers", help="worker processes; 0: one per processor")]
 TorchDevice = Annotated[
-    str | None, typer.Option("--torch-device", help="cpu or cuda  [default: cuda if there is one]")
+    str | None,
+    typer.Option("--torch-device", help="cpu or cuda  \\[default: cuda if there is one]"),
 ]
 Json = Annotated[bool, typer.Option("--json", help="print the result as JSON and nothing else")]
 
@@ -97,29 +103,6 @@ def study_file(**fields: Any) -> Any:
         return StudyFile.model_validate({k: v for k, v in fields.items() if v is not None})
     except ValidationError as error:
         raise InputError(sentence(error)) from error
-
-
-def drops_of(texts: list[str] | None) -> list[float] | None:
-    """Drops such as ``0.5pp`` as numbers.
-
-    Raises:
-        InputError: naming the one that is none.
-    """
-    from pydantic import ValidationError
-
-    from joulewise.errors import refuse
-    from joulewise.study.study_file import GoalEntry
-
-    found: list[float] = []
-    for text in texts or ():
-        try:
-            goal = GoalEntry.model_validate({"drop": text})
-        except ValidationError:
-            goal = None
-        if goal is None or goal.drop is None or goal.relative:
-            refuse("drop", repr(text), "0.5pp, or a number in the unit of the metric")
-        found.append(goal.drop)
-    return found or None
 
 
 def check_trained(models: list[str]) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from joulewise.cli import arguments, console
-from joulewise.cli.running import Runner, run_asked
+from joulewise.cli.running import Runner, run_options
 
 __all__ = ["compare", "compare_training", "demo"]
 
@@ -29,7 +29,7 @@ def compare(
     torch_device: arguments.TorchDevice = None,
     json: arguments.Json = False,
 ) -> None:
-    """Networks on one memory or several: the least energy of each within a drop.
+    """Compare the least energy of networks and memories within a drop of the metric.
 
     Without --at, operating points are chosen around the drops.
 
@@ -41,7 +41,7 @@ def compare(
     arguments.check_trained(model)
     runner = Runner(workers=workers)
     console.start(torch_device)
-    run_asked(
+    run_options(
         out,
         runner,
         json,
@@ -50,7 +50,7 @@ def compare(
         memories=memory or ["sram"],
         place=place,
         points=at,
-        drops=arguments.drops_of(drop),
+        drops=drop,
         metric=metric,
         chips=chips,
         chip_seed=seed,
@@ -62,8 +62,9 @@ def compare_training(
     training: Annotated[
         list[str] | None,
         typer.Option(
-            help="METHOD with settings: samson2:rho=0.2,epochs=30,lr=0.1,at.eta=0.5,label=mine; "
-            "repeat it, what the others are held to first  [default: sgd, sam, samson2]"
+            help="METHOD or METHOD:SETTINGS, such as samson2:rho=0.2,epochs=30 or "
+            "sgd:at.eta=0.5,label=mine; repeat it; the first is the baseline  "
+            "\\[default: sgd, sam, samson2]"
         ),
     ] = None,
     seeds: Annotated[int, typer.Option(help="networks of each method")] = 3,
@@ -80,7 +81,7 @@ def compare_training(
     torch_device: arguments.TorchDevice = None,
     json: arguments.Json = False,
 ) -> None:
-    """Train by several methods with several seeds: the least energy of each.
+    """Train by several methods and seeds, and compare the least energy of each.
 
     Example: joulewise compare-training --model cnn --training sgd --training samson2:rho=0.5
     --training sgd:at.eta=0.4,label=masks --out cmp
@@ -90,7 +91,7 @@ def compare_training(
     check_count("seeds", seeds, 1, 1000)
     runner = Runner(workers=workers)
     console.start(torch_device)
-    run_asked(
+    run_options(
         out,
         runner,
         json,
@@ -100,7 +101,7 @@ def compare_training(
         memories=memory or ["sram"],
         place=place,
         points=at,
-        drops=arguments.drops_of(drop),
+        drops=drop,
         chips=chips,
         seeds=list(range(seed, seed + seeds)),
         chip_seed=seed,
@@ -115,13 +116,13 @@ def demo(
     workers: arguments.Workers = 0,
     json: arguments.Json = False,
 ) -> None:
-    """Train four networks on digits, put them on faulty SRAM, and report what each can save.
+    """Train four networks on digits, simulate them on faulty SRAM, and report energy saved.
 
     Weights and activations are 8-bit words; faults are bit masking on the exponential law.
     """
     runner = Runner(workers=workers)
     console.start()
-    run_asked(
+    run_options(
         out,
         runner,
         json,

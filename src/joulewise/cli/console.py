@@ -96,6 +96,7 @@ def print_table(title: str, columns: list[str], rows: list[list[str]], words: in
     terminal = sys.stdout.isatty()
     table = Table(
         box=SIMPLE_HEAD if terminal else None,
+        show_header=any(columns),
         pad_edge=False,
     )
     for number, column in enumerate(columns):

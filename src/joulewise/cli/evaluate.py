@@ -37,16 +37,18 @@ def simulate(
     chips: arguments.Chips = 200,
     half_width: Annotated[
         float | None,
-        typer.Option(help="stop when the 95 % interval reaches this far to either side"),
+        typer.Option(
+            help="stop at this half-width of the 95 % interval, in the unit of the metric"
+        ),
     ] = None,
     limit: Annotated[
-        float | None, typer.Option(help="yield: chips whose metric reaches this value")
+        float | None, typer.Option(help="report the yield: fraction of chips that reach this value")
     ] = None,
     seed: arguments.Seed = 0,
     torch_device: arguments.TorchDevice = None,
     json: arguments.Json = False,
 ) -> None:
-    """A metric of one network over many chips, at the operating points you name.
+    """Simulate one network on many chips at given operating points.
 
     Example: joulewise simulate --model cnn=cnn.safetensors --at eta=0.5 --at eta=0.4
 
@@ -79,7 +81,7 @@ def simulate(
         return
     rows = [_row(name, one, limit) for name, one in zip(case.names, found, strict=True)]
     one = found[0]
-    columns = ["point", "memory energy", "of reliable", "chips"]
+    columns = ["point", "memory energy", "% of reliable", "chips"]
     columns += [] if one.metric is None else [one.metric.name, "95 % interval", "5 % quantile"]
     columns += ["output error"] + ([] if limit is None else ["yield"])
     title = f"{case.name}, {one.samples} samples"
@@ -105,13 +107,13 @@ def predict(
         ),
     ] = "first-order",
     check: Annotated[
-        int | None, typer.Option(help="simulate this many chips beside the prediction")
+        int | None, typer.Option(help="also simulate this many chips, 2 or more")
     ] = None,
     seed: arguments.Seed = 0,
     torch_device: arguments.TorchDevice = None,
     json: arguments.Json = False,
 ) -> None:
-    """Output error, accuracy and the contribution of each tensor, without simulation.
+    """Predict output error, accuracy and contributions of tensors, without simulating chips.
 
     Example: joulewise predict --model cnn=cnn.safetensors --at eta=0.5 --check 100
     """
@@ -169,13 +171,13 @@ def predict(
         ]
         _echo(case, results)
         return
-    columns = ["point", "memory energy", "of reliable", "output error", "accuracy"]
+    columns = ["point", "memory energy", "% of reliable", "output error", "accuracy"]
     columns += ["simulated error", "simulated accuracy"] if check is not None else []
     rows = [
         [
             name,
             format_si(joules.memory_total_j, "J"),
-            format_percent(joules.normalised, 1),
+            f"{100 * joules.normalised:.1f}",
             _error(forecast),
             "" if forecast.accuracy is None else format_percent(forecast.accuracy.mean),
             *_simulated(one),
@@ -344,7 +346,7 @@ def _row(name: str, one: Simulation, limit: float | None) -> list[str]:
     cells = [
         name,
         format_si(one.energy.memory_total_j, "J"),
-        format_percent(one.energy.normalised, 1),
+        f"{100 * one.energy.normalised:.1f}",
         str(one.chips),
     ]
     if one.metric is not None and one.failed == one.chips:

@@ -17,9 +17,11 @@ if TYPE_CHECKING:
     from joulewise.study import Study
     from joulewise.study.engine import Engine, Progress
     from joulewise.study.loggers import Logger
+    from joulewise.study.record import Record
+    from joulewise.study.study import Position
     from joulewise.study.study_file import StudyFile
 
-__all__ = ["Runner", "present", "run_asked"]
+__all__ = ["Runner", "present", "run_options"]
 
 
 class Runner:
@@ -35,7 +37,7 @@ class Runner:
         workers: int = 0,
         address: str | None = None,
         gpu: bool = False,
-        again: str = "the same command",
+        again: str = "with --out, the same command resumes",
     ) -> None:
         from joulewise.errors import check_count, refuse
 
@@ -53,7 +55,7 @@ class Runner:
 
         study = Study(file, folder)
         for change in study.changes:
-            typer.echo(f"changed since the last run: {change}", err=True)
+            typer.echo(f"joulewise: changed since the last run: {change}", err=True)
         return study
 
     def run(self, study: Study, loggers: Sequence[Logger] = ()) -> dict[str, str]:
@@ -63,7 +65,7 @@ class Runner:
             with console.bar("trials") as update:
                 failed = study.run(engine, lambda state: _report(update, state), loggers)
         except KeyboardInterrupt:
-            typer.echo(f"joulewise: stopped; to go on: {self._again}", err=True)
+            typer.echo(f"joulewise: stopped; {self._again}", err=True)
             raise typer.Exit(130) from None
         finally:
             engine.close()
@@ -71,8 +73,9 @@ class Runner:
                 logger.close()
         for name, reason in study.store.damaged.items():
             typer.echo(f"joulewise: {name} was damaged ({reason}), not used", err=True)
+        names = {cell.trial.digest: study.name_of(cell) for cell in study.cells}
         for digest, reason in failed.items():
-            typer.echo(f"joulewise: trial {digest} failed: {reason}", err=True)
+            typer.echo(f"joulewise: {names[digest]} failed: {reason}", err=True)
         return failed
 
     def _made(self) -> Engine:
@@ -113,8 +116,13 @@ def _print_blocks(study: Study) -> None:
             typer.echo("")
 
 
-def run_asked(out: Path | None, runner: Runner, json: bool, **fields: Any) -> Study:
+def run_options(
+    out: Path | None, runner: Runner, json: bool, **fields: Any
+) -> list[tuple[Position, Record]]:
     """Run the study of a command's options, in ``out`` or in a folder that is not kept.
+
+    Returns:
+        The records.
 
     Raises:
         Exit: with code 1 if a trial failed.
@@ -124,10 +132,9 @@ def run_asked(out: Path | None, runner: Runner, json: bool, **fields: Any) -> St
         study = runner.study(file, Path(scratch) / "study" if out is None else out)
         failed = runner.run(study)
         present(study, json, kept=out is not None)
-        study.records()
         if failed:
             raise typer.Exit(1)
-        return study
+        return study.records()
 
 
 def _report(update: console.Update, state: Progress) -> None:

@@ -73,7 +73,7 @@ def init(
     from joulewise.errors import InputError, refuse
 
     if path.exists():
-        refuse(f"the file {path}", "there already", "a new name")
+        refuse(f"the file {path}", "one that exists", "a new name")
     try:
         text = _EXAMPLE.format(name=path)
         if schema is not None:
@@ -95,7 +95,7 @@ def run(
     engine: Annotated[str, typer.Option(help="processes or dask")] = "processes",
     address: Annotated[
         str | None,
-        typer.Option(help="dask: the scheduler's, tcp://HOST:PORT  [default: a local cluster]"),
+        typer.Option(help="dask: the scheduler's, tcp://HOST:PORT  \\[default: a local cluster]"),
     ] = None,
     gpu: Annotated[
         bool, typer.Option("--gpu", help="dask: each trial takes one GPU resource of a worker")
@@ -110,7 +110,7 @@ def run(
     torch_device: arguments.TorchDevice = None,
     json: arguments.Json = False,
 ) -> None:
-    """Run a study: compute the trials that its folder lacks. Running again is resuming.
+    """Run a study file; a second run computes only missing trials.
 
     Example: joulewise run study.yaml --out results
     """
@@ -118,11 +118,11 @@ def run(
 
     file = StudyFile.read(path)
     folder = path.with_suffix("") if out is None else out
-    runner = Runner(engine, workers, address, gpu, f"joulewise run {path}")
+    runner = Runner(engine, workers, address, gpu, f"to resume, run: joulewise run {path}")
     console.start(torch_device)
     study = runner.study(file, folder)
     if dry_run:
-        _print_outlook(study)
+        _print_workload(study)
         return
     from joulewise.study.loggers import logger_of
 
@@ -132,31 +132,35 @@ def run(
         raise typer.Exit(1)
 
 
-def _print_outlook(study: Study) -> None:
-    outlook = study.outlook()
+def _print_workload(study: Study) -> None:
+    workload = study.workload()
     time = "not known before a trial is done"
-    if outlook.seconds is not None:
-        time = f"about {outlook.seconds:.0f} s with one worker"
+    if workload.seconds is not None:
+        time = f"about {workload.seconds:.0f} s with one worker"
     typer.echo(
-        f"{outlook.trainings} trainings, {outlook.shared} of them for several memories, and "
-        f"{outlook.evaluations} evaluations; {outlook.done} are done. Time left: {time}."
+        f"{workload.trainings} trainings, {workload.shared} of them for several memories, and "
+        f"{workload.evaluations} evaluations; {workload.done} are done. Time left: {time}."
     )
 
 
 def results(
     folder: Annotated[Path, typer.Argument(help="folder of a study", show_default=False)],
-    csv: Annotated[bool, typer.Option("--csv", help="as CSV")] = False,
+    csv: Annotated[bool, typer.Option("--csv", help="print CSV")] = False,
     parquet: Annotated[
-        Path | None, typer.Option("--parquet", help="write a Parquet file (needs pandas)")
+        Path | None,
+        typer.Option("--parquet", help="write a Parquet file (needs pandas and pyarrow)"),
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="as JSON")] = False,
+    json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
-    """The results of a study, a row for each point, allocation and training.
+    """Print the results of a study: a row for each point, allocation and training.
 
     Example: joulewise results results --csv > results.csv
     """
+    from joulewise.errors import refuse
     from joulewise.study.study import Study
 
+    if csv + json + (parquet is not None) > 1:
+        refuse("the format", "given twice", "one of --csv, --json and --parquet")
     study = Study.open(folder)
     if parquet is not None:
         study.to_frame().to_parquet(parquet)

@@ -18,34 +18,42 @@ __all__ = ["train"]
 
 def train(
     model: arguments.Model,
-    out: Annotated[Path, typer.Option(help="where the weights go (.safetensors)")],
+    out: Annotated[Path, typer.Option(help="weights file to write (.safetensors)")],
     data: arguments.Data = "digits",
     epochs: Annotated[int, typer.Option(help="passes over the training set")] = 30,
     batch_size: Annotated[int, typer.Option(help="samples in a step")] = 128,
     lr: Annotated[float, typer.Option(help="highest learning rate")] = 0.2,
     weight_decay: Annotated[float, typer.Option(help="on weights, not on biases")] = 5e-4,
-    label_smoothing: Annotated[float, typer.Option(help="0 for none")] = 0.0,
+    label_smoothing: Annotated[float, typer.Option(help="label smoothing, 0 to 1")] = 0.0,
     precision: Annotated[str, typer.Option(help="float32 or bfloat16 (autocast)")] = "float32",
-    augment: Annotated[bool, typer.Option(help="random crops, and mirroring where it suits")] = (
-        True
-    ),
+    augment: Annotated[
+        bool, typer.Option(help="random crops, and mirroring if the data set allows it")
+    ] = (True),
     method: Annotated[
         str, typer.Option(help="sgd, sam, asam, samson2 or samsoninf, with settings: sam:rho=0.1")
     ] = "sgd",
     memory: arguments.Memory = "sram",
     place: arguments.Place = None,
     at: Annotated[
-        str | None, typer.Option("--at", help="train through the memory, at this point: eta=0.5")
+        str | None, typer.Option("--at", help="train through the memory at this point: eta=0.5")
     ] = None,
     perfect: Annotated[
-        bool, typer.Option("--perfect", help="through its words alone, without faults")
+        bool,
+        typer.Option(
+            "--perfect", help="train through the memory without faults (quantisation-aware)"
+        ),
     ] = False,
     learn_ranges: Annotated[
-        bool, typer.Option("--learn-ranges", help="train the range of each weight there, too")
+        bool,
+        typer.Option(
+            "--learn-ranges", help="also train the range of each weight; with --at or --perfect"
+        ),
     ] = False,
     energy: Annotated[
         float | None,
-        typer.Option(help="learn a point for each tensor, at this fraction of reliable energy"),
+        typer.Option(
+            help="learn an operating point per tensor at this fraction of reliable energy, 0 to 1"
+        ),
     ] = None,
     seed: arguments.Seed = 0,
     torch_device: arguments.TorchDevice = None,
@@ -53,8 +61,8 @@ def train(
 ) -> None:
     """Train a network (SGD, momentum, cosine) and save its weights.
 
-    With --at, --perfect or --energy it is trained through a memory: each step computes with what
-    another chip reads of the weights.
+    With --at, --perfect or --energy, each step computes with the weights that one chip
+    reads.
 
     Example: joulewise train --model cnn --out cnn.safetensors
 
@@ -89,7 +97,8 @@ def train(
     )
     chosen = file.training[0]
     if not chosen.through_memory and (memory != "sram" or place is not None):
-        refuse("memory", "given without a point to train at", "beside --at, --perfect or --energy")
+        given = "--place" if memory == "sram" else "--memory"
+        refuse(given, "given without a point to train at", "with --at, --perfect or --energy")
     _check_out(out)
     console.start(torch_device)
     from joulewise.data import load_data

@@ -22,8 +22,8 @@ from joulewise.errors import (
     InputError,
     ModelError,
     WeightsError,
+    check_count,
     check_in_range,
-    check_whole,
     refuse,
 )
 from joulewise.metrics import Accuracy
@@ -158,10 +158,9 @@ def fit_to_chip(
     """
     if data.train is None:
         raise DataError(f"{data.name} has no training split; allowed: data with one, to fit to")
-    for name, number in (("epochs", epochs), ("batch_size", batch_size), ("seed", seed)):
-        check_in_range(name, number, *((0, 2**63) if name == "seed" else (1, 1e9)))
-        check_whole(name, number)
-    epochs, batch_size, seed = int(epochs), int(batch_size), int(seed)  # 2.0 is whole
+    epochs = check_count("epochs", epochs, 1)
+    batch_size = check_count("batch_size", batch_size, 1)
+    seed = check_count("seed", seed, 0)
     if lr is not None:
         check_in_range("lr", lr, 0.0, 100.0, open_low=True)
     model, split = placement.model, data.train

@@ -105,9 +105,8 @@ class Forecast(Result):
         }
 
     def plot(self) -> Any:
-        """Contribution of each placed tensor to the output error (plotly)."""
-        bars = {"type": "bar", "x": list(self.fractions), "y": list(self.fractions.values())}
-        return plotted(bars, y="fraction of the output error")
+        """Contribution of each placed tensor to the output error (an Altair chart)."""
+        return plotted("bar", "tensor", "fraction of the output error", self.fractions.items())
 
     def _rows(self) -> Sequence[Mapping[str, Any]]:
         fractions = self.fractions

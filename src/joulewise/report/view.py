@@ -17,7 +17,7 @@ from joulewise.study.record import Record
 from joulewise.study.study import Position, Study
 from joulewise.study.study_file import StudyFile
 
-__all__ = ["Arm", "CurvePoint", "MetricText", "Network", "View", "energy_interval"]
+__all__ = ["Replicates", "CurvePoint", "MetricText", "Network", "View", "energy_interval"]
 
 Floats = NDArray[np.float64]
 
@@ -180,8 +180,8 @@ def energy_interval(energies: Sequence[float]) -> Interval:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Arm:
-    """Networks of one model, training and memory, one for each seed."""
+class Replicates:
+    """Networks of one model, training and memory that differ by the seed only."""
 
     networks: Sequence[Network]
 
@@ -206,6 +206,11 @@ class View:
         self.file: StudyFile = study.file
         self.records: list[tuple[Position, Record]] = study.records()
         self.version: str = next(iter(r.environment["joulewise"] for _, r in self.records), "")
+
+    @property
+    def drop(self) -> float:
+        """The main drop of the study, the first."""
+        return self.file.drops[0]
 
     @cached_property
     def networks(self) -> list[Network]:
@@ -232,12 +237,12 @@ class View:
         ]
 
     @cached_property
-    def arms(self) -> list[Arm]:
+    def replicates(self) -> list[Replicates]:
         """Networks that differ by the seed only."""
         groups: dict[tuple[str, str, str], list[Network]] = {}
         for network in self.networks:
             groups.setdefault((network.model, network.training, network.memory), []).append(network)
-        return [Arm(networks=group) for group in groups.values()]
+        return [Replicates(networks=group) for group in groups.values()]
 
     def name(self, network: Network) -> str:
         """A network's name, as short as tells it from the others."""

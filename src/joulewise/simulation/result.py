@@ -127,11 +127,12 @@ class Simulation(Result):
         }
 
     def plot(self) -> Any:
-        """Histogram over chips of the metric, or of the output error without targets (plotly)."""
-        values, name = self.mse, "output error"
+        """Metric of each chip, or output error without targets, ascending (an Altair chart)."""
+        values, name = list(self.mse), "output error"
         if self.metric is not None:
-            values, name = tuple(self._finite()), self.metric.name
-        return plotted({"type": "histogram", "x": values}, name, "chips")
+            values, name = self._finite(), self.metric.name
+        pairs = list(enumerate(sorted(values), 1))
+        return plotted("line", "chips, ascending", name, pairs)
 
     def _overview(self) -> tuple[str, Mapping[str, str]]:
         figures = {}

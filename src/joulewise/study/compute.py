@@ -210,28 +210,28 @@ def training_memory(
         return None
     if where.common_range:
         raise InputError(
-            "common_range is that of the network as it was, which training leaves behind; "
-            "allowed: without it, or per_channel"
+            "place.common_range is true for training through a memory, where ranges follow the "
+            "weights; allowed: false, or per_channel in the memory"
         )
     placement = _placed(model, data, memory, where)
     if entry.energy is not None:
         return NoiseMaximisation(placement, energy=entry.energy, seed=seed)
     ranges = LearnedRanges(placement) if entry.learn_ranges else None
     if entry.perfect:
-        _check_noticed(placement, None)
+        _check_effect(placement, None)
         return TrainingMemory(placement, ranges=ranges, perfect=True)
     knob = placement.placed[0].device.knob
     at = {name: point for name, point in entry.at.items() if name in (knob.name, *knob.aliases)}
     if len(at) != 1:
         raise InputError(
-            f"training ({entry.name}) is at {', '.join(entry.at)}, and the knob of "
-            f"{memory.name} is {knob.name}; allowed: one point for each kind of memory"
+            f"training ({entry.name}) has points on {', '.join(entry.at)}; allowed: exactly one "
+            f"on {knob.name}, the knob of {memory.name}"
         )
-    _check_noticed(placement, placement.points(at))
+    _check_effect(placement, placement.points(at))
     return TrainingMemory(placement, at=at, ranges=ranges, seed=seed)
 
 
-def _check_noticed(placement: Placement, points: Mapping[str, Point] | None) -> None:
+def _check_effect(placement: Placement, points: Mapping[str, Point] | None) -> None:
     """Refuse a memory that gives weights back as they are: training would not notice it.
 
     Args:
@@ -254,8 +254,8 @@ def _check_noticed(placement: Placement, points: Mapping[str, Point] | None) -> 
             return
     if weights:
         raise InputError(
-            "a memory that reads weights exactly is given, and training through it would change "
-            "nothing; allowed: one with noise, levels or converters"
+            "the memory reads every weight exactly, so training through it has no effect; allowed: "
+            "one with noise, levels or converters"
         )
 
 

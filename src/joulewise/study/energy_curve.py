@@ -18,7 +18,7 @@ from joulewise.simulation import Simulation, simulate, sweep
 
 __all__ = ["common_knob", "energy_curve", "losses"]
 
-# Levels of the knob, from the most to the least reliable, at which few chips look for the fall.
+# Levels of the knob, from the most to the least reliable, that few chips are simulated at first.
 _COARSE = (1.0, 0.8, 0.7, 0.6, 0.55, 0.5, 0.45, 0.4, 0.35, 0.3, 0.25, 0.2, 0.15, 0.1, 0.0)
 _SCOUTS = 10
 # Spacing of levels between the first and the last drop, and the most points there.
@@ -90,7 +90,8 @@ def energy_curve(
     if not chosen:
         knob = common_knob(placement)
         levels = _scout(placement, data, knob, drops, min(chips, _SCOUTS), seed, metric, report)
-        chosen = [{knob.name: _rounded(knob, level)} for level in levels]
+        distinct = dict.fromkeys(_rounded(knob, level) for level in levels)
+        chosen = [{knob.name: point} for point in distinct]
     plans = [placement.plan(point) for point in chosen]
     found = sweep(placement, data, at=plans, chips=chips, seed=seed, metric=metric, progress=report)
     return sorted(found, key=lambda one: -one.energy.normalised)

@@ -5,10 +5,11 @@ Nothing here imports torch before a memory is built, so that bad input is refuse
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from joulewise.errors import InputError, check_kind
 from joulewise.study.short_forms import short_form
@@ -28,11 +29,26 @@ if TYPE_CHECKING:
         Stuck,
     )
 
-__all__ = ["CrossbarMemory", "CustomMemory", "Memory", "PCMMemory", "SRAMMemory"]
+__all__ = ["CrossbarMemory", "CustomMemory", "Memory", "PCMMemory", "Plain", "SRAMMemory"]
 
 
-class _Plain(BaseModel):
+class Plain(BaseModel):
+    """Base of the parts of a study file: frozen, finite, and without unknown fields."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check_fields(cls, value: Any) -> Any:
+        """Refuse unknown fields.
+
+        Raises:
+            ValueError: naming those allowed.
+        """
+        for name in value if isinstance(value, Mapping) else ():
+            if name not in cls.model_fields:
+                raise ValueError(f"{name} is not a field; allowed: {', '.join(cls.model_fields)}")
+        return value
 
 
 def _kind_alone(value: Any) -> Any:
@@ -40,7 +56,7 @@ def _kind_alone(value: Any) -> Any:
     return {"kind": value} if isinstance(value, str) else value
 
 
-class MaskFault(_Plain):
+class MaskFault(Plain):
     """A faulty bit reads as 0."""
 
     kind: Literal["mask"] = "mask"
@@ -52,7 +68,7 @@ class MaskFault(_Plain):
         return Mask()
 
 
-class FlipFault(_Plain):
+class FlipFault(Plain):
     """A faulty bit reads as the other value, at rates relative to the bit error rate."""
 
     kind: Literal["flip"] = "flip"
@@ -66,7 +82,7 @@ class FlipFault(_Plain):
         return Flip(zero_to_one=self.zero_to_one, one_to_zero=self.one_to_zero)
 
 
-class StuckFault(_Plain):
+class StuckFault(Plain):
     """A faulty bit is stuck, at 1 with this probability."""
 
     kind: Literal["stuck"] = "stuck"
@@ -79,7 +95,7 @@ class StuckFault(_Plain):
         return Stuck(at_one=self.at_one)
 
 
-class IndependentFaults(_Plain):
+class IndependentFaults(Plain):
     """Cells fail independently."""
 
     kind: Literal["independent"] = "independent"
@@ -91,7 +107,7 @@ class IndependentFaults(_Plain):
         return IndependentMap()
 
 
-class CorrelatedFaults(_Plain):
+class CorrelatedFaults(Plain):
     """Faults correlated within rows, columns and blocks of 2 words by 16 rows of an array."""
 
     kind: Literal["correlated"] = "correlated"
@@ -112,7 +128,7 @@ class CorrelatedFaults(_Plain):
         )
 
 
-class MeasuredFaults(_Plain):
+class MeasuredFaults(Plain):
     """A measured array, from a CSV file of ``row,column,bit_error_rate``."""
 
     kind: Literal["measured"] = "measured"
@@ -139,7 +155,7 @@ _Fault = Annotated[MaskFault | FlipFault | StuckFault, Field(discriminator="kind
 _Map = Annotated[IndependentFaults | CorrelatedFaults | MeasuredFaults, Field(discriminator="kind")]
 
 
-class SRAMMemory(_Plain):
+class SRAMMemory(Plain):
     """Words of bits in a static memory whose supply is lowered; see `joulewise.SRAM`."""
 
     kind: Literal["sram"] = "sram"
@@ -198,7 +214,7 @@ class SRAMMemory(_Plain):
         )
 
 
-class ArraySize(_Plain):
+class ArraySize(Plain):
     """A compute-in-memory array and its converters; see `joulewise.Array`."""
 
     rows: int | None = Field(default=None, ge=1, le=1 << 30)
@@ -207,7 +223,7 @@ class ArraySize(_Plain):
     output_bits: int | None = Field(default=None, ge=2, le=32)
 
 
-class _Analog(_Plain):
+class _Analog(Plain):
     """Fields of memories of conductance pairs."""
 
     label: str = ""
@@ -276,7 +292,7 @@ class PCMMemory(_Analog):
         return PCM(devices=self.devices, compensate=self.compensate, **self._shared(limit))
 
 
-class CustomMemory(_Plain):
+class CustomMemory(Plain):
     """A memory of one's own, made by a function without arguments."""
 
     kind: Literal["custom"] = "custom"
@@ -296,11 +312,15 @@ class CustomMemory(_Plain):
         """
         from joulewise.devices import Device
 
-        place = self.factory.rpartition(":")[0]
+        if limit is not None:
+            raise InputError(
+                "place.common_range is true, and the range of a custom memory is its own; allowed: "
+                "false"
+            )
+        module, _, function = self.factory.rpartition(":")
         try:
-            with importable(place):
-                made = import_source(place)
-                device = getattr(made, self.factory.rpartition(":")[2])()
+            with importable(module):
+                device = getattr(import_source(module), function)()
         except (Exception, SystemExit) as error:  # user code: anything may happen
             raise InputError(
                 f"factory is {self.factory!r}, which fails with {cause_of(error)}; allowed: "

@@ -22,8 +22,8 @@ class Record:
 
     Args:
         trial: What was asked.
-        result: Plain data. Of a training: ``training``, a `TrainingRecord`. Of an evaluation: facts
-            of the placement (``knob``, ``parameters``, ``macs``, ``reliable``, ``tensors``), and
+        result: Plain data. ``training`` of a training, a `TrainingRecord`; facts of the placement
+            of an evaluation (``knob``, ``parameters``, ``macs``, ``reliable``, ``tensors``), and
             ``simulations``, ``forecasts`` and ``not_predicted`` of a curve, the ``allocation``, or
             the ``front``, as the ``to_dict`` of these results gives them.
         weights: Digest of the weights, of a training; empty for others.
@@ -49,6 +49,12 @@ class Record:
         )
 
     @property
+    def ask(self) -> Any:
+        """The question of an evaluation: a `Curve`, `Allocate` or `Front`."""
+        assert isinstance(self.trial, Evaluate)
+        return self.trial.ask
+
+    @property
     def kind(self) -> str:
         """``train``, ``curve``, ``allocate`` or ``front``."""
         return self.trial.kind if isinstance(self.trial, Train) else self.trial.ask.kind
@@ -65,10 +71,9 @@ class Record:
         if self.kind == "front":
             return [self.simulated_row(point["simulation"]) for point in result["front"]["points"]]
         found = result["allocation"]
-        assert isinstance(self.trial.ask.kind, str)
         asked = {
-            "goal": self.trial.ask.goal.name,  # type: ignore[union-attr]
-            "granularity": self.trial.ask.granularity.name,  # type: ignore[union-attr]
+            "goal": self.ask.goal.name,
+            "granularity": self.ask.granularity.name,
             "holds": found["holds"],
         }
         if found["simulation"] is not None:
@@ -77,7 +82,7 @@ class Record:
 
     def simulated_row(self, simulation: Mapping[str, Any]) -> dict[str, Any]:
         """The row of a simulated plan; ``point`` is None where tensors differ."""
-        points = [setting for setting in simulation["plan"].values()]
+        points = list(simulation["plan"].values())
         common = points[0] if all(point == points[0] for point in points) else {}
         values = [value for value in simulation["values"] if value is not None]
         several = len(values) > 1

@@ -21,7 +21,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from joulewise.errors import InputError, refuse
+from joulewise.errors import InputError
 from joulewise.files import write_atomically
 
 __all__ = ["Store", "canonical", "content_digest", "digest_of"]
@@ -79,22 +79,20 @@ class Store:
         try:
             content = sorted(p.name for p in self.folder.iterdir()) if self.folder.exists() else []
             if content and "study.json" not in content:
-                refuse(
-                    f"the folder {self.folder}",
-                    f"one with {content[0]} and no study.json (folders of joulewise 0.1 cannot be "
-                    "read)",
-                    "an empty folder, or one that joulewise run has made",
+                raise InputError(
+                    f"the folder {self.folder} holds {content[0]} but no study.json; allowed: an "
+                    "empty folder, or one that joulewise run made"
                 )
             if not content:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 self.write_study({})
             for name in ("trials", "weights", "locks"):
                 (self.folder / name).mkdir(parents=True, exist_ok=True)
-            self._sweep()
+            self._remove_stale()
         except OSError as error:
             raise InputError(f"the folder {self.folder} cannot be used: {error}") from error
 
-    def _sweep(self) -> None:
+    def _remove_stale(self) -> None:
         """Remove temporary files that writers left behind when they were killed."""
         for path in self.folder.rglob(".*.tmp"):
             if time.time() - path.stat().st_mtime > _STALE:
@@ -129,10 +127,6 @@ class Store:
         self._write(self.folder / "trials" / f"{digest}.json", record)
         self.damaged.pop(f"{digest}.json", None)
 
-    def digests(self) -> list[str]:
-        """The trials in the folder, sorted."""
-        return sorted(path.stem for path in (self.folder / "trials").glob("[0-9a-f]*.json"))
-
     def weights_path(self, digest: str) -> Path:
         """Path of the weights of that content."""
         return self.folder / "weights" / f"{digest}.safetensors"
@@ -145,7 +139,7 @@ class Store:
         except OSError:
             return False
         if found != digest:
-            self.damaged[path.name] = "its content is another than its name says"
+            self.damaged[path.name] = "its SHA-256 does not match its name"
         return found == digest
 
     def write_weights(self, content: bytes) -> str:

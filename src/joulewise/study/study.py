@@ -23,18 +23,18 @@ if TYPE_CHECKING:
     from joulewise.study.loggers import Logger
     from joulewise.study.record import Record
 
-__all__ = ["Outlook", "Position", "Study", "differences"]
+__all__ = ["Workload", "Position", "Study", "differences"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outlook:
+class Workload:
     """The work of a study before it is done.
 
     Args:
         trainings: Number of trainings.
         evaluations: Number of curves, allocations and fronts.
         shared: Trainings that serve several memories, which are done once.
-        done: Trials that are there already.
+        done: Finished trials.
         seconds: Estimate for one worker, from the trials that are there; None without any.
     """
 
@@ -109,7 +109,9 @@ class Study:
             InputError: if there is none.
         """
         if not (Path(folder) / "study.json").is_file():
-            refuse(f"the folder {folder}", "one without study.json", "one that joulewise run made")
+            raise InputError(
+                f"the folder {folder} has no study.json; allowed: one that joulewise run made"
+            )
         stored = Store(folder).read_study()
         if not stored:
             refuse(f"the study in {folder}", "one that was never run", "joulewise run FILE first")
@@ -127,7 +129,7 @@ class Study:
         """All trials, each with its place in the study."""
         return cells_of(self.file, self.sources)
 
-    def outlook(self) -> Outlook:
+    def workload(self) -> Workload:
         """Number of trials, work that is shared, and an estimate."""
         trials = {cell.trial.digest: cell.trial for cell in self.cells}
         known = {digest: self.store.read(digest) for digest in trials}
@@ -145,7 +147,7 @@ class Study:
                 some = seconds.get(_kind(trials[digest]), every)
                 estimate += sum(some) / len(some)
         trainings = sum(isinstance(trial, Train) for trial in trials.values())
-        return Outlook(
+        return Workload(
             trainings=trainings,
             evaluations=len(trials) - trainings,
             shared=sum(count > 1 for count in uses.values()),
@@ -210,6 +212,11 @@ class Study:
             "seed": at.seed,
         }
 
+    def name_of(self, cell: Cell) -> str:
+        """A trial in a few words, such as ``curve of mlp, sgd, 8-bit SRAM, mask, seed 0``."""
+        names = [f"{value}" for key, value in self._names(cell).items() if value and key != "seed"]
+        return f"{_kind(cell.trial)} of {', '.join(names)}, seed {cell.seed}"
+
     def _keep_index(self) -> None:
         """Write the study file and its trials, so that the folder is whole without the data."""
         cells = [
@@ -234,18 +241,6 @@ class Study:
             if plain is not None:
                 found.append((position, Record.of(plain)))
         return found
-
-    @property
-    def last_allocation(self) -> Record:
-        """The last allocation of the study, of the finest granularity.
-
-        Raises:
-            InputError: if there is none.
-        """
-        for _, record in reversed(self.records()):
-            if record.kind == "allocate":
-                return record
-        raise InputError("the study has no allocation; allowed: one with goals, which was run")
 
     def rows(self) -> list[dict[str, Any]]:
         """A row for each simulated point, allocation and plan of a front, with plain values."""

@@ -10,9 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     ValidationError,
     field_validator,
@@ -20,7 +18,7 @@ from pydantic import (
 )
 
 from joulewise.errors import InputError, refuse
-from joulewise.study.memories import Memory
+from joulewise.study.memories import Memory, Plain
 from joulewise.study.short_forms import read_yaml, short_form
 from joulewise.training.spec import TrainingOptions
 
@@ -42,11 +40,7 @@ __all__ = [
 ]
 
 
-class _Plain(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class Data(_Plain):
+class Data(Plain):
     """Data of a study; see `joulewise.load_data`."""
 
     source: str = "digits"
@@ -55,7 +49,7 @@ class Data(_Plain):
     )
 
 
-class ModelEntry(_Plain):
+class ModelEntry(Plain):
     """A model; see `joulewise.load_model`."""
 
     source: str = Field(
@@ -73,7 +67,7 @@ class ModelEntry(_Plain):
         return self.source if self.weights is None else self.weights.stem
 
 
-class Place(_Plain):
+class Place(Plain):
     """Tensors that go to the memory, and the rest that stays in reliable memory."""
 
     store: Literal["weights", "activations", "both"] = "weights"
@@ -81,19 +75,19 @@ class Place(_Plain):
     exclude: tuple[str, ...] = ()
     fold_batchnorm: bool = False
     common_range: bool = Field(default=False, description="weights: one range for the network")
+    accesses: Path | None = Field(
+        default=None, description="CSV name,reads,writes per inference, as a mapper counts them"
+    )
 
     @model_validator(mode="before")
     @classmethod
     def _short_form(cls, value: Any) -> Any:
         found = short_form(value, "")
         if isinstance(value, str):
-            lists = {n: [found[n]] for n in ("include", "exclude") if isinstance(found.get(n), str)}
-            found |= lists
+            found |= {
+                n: [found[n]] for n in ("include", "exclude") if isinstance(found.get(n), str)
+            }
         return found
-
-    accesses: Path | None = Field(
-        default=None, description="CSV name,reads,writes per inference, as a mapper counts them"
-    )
 
 
 def parse_point(text: Any) -> Any:
@@ -121,33 +115,46 @@ def parse_point(text: Any) -> Any:
 Point = Annotated[dict[str, float], BeforeValidator(parse_point), Field(min_length=1)]
 
 
-class GoalEntry(_Plain):
+def _number(value: Any) -> Any:
+    """Text such as ``0.5pp`` or ``90%`` as a number; anything else passes through."""
+    found = re.fullmatch(r"([-+.\deE]+) ?(pp|%)", value) if isinstance(value, str) else None
+    try:
+        return value if found is None else float(found[1]) / 100
+    except ValueError:
+        return value
+
+
+Number = Annotated[float, BeforeValidator(_number)]
+"""A number, or text with a unit: ``0.5pp`` is 0.005, and ``90%`` is 0.9."""
+
+
+class GoalEntry(Plain):
     """A goal of an allocation, one of the four; see `joulewise.MetricDrop` and its siblings."""
 
-    drop: float | None = Field(
-        default=None, gt=0, description="of the metric, in its unit: 0.005 or 0.5pp of accuracy"
+    drop: Annotated[Number, Field(gt=0)] | None = Field(
+        default=None, description="of the metric, in its unit: 0.005 or 0.5pp of accuracy"
     )
     relative: bool = Field(default=False, description="drop as a fraction of the metric")
-    target: float | None = Field(default=None, description="of the metric, in its unit")
-    error: float | None = Field(default=None, gt=0, description="mean squared output error")
-    energy: float | None = Field(
-        default=None, gt=0, le=1, description="budget, over the most reliable plan's energy"
+    target: Number | None = Field(default=None, description="of the metric, in its unit")
+    error: Annotated[Number, Field(gt=0)] | None = Field(
+        default=None, description="mean squared output error"
     )
-    chips: float | None = Field(
-        default=None, gt=0, lt=1, description="fraction of the chips that must reach the goal"
+    energy: Annotated[Number, Field(gt=0, le=1)] | None = Field(
+        default=None, description="budget, over the most reliable plan's energy"
+    )
+    chips: Annotated[Number, Field(gt=0, lt=1)] | None = Field(
+        default=None, description="fraction of the chips that must reach the goal"
     )
 
     @model_validator(mode="before")
     @classmethod
-    def _numbers(cls, given: Any) -> Any:
-        """Read numbers with a unit."""
+    def _short_form(cls, given: Any) -> Any:
+        """Read the short form; a drop in per cent is a fraction of the metric."""
         given = parse_goal(given)
         if not isinstance(given, dict):
             return given
-        read = {key: _number(value) for key, value in given.items()}
-        if str(given.get("drop", "")).endswith("%"):
-            read.setdefault("relative", True)
-        return read
+        relative = str(given.get("drop", "")).endswith("%")
+        return {"relative": True, **given} if relative else given
 
     @model_validator(mode="after")
     def _check_one(self) -> Self:
@@ -159,12 +166,12 @@ class GoalEntry(_Plain):
         kinds = ("drop", "target", "error", "energy")
         given = [kind for kind in kinds if getattr(self, kind) is not None]
         if len(given) != 1:
-            got = " and ".join(given) or "nothing"
-            raise ValueError(f"a goal is of {got}; allowed: one of {', '.join(kinds)}")
+            got = f"{' and '.join(given)} are" if given else "no goal is"
+            raise ValueError(f"{got} given; allowed: one of {', '.join(kinds)}")
         if self.energy is not None and self.chips is not None:
-            raise ValueError("chips is given beside energy; allowed: beside another goal")
+            raise ValueError("chips is given with energy; allowed: with drop, target or error")
         if self.relative and self.drop is None:
-            raise ValueError("relative is given without drop; allowed: beside drop")
+            raise ValueError("relative is given without drop; allowed: with drop")
         return self
 
     @property
@@ -216,16 +223,7 @@ def parse_goal(text: Any) -> Any:
     return {name.strip(): value.strip() for name, _, value in parts}
 
 
-def _number(value: Any) -> Any:
-    """Text such as ``0.5pp`` or ``90%`` as a number; anything else passes through."""
-    found = re.fullmatch(r"([-+.\deE]+) ?(pp|%)", value) if isinstance(value, str) else None
-    try:
-        return value if found is None else float(found[1]) / 100
-    except ValueError:
-        return value
-
-
-class GranularityEntry(_Plain):
+class GranularityEntry(Plain):
     """The tensors that share an operating point; see `joulewise.Granularity`."""
 
     per: Literal["network", "role", "tensor", "channel"] = "tensor"
@@ -235,8 +233,11 @@ class GranularityEntry(_Plain):
 
     @model_validator(mode="before")
     @classmethod
-    def _per_alone(cls, value: Any) -> Any:
-        return {"per": value} if isinstance(value, str) else value
+    def _short_form(cls, value: Any) -> Any:
+        found = short_form(value, "per")
+        if isinstance(value, str) and isinstance(found.get("levels"), (int, float)):
+            found["levels"] = [found["levels"]]
+        return found
 
     @property
     def name(self) -> str:
@@ -292,9 +293,9 @@ class TrainingEntry(TrainingOptions):
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)} are given; allowed: one of them")
         if (self.noise_ramp or self.noise_spread) and not self.noise:
-            raise ValueError("noise_ramp or noise_spread is given; allowed: beside noise")
+            raise ValueError("noise_ramp or noise_spread is given without noise; allowed: with it")
         if self.learn_ranges and given not in (["at"], ["perfect"]):
-            raise ValueError("learn_ranges is given; allowed: beside at or perfect")
+            raise ValueError("learn_ranges is true; allowed: only with at or perfect")
         return self
 
     @property
@@ -317,13 +318,13 @@ class TrainingEntry(TrainingOptions):
         return ", ".join(parts)
 
 
-class Budget(_Plain):
+class Budget(Plain):
     """Limits of a run."""
 
     hours: float = Field(gt=0, le=1e6, description="no trial begins later; run again to go on")
 
 
-class StudyFile(_Plain):
+class StudyFile(Plain):
     """A study: models by training by memories by goals by seeds.
 
     Each network is simulated on each memory over a range of operating points, with predictions
@@ -342,8 +343,10 @@ class StudyFile(_Plain):
     points: tuple[Point, ...] = Field(
         default=(), description="operating points; none: they are chosen around the drops"
     )
-    drops: tuple[float, ...] = Field(
-        default=(0.005, 0.01), min_length=1, description="of the metric, that curves are read at"
+    drops: tuple[Annotated[Number, Field(gt=0)], ...] = Field(
+        default=(0.005, 0.01),
+        min_length=1,
+        description="drops of the metric that curves are read at, the main one first",
     )
     goals: tuple[GoalEntry, ...] = ()
     granularities: tuple[GranularityEntry, ...] = Field(
@@ -421,16 +424,46 @@ def sentence(error: ValidationError) -> str:
         for part in detail["loc"]
         if part not in _TAGS
     ).lstrip(".")
-    message = str(detail["msg"]).removeprefix("Input should be ")
-    if detail["type"] == "missing":
+    kind, given, context = detail["type"], detail["input"], detail.get("ctx", {})
+    if kind == "missing":
         return f"{path} is missing"
-    if detail["type"] == "extra_forbidden":
-        return f"{path} is not a field; allowed fields are those that joulewise init writes"
-    if detail["type"] == "union_tag_invalid":
-        allowed = detail["ctx"]["expected_tags"].replace("'", "")
-        return f"{path or 'the memory'} is {detail['ctx']['tag']!r}; allowed: {allowed}"
-    if detail["type"] == "value_error":  # a sentence of its own, with what is allowed
+    if kind == "extra_forbidden":
+        return f"{path} is not a field"
+    if kind == "too_short":
+        return f"{path} is empty; allowed: at least {context['min_length']}"
+    if kind in ("union_tag_invalid", "union_tag_not_found"):
+        allowed = context.get("expected_tags", "'sram', 'crossbar', 'pcm', 'custom'")
+        got = repr(context["tag"]) if "tag" in context else "without kind"
+        return (
+            f"{path or 'the memory'} is {got}; allowed: {allowed}".replace("', '", ", ")
+            .replace("allowed: '", "allowed: ")
+            .rstrip("'")
+        )
+    message = str(detail["msg"]).removeprefix("Input should be ")
+    if kind == "value_error":  # a sentence of its own, with what is allowed
         said = message.removeprefix("Value error, ")
         return f"{path}: {said}" if path else said
-    allowed = message.replace("a valid tuple", "a list").replace("a valid dictionary", "fields")
-    return f"{path} is {detail['input']!r:.60}; allowed: {allowed}"
+    allowed = _ALLOWED.get(kind, message).format(**context)
+    return f"{path} is {given!r:.60}; allowed: {allowed}"
+
+
+# By pydantic's kind of error.
+_ALLOWED = {
+    "less_than_equal": "{le} or less",
+    "less_than": "less than {lt}",
+    "greater_than_equal": "{ge} or more",
+    "greater_than": "more than {gt}",
+    "tuple_type": "a list",
+    "model_type": "fields and values",
+    "model_attributes_type": "fields and values",
+    "dict_type": "fields and values",
+    "float_parsing": "a number",
+    "float_type": "a number",
+    "int_parsing": "a whole number",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "finite_number": "a finite number",
+    "string_type": "text",
+    "bool_parsing": "true or false",
+    "bool_type": "true or false",
+}

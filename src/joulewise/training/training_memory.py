@@ -16,9 +16,7 @@ from joulewise.devices import Chip, Point, plain_point
 from joulewise.errors import (
     InputError,
     check_count,
-    check_in_range,
     check_kind,
-    check_whole,
     refuse,
 )
 from joulewise.placement import At, Memory, Placement, Plan
@@ -356,8 +354,7 @@ class LinearSchedule:
     steps: int
 
     def __post_init__(self) -> None:
-        check_in_range("steps", self.steps, 1, 2**62)
-        check_whole("steps", self.steps)
+        check_count("steps", self.steps, 1)
 
     def __call__(self, step: int) -> float:
         """Operating point of a step, counted from 0."""

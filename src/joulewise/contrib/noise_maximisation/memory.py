@@ -17,7 +17,7 @@ from torch import Tensor
 from joulewise.contrib.noise_maximisation.balance import LOWEST, moves, price_of
 from joulewise.contrib.noise_maximisation.sensitivity import Sensitivity, derivatives
 from joulewise.devices import Chip, Point, plain_point
-from joulewise.errors import InputError, check_in_range, check_whole, refuse
+from joulewise.errors import InputError, check_count, check_in_range, refuse
 from joulewise.placement import At, Placed, Placement, Plan
 from joulewise.placement import energy as energy_of
 from joulewise.training.in_place_read import uninterrupted
@@ -135,8 +135,7 @@ class NoiseMaximisation(TrainingMemory):
             raise InputError("noise maximisation needs either energy= or price=")
         check_in_range("lr", lr, 0.0, 0.5, open_low=True)
         check_in_range("horizon", horizon, 1.0, 1e9)
-        check_in_range("every", every, 1, 2**62)
-        check_whole("every", every)
+        check_count("every", every, 1)
         if price is not None:
             check_in_range("price", price, 0.0, 1e30, open_low=True)
         _check_learnable(placement)

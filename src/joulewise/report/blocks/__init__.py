@@ -38,5 +38,6 @@ BLOCKS = (
 
 
 def blocks_of(view: View) -> list[Block]:
-    """The blocks of a study."""
-    return [block for make in BLOCKS if (block := make(view)) is not None]
+    """The blocks of a study; those of goals or fronts come first where it has any."""
+    order = sorted(BLOCKS, key=lambda make: make not in (front, plan))
+    return [block for make in order if (block := make(view)) is not None]

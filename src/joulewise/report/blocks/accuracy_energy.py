@@ -9,7 +9,7 @@ import numpy as np
 from joulewise.report import charts
 from joulewise.report.blocks.block import Block
 from joulewise.report.tables import Table
-from joulewise.report.view import Arm, CurvePoint, Network, View
+from joulewise.report.view import CurvePoint, Network, Replicates, View
 from joulewise.results import format_value
 from joulewise.units import format_percent, format_point, format_si
 
@@ -38,9 +38,9 @@ def accuracy_energy(view: View) -> Block | None:
     if not view.networks:
         return None
     rows, marks = [], []
-    for arm in view.arms:
-        rows += [_row(view, arm.first, point) for point in _shown(arm)]
-        marks += _marks(view, arm.first)
+    for group in view.replicates:
+        rows += [_row(view, group.first, point) for point in _shown(group)]
+        marks += _marks(view, group.first)
     metric = view.metric
     ends = [end for n in view.networks for end in (n.ideal, n.ideal - n.direction * _WINDOW)]
     domain = (min(ends), max(*ends, *(row["best"] for row in rows)))
@@ -58,7 +58,7 @@ def accuracy_energy(view: View) -> Block | None:
     }
     return Block(
         name="accuracy-energy",
-        title=f"{metric.name.capitalize()} against energy",
+        title=f"{metric.name[0].upper()}{metric.name[1:]} against energy",
         sentence=(
             f"Each point is a mean over {view.file.chips_of_curves} chips with its 95 % interval; "
             "bands reach from the 5 % to the 95 % quantile of the chips; diamonds mark the drops. "
@@ -70,12 +70,12 @@ def accuracy_energy(view: View) -> Block | None:
     )
 
 
-def _shown(arm: Arm) -> list[CurvePoint]:
+def _shown(group: Replicates) -> list[CurvePoint]:
     """Points down to the first one below the window."""
     found = []
-    for point in arm.first.points:
+    for point in group.first.points:
         found.append(point)
-        if arm.first.direction * (arm.first.ideal - point.mean) > _WINDOW:
+        if group.first.direction * (group.first.ideal - point.mean) > _WINDOW:
             break
     return found
 
@@ -130,43 +130,33 @@ def _table(view: View) -> Table:
     rows = []
     for network in view.networks:
         for point in network.points:
-            low, high = point.interval if len(point.values) > 1 else (None, None)
-            bounds = view.metric.bounds
+            bounds, interval = view.metric.bounds, "one chip"
+            if len(point.values) > 1:
+                low, high = point.interval
+                interval = f"{format_value(low, bounds)} to {format_value(high, bounds)}"
             rows.append(
                 [
                     view.name(network),
                     str(network.seed),
                     f"{point.knob} {format_point(point.knob, point.point)}",
                     format_si(point.memory_j, "J"),
-                    format_percent(point.energy, 1),
+                    f"{100 * point.energy:.1f}",
                     format_value(point.mean, bounds),
-                    "" if low is None else f"{format_value(low, bounds)}",
-                    "" if high is None else f"{format_value(high, bounds)}",
+                    interval,
                 ]
             )
-    return Table(
-        caption="Every simulated point.",
-        columns=[
-            "network",
-            "seed",
-            "point",
-            "memory energy",
-            "of reliable",
-            view.metric.name,
-            "95 % from",
-            "to",
-        ],
-        rows=rows,
-        words=3,
-    )
+    columns = ["network", "seed", "point", "memory", "% of reliable", view.metric.name, "95 %"]
+    return Table(caption="Every simulated point.", columns=columns, rows=rows, words=3)
 
 
 def _explained(view: View) -> str:
     knobs = dict.fromkeys(point.knob for n in view.networks for point in n.points if point.knob)
     said = "; ".join(_KNOBS[knob] for knob in knobs if knob in _KNOBS)
-    return f"{said[0].upper()}{said[1:]}." if said else ""
+    return f"Here {said}." if said else ""
 
 
 def _note(view: View) -> str:
     seeds = len(view.file.seeds)
-    return f"Of {seeds} seeds the first is drawn." if seeds > 1 and view.file.training else ""
+    return (
+        f"The chart shows the first of {seeds} seeds." if seeds > 1 and view.file.training else ""
+    )

@@ -19,9 +19,9 @@ def energy_breakdown(view: View) -> Block | None:
     if not view.networks:
         return None
     bars, cells = [], []
-    drop = max(view.file.drops)
-    for arm in view.arms:
-        network = arm.first
+    drop = view.drop
+    for group in view.replicates:
+        network = group.first
         least = network.least_energy(drop).energy
         for energy, where in ((1.0, "reliable"), (least, f"{view.metric.drop(drop)} drop")):
             if energy is None:

@@ -19,7 +19,7 @@ def front(view: View) -> Block | None:
     rows, cells = [], []
     for network in view.networks:
         for record in network.fronts:
-            granularity = record.trial.ask.granularity.name  # type: ignore[union-attr]
+            granularity = record.ask.granularity.name
             name = f"{view.name(network)}, {granularity}"
             for point in record.result["front"]["points"]:
                 row = record.simulated_row(point["simulation"])

@@ -11,6 +11,7 @@ from joulewise.report.blocks.block import Block
 from joulewise.report.tables import Table
 from joulewise.report.view import Network, View
 from joulewise.study.record import Record
+from joulewise.study.study_file import GoalEntry
 from joulewise.units import format_percent, format_point, format_si
 
 __all__ = ["plan", "saving_at_goal"]
@@ -25,25 +26,29 @@ def plan(view: View) -> Block | None:
     for network in allocated:
         best = min(network.allocations, key=lambda one: (not _held(one), _energy(one)))
         found.append((network, best))
-        drawn[view.name(network)] = _chart(network)
+        drawn[f"{view.name(network)}, seed {network.seed}"] = _chart(view, network)
     held = [(network, best) for network, best in found if _held(best)]
     sentence = "No goal was shown to hold."
     if held:
         network, best = min(held, key=lambda pair: _energy(pair[1]))
-        saved = format_percent(1 - _energy(best), 1)
+        common = _common(network).get(best.rows()[0]["goal"])
         sentence = (
-            f"The cheapest plan saves {saved} of the memory energy: {view.name(network)}, "
-            f"{_asked(best)}."
+            f"{_asked(view, best)}: {view.name(network)} needs "
+            f"{format_percent(_energy(best), 1)} of the energy of reliable memory"
         )
+        if common is not None and common is not best:
+            sentence += f", {_against(common, best)[0]} less than the best common point"
+        sentence += "."
     return Block(
         name="plan",
         title="The plan along the network",
         sentence=sentence,
         charts=drawn,
-        tables=[_table(view)],
+        tables=[_table(view), *(_points(view, network) for network in allocated)],
         note=(
-            "Plans are verified on chips that had no part in choosing them. Savings are against "
-            "the most reliable point, and against the best common point of the same goal."
+            "Plans are verified on chips that had no part in choosing them. Saved: against the "
+            "most reliable point; vs common: against the best common point that holds; at goal: "
+            "the same where both just meet the goal."
         ),
     )
 
@@ -88,19 +93,49 @@ def saving_at_goal(first: Mapping[str, float] | None, second: Mapping[str, float
     return f"{100 * (1 - math.exp(ratio)):.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
 
 
-def _asked(record: Record) -> str:
-    row = record.rows()[0]
-    return f"{row['goal']}, {row['granularity']}"
+def _asked(view: View, record: Record) -> str:
+    """Goal and granularity of an allocation."""
+    ask = record.ask
+    return f"{_goal(view, ask.goal)}, {ask.granularity.name}"
+
+
+def _goal(view: View, goal: GoalEntry) -> str:
+    """A goal, its drop in the unit of the metric."""
+    if goal.drop is None or goal.relative:
+        return goal.name
+    return goal.name.replace(f"{goal.drop:g}", view.metric.drop(goal.drop))
+
+
+def _common(network: Network) -> dict[str, Record]:
+    """The allocation of one common point that holds, by goal."""
+    return {
+        record.rows()[0]["goal"]: record
+        for record in network.allocations
+        if record.ask.granularity.per == "network" and _held(record)
+    }
+
+
+def _points(view: View, network: Network) -> Table:
+    """Operating points of every placed tensor, a column for each allocation."""
+    plans = [record.result["allocation"]["plan"] for record in network.allocations]
+    names = [record.ask.granularity.name for record in network.allocations]
+    rows = []
+    for tensor in network.record.result["tensors"]:
+        cells = []
+        for one in plans:
+            ((knob, value),) = one[tensor["name"]].items()
+            points = _numbers(value)
+            ends = dict.fromkeys(format_point(knob, end) for end in (min(points), max(points)))
+            cells.append(f"{knob} {' to '.join(ends)}")
+        rows.append([tensor["name"], str(tensor["words"]), *cells])
+    caption = f"Operating points of {view.name(network)}, seed {network.seed}."
+    return Table(caption=caption, columns=["tensor", "words", *names], rows=rows)
 
 
 def _table(view: View) -> Table:
     rows = []
     for network in view.networks:
-        common = {
-            record.rows()[0]["goal"]: record
-            for record in network.allocations
-            if record.trial.ask.granularity.per == "network" and _held(record)  # type: ignore[union-attr]
-        }
+        common = _common(network)
         for record in network.allocations:
             row = record.rows()[0]
             held = row["holds"]
@@ -109,29 +144,29 @@ def _table(view: View) -> Table:
             rows.append(
                 [
                     view.name(network),
-                    row["goal"],
+                    _goal(view, record.ask.goal),
                     row["granularity"],
-                    "shown" if held else "predicted" if held is None else "not shown",
+                    "yes" if held else "predicted" if held is None else "not shown",
                     view.metric.text(row["mean"]) if row.get("mean") is not None else "",
                     format_si(row["memory_j"], "J"),
                     format_percent(1 - row["energy"], 1),
                     *_against(against, record),
                 ]
             )
-    columns = ["network", "goal", "granularity", "goal holds", view.metric.name, "memory energy"]
+    columns = ["network", "goal", "granularity", "holds", view.metric.name, "memory"]
     return Table(
         caption="Plans by goal and granularity.",
-        columns=[*columns, "saved", "against common", "both just at the goal"],
+        columns=[*columns, "saved", "vs common", "at goal"],
         rows=rows,
         words=4,
     )
 
 
-def _chart(network: Network) -> Any:
+def _chart(view: View, network: Network) -> Any:
     """Operating points by tensor, a line for each allocation."""
     rows = []
     for record in network.allocations:
-        name = _asked(record)
+        name = _asked(view, record)
         for tensor, setting in record.result["allocation"]["plan"].items():
             ((knob, value),) = setting.items()
             points = _numbers(value)

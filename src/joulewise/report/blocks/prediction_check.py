@@ -25,7 +25,8 @@ def prediction_check(view: View) -> Block | None:
             low, high = mean_interval(point.errors.tolist())
             ratio = point.predicted_error / simulated
             ratios.append(ratio)
-            where = f"{view.name(network)}, {point.knob} {format_point(point.knob, point.point)}"
+            where = f"{view.name(network)}, seed {network.seed}, {point.knob} "
+            where += format_point(point.knob, point.point)
             rows.append(
                 {
                     "name": view.name(network),
@@ -44,7 +45,7 @@ def prediction_check(view: View) -> Block | None:
             cells.append([where, *errors, f"{ratio:.2f}", *metric])
     if not rows:
         return None
-    columns = ["network and point", "predicted error", "simulated [95 %]", "ratio"]
+    columns = ["network and point", "error", "simulated [95 %]", "ratio"]
     name = view.metric.name
     return Block(
         name="prediction-check",
@@ -56,8 +57,9 @@ def prediction_check(view: View) -> Block | None:
         charts={"Output error": charts.pairs(rows, x="simulated", y="predicted")},
         tables=[
             Table(
-                caption="Output errors are mean squared differences to the model as given.",
-                columns=[*columns, f"predicted {name}", f"simulated {name}"],
+                caption="Predicted output errors (mean squared differences to the model as given) "
+                f"and {name}, beside those of simulated chips.",
+                columns=[*columns, name, "simulated"],
                 rows=cells,
             )
         ],

@@ -25,9 +25,9 @@ def provenance(view: View) -> Block:
     facts += [
         ["chips at each point", str(file.chips_of_curves)],
         ["seed of the first chip", str(file.chip_seed)],
-        ["seeds of training", ", ".join(map(str, file.seeds)) if file.training else "none"],
+        ["training seeds", ", ".join(map(str, file.seeds)) if file.training else "none"],
         ["trials", str(len({at.digest for at, _ in view.records}))],
-        ["time with one thread", format_time(seconds)],
+        ["compute time (one thread)", format_time(seconds)],
     ]
     environments = [record.environment for _, record in view.records]
     for field in ("joulewise", "python", "torch", "machine"):

@@ -8,7 +8,7 @@ import numpy as np
 
 from joulewise.report.blocks.block import Block
 from joulewise.report.tables import Table
-from joulewise.report.view import Arm, View, energy_interval
+from joulewise.report.view import Replicates, View, energy_interval
 from joulewise.study.least_energy import least_energy
 from joulewise.units import format_percent
 
@@ -19,23 +19,23 @@ def training_methods(view: View) -> Block | None:
     """The block; None for a single training method."""
     if len(view.file.training) < 2 or not view.networks:
         return None
-    groups: dict[tuple[str, str], list[Arm]] = {}
-    for arm in view.arms:
-        groups.setdefault((arm.first.model, arm.first.memory), []).append(arm)
+    groups: dict[tuple[str, str], list[Replicates]] = {}
+    for group in view.replicates:
+        groups.setdefault((group.first.model, group.first.memory), []).append(group)
     rows, best = [], []
-    drop = max(view.file.drops)
-    for (model, memory), arms in groups.items():
+    drop = view.drop
+    for (model, memory), methods in groups.items():
         # Networks of one seed begin alike, so each is held to the first method's of its seed.
-        baselines = {network.seed: network.original for network in arms[0].networks}
-        first = _energies(arms[0], baselines, drop)
-        for arm in arms:
-            energies = _energies(arm, baselines, drop)
-            cells = [model, memory, arm.first.training, *_cells(view, arm, energies)]
+        baselines = {network.seed: network.original for network in methods[0].networks}
+        first = _energies(methods[0], baselines, drop)
+        for group in methods:
+            energies = _energies(group, baselines, drop)
+            cells = [model, memory, group.first.training, *_cells(view, group, energies)]
             saved = ""
-            if first and energies and arm is not arms[0]:
+            if first and energies and group is not methods[0]:
                 fraction = float(1 - np.mean(energies) / np.mean(first))
                 saved = format_percent(fraction, 1)
-                best.append((fraction, f"{arm.first.training} for {model} on {memory}"))
+                best.append((fraction, f"{group.first.training} for {model} on {memory}"))
             rows.append([*cells, saved])
     metric = view.metric.name
     columns = ["model", "memory", "training", f"{metric} as trained", "memory energy", "95 %"]
@@ -46,9 +46,9 @@ def training_methods(view: View) -> Block | None:
         tables=[
             Table(
                 caption=(
-                    "The least energy, over that of reliable memory, at which the mean is within "
-                    f"{view.metric.drop(drop)} of {view.file.training[0].name} of the same seed "
-                    "without faults."
+                    "The least energy, over that of reliable memory, at which the mean is at most "
+                    f"{view.metric.drop(drop)} below that of {view.file.training[0].name} (same "
+                    "seed, no faults)."
                 ),
                 columns=[*columns, "saved against first"],
                 rows=rows,
@@ -66,18 +66,18 @@ def _sentence(view: View, best: list[tuple[float, str]]) -> str:
     """The method that saves most against the first."""
     first = view.file.training[0].name
     if not best:
-        return f"No method but {first} is within the drop."
+        return f"No method can be compared with {first}: one of them is not within the drop."
     fraction, who = max(best)
     if fraction <= 0:
         return f"None needs less memory energy than {first}."
     saved = format_percent(fraction, 1)
-    return f"{who[0].upper()}{who[1:]} saves most against {first}: {saved} of its memory energy."
+    return f"Most is saved against {first} by {who}: {saved} of its memory energy."
 
 
-def _energies(arm: Arm, baselines: Mapping[int, float], drop: float) -> list[float]:
+def _energies(group: Replicates, baselines: Mapping[int, float], drop: float) -> list[float]:
     """The least energy of each seed; empty if one of them is never within the drop."""
     found = []
-    for network in arm.networks:
+    for network in group.networks:
         energies = [point.energy for point in network.points]
         # A network that was trained with faults may lose more on a better memory: the least energy
         # at which it is within the drop counts.
@@ -93,8 +93,8 @@ def _energies(arm: Arm, baselines: Mapping[int, float], drop: float) -> list[flo
     return found
 
 
-def _cells(view: View, arm: Arm, energies: list[float]) -> list[str]:
-    given = view.metric.text(float(np.mean([network.original for network in arm.networks])))
+def _cells(view: View, group: Replicates, energies: list[float]) -> list[str]:
+    given = view.metric.text(float(np.mean([network.original for network in group.networks])))
     if not energies:
         return [given, "not reached", ""]
     interval = ""
