@@ -69,3 +69,33 @@ def test_failed_trials_give_exit_code_1(tmp_path):
     ran = call("run", str(path), "--workers", "1")
     assert ran.exit_code == 1
     assert "failed: " in ran.stderr
+
+
+def test_json_is_alone_on_standard_output(tmp_path, capsys):
+    (tmp_path / "loud.py").write_text(
+        "import torch\n"
+        "print('imported')\n"
+        "class Net(torch.nn.Linear):\n"
+        "    def forward(self, x):\n"
+        "        print('forward')\n"
+        "        return super().forward(x.flatten(1))\n"
+        "def net():\n    return Net(64, 10)\n"
+    )
+    path = tmp_path / "study.yaml"
+    path.write_text(_SMALL.replace("[mlp]", f"['{tmp_path}/loud.py:net']"))
+    ran = call("run", str(path), "--workers", "2", "--json")
+    assert ran.exit_code == 0, ran.stderr
+    assert [row["kind"] for row in json.loads(ran.stdout)] == ["train", "curve"]
+    dry = call("run", str(path), "--dry-run", "--json")
+    assert json.loads(dry.stdout)["done"] == 2
+
+
+def test_allocate_without_a_folder(tmp_path):
+    weights = tmp_path / "w.safetensors"
+    assert call("train", "--model", "mlp", "--epochs", "1", "--out", str(weights)).exit_code == 0
+    ran = call(
+        *("allocate", "--model", f"mlp={weights}", "--goal", "error=0.05", "--workers", "1"),
+        *("--granularity", "tensor:levels=0.3+0.5+1", "--chips", "20", "--images", "60"),
+    )
+    assert ran.exit_code == 0, ran.stderr
+    assert "Operating points of w" in ran.stdout

@@ -110,3 +110,38 @@ def test_intervals_over_seeds_stay_above_0():
     low, high = energy_interval([0.2, 0.4])
     assert 0 < low < 0.2 < 0.4 < high <= 1.0
     assert mean_interval([0.2, 0.4]).low < 0
+
+
+def test_failed_chips_and_unbounded_metrics_have_a_page(study, tmp_path, monkeypatch):
+    import shutil
+
+    folder = tmp_path / "failed"
+    shutil.copytree(study.store.folder, folder)
+    one = Study.open(folder)
+    for path in (folder / "trials").iterdir():
+        record = one.store.read(path.stem)
+        for number, simulation in enumerate(record["result"].get("simulations", ())):
+            simulation["metric"] = {
+                "name": "nll",
+                "higher_is_better": False,
+                "bounds": [0.0, None],
+            }
+            lost = {1: 3, 2: 20}.get(number, 0)
+            simulation["values"] = [None] * lost + simulation["values"][lost:]
+        one.store.write(path.stem, record)
+    page = render_study(one)
+    assert "all chips failed" in page
+    assert "NaN" not in re.search(r'id="charts">(.*?)</script>', page)[1]
+    check = next(b for b in blocks_of(View(one)) if b.name == "prediction-check")
+    assert all(row[-2:] == ["", ""] for row in check.tables[0].rows)  # accuracy is no nll
+
+
+def test_a_missing_baseline_leaves_the_block_out(study, tmp_path):
+    import shutil
+
+    folder = tmp_path / "missing"
+    shutil.copytree(study.store.folder, folder)
+    one = Study.open(folder)
+    first = next(at for at, record in one.records() if record.kind == "curve")
+    (folder / "trials" / f"{first.digest}.json").unlink()
+    assert "training-methods" not in [block.name for block in blocks_of(View(one))]

@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -13,9 +14,14 @@ from joulewise.study.store import Store, content_digest, digest_of
 
 def test_records_come_back(tmp_path):
     store = Store(tmp_path / "study")
-    store.write("ab", {"x": [1.5, None]})
-    assert Store(tmp_path / "study").read("ab") == {"x": [1.5, None]}
+    record = {"trial": {"kind": "train"}, "x": [1.5, None]}
+    digest = digest_of(record["trial"])
+    store.write(digest, record)
+    assert Store(tmp_path / "study").read(digest) == record
     assert store.read("cd") is None
+    (tmp_path / "study/trials" / f"{digest}.json").rename(tmp_path / "study/trials/ab.json")
+    assert store.read("ab") is None
+    assert store.damaged == {"ab.json": "it is the record of another trial"}
 
 
 def test_labels_and_paths_are_no_part_of_a_digest():
@@ -119,3 +125,20 @@ def test_json_has_no_nan(tmp_path):
     with pytest.raises(ValueError, match="JSON compliant"):
         store.write("ab", {"x": float("nan")})
     assert json.loads((tmp_path / "study.json").read_text())["content"] == {}
+
+
+def test_a_new_folder_may_be_opened_by_several_at_once(tmp_path):
+    for number in range(10):
+        with ThreadPoolExecutor(4) as pool:
+            stores = list(pool.map(Store, [tmp_path / f"new{number}"] * 4))
+        assert all(store.read_study() == {} for store in stores)
+
+
+def test_a_folder_that_was_begun_is_taken_up(tmp_path):
+    (tmp_path / ".study.json.ab.tmp").write_text("half")
+    assert Store(tmp_path).read_study() == {}
+    (tmp_path / "study.json").write_text("{")
+    with pytest.raises(InputError, match="without that file"):
+        Store(tmp_path).read_study()
+    (tmp_path / "study.json").unlink()
+    assert Store(tmp_path).read_study() == {}

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from joulewise.errors import InputError
+from joulewise.models import build, save_weights
 from joulewise.study import engine as engine_module
 from joulewise.study.engine import LocalProcesses, ThisProcess
 from joulewise.study.study import Study, differences
@@ -123,8 +124,8 @@ def test_failures_are_told_and_tried_again(tmp_path):
 
 
 def test_models_need_weights_or_training(tmp_path):
-    with pytest.raises(InputError, match=r"models\[0\] \(mlp\) has neither weights nor training"):
-        study(tmp_path, training=[]).run()
+    with pytest.raises(ValueError, match=r"models\[0\] \(mlp\) has neither weights nor training"):
+        study(tmp_path, training=[])
 
 
 def test_weights_of_a_file_are_copied(done, tmp_path):
@@ -143,3 +144,94 @@ def test_no_trial_begins_after_the_budget(tmp_path):
 def test_opening_needs_a_study_that_was_run(tmp_path):
     with pytest.raises(InputError, match="has no study.json"):
         Study.open(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["law", "fault map", "memory", "model", "data", "accesses"])
+def test_files_with_new_content_are_other_trials(tmp_path, kind):
+    file = tmp_path / ("mine.py" if kind in ("memory", "model", "data") else "mine.csv")
+    rates = (1e-6, 0.3)
+    contents = {
+        "law": [
+            f"v_dd,energy_per_bit_j,bit_error_rate\n0.5,1e-14,{p}\n1,2e-14,{p}\n"
+            for p in (1e-6, 0.3)
+        ],
+        "fault map": [f"row,column,bit_error_rate\n0,0,{p}\n0,1,{p}\n" for p in rates],
+        "memory": [f"import joulewise as jw\ndef f(): return jw.SRAM(bits={b})\n" for b in (8, 3)],
+        "model": [
+            "import torch\n"
+            "class Net(torch.nn.Sequential):\n"
+            f"    def forward(self, x): return {k} * super().forward(x)\n"
+            "def f(): return Net(torch.nn.Flatten(), torch.nn.Linear(64, 10))\n"
+            for k in (1, -3)
+        ],
+        "data": [
+            "import torch, joulewise as jw\n"
+            f"def f(): return torch.linspace(0, {k}, 640).reshape(10, 64), torch.arange(10)\n"
+            for k in (1, 2)
+        ],
+        "accesses": [f"name,reads,writes\nfeatures.1.weight,{n},0\n" for n in (1e5, 9e5)],
+    }
+    changes = {
+        "law": {"memories": [f"sram:law={file},knob=v_dd"], "points": ["v_dd=0.6"]},
+        "fault map": {
+            "memories": [
+                f"sram:fault_map=measured,fault_map.path={file},fault_map.rows=1,fault_map.columns=8"
+            ]
+        },
+        "memory": {"memories": [f"custom:factory={file}:f"]},
+        "model": {"models": [f"{file}:f"]},
+        "data": {"data": {"source": f"{file}:f"}, "models": ["mlp"], "training": []},
+        "accesses": {"place": {"accesses": str(file), "include": ["features.1*"]}},
+    }[kind]
+    if kind == "data":
+        weights = tmp_path / "w.safetensors"
+        model = build("mlp", (64,), 10, seed=0)
+        save_weights(model, weights, {})
+        changes["models"] = [f"mlp={weights}"]
+    common = {"points": ["eta=0.5"], "goals": [], "chips": 2} | changes
+    found = []
+    for content in contents[kind]:
+        file.write_text(content)
+        one = study(tmp_path / "out", **({"memories": ["sram"]} | common))
+        assert one.run() == {}
+        (row, *_) = [row for row in one.rows() if row["kind"] == "curve"]
+        found.append((row["trial"], row["output_error"], row["memory_j"]))
+    assert found[0][0] != found[1][0]
+    assert found[0][1:] != found[1][1:]
+
+
+def test_rows_are_of_the_study_that_was_asked(done, tmp_path):
+    study(tmp_path, memories=["sram", "sram:bits=3"], goals=[]).run()
+    other = study(tmp_path, memories=["sram:bits=4", "sram"], goals=[])
+    curves = [row for row in other.rows() if row["kind"] == "curve"]
+    assert {row["memory"] for row in curves} == {"8-bit SRAM, mask"}
+
+
+def test_figures_that_are_not_finite_fail_one_trial(tmp_path, monkeypatch):
+    work = engine_module._work
+
+    def infinite(trial, *rest):
+        outcome = work(trial, *rest)
+        if trial.kind == "evaluate":
+            outcome.result["simulations"][0]["ideal_mse"] = float("nan")
+        return outcome
+
+    monkeypatch.setattr(engine_module, "_work", infinite)
+    failed = study(tmp_path, goals=[], memories=["sram"]).run()
+    (reason,) = failed.values()
+    assert "not JSON compliant" in reason
+
+
+def test_a_full_disk_loses_nothing_and_frees_the_trial(tmp_path, monkeypatch):
+    one = study(tmp_path, goals=[], memories=["sram"])
+    write = one.store.write
+
+    def full(digest, record):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(one.store, "write", full)
+    with pytest.raises(InputError, match="No space left") as kept:
+        one.run()
+    monkeypatch.setattr(one.store, "write", write)
+    assert one.run() == {}
+    assert kept.value is not None

@@ -79,7 +79,7 @@ def main() -> None:
     except JoulewiseError as error:
         _refuse(str(error))
     except ValidationError as error:
-        from joulewise.study.study_file import sentence
+        from joulewise.study.messages import sentence
 
         _refuse(sentence(error))
 

@@ -97,7 +97,8 @@ def study_file(**fields: Any) -> Any:
     from pydantic import ValidationError
 
     from joulewise.errors import InputError
-    from joulewise.study.study_file import StudyFile, sentence
+    from joulewise.study.messages import sentence
+    from joulewise.study.study_file import StudyFile
 
     try:
         return StudyFile.model_validate({k: v for k, v in fields.items() if v is not None})

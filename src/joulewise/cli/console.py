@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 
 import typer
 from rich.box import SIMPLE_HEAD
@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-__all__ = ["Update", "bar", "print_table", "start"]
+__all__ = ["Update", "bar", "print_table", "start", "users_code"]
 
 _SECONDS_BETWEEN_LINES = 30.0
 
@@ -82,6 +82,13 @@ def _lines(description: str) -> Update:
             typer.echo(f"{description}: {done:g} of {total:g} {note}".rstrip(), err=True)
 
     return update
+
+
+@contextmanager
+def users_code() -> Iterator[None]:
+    """A block in which users' code runs: what it prints goes to standard error."""
+    with redirect_stdout(sys.stderr):
+        yield
 
 
 def print_table(title: str, columns: list[str], rows: list[list[str]], words: int = 1) -> None:

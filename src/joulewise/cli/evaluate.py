@@ -59,10 +59,11 @@ def simulate(
 
     if half_width is not None:
         check_in_range("half_width", half_width, 0.0, 1e6, open_low=True)
-    case.load(torch_device)
+    with console.users_code():
+        case.load(torch_device)
     from joulewise.simulation import sweep
 
-    with console.bar("simulate") as update:
+    with console.bar("simulate") as update, console.users_code():
         found = sweep(
             case.placement,
             case.test,
@@ -129,14 +130,15 @@ def predict(
         seed,
         chips=2 if check is None else check,
     )
-    case.load(torch_device)
+    with console.users_code():
+        case.load(torch_device)
     from joulewise.placement import energy
     from joulewise.prediction import predict as predict_one
     from joulewise.simulation import sweep
 
     chosen = _method(method, seed)
     found = []
-    with console.bar("predict") as update:
+    with console.bar("predict") as update, console.users_code():
         for number, one in enumerate(case.plans):
 
             def report(_: str, done: float, expected: float, number: int = number) -> None:
@@ -147,7 +149,7 @@ def predict(
             )
     simulated: list[Simulation | None] = [None] * len(found)
     if check is not None:
-        with console.bar("simulate, to check") as update:
+        with console.bar("simulate, to check") as update, console.users_code():
             simulated = [
                 *sweep(
                     case.placement,
@@ -231,6 +233,7 @@ class _Case:
         file = arguments.study_file(
             data={"source": data, "images": images},
             models=[model],
+            training=[] if "=" in model else ["sgd"],  # weights of its own; nothing is trained
             memories=[memory],
             place=place,
             points=at,
@@ -258,12 +261,14 @@ class _Case:
             InputError: if that is not possible, or a point is out of range.
         """
         console.start(torch_device)
+        from joulewise.data import load_data
         from joulewise.placement import Plan
-        from joulewise.study.compute import metric_of, place_network
+        from joulewise.study.networks import metric_of, place_network
 
         (entry,), (memory,) = self.file.models, self.file.memories
-        self.placement, data = place_network(
-            entry.source, entry.weights, 0, self.file.data.source, memory, self.file.place
+        data = load_data(self.file.data.source)
+        self.placement = place_network(
+            entry.source, entry.weights, 0, data, memory, self.file.place
         )
         images = self.file.data.images
         self.test = data.test

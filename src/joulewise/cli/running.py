@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from joulewise.study.study import Position
     from joulewise.study.study_file import StudyFile
 
-__all__ = ["Runner", "present", "run_options"]
+__all__ = ["Runner", "present", "run_options", "tell_damage"]
 
 
 class Runner:
@@ -53,7 +53,9 @@ class Runner:
         """The study of a folder; changes since its last run are told."""
         from joulewise.study.study import Study
 
-        study = Study(file, folder)
+        with console.users_code():
+            study = Study(file, folder)
+            _ = study.cells  # loads data and models, so that what is wrong is refused now
         for change in study.changes:
             typer.echo(f"joulewise: changed since the last run: {change}", err=True)
         return study
@@ -62,7 +64,7 @@ class Runner:
         """Compute what is missing, with a progress bar; the errors of failed trials."""
         engine = self._made()
         try:
-            with console.bar("trials") as update:
+            with console.bar("trials") as update, console.users_code():
                 failed = study.run(engine, lambda state: _report(update, state), loggers)
         except KeyboardInterrupt:
             typer.echo(f"joulewise: stopped; {self._again}", err=True)
@@ -71,8 +73,7 @@ class Runner:
             engine.close()
             for logger in loggers:
                 logger.close()
-        for name, reason in study.store.damaged.items():
-            typer.echo(f"joulewise: {name} was damaged ({reason}), not used", err=True)
+        tell_damage(study)
         names = {cell.trial.digest: study.name_of(cell) for cell in study.cells}
         for digest, reason in failed.items():
             typer.echo(f"joulewise: {names[digest]} failed: {reason}", err=True)
@@ -86,6 +87,12 @@ class Runner:
         from joulewise.study.engine import LocalProcesses, ThisProcess
 
         return ThisProcess() if self._workers == 1 else LocalProcesses(self._workers)
+
+
+def tell_damage(study: Study) -> None:
+    """Name the files that could not be used."""
+    for name, reason in study.store.damaged.items():
+        typer.echo(f"joulewise: {name} is damaged ({reason}) and not used", err=True)
 
 
 def present(study: Study, json: bool, *, kept: bool) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 import json as json_module
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from joulewise.cli import arguments, console
-from joulewise.cli.running import Runner, present
+from joulewise.cli.running import Runner, present, tell_damage
 from joulewise.files import write_atomically
 
 if TYPE_CHECKING:
@@ -122,7 +123,7 @@ def run(
     console.start(torch_device)
     study = runner.study(file, folder)
     if dry_run:
-        _print_workload(study)
+        _print_workload(study, json)
         return
     from joulewise.study.loggers import logger_of
 
@@ -132,8 +133,11 @@ def run(
         raise typer.Exit(1)
 
 
-def _print_workload(study: Study) -> None:
+def _print_workload(study: Study, json: bool) -> None:
     workload = study.workload()
+    if json:
+        typer.echo(json_module.dumps(asdict(workload)))
+        return
     time = "not known before a trial is done"
     if workload.seconds is not None:
         time = f"about {workload.seconds:.0f} s with one worker"
@@ -168,6 +172,7 @@ def results(
         _write_csv(study.rows())
     else:
         present(study, json, kept=False)
+    tell_damage(study)
 
 
 def _write_csv(rows: list[dict[str, Any]]) -> None:

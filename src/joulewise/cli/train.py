@@ -72,8 +72,8 @@ def train(
     noisy.safetensors
     """
     from joulewise.errors import refuse
+    from joulewise.study.entries import parse_point
     from joulewise.study.short_forms import short_form
-    from joulewise.study.study_file import parse_point
 
     name, equals, _ = model.partition("=")
     if equals:
@@ -103,7 +103,7 @@ def train(
     console.start(torch_device)
     from joulewise.data import load_data
     from joulewise.models import host, load_model, save_weights
-    from joulewise.study.compute import training_memory
+    from joulewise.study.networks import training_memory
     from joulewise.training import TrainingSpec
     from joulewise.training import train as fit
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from joulewise.placement import Plan
-from joulewise.results import Result, format_value, plotted
+from joulewise.results import Result, finite, format_value, plotted
 from joulewise.units import format_percent
 
 __all__ = ["AccuracyForecast", "Forecast"]
@@ -91,8 +91,8 @@ class Forecast(Result):
         return {n: _number(part) / mse if mse else 0.0 for n, part in self.variance.items()}
 
     def to_dict(self) -> dict[str, Any]:
-        """See `Result`."""
-        return {
+        """See `Result`; figures that are not finite are None."""
+        plain = {
             "method": self.method,
             "plan": self.plan.to_dict(),
             "samples": self.samples,
@@ -103,6 +103,8 @@ class Forecast(Result):
             "accuracy": None if self.accuracy is None else asdict(self.accuracy),
             "refusal": self.refusal,
         }
+        found: dict[str, Any] = finite(plain)
+        return found
 
     def plot(self) -> Any:
         """Contribution of each placed tensor to the output error (an Altair chart)."""

@@ -50,13 +50,19 @@ class CurvePoint:
 
     @property
     def mean(self) -> float:
-        """Mean of the metric over chips that did not fail."""
-        return float(np.nanmean(self.values))
+        """Mean of the metric over chips that did not fail; NaN if all did."""
+        return float(self.known.mean()) if len(self.known) else float("nan")
 
     @property
-    def interval(self) -> Interval:
-        """95 % interval of the mean over chips."""
-        return mean_interval(self.values[np.isfinite(self.values)].tolist())
+    def known(self) -> Floats:
+        """The metric of the chips that did not fail."""
+        found: Floats = self.values[np.isfinite(self.values)]
+        return found
+
+    @property
+    def interval(self) -> Interval | None:
+        """95 % interval of the mean over chips; None for fewer than two."""
+        return mean_interval(self.known.tolist()) if len(self.known) > 1 else None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -64,6 +70,7 @@ class Network:
     """One trained network on one memory.
 
     Args:
+        at: Its place in the study.
         model: Name of the model.
         training: Name of the training; empty for given weights.
         memory: Name of the memory.
@@ -73,6 +80,7 @@ class Network:
         fronts: Records of its fronts.
     """
 
+    at: Position
     model: str
     training: str
     memory: str
@@ -100,7 +108,9 @@ class Network:
         result = self.record.result
         for simulation, forecast in zip(result["simulations"], result["forecasts"], strict=True):
             row = self.record.simulated_row(simulation)
-            accuracy = None if forecast is None else forecast["accuracy"]
+            # Predictions are of top-1 accuracy, whatever the metric.
+            plain = forecast is not None and (simulation["metric"] or {}).get("name") == "accuracy"
+            accuracy = forecast["accuracy"] if plain else None
             found.append(
                 CurvePoint(
                     knob=row["knob"] or "",
@@ -225,6 +235,7 @@ class View:
                 others.setdefault((*key, record.kind), []).append(record)
         return [
             Network(
+                at=Position(record.trial.digest, model, training, memory, seed),
                 model=self.file.models[model].name,
                 training="" if training is None else self.file.training[training].name,
                 memory=self.file.memories[memory].name,
@@ -239,9 +250,9 @@ class View:
     @cached_property
     def replicates(self) -> list[Replicates]:
         """Networks that differ by the seed only."""
-        groups: dict[tuple[str, str, str], list[Network]] = {}
+        groups: dict[tuple[Any, ...], list[Network]] = {}
         for network in self.networks:
-            groups.setdefault((network.model, network.training, network.memory), []).append(network)
+            groups.setdefault(network.at[1:4], []).append(network)
         return [Replicates(networks=group) for group in groups.values()]
 
     def name(self, network: Network) -> str:

@@ -1,6 +1,10 @@
 """Study: a question in, stored evidence out.
 
 study_file   the question of a study as YAML, validated
+entries      data, models, training, places, points and goals as plain data
+messages     messages on what a validation refused
+sources      content behind the names of a study
+networks     networks loaded, placed, and trained through a memory
 memories     memories as plain data
 short_forms  settings as they stand on a command line
 trials       pieces of work with a digest

@@ -2,65 +2,36 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import math
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from threadpoolctl import threadpool_limits
 
 from joulewise.allocation import allocate, pareto
-from joulewise.contrib import LearnedRanges, NoiseMaximisation, weight_noise
-from joulewise.data import Dataset, load_data
-from joulewise.devices import Point
-from joulewise.errors import InputError, JoulewiseError
-from joulewise.metrics import (
-    Accuracy,
-    MeanSquaredError,
-    Metric,
-    NegativeLogLikelihood,
-    TokenAccuracy,
-)
-from joulewise.models import ZOO, host, load_model, load_weights, save_weights
-from joulewise.placement import (
-    Placement,
-    Plan,
-    energy,
-    fold_batchnorm,
-    place,
-    prepare,
-    with_accesses,
-)
+from joulewise.errors import JoulewiseError
+from joulewise.metrics import Metric
+from joulewise.models import host, load_model
+from joulewise.placement import Placement, Plan, energy
 from joulewise.prediction import predict
 from joulewise.progress import Report, silent
 from joulewise.study.energy_curve import energy_curve, losses
+from joulewise.study.entries import Place
 from joulewise.study.environment import Environment
+from joulewise.study.networks import metric_of, place_network, training_memory
 from joulewise.study.placed import placed_records
-from joulewise.study.study_file import Place, StudyFile, TrainingEntry
-from joulewise.study.trials import (
-    Allocate,
-    Curve,
-    DataRef,
-    Evaluate,
-    ModelRef,
-    Sources,
-    Train,
-    source_name,
-)
-from joulewise.training import TrainingMemory, TrainingSpec, train
+from joulewise.study.sources import data_of, safetensors_of
+from joulewise.study.trials import Allocate, Curve, Evaluate, Train
+from joulewise.training import TrainingSpec, train
 
-__all__ = ["Outcome", "compute", "metric_of", "place_network", "sources_of", "training_memory"]
+__all__ = ["Outcome", "compute"]
 
-# Samples that ranges of activations are calibrated by, and that batch normalisation is folded by.
-_CALIBRATION, _FOLDING = 512, 8
 # Predictions beside a curve: at most this many, where no more than this is lost.
 _FORECASTS, _MOST_LOST = 4, 0.11
 
@@ -80,43 +51,6 @@ class Outcome:
     weights: bytes | None = None
     seconds: float
     environment: dict[str, Any]
-
-
-def sources_of(study: StudyFile, keep: Callable[[bytes], str]) -> Sources:
-    """Find the content that a study names; loads data, models and weights.
-
-    Args:
-        study: The study file.
-        keep: Keeps a safetensors file and gives its digest.
-
-    Raises:
-        InputError: if one of them cannot be loaded, naming it.
-    """
-    data = _data(study.data.source)
-    content = hashlib.sha256()
-    for split in (data.train, data.test):
-        for tensor in () if split is None else (split.inputs, split.targets):
-            content.update(_bytes_of(tensor))
-    models, weights = [], []
-    for entry in study.models:
-        model, code = load_model(entry.source, data.input_shape, data.classes, seed=0), ""
-        if entry.source not in ZOO:  # the user's code may change
-            state = hashlib.sha256(repr(model).encode())
-            for tensor in model.state_dict().values():
-                state.update(_bytes_of(tensor) if isinstance(tensor, Tensor) else b"")
-            code = state.hexdigest()[:16]
-        names = {"label": entry.name, "source": source_name(entry.source), "path": entry.source}
-        models.append(ModelRef(**names, content=code))
-        if entry.weights is not None:
-            load_weights(model, entry.weights)
-        weights.append("" if entry.weights is None else keep(_safetensors(model)))
-    reference = DataRef(
-        name=data.name,
-        path=study.data.source,
-        content=content.hexdigest()[:16],
-        images=study.data.images,
-    )
-    return Sources(data=reference, models=models, weights=weights)
 
 
 def compute(
@@ -153,14 +87,15 @@ def _one_thread() -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        yield
+        with threadpool_limits(1):  # NumPy's and SciPy's linear algebra
+            yield
     finally:
         torch.set_num_threads(before)
 
 
 def _train(trial: Train, report: Report) -> tuple[dict[str, Any], bytes]:
     """The record of a training, and its weights."""
-    data, entry = _data(trial.data.path), trial.training
+    data, entry = data_of(trial.data), trial.training
     model = load_model(trial.model.path, data.input_shape, data.classes, seed=trial.seed)
     model = host(model, data.input_shape)
     options = entry.model_dump(include=set(TrainingSpec.model_fields) - {"seed"})
@@ -169,101 +104,15 @@ def _train(trial: Train, report: Report) -> tuple[dict[str, Any], bytes]:
     record = train(
         model, data, spec, lambda e: report("training", e.epoch, spec.epochs), memory=memory
     )
-    return {"training": record.model_dump(mode="json")}, _safetensors(model)
-
-
-def _safetensors(model: nn.Module) -> bytes:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "weights.safetensors"
-        save_weights(model, path, {})
-        return path.read_bytes()
-
-
-def training_memory(
-    entry: TrainingEntry, memory: Any, where: Place, seed: int, model: nn.Module, data: Dataset
-) -> TrainingMemory | None:
-    """The memory that a network is trained through; None for a plain training.
-
-    Args:
-        entry: The way to train.
-        memory: The memory.
-        where: Tensors that go to it.
-        seed: Seed of the chips.
-        model: The network.
-        data: The data, which activations are calibrated by.
-
-    Raises:
-        InputError: if the training has no point for the memory's knob.
-    """
-    if entry.noise:
-        # Without a training split `train` refuses the data.
-        samples = 0 if data.train is None else len(data.train)
-        steps = entry.epochs * math.ceil(samples / entry.batch_size)
-        return weight_noise(
-            model,
-            strength=entry.noise,
-            ramp=round(entry.noise_ramp * steps),
-            spread=entry.noise_spread,
-            seed=seed,
-        )
-    if not entry.through_memory:
-        return None
-    if where.common_range:
-        raise InputError(
-            "place.common_range is true for training through a memory, where ranges follow the "
-            "weights; allowed: false, or per_channel in the memory"
-        )
-    placement = _placed(model, data, memory, where)
-    if entry.energy is not None:
-        return NoiseMaximisation(placement, energy=entry.energy, seed=seed)
-    ranges = LearnedRanges(placement) if entry.learn_ranges else None
-    if entry.perfect:
-        _check_effect(placement, None)
-        return TrainingMemory(placement, ranges=ranges, perfect=True)
-    knob = placement.placed[0].device.knob
-    at = {name: point for name, point in entry.at.items() if name in (knob.name, *knob.aliases)}
-    if len(at) != 1:
-        raise InputError(
-            f"training ({entry.name}) has points on {', '.join(entry.at)}; allowed: exactly one "
-            f"on {knob.name}, the knob of {memory.name}"
-        )
-    _check_effect(placement, placement.points(at))
-    return TrainingMemory(placement, at=at, ranges=ranges, seed=seed)
-
-
-def _check_effect(placement: Placement, points: Mapping[str, Point] | None) -> None:
-    """Refuse a memory that gives weights back as they are: training would not notice it.
-
-    Args:
-        placement: The placement.
-        points: Operating points; None without faults.
-
-    Raises:
-        InputError: if no weight is read otherwise than it was written, and no converter rounds.
-    """
-    modules = dict(placement.model.named_modules())
-    weights = [placed for placed in placement.placed if placed.role == "weight"]
-    for placed in weights:
-        device, weight = placed.device, next(iter(placed.parameters(modules))).detach()
-        stored = device.store(weight, limit=placed.limit, name=placed.name)
-        if device.array is not None and (device.array.input_bits or device.array.output_bits):
-            return
-        if not torch.equal(device.ideal(stored), weight):
-            return
-        if points is not None and bool(device.moments(stored, points[placed.name]).var.any()):
-            return
-    if weights:
-        raise InputError(
-            "the memory reads every weight exactly, so training through it has no effect; allowed: "
-            "one with noise, levels or converters"
-        )
+    return {"training": record.model_dump(mode="json")}, safetensors_of(model)
 
 
 def _evaluate(trial: Evaluate, weights: Path, report: Report) -> dict[str, Any]:
     """Facts of the placement, and the answer to what is asked."""
     network = trial.network
-    placement, data = place_network(
-        network.model.path, weights, network.seed, trial.data.path, trial.memory, trial.place
+    data = data_of(trial.data)
+    placement = place_network(
+        network.model.path, weights, network.seed, data, trial.memory, trial.place
     )
     images = trial.data.images
     test = data.test if images is None else data.test.subset(min(images, len(data.test)), seed=0)
@@ -291,32 +140,6 @@ def _evaluate(trial: Evaluate, weights: Path, report: Report) -> dict[str, Any]:
         allocation = allocate(placement, test, goal=goal, confidence=confidence, **common)
         return facts | {"allocation": allocation.to_dict(), "plan_file": _file_of(allocation.plan)}
     return facts | {"front": pareto(placement, test, plans=ask.plans, **common).to_dict()}
-
-
-def place_network(
-    source: str, weights: Path | None, seed: int, data_source: str, memory: Any, where: Place
-) -> tuple[Placement, Dataset]:
-    """Load a model and its weights, and place it.
-
-    Args:
-        source: See `joulewise.load_model`.
-        weights: A file of weights; None for the initial ones.
-        seed: Seed of the initial weights.
-        data_source: See `joulewise.load_data`.
-        memory: The memory.
-        where: Tensors that go to it.
-
-    Returns:
-        The placement, traced, and the data.
-    """
-    data = _data(data_source)
-    model = load_model(source, data.input_shape, data.classes, seed=seed)
-    if weights is not None:
-        load_weights(model, weights)
-    model = host(model, data.input_shape)
-    if where.fold_batchnorm:
-        model = fold_batchnorm(model, _calibration(data, model)[:_FOLDING])
-    return _placed(model, data, memory, where), data
 
 
 def _file_of(plan: Plan) -> dict[str, Any]:
@@ -374,7 +197,8 @@ def _spread(lost: list[float], drops: tuple[float, ...]) -> list[int]:
         >>> _spread([0.0, 0.0, 0.001, 0.004, 0.006, 0.009, 0.02, 0.1, 0.5], (0.005, 0.01))
         [1, 3, 5, 7]
     """
-    able = [index for index, loss in enumerate(lost) if loss <= _MOST_LOST]
+    most = max(_MOST_LOST, 10 * max(drops)) if max(drops) > _MOST_LOST else _MOST_LOST
+    able = [index for index, loss in enumerate(lost) if loss <= most]
     chosen: list[int] = []
     for drop in sorted(drops):
         nearest = min(able, key=lambda index: abs(lost[index] - drop), default=None)
@@ -388,58 +212,3 @@ def _spread(lost: list[float], drops: tuple[float, ...]) -> list[int]:
             max(rest, key=lambda i: min((abs(root[i] - root[c]) for c in chosen), default=0.0))
         )
     return sorted(chosen[:_FORECASTS])
-
-
-def metric_of(name: str | None) -> Metric | None:
-    """The metric of a study file; None leaves the choice to the targets.
-
-    Raises:
-        InputError: if there is none of that name.
-    """
-    if name is None:
-        return None
-    kind, _, k = name.partition(":")
-    if kind == "accuracy" and (not k or k.isdigit()):
-        return Accuracy(top_k=int(k or 1))
-    known: dict[str, type[Metric]] = {
-        "tokens": TokenAccuracy,
-        "nll": NegativeLogLikelihood,
-        "mse": MeanSquaredError,
-    }
-    if name not in known:
-        raise InputError(f"metric is {name!r}; allowed: accuracy, accuracy:5, {', '.join(known)}")
-    return known[name]()
-
-
-def _placed(model: nn.Module, data: Dataset, memory: Any, where: Place) -> Placement:
-    """Placed and traced on up to 512 training samples, or test samples where there are none."""
-    limit = None
-    if where.common_range:
-        weights = [p.detach() for p in model.parameters() if p.ndim >= 2 and p.numel()]
-        limit = max((float(weight.abs().max()) for weight in weights), default=0.0) or None
-    placement = place(
-        model,
-        weights=None if where.store == "activations" else memory.build(limit),
-        activations=None if where.store == "weights" else memory.build(),
-        include=where.include,
-        exclude=where.exclude,
-        example_inputs=_calibration(data, model),
-    )
-    return with_accesses(placement, where.accesses) if where.accesses else placement
-
-
-def _calibration(data: Dataset, model: nn.Module) -> Tensor:
-    split = data.train or data.test
-    (batch,) = prepare(split.subset(min(_CALIBRATION, len(split))), model, _CALIBRATION)
-    inputs: Tensor = batch.inputs
-    return inputs
-
-
-@lru_cache(maxsize=2)
-def _data(source: str) -> Dataset:
-    return load_data(source)
-
-
-def _bytes_of(tensor: Tensor) -> bytes:
-    flat = tensor.detach().cpu().contiguous().flatten()
-    return bytes(flat.view(torch.uint8).numpy().data) if flat.numel() else b""

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from joulewise.devices import Knob
 from joulewise.errors import InputError
-from joulewise.metrics import margin
 from joulewise.placement import Placement
 from joulewise.progress import Report, silent
 from joulewise.simulation import Simulation, simulate, sweep
@@ -28,10 +27,9 @@ _FAR = 8.0
 
 
 def losses(simulation: Simulation) -> NDArray[np.float64]:
-    """Loss of each chip against a perfect memory, ``[chips]``, in the unit of margins.
+    """Loss of each chip against a perfect memory, ``[chips]``, in the unit of the metric.
 
-    A difference for bounded metrics, the logarithm of a ratio for others; infinite for a chip that
-    failed.
+    Above 0 for a worse value; infinite for a chip that failed.
 
     Raises:
         InputError: without targets.
@@ -39,7 +37,8 @@ def losses(simulation: Simulation) -> NDArray[np.float64]:
     metric, ideal = simulation.metric, simulation.ideal
     if metric is None or ideal is None:
         raise InputError("a curve needs a metric; allowed: data with targets")
-    return np.array([-margin(metric, value, ideal) for value in simulation.values])
+    sign = 1.0 if metric.higher_is_better else -1.0
+    return np.array([np.inf if v is None else sign * (ideal - v) for v in simulation.values])
 
 
 def common_knob(placement: Placement) -> Knob:
@@ -77,7 +76,7 @@ def energy_curve(
         placement: The placement.
         data: See `joulewise.simulate`.
         points: Operating points; none to choose them.
-        drops: Losses, in the unit of `losses`, that the curve will be read at; above 0.
+        drops: Losses that the curve will be read at, in the unit of the metric; above 0.
         chips: Chips at each point.
         seed: Seed of the first chip.
         metric: See `joulewise.simulate`.
@@ -114,7 +113,9 @@ def _scout(
         result = simulate(placement, data, at=at, chips=chips, seed=seed, metric=metric)
         lost.append(float(losses(result).mean()))
         report("scouting", number + 1, len(_COARSE))
-        if lost[-1] > max(_FAR * max(drops), 0.2):
+        # Of a fraction such as accuracy, 0.2 at least.
+        bounded = result.metric is not None and result.metric.bounds == (0.0, 1.0)
+        if lost[-1] > max(_FAR * max(drops), 0.2 if bounded else 0.0):
             break
     seen = _COARSE[: len(lost)]
     start = min((s for s, d in zip(seen, lost, strict=True) if d < 0.4 * min(drops)), default=1.0)

@@ -7,7 +7,10 @@ weights that it needs, and give back an outcome.
 from __future__ import annotations
 
 import multiprocessing
+import os
+import sys
 import tempfile
+import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -21,6 +24,7 @@ from concurrent.futures import (
     wait,
 )
 from dataclasses import dataclass, field
+from multiprocessing.connection import wait as wait_for
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +43,7 @@ __all__ = ["Engine", "LocalProcesses", "Progress", "Run", "ThisProcess"]
 
 # Attempts at a trial whose worker was lost; seconds between looks at the trials of other runs.
 _ATTEMPTS, _POLL = 3, 0.5
+_FAILED = object()
 
 
 class Engine(ABC):
@@ -97,7 +102,7 @@ class LocalProcesses(Engine):
         self.close()
         # Not forked: a child of a process with threads of torch can hang.
         spawn = multiprocessing.get_context("spawn")
-        self._pool = ProcessPoolExecutor(self._workers, mp_context=spawn)
+        self._pool = ProcessPoolExecutor(self._workers, spawn, initializer=_begin_worker)
         return self._pool
 
     def width(self) -> int:
@@ -108,6 +113,19 @@ class LocalProcesses(Engine):
         """See `Engine`."""
         if self._pool is not None:
             self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _begin_worker() -> None:
+    """End with the parent, however it ends; prints of users' code go to standard error."""
+    sys.stdout = sys.stderr
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        wait_for([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -256,8 +274,8 @@ class Run:
                 lock.release()
                 del self._pending[digest]
                 continue
-            self._start(cell, lock)
             del self._pending[digest]
+            self._start(cell, lock)
         return others
 
     def _start(self, cell: Cell, lock: BaseFileLock, content: bytes | None = None) -> None:
@@ -268,6 +286,11 @@ class Run:
         try:
             weights = self._weights_of(cell)
             future = self._executor.submit(_work, cell.trial, weights, folder, content)
+        except BrokenExecutor:
+            self._executor = None
+            self._pending[cell.trial.digest] = cell
+            lock.release()
+            return
         except BaseException:
             lock.release()
             raise
@@ -286,13 +309,22 @@ class Run:
             InputError: if it cannot be written.
         """
         cell, lock = self._running.pop(future)
+        outcome = self._outcome(cell, future)
+        if outcome is None:
+            path = self.store.weights_path(self._weights_of(cell))
+            self._start(cell, lock, path.read_bytes())
+            return
+        try:
+            if outcome is not _FAILED:
+                self._keep(cell, outcome)
+        finally:
+            lock.release()
+
+    def _outcome(self, cell: Cell, future: Future[Outcome | None]) -> Any:
+        """The outcome of a trial, None to send its weights, or `_FAILED`."""
         digest = cell.trial.digest
         try:
-            outcome = future.result()
-            if outcome is None:
-                path = self.store.weights_path(self._weights_of(cell))
-                self._start(cell, lock, path.read_bytes())
-                return
+            return future.result()
         except (BrokenExecutor, CancelledError) as error:
             self._executor = None
             self._lost[digest] = self._lost.get(digest, 0) + 1
@@ -304,9 +336,7 @@ class Run:
             self.failed[digest] = str(error)
         except Exception as error:  # users' code in a worker: anything may happen
             self.failed[digest] = cause_of(error)
-        else:
-            self._keep(cell, outcome)
-        lock.release()
+        return _FAILED
 
     def _keep(self, cell: Cell, outcome: Outcome) -> None:
         """Write a record, its weights first.
@@ -324,6 +354,9 @@ class Run:
             record |= {"seconds": outcome.seconds, "environment": outcome.environment}
             record["result"] = outcome.result
             self.store.write(digest, record)
+        except ValueError as error:  # a figure that is not finite
+            self.failed[digest] = cause_of(error)
+            return
         except OSError as error:
             raise InputError(
                 f"the trial {digest} is computed and cannot be written to {self.store.folder}: "

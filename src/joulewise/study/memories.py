@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
@@ -29,7 +29,15 @@ if TYPE_CHECKING:
         Stuck,
     )
 
-__all__ = ["CrossbarMemory", "CustomMemory", "Memory", "PCMMemory", "Plain", "SRAMMemory"]
+__all__ = [
+    "CrossbarMemory",
+    "CustomMemory",
+    "Memory",
+    "PCMMemory",
+    "Plain",
+    "SRAMMemory",
+    "settings_in_words",
+]
 
 
 class Plain(BaseModel):
@@ -49,6 +57,25 @@ class Plain(BaseModel):
             if name not in cls.model_fields:
                 raise ValueError(f"{name} is not a field; allowed: {', '.join(cls.model_fields)}")
         return value
+
+
+def settings_in_words(entry: BaseModel, *skip: str) -> str:
+    """The settings that differ from their defaults, such as ``sigma 1e-06``, joined by commas."""
+    parts = []
+    for name, field in type(entry).model_fields.items():
+        value = getattr(entry, name)
+        if name in ("kind", "label", *skip) or value == field.get_default(
+            call_default_factory=True
+        ):
+            continue
+        if isinstance(value, BaseModel):
+            inner = settings_in_words(value)
+            parts.append(" ".join(part for part in (getattr(value, "kind", name), inner) if part))
+        elif value is True:
+            parts.append(name.replace("_", " "))
+        else:
+            parts.append(f"{name.replace('_', ' ')} {value}")
+    return ", ".join(parts)
 
 
 def _kind_alone(value: Any) -> Any:
@@ -190,9 +217,20 @@ class SRAMMemory(Plain):
         """The label, or a short description."""
         if self.label:
             return self.label
-        law = "" if self.law == "exponential" else f", {Path(self.law).stem}"
-        where = "" if self.fault_map.kind == "independent" else f", {self.fault_map.kind}"
-        return f"{self.bits}-bit SRAM, {self.fault.kind}{where}{law}"
+        parts = [f"{self.bits}-bit SRAM", self.fault.kind, settings_in_words(self.fault)]
+        parts.append(settings_in_words(self, "bits", "fault"))
+        return ", ".join(part for part in parts if part)
+
+    @property
+    def knobs(self) -> tuple[str, ...]:
+        """Names that an operating point may have."""
+        return "eta", "v_dd", "bit_error_rate"
+
+    @property
+    def files(self) -> tuple[str | Path, ...]:
+        """Files that the memory depends on."""
+        found: list[str | Path] = [self.law] if _is_table(self.law) else []
+        return (*found, *([self.fault_map.path] if self.fault_map.kind == "measured" else []))
 
     def build(self, limit: float | None = None) -> SRAM:
         """The device; ``limit`` is the largest magnitude of a word, None that of each tensor.
@@ -219,12 +257,14 @@ class ArraySize(Plain):
 
     rows: int | None = Field(default=None, ge=1, le=1 << 30)
     columns: int | None = Field(default=None, ge=1, le=1 << 30)
-    input_bits: int | None = Field(default=None, ge=2, le=32)
-    output_bits: int | None = Field(default=None, ge=2, le=32)
+    input_bits: int | None = Field(default=None, ge=2, le=16)
+    output_bits: int | None = Field(default=None, ge=2, le=16)
 
 
 class _Analog(Plain):
     """Fields of memories of conductance pairs."""
+
+    files: ClassVar[tuple[str, ...]] = ()
 
     label: str = ""
     levels: int | None = Field(default=None, ge=1, le=1 << 16, description="conductances above 0")
@@ -258,7 +298,12 @@ class CrossbarMemory(_Analog):
     @property
     def name(self) -> str:
         """The label, or a short description."""
-        return self.label or "crossbar"
+        return self.label or ", ".join(p for p in ("crossbar", settings_in_words(self)) if p)
+
+    @property
+    def knobs(self) -> tuple[str, ...]:
+        """Names that an operating point may have."""
+        return ("g_max",)
 
     def build(self, limit: float | None = None) -> Crossbar:
         """The device; see `SRAMMemory.build`."""
@@ -283,7 +328,12 @@ class PCMMemory(_Analog):
     @property
     def name(self) -> str:
         """The label, or a short description."""
-        return self.label or "PCM"
+        return self.label or ", ".join(p for p in ("PCM", settings_in_words(self)) if p)
+
+    @property
+    def knobs(self) -> tuple[str, ...]:
+        """Names that an operating point may have."""
+        return ("seconds",)
 
     def build(self, limit: float | None = None) -> PCM:
         """The device; see `SRAMMemory.build`."""
@@ -303,6 +353,16 @@ class CustomMemory(Plain):
     def name(self) -> str:
         """The label, or the function."""
         return self.label or self.factory.rpartition(":")[2]
+
+    @property
+    def knobs(self) -> tuple[str, ...]:
+        """Names that an operating point may have; empty, since the function has to run first."""
+        return ()
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The function, whose module is the file that the memory depends on."""
+        return (self.factory,)
 
     def build(self, limit: float | None = None) -> Device[Any]:
         """The device.

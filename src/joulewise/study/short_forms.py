@@ -59,8 +59,12 @@ def _value(text: str) -> Any:
     """A number, a boolean or text, or a list of these."""
     if "+" in text[1:] and not _is_number(text):
         return [_value(part) for part in text.split("+")]
-    # YAML 1.1 takes 1e-6 for text.
-    return float(text) if _is_number(text) and "e" in text.lower() else yaml.safe_load(text)
+    if _is_number(text) and "e" in text.lower():
+        return float(text)  # YAML 1.1 takes 1e-6 for text
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        refuse("the value", repr(text), "a number, true, false or plain text")
 
 
 def _is_number(text: str) -> bool:
@@ -81,6 +85,6 @@ def read_yaml(path: str | Path) -> Any:
         return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read: {error}") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         said = " ".join(str(error).split())
         raise InputError(f"{path} is not YAML: {said}") from error

@@ -16,6 +16,7 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -77,17 +78,19 @@ class Store:
         self.folder = Path(folder)
         self.damaged: dict[str, str] = {}
         try:
-            content = sorted(p.name for p in self.folder.iterdir()) if self.folder.exists() else []
-            if content and "study.json" not in content:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            content = sorted(p.name for p in self.folder.iterdir() if not _is_temporary(p))
+            if content and not {"study.json", "locks"} & set(content):
                 raise InputError(
                     f"the folder {self.folder} holds {content[0]} but no study.json; allowed: an "
                     "empty folder, or one that joulewise run made"
                 )
-            if not content:
-                self.folder.mkdir(parents=True, exist_ok=True)
-                self.write_study({})
-            for name in ("trials", "weights", "locks"):
-                (self.folder / name).mkdir(parents=True, exist_ok=True)
+            for name in ("locks", "trials", "weights"):
+                (self.folder / name).mkdir(exist_ok=True)
+            # Several processes may open a new folder at once.
+            with FileLock(self.folder / "locks" / "study", thread_local=False):
+                if not (self.folder / "study.json").exists():
+                    self.write_study({})
             self._remove_stale()
         except OSError as error:
             raise InputError(f"the folder {self.folder} cannot be used: {error}") from error
@@ -95,8 +98,9 @@ class Store:
     def _remove_stale(self) -> None:
         """Remove temporary files that writers left behind when they were killed."""
         for path in self.folder.rglob(".*.tmp"):
-            if time.time() - path.stat().st_mtime > _STALE:
-                path.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):  # its writer has just renamed it
+                if time.time() - path.stat().st_mtime > _STALE:
+                    path.unlink()
 
     def read_study(self) -> dict[str, Any]:
         """The study that the folder was made by; empty for a new folder.
@@ -108,8 +112,8 @@ class Store:
         found = self._checked(path)
         if found is None:
             raise InputError(
-                f"{path} is damaged ({self.damaged[path.name]}); allowed: another folder, or this "
-                "one without that file"
+                f"{path} is damaged ({self.damaged[path.name]}); allowed: this folder without that "
+                "file, which the next run writes anew"
             )
         return found
 
@@ -120,12 +124,15 @@ class Store:
     def read(self, digest: str) -> dict[str, Any] | None:
         """A record; None if it is missing or damaged."""
         path = self.folder / "trials" / f"{digest}.json"
-        return self._checked(path) if path.exists() else None
+        found = self._checked(path) if path.exists() else None
+        if found is not None and digest_of(found.get("trial")) != digest:
+            self.damaged[path.name] = "it is the record of another trial"
+            return None
+        return found
 
     def write(self, digest: str, record: Mapping[str, Any]) -> None:
         """Keep a record."""
         self._write(self.folder / "trials" / f"{digest}.json", record)
-        self.damaged.pop(f"{digest}.json", None)
 
     def weights_path(self, digest: str) -> Path:
         """Path of the weights of that content."""
@@ -147,7 +154,6 @@ class Store:
         digest = content_digest(content)
         if not self.has_weights(digest):
             write_atomically(self.weights_path(digest), content)
-            self.damaged.pop(self.weights_path(digest).name, None)
         return digest
 
     def claim(self, digest: str) -> FileLock | None:
@@ -181,6 +187,10 @@ class Store:
             return None
         content: dict[str, Any] = found["content"]
         return content
+
+
+def _is_temporary(path: Path) -> bool:
+    return path.name.startswith(".") and path.name.endswith(".tmp")
 
 
 def _bytes(content: Any) -> bytes:

@@ -120,7 +120,7 @@ class Study:
     @cached_property
     def sources(self) -> Sources:
         """The content that the study names; weights files are copied into the folder."""
-        from joulewise.study.compute import sources_of
+        from joulewise.study.sources import sources_of
 
         return sources_of(self.file, self.store.write_weights)
 
@@ -202,6 +202,16 @@ class Study:
             except Exception as error:  # a library of others, perhaps without its server
                 warnings.warn(f"a logger failed with {cause_of(error)}", stacklevel=2)
 
+    def _positions(self) -> list[Position]:
+        """Positions of all trials; from the folder if it is of this study, without the data."""
+        stored, now = self.store.read_study(), self.file.model_dump(mode="json")
+        if "cells" not in self.__dict__ and stored.get("study") == now:
+            return [Position(*entry) for entry in stored["cells"]]
+        return [
+            Position(cell.trial.digest, cell.model, cell.training, cell.memory, cell.seed)
+            for cell in self.cells
+        ]
+
     def _names(self, at: Position | Cell) -> dict[str, Any]:
         """Names of what a trial is of."""
         training = "" if at.training is None else self.file.training[at.training].name
@@ -219,12 +229,9 @@ class Study:
 
     def _keep_index(self) -> None:
         """Write the study file and its trials, so that the folder is whole without the data."""
-        cells = [
-            Position(cell.trial.digest, cell.model, cell.training, cell.memory, cell.seed)
-            for cell in self.cells
-        ]
-        study = self.file.model_dump(mode="json")
-        self.store.write_study({"study": study, "cells": [list(cell) for cell in cells]})
+        _ = self.cells  # of the data as they are now
+        cells = [list(position) for position in self._positions()]
+        self.store.write_study({"study": self.file.model_dump(mode="json"), "cells": cells})
 
     def records(self) -> list[tuple[Position, Record]]:
         """The trials that are there, in the order of the study.
@@ -233,10 +240,8 @@ class Study:
         """
         from joulewise.study.record import Record
 
-        stored = self.store.read_study()
         found = []
-        for entry in stored.get("cells", ()):
-            position = Position(*entry)
+        for position in self._positions():
             plain = self.store.read(position.digest)
             if plain is not None:
                 found.append((position, Record.of(plain)))

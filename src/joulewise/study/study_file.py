@@ -6,322 +6,29 @@ Nothing here imports torch, so that bad input is refused at once.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
-from pydantic import (
-    BeforeValidator,
-    Field,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from joulewise.errors import InputError, refuse
+from joulewise.study.entries import (
+    Budget,
+    Data,
+    GoalEntry,
+    GranularityEntry,
+    ModelEntry,
+    Number,
+    Place,
+    Point,
+    TrainingEntry,
+)
 from joulewise.study.memories import Memory, Plain
-from joulewise.study.short_forms import read_yaml, short_form
-from joulewise.training.spec import TrainingOptions
+from joulewise.study.messages import sentence
+from joulewise.study.short_forms import read_yaml
 
-if TYPE_CHECKING:
-    from joulewise.allocation import Goal, Granularity
-
-__all__ = [
-    "Budget",
-    "Data",
-    "GoalEntry",
-    "GranularityEntry",
-    "ModelEntry",
-    "Place",
-    "StudyFile",
-    "TrainingEntry",
-    "parse_goal",
-    "parse_point",
-    "sentence",
-]
-
-
-class Data(Plain):
-    """Data of a study; see `joulewise.load_data`."""
-
-    source: str = "digits"
-    images: int | None = Field(
-        default=None, ge=1, le=1 << 40, description="a random subset of the test split"
-    )
-
-
-class ModelEntry(Plain):
-    """A model; see `joulewise.load_model`."""
-
-    source: str = Field(
-        description="mlp, cnn, vgg, resnet8, resnet20, mobilenetv2, transformer, "
-        "package.module:function, or file.py:function"
-    )
-    weights: Path | None = Field(default=None, description="a .safetensors file, or a state dict")
-    label: str = ""
-
-    @property
-    def name(self) -> str:
-        """The label, or the name of the weights file or of the source."""
-        if self.label:
-            return self.label
-        return self.source if self.weights is None else self.weights.stem
-
-
-class Place(Plain):
-    """Tensors that go to the memory, and the rest that stays in reliable memory."""
-
-    store: Literal["weights", "activations", "both"] = "weights"
-    include: tuple[str, ...] = Field(default=(), description="patterns such as conv*.weight")
-    exclude: tuple[str, ...] = ()
-    fold_batchnorm: bool = False
-    common_range: bool = Field(default=False, description="weights: one range for the network")
-    accesses: Path | None = Field(
-        default=None, description="CSV name,reads,writes per inference, as a mapper counts them"
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _short_form(cls, value: Any) -> Any:
-        found = short_form(value, "")
-        if isinstance(value, str):
-            found |= {
-                n: [found[n]] for n in ("include", "exclude") if isinstance(found.get(n), str)
-            }
-        return found
-
-
-def parse_point(text: Any) -> Any:
-    """An operating point's short form as a mapping; anything but text passes through.
-
-    Raises:
-        InputError: if it is no ``knob=value``.
-
-    Example:
-        >>> parse_point("eta=0.5")
-        {'eta': 0.5}
-    """
-    if not isinstance(text, str):
-        return text
-    knob, equals, value = (part.strip() for part in text.partition("="))
-    try:
-        number = float(value)
-    except ValueError:
-        number = float("nan")
-    if not equals or not knob or number != number:
-        refuse("the point", repr(text), "knob=value, such as eta=0.5")
-    return {knob: number}
-
-
-Point = Annotated[dict[str, float], BeforeValidator(parse_point), Field(min_length=1)]
-
-
-def _number(value: Any) -> Any:
-    """Text such as ``0.5pp`` or ``90%`` as a number; anything else passes through."""
-    found = re.fullmatch(r"([-+.\deE]+) ?(pp|%)", value) if isinstance(value, str) else None
-    try:
-        return value if found is None else float(found[1]) / 100
-    except ValueError:
-        return value
-
-
-Number = Annotated[float, BeforeValidator(_number)]
-"""A number, or text with a unit: ``0.5pp`` is 0.005, and ``90%`` is 0.9."""
-
-
-class GoalEntry(Plain):
-    """A goal of an allocation, one of the four; see `joulewise.MetricDrop` and its siblings."""
-
-    drop: Annotated[Number, Field(gt=0)] | None = Field(
-        default=None, description="of the metric, in its unit: 0.005 or 0.5pp of accuracy"
-    )
-    relative: bool = Field(default=False, description="drop as a fraction of the metric")
-    target: Number | None = Field(default=None, description="of the metric, in its unit")
-    error: Annotated[Number, Field(gt=0)] | None = Field(
-        default=None, description="mean squared output error"
-    )
-    energy: Annotated[Number, Field(gt=0, le=1)] | None = Field(
-        default=None, description="budget, over the most reliable plan's energy"
-    )
-    chips: Annotated[Number, Field(gt=0, lt=1)] | None = Field(
-        default=None, description="fraction of the chips that must reach the goal"
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _short_form(cls, given: Any) -> Any:
-        """Read the short form; a drop in per cent is a fraction of the metric."""
-        given = parse_goal(given)
-        if not isinstance(given, dict):
-            return given
-        relative = str(given.get("drop", "")).endswith("%")
-        return {"relative": True, **given} if relative else given
-
-    @model_validator(mode="after")
-    def _check_one(self) -> Self:
-        """Refuse none or several goals.
-
-        Raises:
-            ValueError: naming those allowed.
-        """
-        kinds = ("drop", "target", "error", "energy")
-        given = [kind for kind in kinds if getattr(self, kind) is not None]
-        if len(given) != 1:
-            got = f"{' and '.join(given)} are" if given else "no goal is"
-            raise ValueError(f"{got} given; allowed: one of {', '.join(kinds)}")
-        if self.energy is not None and self.chips is not None:
-            raise ValueError("chips is given with energy; allowed: with drop, target or error")
-        if self.relative and self.drop is None:
-            raise ValueError("relative is given without drop; allowed: with drop")
-        return self
-
-    @property
-    def name(self) -> str:
-        """The goal in a few words."""
-        if self.drop is not None:
-            lost = f"{100 * self.drop:g} %" if self.relative else f"{self.drop:g}"
-            text = f"drop of {lost}"
-        elif self.target is not None:
-            text = f"target of {self.target:g}"
-        elif self.error is not None:
-            text = f"output error of {self.error:g}"
-        else:
-            text = f"{100 * (self.energy or 0):g} % of the energy"
-        return text if self.chips is None else f"{text} for {100 * self.chips:g} % of the chips"
-
-    def build(self) -> Goal:
-        """The goal."""
-        from joulewise.allocation import EnergyBudget, MetricDrop, MetricTarget, OutputError, Yield
-
-        if self.energy is not None:
-            return EnergyBudget(self.energy)
-        one: MetricDrop | MetricTarget | OutputError
-        if self.drop is not None:
-            one = MetricDrop(self.drop, relative=self.relative)
-        elif self.target is not None:
-            one = MetricTarget(self.target)
-        else:
-            assert self.error is not None
-            one = OutputError(self.error)
-        return one if self.chips is None else Yield(self.chips, of=one)
-
-
-def parse_goal(text: Any) -> Any:
-    """A goal's short form as a mapping; anything but text passes through.
-
-    Raises:
-        InputError: if a part is no ``name=value``.
-
-    Example:
-        >>> parse_goal("drop=0.5pp,chips=95%")
-        {'drop': '0.5pp', 'chips': '95%'}
-    """
-    if not isinstance(text, str):
-        return text
-    parts = [part.partition("=") for part in text.split(",")]
-    if not all(equals and value for _, equals, value in parts):
-        refuse("the goal", repr(text), "drop=0.5pp, target=90%, error=1e-3 or energy=0.4")
-    return {name.strip(): value.strip() for name, _, value in parts}
-
-
-class GranularityEntry(Plain):
-    """The tensors that share an operating point; see `joulewise.Granularity`."""
-
-    per: Literal["network", "role", "tensor", "channel"] = "tensor"
-    bit_planes: bool = False
-    rails: int | None = Field(default=None, ge=1, le=10**6)
-    levels: tuple[float, ...] = ()
-
-    @model_validator(mode="before")
-    @classmethod
-    def _short_form(cls, value: Any) -> Any:
-        found = short_form(value, "per")
-        if isinstance(value, str) and isinstance(found.get("levels"), (int, float)):
-            found["levels"] = [found["levels"]]
-        return found
-
-    @property
-    def name(self) -> str:
-        """The granularity in a few words."""
-        text = "one point for all" if self.per == "network" else f"a point per {self.per}"
-        text += " and bit plane" if self.bit_planes else ""
-        text += f", {self.rails} rails" if self.rails is not None else ""
-        return text + (f", {len(self.levels)} levels" if self.levels else "")
-
-    def build(self) -> Granularity:
-        """The granularity."""
-        from joulewise.allocation import Granularity
-
-        return Granularity(**self.model_dump())
-
-
-class TrainingEntry(TrainingOptions):
-    """A way to train; see `joulewise.TrainingSpec`, whose seed is given by the study.
-
-    With a point, ``perfect`` or ``energy`` the network is trained through each memory of the study.
-    """
-
-    label: str = ""
-    at: dict[str, float] = Field(
-        default={}, description="points to train at, one for each kind of memory: {eta: 0.5}"
-    )
-    perfect: bool = Field(default=False, description="through a memory without faults")
-    learn_ranges: bool = Field(default=False, description="train the range of each weight, too")
-    energy: float | None = Field(
-        default=None, gt=0, le=1, description="learn a point for each tensor, at this energy"
-    )
-    noise: float = Field(
-        default=0.0, ge=0, le=10, description="Gaussian weight noise over the largest weight (RWP)"
-    )
-    noise_ramp: float = Field(default=0.0, ge=0, le=1, description="fraction of steps it rises in")
-    noise_spread: float = Field(
-        default=0.0, ge=0, le=10, description="relative spread of its strength between steps"
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _short_form(cls, value: Any) -> Any:
-        return short_form(value, "method")
-
-    @model_validator(mode="after")
-    def _check_one_memory(self) -> Self:
-        """Refuse several memories to train through, and ranges without any.
-
-        Raises:
-            ValueError: naming the fields.
-        """
-        given = [name for name in ("at", "perfect", "energy", "noise") if getattr(self, name)]
-        if len(given) > 1:
-            raise ValueError(f"{' and '.join(given)} are given; allowed: one of them")
-        if (self.noise_ramp or self.noise_spread) and not self.noise:
-            raise ValueError("noise_ramp or noise_spread is given without noise; allowed: with it")
-        if self.learn_ranges and given not in (["at"], ["perfect"]):
-            raise ValueError("learn_ranges is true; allowed: only with at or perfect")
-        return self
-
-    @property
-    def through_memory(self) -> bool:
-        """True if the training depends on the memory."""
-        return bool(self.at) or self.perfect or self.energy is not None
-
-    @property
-    def name(self) -> str:
-        """The label, or the method in a few words."""
-        if self.label:
-            return self.label
-        parts: list[str] = [self.method]
-        parts += [f"{knob} {point:g}" for knob, point in self.at.items()]
-        parts += ["perfect memory"] if self.perfect else []
-        parts += ["learned ranges"] if self.learn_ranges else []
-        parts += [f"noise {self.noise:g}"] if self.noise else []
-        parts += ["varying"] if self.noise_spread else []
-        parts += [] if self.energy is None else [f"{100 * self.energy:g} % energy"]
-        return ", ".join(parts)
-
-
-class Budget(Plain):
-    """Limits of a run."""
-
-    hours: float = Field(gt=0, le=1e6, description="no trial begins later; run again to go on")
+__all__ = ["StudyFile"]
 
 
 class StudyFile(Plain):
@@ -371,6 +78,58 @@ class StudyFile(Plain):
     chip_seed: int = Field(default=0, ge=0, le=2**62)
     budget: Budget | None = None
 
+    @model_validator(mode="after")
+    def _check_whole(self) -> Self:
+        """Refuse what could only fail after some trials.
+
+        Raises:
+            ValueError: naming the field.
+        """
+        for number, model in enumerate(self.models):
+            if self.training and model.weights is not None:
+                raise ValueError(f"models[{number}].weights is given beside training")
+            if not self.training and model.weights is None:
+                raise ValueError(
+                    f"models[{number}] ({model.name}) has neither weights nor training; allowed: "
+                    "weights beside it, or a list of training methods"
+                )
+        lists: dict[str, Sequence[Any]] = {"models": self.models, "training": self.training}
+        for field, entries in (lists | {"memories": self.memories}).items():
+            names = [entry.name for entry in entries]
+            twice = [name for name in names if names.count(name) > 1]
+            if twice:
+                raise ValueError(f"{field} has {twice[0]!r} twice; allowed: a label for each")
+        known = [memory.knobs for memory in self.memories]
+        for number, point in enumerate(self.points):
+            if all(known) and not any(set(point) <= set(knobs) for knobs in known):
+                allowed = ", ".join(dict.fromkeys(knob for knobs in known for knob in knobs))
+                got = ", ".join(point)
+                raise ValueError(f"points[{number}] is of {got}; allowed: {allowed}")
+        fewest = 20
+        means = [goal for goal in self.goals if goal.energy is None and goal.chips is None]
+        if means and self.chips < fewest:
+            raise ValueError(f"chips is {self.chips}; allowed: {fewest} or more, to verify a mean")
+        return self
+
+    @field_validator("metric")
+    @classmethod
+    def _check_metric(cls, metric: str | None) -> str | None:
+        """Refuse an unknown metric.
+
+        Raises:
+            ValueError: naming those allowed.
+        """
+        if metric is not None and not re.fullmatch(r"accuracy(:[1-9]\d*)?|tokens|nll|mse", metric):
+            raise ValueError(
+                f"{metric!r} is no metric; allowed: accuracy, accuracy:5, tokens, nll, mse"
+            )
+        return metric
+
+    def points_of(self, memory: Memory) -> tuple[Point, ...]:
+        """The operating points on a knob of a memory."""
+        knobs = set(memory.knobs)
+        return tuple(point for point in self.points if not knobs or set(point) <= knobs)
+
     @property
     def chips_of_curves(self) -> int:
         """Chips at each point of a curve: fewer beside goals, whose verification needs more."""
@@ -409,61 +168,3 @@ class StudyFile(Plain):
 def _model_of(text: str) -> dict[str, str]:
     source, equals, weights = text.partition("=")
     return {"source": source} | ({"weights": weights} if equals else {})
-
-
-# Kinds of memories, faults and maps stand in the path of an error beside the field's name.
-_TAGS = {"sram", "crossbar", "pcm", "custom", "mask", "flip", "stuck"}
-_TAGS |= {"independent", "correlated", "measured"}
-
-
-def sentence(error: ValidationError) -> str:
-    """The first error of a validation: the field's path, what arrived, what is allowed."""
-    detail: dict[str, Any] = dict(error.errors()[0])
-    path = "".join(
-        f"[{part}]" if isinstance(part, int) else f".{part}"
-        for part in detail["loc"]
-        if part not in _TAGS
-    ).lstrip(".")
-    kind, given, context = detail["type"], detail["input"], detail.get("ctx", {})
-    if kind == "missing":
-        return f"{path} is missing"
-    if kind == "extra_forbidden":
-        return f"{path} is not a field"
-    if kind == "too_short":
-        return f"{path} is empty; allowed: at least {context['min_length']}"
-    if kind in ("union_tag_invalid", "union_tag_not_found"):
-        allowed = context.get("expected_tags", "'sram', 'crossbar', 'pcm', 'custom'")
-        got = repr(context["tag"]) if "tag" in context else "without kind"
-        return (
-            f"{path or 'the memory'} is {got}; allowed: {allowed}".replace("', '", ", ")
-            .replace("allowed: '", "allowed: ")
-            .rstrip("'")
-        )
-    message = str(detail["msg"]).removeprefix("Input should be ")
-    if kind == "value_error":  # a sentence of its own, with what is allowed
-        said = message.removeprefix("Value error, ")
-        return f"{path}: {said}" if path else said
-    allowed = _ALLOWED.get(kind, message).format(**context)
-    return f"{path} is {given!r:.60}; allowed: {allowed}"
-
-
-# By pydantic's kind of error.
-_ALLOWED = {
-    "less_than_equal": "{le} or less",
-    "less_than": "less than {lt}",
-    "greater_than_equal": "{ge} or more",
-    "greater_than": "more than {gt}",
-    "tuple_type": "a list",
-    "model_type": "fields and values",
-    "model_attributes_type": "fields and values",
-    "dict_type": "fields and values",
-    "float_parsing": "a number",
-    "float_type": "a number",
-    "int_parsing": "a whole number",
-    "int_type": "a whole number",
-    "int_from_float": "a whole number",
-    "finite_number": "a finite number",
-    "string_type": "text",
-    "bool_parsing": "true or false",
-    "bool_type": "true or false",
-}

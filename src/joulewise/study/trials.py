@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from joulewise.errors import InputError, refuse
+from joulewise.study.entries import GoalEntry, GranularityEntry, Place, Point, TrainingEntry
 from joulewise.study.memories import Memory
 from joulewise.study.store import digest_of
-from joulewise.study.study_file import (
-    GoalEntry,
-    GranularityEntry,
-    Place,
-    Point,
-    StudyFile,
-    TrainingEntry,
-)
+from joulewise.study.study_file import StudyFile
 
 __all__ = [
     "Allocate",
@@ -97,7 +90,17 @@ class Network(_Value):
 
 
 class Train(_Value):
-    """One training."""
+    """One training.
+
+    Args:
+        data: The data.
+        model: The model.
+        training: The way to train.
+        seed: Seed of weights, batches and chips.
+        memory: The memory that is trained through; None for a plain training.
+        place: Tensors that go to it.
+        files: Digest of the files that memory and place name.
+    """
 
     kind: Literal["train"] = "train"
     data: DataRef
@@ -106,6 +109,7 @@ class Train(_Value):
     seed: int
     memory: Memory | None = None
     place: Place | None = None
+    files: str = ""
 
 
 class Curve(_Value):
@@ -142,6 +146,7 @@ class Evaluate(_Value):
     network: Network
     memory: Memory
     place: Place
+    files: str
     metric: str | None
     chips: int
     chip_seed: int
@@ -185,11 +190,13 @@ class Sources:
         data: The data.
         models: The models, in the order of the file.
         weights: Digests of their weights files; empty where there is none.
+        files: Digest of the files that each memory, and the place, name.
     """
 
     data: DataRef
     models: Sequence[ModelRef]
-    weights: Sequence[str] = field(default=())
+    weights: Sequence[str]
+    files: Sequence[str]
 
 
 def cells_of(study: StudyFile, sources: Sources) -> list[Cell]:
@@ -198,31 +205,21 @@ def cells_of(study: StudyFile, sources: Sources) -> list[Cell]:
     Args:
         study: The study file.
         sources: The content that it names.
-
-    Raises:
-        InputError: if a model has both weights and training, or neither.
     """
     found: list[Cell] = []
     for model, entry in enumerate(study.models):
         if study.training:
-            if entry.weights is not None:
-                refuse(f"models[{model}].weights", "given beside training", "one of the two")
             for training in range(len(study.training)):
                 for seed in study.seeds:
                     found += _trained(study, sources, model, training, seed)
             continue
-        if entry.weights is None:
-            raise InputError(
-                f"models[{model}] ({entry.name}) has neither weights nor training; allowed: "
-                "weights: FILE beside it, or a list of training methods in the study"
-            )
         network = Network(
             model=sources.models[model], weights=sources.weights[model], path=str(entry.weights)
         )
         for memory in range(len(study.memories)):
             found += [
                 Cell(trial=trial, model=model, training=None, memory=memory, seed=0)
-                for trial in _questions(study, sources.data, network, memory)
+                for trial in _questions(study, sources, network, memory)
             ]
     return found
 
@@ -240,20 +237,25 @@ def _trained(
             seed=seed,
             memory=memory if method.through_memory else None,
             place=study.place if method.through_memory else None,
+            files=sources.files[number] if method.through_memory else "",
         )
         network = Network(model=train.model, seed=seed, trained=train.digest)
         trials: list[Train | Evaluate] = [train]
-        trials += _questions(study, sources.data, network, number)
+        trials += _questions(study, sources, network, number)
         for trial in trials:
             yield Cell(trial=trial, model=model, training=training, memory=number, seed=seed)
 
 
 def _questions(
-    study: StudyFile, data: DataRef, network: Network, memory: int
+    study: StudyFile, sources: Sources, network: Network, memory: int
 ) -> Iterator[Evaluate]:
     """All that is asked of one network on one memory."""
     asks: list[Curve | Allocate | Front] = [
-        Curve(points=study.points, drops=study.drops, chips=study.chips_of_curves)
+        Curve(
+            points=study.points_of(study.memories[memory]),
+            drops=study.drops,
+            chips=study.chips_of_curves,
+        )
     ]
     for granularity in study.granularities:
         asks += [
@@ -264,10 +266,11 @@ def _questions(
             asks.append(Front(plans=study.front, granularity=granularity))
     for ask in asks:
         yield Evaluate(
-            data=data,
+            data=sources.data,
             network=network,
             memory=study.memories[memory],
             place=study.place,
+            files=sources.files[memory],
             metric=study.metric,
             chips=study.chips,
             chip_seed=study.chip_seed,

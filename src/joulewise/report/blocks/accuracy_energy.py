@@ -72,8 +72,10 @@ def accuracy_energy(view: View) -> Block | None:
 
 def _shown(group: Replicates) -> list[CurvePoint]:
     """Points down to the first one below the window."""
-    found = []
+    found: list[CurvePoint] = []
     for point in group.first.points:
+        if not len(point.known):
+            break
         found.append(point)
         if group.first.direction * (group.first.ideal - point.mean) > _WINDOW:
             break
@@ -81,8 +83,8 @@ def _shown(group: Replicates) -> list[CurvePoint]:
 
 
 def _row(view: View, network: Network, point: CurvePoint) -> dict[str, Any]:
-    low, high = point.interval if len(point.values) > 1 else (point.mean, point.mean)
-    worst, best = np.nanquantile(point.values, [0.05, 0.95])
+    low, high = point.interval or (point.mean, point.mean)
+    worst, best = np.quantile(point.known, [0.05, 0.95])
     text = view.metric.text
     said = [
         f"{view.name(network)}: {point.knob} {format_point(point.knob, point.point)}",
@@ -130,8 +132,8 @@ def _table(view: View) -> Table:
     rows = []
     for network in view.networks:
         for point in network.points:
-            bounds, interval = view.metric.bounds, "one chip"
-            if len(point.values) > 1:
+            bounds, interval = view.metric.bounds, "" if len(point.known) else "all chips failed"
+            if point.interval is not None:
                 low, high = point.interval
                 interval = f"{format_value(low, bounds)} to {format_value(high, bounds)}"
             rows.append(
@@ -141,7 +143,7 @@ def _table(view: View) -> Table:
                     f"{point.knob} {format_point(point.knob, point.point)}",
                     format_si(point.memory_j, "J"),
                     f"{100 * point.energy:.1f}",
-                    format_value(point.mean, bounds),
+                    format_value(point.mean if len(point.known) else None, bounds),
                     interval,
                 ]
             )

@@ -26,8 +26,11 @@ def front(view: View) -> Block | None:
                 values = np.array(point["simulation"]["values"], dtype=float)
                 if row["mean"] is None:
                     continue
-                low, high = mean_interval(values[np.isfinite(values)].tolist())
-                worst, best = np.nanquantile(values, [0.05, 0.95])
+                known = values[np.isfinite(values)]
+                low = high = row["mean"]
+                if len(known) > 1:
+                    low, high = mean_interval(known.tolist())
+                worst, best = np.quantile(known, [0.05, 0.95])
                 interval = f"{view.metric.text(low)} to {view.metric.text(high)}"
                 said = f"{name}: {format_percent(row['energy'], 1)} of reliable memory, "
                 rows.append(

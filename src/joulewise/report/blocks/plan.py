@@ -10,8 +10,8 @@ from joulewise.report import charts
 from joulewise.report.blocks.block import Block
 from joulewise.report.tables import Table
 from joulewise.report.view import Network, View
+from joulewise.study.entries import GoalEntry
 from joulewise.study.record import Record
-from joulewise.study.study_file import GoalEntry
 from joulewise.units import format_percent, format_point, format_si
 
 __all__ = ["plan", "saving_at_goal"]

@@ -19,8 +19,9 @@ def prediction_check(view: View) -> Block | None:
     rows, cells, ratios = [], [], []
     for network in view.networks:
         for point in network.points:
-            simulated = float(np.mean(point.errors)) if len(point.errors) else 0.0
-            if point.predicted_error is None or not 0 < simulated < np.inf:
+            finite = np.isfinite(point.errors).all() and len(point.errors) > 1
+            simulated = float(np.mean(point.errors)) if finite else 0.0
+            if point.predicted_error is None or not simulated:
                 continue
             low, high = mean_interval(point.errors.tolist())
             ratio = point.predicted_error / simulated

@@ -26,6 +26,8 @@ def training_methods(view: View) -> Block | None:
     drop = view.drop
     for (model, memory), methods in groups.items():
         # Networks of one seed begin alike, so each is held to the first method's of its seed.
+        if methods[0].first.at.training != 0:
+            continue  # the baseline is not computed yet
         baselines = {network.seed: network.original for network in methods[0].networks}
         first = _energies(methods[0], baselines, drop)
         for group in methods:
@@ -37,6 +39,8 @@ def training_methods(view: View) -> Block | None:
                 saved = format_percent(fraction, 1)
                 best.append((fraction, f"{group.first.training} for {model} on {memory}"))
             rows.append([*cells, saved])
+    if not rows:
+        return None
     metric = view.metric.name
     columns = ["model", "memory", "training", f"{metric} as trained", "memory energy", "95 %"]
     return Block(
@@ -78,6 +82,8 @@ def _energies(group: Replicates, baselines: Mapping[int, float], drop: float) ->
     """The least energy of each seed; empty if one of them is never within the drop."""
     found = []
     for network in group.networks:
+        if network.seed not in baselines:
+            return []
         energies = [point.energy for point in network.points]
         # A network that was trained with faults may lose more on a better memory: the least energy
         # at which it is within the drop counts.
