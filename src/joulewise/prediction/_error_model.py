@@ -299,15 +299,15 @@ def _probed_error(
     parts = {part.placed.name: part for group in groups for part in group}
     errors, done = [], 0
     for piece in network.pieces(max(len(part.directions) for part in parts.values())):
-        output, probe, weights, activations = network.probe(piece)
-        off = ((output - piece.reference).double() * probe).reshape(piece.samples, -1)
-        errors.append(off.sum(1).cpu())
         for part in parts.values():
             numbers = len(part.rows) * len(part.directions)
             part.response.append(torch.zeros(piece.samples, numbers, dtype=torch.float64))
+        output, probe, activations = network.probe(
+            piece, lambda name, gradients: parts[name].add_weight(gradients)
+        )
+        off = ((output - piece.reference).double() * probe).reshape(piece.samples, -1)
+        errors.append(off.sum(1).cpu())
         with torch.no_grad():
-            for name, gradients in weights.items():
-                parts[name].add_weight(gradients)
             for use in activations:
                 for g in use.caught:
                     parts[use.placed.name].add_activation(use, g)

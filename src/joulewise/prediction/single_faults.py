@@ -52,9 +52,10 @@ def single_fault_ratios(
         The ratios by tensor, without placed activations.
     """
     problem, means = network.problem, network.fixed
-    output, _, weights, _ = network.probe(piece)
-    squares = {name: gradients.summed() for name, gradients in weights.items()}
-    del weights, _  # their memory is that of a backward pass
+    squares: dict[str, Tensor] = {}
+    output, *_ = network.probe(
+        piece, lambda name, gradients: squares.update({name: gradients.summed()})
+    )
     variance = {n: float((s * network.variances[n].detach()).sum()) for n, s in squares.items()}
     whole = sum(variance.values())
     generator = torch.Generator().manual_seed(seed)

@@ -108,7 +108,8 @@ def test_variances(problem, shared):
 def test_squares_and_responses_of_a_probe(problem):
     probe = rand(SAMPLES, OUTPUTS, seed=1)
     one = Oracle(problem, probe)
-    _, same, found, _ = one.network.probe(one.piece)
+    found = {}
+    _, same, _ = one.network.probe(one.piece, found.__setitem__)
     assert same is probe and set(found) == set(WEIGHTS)
     for name, gradients in found.items():
         exact, single = one.probed(probe)[name], name == "odd"
@@ -150,7 +151,7 @@ def test_activations():
         network._signs = lambda output: probe
         (piece,) = network.pieces(0)
         _, variance = network.probed_variance(piece, 1)
-        *_, (use,) = network.probe(piece)
+        *_, (use,) = network.probe(piece, lambda name, gradients: None)
         stored = placed.device.store(x, limit=placed.limit)
         var = placed.device.moments(stored, problem.points[placed.name]).var
     close(variance[placed.name], (g.square() * var).sum(1) / OUTPUTS)

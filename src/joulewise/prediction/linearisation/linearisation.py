@@ -7,7 +7,8 @@ how the noise of every placed tensor moves the probed outputs.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,13 +23,22 @@ from joulewise.placement import TwiceDifferentiable, check_finite, differentiati
 from joulewise.prediction.linearisation.op_interception import (
     ActivationUse,
     Interception,
+    WeightUse,
     intercepted_pass,
 )
 from joulewise.prediction.linearisation.self_check import cover
-from joulewise.prediction.linearisation.weight_gradients import WeightGradients, caught_gradients
+from joulewise.prediction.linearisation.weight_gradients import (
+    WeightGradients,
+    axis_of,
+    caught_gradients,
+)
 from joulewise.prediction.problem import Problem
 
 __all__ = ["LinearLogits", "Linearisation", "Piece"]
+
+
+Each = Callable[[str, WeightGradients], None]
+"""Called with the name of a placed weight and its gradients."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -170,34 +180,42 @@ class Linearisation:
         create = self.differentiable
         totals: dict[str, Tensor] = {}
         output, interception = self._forward(piece, self.means)
+
+        def each(name: str, gradients: WeightGradients) -> None:
+            for part in self._variances(name, gradients):
+                _add(totals, name, part.double())
+
         for number in range(probes):
-            probe = self._signs(output)
-            interception.backward(output, probe, keep=create or number + 1 < probes, create=create)
+            probe, keep = self._signs(output), create or number + 1 < probes
+            self._backward(
+                piece, self.means, output, interception, probe, each, keep=keep, create=create
+            )
             with torch.set_grad_enabled(create):
-                found = self._gradients(piece, self.means, interception, [probe])
-                for name, part in self._variances(found, interception.activations):
-                    _add(totals, name, part.double())
+                for use in interception.activations:
+                    for g in use.caught:
+                        wide = g.to(use.var.dtype)
+                        part = (wide.square() * use.var).flatten(1).sum(1)
+                        _add(totals, use.placed.name, part.double())
             interception.clear()
         interception.release()
         numbers = output.numel() // piece.samples * probes
         scaled = {name: total / numbers for name, total in totals.items()}
         return output if create else output.detach(), scaled
 
-    def probe(
-        self, piece: Piece
-    ) -> tuple[Tensor, Tensor, dict[str, WeightGradients], list[ActivationUse]]:
+    def probe(self, piece: Piece, each: Each) -> tuple[Tensor, Tensor, list[ActivationUse]]:
         """Gradients of one random +-1 probe of the outputs.
 
+        Args:
+            piece: Some samples.
+            each: Called with the name and the gradients of each placed weight.
+
         Returns:
-            The output at the mean; the probe, in its shape; the gradients with respect to each
-            placed weight that the output depends on; and placed activations with theirs.
+            The output at the mean; the probe, in its shape; and placed activations with theirs.
         """
         output, interception = self._forward(piece, self.fixed)
         probe = self._signs(output)
-        interception.backward(output, probe)
-        with torch.no_grad():
-            found = self._gradients(piece, self.fixed, interception, [probe])
-        return output.detach(), probe, found, interception.activations
+        self._backward(piece, self.fixed, output, interception, probe, each)
+        return output.detach(), probe, interception.activations
 
     def logits(self, piece: Piece, classes: int, chips: Sequence[Chip]) -> LinearLogits:
         """The largest outputs of each sample and its target, if any, from one probe for each.
@@ -232,20 +250,13 @@ class Linearisation:
         read = self.problem.memory.weight(placed, self.problem.points[name], chip)
         return torch.empty_like(mean).copy_(read).sub_(mean)
 
-    def _variances(
-        self, found: dict[str, WeightGradients], activations: Sequence[ActivationUse]
-    ) -> Iterator[tuple[str, Tensor]]:
-        """Contributions to the variance of a probed output, by placed tensor, ``[samples]``."""
-        for name, one in reversed(found.items()):
-            yield name, one.squared(self.variances[name], self._thinning)
-            if name in self.commons:
-                common = self.commons[name]
-                sums = one.response([self.means[name], common.coupling])[:, 0]
-                yield name, common.variance(sums[:, 0], sums[:, 1])
-        for use in activations:
-            for g in use.caught:
-                wide = g.to(use.var.dtype)
-                yield use.placed.name, (wide.square() * use.var).flatten(1).sum(1)
+    def _variances(self, name: str, one: WeightGradients) -> Iterator[Tensor]:
+        """Contributions of a placed weight to the variance of a probed output, ``[samples]``."""
+        yield one.squared(self.variances[name], self._thinning)
+        if name in self.commons:
+            common = self.commons[name]
+            sums = one.response([self.means[name], common.coupling])[:, 0]
+            yield common.variance(sums[:, 0], sums[:, 1])
 
     def _spread(
         self,
@@ -305,6 +316,40 @@ class Linearisation:
         """A block whose operations have the derivatives that gradients in the points need."""
         return TwiceDifferentiable() if self.differentiable else nullcontext()
 
+    def _backward(
+        self,
+        piece: Piece,
+        means: Mapping[str, Tensor],
+        output: Tensor,
+        interception: Interception,
+        probe: Tensor,
+        each: Each,
+        *,
+        keep: bool = False,
+        create: bool = False,
+    ) -> None:
+        """One backward pass; ``each`` gets the gradients of every placed weight.
+
+        Those of a weight that is used once are given as soon as they are caught, and then dropped:
+        the gradients of all weights and samples do not fit in memory together.
+        """
+        counts = Counter(use.name for use in interception.uses)
+
+        def caught(use: WeightUse) -> None:
+            axis = axis_of(use, self._coverage, piece.samples)
+            if axis is None or counts[use.name] > 1 or use.name in self._coverage.one_by_one:
+                return
+            gs, mean = [use.caught.pop()], means[use.name]
+            gradients = use.read.gradients(axis)
+            each(use.name, WeightGradients(gradients=gradients, use=use, gs=gs, mean=mean))
+
+        interception.each = caught
+        interception.backward(output, probe, keep=keep, create=create)
+        interception.each = None
+        with torch.set_grad_enabled(create):
+            for name, gradients in self._gradients(piece, means, interception, [probe]).items():
+                each(name, gradients)
+
     def _gradients(
         self,
         piece: Piece,
@@ -312,7 +357,7 @@ class Linearisation:
         interception: Interception,
         probes: Sequence[Tensor],
     ) -> dict[str, WeightGradients]:
-        """Gradients of all placed weights, after a backward pass from each probe."""
+        """Gradients of placed weights at hand after a backward pass from each probe."""
         found, unseen = caught_gradients(interception.uses, means, self._coverage, piece.samples)
         alone = self._coverage.one_by_one | unseen
         self._coverage = replace(self._coverage, one_by_one=alone)

@@ -7,8 +7,9 @@ what their per-sample gradients need, and hooks catch the gradient at their outp
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -106,6 +107,7 @@ class Interception(CompositeMode):
     Attributes:
         uses: Uses of placed weights, in order.
         activations: Uses of placed activations, in order.
+        each: Called with a use whenever a gradient was caught at it; None for nothing.
     """
 
     def __init__(self, weights: Mapping[str, Tensor]) -> None:
@@ -117,9 +119,9 @@ class Interception(CompositeMode):
         self._roots = [self._root, *(w for w in weights.values() if w.requires_grad)]
         self.uses: list[WeightUse] = []
         self.activations: list[ActivationUse] = []
+        self.each: Callable[[WeightUse], None] | None = None
         self._owners = Owners(weights)
         self._counts = dict.fromkeys(weights, 0)
-        self._lists: list[list[Tensor]] = []
         self._hooks: list[RemovableHandle] = []
 
     def called(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
@@ -140,13 +142,13 @@ class Interception(CompositeMode):
         if not uses or not isinstance(output, Tensor):
             return output
         self.uses += uses
-        return self._caught(output, *(use.caught for use in uses))
+        return self._caught(output, *(partial(self._take, use) for use in uses))
 
     def observe(self, placed: Placed, inputs: Tensor, mean: Tensor, var: Tensor) -> Tensor:
         """Record a placed activation; see `joulewise.placement.Observer`."""
         use = ActivationUse(placed=placed, inputs=inputs, mean=mean.detach(), var=var)
         self.activations.append(use)
-        return self._caught(mean, use.caught)
+        return self._caught(mean, use.caught.append)
 
     def backward(
         self, output: Tensor, probe: Tensor, *, keep: bool = False, create: bool = False
@@ -169,7 +171,7 @@ class Interception(CompositeMode):
 
     def clear(self) -> None:
         """Forget the gradients that were caught, before the next backward pass."""
-        for gradients in self._lists:
+        for gradients in [use.caught for use in self.uses] + [a.caught for a in self.activations]:
             gradients.clear()
 
     def release(self) -> None:
@@ -177,16 +179,20 @@ class Interception(CompositeMode):
         for hook in self._hooks:
             hook.remove()
 
-    def _caught(self, output: Tensor, *caught: list[Tensor]) -> Tensor:
-        """The output, made to depend on the root; its gradients are appended to some lists."""
+    def _take(self, use: WeightUse, gradient: Tensor) -> None:
+        use.caught.append(gradient)
+        if self.each is not None:
+            self.each(use)
+
+    def _caught(self, output: Tensor, *takers: Callable[[Tensor], None]) -> Tensor:
+        """The output, made to depend on the root; its gradients are given to the takers."""
         if not torch.is_grad_enabled():
             return output
         if not output.requires_grad:
             output = output + self._root.to(output.dtype)
-        for gradients in caught:
-            handle = output.register_hook(gradients.append)  # type: ignore[no-untyped-call]
+        for taker in takers:
+            handle = output.register_hook(taker)  # type: ignore[no-untyped-call]
             self._hooks.append(handle)
-            self._lists.append(gradients)
         return output
 
     def _uses_of(

@@ -16,7 +16,7 @@ from joulewise.prediction.linearisation.gradients import (
 from joulewise.prediction.linearisation.op_interception import WeightUse
 from joulewise.prediction.linearisation.self_check import Coverage
 
-__all__ = ["WeightGradients", "caught_gradients"]
+__all__ = ["WeightGradients", "axis_of", "caught_gradients"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -97,7 +97,7 @@ def caught_gradients(
             by_name.setdefault(use.name, []).append(use)
     found, unseen = {}, set()
     for name, own in by_name.items():
-        axes = [_axis_of(use, coverage, samples) for use in own]
+        axes = [axis_of(use, coverage, samples) for use in own]
         known = [axis for axis in axes if axis is not None]
         if len(known) < len(axes):
             unseen.add(name)
@@ -115,7 +115,7 @@ def caught_gradients(
     return found, frozenset(unseen)
 
 
-def _axis_of(use: WeightUse, coverage: Coverage, samples: int) -> BatchAxis | None:
+def axis_of(use: WeightUse, coverage: Coverage, samples: int) -> BatchAxis | None:
     """The batch axis of a use, as the self-check found it; None if this use does not fit it."""
     axis, shape = coverage.batch_axes.get(use.key), use.read.batched.shape
     if axis is None or len(shape) <= axis.axis:
