@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from functools import wraps
-from typing import Annotated, Any
+from typing import Annotated, Any, Never
 
 import typer
 from pydantic import ValidationError
@@ -27,6 +28,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+
+
+# Base of what Typer raises for options that are wrong or missing: ClickException.
+_UsageError: Any = typer.BadParameter.__mro__[2]
 
 
 def _interruptible(command: Callable[..., None]) -> Callable[..., None]:
@@ -75,15 +80,23 @@ def main() -> None:
     3 `allocate` could not show its goal to hold; 130 interrupted.
     """
     try:
-        app()
+        code = app(standalone_mode=False)
+        sys.stdout.flush()
     except JoulewiseError as error:
         _refuse(str(error))
     except ValidationError as error:
         from joulewise.study.messages import sentence
 
         _refuse(sentence(error))
+    except _UsageError as error:
+        _refuse(error.format_message())
+    except OSError as error:  # a full disk, or a pipe that nobody reads
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _refuse(f"the output cannot be written: {error}")
+    sys.exit(code)
 
 
-def _refuse(sentence: str) -> None:
-    typer.echo(f"joulewise: {sentence}", err=True)
+def _refuse(sentence: str) -> Never:
+    if sentence:  # none after the help of a command without arguments
+        typer.echo(f"joulewise: {' '.join(sentence.split())}", err=True)
     sys.exit(2)
