@@ -1,7 +1,7 @@
 """How much energy do points of their own save, at one goal of accuracy?
 
-    python benchmarks/allocation.py --data CIFAR10 --out results/allocation
-    python benchmarks/allocation.py --table results/allocation
+    python benchmarks/allocation.py --data CIFAR10 --out results/allocation.json
+    python benchmarks/allocation.py --table results/allocation.json
 
 Each network on each memory is given the least energy by `jw.allocate` at several granularities, all
 for one goal: a mean accuracy of at most half a point below that of a perfect memory, shown on 200
@@ -42,8 +42,8 @@ from joulewise.study import Environment
 from joulewise.training import TrainingSpec, train
 
 STORED = {  # networks on CIFAR-10, without any robust training
-    "resnet8-cifar": Path("results/robust-training/networks/SGD-0-0.safetensors"),
-    "resnet20-cifar": Path("results/cifar10-resnet20-mask/resnet20-cifar10.safetensors"),
+    "resnet8-cifar": Path("trained/SGD-0-0.safetensors"),
+    "resnet20-cifar": Path("trained/resnet20-cifar10.safetensors"),
 }
 DROP = 0.005
 MEMORIES: dict[str, Device[Any]] = {
@@ -78,7 +78,6 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--chips", type=int, default=200)
     arguments = begun(parser, table)
-    arguments.out.mkdir(parents=True, exist_ok=True)
     for network in arguments.networks:
         if network in STORED and arguments.data is None:
             continue
@@ -101,20 +100,21 @@ def begun(parser: argparse.ArgumentParser, table: Callable[[Path], str]) -> argp
 
 def run(network: str, arguments: argparse.Namespace) -> None:
     """Every allocation of one network that is not there yet."""
+    records = json.loads(arguments.out.read_text()) if arguments.out.exists() else []
+    there = {(r["network"], r["memory"], r["granularity"]) for r in records}
     model, split, inputs = prepared(network, arguments)
     for memory in arguments.memories:
         for name in arguments.granularities:
-            path = arguments.out / f"{network}-{memory}-{name}.json"
             granularity = GRANULARITIES[name]
-            if path.exists() or (
-                granularity.bit_planes and MEMORIES[memory].knob.bit_planes is None
-            ):
+            planes = granularity.bit_planes and MEMORIES[memory].knob.bit_planes is None
+            if planes or (network, memory, name) in there:
                 continue
             placement = place(model, weights=MEMORIES[memory], example_inputs=inputs)
             record = allocated(placement, split, granularity, arguments.chips)
-            record |= {"network": network, "memory": memory, "granularity": name}
-            write_atomically(path, json.dumps(record, indent=1))
-            print(f"{path.stem}: {normalised(record):.4f}, holds: {record['allocation']['holds']}")
+            records.append(record | {"network": network, "memory": memory, "granularity": name})
+            write_atomically(arguments.out, json.dumps(records, indent=1))
+            holds = record["allocation"]["holds"]
+            print(f"{network} {memory} {name}: {normalised(record):.4f}, holds: {holds}")
 
 
 def normalised(record: dict[str, Any]) -> float:
@@ -146,17 +146,21 @@ def allocated(
     """One allocation, as a record."""
     began = time.perf_counter()
     found = allocate(placement, split, granularity=granularity, goal=MetricDrop(DROP), chips=chips)
+    whole = found.to_dict()
+    kept = ("plan", "at_goal", "holds", "confidence", "evaluations")
+    energy = {key: whole["energy"][key] for key in ("memory_j", "memory_reliable_j")}
+    values = list(found.simulation.values)
     return {
         "command": shlex.join(["python", *sys.argv]),
         "environment": Environment.now().model_dump(),
         "seconds": time.perf_counter() - began,
-        "allocation": found.to_dict(),
+        "allocation": {**{key: whole[key] for key in kept}, "energy": energy, "values": values},
     }
 
 
-def table(folder: Path) -> str:
+def table(path: Path) -> str:
     """Energies and savings, in Markdown."""
-    records = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    records = json.loads(path.read_text())
     found = {(r["network"], r["memory"], r["granularity"]): r for r in records}
     lines = [
         "| network | memory | a point for each | memory energy | against one point | accuracy |"
@@ -170,7 +174,7 @@ def table(folder: Path) -> str:
         if common is not None and name != "network":
             saved = saving_at_goal(common["allocation"]["at_goal"], allocation["at_goal"])
             saved = saved or f"{100 * (1 - normalised(record) / normalised(common)):.1f} %"
-        values = allocation["simulation"]["values"]
+        values = allocation["values"]
         low, high = mean_interval(values)
         shown = "" if allocation["holds"] else " (not shown)"
         lines.append(

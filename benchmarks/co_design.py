@@ -36,7 +36,7 @@ from joulewise.simulation import simulate
 from joulewise.study import Environment
 from joulewise.training import TrainingSpec, accuracy
 
-STORED = Path("results/robust-training/networks")
+STORED = Path("trained")
 PLAIN, ROBUST = "SGD-0-0", "masks-long-0.35-0"
 DROP = 0.005
 

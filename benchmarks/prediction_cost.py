@@ -33,7 +33,7 @@ from joulewise.prediction import FirstOrder, predict
 from joulewise.prediction.problem import loaded_problem
 from joulewise.simulation import simulate
 
-WEIGHTS = Path(__file__).parents[1] / "results/cifar10-resnet20-mask/resnet20-cifar10.safetensors"
+WEIGHTS = Path("trained/resnet20-cifar10.safetensors")
 ETA = 0.55
 CLOSE, QUANTILE = 0.02, 2.326  # +-2 % at 98 % confidence
 SHARES = FirstOrder(accuracy=False)

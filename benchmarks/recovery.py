@@ -48,7 +48,7 @@ from joulewise.training import (
 )
 
 G_MAX = 25e-6
-WEIGHTS = Path("results/cifar10-resnet20-mask/resnet20-cifar10.safetensors")
+WEIGHTS = Path("trained/resnet20-cifar10.safetensors")
 FIRST_CHIP = 100
 FITTED = ("scales", "last", "all")
 STAGES = ("before", "statistics", *FITTED)

@@ -35,6 +35,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    # A shell starts jobs in the background with SIGINT ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     rng = np.random.default_rng(arguments.seed)
     changed = calls(arguments.interrupts, rng) + training(arguments.blocks, rng)
     raise SystemExit(changed > 0)

@@ -43,6 +43,7 @@ def test_values_between_0_and_1_are_percentages():
 
 
 def test_figures_have_titles():
-    figure = plotted({"type": "bar", "x": ["a"], "y": [1.0]}, "tensor", "error")
-    assert (figure.layout.xaxis.title.text, figure.layout.yaxis.title.text) == ("tensor", "error")
-    assert list(figure.data[0].y) == [1.0]
+    figure = plotted("bar", "tensor", "error", [("a", 1.0)]).to_dict()
+    assert figure["encoding"]["x"]["title"] == "tensor"
+    assert figure["encoding"]["y"]["title"] == "error"
+    assert list(figure["datasets"].values()) == [[{"x": "a", "y": 1.0}]]

@@ -47,8 +47,8 @@ def test_run_then_results(tmp_path):
     path = tmp_path / "study.yaml"
     path.write_text(_SMALL)
     dry = call("run", str(path), "--dry-run")
-    assert "1 trainings" in dry.stdout
-    assert "1 evaluations; 0 are done" in dry.stdout
+    assert "trainings: 1 (0 for several memories); evaluations: 1; done: 0;" in dry.stdout
+    assert [one.name for one in tmp_path.iterdir()] == ["study.yaml"]
     ran = call("run", str(path), "--workers", "1", "--json")
     assert ran.exit_code == 0
     rows = json.loads(ran.stdout)

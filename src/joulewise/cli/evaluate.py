@@ -5,6 +5,7 @@ from __future__ import annotations
 import json as json_module
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -61,19 +62,7 @@ def simulate(
         check_in_range("half_width", half_width, 0.0, 1e6, open_low=True)
     with console.users_code():
         case.load(torch_device)
-    from joulewise.simulation import sweep
-
-    with console.bar("simulate") as update, console.users_code():
-        found = sweep(
-            case.placement,
-            case.test,
-            at=case.plans,
-            chips=chips,
-            seed=seed,
-            metric=case.metric,
-            half_width=half_width,
-            progress=lambda _, done, expected: update(done, expected, ""),
-        )
+    found = case.simulate("simulate", chips, seed, half_width)
     if json:
         results = [
             {"at": n, **_plain(one, limit)} for n, one in zip(case.names, found, strict=True)
@@ -118,23 +107,12 @@ def predict(
 
     Example: joulewise predict --model cnn=cnn.safetensors --at eta=0.5 --check 100
     """
-    case = _Case.of(
-        model,
-        data,
-        images,
-        memory,
-        place,
-        at,
-        plan,
-        None,
-        seed,
-        chips=2 if check is None else check,
-    )
+    chips = 2 if check is None else check
+    case = _Case.of(model, data, images, memory, place, at, plan, None, seed, chips)
     with console.users_code():
         case.load(torch_device)
     from joulewise.placement import energy
     from joulewise.prediction import predict as predict_one
-    from joulewise.simulation import sweep
 
     chosen = _method(method, seed)
     found = []
@@ -149,17 +127,7 @@ def predict(
             )
     simulated: list[Simulation | None] = [None] * len(found)
     if check is not None:
-        with console.bar("simulate, to check") as update, console.users_code():
-            simulated = [
-                *sweep(
-                    case.placement,
-                    case.test,
-                    at=case.plans,
-                    chips=check,
-                    seed=seed,
-                    progress=lambda _, done, expected: update(done, expected, ""),
-                )
-            ]
+        simulated = [*case.simulate("simulate, to check", check, seed)]
     spent = [energy(case.placement, at=one) for one in case.plans]
     if json:
         results = [
@@ -282,6 +250,24 @@ class _Case:
                 typer.echo("joulewise: the plan was chosen for other weights than these", err=True)
         else:
             self.plans = [self.placement.plan(point) for point in self.file.points]
+
+    def simulate(
+        self, label: str, chips: int, seed: int, half_width: float | None = None
+    ) -> Sequence[Simulation]:
+        """Simulate chips at each plan, with a progress bar."""
+        from joulewise.simulation import sweep
+
+        with console.bar(label) as update, console.users_code():
+            return sweep(
+                self.placement,
+                self.test,
+                at=self.plans,
+                chips=chips,
+                seed=seed,
+                metric=self.metric,
+                half_width=half_width,
+                progress=lambda _, done, expected: update(done, expected, ""),
+            )
 
 
 def _method(text: str, seed: int) -> Method:

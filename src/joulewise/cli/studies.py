@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json as json_module
 import sys
+import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -121,6 +122,10 @@ def run(
     folder = path.with_suffix("") if out is None else out
     runner = Runner(engine, workers, address, gpu, f"to resume, run: joulewise run {path}")
     console.start(torch_device)
+    if dry_run and not folder.exists():
+        with tempfile.TemporaryDirectory() as empty:
+            _print_workload(runner.study(file, Path(empty)), json)
+        return
     study = runner.study(file, folder)
     if dry_run:
         _print_workload(study, json)
@@ -142,8 +147,8 @@ def _print_workload(study: Study, json: bool) -> None:
     if workload.seconds is not None:
         time = f"about {workload.seconds:.0f} s with one worker"
     typer.echo(
-        f"{workload.trainings} trainings, {workload.shared} of them for several memories, and "
-        f"{workload.evaluations} evaluations; {workload.done} are done. Time left: {time}."
+        f"trainings: {workload.trainings} ({workload.shared} for several memories); evaluations: "
+        f"{workload.evaluations}; done: {workload.done}; time left: {time}"
     )
 
 

@@ -16,7 +16,7 @@ __all__ = ["Environment"]
 
 
 class Environment(BaseModel):
-    """What a result was computed with."""
+    """Versions, machine and threads of a computation, and when it finished."""
 
     model_config = ConfigDict(frozen=True)
 

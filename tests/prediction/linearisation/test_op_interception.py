@@ -1,5 +1,8 @@
 """Intercepted operations: recorded uses, and the gradients caught at them."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 from torch.nn import functional
@@ -83,3 +86,16 @@ def test_without_gradients_nothing_is_rooted():
         output, uses, _ = recorded(lambda w: rand(2, 4) @ w.T, {"w": rand(3, 4)})
     assert len(uses) == 1
     assert not output.requires_grad
+
+
+def test_a_pass_that_was_given_up_is_freed():
+    """The second layer holds its input, whose graph holds the hook of the first."""
+    weights = {"a": rand(4, 4).requires_grad_(), "b": rand(4, 4)}
+    output, uses, interception = recorded(
+        lambda a, b: functional.linear(functional.linear(rand(2, 4), a), b), weights
+    )
+    assert output.requires_grad and len(uses) == 2
+    weak = weakref.ref(interception)
+    del output, uses, interception
+    gc.collect()
+    assert weak() is None

@@ -183,7 +183,7 @@ class Linearisation:
 
         def each(name: str, gradients: WeightGradients) -> None:
             for part in self._variances(name, gradients):
-                _add(totals, name, part.double())
+                totals[name] = totals.get(name, 0.0) + part.double()
 
         for number in range(probes):
             probe, keep = self._signs(output), create or number + 1 < probes
@@ -195,7 +195,8 @@ class Linearisation:
                     for g in use.caught:
                         wide = g.to(use.var.dtype)
                         part = (wide.square() * use.var).flatten(1).sum(1)
-                        _add(totals, use.placed.name, part.double())
+                        name = use.placed.name
+                        totals[name] = totals.get(name, 0.0) + part.double()
             interception.clear()
         interception.release()
         numbers = output.numel() // piece.samples * probes
@@ -280,7 +281,7 @@ class Linearisation:
                 continue
             jacobian = torch.stack(use.caught, 1).flatten(2).to(use.var.dtype)
             scaled = jacobian * use.var.flatten(1)[:, None]
-            _add(cov, use.placed.name, torch.matmul(scaled, jacobian.mT))
+            cov[use.placed.name] = cov.get(use.placed.name, 0.0) + torch.matmul(scaled, jacobian.mT)
             if chips:
                 moved.append(self._activation_response(use, jacobian, chips))
         return cov, torch.stack(moved).sum(0) if moved else None
@@ -396,7 +397,3 @@ class Linearisation:
             rows.append([torch.stack(several) for several in zip(*found, strict=True)])
         columns = zip(names, zip(*rows, strict=True), strict=True)
         return {name: torch.stack(parts).float() for name, parts in columns}
-
-
-def _add(sums: dict[str, Tensor], name: str, part: Tensor) -> None:
-    sums[name] = sums[name] + part if name in sums else part

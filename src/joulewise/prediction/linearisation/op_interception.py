@@ -7,9 +7,9 @@ what their per-sample gradients need, and hooks catch the gradient at their outp
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import torch
@@ -30,7 +30,7 @@ Key = tuple[str, int]
 """A placed tensor and the zero-based index of one of its uses."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True, eq=False)
 class WeightUse:
     """One use of a placed weight in one forward pass.
 
@@ -79,7 +79,7 @@ class WeightUse:
         return spread.reshape(*part.shape[:2], *spread.shape[1:])
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True, eq=False)
 class ActivationUse:
     """A placed activation in one forward pass, each of whose words has faults of its own.
 
@@ -142,13 +142,13 @@ class Interception(CompositeMode):
         if not uses or not isinstance(output, Tensor):
             return output
         self.uses += uses
-        return self._caught(output, *(partial(self._take, use) for use in uses))
+        return self._caught(output, uses)
 
     def observe(self, placed: Placed, inputs: Tensor, mean: Tensor, var: Tensor) -> Tensor:
         """Record a placed activation; see `joulewise.placement.Observer`."""
         use = ActivationUse(placed=placed, inputs=inputs, mean=mean.detach(), var=var)
         self.activations.append(use)
-        return self._caught(mean, use.caught.append)
+        return self._caught(mean, [use])
 
     def backward(
         self, output: Tensor, probe: Tensor, *, keep: bool = False, create: bool = False
@@ -179,21 +179,34 @@ class Interception(CompositeMode):
         for hook in self._hooks:
             hook.remove()
 
-    def _take(self, use: WeightUse, gradient: Tensor) -> None:
-        use.caught.append(gradient)
-        if self.each is not None:
-            self.each(use)
-
-    def _caught(self, output: Tensor, *takers: Callable[[Tensor], None]) -> Tensor:
-        """The output, made to depend on the root; its gradients are given to the takers."""
+    def _caught(self, output: Tensor, uses: Sequence[WeightUse | ActivationUse]) -> Tensor:
+        """The output, made to depend on the root; its gradients are caught for the uses."""
         if not torch.is_grad_enabled():
             return output
         if not output.requires_grad:
             output = output + self._root.to(output.dtype)
-        for taker in takers:
-            handle = output.register_hook(taker)  # type: ignore[no-untyped-call]
+        for use in uses:
+            handle = output.register_hook(self._hook(use))  # type: ignore[no-untyped-call]
             self._hooks.append(handle)
         return output
+
+    def _hook(self, use: WeightUse | ActivationUse) -> Callable[[Tensor], None]:
+        """A hook that refers weakly to the use.
+
+        Uses hold tensors of the graph that holds the hook. Python cannot free a cycle through a
+        graph: what an interrupt left would stay in memory.
+        """
+        weak_self, weak_use = weakref.ref(self), weakref.ref(use)
+
+        def caught(gradient: Tensor) -> None:
+            interception, one = weak_self(), weak_use()
+            if interception is None or one is None:
+                return
+            one.caught.append(gradient)
+            if interception.each is not None and isinstance(one, WeightUse):
+                interception.each(one)
+
+        return caught
 
     def _uses_of(
         self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]

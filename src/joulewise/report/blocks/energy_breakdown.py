@@ -1,4 +1,4 @@
-"""Where the energy goes: memory by role, reliable memory and arithmetic."""
+"""Breakdown of the energy: memory by role, reliable memory and arithmetic."""
 
 from __future__ import annotations
 
