@@ -7,9 +7,9 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
+from typing import Literal
 
 import typer
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
@@ -102,12 +102,16 @@ def print_table(title: str, columns: list[str], rows: list[list[str]], words: in
     """
     terminal = sys.stdout.isatty()
     table = Table(
-        box=SIMPLE_HEAD if terminal else None,
+        box=None,
+        header_style="underline" if terminal else "none",
         show_header=any(columns),
         pad_edge=False,
     )
     for number, column in enumerate(columns):
-        table.add_column(column, justify="left" if number < words else "right", overflow="fold")
+        # In a narrow terminal text is wrapped, and figures stay whole.
+        text = number < words
+        justify: Literal["left", "right"] = "left" if text else "right"
+        table.add_column(column, justify=justify, overflow="fold", no_wrap=not text)
     for row in rows:
         table.add_row(*row)
     # Piped, no cell is folded.

@@ -10,7 +10,6 @@ from joulewise.report import charts
 from joulewise.report.blocks.block import Block
 from joulewise.report.tables import Table
 from joulewise.report.view import CurvePoint, Network, Replicates, View
-from joulewise.results import format_value
 from joulewise.units import format_percent, format_point, format_si
 
 __all__ = ["accuracy_energy"]
@@ -129,26 +128,26 @@ def _marks(view: View, network: Network) -> list[dict[str, Any]]:
 
 def _table(view: View) -> Table:
     """All simulated points of all networks."""
-    rows = []
+    rows, seeds = [], len(view.file.seeds) > 1
     for network in view.networks:
         for point in network.points:
-            bounds, interval = view.metric.bounds, "" if len(point.known) else "all chips failed"
+            text = view.metric.text(point.mean) if len(point.known) else "all chips failed"
             if point.interval is not None:
-                low, high = point.interval
-                interval = f"{format_value(low, bounds)} to {format_value(high, bounds)}"
+                low, high = (view.metric.text(end).removesuffix(" %") for end in point.interval)
+                text += f" [{low}, {high}]"
             rows.append(
                 [
                     view.name(network),
-                    str(network.seed),
+                    *([str(network.seed)] if seeds else []),
                     f"{point.knob} {format_point(point.knob, point.point)}",
                     format_si(point.memory_j, "J"),
-                    f"{100 * point.energy:.1f}",
-                    format_value(point.mean if len(point.known) else None, bounds),
-                    interval,
+                    format_percent(point.energy, 1),
+                    text,
                 ]
             )
-    columns = ["network", "seed", "point", "memory", "% of reliable", view.metric.name, "95 %"]
-    return Table(caption="Every simulated point.", columns=columns, rows=rows, words=3)
+    words = ["network", "seed", "point"] if seeds else ["network", "point"]
+    columns = [*words, "memory", "of reliable", f"{view.metric.name} [95 %]"]
+    return Table(caption="Every simulated point.", columns=columns, rows=rows, words=len(words))
 
 
 def _explained(view: View) -> str:

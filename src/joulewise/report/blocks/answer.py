@@ -59,7 +59,7 @@ def _table(view: View) -> Table:
         for group in view.replicates
         for drop in sorted(view.file.drops)
     ]
-    columns = ["network", "drop", "perfect", "memory", "% of reliable", "95 %", "all energy"]
+    columns = ["network", "drop", "perfect", "memory", "of reliable [95 %]", "total"]
     return Table(
         caption="The least energy of an inference at which the mean is within the drop, from its "
         "value with a perfect memory.",
@@ -73,19 +73,18 @@ def _cells(view: View, group: Replicates, drop: float) -> list[str]:
     ideal = sum(network.ideal for network in group.networks) / len(group.networks)
     energies = _energies(group, drop)
     if not energies:
-        return [view.metric.text(ideal), "not reached", "", "", ""]
+        return [view.metric.text(ideal), "not reached", "", ""]
     mean = sum(energies) / len(energies)
     least = [network.least_energy(drop) for network in group.networks]
     low, high = least[0].low, least[0].high
     if len(energies) > 1:
         low, high = energy_interval(energies)
     reliable = view.reliable_j(group.first)
-    interval = "" if low is None or high is None else f"{100 * low:.1f} to {100 * high:.1f}"
+    interval = "" if low is None or high is None else f" [{100 * low:.1f}, {100 * high:.1f}]"
     edge = "at most " if any(one.at_edge for one in least) else ""
     return [
         view.metric.text(ideal),
         f"{edge}{format_si(mean * reliable, 'J')}",
-        f"{edge}{100 * mean:.1f}",
-        interval,
+        f"{edge}{format_percent(mean, 1)}{interval}",
         format_si(mean * reliable + view.fixed_j(group.first), "J"),
     ]

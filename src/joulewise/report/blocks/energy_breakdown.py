@@ -10,7 +10,7 @@ from joulewise.units import format_percent, format_si
 
 __all__ = ["energy_breakdown"]
 
-_PARTS = ("weights", "activations", "other accesses", "arithmetic operations")
+_PARTS = ("weights", "activations", "other memory", "arithmetic")
 _COLOURS = ("#56B4E9", "#E69F00", "#B4B4B4", "#808080")
 
 

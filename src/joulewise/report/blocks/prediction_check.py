@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from joulewise.report import charts
 from joulewise.report.blocks.block import Block
 from joulewise.report.tables import Table
-from joulewise.report.view import View
+from joulewise.report.view import CurvePoint, Network, View
 from joulewise.simulation import mean_interval
 from joulewise.units import format_point
 
@@ -24,10 +26,8 @@ def prediction_check(view: View) -> Block | None:
             if point.predicted_error is None or not simulated:
                 continue
             low, high = mean_interval(point.errors.tolist())
-            ratio = point.predicted_error / simulated
-            ratios.append(ratio)
-            where = f"{view.name(network)}, seed {network.seed}, {point.knob} "
-            where += format_point(point.knob, point.point)
+            ratios.append(point.predicted_error / simulated)
+            where = _name(view, network, point)
             rows.append(
                 {
                     "name": view.name(network),
@@ -42,11 +42,13 @@ def prediction_check(view: View) -> Block | None:
             metric = ["", ""]
             if point.predicted is not None:
                 metric = [view.metric.text(point.predicted), view.metric.text(point.mean)]
-            errors = [f"{point.predicted_error:.3g}", f"{simulated:.3g} [{low:.3g}, {high:.3g}]"]
-            cells.append([where, *errors, f"{ratio:.2f}", *metric])
+            errors = [f"{point.predicted_error:.3g}", f"{simulated:.3g}"]
+            least = point.predicted_error / high
+            most = point.predicted_error / low if low > 0 else math.inf
+            cells.append([where, *errors, f"{ratios[-1]:.2f} [{least:.2f}, {most:.2f}]", *metric])
     if not rows:
         return None
-    columns = ["network and point", "error", "simulated [95 %]", "ratio"]
+    columns = ["network and point", "error", "simulated", "ratio [95 %]"]
     name = view.metric.name
     return Block(
         name="prediction-check",
@@ -66,3 +68,9 @@ def prediction_check(view: View) -> Block | None:
         ],
         note="Predictions are of second order and use no simulated chip.",
     )
+
+
+def _name(view: View, network: Network, point: CurvePoint) -> str:
+    """The name of a network and a point; with the seed, if there are several."""
+    seed = f"seed {network.seed}, " if len(view.file.seeds) > 1 else ""
+    return f"{view.name(network)}, {seed}{point.knob} {format_point(point.knob, point.point)}"
