@@ -29,15 +29,15 @@ from typing import Any
 from joulewise.files import write_atomically
 
 STUDY = """\
-data: {source: digits, images: 60}
+data: {source: digits, images: 40}
 models: [mlp]
 training: [{method: sgd, epochs: 1, lr: 0.1}, {method: sgd, epochs: 2, lr: 0.1}]
-memories: [sram, "sram:bits=6", "crossbar:sigma=1e-6"]
+memories: [sram, "crossbar:sigma=1e-6"]
 goals: [error=0.01]
 granularities: [network, tensor]
 curve_chips: 4
 chips: 20
-samples: 60
+samples: 30
 seeds: [0, 1]
 """
 

@@ -39,6 +39,15 @@ def test_short_forms(tmp_path):
     assert study.granularities[1].build() == Granularity(bit_planes=True)
 
 
+def test_points_to_train_at_fit_every_memory(tmp_path):
+    both = {"at": {"eta": 0.5, "g_max": 2e-5}}
+    content = {"models": ["mlp"], "memories": ["sram", "crossbar:sigma=1e-6"], "training": [both]}
+    assert read(tmp_path, content).training[0].at == both["at"]
+    content["training"] = [{"at": {"eta": 0.5}}]
+    with pytest.raises(InputError, match=r"training\[0\].at is of eta; allowed: exactly one on g_"):
+        read(tmp_path, content)
+
+
 @pytest.mark.parametrize(
     ("text", "goal"),
     [

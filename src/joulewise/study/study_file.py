@@ -99,16 +99,32 @@ class StudyFile(Plain):
             twice = [name for name in names if names.count(name) > 1]
             if twice:
                 raise ValueError(f"{field} has {twice[0]!r} twice; allowed: a label for each")
+        fewest = 20
+        means = [goal for goal in self.goals if goal.energy is None and goal.chips is None]
+        if means and self.chips < fewest:
+            raise ValueError(f"chips is {self.chips}; allowed: {fewest} or more, to verify a mean")
+        return self
+
+    @model_validator(mode="after")
+    def _check_points(self) -> Self:
+        """Refuse operating points that no memory has, and those to train at that one lacks.
+
+        Raises:
+            ValueError: naming the field.
+        """
+        for number, training in enumerate(self.training):
+            for memory in self.memories:
+                if training.at and memory.knobs and len({*training.at} & {*memory.knobs}) != 1:
+                    raise ValueError(
+                        f"training[{number}].at is of {', '.join(training.at)}; allowed: exactly "
+                        f"one on {memory.knobs[0]}, the knob of {memory.name}"
+                    )
         known = [memory.knobs for memory in self.memories]
         for number, point in enumerate(self.points):
             if all(known) and not any(set(point) <= set(knobs) for knobs in known):
                 allowed = ", ".join(dict.fromkeys(knob for knobs in known for knob in knobs))
                 got = ", ".join(point)
                 raise ValueError(f"points[{number}] is of {got}; allowed: {allowed}")
-        fewest = 20
-        means = [goal for goal in self.goals if goal.energy is None and goal.chips is None]
-        if means and self.chips < fewest:
-            raise ValueError(f"chips is {self.chips}; allowed: {fewest} or more, to verify a mean")
         return self
 
     @field_validator("metric")
