@@ -112,19 +112,8 @@ def predict(
     with console.users_code():
         case.load(torch_device)
     from joulewise.placement import energy
-    from joulewise.prediction import predict as predict_one
 
-    chosen = _method(method, seed)
-    found = []
-    with console.bar("predict") as update, console.users_code():
-        for number, one in enumerate(case.plans):
-
-            def report(_: str, done: float, expected: float, number: int = number) -> None:
-                update(number + done / expected, len(case.plans), "")
-
-            found.append(
-                predict_one(case.placement, case.test, at=one, method=chosen, progress=report)
-            )
+    found = case.predict(_method(method, seed))
     simulated: list[Simulation | None] = [None] * len(found)
     if check is not None:
         simulated = [*case.simulate("simulate, to check", check, seed)]
@@ -250,6 +239,22 @@ class _Case:
                 typer.echo("joulewise: the plan was chosen for other weights than these", err=True)
         else:
             self.plans = [self.placement.plan(point) for point in self.file.points]
+
+    def predict(self, method: Method) -> list[Forecast]:
+        """Predict at each plan, with a progress bar."""
+        from joulewise.prediction import predict as predict_one
+
+        found = []
+        with console.bar("predict") as update, console.users_code():
+            for number, plan in enumerate(self.plans):
+
+                def report(_: str, done: float, expected: float, number: int = number) -> None:
+                    update(number + done / expected, len(self.plans), "")
+
+                found.append(
+                    predict_one(self.placement, self.test, at=plan, method=method, progress=report)
+                )
+        return found
 
     def simulate(
         self, label: str, chips: int, seed: int, half_width: float | None = None

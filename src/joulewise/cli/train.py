@@ -11,7 +11,7 @@ import typer
 from joulewise.cli import arguments, console
 
 if TYPE_CHECKING:
-    from joulewise.training import TrainingMemory
+    from joulewise.training import TrainingMemory, TrainingRecord
 
 __all__ = ["train"]
 
@@ -124,12 +124,7 @@ def train(
     if json:
         typer.echo(record.model_dump_json(indent=2))
         return
-    from joulewise.units import format_percent
-
-    typer.echo(
-        f"{out}: test accuracy {format_percent(record.test_accuracy)} on {record.test_images} "
-        f"images, {record.spec.epochs} epochs in {record.seconds:.0f} s"
-    )
+    _print_record(out, record)
     if energy is not None and through is not None:
         _print_points(through)
 
@@ -153,6 +148,15 @@ def _check_out(out: Path) -> None:
         out.exists()  # a name that is too long
     except OSError as error:
         raise InputError(f"out is {out}, where nothing can be written: {error}") from error
+
+
+def _print_record(out: Path, record: TrainingRecord) -> None:
+    from joulewise.units import format_percent
+
+    typer.echo(
+        f"{out}: test accuracy {format_percent(record.test_accuracy)} on {record.test_images} "
+        f"images, {record.spec.epochs} epochs in {record.seconds:.0f} s"
+    )
 
 
 def _print_points(memory: TrainingMemory) -> None:
