@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -53,16 +53,20 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         drill = Drill(Path(scratch))
         print(f"undisturbed: {len(drill.truth)} trials in {drill.seconds:.0f} s", flush=True)
-        found = {"kills of a run": drill.killed_runs(arguments.kills)}
-        found["two runs at once"] = drill.two_at_once()
-        found["damaged files"] = drill.damaged()
-        found["full disk"] = drill.full_disk()
-        found["read-only disk"] = drill.read_only()
-        if not arguments.quick:
-            found["kills of a Dask worker"] = drill.killed_dask("worker", 3)
-            found["kills of the Dask scheduler"] = drill.killed_dask("scheduler", 3)
-    for name, counts in found.items():
-        print(name, counts)
+        disturbances: dict[str, Callable[[], dict[str, Any]]] = {
+            "two runs at once": drill.two_at_once,
+            "damaged files": drill.damaged,
+            "full disk": drill.full_disk,
+            "read-only disk": drill.read_only,
+            "kills of a Dask worker": lambda: drill.killed_dask("worker", 3),
+            "kills of the Dask scheduler": lambda: drill.killed_dask("scheduler", 3),
+            "kills of a run": lambda: drill.killed_runs(arguments.kills),
+        }
+        found = {}
+        for name, disturb in disturbances.items():
+            if not (arguments.quick and "Dask" in name):
+                found[name] = disturb()
+                print(name, found[name], flush=True)
     if arguments.out is not None:
         write_atomically(arguments.out, json.dumps(found, indent=1))
     if any(counts.get(k) for counts in found.values() for k in ("lost", "changed", "twice")):

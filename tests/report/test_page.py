@@ -11,29 +11,6 @@ from joulewise.report.page import render_study, write_study
 from joulewise.report.view import View, energy_interval
 from joulewise.simulation import mean_interval
 from joulewise.study.study import Study
-from joulewise.study.study_file import StudyFile
-
-_FILE = {
-    "question": "Which <network>?",
-    "data": {"source": "digits", "images": 200},
-    "models": ["mlp"],
-    "training": [
-        {"method": "sgd", "epochs": 2, "lr": 0.1, "label": "plain"},
-        {"method": "sgd", "epochs": 2, "lr": 0.1, "clip": 2.0, "label": "clipped"},
-    ],
-    "memories": ["sram"],
-    "points": ["eta=1", "eta=0.5", "eta=0.3", "eta=0.15"],
-    "goals": ["error=0.05"],
-    "chips": 20,
-    "samples": 100,
-}
-
-
-@pytest.fixture(scope="module")
-def study(tmp_path_factory):
-    one = Study(StudyFile.model_validate(_FILE), tmp_path_factory.mktemp("study"))
-    assert one.run() == {}
-    return one
 
 
 @pytest.fixture(scope="module")
@@ -95,8 +72,8 @@ def test_the_page_is_one_file_without_requests(study, tmp_path):
     assert shown == set(charts)
 
 
-def test_an_empty_study_has_no_page(tmp_path):
-    empty = Study(StudyFile.model_validate(_FILE), tmp_path)
+def test_an_empty_study_has_no_page(study, tmp_path):
+    empty = Study(study.file, tmp_path)
     with pytest.raises(InputError, match="no record"):
         render_study(empty)
 

@@ -181,5 +181,5 @@ def bars(rows: Rows, *, x: str, parts: Sequence[str], colours: Sequence[str]) ->
             order=alt.Order("rank:Q"),
             tooltip=alt.Tooltip("said:N", title=" "),
         )
-        .properties(width="container", height=alt.Step(30))
+        .properties(width="container", height=30 * len(order))
     )
