@@ -7,7 +7,7 @@ import pytest
 from joulewise.errors import InputError
 from joulewise.models import build, save_weights
 from joulewise.study import engine as engine_module
-from joulewise.study.engine import LocalProcesses, ThisProcess
+from joulewise.study.engine import LocalProcesses, ThisProcess, estimated_seconds
 from joulewise.study.study import Study, differences
 from joulewise.study.study_file import StudyFile
 from study_figures import SMALL, figures
@@ -23,6 +23,13 @@ def done(tmp_path_factory):
     one = study(folder)
     assert one.run() == {}
     return folder
+
+
+def test_an_estimate_is_by_kind():
+    known = {"train": [1.0, 3.0], "curve": [10.0]}
+    assert estimated_seconds(known, ["train", "curve", "curve"]) == 22.0
+    assert estimated_seconds(known, ["front"]) == pytest.approx(14 / 3)
+    assert estimated_seconds({}, ["front"]) is None
 
 
 def test_shared_trainings_are_done_once(done):

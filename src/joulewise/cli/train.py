@@ -75,8 +75,7 @@ def train(
     from joulewise.study.entries import parse_point
     from joulewise.study.short_forms import short_form
 
-    name, equals, _ = model.partition("=")
-    if equals:
+    if "=" in model:
         refuse("model", repr(model), "a model without weights, which it is trained from")
     entry = {
         "epochs": epochs,
@@ -93,34 +92,29 @@ def train(
         **short_form(method, "method"),
     }
     file = arguments.study_file(
-        data=data, models=[name], training=[entry], memories=[memory], place=place, seeds=[seed]
+        data=data, models=[model], training=[entry], memories=[memory], place=place, seeds=[seed]
     )
     chosen = file.training[0]
     if not chosen.through_memory and (memory != "sram" or place is not None):
-        given = "--place" if memory == "sram" else "--memory"
-        refuse(given, "given without a point to train at", "with --at, --perfect or --energy")
+        field = "--place" if memory == "sram" else "--memory"
+        refuse(field, "given without a point to train at", "with --at, --perfect or --energy")
     _check_out(out)
     console.start(torch_device)
     from joulewise.data import load_data
-    from joulewise.models import host, load_model, save_weights
-    from joulewise.study.networks import training_memory
-    from joulewise.training import TrainingSpec
-    from joulewise.training import train as fit
+    from joulewise.models import save_weights
+    from joulewise.study.networks import train_network
 
-    dataset = load_data(data)
-    network = load_model(name, dataset.input_shape, dataset.classes, seed=seed)
-    network = host(network, dataset.input_shape)
-    through = training_memory(chosen, file.memories[0], file.place, seed, network, dataset)
-    options = chosen.model_dump(include=set(TrainingSpec.model_fields) - {"seed"})
-    with console.bar(f"train {name}") as update:
-        record = fit(
-            network,
-            dataset,
-            TrainingSpec(seed=seed, **options),
-            lambda e: update(e.epoch, epochs, f"loss {e.loss:.3f}"),
-            memory=through,
+    with console.bar(f"train {model}") as update:
+        network, record, through = train_network(
+            model,
+            chosen,
+            load_data(data),
+            file.memories[0],
+            file.place,
+            seed=seed,
+            report=lambda e: update(e.epoch, epochs, f"loss {e.loss:.3f}"),
         )
-    save_weights(network, out, {"model": name, "training": record.model_dump_json()})
+    save_weights(network, out, {"model": model, "training": record.model_dump_json()})
     if json:
         typer.echo(record.model_dump_json(indent=2))
         return

@@ -17,18 +17,16 @@ from threadpoolctl import threadpool_limits
 from joulewise.allocation import allocate, pareto
 from joulewise.errors import JoulewiseError
 from joulewise.metrics import Metric
-from joulewise.models import host, load_model
 from joulewise.placement import Placement, Plan, energy
 from joulewise.prediction import predict
 from joulewise.progress import Report, silent
 from joulewise.study.energy_curve import energy_curve, losses
 from joulewise.study.entries import Place
 from joulewise.study.environment import Environment
-from joulewise.study.networks import metric_of, place_network, training_memory
+from joulewise.study.networks import metric_of, place_network, train_network
 from joulewise.study.placed import placed_records
 from joulewise.study.sources import data_of, safetensors_of
 from joulewise.study.trials import Allocate, Curve, Evaluate, Train
-from joulewise.training import TrainingSpec, train
 
 __all__ = ["Outcome", "compute"]
 
@@ -95,14 +93,14 @@ def _one_thread() -> Iterator[None]:
 
 def _train(trial: Train, report: Report) -> tuple[dict[str, Any], bytes]:
     """The record of a training, and its weights."""
-    data, entry = data_of(trial.data), trial.training
-    model = load_model(trial.model.path, data.input_shape, data.classes, seed=trial.seed)
-    model = host(model, data.input_shape)
-    options = entry.model_dump(include=set(TrainingSpec.model_fields) - {"seed"})
-    spec = TrainingSpec(seed=trial.seed, **options)
-    memory = training_memory(entry, trial.memory, trial.place or Place(), trial.seed, model, data)
-    record = train(
-        model, data, spec, lambda e: report("training", e.epoch, spec.epochs), memory=memory
+    model, record, _ = train_network(
+        trial.model.path,
+        trial.training,
+        data_of(trial.data),
+        trial.memory,
+        trial.place or Place(),
+        seed=trial.seed,
+        report=lambda epoch: report("training", epoch.epoch, trial.training.epochs),
     )
     return {"training": record.model_dump(mode="json")}, safetensors_of(model)
 

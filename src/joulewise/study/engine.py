@@ -13,7 +13,7 @@ import tempfile
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import (
     FIRST_COMPLETED,
     BrokenExecutor,
@@ -33,13 +33,13 @@ from filelock import BaseFileLock
 from joulewise.errors import InputError, JoulewiseError
 from joulewise.files import write_atomically
 from joulewise.study.store import Store, content_digest
-from joulewise.study.trials import Cell, Evaluate
+from joulewise.study.trials import Cell, Evaluate, kind_of
 from joulewise.user_code import cause_of
 
 if TYPE_CHECKING:
     from joulewise.study.compute import Outcome
 
-__all__ = ["Engine", "LocalProcesses", "Progress", "Run", "ThisProcess"]
+__all__ = ["Engine", "LocalProcesses", "Progress", "Run", "ThisProcess", "estimated_seconds"]
 
 # Attempts at a trial whose worker was lost; seconds between looks at the trials of other runs.
 _ATTEMPTS, _POLL = 3, 0.5
@@ -145,6 +145,23 @@ class Progress:
     left_s: float | None
 
 
+def estimated_seconds(known: Mapping[str, Sequence[float]], missing: Iterable[str]) -> float | None:
+    """Estimate of the seconds that trials take in all.
+
+    Args:
+        known: Seconds of trials that are done, by kind.
+        missing: The kinds of the others. A kind that is not known takes the mean of all.
+
+    Returns:
+        None if nothing is known.
+    """
+    every = [seconds for some in known.values() for seconds in some]
+    if not every:
+        return None
+    mean = {kind: sum(some) / len(some) for kind, some in known.items()}
+    return sum(mean.get(kind, sum(every) / len(every)) for kind in missing)
+
+
 def _work(trial: Any, weights: str, folder: Path, content: bytes | None) -> Outcome | None:
     """Compute a trial in a worker.
 
@@ -201,7 +218,7 @@ class Run:
     _executor: Executor | None = field(init=False, default=None)
     _weights: dict[str, str] = field(init=False, default_factory=dict)
     _lost: dict[str, int] = field(init=False, default_factory=dict)
-    _seconds: list[float] = field(init=False, default_factory=list)
+    _seconds: dict[str, list[float]] = field(init=False, default_factory=dict)
 
     def run(self) -> None:
         """Compute until every trial is there or has failed, or the time is over.
@@ -229,12 +246,11 @@ class Run:
                 lock.release()
 
     def _tell(self, total: int) -> None:
-        left = None
-        missing = len(self._pending) + len(self._running)
-        if self._seconds:
-            each = sum(self._seconds) / len(self._seconds)
-            left = each * missing / min(self.engine.width(), max(missing, 1))
-        done = total - missing - len(self.failed)
+        missing = [*self._pending.values(), *(cell for cell, _ in self._running.values())]
+        left = estimated_seconds(self._seconds, [kind_of(cell.trial) for cell in missing])
+        if left is not None:
+            left /= max(1, min(self.engine.width(), len(missing)))
+        done = total - len(missing) - len(self.failed)
         self.report(Progress(done=done, failed=len(self.failed), total=total, left_s=left))
 
     def _is_there(self, digest: str) -> bool:
@@ -362,5 +378,5 @@ class Run:
                 f"the trial {digest} is computed and cannot be written to {self.store.folder}: "
                 f"{error}; trials that were written are kept: run again to go on"
             ) from error
-        self._seconds.append(outcome.seconds)
+        self._seconds.setdefault(kind_of(cell.trial), []).append(outcome.seconds)
         self.kept(cell, record)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,9 @@ from joulewise.metrics import (
 from joulewise.models import host, load_model, load_weights
 from joulewise.placement import Placement, fold_batchnorm, place, prepare, with_accesses
 from joulewise.study.entries import Place, TrainingEntry
-from joulewise.training import TrainingMemory
+from joulewise.training import EpochRecord, TrainingMemory, TrainingRecord, TrainingSpec, train
 
-__all__ = ["metric_of", "place_network", "training_memory"]
+__all__ = ["metric_of", "place_network", "train_network"]
 
 # Samples that ranges of activations are calibrated by, and that batch normalisation is folded by.
 _CALIBRATION, _FOLDING = 512, 8
@@ -57,7 +57,39 @@ def place_network(
     return _placed(model, data, memory, where)
 
 
-def training_memory(
+def train_network(
+    source: str,
+    entry: TrainingEntry,
+    data: Dataset,
+    memory: Any,
+    where: Place,
+    *,
+    seed: int,
+    report: Callable[[EpochRecord], None],
+) -> tuple[nn.Module, TrainingRecord, TrainingMemory | None]:
+    """Load a model and train it.
+
+    Args:
+        source: See `joulewise.load_model`.
+        entry: The way to train.
+        data: The data.
+        memory: The memory, for training through it.
+        where: Tensors that go to it.
+        seed: Seed of the initial weights, the batches and the chips.
+        report: Called after each epoch.
+
+    Returns:
+        The network; the record of its training; and the memory that it was trained through.
+    """
+    model = load_model(source, data.input_shape, data.classes, seed=seed)
+    model = host(model, data.input_shape)
+    through = _training_memory(entry, memory, where, seed, model, data)
+    options = entry.model_dump(include=set(TrainingSpec.model_fields) - {"seed"})
+    spec = TrainingSpec(seed=seed, **options)
+    return model, train(model, data, spec, report, memory=through), through
+
+
+def _training_memory(
     entry: TrainingEntry, memory: Any, where: Place, seed: int, model: nn.Module, data: Dataset
 ) -> TrainingMemory | None:
     """The memory that a network is trained through; None for a plain training.

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from joulewise.errors import InputError, refuse
-from joulewise.study.engine import Engine, Progress, Run, ThisProcess
+from joulewise.study.engine import Engine, Progress, Run, ThisProcess, estimated_seconds
 from joulewise.study.store import Store
 from joulewise.study.study_file import StudyFile
-from joulewise.study.trials import Cell, Sources, Train, cells_of
+from joulewise.study.trials import Cell, Sources, Train, cells_of, kind_of
 from joulewise.user_code import cause_of
 
 if TYPE_CHECKING:
@@ -135,24 +135,17 @@ class Study:
         known = {digest: self.store.read(digest) for digest in trials}
         there = {digest: record for digest, record in known.items() if record is not None}
         uses = Counter(cell.trial.digest for cell in self.cells if isinstance(cell.trial, Train))
-        # The mean over the trials of a kind that are there, or over all of them.
         seconds: dict[str, list[float]] = {}
         for digest, record in there.items():
-            seconds.setdefault(_kind(trials[digest]), []).append(record["seconds"])
-        every = [one for some in seconds.values() for one in some]
-        estimate = None
-        if every:
-            estimate = 0.0
-            for digest in trials.keys() - there.keys():
-                some = seconds.get(_kind(trials[digest]), every)
-                estimate += sum(some) / len(some)
+            seconds.setdefault(kind_of(trials[digest]), []).append(record["seconds"])
+        left = [kind_of(trials[digest]) for digest in trials.keys() - there.keys()]
         trainings = sum(isinstance(trial, Train) for trial in trials.values())
         return Workload(
             trainings=trainings,
             evaluations=len(trials) - trainings,
             shared=sum(count > 1 for count in uses.values()),
             done=len(there),
-            seconds=estimate,
+            seconds=estimated_seconds(seconds, left),
         )
 
     def run(
@@ -225,7 +218,7 @@ class Study:
     def name_of(self, cell: Cell) -> str:
         """A trial in a few words, such as ``curve of mlp, sgd, 8-bit SRAM, mask, seed 0``."""
         names = [f"{value}" for key, value in self._names(cell).items() if value and key != "seed"]
-        return f"{_kind(cell.trial)} of {', '.join(names)}, seed {cell.seed}"
+        return f"{kind_of(cell.trial)} of {', '.join(names)}, seed {cell.seed}"
 
     def _keep_index(self) -> None:
         """Write the study file and its trials, so that the folder is whole without the data."""
@@ -269,10 +262,6 @@ class Study:
                 "rows()"
             ) from error
         return pandas.DataFrame(self.rows())
-
-
-def _kind(trial: Any) -> str:
-    return str(trial.kind if isinstance(trial, Train) else trial.ask.kind)
 
 
 def differences(old: Any, new: Any, path: str = "") -> Iterator[str]:

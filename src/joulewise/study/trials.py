@@ -27,6 +27,7 @@ __all__ = [
     "Train",
     "Trial",
     "cells_of",
+    "kind_of",
 ]
 
 
@@ -197,6 +198,11 @@ class Sources:
     models: Sequence[ModelRef]
     weights: Sequence[str]
     files: Sequence[str]
+
+
+def kind_of(trial: Train | Evaluate) -> str:
+    """``train``, ``curve``, ``allocate`` or ``front``."""
+    return trial.kind if isinstance(trial, Train) else trial.ask.kind
 
 
 def cells_of(study: StudyFile, sources: Sources) -> list[Cell]:
