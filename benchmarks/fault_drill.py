@@ -108,6 +108,13 @@ class Drill:
             "changed": sum(now.get(digest) != value for digest, value in self.truth.items()),
         }
 
+    def resume(self, folder: Path, total: dict[str, int]) -> None:
+        """Run a disturbed study to its end, and add its counts to the total."""
+        before = written(folder)
+        self.end(folder)
+        for key, count in self.compared(folder, before).items():
+            total[key] += count
+
     def killed_runs(self, kills: int) -> dict[str, int]:
         total = {"kills": 0, "lost": 0, "twice": 0, "changed": 0}
         folder = self.scratch / "killed"
@@ -125,10 +132,7 @@ class Drill:
                 # Some kills hit the run alone, as an out-of-memory killer does, others all of it.
                 kill_tree(process, alone=random.random() < 0.5)
             process.wait()
-            before = written(folder)
-            self.end(folder)
-            for key, count in self.compared(folder, before).items():
-                total[key] += count
+            self.resume(folder, total)
         return total
 
     def two_at_once(self) -> dict[str, int]:
@@ -216,10 +220,7 @@ class Drill:
                 except subprocess.TimeoutExpired:
                     run.kill()  # without its scheduler it may wait for ever
                     run.wait()
-            before = written(folder)
-            self.end(folder)
-            for key, count in self.compared(folder, before).items():
-                total[key] += count
+            self.resume(folder, total)
         return total
 
 

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from joulewise.errors import JoulewiseError
+from joulewise.errors import InputError
 
 __all__ = ["Result", "finite", "format_value", "plotted"]
 
@@ -49,16 +49,29 @@ class Result(ABC):
         """The rows as a ``pandas.DataFrame``.
 
         Raises:
-            JoulewiseError: if pandas is not installed.
+            InputError: if pandas is not installed.
         """
-        try:
-            pandas = importlib.import_module("pandas")
-        except ImportError as error:
-            raise JoulewiseError(
-                "to_frame needs pandas, which is not installed; allowed: pip install pandas, or "
-                "to_dict()"
-            ) from error
-        return pandas.DataFrame(list(self._rows()))
+        return frame(self._rows(), "to_dict()")
+
+
+def frame(rows: Iterable[Mapping[str, Any]], instead: str) -> Any:
+    """Rows as a ``pandas.DataFrame``.
+
+    Args:
+        rows: The rows.
+        instead: The call that gives them without pandas, for the error.
+
+    Raises:
+        InputError: if pandas is not installed.
+    """
+    try:
+        pandas = importlib.import_module("pandas")
+    except ImportError as error:
+        raise InputError(
+            "to_frame needs pandas, which is not installed; allowed: pip install pandas, or "
+            f"{instead}"
+        ) from error
+    return pandas.DataFrame(list(rows))
 
 
 def finite(plain: Any) -> Any:

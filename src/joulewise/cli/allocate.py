@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from joulewise.cli import arguments, console
-from joulewise.cli.running import Runner, run_options
+from joulewise.cli import arguments
+from joulewise.cli.running import run_options
 from joulewise.files import write_atomically
 
 __all__ = ["allocate", "pareto"]
@@ -49,8 +49,6 @@ def allocate(
     Example: joulewise allocate --model cnn=cnn.safetensors --goal drop=0.5pp --out plan
     """
     arguments.check_trained([model])
-    runner = Runner(workers=workers)
-    console.start(torch_device)
     file = arguments.study_file(
         models=[model], memories=[memory], goals=[goal], granularities=[granularity]
     )
@@ -59,8 +57,9 @@ def allocate(
     common = [] if chosen.per == "network" else [{"per": "network", "levels": chosen.levels}]
     records = run_options(
         out,
-        runner,
         json,
+        workers,
+        torch_device,
         data={"source": data, "images": images},
         models=[model],
         memories=[memory],
@@ -110,12 +109,11 @@ def pareto(
 
     arguments.check_trained(model)
     check_count("plans", plans, 2, 1000)
-    runner = Runner(workers=workers)
-    console.start(torch_device)
     run_options(
         out,
-        runner,
         json,
+        workers,
+        torch_device,
         data={"source": data, "images": images},
         models=model,
         memories=memory or ["sram"],

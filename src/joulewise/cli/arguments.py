@@ -7,10 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
-_MODELS = (
-    "mlp, cnn, vgg, resnet8, resnet20, mobilenetv2, transformer, package.module:function, "
-    "or file.py:function"
-)
+# Names of `joulewise.models.ZOO`, which cannot be imported without torch.
+ZOO_NAMES = ("mlp", "cnn", "vgg", "resnet8", "resnet20", "mobilenetv2", "transformer")
+
+_MODELS = f"{', '.join(ZOO_NAMES)}, package.module:function, or file.py:function"
 _MEMORY = (
     "sram, crossbar or pcm, with settings: sram:bits=6,fault=flip; "
     "custom:factory=file.py:function; or a YAML file"
@@ -121,7 +121,3 @@ def check_trained(models: list[str]) -> None:
                 f"model is {text!r}, an untrained network; allowed: {name}=WEIGHTS, made for "
                 f"instance by: joulewise train --model {name} --out {name}.safetensors"
             )
-
-
-# Names of `joulewise.models.ZOO`, which cannot be imported without torch.
-ZOO_NAMES = ("mlp", "cnn", "vgg", "resnet8", "resnet20", "mobilenetv2", "transformer")

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from joulewise.cli import arguments, console
-from joulewise.cli.running import Runner, run_options
+from joulewise.cli import arguments
+from joulewise.cli.running import run_options
 
 __all__ = ["compare", "compare_training", "demo"]
 
@@ -39,12 +39,11 @@ def compare(
     crossbar:sigma=1e-6
     """
     arguments.check_trained(model)
-    runner = Runner(workers=workers)
-    console.start(torch_device)
     run_options(
         out,
-        runner,
         json,
+        workers,
+        torch_device,
         data={"source": data, "images": images},
         models=model,
         memories=memory or ["sram"],
@@ -89,12 +88,11 @@ def compare_training(
     from joulewise.errors import check_count
 
     check_count("seeds", seeds, 1, 1000)
-    runner = Runner(workers=workers)
-    console.start(torch_device)
     run_options(
         out,
-        runner,
         json,
+        workers,
+        torch_device,
         data={"source": data, "images": images},
         models=model,
         training=training or ["sgd", "sam", "samson2"],
@@ -120,12 +118,10 @@ def demo(
 
     Weights and activations are 8-bit words; faults are bit masking on the exponential law.
     """
-    runner = Runner(workers=workers)
-    console.start()
     run_options(
         out,
-        runner,
         json,
+        workers,
         question="How much memory energy can four small networks save on digits?",
         data={"source": "digits", "images": 300},
         models=["mlp", "cnn", "vgg", "resnet8"],

@@ -220,17 +220,14 @@ class _Case:
         console.start(torch_device)
         from joulewise.data import load_data
         from joulewise.placement import Plan
-        from joulewise.study.networks import metric_of, place_network
+        from joulewise.study.networks import metric_of, place_network, test_split
 
         (entry,), (memory,) = self.file.models, self.file.memories
         data = load_data(self.file.data.source)
         self.placement = place_network(
             entry.source, entry.weights, 0, data, memory, self.file.place
         )
-        images = self.file.data.images
-        self.test = data.test
-        if images is not None:
-            self.test = data.test.subset(min(images, len(data.test)), seed=0)
+        self.test = test_split(data, self.file.data.images)
         self.metric = metric_of(self.file.metric)
         if self._plan is not None:
             self.plans = [Plan.read(self._plan)]

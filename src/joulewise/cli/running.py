@@ -124,9 +124,16 @@ def _print_blocks(study: Study) -> None:
 
 
 def run_options(
-    out: Path | None, runner: Runner, json: bool, **fields: Any
+    out: Path | None, json: bool, workers: int, torch_device: str | None = None, **fields: Any
 ) -> list[tuple[Position, Record]]:
     """Run the study of a command's options, in ``out`` or in a folder that is not kept.
+
+    Args:
+        out: The folder; None for one that is not kept.
+        json: True to print rows as JSON instead of tables.
+        workers: Number of worker processes; 0 for one per processor.
+        torch_device: ``"cpu"`` or ``"cuda"``; None for what is there.
+        fields: Fields of the study file; those that are None have their default.
 
     Returns:
         The records.
@@ -135,6 +142,8 @@ def run_options(
         Exit: with code 1 if a trial failed.
     """
     file = arguments.study_file(**fields)
+    runner = Runner(workers=workers)
+    console.start(torch_device)
     with tempfile.TemporaryDirectory(prefix="joulewise-") as scratch:
         study = runner.study(file, Path(scratch) / "study" if out is None else out)
         failed = runner.run(study)

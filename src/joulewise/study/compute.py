@@ -23,7 +23,7 @@ from joulewise.progress import Report, silent
 from joulewise.study.energy_curve import energy_curve, losses
 from joulewise.study.entries import Place
 from joulewise.study.environment import Environment
-from joulewise.study.networks import metric_of, place_network, train_network
+from joulewise.study.networks import metric_of, place_network, test_split, train_network
 from joulewise.study.placed import placed_records
 from joulewise.study.sources import data_of, safetensors_of
 from joulewise.study.trials import Allocate, Curve, Evaluate, Train
@@ -112,8 +112,7 @@ def _evaluate(trial: Evaluate, weights: Path, report: Report) -> dict[str, Any]:
     placement = place_network(
         network.model.path, weights, network.seed, data, trial.memory, trial.place
     )
-    images = trial.data.images
-    test = data.test if images is None else data.test.subset(min(images, len(data.test)), seed=0)
+    test = test_split(data, trial.data.images)
     facts = {
         "knob": placement.placed[0].device.knob.name,
         "parameters": sum(parameter.numel() for parameter in placement.model.parameters()),

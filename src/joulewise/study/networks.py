@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from joulewise.contrib import LearnedRanges, NoiseMaximisation, weight_noise
-from joulewise.data import Dataset
+from joulewise.data import Dataset, Split
 from joulewise.devices import Point
 from joulewise.errors import InputError
 from joulewise.metrics import (
@@ -26,7 +26,7 @@ from joulewise.placement import Placement, fold_batchnorm, place, prepare, with_
 from joulewise.study.entries import Place, TrainingEntry
 from joulewise.training import EpochRecord, TrainingMemory, TrainingRecord, TrainingSpec, train
 
-__all__ = ["metric_of", "place_network", "train_network"]
+__all__ = ["metric_of", "place_network", "test_split", "train_network"]
 
 # Samples that ranges of activations are calibrated by, and that batch normalisation is folded by.
 _CALIBRATION, _FOLDING = 512, 8
@@ -55,6 +55,13 @@ def place_network(
     if where.fold_batchnorm:
         model = fold_batchnorm(model, _calibration(data, model)[:_FOLDING])
     return _placed(model, data, memory, where)
+
+
+def test_split(data: Dataset, images: int | None) -> Split:
+    """The test split, or a random subset of so many samples, the same for all trials."""
+    if images is None:
+        return data.test
+    return data.test.subset(min(images, len(data.test)), seed=0)
 
 
 def train_network(

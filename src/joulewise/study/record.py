@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from joulewise.simulation import mean_interval
-from joulewise.study.trials import Evaluate, Train, Trial
+from joulewise.study.trials import Evaluate, Train, Trial, kind_of
 
 __all__ = ["Record"]
 
@@ -57,7 +57,7 @@ class Record:
     @property
     def kind(self) -> str:
         """``train``, ``curve``, ``allocate`` or ``front``."""
-        return self.trial.kind if isinstance(self.trial, Train) else self.trial.ask.kind
+        return kind_of(self.trial)
 
     def rows(self) -> list[dict[str, Any]]:
         """A row for each simulated plan, or one for a training; equal fields for equal kinds."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import time
 import warnings
 from collections import Counter
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from joulewise.errors import InputError, refuse
+from joulewise.results import frame
 from joulewise.study.engine import Engine, Progress, Run, ThisProcess, estimated_seconds
 from joulewise.study.store import Store
 from joulewise.study.study_file import StudyFile
@@ -254,14 +254,7 @@ class Study:
         Raises:
             InputError: if pandas is not installed.
         """
-        try:
-            pandas = importlib.import_module("pandas")
-        except ImportError as error:
-            raise InputError(
-                "to_frame needs pandas, which is not installed; allowed: pip install pandas, or "
-                "rows()"
-            ) from error
-        return pandas.DataFrame(self.rows())
+        return frame(self.rows(), "rows()")
 
 
 def differences(old: Any, new: Any, path: str = "") -> Iterator[str]:

@@ -185,7 +185,7 @@ class Cell:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sources:
-    """Content behind the names of a study file; see `joulewise.study.compute.sources_of`.
+    """Content behind the names of a study file; see `joulewise.study.sources.sources_of`.
 
     Args:
         data: The data.
