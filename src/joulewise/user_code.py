@@ -10,7 +10,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
-__all__ = ["cause_of", "import_source", "importable"]
+__all__ = ["cause_of", "import_source", "importable", "imported_files"]
+
+
+# Files that were imported here, by the names of their modules.
+_imported: dict[str, Path] = {}
+
+
+def imported_files() -> dict[str, Path]:
+    """Files of users' code that were imported, by the names of their modules."""
+    return dict(_imported)
 
 
 @contextmanager
@@ -58,6 +67,7 @@ def import_source(source: str) -> ModuleType:
     except BaseException:
         del sys.modules[name]
         raise
+    _imported[name] = file.resolve()
     return module
 
 

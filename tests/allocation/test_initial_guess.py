@@ -24,4 +24,13 @@ def test_independent_errors_of_that_size_cost_that_accuracy():
 
 def test_a_drop_that_no_noise_causes():
     batch = Batch(torch.tensor([[1.0, 0.0]]), torch.tensor([0]))
-    assert mse_for_accuracy_drop([batch.inputs], [batch], 0.9) == 1e9
+    assert mse_for_accuracy_drop([batch.inputs], [batch], 0.9) is None
+
+
+def test_noise_that_turns_wrong_samples_right():
+    """Of a network that is wrong more often than right; far more noise brings it to a half."""
+    outputs = torch.tensor([[1.0, 0.0]] * 4 + [[0.0, 30.0]] * 6)
+    batch = Batch(outputs, torch.zeros(10, dtype=torch.int64))
+    error = mse_for_accuracy_drop([outputs], [batch], 0.05)
+    lost = 0.4 * float(torch.special.ndtr(torch.tensor(-1.0 / (2 * error) ** 0.5)))
+    assert abs(lost - 0.05) < 1e-6

@@ -39,13 +39,15 @@ def first_error(problem: AllocationProblem, condition: Condition, ideal: Simulat
     if condition.metric == Accuracy() and all(output.ndim == 2 for output in outputs):
         assert ideal.ideal is not None
         drop = max(ideal.ideal - condition.limit, 1e-4)
-        return mse_for_accuracy_drop(outputs, batches, drop)
+        found = mse_for_accuracy_drop(outputs, batches, drop)
+        if found is not None:
+            return found
     return _FRACTION_OF_VARIANCE * problem.output_variance()
 
 
 def mse_for_accuracy_drop(
     outputs: Sequence[Tensor], batches: Sequence[Batch], drop: float
-) -> float:
+) -> float | None:
     """The output error at which accuracy falls by ``drop``, with independent Gaussian errors.
 
     A sample with margin ``m``, the output of its target less the largest other one, is lost with
@@ -55,6 +57,9 @@ def mse_for_accuracy_drop(
         outputs: Outputs of the model as given, for each batch.
         batches: Inputs with a class as target for each sample.
         drop: Drop of accuracy, above 0 to 1.
+
+    Returns:
+        None if no error costs that much: noise turns wrong samples right, too.
 
     Example:
         >>> batch = Batch(torch.tensor([[2.0, 0.0]]), torch.tensor([0]))
@@ -70,16 +75,18 @@ def mse_for_accuracy_drop(
         ]
     )
 
-    # Over decades of mse, since it may lie anywhere between them; ``lost`` increases.
+    # Over decades of mse, since it may lie anywhere between them. Large errors turn wrong samples
+    # right as well, so that ``lost`` may fall again: the first crossing is wanted.
     def lost(exponent: float) -> float:
         spread = torch.tensor(2 * 10.0**exponent, dtype=torch.float64).sqrt()
         return float(torch.special.ndtr(-margins / spread).mean() - (margins <= 0).double().mean())
 
-    if lost(_DECADES) <= drop:
-        return float(10.0**_DECADES)
-    if lost(-_DECADES) >= drop:
-        return float(10.0**-_DECADES)
-    return float(10.0 ** brentq(lambda x: lost(x) - drop, -_DECADES, _DECADES))
+    tried = [step / 10 - _DECADES for step in range(round(20 * _DECADES) + 1)]
+    above = next((k for k, exponent in enumerate(tried) if lost(exponent) >= drop), None)
+    if above is None:
+        return None
+    before = max(above - 1, 0)
+    return float(10.0 ** brentq(lambda x: lost(x) - drop, tried[before], tried[above]))
 
 
 def _margins(outputs: Tensor, targets: Tensor) -> Tensor:

@@ -81,6 +81,13 @@ Out = Annotated[
     ),
 ]
 Workers = Annotated[int, typer.Option("--workers", help="worker processes; 0: one per processor")]
+Spread = Annotated[
+    int | None,
+    typer.Option(
+        "--workers",
+        help="worker processes of one thread; 0: one per processor  \\[default: none, all threads]",
+    ),
+]
 TorchDevice = Annotated[
     str | None,
     typer.Option("--torch-device", help="cpu or cuda  \\[default: cuda if there is one]"),

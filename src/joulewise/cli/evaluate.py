@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json as json_module
+import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -46,6 +49,7 @@ def simulate(
         float | None, typer.Option(help="report the yield: fraction of chips that reach this value")
     ] = None,
     seed: arguments.Seed = 0,
+    workers: arguments.Spread = None,
     torch_device: arguments.TorchDevice = None,
     json: arguments.Json = False,
 ) -> None:
@@ -55,7 +59,7 @@ def simulate(
 
     Example: joulewise simulate --model cnn=cnn.safetensors --plan plan.json
     """
-    case = _Case.of(model, data, images, memory, place, at, plan, metric, seed, chips=chips)
+    case = _Case.of(model, data, images, memory, place, at, plan, metric, seed, chips, workers)
     from joulewise.errors import check_in_range
 
     if half_width is not None:
@@ -100,6 +104,7 @@ def predict(
         int | None, typer.Option(help="also simulate this many chips, 2 or more")
     ] = None,
     seed: arguments.Seed = 0,
+    workers: arguments.Spread = None,
     torch_device: arguments.TorchDevice = None,
     json: arguments.Json = False,
 ) -> None:
@@ -107,8 +112,12 @@ def predict(
 
     Example: joulewise predict --model cnn=cnn.safetensors --at eta=0.5 --check 100
     """
+    if workers is not None and not method.startswith(("first-order", "second-order")):
+        from joulewise.errors import refuse
+
+        refuse("workers", f"given with {method}", "with methods first-order and second-order alone")
     chips = 2 if check is None else check
-    case = _Case.of(model, data, images, memory, place, at, plan, None, seed, chips)
+    case = _Case.of(model, data, images, memory, place, at, plan, None, seed, chips, workers)
     with console.users_code():
         case.load(torch_device)
     from joulewise.placement import energy
@@ -157,8 +166,10 @@ class _Case:
     plans: list[Any]
     metric: Any
 
-    def __init__(self, file: StudyFile, names: list[str], plan: Path | None) -> None:
-        self.file, self.names, self._plan = file, names, plan
+    def __init__(
+        self, file: StudyFile, names: list[str], plan: Path | None, workers: int | None
+    ) -> None:
+        self.file, self.names, self._plan, self._workers = file, names, plan, workers
 
     @classmethod
     def of(
@@ -173,6 +184,7 @@ class _Case:
         metric: str | None,
         seed: int,
         chips: int,
+        workers: int | None,
     ) -> _Case:
         """Check the options.
 
@@ -183,6 +195,8 @@ class _Case:
 
         check_count("chips", chips, 1, 10**7)
         check_count("seed", seed, 0)
+        if workers is not None:
+            check_count("workers", workers, 0, 4096)
         if (plan is None) == (not at):
             got = "given beside --plan" if at else "missing"
             refuse("--at", got, "--at eta=0.5, repeated, or --plan FILE")
@@ -204,7 +218,7 @@ class _Case:
                 ", ".join(f"{knob} {format_point(knob, value)}" for knob, value in point.items())
                 for point in file.points
             ]
-        return cls(file, names, plan)
+        return cls(file, names, plan, workers)
 
     @property
     def name(self) -> str:
@@ -237,19 +251,43 @@ class _Case:
         else:
             self.plans = [self.placement.plan(point) for point in self.file.points]
 
+    @contextmanager
+    def _executor(self) -> Iterator[Executor | None]:
+        """Workers, while this process computes with one thread as they do; None without any."""
+        import torch
+
+        from joulewise.study.engine import LocalProcesses
+
+        if self._workers is None:
+            yield None
+            return
+        torch.set_num_threads(1)
+        engine = LocalProcesses(self._workers or os.cpu_count() or 1)
+        try:
+            yield engine.executor()
+        finally:
+            engine.close()
+
     def predict(self, method: Method) -> list[Forecast]:
         """Predict at each plan, with a progress bar."""
         from joulewise.prediction import predict as predict_one
 
         found = []
-        with console.bar("predict") as update, console.users_code():
+        with self._executor() as executor, console.bar("predict") as update, console.users_code():
             for number, plan in enumerate(self.plans):
 
                 def report(_: str, done: float, expected: float, number: int = number) -> None:
                     update(number + done / expected, len(self.plans), "")
 
                 found.append(
-                    predict_one(self.placement, self.test, at=plan, method=method, progress=report)
+                    predict_one(
+                        self.placement,
+                        self.test,
+                        at=plan,
+                        method=method,
+                        progress=report,
+                        executor=executor,
+                    )
                 )
         return found
 
@@ -259,7 +297,7 @@ class _Case:
         """Simulate chips at each plan, with a progress bar."""
         from joulewise.simulation import sweep
 
-        with console.bar(label) as update, console.users_code():
+        with self._executor() as executor, console.bar(label) as update, console.users_code():
             return sweep(
                 self.placement,
                 self.test,
@@ -269,6 +307,7 @@ class _Case:
                 metric=self.metric,
                 half_width=half_width,
                 progress=lambda _, done, expected: update(done, expected, ""),
+                executor=executor,
             )
 
 

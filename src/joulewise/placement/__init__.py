@@ -28,7 +28,7 @@ from joulewise.placement.activation_hooks import Observer
 from joulewise.placement.batches import Batch, prepare, take
 from joulewise.placement.batchnorm_folding import fold_batchnorm
 from joulewise.placement.energy import Energy, energy, with_accesses
-from joulewise.placement.evaluation import reference_pass, score_pass
+from joulewise.placement.evaluation import Reference, reference_pass, score_pass
 from joulewise.placement.execution import call, check_finite, differentiating, running
 from joulewise.placement.memory import Memory, loaded, private_memory
 from joulewise.placement.placement import Placed, Placement
@@ -45,6 +45,7 @@ __all__ = [
     "Placed",
     "Placement",
     "Plan",
+    "Reference",
     "TwiceDifferentiable",
     "call",
     "check_finite",

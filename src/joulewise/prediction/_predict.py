@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Executor
+from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
 from typing import Any
 
+import torch
 from torch.nn.utils.rnn import PackedSequence
 from torch.utils.checkpoint import CheckpointError
 
 from joulewise.data import Split
 from joulewise.errors import ModelError, refuse
-from joulewise.placement import At, Placement, guarded
+from joulewise.placement import At, Placement, guarded, private_memory
+from joulewise.prediction.accumulation import ForecastAccumulator
 from joulewise.prediction.corrected import Corrected
 from joulewise.prediction.first_order import FirstOrder
 from joulewise.prediction.forecast import Forecast
-from joulewise.prediction.problem import Method, loaded_problem
+from joulewise.prediction.problem import Method, Problem, loaded_problem
 from joulewise.progress import Progress, reporting
+from joulewise.workers import check_executor, spread
 
 __all__ = ["METHODS", "predict", "register_method"]
 
+_ALONE = "with methods first-order and second-order alone"
 _METHODS: dict[str, Callable[[], Method]] = {
     "first-order": FirstOrder,
     "second-order": partial(FirstOrder, noise_pairs=8),
@@ -54,6 +60,7 @@ def predict(
     metric: Any = None,
     batch_size: int | None = None,
     progress: Progress = False,
+    executor: Executor | None = None,
 ) -> Forecast:
     """Predict output error and accuracy of a placement at one plan, without simulating chips.
 
@@ -67,6 +74,8 @@ def predict(
             is predicted; for others only the output error, and ``Forecast.refusal`` says why.
         batch_size: Samples in a forward pass; None chooses by the size of a sample.
         progress: True for a bar in terminals and notebooks, or a function of step, done, expected.
+        executor: Workers that batches are spread over, as in `joulewise.simulation.simulate`, for
+            methods first-order and second-order without gradients; the forecast is the same.
 
     Returns:
         The forecast.
@@ -97,6 +106,9 @@ def predict(
             allowed = f"one of {', '.join(METHODS)}; `import joulewise.contrib` for more"
             refuse("method", repr(method), allowed)
         method = METHODS[method]()
+    check_executor(executor)
+    if executor is not None and not isinstance(method, FirstOrder):
+        refuse("executor", f"given with {type(method).__name__}", _ALONE)
     with (
         reporting(progress) as report,
         loaded_problem(
@@ -111,6 +123,8 @@ def predict(
         if any(isinstance(batch.inputs, PackedSequence) for batch in problem.batches):
             refuse("inputs", "a packed sequence", "a padded one, whose first axis is the batch")
         try:
+            if executor is not None and isinstance(method, FirstOrder):
+                return _spread(executor, method, problem, placement)
             return method.forecast(problem)
         except CheckpointError as error:
             raise ModelError(
@@ -118,3 +132,39 @@ def predict(
                 "gradients cannot be intercepted; allowed: checkpoints off in evaluation mode, or "
                 "simulate"
             ) from error
+
+
+def _spread(
+    executor: Executor, method: FirstOrder, problem: Problem, placement: Placement
+) -> Forecast:
+    """Predict each batch in a worker.
+
+    Raises:
+        InputError: if a point requires a gradient.
+    """
+    if problem.differentiable:
+        refuse("executor", "given for points with gradients", "None, for such points")
+    # The user's placement: the private copy is the memory's own.
+    shared = replace(problem, placement=placement, memory=None, progress=_silent)  # type: ignore[arg-type]
+    found: list[ForecastAccumulator] = []
+    with spread(executor, (method, shared)) as workers:
+        for number, one in enumerate(workers.map(_batch, range(len(problem.batches)))):
+            found.append(one)
+            problem.progress(number + 1, len(problem.batches))
+    return method.combined(found, problem)
+
+
+@guarded
+def _batch(shared: tuple[FirstOrder, Problem], number: int) -> ForecastAccumulator:
+    """Figures of one batch, in a worker."""
+    method, problem = shared
+    with private_memory(problem.placement, frozen=True) as memory:
+        memory.original()
+        memory.run(problem.batches[0].inputs)  # the first pass tells if the model draws numbers
+        own = replace(problem, placement=memory.placement, memory=memory, numbers=[number])
+        with torch.no_grad():
+            return method.accumulated(own)
+
+
+def _silent(done: float, expected: float) -> None:
+    """Report nothing."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -31,6 +32,7 @@ class ForecastAccumulator:
         shift_error: Standard error of the squared shift of each sample from estimated means.
         ratios: Ratio of true to linear variance, by placed tensor; 1 where there is none.
         estimates: Origin of the moments of each placed tensor whose device states none.
+        noisy: The placed weights that have any variance.
         accuracy: Accuracy.
     """
 
@@ -41,6 +43,7 @@ class ForecastAccumulator:
     shift_error: list[Tensor] = field(default_factory=list)
     ratios: Mapping[str, FaultRatio] = field(default_factory=dict)
     estimates: Mapping[str, MomentEstimate] = field(default_factory=dict)
+    noisy: tuple[str, ...] = ()
     accuracy: AccuracyAccumulator = field(default_factory=AccuracyAccumulator)
 
     def add(
@@ -146,8 +149,18 @@ class ForecastAccumulator:
             squared += 2 * float(spread.detach().mean()) ** 2
         return float(squared**0.5)
 
+    def append(self, other: ForecastAccumulator) -> None:
+        """Add the samples of another one, which follow."""
+        self.samples += other.samples
+        self.shift += other.shift
+        for name, parts in other.variance.items():
+            self.variance.setdefault(name, []).extend(parts)
+        self.outputs += other.outputs
+        self.shift_error += other.shift_error
+        self.accuracy.append(other.accuracy)
+
     def forecast(self, method: str, problem: Problem) -> Forecast:
-        """The forecast for all samples."""
+        """The forecast for all samples; warns of weights whose noise moves no output."""
         if self.estimates:
             chips = max(estimate.chips for estimate in self.estimates.values())
             method = f"{method}, moments estimated from {chips} chips"
@@ -155,6 +168,12 @@ class ForecastAccumulator:
         none = torch.zeros_like(shift)
         found = {name: torch.cat(parts) for name, parts in self.variance.items()}
         variance = {p.name: found.get(p.name, none) for p in problem.placement.placed}
+        if still := [name for name in self.noisy if not bool(variance[name].any())]:
+            warnings.warn(
+                f"faults in {', '.join(still)} move no output to first order: does the output "
+                "depend differentiably on it? If it does not, simulate",
+                stacklevel=4,
+            )
         per_sample = (shift + torch.stack(list(variance.values())).sum(0)).detach()
         return Forecast(
             method=method,

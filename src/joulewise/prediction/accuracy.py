@@ -124,6 +124,14 @@ class AccuracyAccumulator:
             right = (logits.argmax(1) == targets[:, None]).sum(0)
             self.chips_right = right if self.chips_right is None else self.chips_right + right
 
+    def append(self, other: AccuracyAccumulator) -> None:
+        """Add the samples of another one, which follow."""
+        self.right += other.right
+        if self.chips_right is None:
+            self.chips_right = other.chips_right
+        elif other.chips_right is not None:
+            self.chips_right = self.chips_right + other.chips_right
+
     def result(self) -> AccuracyForecast | None:
         """The forecast; None if nothing was added."""
         if not self.right:

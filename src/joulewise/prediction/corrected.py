@@ -95,7 +95,8 @@ class Corrected:
             got = "one that states no moments, whose estimates are no known mean"
             refuse(f"the memory of {name}", got, 'method="first-order", or simulate')
         chips = [Chip(seed=_SEED_OF_CHIPS + self.seed + k) for k in range(self.chips)]
-        total, paired = ForecastAccumulator(), _PairedChips(self.chips)
+        total = ForecastAccumulator(noisy=network.noisy)
+        paired = _PairedChips(self.chips)
         with torch.set_grad_enabled(network.differentiable):
             for piece in network.pieces(outputs):
                 logits = network.logits(piece, outputs, chips)
@@ -111,7 +112,6 @@ class Corrected:
                     paired.add(piece, logits, torch.stack(simulated, 2))
                 problem.progress(total.samples, problem.samples)
             linear = total.forecast("corrected", problem)
-            network.warn_of_no_effect(linear.variance)
             return paired.correct(linear, total.accuracy)
 
 

@@ -13,7 +13,7 @@ exact covariance of a sample's logits to first order, and with it a predicted ac
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -94,6 +94,18 @@ class FirstOrder:
 
     def forecast(self, problem: Problem) -> Forecast:
         """See `joulewise.prediction.predict`."""
+        with torch.set_grad_enabled(problem.differentiable):
+            return self.combined([self.accumulated(problem)], problem)
+
+    def combined(self, parts: Sequence[ForecastAccumulator], problem: Problem) -> Forecast:
+        """The forecast from all batches, in parts that follow each other."""
+        total, *rest = parts
+        for part in rest:
+            total.append(part)
+        return total.forecast("second-order" if self.noise_pairs else "first-order", problem)
+
+    def accumulated(self, problem: Problem) -> ForecastAccumulator:
+        """Figures of the batches that the problem goes through."""
         network = Linearisation(
             problem,
             seed=self.seed,
@@ -104,9 +116,10 @@ class FirstOrder:
         outputs = problem.outputs
         scalars = min(outputs, self.classes) if wanted else 0
         exact = scalars == outputs and not network.differentiable
-        total = ForecastAccumulator(estimates=network.estimates)
+        total = ForecastAccumulator(estimates=network.estimates, noisy=network.noisy)
         if self.single_faults:
-            first = next(network.pieces(0))  # as many samples as fit in a forward pass
+            # As many samples as fit in a forward pass, of the first batch in every worker.
+            first = next(network.pieces(0, range(1)))
             seed = _SEED_OF_FAULTS + self.seed
             total.ratios = single_fault_ratios(network, first, self.single_faults, seed)
         chips = [Chip(seed=_SEED_OF_CHIPS + self.seed + k) for k in range(self.chips)]
@@ -119,11 +132,7 @@ class FirstOrder:
                     found = network.probed_variance(piece, self.probes)
                     total.add_probed(piece, *found, correction)
                 problem.progress(total.samples, problem.samples)
-            forecast = total.forecast(
-                "second-order" if self.noise_pairs else "first-order", problem
-            )
-            network.warn_of_no_effect(forecast.variance)
-            return forecast
+        return total
 
     def _pieces(
         self, network: Linearisation, scalars: int

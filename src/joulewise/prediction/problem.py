@@ -42,6 +42,7 @@ class Problem:
         references: The outputs of the model as given for each batch, float32 or float64.
         metric: The metric of the targets; None without targets, or for those of no known metric.
         progress: Takes the number of samples done and expected.
+        numbers: Numbers of the batches to go through, the others being other workers'.
     """
 
     placement: Placement
@@ -52,6 +53,7 @@ class Problem:
     references: Sequence[Tensor]
     metric: Metric | None
     progress: Callable[[float, float], None]
+    numbers: Sequence[int]
 
     @property
     def samples(self) -> int:
@@ -125,6 +127,7 @@ def loaded_problem(
             references=outputs,
             metric=reference.metric,
             progress=progress,
+            numbers=range(len(batches)),
         )
 
 

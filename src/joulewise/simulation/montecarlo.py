@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,9 +15,11 @@ from joulewise.errors import check_count, check_in_range, check_kind, refuse
 from joulewise.nested import batch_size as batch_size_of
 from joulewise.placement import (
     At,
+    Batch,
     Memory,
     Placement,
     Plan,
+    Reference,
     energy,
     guarded,
     prepare,
@@ -27,6 +30,7 @@ from joulewise.placement import (
 from joulewise.progress import Progress, reporting
 from joulewise.simulation.result import Simulation
 from joulewise.simulation.statistics import mean_interval
+from joulewise.workers import check_executor, spread
 
 __all__ = ["simulate", "sweep"]
 
@@ -35,6 +39,11 @@ __all__ = ["simulate", "sweep"]
 # above 92 % of runs (tests/simulation/test_montecarlo.py). It cannot account for rare bad chips
 # that were not drawn.
 _FIRST_LOOK, _LOOK_EVERY = 20, 10
+# Each part takes a copy of the model; more chips would leave workers idle at the end.
+_CHIPS_OF_PART = 8
+
+_Score = tuple[float | None, float | None]
+"""Metric and output error of one chip."""
 
 
 def simulate(
@@ -48,6 +57,7 @@ def simulate(
     batch_size: int | None = None,
     metric: Any = None,
     progress: Progress = False,
+    executor: Executor | None = None,
 ) -> Simulation:
     """Metric and output error of a placement at one operating point, over many chips.
 
@@ -68,6 +78,10 @@ def simulate(
             function of outputs and targets wrapped by `joulewise.metrics.FunctionMetric`; None
             chooses by the targets (`joulewise.metrics.default_metric`), and the result names it.
         progress: True for a bar in terminals and notebooks, or a function of step, done, expected.
+        executor: Workers that chips are spread over: a ``ProcessPoolExecutor``, for instance, or
+            ``Client.get_executor()`` of Dask. The model, the data and the metric are pickled for
+            them once. Figures are the same, bit for bit, whatever the workers: each uses as many
+            threads as the caller (``torch.set_num_threads(1)`` suits one process per core).
 
     Returns:
         The result, with figures for each chip.
@@ -99,6 +113,7 @@ def simulate(
         batch_size=batch_size,
         metric=metric,
         progress=progress,
+        executor=executor,
     )
     return result
 
@@ -115,6 +130,7 @@ def sweep(
     batch_size: int | None = None,
     metric: Any = None,
     progress: Progress = False,
+    executor: Executor | None = None,
 ) -> tuple[Simulation, ...]:
     """Simulate several operating points on the same chips, so that chip noise is common to all.
 
@@ -129,6 +145,7 @@ def sweep(
         refuse("at", f"{at!r:.80}", 'a list such as [{"eta": 0.5}, {"eta": 0.6}]')
     check_count("chips", chips, 1, 10**7)
     seed = check_count("seed", seed, 0)
+    check_executor(executor)
     if half_width is not None:
         check_in_range("half_width", half_width, 0.0, math.inf, open_low=True)
     runs = [_Run(plan=placement.plan(one), points=placement.points(one)) for one in at]
@@ -145,16 +162,16 @@ def sweep(
                     "without targets, for a model whose outputs have no fixed shape",
                     "data with targets, and a metric",
                 )
-            for chip in range(seed, seed + chips):
-                for run in runs:
-                    if run.stopped:
-                        continue
-                    memory.read(run.points, Chip(seed=chip))
-                    value, mse = score_pass(memory, batches, reference)
-                    run.values.append(value)
-                    run.mse.append(mse)
-                    run.stop_if_sure(half_width, of_metric=reference.metric is not None)
-                    report("simulating", sum(len(r.mse) for r in runs), chips * len(runs))
+            shared = _Shared(traced, batches, reference, [run.points for run in runs])
+            computed = (
+                _in_turn(memory, shared, runs, range(seed, seed + chips))
+                if executor is None
+                else _in_workers(executor, shared, runs, range(seed, seed + chips))
+            )
+            for scores in computed:
+                for run, score in zip(runs, scores, strict=True):
+                    run.add(score, half_width, of_metric=reference.metric is not None)
+                report("simulating", sum(len(r.mse) for r in runs), chips * len(runs))
             for run in runs:
                 _warn_if_nothing_happened(memory, run, seed, ideal_mse)
     return tuple(
@@ -174,6 +191,59 @@ def sweep(
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _Shared:
+    """The data of a sweep, for workers.
+
+    Args:
+        placement: The placement.
+        batches: The data.
+        reference: Outputs and metric of the model as given.
+        points: Operating points of each run.
+    """
+
+    placement: Placement
+    batches: Sequence[Batch]
+    reference: Reference
+    points: Sequence[Mapping[str, Point]]
+
+    def scores(self, memory: Memory, chip: int, wanted: Iterable[bool]) -> list[_Score | None]:
+        """Scores of one chip at the points that are wanted; None at the others."""
+        found: list[_Score | None] = []
+        for points, run in zip(self.points, wanted, strict=True):
+            if run:
+                memory.read(points, Chip(seed=chip))
+            found.append(score_pass(memory, self.batches, self.reference) if run else None)
+        return found
+
+
+def _in_turn(
+    memory: Memory, shared: _Shared, runs: Sequence[_Run], seeds: Sequence[int]
+) -> Iterator[list[_Score | None]]:
+    """Scores of each chip, computed here when they are asked for."""
+    for chip in seeds:
+        yield shared.scores(memory, chip, [not run.stopped for run in runs])
+
+
+def _in_workers(
+    executor: Executor, shared: _Shared, runs: Sequence[_Run], seeds: Sequence[int]
+) -> Iterator[list[_Score | None]]:
+    """Scores of each chip from workers, a few chips to a part."""
+    parts = [seeds[k : k + _CHIPS_OF_PART] for k in range(0, len(seeds), _CHIPS_OF_PART)]
+    with spread(executor, shared) as workers:
+        for scores in workers.map(_part, parts):
+            if all(run.stopped for run in runs):
+                return
+            yield from scores
+
+
+@guarded
+def _part(shared: _Shared, seeds: Sequence[int]) -> list[list[_Score | None]]:
+    """Scores of some chips, in a worker."""
+    with private_memory(shared.placement) as memory:
+        return [shared.scores(memory, chip, [True] * len(shared.points)) for chip in seeds]
+
+
 @dataclass(slots=True)
 class _Run:
     """State of one plan during a sweep."""
@@ -184,7 +254,12 @@ class _Run:
     mse: list[float | None] = field(default_factory=list)
     stopped: bool = False
 
-    def stop_if_sure(self, half_width: float | None, *, of_metric: bool) -> None:
+    def add(self, score: _Score | None, half_width: float | None, *, of_metric: bool) -> None:
+        """Add a chip, unless enough are known, and stop when they are."""
+        if score is None or self.stopped:
+            return
+        self.values.append(score[0])
+        self.mse.append(score[1])
         if half_width is None:
             return
         values = [value for value in self.values if value is not None]

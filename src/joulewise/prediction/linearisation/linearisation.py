@@ -6,13 +6,13 @@ how the noise of every placed tensor moves the probed outputs.
 
 from __future__ import annotations
 
-import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -104,7 +104,7 @@ class Linearisation:
         self, problem: Problem, *, seed: int, memory_bytes: int, subsample_channels: bool = False
     ) -> None:
         self.problem, self._memory_bytes = problem, memory_bytes
-        self._generator = torch.Generator().manual_seed(seed)
+        self._seed, self._generator = seed, torch.Generator()
         self._thinning = self._generator if subsample_channels else None
         self.differentiable = problem.differentiable
         with torch.set_grad_enabled(self.differentiable):
@@ -123,33 +123,33 @@ class Linearisation:
                 allowed = "a memory with a method moments; or simulate"
                 refuse(f"the memory of {placed.name}", got, allowed)
         self._placed = {p.name: p for p in problem.placement.placed}
-        self._coverage = cover(problem, self.fixed)
+        self._coverage = self._covered = cover(problem, self.fixed)
 
-    def warn_of_no_effect(self, variance: Mapping[str, Tensor]) -> None:
-        """Warn of placed tensors whose noise has no effect, which is a mistake somewhere.
+    @property
+    def noisy(self) -> tuple[str, ...]:
+        """The placed weights whose words have any variance."""
+        return tuple(name for name, var in self.variances.items() if bool(var.any()))
 
-        Args:
-            variance: Contribution of each placed tensor to the output variance.
-        """
-        noisy = [name for name, var in self.variances.items() if bool(var.any())]
-        still = [name for name in noisy if not bool(variance[name].any())]
-        if still:
-            warnings.warn(
-                f"faults in {', '.join(still)} move no output to first order: does the output "
-                "depend differentiably on it? If it does not, simulate",
-                stacklevel=4,
-            )
-
-    def pieces(self, scalars: int) -> Iterator[Piece]:
-        """The data, cut so that the gradients of one piece fit in the memory allowed.
+    def pieces(self, scalars: int, numbers: Iterable[int] | None = None) -> Iterator[Piece]:
+        """The batches to go through, cut so that gradients of one piece fit in the memory allowed.
 
         Args:
             scalars: Probed outputs whose gradients are held at the same time; 0 for none.
+            numbers: Numbers of other batches to go through.
         """
-        for batch, reference in zip(self.problem.batches, self.problem.references, strict=True):
+        for number in self.problem.numbers if numbers is None else numbers:
+            batch, reference = self.problem.batches[number], self.problem.references[number]
+            self._begin(number)
             whole = Piece(batch.inputs, reference, batch.targets, batch_size(batch.inputs))
             for piece, _ in self.cut(whole, scalars):
                 yield piece
+
+    def _begin(self, number: int) -> None:
+        """Begin a batch, whose figures depend on its number and not on the batches before it."""
+        entropy = np.random.SeedSequence((self._seed, number))
+        seed = int(entropy.generate_state(1, np.uint64)[0]) if number else self._seed
+        self._generator.manual_seed(seed)
+        self._coverage = self._covered
 
     def cut(self, whole: Piece, scalars: int) -> Iterator[tuple[Piece, slice]]:
         """Cut one piece further, as in `pieces`; yields the samples of each too."""
