@@ -36,7 +36,7 @@ from joulewise.devices import ISAAC, SRAM, Crossbar, Device, Flip
 from joulewise.files import write_atomically
 from joulewise.models import build, load_weights
 from joulewise.placement import Placement, place
-from joulewise.report.blocks.plan import saving_at_goal
+from joulewise.report.blocks.savings import saving_at_goal
 from joulewise.simulation import mean_interval
 from joulewise.study import Environment
 from joulewise.training import TrainingSpec, train

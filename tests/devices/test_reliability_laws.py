@@ -258,6 +258,21 @@ def test_names():
         PROFILES["mine"] = ExponentialLaw()
 
 
+def test_references_of_savings():
+    rows = (VoltageRow(0.5, 1.0e-14, 1e-2), VoltageRow(0.7, 2.0e-14, 1e-4))
+    table = VoltageTable(rows=rows, source="made up", nominal=1.0, v_min=0.6)
+    # Above the table energy rises with the square of the voltage; within it is interpolated.
+    assert table.references == pytest.approx({"nominal supply": (1.0 / 0.7) ** 2, "V_min": 0.75})
+    assert table.describe()["nominal"] == 1.0
+    assert SRAM(law=table).reference_energies == table.references
+    assert VoltageTable(rows=rows, source="made up").references == {}
+    assert ExponentialLaw().references == {}
+    # The energy at 0.958 Vmin is 0.918 of that at Vmin.
+    assert law("stutz2021-14nm").references == pytest.approx({"V_min": 1 / 0.918402778}, rel=1e-3)
+    with pytest.raises(TableError, match="v_min is 0.4"):
+        VoltageTable(rows=rows, source="made up", v_min=0.4)
+
+
 @pytest.mark.parametrize("name", PROFILES)
 def test_each_profile_is_monotone_described_and_usable(name):
     profile = law(name)

@@ -74,6 +74,14 @@ class Device(ABC, Generic[Stored]):
         """Joules to read one bit of reliable memory, for tensors not placed; by default an SRAM."""
         return HOROWITZ_SRAM_BIT_J
 
+    @property
+    def reference_energies(self) -> dict[str, float]:
+        """Energy of an access where savings are stated against it, over the most reliable point.
+
+        By name, such as ``"V_min"``; none by default. See `ReliabilityLaw.references`.
+        """
+        return {}
+
     def point(self, **setting: Point) -> Point:
         """Check a setting, for instance ``eta=0.5`` or ``v_dd=0.6``; see `Knob.checked`."""
         return self.knob.checked(setting, type(self).__name__)

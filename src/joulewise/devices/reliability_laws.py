@@ -66,6 +66,15 @@ class ReliabilityLaw(ABC):
         """Supply voltage at ``eta``, if the law has a voltage axis."""
         raise NotImplementedError
 
+    @property
+    def references(self) -> dict[str, float]:
+        """Energy of an access at supplies that savings are stated against, over the most reliable.
+
+        By name: ``"nominal supply"``, and ``"V_min"``, the lowest supply without an error; none by
+        default.
+        """
+        return {}
+
     @abstractmethod
     def cheapest_eta(self, bit_error_rate: Tensor) -> Tensor:
         """The lowest ``eta`` whose bit error rate is at most the one given."""
@@ -190,9 +199,12 @@ class VoltageTable(ReliabilityLaw):
         source: Origin of the figures, and the device that was measured.
         voltage_unit: Unit of the voltages; for tables without absolute volts for instance
             ``"Vmin"``, multiples of the lowest error-free voltage.
+        nominal: Nominal supply, if it is known; above the last row, energy is taken to rise with
+            the square of the voltage.
+        v_min: Lowest supply without an error, likewise.
 
     Raises:
-        TableError: if the rows are not as above.
+        TableError: if the rows are not as above, or a supply is below the first.
 
     Example:
         >>> table = VoltageTable(
@@ -206,6 +218,8 @@ class VoltageTable(ReliabilityLaw):
     rows: tuple[VoltageRow, ...]
     source: str
     voltage_unit: str = "V"
+    nominal: float | None = None
+    v_min: float | None = None
 
     def __post_init__(self) -> None:
         check_kind("rows", self.rows, tuple, "a tuple of VoltageRow", TableError)
@@ -215,13 +229,18 @@ class VoltageTable(ReliabilityLaw):
             refuse("the voltage table", f"{len(self.rows)} row(s)", "two rows or more", TableError)
         places = [f"row {number}" for number in range(1, len(self.rows) + 1)]
         _check_rows(self.rows, places, self.voltage_unit)
+        for name in ("nominal", "v_min"):
+            if (volts := getattr(self, name)) is not None:
+                check_in_range(name, volts, self.rows[0].v_dd, 100.0, error=TableError)
 
     @classmethod
-    def from_csv(cls, path: str | Path) -> VoltageTable:
+    def from_csv(
+        cls, path: str | Path, *, nominal: float | None = None, v_min: float | None = None
+    ) -> VoltageTable:
         """Read a CSV file of ``v_dd,energy_per_bit_j,bit_error_rate[,measured_bits]``.
 
         Lines that start with ``#`` are comments, and kept as the source. Rows may be in order of
-        ascending or descending voltage.
+        ascending or descending voltage. ``nominal`` and ``v_min`` are those of the class.
 
         Raises:
             TableError: if the file cannot be read or a line is malformed; the message names it.
@@ -231,7 +250,7 @@ class VoltageTable(ReliabilityLaw):
         found.sort(key=lambda row: row[1][0])
         rows = tuple(VoltageRow(*numbers) for _, numbers in found)
         _check_rows(rows, [place for place, _ in found], "V")  # whose messages name the line
-        return cls(rows=rows, source=source or str(path))
+        return cls(rows=rows, source=source or str(path), nominal=nominal, v_min=v_min)
 
     def _column(self, name: str) -> Tensor:
         return torch.tensor([getattr(row, name) for row in self.rows], dtype=torch.float64)
@@ -273,6 +292,18 @@ class VoltageTable(ReliabilityLaw):
         energies = self._column("energy_per_bit_j")
         return interpolate(v_dd, self._column("v_dd"), energies) / energies[-1]
 
+    @property
+    def references(self) -> dict[str, float]:
+        """See `ReliabilityLaw`."""
+        supplies = {"nominal supply": self.nominal, "V_min": self.v_min}
+        return {name: self._spent(volts) for name, volts in supplies.items() if volts is not None}
+
+    def _spent(self, volts: float) -> float:
+        last = self.rows[-1].v_dd
+        if volts >= last:
+            return (volts / last) ** 2
+        return float(self.eta(torch.tensor(volts, dtype=torch.float64)))
+
     def cheapest_eta(self, bit_error_rate: Tensor) -> Tensor:
         """Energy at the lowest voltage whose bit error rate is at most the one given."""
         logs, volts = torch.log(self._rates()).flip(0), self._column("v_dd").flip(0)
@@ -289,6 +320,9 @@ class VoltageTable(ReliabilityLaw):
             "voltage_unit": self.voltage_unit,
             "rows": [[row.v_dd, row.energy_per_bit_j, rate] for row, rate in rows],
         }
+        for name in ("nominal", "v_min"):
+            if (volts := getattr(self, name)) is not None:
+                described[name] = volts
         if any(row.measured_bits is not None for row in self.rows):
             described["measured_bits"] = [row.measured_bits for row in self.rows]
         return described
@@ -345,6 +379,7 @@ _STUTZ_2021 = VoltageTable(
         "1.1.9)."
     ),
     voltage_unit="Vmin",
+    v_min=1.0,
 )
 
 PROFILES: Mapping[str, ReliabilityLaw] = MappingProxyType(

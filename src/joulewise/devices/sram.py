@@ -112,6 +112,11 @@ class SRAM(Device[Words]):
         """Joules per bit at the most reliable operating point."""
         return float(self.law.energy_per_bit_j(self._eta(self.knob.most_reliable)))
 
+    @property
+    def reference_energies(self) -> dict[str, float]:
+        """Those of the law; see `Device.reference_energies`."""
+        return self.law.references
+
     def _eta(self, point: Point) -> Tensor:
         return self.law.eta_at(self.knob.name, as_point(point))
 

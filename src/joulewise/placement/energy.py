@@ -18,7 +18,7 @@ from joulewise.placement.plan import At
 from joulewise.results import Result
 from joulewise.units import format_percent, format_si
 
-__all__ = ["Energy", "energy", "with_accesses"]
+__all__ = ["Energy", "energy", "reference_energies", "with_accesses"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -112,6 +112,25 @@ def energy(placement: Placement, *, at: At, arithmetic: Arithmetic = HOROWITZ_IN
         unplaced_j=placement.placed[0].device.reliable_bit_j * placement.reliable_bits,
         arithmetic_j=arithmetic.mac_j * placement.macs,
     )
+
+
+def reference_energies(placement: Placement) -> dict[str, float]:
+    """Energy of the placed memory at supplies that savings are stated against, J.
+
+    Args:
+        placement: A traced placement.
+
+    Returns:
+        Joules of one inference by name, such as ``"V_min"``; without those that the memory of some
+        placed tensor does not state.
+    """
+    spent = energy(placement, at=placement.most_reliable()).to_dict()["memory_j"]
+    devices = {placed.name: placed.device.reference_energies for placed in placement.placed}
+    return {
+        reference: sum(joules * devices[name][reference] for name, joules in spent.items())
+        for reference in next(iter(devices.values()))
+        if all(reference in factors for factors in devices.values())
+    }
 
 
 _COLUMNS = ("name", "reads", "writes")

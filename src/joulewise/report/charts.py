@@ -7,7 +7,7 @@ from typing import Any
 
 import altair as alt
 
-__all__ = ["bars", "curves", "pairs", "series"]
+__all__ = ["bars", "curves", "dots", "pairs", "series"]
 
 # Okabe and Ito: blue, vermillion, bluish green, reddish purple, orange, sky blue, black, yellow.
 COLOURS = (
@@ -121,6 +121,32 @@ def series(rows: Rows, *, x: str, y: str, log: bool = False) -> Any:
     line = base.mark_line(interpolate="step", strokeWidth=1.5)
     point = base.mark_point(size=40, filled=True).encode(shape=alt.Shape("name:N", legend=None))
     return (line + point).properties(width="container", height=_HEIGHT)
+
+
+def dots(rows: Rows, *, x: str) -> Any:
+    """Values on a line for each position: energies of a plan and of what it is compared with.
+
+    Args:
+        rows: Values with ``name``, ``at`` (the position), ``x`` and ``said``.
+        x: Title of the axis.
+    """
+    order = list(dict.fromkeys(row["at"] for row in rows))
+    base = alt.Chart(alt.InlineData(values=[dict(row) for row in rows])).encode(
+        x=alt.X(
+            "x:Q",
+            title=x,
+            scale=_scale([row["x"] for row in rows], zero=True),
+            axis=alt.Axis(format="~s", tickCount=6),
+        ),
+        y=alt.Y("at:N", title=None, sort=order, axis=alt.Axis(labelLimit=260, grid=True)),
+    )
+    span = base.mark_line(color="#8A8F94", strokeWidth=1).encode(detail="at:N")
+    point = base.mark_point(size=80, filled=True, opacity=1).encode(
+        color=_colour(rows, "name"),
+        shape=alt.Shape("name:N", legend=None),
+        tooltip=alt.Tooltip("said:N", title=" "),
+    )
+    return (span + point).properties(width="container", height=34 * len(order) + 20)
 
 
 def pairs(rows: Rows, *, x: str, y: str) -> Any:

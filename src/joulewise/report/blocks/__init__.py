@@ -5,6 +5,7 @@ answer            the question, and the least energy within each drop
 accuracy_energy   the metric against energy
 front             Pareto fronts
 plan              operating points along the network
+savings           savings of plans, against every reference
 prediction_check  predictions beside simulations
 training_methods  energy by training method
 energy_breakdown  energy by where it is spent
@@ -19,6 +20,7 @@ from joulewise.report.blocks.front import front
 from joulewise.report.blocks.plan import plan
 from joulewise.report.blocks.prediction_check import prediction_check
 from joulewise.report.blocks.provenance import provenance
+from joulewise.report.blocks.savings import savings
 from joulewise.report.blocks.training_methods import training_methods
 from joulewise.report.view import View
 
@@ -29,6 +31,7 @@ BLOCKS = (
     accuracy_energy,
     front,
     plan,
+    savings,
     training_methods,
     prediction_check,
     energy_breakdown,
@@ -38,6 +41,7 @@ BLOCKS = (
 
 
 def blocks_of(view: View) -> list[Block]:
-    """The blocks of a study; those of goals or fronts come first where it has any."""
-    order = sorted(BLOCKS, key=lambda make: make not in (front, plan))
+    """The blocks of a study; without a question, those of goals or fronts come first."""
+    order = sorted(BLOCKS, key=lambda make: make not in (front, plan, savings))
+    order = list(BLOCKS) if view.file.question else order
     return [block for make in order if (block := make(view)) is not None]

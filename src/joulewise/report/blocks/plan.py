@@ -1,9 +1,7 @@
-"""The plans along the network: an operating point for each tensor, and what it saves."""
+"""The plans along the network: an operating point for each tensor."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
 from typing import Any
 
 from joulewise.report import charts
@@ -14,7 +12,7 @@ from joulewise.study.entries import GoalEntry
 from joulewise.study.record import Record
 from joulewise.units import format_percent, format_point, format_si
 
-__all__ = ["plan", "saving_at_goal"]
+__all__ = ["energy_of", "goal_in_words", "held", "plan"]
 
 
 def plan(view: View) -> Block | None:
@@ -24,95 +22,51 @@ def plan(view: View) -> Block | None:
         return None
     found, drawn = [], {}
     for network in allocated:
-        best = min(network.allocations, key=lambda one: (not _held(one), _energy(one)))
+        best = min(network.allocations, key=lambda one: (not held(one), energy_of(one)))
         found.append((network, best))
         drawn[f"{view.name(network)}, seed {network.seed}"] = _chart(view, network)
-    held = [(network, best) for network, best in found if _held(best)]
+    holding = [(network, best) for network, best in found if held(best)]
     sentence = "No goal was shown to hold."
-    if held:
-        network, best = min(held, key=lambda pair: _energy(pair[1]))
-        common = _common(network).get(best.rows()[0]["goal"])
+    if holding:
+        network, best = min(holding, key=lambda pair: energy_of(pair[1]))
+        asked = _asked(view, best)
         sentence = (
-            f"{_asked(view, best)}: {view.name(network)} needs "
-            f"{format_percent(_energy(best), 1)} of the energy of reliable memory"
+            f"{asked[0].upper()}{asked[1:]}: {view.name(network)} needs "
+            f"{format_percent(energy_of(best), 1)} of the energy of reliable memory."
         )
-        if common is not None and common is not best:
-            sentence += f", {_against(common, best)[0]} less than the best common point"
-        sentence += "."
     return Block(
         name="plan",
         title="The plan along the network",
         sentence=sentence,
         charts=drawn,
         tables=[_table(view), *(_points(view, network) for network in allocated)],
-        note=(
-            "Plans are verified on chips that had no part in choosing them. Saved: against the "
-            "most reliable point; vs common: against the best common point that holds; at goal: "
-            "the same where both just meet the goal."
-        ),
+        note="Plans are verified on chips that had no part in choosing them.",
     )
 
 
-def _held(record: Record) -> bool:
+def held(record: Record) -> bool:
+    """True if simulation has shown the goal of an allocation to hold."""
     held: bool | None = record.result["allocation"]["holds"]
     return held is True
 
 
-def _energy(record: Record) -> float:
+def energy_of(record: Record) -> float:
+    """Memory energy of an allocation over that of the most reliable point."""
     energy: float = record.rows()[0]["energy"]
     return energy
-
-
-def _against(common: Record | None, other: Record) -> tuple[str, str]:
-    """Energy saved against the best common point that holds."""
-    if common is None:
-        return "", ""
-    saved = format_percent(1 - _energy(other) / _energy(common), 1)
-    return saved, saving_at_goal(*(one.result["allocation"]["at_goal"] for one in (common, other)))
-
-
-def saving_at_goal(first: Mapping[str, float] | None, second: Mapping[str, float] | None) -> str:
-    """Energy saved by a second allocation where both just meet their goal, with its interval.
-
-    Intervals of the two add up as those of independent figures, in logarithms.
-
-    Args:
-        first: The ``at_goal`` of an allocation as plain data.
-        second: That of another one, of the same network, memory and goal.
-
-    Returns:
-        Empty where one of them is not known.
-    """
-    if first is None or second is None or min(first["low"], second["low"]) <= 0:
-        return ""
-    ups = [math.log(one["high"] / one["energy"]) for one in (first, second)]
-    downs = [math.log(one["energy"] / one["low"]) for one in (first, second)]
-    ratio = math.log(second["energy"] / first["energy"])
-    high = 1 - math.exp(ratio - math.hypot(downs[1], ups[0]))
-    low = 1 - math.exp(ratio + math.hypot(ups[1], downs[0]))
-    return f"{100 * (1 - math.exp(ratio)):.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
 
 
 def _asked(view: View, record: Record) -> str:
     """Goal and granularity of an allocation."""
     ask = record.ask
-    return f"{_goal(view, ask.goal)}, {ask.granularity.name}"
+    return f"{goal_in_words(view, ask.goal)}, {ask.granularity.name}"
 
 
-def _goal(view: View, goal: GoalEntry) -> str:
+def goal_in_words(view: View, goal: GoalEntry) -> str:
     """A goal, its drop in the unit of the metric."""
     if goal.drop is None or goal.relative:
         return goal.name
     return goal.name.replace(f"{goal.drop:g}", view.metric.drop(goal.drop))
-
-
-def _common(network: Network) -> dict[str, Record]:
-    """The allocation of one common point that holds, by goal."""
-    return {
-        record.rows()[0]["goal"]: record
-        for record in network.allocations
-        if record.ask.granularity.per == "network" and _held(record)
-    }
 
 
 def _points(view: View, network: Network) -> Table:
@@ -135,28 +89,24 @@ def _points(view: View, network: Network) -> Table:
 def _table(view: View) -> Table:
     rows = []
     for network in view.networks:
-        common = _common(network)
         for record in network.allocations:
             row = record.rows()[0]
-            held = row["holds"]
-            first = common.get(row["goal"])
-            against = None if first is None or first is record else first
+            holds = row["holds"]
             rows.append(
                 [
                     view.name(network),
-                    _goal(view, record.ask.goal),
+                    goal_in_words(view, record.ask.goal),
                     row["granularity"],
-                    "yes" if held else "predicted" if held is None else "not shown",
+                    "yes" if holds else "predicted" if holds is None else "not shown",
                     view.metric.text(row["mean"]) if row.get("mean") is not None else "",
                     format_si(row["memory_j"], "J"),
-                    format_percent(1 - row["energy"], 1),
-                    *_against(against, record),
+                    format_percent(row["energy"], 1),
                 ]
             )
     columns = ["network", "goal", "granularity", "holds", view.metric.name, "memory"]
     return Table(
         caption="Plans by goal and granularity.",
-        columns=[*columns, "saved", "vs common", "at goal"],
+        columns=[*columns, "of reliable"],
         rows=rows,
         words=4,
     )
