@@ -28,9 +28,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from compact import read_record
 
 from joulewise.allocation import Granularity, MetricDrop, allocate
-from joulewise.cli.allocator import keep_freed_memory
 from joulewise.data import Split, load_data
 from joulewise.devices import ISAAC, SRAM, Crossbar, Device, Flip
 from joulewise.files import write_atomically
@@ -39,6 +39,7 @@ from joulewise.placement import Placement, place
 from joulewise.report.blocks.savings import saving_at_goal
 from joulewise.simulation import mean_interval
 from joulewise.study import Environment
+from joulewise.study.allocator import keep_freed_memory
 from joulewise.training import TrainingSpec, train
 
 STORED = {  # networks on CIFAR-10, without any robust training
@@ -160,7 +161,7 @@ def allocated(
 
 def table(path: Path) -> str:
     """Energies and savings, in Markdown."""
-    records = json.loads(path.read_text())
+    records = read_record(path)
     found = {(r["network"], r["memory"], r["granularity"]): r for r in records}
     lines = [
         "| network | memory | a point for each | memory energy | against one point | accuracy |"

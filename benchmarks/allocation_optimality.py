@@ -32,6 +32,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from compact import read_record
 from numpy.typing import NDArray
 from scipy.optimize import Bounds, NonlinearConstraint, minimize
 
@@ -77,7 +78,7 @@ CASES: list[Case] = [
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments = begun(parser, lambda path: table(json.loads(path.read_text())))
+    arguments = begun(parser, lambda path: table(read_record(path)))
     record: dict[str, Any] = {
         "command": shlex.join(["python", *sys.argv]),
         "seed": 0,

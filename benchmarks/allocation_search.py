@@ -40,6 +40,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from compact import read_record
 from numpy.typing import NDArray
 from scipy.optimize import NonlinearConstraint, differential_evolution
 
@@ -71,7 +72,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--networks", nargs="+", default=["cnn", "resnet8"])
     parser.add_argument("--seeds", type=int, default=3)
-    arguments = begun(parser, lambda path: table(json.loads(path.read_text())))
+    arguments = begun(parser, lambda path: table(read_record(path)))
     record: dict[str, Any] = {
         "command": shlex.join(["python", *sys.argv]),
         "seeds": list(range(arguments.seeds)),

@@ -25,6 +25,7 @@ from functools import cache
 from typing import Any
 
 import torch
+from compact import read_record
 
 from allocation import MEMORIES, begun
 from joulewise.allocation import Granularity
@@ -62,7 +63,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--only", help="cases whose name has this in it")
-    arguments = begun(parser, lambda path: table(json.loads(path.read_text())))
+    arguments = begun(parser, lambda path: table(read_record(path)))
     record: dict[str, Any] = {
         "command": shlex.join(["python", *sys.argv]),
         "seed": 0,

@@ -21,13 +21,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import joulewise.contrib  # noqa: F401  registers "full-covariance"
-from joulewise.cli.allocator import keep_freed_memory
 from joulewise.data import Dataset, Split, load_digits
 from joulewise.devices import Crossbar
 from joulewise.models import seeded
 from joulewise.placement import place
 from joulewise.prediction import predict
 from joulewise.simulation import simulate
+from joulewise.study.allocator import keep_freed_memory
 from joulewise.training import TrainingSpec, train
 
 G_MAX = 25e-6

@@ -25,7 +25,6 @@ import torch
 from robust_training import dataset
 
 from joulewise.allocation import Granularity, MetricTarget
-from joulewise.cli.allocator import keep_freed_memory
 from joulewise.contrib import co_design
 from joulewise.data import Split
 from joulewise.devices import SRAM
@@ -34,6 +33,7 @@ from joulewise.models import build, load_weights, save_weights
 from joulewise.placement import place
 from joulewise.simulation import simulate
 from joulewise.study import Environment
+from joulewise.study.allocator import keep_freed_memory
 from joulewise.training import TrainingSpec, accuracy
 
 STORED = Path("trained")

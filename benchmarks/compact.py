@@ -1,8 +1,9 @@
-"""Store records of benchmarks compactly: without spaces, numbers to six significant digits.
+"""Store records of benchmarks compactly: numbers to six significant digits, as .json.gz.
 
 python benchmarks/compact.py results/recovery.json [...]
 """
 
+import gzip
 import json
 import sys
 from pathlib import Path
@@ -13,8 +14,11 @@ from joulewise.files import write_atomically
 
 def main() -> None:
     for path in map(Path, sys.argv[1:]):
-        record = rounded(json.loads(path.read_text()))
-        write_atomically(path, json.dumps(record, separators=(",", ":")) + "\n")
+        content = json.dumps(rounded(json.loads(path.read_text())), separators=(",", ":"))
+        # Without a time: the same record has the same bytes.
+        packed = gzip.compress(content.encode(), mtime=0)
+        write_atomically(path.with_name(f"{path.name}.gz"), packed)
+        path.unlink()
 
 
 def rounded(value: Any) -> Any:
@@ -23,6 +27,12 @@ def rounded(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: rounded(inner) for key, inner in value.items()}
     return [rounded(inner) for inner in value] if isinstance(value, list) else value
+
+
+def read_record(path: Path) -> Any:
+    """A record as a benchmark wrote it, or compact."""
+    content = path.read_bytes()
+    return json.loads(gzip.decompress(content) if path.suffix == ".gz" else content)
 
 
 if __name__ == "__main__":

@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from compact import read_record
 from torch import nn
 
-from joulewise.cli.allocator import keep_freed_memory
 from joulewise.contrib import LearnedRanges
 from joulewise.data import Dataset, load_digits
 from joulewise.devices import SRAM, Flip, Mask
@@ -33,6 +33,7 @@ from joulewise.models import build
 from joulewise.placement import Placement, place
 from joulewise.simulation import simulate
 from joulewise.study import Environment
+from joulewise.study.allocator import keep_freed_memory
 from joulewise.training import TrainingMemory, TrainingSpec, accuracy, train
 
 TRAINED_AT = 0.4  # a bit error rate of 0.6 %
@@ -75,7 +76,7 @@ def main() -> None:
     parser.add_argument("--table", type=Path, help="a record to print, instead of running")
     arguments = parser.parse_args()
     if arguments.table:
-        print(table(json.loads(arguments.table.read_text())["rows"]))
+        print(table(read_record(arguments.table)["rows"]))
         return
     keep_freed_memory()
     torch.set_num_threads(1)

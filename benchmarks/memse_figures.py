@@ -26,9 +26,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from compact import read_record
 from torch import Tensor, nn
 
-from joulewise.cli.allocator import keep_freed_memory
 from joulewise.data import load_data
 from joulewise.devices import Crossbar
 from joulewise.files import write_atomically
@@ -37,6 +37,7 @@ from joulewise.placement import place, prepare
 from joulewise.prediction import predict
 from joulewise.simulation import simulate
 from joulewise.study import Environment
+from joulewise.study.allocator import keep_freed_memory
 
 G_MAX, G_RANGE = 25e-6, (1e-7, 1e-2)
 RELATIVE = [float(f"{s:.3g}") for s in torch.logspace(-3, -1, 10).tolist()]
@@ -140,7 +141,7 @@ def draw(path: Path) -> None:
     import plotly.graph_objects as go
     from plotly.subplots import make_subplots
 
-    rows = json.loads(path.read_text())["rows"]
+    rows = read_record(path)["rows"]
     panels = [
         ("a", "sigma", "mse", "output MSE", "sigma / g_max"),
         ("a", "sigma", "accuracy", "accuracy", "sigma / g_max"),

@@ -28,9 +28,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from compact import read_record
 from scipy import stats
 
-from joulewise.cli.allocator import keep_freed_memory
 from joulewise.contrib import NoiseMaximisation
 from joulewise.data import Dataset, load_digits
 from joulewise.devices import SRAM
@@ -39,6 +39,7 @@ from joulewise.models import build, host
 from joulewise.placement import Placement, Plan, energy, place
 from joulewise.simulation import simulate
 from joulewise.study import Environment
+from joulewise.study.allocator import keep_freed_memory
 from joulewise.training import TrainingMemory, TrainingSpec, train
 
 ENERGIES = {"cnn": (0.25, 0.2, 0.15), "resnet8": (0.25, 0.2)}
@@ -56,7 +57,7 @@ def main() -> None:
     parser.add_argument("--table", type=Path, help="print the table of a record, and nothing else")
     arguments = parser.parse_args()
     if arguments.table is not None:
-        print(table(json.loads(arguments.table.read_text())["rows"]))
+        print(table(read_record(arguments.table)["rows"]))
         return
     keep_freed_memory()
     torch.set_num_threads(arguments.threads)

@@ -24,7 +24,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from joulewise.cli.allocator import keep_freed_memory
 from joulewise.data import load_data
 from joulewise.devices import SRAM
 from joulewise.models import build, host, load_weights
@@ -32,6 +31,7 @@ from joulewise.placement import Placement, place, prepare
 from joulewise.prediction import FirstOrder, predict
 from joulewise.prediction.problem import loaded_problem
 from joulewise.simulation import simulate
+from joulewise.study.allocator import keep_freed_memory
 
 WEIGHTS = Path("trained/resnet20-cifar10.safetensors")
 ETA = 0.55

@@ -30,9 +30,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from compact import read_record
 from torch import Tensor, nn
 
-from joulewise.cli.allocator import keep_freed_memory
 from joulewise.contrib import FullCovariance
 from joulewise.data import Dataset, load_data
 from joulewise.devices import PCM, SRAM, Crossbar, Device, Flip, Mask
@@ -43,6 +43,7 @@ from joulewise.placement import Placement, place, prepare
 from joulewise.prediction import Corrected, FirstOrder, predict
 from joulewise.simulation import Simulation, simulate
 from joulewise.study import Environment
+from joulewise.study.allocator import keep_freed_memory
 from joulewise.training import TrainingSpec, train
 from joulewise.units import format_si
 
@@ -142,13 +143,13 @@ def main() -> None:
     parser.add_argument("--table", type=Path, nargs="+", help="print records as Markdown instead")
     arguments = parser.parse_args()
     if arguments.table:
-        print(table([json.loads(path.read_text()) for path in arguments.table]))
+        print(table([read_record(path) for path in arguments.table]))
         return
     keep_freed_memory()
     torch.set_num_threads(arguments.threads)
     dataset = load_data(arguments.data)
     if arguments.keep:
-        again(json.loads(arguments.keep.read_text()), dataset, arguments)
+        again(read_record(arguments.keep), dataset, arguments)
         return
     rows: list[dict[str, Any]] = []
     for network in arguments.networks:

@@ -30,7 +30,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from joulewise.cli.allocator import keep_freed_memory
 from joulewise.contrib import fit_to_chip
 from joulewise.data import Dataset, load_data
 from joulewise.devices import SRAM, Chip, Crossbar, Device
@@ -40,6 +39,7 @@ from joulewise.placement import place
 from joulewise.simulation import Simulation, simulate
 from joulewise.simulation.statistics import mean_interval
 from joulewise.study import Environment
+from joulewise.study.allocator import keep_freed_memory
 from joulewise.training import (
     TrainingMemory,
     TrainingSpec,

@@ -38,11 +38,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from joulewise.cli.allocator import keep_freed_memory
 from joulewise.devices import SRAM, Crossbar
 from joulewise.models import build
 from joulewise.optim import ASAM, SAM, SAMSON
 from joulewise.placement import Placement, place
+from joulewise.study.allocator import keep_freed_memory
 from joulewise.training import TrainingMemory
 
 BATCH = 128

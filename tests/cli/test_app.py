@@ -143,7 +143,7 @@ def test_methods_that_are_none(run, weights, method, said):
 def test_training_for_robustness(run, tmp_path):
     out = tmp_path / "mlp.safetensors"
     base = ("train", "--model", "mlp", "--out", out, "--epochs", 1, "--json")
-    code, text, err = run(*base, "--method", "samson2:rho=1.0,clip=2.5")
+    code, text, err = run(*base, "--training", "samson2:rho=1.0,clip=2.5")
     assert code == 0, err
     spec = json.loads(text)["spec"]
     assert (spec["method"], spec["rho"], spec["clip"]) == ("samson2", 1.0, 2.5)
@@ -178,8 +178,8 @@ def test_training_learns_points(run, tmp_path):
 @pytest.mark.parametrize(
     ("extra", "said"),
     [
-        (("--method", "adam"), "training[0].method is 'adam'"),
-        (("--method", "sgd:rho=0.1"), "rho is 0.1; allowed: None with the method sgd"),
+        (("--training", "adam"), "training[0].method is 'adam'"),
+        (("--training", "sgd:rho=0.1"), "rho is 0.1; allowed: None with the method sgd"),
         (("--memory", "sram:bits=4"), "--memory is given without a point to train at"),
         (("--place", "store=both"), "--place is given without a point to train at"),
         (("--at", "eta"), "the point is 'eta'"),

@@ -82,7 +82,7 @@ _LINES += [
     ["train", "--model", "mlp", "--out", "w.safetensors", *wrong]
     for wrong in (
         *(["--epochs", "0"], ["--epochs", "x"], ["--lr", "nan"], ["--precision", "float8"]),
-        *(["--method", "adam"], ["--at", "eta=2"], ["--perfect", "--at", "eta=0.5"]),
+        *(["--training", "adam"], ["--at", "eta=2"], ["--perfect", "--at", "eta=0.5"]),
         *(["--energy", "7"], ["--learn-ranges"], ["--memory", "sram:bits=4"]),
     )
 ]

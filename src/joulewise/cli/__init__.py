@@ -2,6 +2,7 @@
 
 app        the commands, and how errors become one sentence and an exit code
 arguments  options that several commands share
+case       a network on a memory at some plans
 evaluate   simulate and predict: one network at given operating points
 studies    init, run and results of study files
 compare    compare, compare-training and demo
@@ -9,7 +10,6 @@ allocate   allocate and pareto
 running    runs of studies: engine, progress, tables and page
 train      one training
 console    tables and progress in the terminal
-allocator  memory allocator settings that a CPU run needs
 """
 
 from joulewise.cli.app import main

@@ -28,8 +28,8 @@ def start(torch_device: str | None = None) -> None:
     Raises:
         InputError: if the device is none, or not there.
     """
-    from joulewise.cli.allocator import keep_freed_memory
     from joulewise.errors import refuse
+    from joulewise.study.allocator import keep_freed_memory
 
     keep_freed_memory()
     if torch_device is None:

@@ -29,7 +29,7 @@ def train(
     augment: Annotated[
         bool, typer.Option(help="random crops, and mirroring if the data set allows it")
     ] = (True),
-    method: Annotated[
+    training: Annotated[
         str, typer.Option(help="sgd, sam, asam, samson2 or samsoninf, with settings: sam:rho=0.1")
     ] = "sgd",
     memory: arguments.Memory = "sram",
@@ -66,7 +66,7 @@ def train(
 
     Example: joulewise train --model cnn --out cnn.safetensors
 
-    Example: joulewise train --model cnn --method samson2 --out flat.safetensors
+    Example: joulewise train --model cnn --training samson2 --out flat.safetensors
 
     Example: joulewise train --model cnn --memory crossbar:sigma=1e-6 --at g_max=2e-5 --out
     noisy.safetensors
@@ -89,7 +89,7 @@ def train(
         "learn_ranges": learn_ranges,
         "energy": energy,
         "at": {} if at is None else parse_point(at),
-        **short_form(method, "method"),
+        **short_form(training, "method"),
     }
     file = arguments.study_file(
         data=data, models=[model], training=[entry], memories=[memory], place=place, seeds=[seed]

@@ -68,11 +68,7 @@ class ReliabilityLaw(ABC):
 
     @property
     def references(self) -> dict[str, float]:
-        """Energy of an access at supplies that savings are stated against, over the most reliable.
-
-        By name: ``"nominal supply"``, and ``"V_min"``, the lowest supply without an error; none by
-        default.
-        """
+        """Energy at the ``"nominal supply"`` and ``"V_min"``, over the most reliable, if known."""
         return {}
 
     @abstractmethod
@@ -229,9 +225,8 @@ class VoltageTable(ReliabilityLaw):
             refuse("the voltage table", f"{len(self.rows)} row(s)", "two rows or more", TableError)
         places = [f"row {number}" for number in range(1, len(self.rows) + 1)]
         _check_rows(self.rows, places, self.voltage_unit)
-        for name in ("nominal", "v_min"):
-            if (volts := getattr(self, name)) is not None:
-                check_in_range(name, volts, self.rows[0].v_dd, 100.0, error=TableError)
+        for name, volts in self._supplies():
+            check_in_range(name, volts, self.rows[0].v_dd, 100.0, error=TableError)
 
     @classmethod
     def from_csv(
@@ -295,14 +290,16 @@ class VoltageTable(ReliabilityLaw):
     @property
     def references(self) -> dict[str, float]:
         """See `ReliabilityLaw`."""
-        supplies = {"nominal supply": self.nominal, "V_min": self.v_min}
-        return {name: self._spent(volts) for name, volts in supplies.items() if volts is not None}
+        last, names = self.rows[-1].v_dd, {"nominal": "nominal supply", "v_min": "V_min"}
+        return {
+            names[name]: max(volts / last, 1.0) ** 2
+            * float(self.eta(torch.tensor(min(volts, last), dtype=torch.float64)))
+            for name, volts in self._supplies()
+        }
 
-    def _spent(self, volts: float) -> float:
-        last = self.rows[-1].v_dd
-        if volts >= last:
-            return (volts / last) ** 2
-        return float(self.eta(torch.tensor(volts, dtype=torch.float64)))
+    def _supplies(self) -> list[tuple[str, float]]:
+        pairs = (("nominal", self.nominal), ("v_min", self.v_min))
+        return [(name, volts) for name, volts in pairs if volts is not None]
 
     def cheapest_eta(self, bit_error_rate: Tensor) -> Tensor:
         """Energy at the lowest voltage whose bit error rate is at most the one given."""
@@ -320,9 +317,7 @@ class VoltageTable(ReliabilityLaw):
             "voltage_unit": self.voltage_unit,
             "rows": [[row.v_dd, row.energy_per_bit_j, rate] for row, rate in rows],
         }
-        for name in ("nominal", "v_min"):
-            if (volts := getattr(self, name)) is not None:
-                described[name] = volts
+        described.update(self._supplies())
         if any(row.measured_bits is not None for row in self.rows):
             described["measured_bits"] = [row.measured_bits for row in self.rows]
         return described

@@ -202,8 +202,8 @@ class Plan(Mapping[str, Mapping[str, Point]]):
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(str(part) for part in first["loc"]) or "the file"
-            said = str(first["msg"]).removeprefix("Input should be ")
-            raise InputError(f"the plan {path} is no plan: {place}: {said}") from error
+            text = str(first["msg"]).removeprefix("Input should be ")
+            raise InputError(f"the plan {path} is no plan: {place}: {text}") from error
         return file.plan()
 
     def write(self, path: str | Path) -> None:

@@ -52,8 +52,8 @@ def curves(
 
     Args:
         rows: Points with ``name``, ``x``, ``y``, ``low``, ``high``, ``worst``, ``best`` and
-            ``said``, the text of a tooltip.
-        marks: Crossings with ``name``, ``x``, ``y`` and ``said``.
+            ``tooltip``.
+        marks: Crossings with ``name``, ``x``, ``y`` and ``tooltip``.
         x: Title of the horizontal axis.
         y: Title of the vertical axis.
         x_format: d3 format of its ticks.
@@ -82,7 +82,7 @@ def curves(
     point = base.mark_point(size=36, filled=True, clip=True).encode(
         y=vertical("y"),
         shape=alt.Shape("name:N", legend=None),
-        tooltip=alt.Tooltip("said:N", title=" "),
+        tooltip=alt.Tooltip("tooltip:N", title=" "),
     )
     layers = [band, line, reach, point]
     if marks:
@@ -92,7 +92,7 @@ def curves(
                 x="x:Q",
                 y=vertical("y"),
                 color=alt.Color("name:N"),
-                tooltip=alt.Tooltip("said:N", title=" "),
+                tooltip=alt.Tooltip("tooltip:N", title=" "),
             )
         )
     return alt.layer(*layers).properties(width="container", height=_HEIGHT)
@@ -102,7 +102,7 @@ def series(rows: Rows, *, x: str, y: str, log: bool = False) -> Any:
     """Values along named positions, a line for each name: operating points by tensor.
 
     Args:
-        rows: Values with ``name``, ``at`` (the position), ``y`` and ``said``.
+        rows: Values with ``name``, ``at`` (the position), ``y`` and ``tooltip``.
         x: Title of the positions.
         y: Title of the values.
         log: True for a logarithmic axis of values.
@@ -116,7 +116,7 @@ def series(rows: Rows, *, x: str, y: str, log: bool = False) -> Any:
             scale=alt.Scale(type="log" if log else "linear", zero=False, nice=True, padding=6),
         ),
         color=_colour(rows, "name"),
-        tooltip=alt.Tooltip("said:N", title=" "),
+        tooltip=alt.Tooltip("tooltip:N", title=" "),
     )
     line = base.mark_line(interpolate="step", strokeWidth=1.5)
     point = base.mark_point(size=40, filled=True).encode(shape=alt.Shape("name:N", legend=None))
@@ -127,7 +127,7 @@ def dots(rows: Rows, *, x: str) -> Any:
     """Values on a line for each position: energies of a plan and of what it is compared with.
 
     Args:
-        rows: Values with ``name``, ``at`` (the position), ``x`` and ``said``.
+        rows: Values with ``name``, ``at`` (the position), ``x`` and ``tooltip``.
         x: Title of the axis.
     """
     order = list(dict.fromkeys(row["at"] for row in rows))
@@ -144,7 +144,7 @@ def dots(rows: Rows, *, x: str) -> Any:
     point = base.mark_point(size=80, filled=True, opacity=1).encode(
         color=_colour(rows, "name"),
         shape=alt.Shape("name:N", legend=None),
-        tooltip=alt.Tooltip("said:N", title=" "),
+        tooltip=alt.Tooltip("tooltip:N", title=" "),
     )
     return (span + point).properties(width="container", height=34 * len(order) + 20)
 
@@ -154,7 +154,7 @@ def pairs(rows: Rows, *, x: str, y: str) -> Any:
 
     Args:
         rows: Pairs with ``name``, ``x``, ``low``, ``high`` (ends of the interval of x), ``y`` and
-            ``said``.
+            ``tooltip``.
         x: Title of the horizontal axis.
         y: Title of the vertical axis.
     """
@@ -178,7 +178,7 @@ def pairs(rows: Rows, *, x: str, y: str) -> Any:
         x="x:Q",
         y="y:Q",
         shape=alt.Shape("name:N", legend=None),
-        tooltip=alt.Tooltip("said:N", title=" "),
+        tooltip=alt.Tooltip("tooltip:N", title=" "),
     )
     return (diagonal + reach + point).properties(width="container", height=_HEIGHT)
 
@@ -187,7 +187,7 @@ def bars(rows: Rows, *, x: str, parts: Sequence[str], colours: Sequence[str]) ->
     """Stacked horizontal bars.
 
     Args:
-        rows: Parts with ``name`` (the bar), ``part``, ``x`` and ``said``.
+        rows: Parts with ``name`` (the bar), ``part``, ``x`` and ``tooltip``.
         x: Title of the axis.
         parts: Names of the parts, in order.
         colours: Their colours.
@@ -205,7 +205,7 @@ def bars(rows: Rows, *, x: str, parts: Sequence[str], colours: Sequence[str]) ->
                 legend=alt.Legend(orient="top", title=None),
             ),
             order=alt.Order("rank:Q"),
-            tooltip=alt.Tooltip("said:N", title=" "),
+            tooltip=alt.Tooltip("tooltip:N", title=" "),
         )
         .properties(width="container", height=30 * len(order))
     )

@@ -78,6 +78,7 @@ class Network:
         record: The record of its curve.
         allocations: Records of its allocations.
         fronts: Records of its fronts.
+        trained: The record of its training; None for given weights.
     """
 
     at: Position
@@ -88,6 +89,14 @@ class Network:
     record: Record
     allocations: Sequence[Record]
     fronts: Sequence[Record]
+    trained: Record | None
+
+    @property
+    def training_s(self) -> float | None:
+        """Duration of all epochs of its training, s; None for given weights."""
+        if self.trained is None:
+            return None
+        return float(sum(e["seconds"] for e in self.trained.result["training"]["history"]))
 
     @property
     def ideal(self) -> float:
@@ -243,6 +252,7 @@ class View:
                 record=record,
                 allocations=others.get((model, training, memory, seed, "allocate"), []),
                 fronts=others.get((model, training, memory, seed, "front"), []),
+                trained=next(iter(others.get((model, training, memory, seed, "train"), [])), None),
             )
             for (model, training, memory, seed), record in curves.items()
         ]

@@ -12,11 +12,14 @@ from concurrent.futures import Executor
 from typing import Any
 
 from joulewise.errors import InputError
+from joulewise.study.allocator import KEEP_FREED_MEMORY
 from joulewise.study.engine import Engine
 from joulewise.user_code import cause_of
 
 __all__ = ["DaskWorkers"]
 
+# Of workers of this machine, whose allocator Dask would have return each freed block.
+_ENVIRONMENT = KEEP_FREED_MEMORY.items()
 # Trials that wait at each worker, so that none is idle between two.
 _AHEAD = 2
 
@@ -36,6 +39,7 @@ class DaskWorkers(Engine):
 
     def __init__(self, address: str | None = None, *, workers: int = 1, gpu: bool = False) -> None:
         try:
+            config: Any = importlib.import_module("dask.config")
             dask: Any = importlib.import_module("distributed")
         except ImportError as error:
             raise InputError(
@@ -46,14 +50,16 @@ class DaskWorkers(Engine):
         self._options = {"resources": {"GPU": 1}} if gpu else {}
         try:
             if address is None:
-                self._cluster = dask.LocalCluster(
-                    n_workers=workers,
-                    threads_per_worker=1,
-                    host="127.0.0.1",
-                    dashboard_address="127.0.0.1:0",
-                    silence_logs=logging.ERROR,  # of workers that end slowly
-                    resources={"GPU": 1} if gpu else None,
-                )
+                variables = {f"distributed.nanny.pre-spawn-environ.{n}": v for n, v in _ENVIRONMENT}
+                with config.set(variables):
+                    self._cluster = dask.LocalCluster(
+                        n_workers=workers,
+                        threads_per_worker=1,
+                        host="127.0.0.1",
+                        dashboard_address="127.0.0.1:0",
+                        silence_logs=logging.ERROR,  # of workers that end slowly
+                        resources={"GPU": 1} if gpu else None,
+                    )
             self._client = dask.Client(self._cluster or address, timeout=10, set_as_default=False)
         except (OSError, ValueError, TimeoutError) as error:
             raise InputError(

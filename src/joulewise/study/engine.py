@@ -32,6 +32,7 @@ from filelock import BaseFileLock
 
 from joulewise.errors import InputError, JoulewiseError
 from joulewise.files import write_atomically
+from joulewise.study.allocator import keep_freed_memory
 from joulewise.study.store import Store, content_digest
 from joulewise.study.trials import Cell, Evaluate, kind_of
 from joulewise.user_code import cause_of
@@ -116,8 +117,9 @@ class LocalProcesses(Engine):
 
 
 def _begin_worker() -> None:
-    """End with the parent, however it ends; prints of users' code go to standard error."""
+    """End with the parent, however it ends; prints go to standard error; freed memory is kept."""
     sys.stdout = sys.stderr
+    keep_freed_memory()
     parent = multiprocessing.parent_process()
     assert parent is not None
 

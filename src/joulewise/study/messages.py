@@ -39,8 +39,8 @@ def sentence(error: ValidationError) -> str:
         )
     message = str(detail["msg"]).removeprefix("Input should be ")
     if kind == "value_error":  # a sentence of its own, with what is allowed
-        said = message.removeprefix("Value error, ")
-        return f"{path}: {said}" if path else said
+        text = message.removeprefix("Value error, ")
+        return f"{path}: {text}" if path else text
     allowed = _ALLOWED.get(kind, message).format(**context)
     return f"{path} is {given!r:.60}; allowed: {allowed}"
 

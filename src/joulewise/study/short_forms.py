@@ -86,5 +86,5 @@ def read_yaml(path: str | Path) -> Any:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read: {error}") from error
     except (yaml.YAMLError, RecursionError) as error:
-        said = " ".join(str(error).split())
-        raise InputError(f"{path} is not YAML: {said}") from error
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path} is not YAML: {reason}") from error

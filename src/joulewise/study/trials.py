@@ -225,7 +225,7 @@ def cells_of(study: StudyFile, sources: Sources) -> list[Cell]:
         for memory in range(len(study.memories)):
             found += [
                 Cell(trial=trial, model=model, training=None, memory=memory, seed=0)
-                for trial in _questions(study, sources, network, memory)
+                for trial in _evaluations(study, sources, network, memory)
             ]
     return found
 
@@ -247,15 +247,15 @@ def _trained(
         )
         network = Network(model=train.model, seed=seed, trained=train.digest)
         trials: list[Train | Evaluate] = [train]
-        trials += _questions(study, sources, network, number)
+        trials += _evaluations(study, sources, network, number)
         for trial in trials:
             yield Cell(trial=trial, model=model, training=training, memory=number, seed=seed)
 
 
-def _questions(
+def _evaluations(
     study: StudyFile, sources: Sources, network: Network, memory: int
 ) -> Iterator[Evaluate]:
-    """All that is asked of one network on one memory."""
+    """The evaluations of one network on one memory."""
     asks: list[Curve | Allocate | Front] = [
         Curve(
             points=study.points_of(study.memories[memory]),

@@ -85,7 +85,7 @@ def _row(view: View, network: Network, point: CurvePoint) -> dict[str, Any]:
     low, high = point.interval or (point.mean, point.mean)
     worst, best = np.quantile(point.known, [0.05, 0.95])
     text = view.metric.text
-    said = [
+    tooltip = [
         f"{view.name(network)}: {point.knob} {format_point(point.knob, point.point)}",
         f"{format_si(point.memory_j, 'J')}, {format_percent(point.energy, 1)} of reliable memory",
         f"{view.metric.name} {text(point.mean)} [{text(low)}, {text(high)}]",
@@ -100,7 +100,7 @@ def _row(view: View, network: Network, point: CurvePoint) -> dict[str, Any]:
         "high": high,
         "worst": float(worst),
         "best": float(best),
-        "said": "; ".join(said),
+        "tooltip": "; ".join(tooltip),
     }
 
 
@@ -112,7 +112,7 @@ def _marks(view: View, network: Network) -> list[dict[str, Any]]:
         least = network.least_energy(drop)
         if least.energy is None or least.at_edge:
             continue
-        said = f"{view.name(network)}: {view.metric.drop(drop)} lost at "
+        lost = f"{view.name(network)}: {view.metric.drop(drop)} lost at "
         found.append(
             {
                 "name": view.name(network),
@@ -120,7 +120,7 @@ def _marks(view: View, network: Network) -> list[dict[str, Any]]:
                 "memory": least.energy * reliable,
                 "total": least.energy * reliable + fixed,
                 "y": network.ideal - network.direction * drop,
-                "said": f"{said}{format_percent(least.energy, 1)} of reliable memory's energy",
+                "tooltip": f"{lost}{format_percent(least.energy, 1)} of reliable memory's energy",
             }
         )
     return found
@@ -152,8 +152,8 @@ def _table(view: View) -> Table:
 
 def _explained(view: View) -> str:
     knobs = dict.fromkeys(point.knob for n in view.networks for point in n.points if point.knob)
-    said = "; ".join(_KNOBS[knob] for knob in knobs if knob in _KNOBS)
-    return f"Here {said}." if said else ""
+    meanings = "; ".join(_KNOBS[knob] for knob in knobs if knob in _KNOBS)
+    return f"Here {meanings}." if meanings else ""
 
 
 def _note(view: View) -> str:

@@ -36,7 +36,7 @@ def energy_breakdown(view: View) -> Block | None:
                     "part": part,
                     "rank": rank,
                     "x": joules,
-                    "said": f"{name}: {part} {format_si(joules, 'J')}, "
+                    "tooltip": f"{name}: {part} {format_si(joules, 'J')}, "
                     f"{format_percent(joules / total, 1)}",
                 }
                 for rank, (part, joules) in enumerate(zip(_PARTS, parts, strict=True))

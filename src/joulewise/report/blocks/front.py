@@ -32,7 +32,7 @@ def front(view: View) -> Block | None:
                     low, high = mean_interval(known.tolist())
                 worst, best = np.quantile(known, [0.05, 0.95])
                 interval = f"{view.metric.text(low)} to {view.metric.text(high)}"
-                said = f"{name}: {format_percent(row['energy'], 1)} of reliable memory, "
+                tooltip = f"{name}: {format_percent(row['energy'], 1)} of reliable memory, "
                 rows.append(
                     {
                         "name": name,
@@ -42,7 +42,7 @@ def front(view: View) -> Block | None:
                         "high": high,
                         "worst": float(worst),
                         "best": float(best),
-                        "said": f"{said}{view.metric.name} {interval}",
+                        "tooltip": f"{tooltip}{view.metric.name} {interval}",
                     }
                 )
                 joules, mean = format_si(row["memory_j"], "J"), view.metric.text(row["mean"])

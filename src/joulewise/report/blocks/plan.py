@@ -122,8 +122,8 @@ def _chart(view: View, network: Network) -> Any:
             points = _numbers(value)
             mean = sum(points) / len(points)
             spread = "" if len(points) == 1 else f", mean of {len(points)} points"
-            said = f"{tensor}: {knob} {format_point(knob, mean)}{spread}; {name}"
-            rows.append({"name": name, "at": tensor, "y": mean, "said": said})
+            tooltip = f"{tensor}: {knob} {format_point(knob, mean)}{spread}; {name}"
+            rows.append({"name": name, "at": tensor, "y": mean, "tooltip": tooltip})
     knob = network.record.result["knob"]
     values = [row["y"] for row in rows]
     log = min(values) > 0 and max(values) > 10 * min(values)

@@ -35,7 +35,7 @@ def prediction_check(view: View) -> Block | None:
                     "low": max(low, simulated / 10),
                     "high": high,
                     "y": point.predicted_error,
-                    "said": f"{where}: predicted {point.predicted_error:.3g}, simulated "
+                    "tooltip": f"{where}: predicted {point.predicted_error:.3g}, simulated "
                     f"{simulated:.3g} [{low:.3g}, {high:.3g}]",
                 }
             )

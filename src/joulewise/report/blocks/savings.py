@@ -137,8 +137,8 @@ def _chart(view: View, found: list[Found]) -> object:
     for network, record, references in found:
         name = f"{view.name(network)}, {record.ask.granularity.name}"
         for which, joules in {**references, "the plan": _spent(record)}.items():
-            said = f"{name}: {which} {format_si(joules, 'J')}"
-            rows.append({"name": which, "at": name, "x": joules, "said": said})
+            tooltip = f"{name}: {which} {format_si(joules, 'J')}"
+            rows.append({"name": which, "at": name, "x": joules, "tooltip": tooltip})
     return charts.dots(rows, x="memory energy of an inference, J")
 
 

@@ -30,6 +30,7 @@ def training_methods(view: View) -> Block | None:
             continue  # the baseline is not computed yet
         baselines = {network.seed: network.original for network in methods[0].networks}
         first = _energies(methods[0], baselines, drop)
+        shortest = _training_s(methods[0])
         for group in methods:
             energies = _energies(group, baselines, drop)
             cells = [model, memory, group.first.training, *_cells(view, group, energies)]
@@ -38,7 +39,8 @@ def training_methods(view: View) -> Block | None:
                 fraction = float(1 - np.mean(energies) / np.mean(first))
                 saved = format_percent(fraction, 1)
                 best.append((fraction, f"{group.first.training} for {model} on {memory}"))
-            rows.append([*cells, saved])
+            longer = _training_s(group) / shortest if shortest else 0.0
+            rows.append([*cells, saved, f"{longer:.2f}x" if longer else ""])
     if not rows:
         return None
     metric = view.metric.name
@@ -52,9 +54,9 @@ def training_methods(view: View) -> Block | None:
                 caption=(
                     "The least energy, over that of reliable memory, at which the mean is at most "
                     f"{view.metric.drop(drop)} below that of {view.file.training[0].name} (same "
-                    "seed, no faults)."
+                    "seed, no faults). Saved, and the time of training, are against it."
                 ),
-                columns=[*columns, "saved against first"],
+                columns=[*columns, "saved", "time"],
                 rows=rows,
                 words=3,
             )
@@ -97,6 +99,12 @@ def _energies(group: Replicates, baselines: Mapping[int, float], drop: float) ->
         assert least.energy is not None
         found.append(least.energy)
     return found
+
+
+def _training_s(group: Replicates) -> float:
+    """Mean duration of the training of the seeds, s; 0 if one is not known."""
+    known = [network.training_s for network in group.networks]
+    return float(np.mean([s for s in known if s is not None])) if None not in known else 0.0
 
 
 def _cells(view: View, group: Replicates, energies: list[float]) -> list[str]:

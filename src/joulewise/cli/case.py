@@ -1,0 +1,176 @@
+"""A network on a memory at some plans, from the options of a command."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from joulewise.cli import arguments, console
+from joulewise.units import format_point
+
+if TYPE_CHECKING:
+    from joulewise.placement import Placement
+    from joulewise.prediction import Forecast, Method
+    from joulewise.simulation import Simulation
+    from joulewise.study.study_file import StudyFile
+
+__all__ = ["Case"]
+
+
+class Case:
+    """A network on a memory at some plans, from the options; torch is imported by `load`."""
+
+    placement: Placement
+    test: Any
+    plans: list[Any]
+    metric: Any
+
+    def __init__(
+        self, file: StudyFile, names: list[str], plan: Path | None, workers: int | None
+    ) -> None:
+        self.file, self.names, self._plan, self._workers = file, names, plan, workers
+
+    @classmethod
+    def of(
+        cls,
+        model: str,
+        data: str,
+        images: int | None,
+        memory: str,
+        place: str | None,
+        at: list[str] | None,
+        plan: Path | None,
+        metric: str | None,
+        seed: int,
+        chips: int,
+        workers: int | None,
+    ) -> Case:
+        """Check the options.
+
+        Raises:
+            InputError: naming the first that is not allowed.
+        """
+        from joulewise.errors import check_count, refuse
+
+        check_count("chips", chips, 1, 10**7)
+        check_count("seed", seed, 0)
+        if workers is not None:
+            check_count("workers", workers, 0, 4096)
+        if (plan is None) == (not at):
+            got = "given beside --plan" if at else "missing"
+            refuse("--at", got, "--at eta=0.5, repeated, or --plan FILE")
+        arguments.check_trained([model])
+        file = arguments.study_file(
+            data={"source": data, "images": images},
+            models=[model],
+            training=[] if "=" in model else ["sgd"],  # weights of its own; nothing is trained
+            memories=[memory],
+            place=place,
+            points=at,
+            metric=metric,
+        )
+        if plan is not None and not plan.is_file():
+            refuse("--plan", str(plan), "a file that joulewise allocate wrote")
+        names = ["plan"]
+        if at:
+            names = [
+                ", ".join(f"{knob} {format_point(knob, value)}" for knob, value in point.items())
+                for point in file.points
+            ]
+        return cls(file, names, plan, workers)
+
+    @property
+    def name(self) -> str:
+        """The network's name."""
+        return self.file.models[0].name
+
+    def load(self, torch_device: str | None) -> None:
+        """Load data and model, and place it.
+
+        Raises:
+            InputError: if that is not possible, or a point is out of range.
+        """
+        console.start(torch_device)
+        from joulewise.data import load_data
+        from joulewise.placement import Plan
+        from joulewise.study.networks import metric_of, place_network, test_split
+
+        (entry,), (memory,) = self.file.models, self.file.memories
+        data = load_data(self.file.data.source)
+        self.placement = place_network(
+            entry.source, entry.weights, 0, data, memory, self.file.place
+        )
+        self.test = test_split(data, self.file.data.images)
+        self.metric = metric_of(self.file.metric)
+        if self._plan is not None:
+            self.plans = [Plan.read(self._plan)]
+            self.placement.points(self.plans[0])
+            if not self.plans[0].is_for_weights_of(self.placement):
+                typer.echo("joulewise: the plan was chosen for other weights than these", err=True)
+        else:
+            self.plans = [self.placement.plan(point) for point in self.file.points]
+
+    @contextmanager
+    def _executor(self) -> Iterator[Executor | None]:
+        """Workers, while this process computes with one thread as they do; None without any."""
+        import torch
+
+        from joulewise.study.engine import LocalProcesses
+
+        if self._workers is None:
+            yield None
+            return
+        torch.set_num_threads(1)
+        engine = LocalProcesses(self._workers or os.cpu_count() or 1)
+        try:
+            yield engine.executor()
+        finally:
+            engine.close()
+
+    def predict(self, method: Method) -> list[Forecast]:
+        """Predict at each plan, with a progress bar."""
+        from joulewise.prediction import predict as predict_one
+
+        found = []
+        with self._executor() as executor, console.bar("predict") as update, console.users_code():
+            for number, plan in enumerate(self.plans):
+
+                def report(_: str, done: float, expected: float, number: int = number) -> None:
+                    update(number + done / expected, len(self.plans), "")
+
+                found.append(
+                    predict_one(
+                        self.placement,
+                        self.test,
+                        at=plan,
+                        method=method,
+                        progress=report,
+                        executor=executor,
+                    )
+                )
+        return found
+
+    def simulate(
+        self, label: str, chips: int, seed: int, half_width: float | None = None
+    ) -> Sequence[Simulation]:
+        """Simulate chips at each plan, with a progress bar."""
+        from joulewise.simulation import sweep
+
+        with self._executor() as executor, console.bar(label) as update, console.users_code():
+            return sweep(
+                self.placement,
+                self.test,
+                at=self.plans,
+                chips=chips,
+                seed=seed,
+                metric=self.metric,
+                half_width=half_width,
+                progress=lambda _, done, expected: update(done, expected, ""),
+                executor=executor,
+            )
