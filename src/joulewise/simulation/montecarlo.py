@@ -168,9 +168,8 @@ def sweep(
                 if executor is None
                 else _in_workers(executor, shared, runs, range(seed, seed + chips))
             )
-            for scores in computed:
-                for run, score in zip(runs, scores, strict=True):
-                    run.add(score, half_width, of_metric=reference.metric is not None)
+            for run, score in computed:
+                run.add(score, half_width, of_metric=reference.metric is not None)
                 report("simulating", sum(len(r.mse) for r in runs), chips * len(runs))
             for run in runs:
                 _warn_if_nothing_happened(memory, run, seed, ideal_mse)
@@ -207,41 +206,43 @@ class _Shared:
     reference: Reference
     points: Sequence[Mapping[str, Point]]
 
-    def scores(self, memory: Memory, chip: int, wanted: Iterable[bool]) -> list[_Score | None]:
-        """Scores of one chip at the points that are wanted; None at the others."""
-        found: list[_Score | None] = []
-        for points, run in zip(self.points, wanted, strict=True):
-            if run:
-                memory.read(points, Chip(seed=chip))
-            found.append(score_pass(memory, self.batches, self.reference) if run else None)
-        return found
+    def score(self, memory: Memory, chip: int, number: int) -> _Score:
+        """Score of a chip at the points of a run."""
+        memory.read(self.points[number], Chip(seed=chip))
+        return score_pass(memory, self.batches, self.reference)
 
 
 def _in_turn(
     memory: Memory, shared: _Shared, runs: Sequence[_Run], seeds: Sequence[int]
-) -> Iterator[list[_Score | None]]:
-    """Scores of each chip, computed here when they are asked for."""
+) -> Iterator[tuple[_Run, _Score]]:
+    """Scores of each chip in each run, computed here when they are asked for."""
     for chip in seeds:
-        yield shared.scores(memory, chip, [not run.stopped for run in runs])
+        for number, run in enumerate(runs):
+            if not run.stopped:
+                yield run, shared.score(memory, chip, number)
 
 
 def _in_workers(
     executor: Executor, shared: _Shared, runs: Sequence[_Run], seeds: Sequence[int]
-) -> Iterator[list[_Score | None]]:
-    """Scores of each chip from workers, a few chips to a part."""
+) -> Iterator[tuple[_Run, _Score]]:
+    """Scores of each chip in each run from workers, a few chips to a part."""
     parts = [seeds[k : k + _CHIPS_OF_PART] for k in range(0, len(seeds), _CHIPS_OF_PART)]
     with spread(executor, shared) as workers:
         for scores in workers.map(_part, parts):
+            for of_chip in scores:
+                for run, score in zip(runs, of_chip, strict=True):
+                    if not run.stopped:
+                        yield run, score
             if all(run.stopped for run in runs):
                 return
-            yield from scores
 
 
 @guarded
-def _part(shared: _Shared, seeds: Sequence[int]) -> list[list[_Score | None]]:
+def _part(shared: _Shared, seeds: Sequence[int]) -> list[list[_Score]]:
     """Scores of some chips, in a worker."""
+    numbers = range(len(shared.points))
     with private_memory(shared.placement) as memory:
-        return [shared.scores(memory, chip, [True] * len(shared.points)) for chip in seeds]
+        return [[shared.score(memory, chip, n) for n in numbers] for chip in seeds]
 
 
 @dataclass(slots=True)
@@ -254,10 +255,8 @@ class _Run:
     mse: list[float | None] = field(default_factory=list)
     stopped: bool = False
 
-    def add(self, score: _Score | None, half_width: float | None, *, of_metric: bool) -> None:
-        """Add a chip, unless enough are known, and stop when they are."""
-        if score is None or self.stopped:
-            return
+    def add(self, score: _Score, half_width: float | None, *, of_metric: bool) -> None:
+        """Add a chip, and stop when enough are known."""
         self.values.append(score[0])
         self.mse.append(score[1])
         if half_width is None:
