@@ -1,7 +1,7 @@
 """How much energy do points of their own save, at one goal of accuracy?
 
     python benchmarks/allocation.py --data CIFAR10 --out results/allocation.json
-    python benchmarks/allocation.py --table results/allocation.json
+    python benchmarks/allocation.py --table results/allocation.json.gz
 
 Each network on each memory is given the least energy by `jw.allocate` at several granularities, all
 for one goal: a mean accuracy of at most half a point below that of a perfect memory, shown on 200
@@ -39,7 +39,7 @@ from joulewise.placement import Placement, place
 from joulewise.report.blocks.savings import saving_at_goal
 from joulewise.simulation import mean_interval
 from joulewise.study import Environment
-from joulewise.study.allocator import keep_freed_memory
+from joulewise.study.malloc import keep_freed_memory
 from joulewise.training import TrainingSpec, train
 
 STORED = {  # networks on CIFAR-10, without any robust training

@@ -1,7 +1,7 @@
 """How far are the plans of `jw.allocate` from the best there are, by the same error model?
 
     python benchmarks/allocation_optimality.py --out results/allocation-optimality.json
-    python benchmarks/allocation_optimality.py --table results/allocation-optimality.json
+    python benchmarks/allocation_optimality.py --table results/allocation-optimality.json.gz
 
 One error model for each network and memory, around one common point that also sets the error that
 is allowed: networks trained on digits here, 200 images. What is compared is

@@ -2,7 +2,7 @@
 
     pip install pymoo
     python benchmarks/allocation_search.py --out results/allocation-search.json
-    python benchmarks/allocation_search.py --table results/allocation-search.json
+    python benchmarks/allocation_search.py --table results/allocation-search.json.gz
 
 The problem is MemSE's: pairs of conductances with additive programming noise, not clipped at 0, and
 one ``g_max`` for each layer; the least power with a predicted output error within a limit. Networks

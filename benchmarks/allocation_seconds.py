@@ -1,7 +1,7 @@
 """How long does it take to allocate a network of 50 layers, once its gradients are known?
 
     python benchmarks/allocation_seconds.py --repeats 3 --out results/allocation-seconds.json
-    python benchmarks/allocation_seconds.py --table results/allocation-seconds.json
+    python benchmarks/allocation_seconds.py --table results/allocation-seconds.json.gz
 
 A residual network of 50 layers (52 weight tensors, 3x32x32 inputs), untrained, on an 8-bit SRAM
 with masked faults, and on crossbars with additive programming noise. One pass of the network gives

@@ -27,7 +27,7 @@ from joulewise.models import seeded
 from joulewise.placement import place
 from joulewise.prediction import predict
 from joulewise.simulation import simulate
-from joulewise.study.allocator import keep_freed_memory
+from joulewise.study.malloc import keep_freed_memory
 from joulewise.training import TrainingSpec, train
 
 G_MAX = 25e-6

@@ -33,7 +33,7 @@ from joulewise.models import build, load_weights, save_weights
 from joulewise.placement import place
 from joulewise.simulation import simulate
 from joulewise.study import Environment
-from joulewise.study.allocator import keep_freed_memory
+from joulewise.study.malloc import keep_freed_memory
 from joulewise.training import TrainingSpec, accuracy
 
 STORED = Path("trained")

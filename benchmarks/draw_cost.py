@@ -24,7 +24,7 @@ from torch import nn
 from joulewise.devices import SRAM, Chip, Crossbar, Device
 from joulewise.models import MLP, build
 from joulewise.placement import Placement, place, private_memory
-from joulewise.study.allocator import keep_freed_memory
+from joulewise.study.malloc import keep_freed_memory
 
 BATCH = 256
 BIT_ERROR_RATE = 1e-3

@@ -1,7 +1,7 @@
 """Learned ranges against other ways to train for words that fail: digits, a small CNN, SRAM.
 
     python benchmarks/learned_ranges.py --out results/learned-ranges.json
-    python benchmarks/learned_ranges.py --table results/learned-ranges.json
+    python benchmarks/learned_ranges.py --table results/learned-ranges.json.gz
 
 Weights are stored in words of 4 and 8 bits. Each arm is trained with every seed and then tried on
 chips with undetected flips at several eta, and with masked faults at one. All arms but the first
@@ -33,7 +33,7 @@ from joulewise.models import build
 from joulewise.placement import Placement, place
 from joulewise.simulation import simulate
 from joulewise.study import Environment
-from joulewise.study.allocator import keep_freed_memory
+from joulewise.study.malloc import keep_freed_memory
 from joulewise.training import TrainingMemory, TrainingSpec, accuracy, train
 
 TRAINED_AT = 0.4  # a bit error rate of 0.6 %

@@ -1,7 +1,7 @@
 """MemSE's two figures, remade: noise and conductance against output error and accuracy.
 
     python benchmarks/memse_figures.py --weights WEIGHTS --data CIFAR10 --out results/memse-figures
-    python benchmarks/memse_figures.py --draw results/memse-figures/figures.json
+    python benchmarks/memse_figures.py --draw results/memse-figures/figures.json.gz
 
 (a) Predicted and simulated MSE and accuracy against sigma over g_max, 1e-3 to 1e-1.
 (b) The same MSE against g_max over three decades, for three sigma.
@@ -37,7 +37,7 @@ from joulewise.placement import place, prepare
 from joulewise.prediction import predict
 from joulewise.simulation import simulate
 from joulewise.study import Environment
-from joulewise.study.allocator import keep_freed_memory
+from joulewise.study.malloc import keep_freed_memory
 
 G_MAX, G_RANGE = 25e-6, (1e-7, 1e-2)
 RELATIVE = [float(f"{s:.3g}") for s in torch.logspace(-3, -1, 10).tolist()]

@@ -1,7 +1,7 @@
 """Does a point for each tensor, learned with the weights, beat one point for all? On digits.
 
     python benchmarks/noise_maximisation.py --out results/noise-maximisation.json
-    python benchmarks/noise_maximisation.py --table results/noise-maximisation.json
+    python benchmarks/noise_maximisation.py --table results/noise-maximisation.json.gz
 
 8-bit weights in SRAM, bit masking; activations are not stored. At each energy of the weight memory,
 over that of a reliable one, equal for all arms:
@@ -39,7 +39,7 @@ from joulewise.models import build, host
 from joulewise.placement import Placement, Plan, energy, place
 from joulewise.simulation import simulate
 from joulewise.study import Environment
-from joulewise.study.allocator import keep_freed_memory
+from joulewise.study.malloc import keep_freed_memory
 from joulewise.training import TrainingMemory, TrainingSpec, train
 
 ENERGIES = {"cnn": (0.25, 0.2, 0.15), "resnet8": (0.25, 0.2)}

@@ -31,7 +31,7 @@ from joulewise.placement import Placement, place, prepare
 from joulewise.prediction import FirstOrder, predict
 from joulewise.prediction.problem import loaded_problem
 from joulewise.simulation import simulate
-from joulewise.study.allocator import keep_freed_memory
+from joulewise.study.malloc import keep_freed_memory
 
 WEIGHTS = Path("trained/resnet20-cifar10.safetensors")
 ETA = 0.55

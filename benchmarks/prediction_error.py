@@ -43,7 +43,7 @@ from joulewise.placement import Placement, place, prepare
 from joulewise.prediction import Corrected, FirstOrder, predict
 from joulewise.simulation import Simulation, simulate
 from joulewise.study import Environment
-from joulewise.study.allocator import keep_freed_memory
+from joulewise.study.malloc import keep_freed_memory
 from joulewise.training import TrainingSpec, train
 from joulewise.units import format_si
 

@@ -39,7 +39,7 @@ from joulewise.placement import place
 from joulewise.simulation import Simulation, simulate
 from joulewise.simulation.statistics import mean_interval
 from joulewise.study import Environment
-from joulewise.study.allocator import keep_freed_memory
+from joulewise.study.malloc import keep_freed_memory
 from joulewise.training import (
     TrainingMemory,
     TrainingSpec,

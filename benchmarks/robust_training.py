@@ -38,7 +38,7 @@ from joulewise.models import build, host, load_weights, save_weights
 from joulewise.placement import place
 from joulewise.simulation import simulate
 from joulewise.study import Environment
-from joulewise.study.allocator import keep_freed_memory
+from joulewise.study.malloc import keep_freed_memory
 from joulewise.training import Method, TrainingMemory, TrainingSpec, accuracy, train
 
 G_MAX, G_RANGE = 25e-6, (1e-7, 1e-2)

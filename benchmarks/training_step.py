@@ -42,7 +42,7 @@ from joulewise.devices import SRAM, Crossbar
 from joulewise.models import build
 from joulewise.optim import ASAM, SAM, SAMSON
 from joulewise.placement import Placement, place
-from joulewise.study.allocator import keep_freed_memory
+from joulewise.study.malloc import keep_freed_memory
 from joulewise.training import TrainingMemory
 
 BATCH = 128

@@ -68,10 +68,17 @@ def format_time(seconds: float, digits: int = 3) -> str:
 
 
 def format_percent(fraction: float, digits: int = 2) -> str:
-    """Format a fraction in [0, 1] as a percentage.
+    """Format a fraction in [0, 1] as a percentage, small ones with two significant digits.
+
+    Args:
+        fraction: The fraction.
+        digits: Digits after the point.
 
     Example:
-        >>> format_percent(0.98765)
-        '98.77 %'
+        >>> format_percent(0.98765), format_percent(0.000123, 1)
+        ('98.77 %', '0.012 %')
     """
-    return f"{100 * fraction:.{digits}f} %"
+    percent = 100 * fraction
+    if 0 < abs(percent) < 10 ** (1 - digits):
+        return f"{percent:.2g} %"
+    return f"{percent:.{digits}f} %"

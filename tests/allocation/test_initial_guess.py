@@ -34,3 +34,8 @@ def test_noise_that_turns_wrong_samples_right():
     error = mse_for_accuracy_drop([outputs], [batch], 0.05)
     lost = 0.4 * float(torch.special.ndtr(torch.tensor(-1.0 / (2 * error) ** 0.5)))
     assert abs(lost - 0.05) < 1e-6
+
+
+def test_logits_that_nearly_tie():
+    batch = Batch(torch.tensor([[1e-6, 0.0]] * 10), torch.zeros(10, dtype=torch.int64))
+    assert mse_for_accuracy_drop([batch.inputs], [batch], 0.01) == 1e-9

@@ -260,17 +260,21 @@ def test_names():
 
 def test_references_of_savings():
     rows = (VoltageRow(0.5, 1.0e-14, 1e-2), VoltageRow(0.7, 2.0e-14, 1e-4))
-    table = VoltageTable(rows=rows, source="made up", nominal=1.0, v_min=0.6)
+    table = VoltageTable(rows=rows, source="made up", v_nominal=1.0, v_min=0.6)
     # Above the table energy rises with the square of the voltage; within it is interpolated.
-    assert table.references == pytest.approx({"nominal supply": (1.0 / 0.7) ** 2, "V_min": 0.75})
-    assert table.describe()["nominal"] == 1.0
-    assert SRAM(law=table).reference_energies == table.references
-    assert VoltageTable(rows=rows, source="made up").references == {}
-    assert ExponentialLaw().references == {}
+    assert table.supply_ratios == pytest.approx({"nominal supply": (1.0 / 0.7) ** 2, "V_min": 0.75})
+    # No part of what is read: a plan for the table without them fits.
+    assert table.describe() == VoltageTable(rows=rows, source="made up").describe()
+    assert SRAM(law=table).supply_ratios == table.supply_ratios
+    assert VoltageTable(rows=rows, source="made up").supply_ratios == {}
+    assert ExponentialLaw().supply_ratios == {}
     # The energy at 0.958 Vmin is 0.918 of that at Vmin.
-    assert law("stutz2021-14nm").references == pytest.approx({"V_min": 1 / 0.918402778}, rel=1e-3)
-    with pytest.raises(TableError, match="v_min is 0.4"):
-        VoltageTable(rows=rows, source="made up", v_min=0.4)
+    assert law("stutz2021-14nm").supply_ratios == pytest.approx(
+        {"V_min": 1 / 0.918402778}, rel=1e-3
+    )
+    for supplies in ({"v_min": 0.4}, {"v_min": 0.6, "v_nominal": 0.55}):
+        with pytest.raises(TableError, match="v_min is 0.4|v_nominal is 0.55"):
+            VoltageTable(rows=rows, source="made up", **supplies)
 
 
 @pytest.mark.parametrize("name", PROFILES)

@@ -29,7 +29,7 @@ def test_networks_are_those_of_the_study(view):
 def test_blocks_have_tables_that_fit(view):
     blocks = blocks_of(view)
     names = [block.name for block in blocks]
-    assert names[:4] == ["answer", "accuracy-energy", "plan", "savings"]
+    assert names[:5] == ["answer", "best-by-energy", "accuracy-energy", "plan", "savings"]
     view.file = view.file.model_copy(update={"question": ""})
     assert blocks_of(view)[0].name == "plan"  # the study has a goal
     assert {"accuracy-energy", "training-methods", "prediction-check"} < set(names)

@@ -59,7 +59,7 @@ def mse_for_accuracy_drop(
         drop: Drop of accuracy, above 0 to 1.
 
     Returns:
-        None if no error costs that much: noise turns wrong samples right, too.
+        None if no error lowers accuracy by that much, as where noise corrects many wrong samples.
 
     Example:
         >>> batch = Batch(torch.tensor([[2.0, 0.0]]), torch.tensor([0]))
@@ -85,8 +85,9 @@ def mse_for_accuracy_drop(
     above = next((k for k, exponent in enumerate(tried) if lost(exponent) >= drop), None)
     if above is None:
         return None
-    before = max(above - 1, 0)
-    return float(10.0 ** brentq(lambda x: lost(x) - drop, tried[before], tried[above]))
+    if above == 0:
+        return float(10.0**-_DECADES)
+    return float(10.0 ** brentq(lambda x: lost(x) - drop, tried[above - 1], tried[above]))
 
 
 def _margins(outputs: Tensor, targets: Tensor) -> Tensor:

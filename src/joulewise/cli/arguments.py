@@ -69,11 +69,11 @@ Goal = Annotated[
 ]
 Drops = Annotated[
     list[str] | None,
-    typer.Option("--drop", help="drop of the metric; repeat it  \\[default: 0.5pp and 1pp]"),
+    typer.Option("--drop", help="drop of the metric, as 0.5pp; repeat it  \\[default: 0.5pp, 1pp]"),
 ]
 Chips = Annotated[int, typer.Option("--chips", help="chips to simulate")]
 Samples = Annotated[int, typer.Option("--samples", help="samples to predict with")]
-Seed = Annotated[int, typer.Option("--seed", help="seed of the first chip, and of training")]
+Seed = Annotated[int, typer.Option("--seed", help="seed of chips, of training and of probes")]
 Out = Annotated[
     Path | None,
     typer.Option(
@@ -81,11 +81,11 @@ Out = Annotated[
     ),
 ]
 Workers = Annotated[int, typer.Option("--workers", help="worker processes; 0: one per processor")]
-Spread = Annotated[
+WorkerProcesses = Annotated[
     int | None,
     typer.Option(
         "--workers",
-        help="worker processes of one thread; 0: one per processor  \\[default: none, all threads]",
+        help="worker processes, one thread each; 0: one per processor  \\[default: this process]",
     ),
 ]
 TorchDevice = Annotated[

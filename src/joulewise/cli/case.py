@@ -39,6 +39,7 @@ class Case:
     @classmethod
     def of(
         cls,
+        *,
         model: str,
         data: str,
         images: int | None,
@@ -118,7 +119,7 @@ class Case:
 
     @contextmanager
     def _executor(self) -> Iterator[Executor | None]:
-        """Workers, while this process computes with one thread as they do; None without any."""
+        """Worker processes, with one thread in this process too; None without ``--workers``."""
         import torch
 
         from joulewise.study.engine import LocalProcesses
@@ -126,12 +127,14 @@ class Case:
         if self._workers is None:
             yield None
             return
+        threads = torch.get_num_threads()
         torch.set_num_threads(1)
         engine = LocalProcesses(self._workers or os.cpu_count() or 1)
         try:
             yield engine.executor()
         finally:
             engine.close()
+            torch.set_num_threads(threads)
 
     def predict(self, method: Method) -> list[Forecast]:
         """Predict at each plan, with a progress bar."""

@@ -29,7 +29,7 @@ def start(torch_device: str | None = None) -> None:
         InputError: if the device is none, or not there.
     """
     from joulewise.errors import refuse
-    from joulewise.study.allocator import keep_freed_memory
+    from joulewise.study.malloc import keep_freed_memory
 
     keep_freed_memory()
     if torch_device is None:

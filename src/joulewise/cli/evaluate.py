@@ -43,7 +43,7 @@ def simulate(
         float | None, typer.Option(help="report the yield: fraction of chips that reach this value")
     ] = None,
     seed: arguments.Seed = 0,
-    workers: arguments.Spread = None,
+    workers: arguments.WorkerProcesses = None,
     torch_device: arguments.TorchDevice = None,
     json: arguments.Json = False,
 ) -> None:
@@ -53,7 +53,19 @@ def simulate(
 
     Example: joulewise simulate --model cnn=cnn.safetensors --plan plan.json
     """
-    case = Case.of(model, data, images, memory, place, at, plan, metric, seed, chips, workers)
+    case = Case.of(
+        model=model,
+        data=data,
+        images=images,
+        memory=memory,
+        place=place,
+        at=at,
+        plan=plan,
+        metric=metric,
+        seed=seed,
+        chips=chips,
+        workers=workers,
+    )
     from joulewise.errors import check_in_range
 
     if half_width is not None:
@@ -98,7 +110,7 @@ def predict(
         int | None, typer.Option(help="also simulate this many chips, 2 or more")
     ] = None,
     seed: arguments.Seed = 0,
-    workers: arguments.Spread = None,
+    workers: arguments.WorkerProcesses = None,
     torch_device: arguments.TorchDevice = None,
     json: arguments.Json = False,
 ) -> None:
@@ -109,9 +121,21 @@ def predict(
     if workers is not None and not method.startswith(("first-order", "second-order")):
         from joulewise.errors import refuse
 
-        refuse("workers", f"given with {method}", "with methods first-order and second-order alone")
+        refuse("workers", f"given with {method}", "method first-order or second-order")
     chips = 2 if check is None else check
-    case = Case.of(model, data, images, memory, place, at, plan, None, seed, chips, workers)
+    case = Case.of(
+        model=model,
+        data=data,
+        images=images,
+        memory=memory,
+        place=place,
+        at=at,
+        plan=plan,
+        metric=None,
+        seed=seed,
+        chips=chips,
+        workers=workers,
+    )
     with console.users_code():
         case.load(torch_device)
     from joulewise.placement import energy

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json as json_module
+import shlex
 import sys
 import tempfile
 from dataclasses import asdict
@@ -92,7 +93,10 @@ def init(
 
 def run(
     path: Annotated[Path, typer.Argument(help="a study file", show_default=False)],
-    out: arguments.Out = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="folder of the study  \\[default: the study file without its suffix]"),
+    ] = None,
     workers: arguments.Workers = 0,
     engine: Annotated[str, typer.Option(help="processes or dask")] = "processes",
     address: Annotated[
@@ -114,13 +118,14 @@ def run(
 ) -> None:
     """Run a study file; a second run computes only missing trials.
 
-    Example: joulewise run study.yaml --out results
+    Example: joulewise run study.yaml --out study
     """
     from joulewise.study.study_file import StudyFile
 
     file = StudyFile.read(path)
     folder = path.with_suffix("") if out is None else out
-    runner = Runner(engine, workers, address, gpu, f"to resume, run: joulewise run {path}")
+    again = shlex.join(["joulewise", "run", str(path), *(["--out", str(out)] if out else [])])
+    runner = Runner(engine, workers, address, gpu, f"to resume, run: {again}")
     console.start(torch_device)
     if dry_run and not folder.exists():
         with tempfile.TemporaryDirectory() as empty:
@@ -163,7 +168,7 @@ def results(
 ) -> None:
     """Print the results of a study: a row for each point, allocation and training.
 
-    Example: joulewise results results --csv > results.csv
+    Example: joulewise results study --csv > study.csv
     """
     from joulewise.errors import refuse
     from joulewise.study.study import Study

@@ -75,10 +75,10 @@ class Device(ABC, Generic[Stored]):
         return HOROWITZ_SRAM_BIT_J
 
     @property
-    def reference_energies(self) -> dict[str, float]:
-        """Energy of an access where savings are stated against it, over the most reliable point.
+    def supply_ratios(self) -> dict[str, float]:
+        """Access energy at reference supplies, relative to that at the most reliable point.
 
-        By name, such as ``"V_min"``; none by default. See `ReliabilityLaw.references`.
+        Ratios by name, such as ``"V_min"``; empty by default. See `ReliabilityLaw.supply_ratios`.
         """
         return {}
 

@@ -67,8 +67,8 @@ class ReliabilityLaw(ABC):
         raise NotImplementedError
 
     @property
-    def references(self) -> dict[str, float]:
-        """Energy at the ``"nominal supply"`` and ``"V_min"``, over the most reliable, if known."""
+    def supply_ratios(self) -> dict[str, float]:
+        """Energy at ``"nominal supply"`` and ``"V_min"``, relative to the most reliable point."""
         return {}
 
     @abstractmethod
@@ -195,9 +195,9 @@ class VoltageTable(ReliabilityLaw):
         source: Origin of the figures, and the device that was measured.
         voltage_unit: Unit of the voltages; for tables without absolute volts for instance
             ``"Vmin"``, multiples of the lowest error-free voltage.
-        nominal: Nominal supply, if it is known; above the last row, energy is taken to rise with
-            the square of the voltage.
-        v_min: Lowest supply without an error, likewise.
+        v_nominal: Nominal supply, in ``voltage_unit``; None if not known. Above the last row,
+            energy is taken to rise with the square of the voltage.
+        v_min: Lowest supply without errors, in ``voltage_unit``; None if not known.
 
     Raises:
         TableError: if the rows are not as above, or a supply is below the first.
@@ -214,7 +214,7 @@ class VoltageTable(ReliabilityLaw):
     rows: tuple[VoltageRow, ...]
     source: str
     voltage_unit: str = "V"
-    nominal: float | None = None
+    v_nominal: float | None = None
     v_min: float | None = None
 
     def __post_init__(self) -> None:
@@ -225,17 +225,19 @@ class VoltageTable(ReliabilityLaw):
             refuse("the voltage table", f"{len(self.rows)} row(s)", "two rows or more", TableError)
         places = [f"row {number}" for number in range(1, len(self.rows) + 1)]
         _check_rows(self.rows, places, self.voltage_unit)
-        for name, volts in self._supplies():
-            check_in_range(name, volts, self.rows[0].v_dd, 100.0, error=TableError)
+        for name, volts in (("v_min", self.v_min), ("v_nominal", self.v_nominal)):
+            least = self.rows[0].v_dd if name == "v_min" else self.v_min or self.rows[0].v_dd
+            if volts is not None:
+                check_in_range(name, volts, least, 100.0, error=TableError)
 
     @classmethod
     def from_csv(
-        cls, path: str | Path, *, nominal: float | None = None, v_min: float | None = None
+        cls, path: str | Path, *, v_nominal: float | None = None, v_min: float | None = None
     ) -> VoltageTable:
         """Read a CSV file of ``v_dd,energy_per_bit_j,bit_error_rate[,measured_bits]``.
 
         Lines that start with ``#`` are comments, and kept as the source. Rows may be in order of
-        ascending or descending voltage. ``nominal`` and ``v_min`` are those of the class.
+        ascending or descending voltage. ``v_nominal`` and ``v_min`` are those of the class.
 
         Raises:
             TableError: if the file cannot be read or a line is malformed; the message names it.
@@ -245,7 +247,7 @@ class VoltageTable(ReliabilityLaw):
         found.sort(key=lambda row: row[1][0])
         rows = tuple(VoltageRow(*numbers) for _, numbers in found)
         _check_rows(rows, [place for place, _ in found], "V")  # whose messages name the line
-        return cls(rows=rows, source=source or str(path), nominal=nominal, v_min=v_min)
+        return cls(rows=rows, source=source or str(path), v_nominal=v_nominal, v_min=v_min)
 
     def _column(self, name: str) -> Tensor:
         return torch.tensor([getattr(row, name) for row in self.rows], dtype=torch.float64)
@@ -288,18 +290,14 @@ class VoltageTable(ReliabilityLaw):
         return interpolate(v_dd, self._column("v_dd"), energies) / energies[-1]
 
     @property
-    def references(self) -> dict[str, float]:
+    def supply_ratios(self) -> dict[str, float]:
         """See `ReliabilityLaw`."""
-        last, names = self.rows[-1].v_dd, {"nominal": "nominal supply", "v_min": "V_min"}
-        return {
-            names[name]: max(volts / last, 1.0) ** 2
-            * float(self.eta(torch.tensor(min(volts, last), dtype=torch.float64)))
-            for name, volts in self._supplies()
-        }
-
-    def _supplies(self) -> list[tuple[str, float]]:
-        pairs = (("nominal", self.nominal), ("v_min", self.v_min))
-        return [(name, volts) for name, volts in pairs if volts is not None]
+        last, found = self.rows[-1].v_dd, {}
+        for name, volts in (("nominal supply", self.v_nominal), ("V_min", self.v_min)):
+            if volts is not None:
+                within = float(self.eta(torch.tensor(min(volts, last), dtype=torch.float64)))
+                found[name] = max(volts / last, 1.0) ** 2 * within
+        return found
 
     def cheapest_eta(self, bit_error_rate: Tensor) -> Tensor:
         """Energy at the lowest voltage whose bit error rate is at most the one given."""
@@ -317,7 +315,6 @@ class VoltageTable(ReliabilityLaw):
             "voltage_unit": self.voltage_unit,
             "rows": [[row.v_dd, row.energy_per_bit_j, rate] for row, rate in rows],
         }
-        described.update(self._supplies())
         if any(row.measured_bits is not None for row in self.rows):
             described["measured_bits"] = [row.measured_bits for row in self.rows]
         return described

@@ -113,9 +113,9 @@ class SRAM(Device[Words]):
         return float(self.law.energy_per_bit_j(self._eta(self.knob.most_reliable)))
 
     @property
-    def reference_energies(self) -> dict[str, float]:
-        """Those of the law; see `Device.reference_energies`."""
-        return self.law.references
+    def supply_ratios(self) -> dict[str, float]:
+        """Those of the law; see `Device.supply_ratios`."""
+        return self.law.supply_ratios
 
     def _eta(self, point: Point) -> Tensor:
         return self.law.eta_at(self.knob.name, as_point(point))

@@ -27,7 +27,7 @@ from joulewise.placement._place import place
 from joulewise.placement.activation_hooks import Observer
 from joulewise.placement.batches import Batch, prepare, take
 from joulewise.placement.batchnorm_folding import fold_batchnorm
-from joulewise.placement.energy import Energy, energy, reference_energies, with_accesses
+from joulewise.placement.energy import Energy, energy, supply_energies, with_accesses
 from joulewise.placement.evaluation import Reference, reference_pass, score_pass
 from joulewise.placement.execution import call, check_finite, differentiating, running
 from joulewise.placement.memory import Memory, loaded, private_memory
@@ -58,11 +58,11 @@ __all__ = [
     "place",
     "prepare",
     "private_memory",
-    "reference_energies",
     "reference_pass",
     "restored_modes",
     "running",
     "score_pass",
+    "supply_energies",
     "take",
     "with_accesses",
 ]

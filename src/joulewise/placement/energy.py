@@ -18,7 +18,7 @@ from joulewise.placement.plan import At
 from joulewise.results import Result
 from joulewise.units import format_percent, format_si
 
-__all__ = ["Energy", "energy", "reference_energies", "with_accesses"]
+__all__ = ["Energy", "energy", "supply_energies", "with_accesses"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -114,18 +114,18 @@ def energy(placement: Placement, *, at: At, arithmetic: Arithmetic = HOROWITZ_IN
     )
 
 
-def reference_energies(placement: Placement) -> dict[str, float]:
-    """Energy of the placed memory at supplies that savings are stated against, J.
+def supply_energies(placement: Placement) -> dict[str, float]:
+    """Energy of the placed memory at the supplies that savings are compared with, J.
 
     Args:
         placement: A traced placement.
 
     Returns:
-        Joules of one inference by name, such as ``"V_min"``; without those that the memory of some
-        placed tensor does not state.
+        Joules of one inference by name, such as ``"V_min"``; only names that the memories of all
+        placed tensors state.
     """
     spent = energy(placement, at=placement.most_reliable()).to_dict()["memory_j"]
-    devices = {placed.name: placed.device.reference_energies for placed in placement.placed}
+    devices = {placed.name: placed.device.supply_ratios for placed in placement.placed}
     return {
         reference: sum(joules * devices[name][reference] for name, joules in spent.items())
         for reference in next(iter(devices.values()))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor
-from dataclasses import replace
+from contextlib import closing
+from dataclasses import dataclass, replace
 from functools import partial
 from types import MappingProxyType
 from typing import Any
@@ -21,12 +22,13 @@ from joulewise.prediction.corrected import Corrected
 from joulewise.prediction.first_order import FirstOrder
 from joulewise.prediction.forecast import Forecast
 from joulewise.prediction.problem import Method, Problem, loaded_problem
+from joulewise.prediction.single_faults import FaultRatio
 from joulewise.progress import Progress, reporting
-from joulewise.workers import check_executor, spread
+from joulewise.workers import check_executor, shared_with
 
 __all__ = ["METHODS", "predict", "register_method"]
 
-_ALONE = "with methods first-order and second-order alone"
+_ALONE = "method first-order or second-order"
 _METHODS: dict[str, Callable[[], Method]] = {
     "first-order": FirstOrder,
     "second-order": partial(FirstOrder, noise_pairs=8),
@@ -134,6 +136,21 @@ def predict(
             ) from error
 
 
+@dataclass(frozen=True, slots=True)
+class _Shared:
+    """The data of a prediction, for workers.
+
+    Args:
+        method: The method.
+        problem: The problem, on the user's placement and without its memory.
+        ratios: See `FirstOrder.ratios`.
+    """
+
+    method: FirstOrder
+    problem: Problem
+    ratios: Mapping[str, FaultRatio]
+
+
 def _spread(
     executor: Executor, method: FirstOrder, problem: Problem, placement: Placement
 ) -> Forecast:
@@ -144,26 +161,34 @@ def _spread(
     """
     if problem.differentiable:
         refuse("executor", "given for points with gradients", "None, for such points")
-    # The user's placement: the private copy is the memory's own.
-    shared = replace(problem, placement=placement, memory=None, progress=_silent)  # type: ignore[arg-type]
-    found: list[ForecastAccumulator] = []
-    with spread(executor, (method, shared)) as workers:
-        for number, one in enumerate(workers.map(_batch, range(len(problem.batches)))):
-            found.append(one)
-            problem.progress(number + 1, len(problem.batches))
-    return method.combined(found, problem)
+    missing: Any = None
+    alone = replace(problem, placement=placement, memory=missing, progress=_silent)
+    shared = _Shared(method, alone, method.ratios(problem))
+    numbers = range(len(problem.batches))
+    parts: list[ForecastAccumulator] = []
+    with (
+        shared_with(executor, shared) as workers,
+        closing(workers.map(_batch, numbers)) as found,
+    ):
+        for part in found:
+            parts.append(part)
+            problem.progress(len(parts), len(numbers))
+    total, *rest = parts
+    for part in rest:
+        total.append(part)
+    return total.forecast(method.name, problem)
 
 
 @guarded
-def _batch(shared: tuple[FirstOrder, Problem], number: int) -> ForecastAccumulator:
+def _batch(shared: _Shared, number: int) -> ForecastAccumulator:
     """Figures of one batch, in a worker."""
-    method, problem = shared
+    problem = shared.problem
     with private_memory(problem.placement, frozen=True) as memory:
         memory.original()
-        memory.run(problem.batches[0].inputs)  # the first pass tells if the model draws numbers
+        memory.run(problem.batches[0].inputs)  # shows whether the model draws random numbers
         own = replace(problem, placement=memory.placement, memory=memory, numbers=[number])
         with torch.no_grad():
-            return method.accumulated(own)
+            return shared.method.accumulated(own, shared.ratios)
 
 
 def _silent(done: float, expected: float) -> None:

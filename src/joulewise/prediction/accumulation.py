@@ -150,7 +150,7 @@ class ForecastAccumulator:
         return float(squared**0.5)
 
     def append(self, other: ForecastAccumulator) -> None:
-        """Add the samples of another one, which follow."""
+        """Append the samples of another accumulator."""
         self.samples += other.samples
         self.shift += other.shift
         for name, parts in other.variance.items():
@@ -172,7 +172,7 @@ class ForecastAccumulator:
             warnings.warn(
                 f"faults in {', '.join(still)} move no output to first order: does the output "
                 "depend differentiably on it? If it does not, simulate",
-                stacklevel=4,
+                stacklevel=5,
             )
         per_sample = (shift + torch.stack(list(variance.values())).sum(0)).detach()
         return Forecast(

@@ -125,7 +125,7 @@ class AccuracyAccumulator:
             self.chips_right = right if self.chips_right is None else self.chips_right + right
 
     def append(self, other: AccuracyAccumulator) -> None:
-        """Add the samples of another one, which follow."""
+        """Append the samples of another accumulator."""
         self.right += other.right
         if self.chips_right is None:
             self.chips_right = other.chips_right

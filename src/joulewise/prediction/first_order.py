@@ -13,7 +13,7 @@ exact covariance of a sample's logits to first order, and with it a predicted ac
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -25,7 +25,7 @@ from joulewise.prediction.forecast import Forecast
 from joulewise.prediction.linearisation import Linearisation, Piece
 from joulewise.prediction.problem import Problem
 from joulewise.prediction.second_order import SecondOrderCorrection, second_order_correction
-from joulewise.prediction.single_faults import single_fault_ratios
+from joulewise.prediction.single_faults import FaultRatio, single_fault_ratios
 
 __all__ = ["FirstOrder"]
 
@@ -92,36 +92,35 @@ class FirstOrder:
         check_in_range("seed", self.seed, 0, 2**62)
         check_in_range("memory_bytes", self.memory_bytes, 1, 1 << 60)
 
+    @property
+    def name(self) -> str:
+        """The name in forecasts."""
+        return "second-order" if self.noise_pairs else "first-order"
+
     def forecast(self, problem: Problem) -> Forecast:
         """See `joulewise.prediction.predict`."""
+        total = self.accumulated(problem, self.ratios(problem))
         with torch.set_grad_enabled(problem.differentiable):
-            return self.combined([self.accumulated(problem)], problem)
+            return total.forecast(self.name, problem)
 
-    def combined(self, parts: Sequence[ForecastAccumulator], problem: Problem) -> Forecast:
-        """The forecast from all batches, in parts that follow each other."""
-        total, *rest = parts
-        for part in rest:
-            total.append(part)
-        return total.forecast("second-order" if self.noise_pairs else "first-order", problem)
+    def ratios(self, problem: Problem) -> Mapping[str, FaultRatio]:
+        """Ratios of true to linear variance from single faults in the first batch, if wanted."""
+        if not self.single_faults:
+            return {}
+        network = self._linearised(problem)
+        first = next(network.pieces(0))  # as many samples as fit in a forward pass
+        return single_fault_ratios(network, first, self.single_faults, _SEED_OF_FAULTS + self.seed)
 
-    def accumulated(self, problem: Problem) -> ForecastAccumulator:
-        """Figures of the batches that the problem goes through."""
-        network = Linearisation(
-            problem,
-            seed=self.seed,
-            memory_bytes=self.memory_bytes,
-            subsample_channels=self.subsample_channels,
-        )
+    def accumulated(
+        self, problem: Problem, ratios: Mapping[str, FaultRatio]
+    ) -> ForecastAccumulator:
+        """Figures of the batches of a problem that are to be processed; see `ratios`."""
+        network = self._linearised(problem)
         wanted = self.accuracy and problem.has_classes
         outputs = problem.outputs
         scalars = min(outputs, self.classes) if wanted else 0
         exact = scalars == outputs and not network.differentiable
-        total = ForecastAccumulator(estimates=network.estimates, noisy=network.noisy)
-        if self.single_faults:
-            # As many samples as fit in a forward pass, of the first batch in every worker.
-            first = next(network.pieces(0, range(1)))
-            seed = _SEED_OF_FAULTS + self.seed
-            total.ratios = single_fault_ratios(network, first, self.single_faults, seed)
+        total = ForecastAccumulator(estimates=network.estimates, noisy=network.noisy, ratios=ratios)
         chips = [Chip(seed=_SEED_OF_CHIPS + self.seed + k) for k in range(self.chips)]
         with torch.set_grad_enabled(network.differentiable):
             for piece, correction in self._pieces(network, scalars):
@@ -133,6 +132,14 @@ class FirstOrder:
                     total.add_probed(piece, *found, correction)
                 problem.progress(total.samples, problem.samples)
         return total
+
+    def _linearised(self, problem: Problem) -> Linearisation:
+        return Linearisation(
+            problem,
+            seed=self.seed,
+            memory_bytes=self.memory_bytes,
+            subsample_channels=self.subsample_channels,
+        )
 
     def _pieces(
         self, network: Linearisation, scalars: int

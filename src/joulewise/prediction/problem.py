@@ -42,7 +42,7 @@ class Problem:
         references: The outputs of the model as given for each batch, float32 or float64.
         metric: The metric of the targets; None without targets, or for those of no known metric.
         progress: Takes the number of samples done and expected.
-        numbers: Numbers of the batches to go through, the others being other workers'.
+        numbers: Indices of the batches to process; the others are left to other workers.
     """
 
     placement: Placement

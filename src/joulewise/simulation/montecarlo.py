@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
+from contextlib import closing
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from joulewise.data import Split
 from joulewise.devices import Chip, Point
 from joulewise.errors import check_count, check_in_range, check_kind, refuse
 from joulewise.nested import batch_size as batch_size_of
+from joulewise.nested import cloned
 from joulewise.placement import (
     At,
     Batch,
@@ -30,7 +32,7 @@ from joulewise.placement import (
 from joulewise.progress import Progress, reporting
 from joulewise.simulation.result import Simulation
 from joulewise.simulation.statistics import mean_interval
-from joulewise.workers import check_executor, spread
+from joulewise.workers import check_executor, shared_with
 
 __all__ = ["simulate", "sweep"]
 
@@ -39,7 +41,7 @@ __all__ = ["simulate", "sweep"]
 # above 92 % of runs (tests/simulation/test_montecarlo.py). It cannot account for rare bad chips
 # that were not drawn.
 _FIRST_LOOK, _LOOK_EVERY = 20, 10
-# Each part takes a copy of the model; more chips would leave workers idle at the end.
+# A part copies the model once: fewer chips copy it more often, more leave workers idle at the end.
 _CHIPS_OF_PART = 8
 
 _Score = tuple[float | None, float | None]
@@ -168,9 +170,10 @@ def sweep(
                 if executor is None
                 else _in_workers(executor, shared, runs, range(seed, seed + chips))
             )
-            for run, score in computed:
-                run.add(score, half_width, of_metric=reference.metric is not None)
-                report("simulating", sum(len(r.mse) for r in runs), chips * len(runs))
+            with closing(computed):
+                for run, score in computed:
+                    run.add(score, half_width, of_metric=reference.metric is not None)
+                    report("simulating", sum(len(r.mse) for r in runs), chips * len(runs))
             for run in runs:
                 _warn_if_nothing_happened(memory, run, seed, ideal_mse)
     return tuple(
@@ -214,7 +217,7 @@ class _Shared:
 
 def _in_turn(
     memory: Memory, shared: _Shared, runs: Sequence[_Run], seeds: Sequence[int]
-) -> Iterator[tuple[_Run, _Score]]:
+) -> Generator[tuple[_Run, _Score], None, None]:
     """Scores of each chip in each run, computed here when they are asked for."""
     for chip in seeds:
         for number, run in enumerate(runs):
@@ -224,11 +227,11 @@ def _in_turn(
 
 def _in_workers(
     executor: Executor, shared: _Shared, runs: Sequence[_Run], seeds: Sequence[int]
-) -> Iterator[tuple[_Run, _Score]]:
+) -> Generator[tuple[_Run, _Score], None, None]:
     """Scores of each chip in each run from workers, a few chips to a part."""
     parts = [seeds[k : k + _CHIPS_OF_PART] for k in range(0, len(seeds), _CHIPS_OF_PART)]
-    with spread(executor, shared) as workers:
-        for scores in workers.map(_part, parts):
+    with shared_with(executor, shared) as workers, closing(workers.map(_part, parts)) as found:
+        for scores in found:
             for of_chip in scores:
                 for run, score in zip(runs, of_chip, strict=True):
                     if not run.stopped:
@@ -240,9 +243,17 @@ def _in_workers(
 @guarded
 def _part(shared: _Shared, seeds: Sequence[int]) -> list[list[_Score]]:
     """Scores of some chips, in a worker."""
-    numbers = range(len(shared.points))
+    found: list[list[_Score]] = []
+    # Clones in the first pass over a batch, which shows whether the model writes to its inputs.
+    first = [replace(batch, inputs=cloned(batch.inputs)) for batch in shared.batches]
+    data = replace(shared, batches=first)
     with private_memory(shared.placement) as memory:
-        return [[shared.score(memory, chip, n) for n in numbers] for chip in seeds]
+        for chip in seeds:
+            found.append([])
+            for number in range(len(shared.points)):
+                found[-1].append(data.score(memory, chip, number))
+                data = shared
+    return found
 
 
 @dataclass(slots=True)

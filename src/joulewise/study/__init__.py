@@ -13,7 +13,7 @@ energy_curve simulations around the fall of a metric
 store        the folder of a study
 engine       trials on any executor
 dask_engine  workers of a Dask scheduler
-allocator    memory allocator settings of processes that compute
+malloc       memory allocator settings of processes that compute
 loggers      finished trials to TensorBoard, MLflow or Weights & Biases
 record       a finished trial as plain data
 study        a study file and its folder

@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_limits
 from joulewise.allocation import allocate, pareto
 from joulewise.errors import JoulewiseError
 from joulewise.metrics import Metric
-from joulewise.placement import Placement, Plan, energy, reference_energies
+from joulewise.placement import Placement, Plan, energy, supply_energies
 from joulewise.prediction import predict
 from joulewise.progress import Report, silent
 from joulewise.study.energy_curve import energy_curve, losses
@@ -118,7 +118,7 @@ def _evaluate(trial: Evaluate, weights: Path, report: Report) -> dict[str, Any]:
         "parameters": sum(parameter.numel() for parameter in placement.model.parameters()),
         "macs": placement.macs,
         "reliable": energy(placement, at=placement.most_reliable()).to_dict(),
-        "references": reference_energies(placement),
+        "supply_energies_j": supply_energies(placement),
         "tensors": [record.model_dump() for record in placed_records(placement)],
     }
     metric = metric_of(trial.metric)

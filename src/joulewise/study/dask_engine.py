@@ -12,13 +12,13 @@ from concurrent.futures import Executor
 from typing import Any
 
 from joulewise.errors import InputError
-from joulewise.study.allocator import KEEP_FREED_MEMORY
 from joulewise.study.engine import Engine
+from joulewise.study.malloc import KEEP_FREED_MEMORY
 from joulewise.user_code import cause_of
 
 __all__ = ["DaskWorkers"]
 
-# Of workers of this machine, whose allocator Dask would have return each freed block.
+# Dask starts local workers with MALLOC_TRIM_THRESHOLD_ set low, which returns freed blocks.
 _ENVIRONMENT = KEEP_FREED_MEMORY.items()
 # Trials that wait at each worker, so that none is idle between two.
 _AHEAD = 2

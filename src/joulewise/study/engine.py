@@ -32,7 +32,7 @@ from filelock import BaseFileLock
 
 from joulewise.errors import InputError, JoulewiseError
 from joulewise.files import write_atomically
-from joulewise.study.allocator import keep_freed_memory
+from joulewise.study.malloc import keep_freed_memory
 from joulewise.study.store import Store, content_digest
 from joulewise.study.trials import Cell, Evaluate, kind_of
 from joulewise.user_code import cause_of

@@ -7,7 +7,7 @@ how the noise of every placed tensor moves the probed outputs.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -123,21 +123,20 @@ class Linearisation:
                 allowed = "a memory with a method moments; or simulate"
                 refuse(f"the memory of {placed.name}", got, allowed)
         self._placed = {p.name: p for p in problem.placement.placed}
-        self._coverage = self._covered = cover(problem, self.fixed)
+        self._coverage = self._initial_coverage = cover(problem, self.fixed)
 
     @property
     def noisy(self) -> tuple[str, ...]:
         """The placed weights whose words have any variance."""
         return tuple(name for name, var in self.variances.items() if bool(var.any()))
 
-    def pieces(self, scalars: int, numbers: Iterable[int] | None = None) -> Iterator[Piece]:
+    def pieces(self, scalars: int) -> Iterator[Piece]:
         """The batches to go through, cut so that gradients of one piece fit in the memory allowed.
 
         Args:
             scalars: Probed outputs whose gradients are held at the same time; 0 for none.
-            numbers: Numbers of other batches to go through.
         """
-        for number in self.problem.numbers if numbers is None else numbers:
+        for number in self.problem.numbers:
             batch, reference = self.problem.batches[number], self.problem.references[number]
             self._begin(number)
             whole = Piece(batch.inputs, reference, batch.targets, batch_size(batch.inputs))
@@ -145,11 +144,12 @@ class Linearisation:
                 yield piece
 
     def _begin(self, number: int) -> None:
-        """Begin a batch, whose figures depend on its number and not on the batches before it."""
+        """Seed the probes of a batch by its number, not by the batches before it."""
+        # The first batch has the seed itself: predictions from one batch do not depend on this.
         entropy = np.random.SeedSequence((self._seed, number))
         seed = int(entropy.generate_state(1, np.uint64)[0]) if number else self._seed
         self._generator.manual_seed(seed)
-        self._coverage = self._covered
+        self._coverage = self._initial_coverage
 
     def cut(self, whole: Piece, scalars: int) -> Iterator[tuple[Piece, slice]]:
         """Cut one piece further, as in `pieces`; yields the samples of each too."""

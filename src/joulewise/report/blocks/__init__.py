@@ -2,6 +2,7 @@
 
 block             the interface
 answer            the question, and the least energy within each drop
+best_by_energy    the best network at each energy
 accuracy_energy   the metric against energy
 front             Pareto fronts
 plan              operating points along the network
@@ -14,6 +15,7 @@ provenance        data, seeds, versions and machines
 
 from joulewise.report.blocks.accuracy_energy import accuracy_energy
 from joulewise.report.blocks.answer import answer
+from joulewise.report.blocks.best_by_energy import best_by_energy
 from joulewise.report.blocks.block import Block
 from joulewise.report.blocks.energy_breakdown import energy_breakdown
 from joulewise.report.blocks.front import front
@@ -28,6 +30,7 @@ __all__ = ["BLOCKS", "Block", "blocks_of"]
 
 BLOCKS = (
     answer,
+    best_by_energy,
     accuracy_energy,
     front,
     plan,

@@ -1,4 +1,4 @@
-"""Savings of each plan, against every reference that is known: never one number alone."""
+"""Memory energy saved by each plan, against every known reference."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ _COLUMNS = {
     _CURVE: "vs curve",
 }
 
-Found = tuple[Network, Record, Mapping[str, float]]
+Compared = tuple[Network, Record, Mapping[str, float]]
 """A network, an allocation that holds, and the memory energy at each reference, J."""
 
 
 def savings(view: View) -> Block | None:
     """The block; None without plans that hold."""
-    found: list[Found] = [
+    found: list[Compared] = [
         (network, record, _references(network, record))
         for network in view.networks
         for record in network.allocations
@@ -49,15 +49,15 @@ def savings(view: View) -> Block | None:
     saved = [f"{_saved(record, references[n])} against {n}" for n in _COLUMNS if n in references]
     return Block(
         name="savings",
-        title="Savings, and against what",
-        sentence=(f"{view.name(network)}, {_plan(view, record)}, saves {', '.join(saved)}."),
+        title="Savings against each reference",
+        sentence=f"{view.name(network)}, {_plan(view, record)}, saves {', '.join(saved)}.",
         charts={"Energy": _chart(view, found)},
         tables=[_table(view, found), *_tables_at_goal(view, found)],
         note=(
             "vs nominal, vs V_min: the nominal supply and the lowest supply without an error, if "
             "the law states them. vs reliable: the upper end of the law. vs common: "
-            "the best plan of one point for all that holds for the same goal. vs curve: where the "
-            "curve of common points meets the same drop, which is not verified."
+            "the best plan of one point for all that holds for the same goal. vs curve: the "
+            "interpolated common point of the same drop, not verified on fresh chips."
         ),
     )
 
@@ -65,7 +65,7 @@ def savings(view: View) -> Block | None:
 def _references(network: Network, record: Record) -> dict[str, float]:
     """Memory energy of an inference at each reference, J."""
     reliable = network.record.result["reliable"]["memory_reliable_j"]
-    found = {**network.record.result.get("references", {}), _RELIABLE: reliable}
+    found = {**network.record.result.get("supply_energies_j", {}), _RELIABLE: reliable}
     common = _common_plans(network).get(record.rows()[0]["goal"])
     if common is not None and common is not record:
         found[_COMMON] = _spent(common)
@@ -74,7 +74,7 @@ def _references(network: Network, record: Record) -> dict[str, float]:
         least = network.least_energy(goal.drop)
         if least.energy is not None and not least.at_edge:
             found[_CURVE] = least.energy * reliable
-    return found
+    return {name: joules for name, joules in found.items() if joules > 0}
 
 
 def _common_plans(network: Network) -> dict[str, Record]:
@@ -95,7 +95,7 @@ def _saved(record: Record, reference: float) -> str:
     return format_percent(1 - _spent(record) / reference, 1)
 
 
-def _table(view: View, found: list[Found]) -> Table:
+def _table(view: View, found: list[Compared]) -> Table:
     names = [n for n in _COLUMNS if any(n in references for _, _, references in found)]
     rows = [
         [
@@ -113,7 +113,7 @@ def _table(view: View, found: list[Found]) -> Table:
     )
 
 
-def _tables_at_goal(view: View, found: list[Found]) -> list[Table]:
+def _tables_at_goal(view: View, found: list[Compared]) -> list[Table]:
     """Savings where both plans just meet their goal, with their intervals."""
     rows = []
     for network, record, references in found:
@@ -131,11 +131,12 @@ def _plan(view: View, record: Record) -> str:
     return f"{record.ask.granularity.name}, {goal_in_words(view, record.ask.goal)}"
 
 
-def _chart(view: View, found: list[Found]) -> object:
+def _chart(view: View, found: list[Compared]) -> object:
     """Memory energy of each plan and of its references."""
     rows = []
     for network, record, references in found:
-        name = f"{view.name(network)}, {record.ask.granularity.name}"
+        seed = f", seed {network.seed}" if len(view.file.seeds) > 1 else ""
+        name = f"{view.name(network)}, {_plan(view, record)}{seed}"
         for which, joules in {**references, "the plan": _spent(record)}.items():
             tooltip = f"{name}: {which} {format_si(joules, 'J')}"
             rows.append({"name": which, "at": name, "x": joules, "tooltip": tooltip})

@@ -30,7 +30,7 @@ def training_methods(view: View) -> Block | None:
             continue  # the baseline is not computed yet
         baselines = {network.seed: network.original for network in methods[0].networks}
         first = _energies(methods[0], baselines, drop)
-        shortest = _training_s(methods[0])
+        baseline_s = _training_s(methods[0])
         for group in methods:
             energies = _energies(group, baselines, drop)
             cells = [model, memory, group.first.training, *_cells(view, group, energies)]
@@ -39,8 +39,9 @@ def training_methods(view: View) -> Block | None:
                 fraction = float(1 - np.mean(energies) / np.mean(first))
                 saved = format_percent(fraction, 1)
                 best.append((fraction, f"{group.first.training} for {model} on {memory}"))
-            longer = _training_s(group) / shortest if shortest else 0.0
-            rows.append([*cells, saved, f"{longer:.2f}x" if longer else ""])
+            seconds = _training_s(group)
+            ratio = f"{seconds / baseline_s:.2f}x" if seconds and baseline_s else ""
+            rows.append([*cells, saved, ratio])
     if not rows:
         return None
     metric = view.metric.name
@@ -54,7 +55,7 @@ def training_methods(view: View) -> Block | None:
                 caption=(
                     "The least energy, over that of reliable memory, at which the mean is at most "
                     f"{view.metric.drop(drop)} below that of {view.file.training[0].name} (same "
-                    "seed, no faults). Saved, and the time of training, are against it."
+                    "seed, no faults). Energy saved and training time are relative to it."
                 ),
                 columns=[*columns, "saved", "time"],
                 rows=rows,
@@ -101,10 +102,11 @@ def _energies(group: Replicates, baselines: Mapping[int, float], drop: float) ->
     return found
 
 
-def _training_s(group: Replicates) -> float:
-    """Mean duration of the training of the seeds, s; 0 if one is not known."""
+def _training_s(group: Replicates) -> float | None:
+    """Mean duration of the training of the seeds, s; None if one is not known."""
     known = [network.training_s for network in group.networks]
-    return float(np.mean([s for s in known if s is not None])) if None not in known else 0.0
+    found = [seconds for seconds in known if seconds is not None]
+    return float(np.mean(found)) if found and len(found) == len(known) else None
 
 
 def _cells(view: View, group: Replicates, energies: list[float]) -> list[str]:

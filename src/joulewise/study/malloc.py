@@ -13,7 +13,7 @@ import sys
 __all__ = ["KEEP_FREED_MEMORY", "keep_freed_memory"]
 
 KEEP_FREED_MEMORY = {"MALLOC_MMAP_MAX_": 0, "MALLOC_TRIM_THRESHOLD_": 2**31 - 1}
-"""The same as variables of the environment, for processes that are about to start."""
+"""Environment variables with the same effect, for processes started with them."""
 
 # From malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
