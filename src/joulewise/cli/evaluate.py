@@ -5,6 +5,7 @@ from __future__ import annotations
 import json as json_module
 import shlex
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,6 +15,7 @@ from joulewise.cli.case import Case
 from joulewise.units import format_percent, format_si
 
 if TYPE_CHECKING:
+    from joulewise.placement import Energy
     from joulewise.prediction import Forecast, Method
     from joulewise.simulation import Simulation
 
@@ -157,22 +159,7 @@ def predict(
         ]
         _echo(case, results)
         return
-    columns = ["point", "memory energy", "% of reliable", "output error", "accuracy"]
-    columns += ["simulated error", "simulated accuracy"] if check is not None else []
-    rows = [
-        [
-            name,
-            format_si(joules.memory_total_j, "J"),
-            f"{100 * joules.normalised:.1f}",
-            _error(forecast),
-            "" if forecast.accuracy is None else format_percent(forecast.accuracy.mean),
-            *_simulated(one),
-        ]
-        for name, forecast, joules, one in zip(case.names, found, spent, simulated, strict=True)
-    ]
-    console.print_table(f"{case.name}, predicted by {found[0].method}", columns, rows)
-    if found[0].refusal is not None:
-        typer.echo(f"The metric is not predicted: {found[0].refusal}")
+    _print_forecasts(case, found, spent, simulated)
     _print_tensors(case, found)
 
 
@@ -273,6 +260,31 @@ def _simulated(one: Simulation | None) -> list[str]:
     low, high = one.mse_interval()
     metric = "" if one.metric is None else _text(one, one.mean)
     return [f"{one.mean_mse:.3g} [{low:.3g}, {high:.3g}]", metric]
+
+
+def _print_forecasts(
+    case: Case,
+    found: Sequence[Forecast],
+    spent: Sequence[Energy],
+    simulated: Sequence[Simulation | None],
+) -> None:
+    """Predictions, beside simulations if there are any."""
+    columns = ["point", "memory energy", "% of reliable", "output error", "accuracy"]
+    columns += ["simulated error", "simulated accuracy"] if simulated[0] is not None else []
+    rows = [
+        [
+            name,
+            format_si(joules.memory_total_j, "J"),
+            f"{100 * joules.normalised:.1f}",
+            _error(forecast),
+            "" if forecast.accuracy is None else format_percent(forecast.accuracy.mean),
+            *_simulated(one),
+        ]
+        for name, forecast, joules, one in zip(case.names, found, spent, simulated, strict=True)
+    ]
+    console.print_table(f"{case.name}, predicted by {found[0].method}", columns, rows)
+    if found[0].refusal is not None:
+        typer.echo(f"The metric is not predicted: {found[0].refusal}")
 
 
 def _print_tensors(case: Case, found: list[Forecast]) -> None:
