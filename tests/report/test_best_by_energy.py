@@ -30,7 +30,7 @@ def test_rows_are_points_that_nothing_betters(view):
         if not best or mean > best[-1][1]:
             best.append((joules, mean, training))
     rows = table.rows
-    assert [row[0] for row in rows] == [f"mlp, {training}" for *_, training in best]
+    assert [row[0] for row in rows] == [training for *_, training in best]
     assert [row[3] for row in rows] == [f"{100 * mean:.2f} %" for _, mean, _ in best]
 
 

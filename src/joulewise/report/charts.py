@@ -7,7 +7,7 @@ from typing import Any
 
 import altair as alt
 
-__all__ = ["bars", "curves", "dots", "pairs", "series"]
+__all__ = ["BANDS", "bars", "curves", "dots", "pairs", "series"]
 
 # Okabe and Ito: blue, vermillion, bluish green, reddish purple, orange, sky blue, black, yellow.
 COLOURS = (
@@ -15,20 +15,33 @@ COLOURS = (
     *("#7F7F7F", "#B8A500"),
 )
 _HEIGHT = 380
+# Series up to which bands can be told apart; dashes tell series of one colour apart.
+BANDS, _DASHES = 4, ([1, 0], [7, 3], [2, 2], [9, 3, 2, 3])
 # Energies that span more than this have a logarithmic axis.
 _LINEAR_UP_TO = 5.0
 
 Rows = Sequence[Mapping[str, Any]]
 
 
+def _legend(names: Sequence[str]) -> alt.Legend | None:
+    """One column, so that names are whole on a phone; None for a single name."""
+    if len(names) < 2:
+        return None
+    return alt.Legend(orient="bottom", title=None, columns=1, direction="vertical")
+
+
 def _colour(rows: Rows, field: str) -> alt.Color:
     names = list(dict.fromkeys(row[field] for row in rows))
     scale = alt.Scale(domain=names, range=[COLOURS[k % len(COLOURS)] for k in range(len(names))])
-    # One column, so that names are whole on a phone.
-    legend = None
-    if len(names) > 1:
-        legend = alt.Legend(orient="bottom", title=None, columns=1, direction="vertical")
-    return alt.Color(f"{field}:N", scale=scale, legend=legend)
+    return alt.Color(f"{field}:N", scale=scale, legend=_legend(names))
+
+
+def _dash(rows: Rows) -> alt.StrokeDash:
+    """Dashes of lines, which change where the colours begin again."""
+    names = list(dict.fromkeys(row["name"] for row in rows))
+    dashes = [_DASHES[k // len(COLOURS) % len(_DASHES)] for k in range(len(names))]
+    scale = alt.Scale(domain=names, range=dashes)
+    return alt.StrokeDash("name:N", scale=scale, legend=_legend(names))
 
 
 def _scale(values: Sequence[float], *, zero: bool = False) -> alt.Scale:
@@ -42,18 +55,20 @@ def curves(
     rows: Rows,
     marks: Rows,
     *,
+    field: str,
     x: str,
     y: str,
     x_format: str,
     y_format: str,
     y_domain: tuple[float, float],
 ) -> Any:
-    """Lines with 95 % intervals and bands of chips, and crossings marked.
+    """Lines with 95 % intervals, bands of chips where there are few lines, and crossings marked.
 
     Args:
-        rows: Points with ``name``, ``x``, ``y``, ``low``, ``high``, ``worst``, ``best`` and
+        rows: Points with ``name``, ``field``, ``y``, ``low``, ``high``, ``worst``, ``best`` and
             ``tooltip``.
-        marks: Crossings with ``name``, ``x``, ``y`` and ``tooltip``.
+        marks: Crossings with ``name``, ``field``, ``y`` and ``tooltip``.
+        field: Name of the horizontal coordinate.
         x: Title of the horizontal axis.
         y: Title of the vertical axis.
         x_format: d3 format of its ticks.
@@ -63,9 +78,9 @@ def curves(
     data = alt.InlineData(values=[dict(row) for row in rows])
     base = alt.Chart(data).encode(
         x=alt.X(
-            "x:Q",
+            f"{field}:Q",
             title=x,
-            scale=_scale([row["x"] for row in rows]),
+            scale=_scale([row[field] for row in rows]),
             axis=alt.Axis(format=x_format, tickCount=8, grid=False),
         ),
         color=_colour(rows, "name"),
@@ -77,19 +92,20 @@ def curves(
         return alt.Y(f"{field}:Q", title=y, scale=scale, axis=alt.Axis(format=y_format))
 
     band = base.mark_area(opacity=0.13, clip=True).encode(y=vertical("worst"), y2="best:Q")
-    line = base.mark_line(strokeWidth=2, clip=True).encode(y=vertical("y"))
+    line = base.mark_line(strokeWidth=2, clip=True).encode(y=vertical("y"), strokeDash=_dash(rows))
     reach = base.mark_rule(strokeWidth=1.2, clip=True).encode(y=vertical("low"), y2="high:Q")
     point = base.mark_point(size=36, filled=True, clip=True).encode(
         y=vertical("y"),
         shape=alt.Shape("name:N", legend=None),
         tooltip=alt.Tooltip("tooltip:N", title=" "),
     )
-    layers = [band, line, reach, point]
+    few = len({row["name"] for row in rows}) <= BANDS
+    layers = [*([band] if few else []), line, reach, point]
     if marks:
         mark = alt.Chart(alt.InlineData(values=[dict(row) for row in marks]))
         layers.append(
             mark.mark_point(shape="diamond", size=160, filled=True, stroke="white").encode(
-                x="x:Q",
+                x=f"{field}:Q",
                 y=vertical("y"),
                 color=alt.Color("name:N"),
                 tooltip=alt.Tooltip("tooltip:N", title=" "),

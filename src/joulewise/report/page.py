@@ -34,10 +34,13 @@ def render_study(study: Study) -> str:
     if not view.records:
         raise InputError("the study has no record; allowed: one that joulewise run has computed")
     blocks = blocks_of(view)
-    charts: dict[str, Any] = {}
+    data: dict[str, Any] = {}
+    specs: dict[str, Any] = {}
     for block in blocks:
         for number, chart in enumerate(block.charts.values()):
-            charts[f"{block.name}-{number}"] = {**chart.to_dict(), "config": CONFIG}
+            spec = chart.to_dict()
+            data.update(spec.pop("datasets", {}))  # named by content, so that charts share them
+            specs[f"{block.name}-{number}"] = {**spec, "config": CONFIG}
     environment = Environment(
         loader=PackageLoader("joulewise.report", ""),
         autoescape=True,
@@ -49,7 +52,7 @@ def render_study(study: Study) -> str:
         version=view.version,
         title=blocks[0].title,
         blocks=blocks,
-        charts=_script_json(charts),
+        charts=_script_json({"data": _rounded(data), "specs": specs}),
         vega=Markup(_vega()),  # noqa: S704
     )
 
@@ -65,6 +68,11 @@ def write_study(study: Study, path: str | Path) -> None:
         write_atomically(path, page)
     except OSError as error:
         raise InputError(f"the page {path} cannot be written: {error}") from error
+
+
+def _rounded(data: Any) -> Any:
+    """Plain data with six significant digits: more than a chart shows, at half the size."""
+    return json.loads(json.dumps(data), parse_float=lambda text: float(f"{float(text):.6g}"))
 
 
 @cache

@@ -189,13 +189,13 @@ class MetricText:
 
 
 def energy_interval(energies: Sequence[float]) -> Interval:
-    """95 % interval of the mean over seeds: Student's t of the logarithms, at most 1.
+    """95 % interval of the mean over seeds: Student's t of the logarithms.
 
     Args:
-        energies: Energies over that of reliable memory, two or more.
+        energies: Two or more, in any unit.
     """
     low, high = mean_interval(np.log(energies).tolist())
-    return Interval(float(np.exp(low)), min(float(np.exp(high)), 1.0))
+    return Interval(float(np.exp(low)), float(np.exp(high)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -265,11 +265,16 @@ class View:
             groups.setdefault(network.at[1:4], []).append(network)
         return [Replicates(networks=group) for group in groups.values()]
 
-    def name(self, network: Network) -> str:
-        """A network's name, as short as tells it from the others."""
+    def name(self, network: Network, *, memory: bool = True) -> str:
+        """A network's name, as short as tells it from the others.
+
+        Args:
+            network: The network.
+            memory: False to tell it from others on its memory only.
+        """
         parts = [
             getattr(network, part)
-            for part in ("model", "training", "memory")
+            for part in ("model", "training", "memory")[: None if memory else 2]
             if len({getattr(other, part) for other in self.networks}) > 1
         ]
         return ", ".join(part for part in parts if part) or network.model

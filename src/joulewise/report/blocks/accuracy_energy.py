@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -36,36 +37,47 @@ def accuracy_energy(view: View) -> Block | None:
     """The block; None without curves."""
     if not view.networks:
         return None
-    rows, marks = [], []
-    for group in view.replicates:
-        rows += [_row(view, group.first, point) for point in _shown(group)]
-        marks += _marks(view, group.first)
-    metric = view.metric
-    ends = [end for n in view.networks for end in (n.ideal, n.ideal - n.direction * _WINDOW)]
-    domain = (min(ends), max(*ends, *(row["best"] for row in rows)))
-    found = {
-        title: charts.curves(
-            [row | {"x": row[field]} for row in rows],
-            [mark | {"x": mark[field]} for mark in marks],
-            x=label,
-            y=metric.name,
-            x_format=form,
-            y_format=metric.tick_format,
-            y_domain=domain,
-        )
-        for title, (field, label, form) in _AXES.items()
-    }
+    memories = list(dict.fromkeys(network.memory for network in view.networks))
+    found: dict[str, Any] = {}
+    for title, axis in _AXES.items():
+        for memory in memories if len(memories) > 1 else [None]:
+            groups = [g for g in view.replicates if memory in (None, g.first.memory)]
+            found[title if memory is None else f"{memory}: {title}"] = _chart(view, groups, *axis)
+    bands = "; bands reach from the 5 % to the 95 % quantile of the chips" if _bands(view) else ""
     return Block(
         name="accuracy-energy",
-        title=f"{metric.name[0].upper()}{metric.name[1:]} against energy",
+        title=f"{view.metric.name[0].upper()}{view.metric.name[1:]} against energy",
         sentence=(
-            f"Each point is a mean over {view.file.chips_of_curves} chips with its 95 % interval; "
-            "bands reach from the 5 % to the 95 % quantile of the chips; diamonds mark the drops. "
-            f"{_explained(view)}"
+            f"Each point is a mean over {view.file.chips_of_curves} chips with its 95 % interval"
+            f"{bands}; diamonds mark the drops. {_explained(view)}"
         ),
         charts=found,
         tables=[_table(view)],
         note=_note(view),
+    )
+
+
+def _bands(view: View) -> bool:
+    """True if some chart has few enough lines for bands."""
+    memories = [group.first.memory for group in view.replicates]
+    return min(memories.count(memory) for memory in memories) <= charts.BANDS
+
+
+def _chart(view: View, groups: Sequence[Replicates], field: str, label: str, form: str) -> Any:
+    """Curves of some networks over one measure of energy."""
+    networks = [group.first for group in groups]
+    rows = [_row(view, group.first, point) for group in groups for point in _shown(group)]
+    marks = [mark for network in networks for mark in _marks(view, network)]
+    ends = [end for n in networks for end in (n.ideal, n.ideal - n.direction * _WINDOW)]
+    return charts.curves(
+        rows,
+        marks,
+        field=field,
+        x=label,
+        y=view.metric.name,
+        x_format=form,
+        y_format=view.metric.tick_format,
+        y_domain=(min(ends), max(*ends, *(row["best"] for row in rows))),
     )
 
 
@@ -86,12 +98,12 @@ def _row(view: View, network: Network, point: CurvePoint) -> dict[str, Any]:
     worst, best = np.quantile(point.known, [0.05, 0.95])
     text = view.metric.text
     tooltip = [
-        f"{view.name(network)}: {point.knob} {format_point(point.knob, point.point)}",
+        f"{view.name(network, memory=False)}: {point.knob} {format_point(point.knob, point.point)}",
         f"{format_si(point.memory_j, 'J')}, {format_percent(point.energy, 1)} of reliable memory",
         f"{view.metric.name} {text(point.mean)} [{text(low)}, {text(high)}]",
     ]
     return {
-        "name": view.name(network),
+        "name": view.name(network, memory=False),
         "energy": point.energy,
         "memory": point.memory_j,
         "total": point.total_j,
@@ -112,10 +124,10 @@ def _marks(view: View, network: Network) -> list[dict[str, Any]]:
         least = network.least_energy(drop)
         if least.energy is None or least.at_edge:
             continue
-        lost = f"{view.name(network)}: {view.metric.drop(drop)} lost at "
+        lost = f"{view.name(network, memory=False)}: {view.metric.drop(drop)} lost at "
         found.append(
             {
-                "name": view.name(network),
+                "name": view.name(network, memory=False),
                 "energy": least.energy,
                 "memory": least.energy * reliable,
                 "total": least.energy * reliable + fixed,

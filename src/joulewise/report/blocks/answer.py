@@ -79,6 +79,7 @@ def _cells(view: View, group: Replicates, drop: float) -> list[str]:
     low, high = least[0].low, least[0].high
     if len(energies) > 1:
         low, high = energy_interval(energies)
+        high = min(high, 1.0)
     reliable = view.reliable_j(group.first)
     interval = "" if low is None or high is None else f" [{100 * low:.1f}, {100 * high:.1f}]"
     edge = "at most " if any(one.at_edge for one in least) else ""

@@ -16,6 +16,10 @@ from joulewise.units import format_point, format_si
 __all__ = ["best_by_energy"]
 
 
+# Segments that a sentence names.
+_SEGMENTS = 5
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Candidate:
     """Replicates at one operating point or with one kind of plan.
@@ -75,6 +79,8 @@ def _segments(view: View, best: Sequence[_Candidate]) -> str:
     if len(starts) == 1:
         return f"{names[0]}, at any energy"
     parts = [f"{names[k]} from {format_si(best[k].total_j, 'J')}" for k in starts]
+    if len(parts) > _SEGMENTS:
+        return f"{parts[0]}, then of several in turn, and of {parts[-1]} on"
     return f"{', '.join(parts[:-1])} and {parts[-1]} on"
 
 
@@ -82,7 +88,7 @@ def _table(view: View, best: Sequence[_Candidate], where: str) -> Table:
     seeds = len(view.file.seeds) > 1
     rows = [
         [
-            ", ".join(part for part in (one.group.first.model, one.group.first.training) if part),
+            view.name(one.group.first, memory=False),
             one.at,
             format_si(one.total_j, "J"),
             view.metric.text(one.mean),

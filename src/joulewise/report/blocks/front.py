@@ -36,7 +36,7 @@ def front(view: View) -> Block | None:
                 rows.append(
                     {
                         "name": name,
-                        "x": row["energy"],
+                        "energy": row["energy"],
                         "y": row["mean"],
                         "low": low,
                         "high": high,
@@ -52,6 +52,7 @@ def front(view: View) -> Block | None:
     chart = charts.curves(
         rows,
         [],
+        field="energy",
         x="memory energy over that of reliable memory",
         y=view.metric.name,
         x_format="%",

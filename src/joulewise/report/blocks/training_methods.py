@@ -10,7 +10,7 @@ from joulewise.report.blocks.block import Block
 from joulewise.report.tables import Table
 from joulewise.report.view import Replicates, View, energy_interval
 from joulewise.study.least_energy import least_energy
-from joulewise.units import format_percent
+from joulewise.units import format_percent, format_si
 
 __all__ = ["training_methods"]
 
@@ -53,7 +53,7 @@ def training_methods(view: View) -> Block | None:
         tables=[
             Table(
                 caption=(
-                    "The least energy, over that of reliable memory, at which the mean is at most "
+                    "The least memory energy of an inference at which the mean is at most "
                     f"{view.metric.drop(drop)} below that of {view.file.training[0].name} (same "
                     "seed, no faults). Energy saved and training time are relative to it."
                 ),
@@ -64,7 +64,7 @@ def training_methods(view: View) -> Block | None:
         ],
         note=(
             "Intervals are over seeds (Student's t of logarithms); every network sees the same "
-            "chips."
+            "chips. At most: the cheapest point simulated still is within the drop."
         ),
     )
 
@@ -82,12 +82,12 @@ def _sentence(view: View, best: list[tuple[float, str]]) -> str:
 
 
 def _energies(group: Replicates, baselines: Mapping[int, float], drop: float) -> list[float]:
-    """The least energy of each seed; empty if one of them is never within the drop."""
+    """The least memory energy of each seed, J; empty if one of them is never within the drop."""
     found = []
     for network in group.networks:
         if network.seed not in baselines:
             return []
-        energies = [point.energy for point in network.points]
+        energies = [point.memory_j for point in network.points]
         # A network that was trained with faults may lose more on a better memory: the least energy
         # at which it is within the drop counts.
         lost = network.losses(baselines[network.seed]).mean(0)
@@ -115,6 +115,7 @@ def _cells(view: View, group: Replicates, energies: list[float]) -> list[str]:
         return [given, "not reached", ""]
     interval = ""
     if len(energies) > 1:
-        low, high = energy_interval(energies)
-        interval = f"{100 * low:.1f} to {100 * high:.1f}"
-    return [given, format_percent(float(np.mean(energies)), 1), interval]
+        interval = " to ".join(format_si(end, "J") for end in energy_interval(energies))
+    cheapest = [network.points[-1].memory_j for network in group.networks]
+    edge = "at most " if any(a == b for a, b in zip(energies, cheapest, strict=True)) else ""
+    return [given, f"{edge}{format_si(float(np.mean(energies)), 'J')}", interval]
