@@ -8,7 +8,6 @@ from joulewise.report import charts
 from joulewise.report.blocks.block import Block
 from joulewise.report.tables import Table
 from joulewise.report.view import View
-from joulewise.simulation import mean_interval
 from joulewise.units import format_percent, format_si
 
 __all__ = ["front"]
@@ -27,9 +26,8 @@ def front(view: View) -> Block | None:
                 if row["mean"] is None:
                     continue
                 known = values[np.isfinite(values)]
-                low = high = row["mean"]
-                if len(known) > 1:
-                    low, high = mean_interval(known.tolist())
+                single = len(known) == 1
+                low, high = (row["mean" if single else end] for end in ("low", "high"))
                 worst, best = np.quantile(known, [0.05, 0.95])
                 interval = f"{view.metric.text(low)} to {view.metric.text(high)}"
                 tooltip = f"{name}: {format_percent(row['energy'], 1)} of reliable memory, "
