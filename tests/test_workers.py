@@ -109,6 +109,18 @@ def test_predictions_are_the_same(pool, digits, placement, method):
     assert torch.equal(found.per_sample, expected.per_sample)
 
 
+def test_allocations_and_fronts_are_the_same(digits):
+    model = build("mlp", digits.input_shape, digits.classes, seed=0)
+    placement = jw.place(model, weights=jw.SRAM(), example_inputs=digits.train.inputs[:8])
+    given = {"samples": 64, "chips": 20}
+    with ThreadPoolExecutor(2) as executor:
+        for call in (
+            functools.partial(jw.allocate, placement, digits.test, goal=jw.OutputError(1e-3)),
+            functools.partial(jw.pareto, placement, digits.test, plans=2),
+        ):
+            assert call(executor=executor, **given).to_dict() == call(**given).to_dict()
+
+
 def test_probes_depend_on_the_number_of_the_batch_alone(digits, placement):
     batches = [inputs for inputs, _ in digits.test.batches(50)]
     method = FirstOrder(accuracy=False)

@@ -7,6 +7,7 @@
     |  |- ModelError                a model, or the path to import it from
     |  |- TableError                a device table or a fault map
     |  |- DeviceError               a memory device that is inconsistent
+    |  |- WorkerLostError          a worker of an executor, which ended early
     |  `- OperatingPointError       a knob outside the range of its device, or of the wrong shape
 
 Each message is one sentence: the field, the value received, the values allowed, the remedy.
@@ -27,6 +28,7 @@ __all__ = [
     "OperatingPointError",
     "TableError",
     "WeightsError",
+    "WorkerLostError",
     "check_count",
     "check_in_range",
     "check_kind",
@@ -62,6 +64,10 @@ class TableError(InputError):
 
 class DeviceError(InputError):
     """A memory device whose reads, moments or energies are inconsistent."""
+
+
+class WorkerLostError(InputError):
+    """A worker of an executor ended before its part was done."""
 
 
 class OperatingPointError(InputError):

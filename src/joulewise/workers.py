@@ -30,7 +30,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from joulewise.errors import InputError, ModelError, refuse
+from joulewise.errors import ModelError, WorkerLostError, refuse
 from joulewise.user_code import cause_of, import_source, importable, imported_files
 
 __all__ = ["Workers", "check_executor", "shared_with"]
@@ -113,7 +113,7 @@ class Workers:
             parts: The parts.
 
         Raises:
-            InputError: if a worker was lost, or the executor takes no work.
+            WorkerLostError: if a worker was lost, or the executor takes no work.
         """
         running: dict[Future[tuple[Found] | None], int] = {}
         results: dict[int, Found] = {}
@@ -134,7 +134,7 @@ class Workers:
         except Exception as error:
             if not isinstance(error, (BrokenExecutor, CancelledError)) and not _is_dask_s(error):
                 raise
-            raise InputError(
+            raise WorkerLostError(
                 f"executor lost a worker ({cause_of(error)}); allowed: workers with memory for a "
                 "copy of the model and the data"
             ) from error
@@ -151,7 +151,9 @@ class Workers:
             raise
         except RuntimeError as error:
             allowed = "one that was not shut down"
-            raise InputError(f"executor takes no work ({error}); allowed: {allowed}") from error
+            raise WorkerLostError(
+                f"executor takes no work ({error}); allowed: {allowed}"
+            ) from error
 
 
 class _Pickler(pickle.Pickler):

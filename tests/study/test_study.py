@@ -1,6 +1,8 @@
 """Studies from end to end: equal figures on any engine, resuming, changes, failures."""
 
 import json
+import os
+from concurrent.futures import BrokenExecutor
 
 import pytest
 
@@ -59,6 +61,56 @@ def test_processes_give_the_same_figures_bit_for_bit(done, tmp_path):
         assert study(tmp_path).run(engine) == {}
     finally:
         engine.close()
+    assert figures(tmp_path) == figures(done)
+
+
+class Wide(LocalProcesses):
+    """A pool of two that counts as wide: every evaluation is spread over its workers."""
+
+    def __init__(self):
+        super().__init__(2)
+        self.executors = []
+
+    def workers(self):
+        return 100
+
+    def executor(self):
+        self.executors.append(super().executor())
+        return self.executors[-1]
+
+
+def test_chips_and_batches_of_a_trial_are_spread(done, tmp_path, monkeypatch):
+    spread = []
+    begun = engine_module._in_thread
+    monkeypatch.setattr(
+        engine_module,
+        "_in_thread",
+        lambda trial, *rest: spread.append(trial.ask.kind) or begun(trial, *rest),
+    )
+    engine = Wide()
+    try:
+        assert study(tmp_path).run(engine) == {}
+    finally:
+        engine.close()
+    assert sorted(spread) == ["allocate", "allocate", "curve", "curve"]
+    assert figures(tmp_path) == figures(done)
+
+
+def test_a_spread_trial_survives_lost_workers(done, tmp_path, monkeypatch):
+    engine, begun = Wide(), engine_module._in_thread
+
+    def lose(trial, weights, executor):
+        if len(engine.executors) == 1:
+            with pytest.raises(BrokenExecutor):
+                executor.submit(os._exit, 1).result()
+        return begun(trial, weights, executor)
+
+    monkeypatch.setattr(engine_module, "_in_thread", lose)
+    try:
+        assert study(tmp_path).run(engine) == {}
+    finally:
+        engine.close()
+    assert len(engine.executors) == 2
     assert figures(tmp_path) == figures(done)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -60,6 +61,7 @@ def allocate(  # noqa: PLR0913  each is a choice of the caller, by keyword
     metric: Any = None,
     batch_size: int | None = None,
     progress: Progress = False,
+    executor: Executor | None = None,
 ) -> Allocation:
     """Choose an operating point for each placed tensor: the least energy at which a goal holds.
 
@@ -86,6 +88,8 @@ def allocate(  # noqa: PLR0913  each is a choice of the caller, by keyword
         metric: See `joulewise.simulation.simulate`.
         batch_size: See `joulewise.simulation.simulate`.
         progress: See `joulewise.simulation.simulate`.
+        executor: Workers that the chips of simulations are spread over; see
+            `joulewise.simulation.simulate`.
 
     Returns:
         The plan, its energy, and the evidence. If the goal is out of reach ``holds`` is False and
@@ -131,6 +135,7 @@ def allocate(  # noqa: PLR0913  each is a choice of the caller, by keyword
             metric=metric,
             batch_size=batch_size,
             report=report,
+            executor=executor,
         )
         if metric is None and not needs_metric(goal):
             problem.leave_out_targets_of_no_metric()

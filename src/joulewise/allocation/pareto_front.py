@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -108,7 +109,7 @@ class ParetoFront(Result):
 
 
 @guarded
-def pareto(
+def pareto(  # noqa: PLR0913  those of allocate
     placement: Placement,
     data: Split | Iterable[Any],
     *,
@@ -120,6 +121,7 @@ def pareto(
     metric: Any = None,
     batch_size: int | None = None,
     progress: Progress = False,
+    executor: Executor | None = None,
 ) -> ParetoFront:
     """Plans of least energy over the whole range of errors, simulated on the same chips.
 
@@ -148,6 +150,7 @@ def pareto(
             metric=metric,
             batch_size=batch_size,
             report=report,
+            executor=executor,
         )
         if metric is None:
             problem.leave_out_targets_of_no_metric()
@@ -160,8 +163,7 @@ def pareto(
         for limit in limits:
             levels = optimiser.minimise_energy(limit, levels)
             optimiser = problem.linearised_at(levels)
-            points = problem.variables.exact_points(levels)
-            chosen.append(Plan.chosen_for(placement, points))
+            chosen.append(Plan.chosen_for(placement, problem.variables.exact_points(levels)))
             predicted.append(optimiser.mse(levels))
         simulations = sweep(
             placement,
@@ -172,17 +174,13 @@ def pareto(
             metric=metric,
             batch_size=batch_size,
             progress=report,
+            executor=executor,
         )
     return ParetoFront(
         granularity=granularity,
         points=tuple(
-            FrontPoint(
-                plan=plan,
-                energy=simulation.energy.normalised,
-                predicted_mse=mse,
-                simulation=simulation,
-            )
-            for plan, mse, simulation in zip(chosen, predicted, simulations, strict=True)
+            FrontPoint(plan=plan, energy=one.energy.normalised, predicted_mse=mse, simulation=one)
+            for plan, mse, one in zip(chosen, predicted, simulations, strict=True)
         ),
         evaluations=problem.evaluations,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -27,6 +28,7 @@ from joulewise.placement import (
 from joulewise.prediction import error_model, weight_error_model
 from joulewise.progress import Report, silent
 from joulewise.simulation import Simulation, simulate
+from joulewise.workers import check_executor
 
 __all__ = ["AllocationProblem"]
 
@@ -44,6 +46,7 @@ class AllocationProblem:
         metric: See `joulewise.simulation.simulate`.
         batch_size: See `joulewise.simulation.simulate`.
         report: Called with the progress.
+        executor: See `joulewise.simulation.simulate`.
 
     Attributes:
         few: The samples that predictions are made from.
@@ -65,6 +68,7 @@ class AllocationProblem:
     metric: Any = None
     batch_size: int | None = None
     report: Report = silent
+    executor: Executor | None = None
     few: Split | list[Batch] = field(init=False)
     variables: DecisionVariables = field(init=False)
     energy_model: EnergyModel = field(init=False)
@@ -77,6 +81,7 @@ class AllocationProblem:
         check_kind("placement", self.placement, Placement, allowed)
         check_kind("granularity", self.granularity, Granularity, "a joulewise.Granularity")
         check_count("samples", self.samples, 1)
+        check_executor(self.executor)
         self.seed = check_count("seed", self.seed, 0)
         if not isinstance(self.data, Split):
             self.data = prepare(self.data, self.placement.model, self.batch_size)
@@ -183,6 +188,7 @@ class AllocationProblem:
             metric=self.metric,
             batch_size=self.batch_size,
             progress=lambda _, done, expected: self.report(step, done, expected),
+            executor=self.executor,
         )
 
 

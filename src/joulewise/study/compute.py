@@ -6,6 +6,7 @@ import json
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,7 +53,10 @@ class Outcome:
 
 
 def compute(
-    trial: Train | Evaluate, weights: Path | None = None, report: Report = silent
+    trial: Train | Evaluate,
+    weights: Path | None = None,
+    report: Report = silent,
+    executor: Executor | None = None,
 ) -> Outcome:
     """Compute a trial with one thread, so that its figures are the same on any engine.
 
@@ -60,6 +64,8 @@ def compute(
         trial: The trial.
         weights: The weights of its network; None for a training.
         report: Called with the progress.
+        executor: Workers that the chips and batches of an evaluation are spread over; None for
+            none.
 
     Raises:
         JoulewiseError: as the functions of joulewise do that it calls.
@@ -71,7 +77,7 @@ def compute(
             result, content = _train(trial, report)
         else:
             assert weights is not None
-            result = _evaluate(trial, weights, report)
+            result = _evaluate(trial, weights, report, executor)
     return Outcome(
         result=result,
         weights=content,
@@ -105,7 +111,9 @@ def _train(trial: Train, report: Report) -> tuple[dict[str, Any], bytes]:
     return {"training": record.model_dump(mode="json")}, safetensors_of(model)
 
 
-def _evaluate(trial: Evaluate, weights: Path, report: Report) -> dict[str, Any]:
+def _evaluate(
+    trial: Evaluate, weights: Path, report: Report, executor: Executor | None
+) -> dict[str, Any]:
     """Facts of the placement, and the answer to what is asked."""
     network = trial.network
     data = data_of(trial.data)
@@ -124,7 +132,7 @@ def _evaluate(trial: Evaluate, weights: Path, report: Report) -> dict[str, Any]:
     metric = metric_of(trial.metric)
     ask = trial.ask
     if isinstance(ask, Curve):
-        return facts | _curve(placement, test, trial, ask, metric, report)
+        return facts | _curve(placement, test, trial, ask, metric, report, executor)
     common: dict[str, Any] = {
         "granularity": ask.granularity.build(),
         "samples": trial.samples,
@@ -132,6 +140,7 @@ def _evaluate(trial: Evaluate, weights: Path, report: Report) -> dict[str, Any]:
         "chips": trial.chips,
         "metric": metric,
         "progress": report,
+        "executor": executor,
     }
     if isinstance(ask, Allocate):
         goal, confidence = ask.goal.build(), ask.confidence
@@ -156,6 +165,7 @@ def _curve(
     ask: Curve,
     metric: Metric | None,
     report: Report,
+    executor: Executor | None,
 ) -> dict[str, Any]:
     """Simulations, and predictions beside some of them."""
     found = energy_curve(
@@ -167,14 +177,16 @@ def _curve(
         seed=trial.chip_seed,
         metric=metric,
         report=report,
+        executor=executor,
     )
     means = [float(losses(one).mean()) for one in found]
     forecasts: list[Any] = [None] * len(found)
     refused = ""
+    options: dict[str, Any] = {"method": "second-order", "executor": executor}
     for number, index in enumerate(_spread(means, ask.drops)):
         report("predicting", number, _FORECASTS)
         try:
-            forecast = predict(placement, test, at=found[index].plan, method="second-order")
+            forecast = predict(placement, test, at=found[index].plan, **options)
         except JoulewiseError as error:  # a curve is worth having without predictions
             refused = str(error)
             break

@@ -77,6 +77,10 @@ class DaskWorkers(Engine):
         threads: int = sum(self._client.nthreads().values())
         return max(1, _AHEAD * threads)
 
+    def workers(self) -> int:
+        """See `Engine`; none to spread over where trials are given GPUs."""
+        return 0 if self._options else self.width() // _AHEAD
+
     def close(self) -> None:
         """See `Engine`."""
         self._client.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
 from typing import Any
 
 import numpy as np
@@ -66,6 +67,7 @@ def energy_curve(
     seed: int = 0,
     metric: Any = None,
     report: Report = silent,
+    executor: Executor | None = None,
 ) -> list[Simulation]:
     """Simulate common operating points, all on the same chips, the most reliable first.
 
@@ -81,6 +83,7 @@ def energy_curve(
         seed: Seed of the first chip.
         metric: See `joulewise.simulate`.
         report: Called with the progress.
+        executor: See `joulewise.simulate`; chips of the scouts are not spread.
 
     Raises:
         InputError: without targets, or if points are to be chosen and memories differ.
@@ -92,7 +95,16 @@ def energy_curve(
         distinct = dict.fromkeys(_rounded(knob, level) for level in levels)
         chosen = [{knob.name: point} for point in distinct]
     plans = [placement.plan(point) for point in chosen]
-    found = sweep(placement, data, at=plans, chips=chips, seed=seed, metric=metric, progress=report)
+    found = sweep(
+        placement,
+        data,
+        at=plans,
+        chips=chips,
+        seed=seed,
+        metric=metric,
+        progress=report,
+        executor=executor,
+    )
     return sorted(found, key=lambda one: -one.energy.normalised)
 
 

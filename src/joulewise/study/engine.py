@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import BaseFileLock
 
-from joulewise.errors import InputError, JoulewiseError
+from joulewise.errors import InputError, JoulewiseError, WorkerLostError
 from joulewise.files import write_atomically
 from joulewise.study.malloc import keep_freed_memory
 from joulewise.study.store import Store, content_digest
@@ -57,6 +57,10 @@ class Engine(ABC):
     @abstractmethod
     def width(self) -> int:
         """Number of trials to submit at a time."""
+
+    def workers(self) -> int:
+        """Number of workers that chips and batches of one trial may be spread over."""
+        return self.width()
 
     def close(self) -> None:  # noqa: B027
         """End the workers."""
@@ -190,6 +194,23 @@ def _work(trial: Any, weights: str, folder: Path, content: bytes | None) -> Outc
     return compute(trial, path)
 
 
+def _in_thread(trial: Evaluate, weights: Path, executor: Executor) -> Future[Outcome | None]:
+    """Compute a trial here, its chips and batches in workers that would have nothing to do."""
+    future: Future[Outcome | None] = Future()
+
+    def run() -> None:
+        from joulewise.study.compute import compute
+
+        try:
+            future.set_result(compute(trial, weights, executor=executor))
+        except BaseException as error:
+            future.set_exception(error)
+
+    # A daemon: Ctrl-C does not wait for it.
+    threading.Thread(target=run, daemon=True).start()
+    return future
+
+
 @dataclass(slots=True, kw_only=True, eq=False)
 class Run:
     """One run of a study, which computes the trials that its folder lacks.
@@ -214,7 +235,7 @@ class Run:
     deadline: float | None = None
     failed: dict[str, str] = field(init=False, default_factory=dict)
     _pending: dict[str, Cell] = field(init=False, default_factory=dict)
-    _running: dict[Future[Outcome | None], tuple[Cell, BaseFileLock]] = field(
+    _running: dict[Future[Outcome | None], tuple[Cell, BaseFileLock, Executor]] = field(
         init=False, default_factory=dict
     )
     _executor: Executor | None = field(init=False, default=None)
@@ -244,11 +265,11 @@ class Run:
                     time.sleep(_POLL)
             self._tell(len(cells))
         finally:
-            for _, lock in self._running.values():
+            for _, lock, _ in self._running.values():
                 lock.release()
 
     def _tell(self, total: int) -> None:
-        missing = [*self._pending.values(), *(cell for cell, _ in self._running.values())]
+        missing = [*self._pending.values(), *(cell for cell, *_ in self._running.values())]
         left = estimated_seconds(self._seconds, [kind_of(cell.trial) for cell in missing])
         if left is not None:
             left /= max(1, min(self.engine.width(), len(missing)))
@@ -273,7 +294,7 @@ class Run:
         late = self.deadline is not None and time.monotonic() >= self.deadline
         for digest, cell in list(self._pending.items()):
             # A trial whose worker was lost may be the reason: it runs alone from then on.
-            alone = any(running.trial.digest in self._lost for running, _ in self._running.values())
+            alone = any(one.trial.digest in self._lost for one, *_ in self._running.values())
             if late or alone or len(self._running) >= self.engine.width():
                 break
             if digest in self._lost and self._running:
@@ -303,7 +324,12 @@ class Run:
         folder = self.store.folder.resolve() / "weights"
         try:
             weights = self._weights_of(cell)
-            future = self._executor.submit(_work, cell.trial, weights, folder, content)
+            unfinished = len(self._pending) + len(self._running) + 1
+            if isinstance(cell.trial, Evaluate) and 2 * unfinished <= self.engine.workers():
+                path = self.store.weights_path(weights)
+                future = _in_thread(cell.trial, path, self._executor)
+            else:
+                future = self._executor.submit(_work, cell.trial, weights, folder, content)
         except BrokenExecutor:
             self._executor = None
             self._pending[cell.trial.digest] = cell
@@ -312,7 +338,7 @@ class Run:
         except BaseException:
             lock.release()
             raise
-        self._running[future] = cell, lock
+        self._running[future] = cell, lock, self._executor
 
     def _weights_of(self, cell: Cell) -> str:
         """Digest of the weights that a trial needs; empty for a training."""
@@ -326,8 +352,8 @@ class Run:
         Raises:
             InputError: if it cannot be written.
         """
-        cell, lock = self._running.pop(future)
-        outcome = self._outcome(cell, future)
+        cell, lock, executor = self._running.pop(future)
+        outcome = self._outcome(cell, future, executor)
         if outcome is None:
             path = self.store.weights_path(self._weights_of(cell))
             self._start(cell, lock, path.read_bytes())
@@ -338,13 +364,14 @@ class Run:
         finally:
             lock.release()
 
-    def _outcome(self, cell: Cell, future: Future[Outcome | None]) -> Any:
+    def _outcome(self, cell: Cell, future: Future[Outcome | None], executor: Executor) -> Any:
         """The outcome of a trial, None to send its weights, or `_FAILED`."""
         digest = cell.trial.digest
         try:
             return future.result()
-        except (BrokenExecutor, CancelledError) as error:
-            self._executor = None
+        except (BrokenExecutor, CancelledError, WorkerLostError) as error:
+            if executor is self._executor:  # not one that has taken its place already
+                self._executor = None
             self._lost[digest] = self._lost.get(digest, 0) + 1
             if self._lost[digest] < _ATTEMPTS:
                 self._pending[digest] = cell
