@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from joulewise.report.blocks import best_by_energy
-from joulewise.report.blocks.plan import held
 from joulewise.report.view import View
 
 
@@ -21,9 +20,10 @@ def test_rows_are_points_that_nothing_betters(view):
         for point in network.points
     ]
     points += [
-        (row["total_j"], row["mean"], network.training)
+        (one.total_j, one.mean, network.training)
         for network in view.networks
-        for row in (record.rows()[0] for record in network.allocations if held(record))
+        for one in network.allocations
+        if one.holds
     ]
     best = []
     for joules, mean, training in sorted(points, key=lambda one: (one[0], -one[1])):

@@ -36,7 +36,7 @@ def test_each_reference_has_a_column(view):
     reliable = network.record.result["reliable"]["memory_reliable_j"]
     v_min = network.record.result["supply_energies_j"]["V_min"]
     assert v_min == pytest.approx(reliable / 0.918402778, rel=1e-3)
-    spent = [record.rows()[0]["memory_j"] for record in network.allocations]
+    spent = [one.memory_j for one in network.allocations]
     for row, joules in zip(table.rows, spent, strict=True):
         expected = [f"{100 * (1 - joules / one):.1f} %" for one in (v_min, reliable)]
         assert row[2:4] == expected
@@ -60,7 +60,7 @@ def test_the_curve_stands_in_for_a_common_plan(view, tmp_path):
     (network,), (table,) = found.networks, savings(found).tables
     assert table.columns[2:] == ["vs reliable", "vs curve"]
     least = network.least_energy(0.02).energy
-    energy = network.allocations[0].rows()[0]["energy"]
+    energy = network.allocations[0].energy
     assert table.rows[0][3] == f"{100 * (1 - energy / least):.1f} %"
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -12,12 +12,21 @@ from numpy.typing import NDArray
 
 from joulewise.results import format_value
 from joulewise.simulation import Interval, mean_interval
+from joulewise.study.entries import GoalEntry, GranularityEntry
 from joulewise.study.least_energy import LeastEnergy, least_energy
 from joulewise.study.record import Record
 from joulewise.study.study import Position, Study
 from joulewise.study.study_file import StudyFile
 
-__all__ = ["Replicates", "CurvePoint", "MetricText", "Network", "View", "energy_interval"]
+__all__ = [
+    "Allocated",
+    "Replicates",
+    "CurvePoint",
+    "MetricText",
+    "Network",
+    "View",
+    "energy_interval",
+]
 
 Floats = NDArray[np.float64]
 
@@ -65,6 +74,35 @@ class CurvePoint:
         return mean_interval(self.known.tolist()) if len(self.known) > 1 else None
 
 
+class Allocated:
+    """One allocation of a network.
+
+    Args:
+        record: Its record.
+
+    Attributes:
+        goal: The goal.
+        granularity: The granularity.
+        found: The allocation as plain data; see `joulewise.Allocation.to_dict`.
+        holds: True if simulation has shown the goal to hold; None if it is only predicted to.
+        energy: Memory energy over that of the most reliable point.
+        memory_j: Memory energy of an inference, J.
+        total_j: The same with unplaced memory and arithmetic, J.
+        mean: Mean of the metric over held-out chips; None where it was not simulated.
+    """
+
+    def __init__(self, record: Record) -> None:
+        row = record.rows()[0]
+        self.goal: GoalEntry = record.ask.goal
+        self.granularity: GranularityEntry = record.ask.granularity
+        self.found: Mapping[str, Any] = record.result["allocation"]
+        self.holds: bool | None = row["holds"]
+        self.energy: float = row["energy"]
+        self.memory_j: float = row["memory_j"]
+        self.total_j: float = row["total_j"]
+        self.mean: float | None = row.get("mean")
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Network:
     """One trained network on one memory.
@@ -76,7 +114,7 @@ class Network:
         memory: Name of the memory.
         seed: Seed of the training.
         record: The record of its curve.
-        allocations: Records of its allocations.
+        allocations: Its allocations.
         fronts: Records of its fronts.
         trained: The record of its training; None for given weights.
     """
@@ -87,7 +125,7 @@ class Network:
     memory: str
     seed: int
     record: Record
-    allocations: Sequence[Record]
+    allocations: Sequence[Allocated]
     fronts: Sequence[Record]
     trained: Record | None
 
@@ -250,7 +288,10 @@ class View:
                 memory=self.file.memories[memory].name,
                 seed=seed,
                 record=record,
-                allocations=others.get((model, training, memory, seed, "allocate"), []),
+                allocations=[
+                    Allocated(one)
+                    for one in others.get((model, training, memory, seed, "allocate"), [])
+                ],
                 fronts=others.get((model, training, memory, seed, "front"), []),
                 trained=next(iter(others.get((model, training, memory, seed, "train"), [])), None),
             )
@@ -278,6 +319,17 @@ class View:
             if len({getattr(other, part) for other in self.networks}) > 1
         ]
         return ", ".join(part for part in parts if part) or network.model
+
+    def goal(self, one: Allocated) -> str:
+        """The goal of an allocation, its drop in the unit of the metric."""
+        goal = one.goal
+        if goal.drop is None or goal.relative:
+            return goal.name
+        return goal.name.replace(f"{goal.drop:g}", self.metric.drop(goal.drop))
+
+    def plan(self, one: Allocated) -> str:
+        """An allocation in words, such as ``a point per tensor, drop of 1 pp``."""
+        return f"{one.granularity.name}, {self.goal(one)}"
 
     @cached_property
     def metric(self) -> MetricText:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from joulewise.report.blocks.block import Block
-from joulewise.report.blocks.plan import goal_in_words, held
 from joulewise.report.tables import Table
 from joulewise.report.view import Replicates, View
 from joulewise.units import format_point, format_si
@@ -148,11 +147,9 @@ def _plans(view: View, group: Replicates) -> list[_Candidate]:
     """Kinds of plans that hold for all seeds."""
     kinds: dict[str, list[tuple[float, float]]] = {}
     for network in group.networks:
-        for record in network.allocations:
-            row = record.rows()[0]
-            if held(record) and row.get("mean") is not None:
-                plan = f"{row['granularity']}, {goal_in_words(view, record.ask.goal)}"
-                kinds.setdefault(plan, []).append((row["total_j"], row["mean"]))
+        for one in network.allocations:
+            if one.holds and one.mean is not None:
+                kinds.setdefault(view.plan(one), []).append((one.total_j, one.mean))
     return [
         _Candidate(
             group=group,

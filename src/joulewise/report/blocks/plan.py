@@ -8,11 +8,9 @@ from joulewise.report import charts
 from joulewise.report.blocks.block import Block
 from joulewise.report.tables import Table
 from joulewise.report.view import Network, View
-from joulewise.study.entries import GoalEntry
-from joulewise.study.record import Record
 from joulewise.units import format_percent, format_point, format_si
 
-__all__ = ["energy_of", "goal_in_words", "held", "plan"]
+__all__ = ["plan"]
 
 
 def plan(view: View) -> Block | None:
@@ -20,19 +18,19 @@ def plan(view: View) -> Block | None:
     allocated = [network for network in view.networks if network.allocations]
     if not allocated:
         return None
-    found, drawn = [], {}
-    for network in allocated:
-        best = min(network.allocations, key=lambda one: (not held(one), energy_of(one)))
-        found.append((network, best))
-        drawn[f"{view.name(network)}, seed {network.seed}"] = _chart(view, network)
-    holding = [(network, best) for network, best in found if held(best)]
+    drawn = {f"{view.name(one)}, seed {one.seed}": _chart(view, one) for one in allocated}
+    holding = [
+        (plan.energy, view.plan(plan), view.name(network))
+        for network in allocated
+        for plan in network.allocations
+        if plan.holds
+    ]
     sentence = "No goal was shown to hold."
     if holding:
-        network, best = min(holding, key=lambda pair: energy_of(pair[1]))
-        asked = _asked(view, best)
+        energy, asked, name = min(holding)
         sentence = (
-            f"{asked[0].upper()}{asked[1:]}: {view.name(network)} needs "
-            f"{format_percent(energy_of(best), 1)} of the energy of reliable memory."
+            f"{asked[0].upper()}{asked[1:]}: {name} needs {format_percent(energy, 1)} of the "
+            "energy of reliable memory."
         )
     return Block(
         name="plan",
@@ -44,35 +42,10 @@ def plan(view: View) -> Block | None:
     )
 
 
-def held(record: Record) -> bool:
-    """True if simulation has shown the goal of an allocation to hold."""
-    held: bool | None = record.result["allocation"]["holds"]
-    return held is True
-
-
-def energy_of(record: Record) -> float:
-    """Memory energy of an allocation over that of the most reliable point."""
-    energy: float = record.rows()[0]["energy"]
-    return energy
-
-
-def _asked(view: View, record: Record) -> str:
-    """Goal and granularity of an allocation."""
-    ask = record.ask
-    return f"{goal_in_words(view, ask.goal)}, {ask.granularity.name}"
-
-
-def goal_in_words(view: View, goal: GoalEntry) -> str:
-    """A goal, its drop in the unit of the metric."""
-    if goal.drop is None or goal.relative:
-        return goal.name
-    return goal.name.replace(f"{goal.drop:g}", view.metric.drop(goal.drop))
-
-
 def _points(view: View, network: Network) -> Table:
     """Operating points of every placed tensor, a column for each allocation."""
-    plans = [record.result["allocation"]["plan"] for record in network.allocations]
-    names = [record.ask.granularity.name for record in network.allocations]
+    plans = [one.found["plan"] for one in network.allocations]
+    names = [one.granularity.name for one in network.allocations]
     rows = []
     for tensor in network.record.result["tensors"]:
         cells = []
@@ -89,18 +62,17 @@ def _points(view: View, network: Network) -> Table:
 def _table(view: View) -> Table:
     rows = []
     for network in view.networks:
-        for record in network.allocations:
-            row = record.rows()[0]
-            holds = row["holds"]
+        for one in network.allocations:
+            holds = "yes" if one.holds else "predicted" if one.holds is None else "not shown"
             rows.append(
                 [
                     view.name(network),
-                    goal_in_words(view, record.ask.goal),
-                    row["granularity"],
-                    "yes" if holds else "predicted" if holds is None else "not shown",
-                    view.metric.text(row["mean"]) if row.get("mean") is not None else "",
-                    format_si(row["memory_j"], "J"),
-                    format_percent(row["energy"], 1),
+                    view.goal(one),
+                    one.granularity.name,
+                    holds,
+                    view.metric.text(one.mean) if one.mean is not None else "",
+                    format_si(one.memory_j, "J"),
+                    format_percent(one.energy, 1),
                 ]
             )
     columns = ["network", "goal", "granularity", "holds", view.metric.name, "memory"]
@@ -115,9 +87,9 @@ def _table(view: View) -> Table:
 def _chart(view: View, network: Network) -> Any:
     """Operating points by tensor, a line for each allocation."""
     rows = []
-    for record in network.allocations:
-        name = _asked(view, record)
-        for tensor, setting in record.result["allocation"]["plan"].items():
+    for allocated in network.allocations:
+        name = view.plan(allocated)
+        for tensor, setting in allocated.found["plan"].items():
             ((knob, value),) = setting.items()
             points = _numbers(value)
             mean = sum(points) / len(points)

@@ -7,10 +7,8 @@ from collections.abc import Mapping
 
 from joulewise.report import charts
 from joulewise.report.blocks.block import Block
-from joulewise.report.blocks.plan import goal_in_words, held
 from joulewise.report.tables import Table
-from joulewise.report.view import Network, View
-from joulewise.study.record import Record
+from joulewise.report.view import Allocated, Network, View
 from joulewise.units import format_percent, format_si
 
 __all__ = ["saving_at_goal", "savings"]
@@ -26,31 +24,31 @@ _COLUMNS = {
     _CURVE: "vs curve",
 }
 
-Compared = tuple[Network, Record, Mapping[str, float]]
+Compared = tuple[Network, Allocated, Mapping[str, float]]
 """A network, an allocation that holds, and the memory energy at each reference, J."""
 
 
 def savings(view: View) -> Block | None:
     """The block; None without plans that hold."""
     found: list[Compared] = [
-        (network, record, _references(network, record))
+        (network, one, _references(network, one))
         for network in view.networks
-        for record in network.allocations
-        if held(record)
+        for one in network.allocations
+        if one.holds
     ]
     if not found:
         return None
     # The plan that saves most on a common point, if one is known: the strictest reference.
     strictest = next(n for n in reversed(_COLUMNS) if any(n in one for _, _, one in found))
-    network, record, references = min(
+    network, best, references = min(
         (one for one in found if strictest in one[2]),
-        key=lambda one: _spent(one[1]) / one[2][strictest],
+        key=lambda one: one[1].memory_j / one[2][strictest],
     )
-    saved = [f"{_saved(record, references[n])} against {n}" for n in _COLUMNS if n in references]
+    saved = [f"{_saved(best, references[n])} against {n}" for n in _COLUMNS if n in references]
     return Block(
         name="savings",
         title="Savings against each reference",
-        sentence=f"{view.name(network)}, {_plan(view, record)}, saves {', '.join(saved)}.",
+        sentence=f"{view.name(network)}, {view.plan(best)}, saves {', '.join(saved)}.",
         charts={"Energy": _chart(view, found)},
         tables=[_table(view, found), *_tables_at_goal(view, found)],
         note=(
@@ -62,14 +60,13 @@ def savings(view: View) -> Block | None:
     )
 
 
-def _references(network: Network, record: Record) -> dict[str, float]:
+def _references(network: Network, one: Allocated) -> dict[str, float]:
     """Memory energy of an inference at each reference, J."""
     reliable = network.record.result["reliable"]["memory_reliable_j"]
     found = {**network.record.result.get("supply_energies_j", {}), _RELIABLE: reliable}
-    common = _common_plans(network).get(record.rows()[0]["goal"])
-    if common is not None and common is not record:
-        found[_COMMON] = _spent(common)
-    goal = record.ask.goal
+    common, goal = _common(network, one), one.goal
+    if common is not None and common is not one:
+        found[_COMMON] = common.memory_j
     if common is None and goal.drop is not None and not goal.relative and goal.chips is None:
         least = network.least_energy(goal.drop)
         if least.energy is not None and not least.at_edge:
@@ -77,22 +74,18 @@ def _references(network: Network, record: Record) -> dict[str, float]:
     return {name: joules for name, joules in found.items() if joules > 0}
 
 
-def _common_plans(network: Network) -> dict[str, Record]:
-    """The allocation of one common point that holds, by goal."""
-    return {
-        record.rows()[0]["goal"]: record
-        for record in network.allocations
-        if record.ask.granularity.per == "network" and held(record)
-    }
+def _common(network: Network, one: Allocated) -> Allocated | None:
+    """The plan of one point for all that holds for the same goal."""
+    same = (
+        other
+        for other in network.allocations
+        if other.holds and other.goal == one.goal and other.granularity.per == "network"
+    )
+    return min(same, key=lambda other: other.energy, default=None)
 
 
-def _spent(record: Record) -> float:
-    joules: float = record.rows()[0]["memory_j"]
-    return joules
-
-
-def _saved(record: Record, reference: float) -> str:
-    return format_percent(1 - _spent(record) / reference, 1)
+def _saved(one: Allocated, reference: float) -> str:
+    return format_percent(1 - one.memory_j / reference, 1)
 
 
 def _table(view: View, found: list[Compared]) -> Table:
@@ -100,10 +93,10 @@ def _table(view: View, found: list[Compared]) -> Table:
     rows = [
         [
             view.name(network),
-            _plan(view, record),
-            *(_saved(record, references[name]) if name in references else "" for name in names),
+            view.plan(one),
+            *(_saved(one, references[name]) if name in references else "" for name in names),
         ]
-        for network, record, references in found
+        for network, one, references in found
     ]
     return Table(
         caption="Memory energy saved by plans that hold, against each reference.",
@@ -116,28 +109,24 @@ def _table(view: View, found: list[Compared]) -> Table:
 def _tables_at_goal(view: View, found: list[Compared]) -> list[Table]:
     """Savings where both plans just meet their goal, with their intervals."""
     rows = []
-    for network, record, references in found:
-        if _COMMON in references:
-            common = _common_plans(network)[record.rows()[0]["goal"]]
-            both = (one.result["allocation"]["at_goal"] for one in (common, record))
-            if saved := saving_at_goal(*both):
-                rows.append([view.name(network), _plan(view, record), saved])
+    for network, one, _ in found:
+        common = _common(network, one)
+        if common is None or common is one:
+            continue
+        if saved := saving_at_goal(common.found["at_goal"], one.found["at_goal"]):
+            rows.append([view.name(network), view.plan(one), saved])
     caption = "Saved against the best common point, where both just meet the goal."
     columns = ["network", "plan", "saved [95 %]"]
     return [Table(caption=caption, columns=columns, rows=rows, words=2)] if rows else []
 
 
-def _plan(view: View, record: Record) -> str:
-    return f"{record.ask.granularity.name}, {goal_in_words(view, record.ask.goal)}"
-
-
 def _chart(view: View, found: list[Compared]) -> object:
     """Memory energy of each plan and of its references."""
     rows = []
-    for network, record, references in found:
+    for network, one, references in found:
         seed = f", seed {network.seed}" if len(view.file.seeds) > 1 else ""
-        name = f"{view.name(network)}, {_plan(view, record)}{seed}"
-        for which, joules in {**references, "the plan": _spent(record)}.items():
+        name = f"{view.name(network)}, {view.plan(one)}{seed}"
+        for which, joules in {**references, "the plan": one.memory_j}.items():
             tooltip = f"{name}: {which} {format_si(joules, 'J')}"
             rows.append({"name": which, "at": name, "x": joules, "tooltip": tooltip})
     return charts.dots(rows, x="memory energy of an inference, J")
