@@ -8,8 +8,9 @@ import pytest
 
 from joulewise.errors import InputError
 from joulewise.models import build, save_weights
-from joulewise.study import engine as engine_module
-from joulewise.study.engine import LocalProcesses, ThisProcess, estimated_seconds
+from joulewise.study import run as run_module
+from joulewise.study.engine import LocalProcesses, ThisProcess
+from joulewise.study.run import estimated_seconds
 from joulewise.study.study import Study, differences
 from joulewise.study.study_file import StudyFile
 from study_figures import SMALL, figures
@@ -81,9 +82,9 @@ class Wide(LocalProcesses):
 
 def test_chips_and_batches_of_a_trial_are_spread(done, tmp_path, monkeypatch):
     spread = []
-    begun = engine_module._in_thread
+    begun = run_module._in_thread
     monkeypatch.setattr(
-        engine_module,
+        run_module,
         "_in_thread",
         lambda trial, *rest: spread.append(trial.ask.kind) or begun(trial, *rest),
     )
@@ -97,7 +98,7 @@ def test_chips_and_batches_of_a_trial_are_spread(done, tmp_path, monkeypatch):
 
 
 def test_a_spread_trial_survives_lost_workers(done, tmp_path, monkeypatch):
-    engine, begun = Wide(), engine_module._in_thread
+    engine, begun = Wide(), run_module._in_thread
 
     def lose(trial, weights, executor):
         if len(engine.executors) == 1:
@@ -105,7 +106,7 @@ def test_a_spread_trial_survives_lost_workers(done, tmp_path, monkeypatch):
                 executor.submit(os._exit, 1).result()
         return begun(trial, weights, executor)
 
-    monkeypatch.setattr(engine_module, "_in_thread", lose)
+    monkeypatch.setattr(run_module, "_in_thread", lose)
     try:
         assert study(tmp_path).run(engine) == {}
     finally:
@@ -122,9 +123,9 @@ def test_running_again_computes_what_is_missing(done, tmp_path, monkeypatch):
     trials[1].unlink()
     before = {path: path.stat().st_mtime_ns for path in trials[2:]}
     computed = []
-    work = engine_module._work
+    work = run_module._work
     monkeypatch.setattr(
-        engine_module, "_work", lambda trial, *rest: computed.append(trial) or work(trial, *rest)
+        run_module, "_work", lambda trial, *rest: computed.append(trial) or work(trial, *rest)
     )
     again = study(tmp_path)
     assert again.run() == {}
@@ -267,7 +268,7 @@ def test_rows_are_of_the_study_that_was_asked(done, tmp_path):
 
 
 def test_figures_that_are_not_finite_fail_one_trial(tmp_path, monkeypatch):
-    work = engine_module._work
+    work = run_module._work
 
     def infinite(trial, *rest):
         outcome = work(trial, *rest)
@@ -275,7 +276,7 @@ def test_figures_that_are_not_finite_fail_one_trial(tmp_path, monkeypatch):
             outcome.result["simulations"][0]["ideal_mse"] = float("nan")
         return outcome
 
-    monkeypatch.setattr(engine_module, "_work", infinite)
+    monkeypatch.setattr(run_module, "_work", infinite)
     failed = study(tmp_path, goals=[], memories=["sram"]).run()
     (reason,) = failed.values()
     assert "not JSON compliant" in reason

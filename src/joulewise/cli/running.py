@@ -15,9 +15,10 @@ from joulewise.cli import arguments, console
 
 if TYPE_CHECKING:
     from joulewise.study import Study
-    from joulewise.study.engine import Engine, Progress
+    from joulewise.study.engine import Engine
     from joulewise.study.loggers import Logger
     from joulewise.study.record import Record
+    from joulewise.study.run import Progress
     from joulewise.study.study import Position
     from joulewise.study.study_file import StudyFile
 

@@ -11,7 +11,8 @@ trials       pieces of work with a digest
 compute      the computation of one trial
 energy_curve simulations around the fall of a metric
 store        the folder of a study
-engine       trials on any executor
+engine       sources of executors
+run          trials on any executor, kept as they are done
 dask_engine  workers of a Dask scheduler
 malloc       memory allocator settings of processes that compute
 loggers      finished trials to TensorBoard, MLflow or Weights & Biases

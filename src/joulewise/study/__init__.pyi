@@ -1,11 +1,11 @@
 from .dask_engine import DaskWorkers as DaskWorkers
 from .engine import Engine as Engine
 from .engine import LocalProcesses as LocalProcesses
-from .engine import Progress as Progress
 from .engine import ThisProcess as ThisProcess
 from .environment import Environment as Environment
 from .least_energy import LeastEnergy as LeastEnergy
 from .least_energy import least_energy as least_energy
 from .record import Record as Record
+from .run import Progress as Progress
 from .study import Study as Study
 from .study_file import StudyFile as StudyFile

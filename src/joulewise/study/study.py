@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from joulewise.errors import InputError, refuse
 from joulewise.results import frame
-from joulewise.study.engine import Engine, Progress, Run, ThisProcess, estimated_seconds
+from joulewise.study.engine import Engine, ThisProcess
+from joulewise.study.run import Progress, Run, estimated_seconds
 from joulewise.study.store import Store
 from joulewise.study.study_file import StudyFile
 from joulewise.study.trials import Cell, Sources, Train, cells_of, kind_of
