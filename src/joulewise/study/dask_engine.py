@@ -18,8 +18,13 @@ from joulewise.user_code import cause_of
 
 __all__ = ["DaskWorkers"]
 
-# Dask starts local workers with MALLOC_TRIM_THRESHOLD_ set low, which returns freed blocks.
-_ENVIRONMENT = KEEP_FREED_MEMORY.items()
+# Of workers on this machine. Dask starts them with MALLOC_TRIM_THRESHOLD_ set low, which returns
+# freed blocks, and looks at them every 10 and 500 ms for a dashboard, which nobody opens here.
+_LOCAL = {
+    **{f"distributed.nanny.pre-spawn-environ.{n}": v for n, v in KEEP_FREED_MEMORY.items()},
+    "distributed.worker.profile.enabled": False,
+    "distributed.admin.system-monitor.interval": "5s",
+}
 # Trials that wait at each worker, so that none is idle between two.
 _AHEAD = 2
 
@@ -50,13 +55,12 @@ class DaskWorkers(Engine):
         self._options = {"resources": {"GPU": 1}} if gpu else {}
         try:
             if address is None:
-                variables = {f"distributed.nanny.pre-spawn-environ.{n}": v for n, v in _ENVIRONMENT}
-                with config.set(variables):
+                with config.set(_LOCAL):
                     self._cluster = dask.LocalCluster(
                         n_workers=workers,
                         threads_per_worker=1,
                         host="127.0.0.1",
-                        dashboard_address="127.0.0.1:0",
+                        dashboard_address=None,
                         silence_logs=logging.ERROR,  # of workers that end slowly
                         resources={"GPU": 1} if gpu else None,
                     )
