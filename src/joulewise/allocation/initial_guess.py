@@ -75,19 +75,22 @@ def mse_for_accuracy_drop(
         ]
     )
 
-    # Over decades of mse, since it may lie anywhere between them. Large errors turn wrong samples
-    # right as well, so that ``lost`` may fall again: the first crossing is wanted.
+    # Over decades of mse, since it may lie anywhere between them.
     def lost(exponent: float) -> float:
         spread = torch.tensor(2 * 10.0**exponent, dtype=torch.float64).sqrt()
         return float(torch.special.ndtr(-margins / spread).mean() - (margins <= 0).double().mean())
 
-    tried = [step / 10 - _DECADES for step in range(round(20 * _DECADES) + 1)]
-    above = next((k for k, exponent in enumerate(tried) if lost(exponent) >= drop), None)
-    if above is None:
-        return None
-    if above == 0:
+    if lost(-_DECADES) >= drop:
         return float(10.0**-_DECADES)
-    return float(10.0 ** brentq(lambda x: lost(x) - drop, tried[above - 1], tried[above]))
+    low, high = -_DECADES, _DECADES
+    if lost(high) <= drop:
+        # Large errors turn wrong samples right as well: ``lost`` may have been above the drop.
+        tried = [low + step / 10 for step in range(round(20 * _DECADES))]
+        above = next((exponent for exponent in tried if lost(exponent) > drop), None)
+        if above is None:
+            return None
+        high = above
+    return float(10.0 ** brentq(lambda x: lost(x) - drop, low, high))
 
 
 def _margins(outputs: Tensor, targets: Tensor) -> Tensor:

@@ -65,7 +65,10 @@ def best_by_energy(view: View) -> Block | None:
             for memory, best in compared.items()
             if best
         ],
-        note="Means over seeds and chips. Plans count where they hold for each seed.",
+        note=(
+            "Means over seeds and chips. Plans count where they hold for each seed. Left out: what "
+            f"gains less than {view.metric.drop(view.drop)} on the row above, of the same network."
+        ),
     )
 
 
@@ -111,14 +114,24 @@ def _range(view: View, one: _Candidate) -> str:
 
 
 def _envelope(view: View, groups: Sequence[Replicates]) -> list[_Candidate]:
-    """Candidates that are better than every cheaper one, the cheapest first."""
+    """Candidates that are better than every cheaper one, the cheapest first.
+
+    Those of a network that gain less than the study's drop on the one before are left out, but for
+    the best.
+    """
     found = [one for group in groups for one in (*_points(group), *_plans(view, group))]
     best: list[_Candidate] = []
     direction = view.networks[0].direction
     for one in sorted(found, key=lambda one: (one.total_j, -direction * one.mean)):
         if not best or direction * one.mean > direction * best[-1].mean:
             best.append(one)
-    return best
+    kept: list[_Candidate] = []
+    for one, following in zip(best, [*best[1:], None], strict=True):
+        last = following is None or following.group is not one.group
+        gains = not kept or abs(one.mean - kept[-1].mean) >= view.drop
+        if last or gains or kept[-1].group is not one.group:
+            kept.append(one)
+    return kept
 
 
 def _points(group: Replicates) -> list[_Candidate]:
