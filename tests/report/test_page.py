@@ -49,6 +49,12 @@ def test_the_answer_is_the_least_energy(view):
     row = next(row for row in block.tables[0].rows if row[:2] == ["plain", "0.5 pp"])
     assert row[4].startswith(f"{100 * least.energy:.1f} % [")
     assert row[2] == f"{100 * network.ideal:.2f} %"
+    # The sentence holds all networks to the best of them.
+    best = max(one.ideal for one in view.networks)
+    assert block.sentence.startswith(f"Within 0.5 pp of the best accuracy, {100 * best:.2f} %, ")
+    found = [(one.least_energy(0.005, best).energy, one.training) for one in view.networks]
+    energy, training = min(pair for pair in found if pair[0] is not None)
+    assert f"the memory of {training} needs {100 * energy:.1f} %" in block.sentence
 
 
 def test_training_methods_are_held_to_the_first(view):

@@ -190,9 +190,9 @@ class Network:
         metric = self.record.result["simulations"][0]["metric"]
         return 1.0 if metric["higher_is_better"] else -1.0
 
-    def least_energy(self, drop: float) -> LeastEnergy:
-        """The least energy within a drop, with an interval over chips."""
-        return least_energy([point.energy for point in self.points], self.losses(), drop)
+    def least_energy(self, drop: float, baseline: float | None = None) -> LeastEnergy:
+        """The least energy within a drop, with an interval over chips; see `losses`."""
+        return least_energy([point.energy for point in self.points], self.losses(baseline), drop)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -246,6 +246,11 @@ class Replicates:
     def first(self) -> Network:
         """The network of the first seed."""
         return self.networks[0]
+
+    @property
+    def ideal(self) -> float:
+        """The metric with a perfect memory of the same words, mean over seeds."""
+        return float(np.mean([network.ideal for network in self.networks]))
 
 
 class View:
@@ -341,9 +346,9 @@ class View:
 
     @cached_property
     def best(self) -> float:
-        """The best metric of any network with a perfect memory."""
-        one = self.networks[0]
-        return one.direction * max(one.direction * network.ideal for network in self.networks)
+        """The best metric with a perfect memory, mean over seeds."""
+        direction = self.networks[0].direction
+        return direction * max(direction * group.ideal for group in self.replicates)
 
     def reliable_j(self, network: Network) -> float:
         """Energy of placed memory at its most reliable point, J."""

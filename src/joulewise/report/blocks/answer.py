@@ -14,14 +14,19 @@ def answer(view: View) -> Block | None:
     """The block; None without curves."""
     if not view.networks:
         return None
-    drop = view.drop
-    found = [(group, _energies(group, drop)) for group in view.replicates]
-    lost = f"{view.metric.drop(drop)} of {view.metric.name}"
-    within = [(_total_j(view, group, energies), group) for group, energies in found if energies]
+    drop, metric = view.drop, view.metric
+    # Networks are compared at one accuracy: each at its own would favour the worst.
+    several = len({(network.model, network.training) for network in view.networks}) > 1
+    within = [
+        (_total_j(view, group, energies), group, energies)
+        for group in view.replicates
+        if (energies := _energies(group, drop, view.best if several else None))
+    ]
+    lost = f"{metric.drop(drop)} of "
+    lost += f"the best {metric.name}, {metric.text(view.best)}" if several else metric.name
     sentence = f"No network stays within {lost} at any simulated point."
     if within:
-        joules, group = min(within, key=lambda pair: pair[0])
-        energies = _energies(group, drop)
+        joules, group, energies = min(within, key=lambda one: one[0])
         fraction = format_percent(sum(energies) / len(energies), 1)
         sentence = (
             f"Within {lost}, the memory of {view.name(group.first)} needs {fraction} of the energy "
@@ -46,9 +51,15 @@ def _total_j(view: View, group: Replicates, energies: list[float]) -> float:
     return mean * view.reliable_j(group.first) + view.fixed_j(group.first)
 
 
-def _energies(group: Replicates, drop: float) -> list[float]:
-    """The least energy of each seed; empty if one of them is never within the drop."""
-    found = [network.least_energy(drop).energy for network in group.networks]
+def _energies(group: Replicates, drop: float, baseline: float | None = None) -> list[float]:
+    """The least energy of each seed; empty if one of them is never within the drop.
+
+    Args:
+        group: The networks.
+        drop: The loss that is allowed.
+        baseline: The value that is lost from; None for that of each with a perfect memory.
+    """
+    found = [network.least_energy(drop, baseline).energy for network in group.networks]
     known = [energy for energy in found if energy is not None]
     return known if len(known) == len(found) else []
 
@@ -70,10 +81,9 @@ def _table(view: View) -> Table:
 
 
 def _cells(view: View, group: Replicates, drop: float) -> list[str]:
-    ideal = sum(network.ideal for network in group.networks) / len(group.networks)
     energies = _energies(group, drop)
     if not energies:
-        return [view.metric.text(ideal), "not reached", "", ""]
+        return [view.metric.text(group.ideal), "not reached", "", ""]
     mean = sum(energies) / len(energies)
     least = [network.least_energy(drop) for network in group.networks]
     low, high = least[0].low, least[0].high
@@ -84,7 +94,7 @@ def _cells(view: View, group: Replicates, drop: float) -> list[str]:
     interval = "" if low is None or high is None else f" [{100 * low:.1f}, {100 * high:.1f}]"
     edge = "at most " if any(one.at_edge for one in least) else ""
     return [
-        view.metric.text(ideal),
+        view.metric.text(group.ideal),
         f"{edge}{format_si(mean * reliable, 'J')}",
         f"{edge}{format_percent(mean, 1)}{interval}",
         format_si(mean * reliable + view.fixed_j(group.first), "J"),
