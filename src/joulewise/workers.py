@@ -78,16 +78,16 @@ def shared_with(executor: Executor, data: Any) -> Iterator[Workers]:
             "executor"
         ) from error
     content = stream.getvalue()
-    path = None
+    digest, path = _digest(content), None
     try:
         with suppress(OSError):  # a full disk: workers ask for the content
             handle, name = tempfile.mkstemp(prefix="joulewise-", suffix=".parts")
             path = Path(name)
             with os.fdopen(handle, "wb") as file:
                 file.write(content)
-        yield Workers(executor, path, content)
+        yield Workers(executor, digest, path, content)
     finally:
-        _held.pop(_digest(content), None)  # of threads of this process
+        _held.pop(digest, None)  # of threads of this process
         if path is not None:
             path.unlink(missing_ok=True)
 
@@ -95,13 +95,11 @@ def shared_with(executor: Executor, data: Any) -> Iterator[Workers]:
 class Workers:
     """Workers that can load some data; made by `shared_with`."""
 
-    def __init__(self, executor: Executor, path: Path | None, content: bytes) -> None:
+    def __init__(self, executor: Executor, digest: str, path: Path | None, content: bytes) -> None:
         self._executor, self._content = executor, content
         # Of all files that were imported, those that the data refer to.
         files = {n: file for n, file in imported_files().items() if n.encode() in content}
-        self._begin = functools.partial(
-            _work, _digest(content), path, files, torch.get_num_threads()
-        )
+        self._begin = functools.partial(_work, digest, path, files, torch.get_num_threads())
 
     def map(
         self, work: Callable[[Any, Part], Found], parts: Sequence[Part]

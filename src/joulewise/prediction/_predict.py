@@ -23,12 +23,11 @@ from joulewise.prediction.first_order import FirstOrder
 from joulewise.prediction.forecast import Forecast
 from joulewise.prediction.problem import Method, Problem, loaded_problem
 from joulewise.prediction.single_faults import FaultRatio
-from joulewise.progress import Progress, reporting
+from joulewise.progress import Progress, reporting, silent
 from joulewise.workers import check_executor, shared_with
 
 __all__ = ["METHODS", "predict", "register_method"]
 
-_ALONE = "method first-order or second-order"
 _METHODS: dict[str, Callable[[], Method]] = {
     "first-order": FirstOrder,
     "second-order": partial(FirstOrder, noise_pairs=8),
@@ -110,7 +109,8 @@ def predict(
         method = METHODS[method]()
     check_executor(executor)
     if executor is not None and not isinstance(method, FirstOrder):
-        refuse("executor", f"given with {type(method).__name__}", _ALONE)
+        got = f"given with {type(method).__name__}"
+        refuse("executor", got, "method first-order or second-order")
     with (
         reporting(progress) as report,
         loaded_problem(
@@ -162,8 +162,9 @@ def _spread(
     if problem.differentiable:
         refuse("executor", "given for points with gradients", "None, for such points")
     missing: Any = None
-    alone = replace(problem, placement=placement, memory=missing, progress=_silent)
-    shared = _Shared(method, alone, method.ratios(problem))
+    alone = replace(problem, placement=placement, memory=missing, progress=partial(silent, ""))
+    ratios = method.ratios(method.linearised(problem)) if method.single_faults else {}
+    shared = _Shared(method, alone, ratios)
     numbers = range(len(problem.batches))
     parts: list[ForecastAccumulator] = []
     with (
@@ -188,8 +189,4 @@ def _batch(shared: _Shared, number: int) -> ForecastAccumulator:
         memory.run(problem.batches[0].inputs)  # shows whether the model draws random numbers
         own = replace(problem, placement=memory.placement, memory=memory, numbers=[number])
         with torch.no_grad():
-            return shared.method.accumulated(own, shared.ratios)
-
-
-def _silent(done: float, expected: float) -> None:
-    """Report nothing."""
+            return shared.method.accumulated(shared.method.linearised(own), shared.ratios)

@@ -99,23 +99,23 @@ class FirstOrder:
 
     def forecast(self, problem: Problem) -> Forecast:
         """See `joulewise.prediction.predict`."""
-        total = self.accumulated(problem, self.ratios(problem))
+        network = self.linearised(problem)
+        total = self.accumulated(network, self.ratios(network))
         with torch.set_grad_enabled(problem.differentiable):
             return total.forecast(self.name, problem)
 
-    def ratios(self, problem: Problem) -> Mapping[str, FaultRatio]:
+    def ratios(self, network: Linearisation) -> Mapping[str, FaultRatio]:
         """Ratios of true to linear variance from single faults in the first batch, if wanted."""
         if not self.single_faults:
             return {}
-        network = self._linearised(problem)
         first = next(network.pieces(0))  # as many samples as fit in a forward pass
         return single_fault_ratios(network, first, self.single_faults, _SEED_OF_FAULTS + self.seed)
 
     def accumulated(
-        self, problem: Problem, ratios: Mapping[str, FaultRatio]
+        self, network: Linearisation, ratios: Mapping[str, FaultRatio]
     ) -> ForecastAccumulator:
-        """Figures of the batches of a problem that are to be processed; see `ratios`."""
-        network = self._linearised(problem)
+        """Figures of the batches that are to be processed; see `ratios`."""
+        problem = network.problem
         wanted = self.accuracy and problem.has_classes
         outputs = problem.outputs
         scalars = min(outputs, self.classes) if wanted else 0
@@ -133,7 +133,8 @@ class FirstOrder:
                 problem.progress(total.samples, problem.samples)
         return total
 
-    def _linearised(self, problem: Problem) -> Linearisation:
+    def linearised(self, problem: Problem) -> Linearisation:
+        """The linearisation that a forecast is made from."""
         return Linearisation(
             problem,
             seed=self.seed,
