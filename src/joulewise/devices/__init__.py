@@ -9,7 +9,11 @@ operating_point     operating points; the knob of a device, its range as levels 
 moments             mean and variance of reads, stated or estimated, classes of words
 sram                SRAM under voltage scaling
 fault_kinds         effect of failing cells on a word: mask, flip, stuck
-fault_maps          positions of failing cells: independent, correlated, measured
+fault_maps          positions of failing cells: the interface, independent cells
+correlated_map      weak rows, columns and blocks of cells
+measured_map        cells of manufactured arrays that failed
+fault_measurement   faults of arrays over the supply, read from published files
+fault_clustering    laws of clustered faults, fitted to a measurement
 faulty_words        words with failing cells, and their replacement in tensors
 reliability_laws    bit error rate and energy against the supply; named, cited profiles
 crossbar            memristor crossbars: additive, multiplicative and read noise
@@ -26,12 +30,16 @@ device_check        statistical self-check of a device
 from joulewise.devices.arithmetic import HOROWITZ_INT8, Arithmetic
 from joulewise.devices.array import Array
 from joulewise.devices.chip import Chip, MatrixInputs, Traffic
+from joulewise.devices.correlated_map import CorrelatedMap
 from joulewise.devices.crossbar import Crossbar
 from joulewise.devices.crossbar_energy import ISAAC, ReadOut
 from joulewise.devices.device import Device
 from joulewise.devices.device_check import DeviceCheck, MomentCheck, check_device
+from joulewise.devices.fault_clustering import ClusterFit, fit_clusters, neighbour_correlation
 from joulewise.devices.fault_kinds import Flip, Mask, Stuck
-from joulewise.devices.fault_maps import CorrelatedMap, IndependentMap, MeasuredMap
+from joulewise.devices.fault_maps import IndependentMap, Layout
+from joulewise.devices.fault_measurement import FaultMeasurement
+from joulewise.devices.measured_map import MeasuredMap
 from joulewise.devices.moments import MomentEstimate, ReadMoments, SharedFactor, WordClasses
 from joulewise.devices.operating_point import Knob, PlainPoint, Point, from_plain, plain_point
 from joulewise.devices.pcm import PCM
@@ -73,4 +81,9 @@ __all__ = [
     "from_plain",
     "law",
     "plain_point",
+    "ClusterFit",
+    "FaultMeasurement",
+    "Layout",
+    "fit_clusters",
+    "neighbour_correlation",
 ]

@@ -14,8 +14,9 @@ from torch import Tensor
 from joulewise.devices.chip import Chip, Traffic
 from joulewise.devices.device import Device
 from joulewise.devices.fault_kinds import FaultKind, Mask
-from joulewise.devices.fault_maps import FaultMap, IndependentMap, MeasuredMap
+from joulewise.devices.fault_maps import FaultMap, IndependentMap
 from joulewise.devices.faulty_words import FaultyWords, samples_are_dense
+from joulewise.devices.measured_map import MeasuredMap
 from joulewise.devices.moments import ReadMoments, WordClasses
 from joulewise.devices.operating_point import Knob, Point, as_point
 from joulewise.devices.reliability_laws import ExponentialLaw, ReliabilityLaw

@@ -1,0 +1,177 @@
+"""Clustering of measured faults: laws of the failing cells of a column, fitted and tested."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import optimize, stats
+from scipy.special import gammaln, ndtr, ndtri, xlog1py, xlogy
+
+from joulewise.devices.correlated_map import CorrelatedMap
+from joulewise.devices.fault_measurement import FaultMeasurement
+from joulewise.errors import TableError, refuse
+
+__all__ = ["ClusterFit", "fit_clusters", "neighbour_correlation"]
+
+Floats = NDArray[np.float64]
+
+# The effect that cells of a column share, and its weight: trapezoids, whose error is below 1e-10.
+_EFFECT = np.linspace(-9.0, 9.0, 3001)
+_WEIGHT = stats.norm.pdf(_EFFECT) * (_EFFECT[1] - _EFFECT[0])
+# First counts of the classes of the test: columns with 0, 1, 2, 3 to 4, 5 to 8 faults and so on.
+_CLASSES = (0, 1, 2, 3, 5, 9, 17, 33)
+# Columns that are expected in a class of the test, at least; sparser ones are joined.
+_LEAST_EXPECTED = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterFit:
+    """Laws of the number of failing cells in a column, fitted to a measurement.
+
+    Args:
+        volts: The supply.
+        bit_error_rate: Fraction of the cells that failed.
+        column: Fraction of the variance common to a column, of a `CorrelatedMap`.
+        standard_error: Of ``column``, from the curvature of the log-likelihood.
+        shape: Shape of the gamma distribution of the rates of columns, whose counts are then
+            negative binomial.
+        log_likelihood: Of the fitted laws: ``"independent"``, ``"negative binomial"`` and
+            ``"correlated"``.
+        classes: Least number of failing cells of each class of columns.
+        observed: Columns in each class.
+        expected: Expected columns in each class, by the correlated law.
+        p_value: Of a chi-square test of that law, a low one refuting it.
+    """
+
+    volts: float
+    bit_error_rate: float
+    column: float
+    standard_error: float
+    shape: float
+    log_likelihood: dict[str, float]
+    classes: tuple[int, ...]
+    observed: tuple[int, ...]
+    expected: tuple[float, ...]
+    p_value: float
+
+    def fault_map(self, measured: FaultMeasurement) -> CorrelatedMap:
+        """The fitted law, in arrays of the measured size."""
+        return CorrelatedMap(
+            column=self.column, rows=measured.rows, columns=measured.columns, layout=measured.layout
+        )
+
+
+def fit_clusters(
+    measured: FaultMeasurement, volts: float | None = None, *, column: float | None = None
+) -> ClusterFit:
+    """Fit laws of clustered faults to the failing cells of each column, by maximum likelihood.
+
+    Args:
+        measured: The measurement.
+        volts: The supply; None for the lowest one, where most cells fail.
+        column: Fraction of the variance common to a column, for instance as fitted at another
+            supply; None to fit it.
+
+    Raises:
+        TableError: if arrays were not read at that supply, or fewer than two cells failed.
+
+    References:
+        A Gaussian random effect is the threshold voltage of what a column shares; gamma-distributed
+        rates give negative binomial counts, the usual law of clustered defects (C. H. Stapper,
+        IBM J. Res. Dev. 27, 1983).
+    """
+    volts = measured.volts[0] if volts is None else volts
+    counts = measured.failing_per("column", volts)
+    total, cells = int(counts.sum()), measured.rows
+    if total < 2:
+        refuse("the failing cells", f"{total} at {volts:g} V", "two or more", TableError)
+    mean, rate = float(counts.mean()), total / measured.bits
+    values, columns = np.unique(counts, return_counts=True)
+
+    def correlated(share: float) -> float:
+        return float(-columns @ np.log(_correlated(values, cells, rate, share)))
+
+    def negative_binomial(log_shape: float) -> float:
+        shape = np.exp(log_shape)
+        return float(-columns @ stats.nbinom.logpmf(values, shape, shape / (shape + mean)))
+
+    share, least = _minimum(correlated, 1e-3, 0.9) if column is None else (column, 0.0)
+    step = 1e-3
+    curve = correlated(share + step) - 2 * correlated(share) + correlated(share - step)
+    log_shape, least_of_gamma = _minimum(negative_binomial, -12.0, 6.0)
+    chances = _correlated(np.arange(cells + 1), cells, rate, share)
+    classes, observed, expected = _in_classes(counts, len(counts) * chances)
+    squares = float((np.square(observed - expected) / expected).sum())
+    # The mean is fitted, and the share if it is not given.
+    free = max(len(classes) - 2 - (column is None), 1)
+    return ClusterFit(
+        volts=volts,
+        bit_error_rate=rate,
+        column=share,
+        standard_error=step / curve**0.5 if curve > 0 and column is None else 0.0,
+        shape=float(np.exp(log_shape)),
+        log_likelihood={
+            "independent": float(stats.binom.logpmf(values, cells, rate) @ columns),
+            "negative binomial": -least_of_gamma,
+            "correlated": -(least or correlated(share)),
+        },
+        classes=classes,
+        observed=tuple(int(n) for n in observed),
+        expected=tuple(float(n) for n in expected),
+        p_value=float(stats.chi2.sf(squares, free)),
+    )
+
+
+def neighbour_correlation(measured: FaultMeasurement, volts: float) -> tuple[float, float]:
+    """Correlation of ``log(1 + faults)`` between arrays that are neighbours in a column of the die.
+
+    Returns:
+        Moran's I, and its standard error where there is no correlation.
+
+    Raises:
+        TableError: if positions are not known.
+
+    References:
+        A. D. Cliff, J. K. Ord, "Spatial Processes", 1981 (the moments under normality).
+    """
+    if not measured.positions:
+        refuse("positions", "not known", "a measurement read with its floorplan", TableError)
+    values = np.log1p(measured.failing_per("array", volts))
+    values = values - values.mean()
+    place = np.asarray(measured.positions)
+    away = np.abs(place[:, None] - place)
+    near = ((away[..., 0] == 0) & (away[..., 1] == 1)).astype(np.float64)
+    n, links = len(values), near.sum()
+    found = float(n / links * (values @ near @ values) / (values @ values))
+    s1, s2 = 2 * links, float(np.square(2 * near.sum(0)).sum())
+    variance = (n**2 * s1 - n * s2 + 3 * links**2) / ((n**2 - 1) * links**2) - 1 / (n - 1) ** 2
+    return found, float(variance) ** 0.5
+
+
+def _minimum(function: Callable[[float], float], low: float, high: float) -> tuple[float, float]:
+    found = optimize.minimize_scalar(function, bounds=(low, high), method="bounded")
+    return float(found.x), float(found.fun)
+
+
+def _correlated(counts: NDArray[np.int64], cells: int, rate: float, share: float) -> Floats:
+    """Probability of each number of failing cells in a column of ``cells`` cells."""
+    given = ndtr((ndtri(rate) - share**0.5 * _EFFECT) / (1 - share) ** 0.5)
+    n = counts[:, None]
+    logs = gammaln(cells + 1) - gammaln(n + 1) - gammaln(cells - n + 1)
+    logs = logs + xlogy(n, given) + xlog1py(cells - n, -given)
+    chances: Floats = np.exp(logs) @ _WEIGHT
+    return chances
+
+
+def _in_classes(
+    counts: NDArray[np.int64], expected: Floats
+) -> tuple[tuple[int, ...], Floats, Floats]:
+    """Classes of counts, and the columns observed and expected in each, sparse ones joined."""
+    seen = np.bincount(counts, minlength=len(expected)).astype(np.float64)
+    starts = [first for first in _CLASSES if first < len(expected)]
+    while len(starts) > 2 and expected[starts[-1] :].sum() < _LEAST_EXPECTED:
+        starts.pop()
+    return tuple(starts), np.add.reduceat(seen, starts), np.add.reduceat(expected, starts)

@@ -1,0 +1,96 @@
+import numpy as np
+import pytest
+
+from joulewise.devices import (
+    Chip,
+    CorrelatedMap,
+    FaultMeasurement,
+    IndependentMap,
+    fit_clusters,
+    neighbour_correlation,
+)
+from joulewise.errors import TableError
+
+ROWS, COLUMNS, ARRAYS = 128, 16, 300
+
+
+def measured(fault_map, rates=(0.02, 0.005), seed=1, **fields):
+    """A measurement of arrays that fail as a fault map says, at 0.5, 0.6 V and so on."""
+    bits, size = 8, ROWS * COLUMNS
+    highest = np.zeros(ARRAYS * size)
+    volts = tuple(0.5 + 0.1 * n for n in range(len(rates)))
+    for supply, rate in zip(volts, rates, strict=True):
+        cells = fault_map.failing(ARRAYS * size // bits, np.full((2, bits), rate), Chip(seed=seed))[
+            0
+        ]
+        highest[cells] = supply
+    # Words are side by side; the columns of an interleaved row are those of one bit.
+    table = highest.reshape(-1, COLUMNS // bits, bits).transpose(0, 2, 1).reshape(-1)
+    cells = np.flatnonzero(table)
+    return FaultMeasurement(
+        rows=ROWS,
+        columns=COLUMNS,
+        arrays=ARRAYS,
+        volts=volts,
+        cells=tuple(cells.tolist()),
+        highest=tuple(table[cells].tolist()),
+        layout="interleaved",
+        **fields,
+    )
+
+
+def law_of(share):
+    return CorrelatedMap(column=share, rows=ROWS, columns=COLUMNS, layout="interleaved")
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5])
+def test_the_share_of_a_simulated_measurement_is_recovered(share):
+    found = measured(law_of(share))
+    for volts in found.volts:
+        fit = fit_clusters(found, volts)
+        assert abs(fit.column - share) < 5 * fit.standard_error
+        assert fit.standard_error < 0.06
+        assert fit.log_likelihood["correlated"] > fit.log_likelihood["independent"] + 100
+        assert fit.p_value > 1e-4
+        assert sum(fit.observed) == ARRAYS * COLUMNS
+        assert sum(fit.expected) == pytest.approx(ARRAYS * COLUMNS, rel=1e-6)
+    again = fit_clusters(found, found.volts[1], column=fit_clusters(found).column)
+    assert again.p_value > 1e-4
+    assert again.log_likelihood["correlated"] <= fit.log_likelihood["correlated"] + 1e-6
+
+
+def test_independent_cells_have_no_share():
+    fit = fit_clusters(measured(IndependentMap()))
+    assert fit.column < 0.01
+    assert fit.shape > 10  # close to Poisson
+    wrong = fit_clusters(measured(IndependentMap()), column=0.4)
+    assert wrong.p_value < 1e-6
+
+
+def test_the_fitted_map_has_the_measured_arrays():
+    found = measured(law_of(0.5))
+    fitted = fit_clusters(found).fault_map(found)
+    assert (fitted.rows, fitted.columns, fitted.layout) == (ROWS, COLUMNS, "interleaved")
+    fitted.check(8)
+
+
+def test_too_few_faults_and_other_supplies():
+    found = measured(IndependentMap(), rates=(0.01, 1e-9))
+    with pytest.raises(TableError, match=r"the failing cells is 0 at 0.6 V; allowed: two or more"):
+        fit_clusters(found, 0.6)
+    with pytest.raises(TableError, match=r"^volts is 0.7; allowed: one of 0.5, 0.6"):
+        fit_clusters(found, 0.7)
+
+
+def test_neighbour_correlation():
+    places = tuple((n // 20, n % 20) for n in range(ARRAYS))
+    alone = measured(IndependentMap(), positions=places)
+    correlation, error = neighbour_correlation(alone, 0.5)
+    assert abs(correlation) < 5 * error
+    # The same arrays in the order of their faults: neighbours are alike.
+    order = np.argsort(np.argsort(alone.failing_per("array", 0.5), kind="stable"))
+    sorted_places = tuple(places[rank] for rank in order)
+    alike = measured(IndependentMap(), positions=sorted_places)
+    assert neighbour_correlation(alike, 0.5)[0] > 10 * error
+    with pytest.raises(TableError, match=r"positions is not known"):
+        neighbour_correlation(measured(IndependentMap()), 0.5)
