@@ -21,11 +21,11 @@ Z = 5.0  # two-sided 6e-7 for each of a few tens of comparisons, on fixed seeds
 
 
 def traffic(times: float) -> Traffic:
-    """Traffic of ``times`` inferences that read, write and multiply with one matrix."""
+    """Traffic of ``times`` matrices that are read, written and multiplied with."""
     weight = torch.randn(SHAPE, generator=torch.Generator().manual_seed(20), dtype=torch.float64)
     inputs = torch.rand(64, 1, SHAPE[1], generator=torch.Generator().manual_seed(21))
     return Traffic(
-        words=768,
+        words=int(768 * times),
         reads=768.0 * times,
         writes=32.0 * times,
         matrix_inputs=(MatrixInputs(inputs=inputs, largest=1.0, uses=3.0 * times, weight=weight),),
@@ -133,7 +133,7 @@ def check_most_reliable(device: Device[Any], tensor: Tensor) -> None:
 
 
 def check_energy(device: Device[Any], points: Sequence[Point]) -> None:
-    """Energy is a scalar, monotone in the knob, proportional to accesses, differentiable."""
+    """Energy is a scalar, monotone in the knob, proportional to traffic, differentiable."""
     once = traffic(1)
     joules = [device.energy(once, point) for point in points]
     assert all(j.shape == () and j.dtype == torch.float64 for j in joules)

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from joulewise.devices import (
+    DRAM,
+    EDRAM,
     PCM,
     SRAM,
     Array,
@@ -30,6 +32,8 @@ DEVICES = {
     "variability": Crossbar(variability=0.1, clip=False),
     "array": Crossbar(sigma=1e-6, array=Array(rows=16, output_bits=8)),
     "pcm": PCM(),
+    "dram": DRAM(),
+    "edram": EDRAM(),
 }
 
 

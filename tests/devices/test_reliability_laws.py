@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from joulewise.devices import PROFILES, SRAM, ExponentialLaw, VoltageTable, law
+from joulewise.devices import PROFILES, SRAM, ExponentialLaw, Leakage, Traffic, VoltageTable, law
 from joulewise.devices.reliability_laws import HOROWITZ_SRAM_BIT_J, VoltageRow
 from joulewise.errors import InputError, OperatingPointError, TableError
 
@@ -262,16 +262,22 @@ def test_references_of_savings():
     rows = (VoltageRow(0.5, 1.0e-14, 1e-2), VoltageRow(0.7, 2.0e-14, 1e-4))
     table = VoltageTable(rows=rows, source="made up", v_nominal=1.0, v_min=0.6)
     # Above the table energy rises with the square of the voltage; within it is interpolated.
-    assert table.supply_ratios == pytest.approx({"nominal supply": (1.0 / 0.7) ** 2, "V_min": 0.75})
+    assert table.references == {"nominal supply": 1.0, "V_min": 0.6}
+    assert table.access_j_at(1.0) == pytest.approx(2.0e-14 * (1.0 / 0.7) ** 2)
+    assert table.access_j_at(0.6) == pytest.approx(1.5e-14)
     # No part of what is read: a plan for the table without them fits.
     assert table.describe() == VoltageTable(rows=rows, source="made up").describe()
-    assert SRAM(law=table).supply_ratios == table.supply_ratios
-    assert VoltageTable(rows=rows, source="made up").supply_ratios == {}
-    assert ExponentialLaw().supply_ratios == {}
-    # The energy at 0.958 Vmin is 0.918 of that at Vmin.
-    assert law("stutz2021-14nm").supply_ratios == pytest.approx(
-        {"V_min": 1 / 0.918402778}, rel=1e-3
+    traffic = Traffic(words=10, reads=20, writes=5)
+    assert SRAM(bits=4, law=table).reference_energies(traffic) == pytest.approx(
+        {"nominal supply": 100 * 2.0e-14 / 0.49, "V_min": 100 * 1.5e-14}
     )
+    assert VoltageTable(rows=rows, source="made up").references == {}
+    assert SRAM(law=ExponentialLaw()).reference_energies(traffic) == {}
+    # The energy at 0.958 Vmin is 0.918 of that at Vmin.
+    stutz = law("stutz2021-14nm")
+    assert stutz.references == {"V_min": 1.0}
+    most = float(stutz.energy_per_bit_j(torch.tensor(1.0, dtype=torch.float64)))
+    assert stutz.access_j_at(1.0) == pytest.approx(most / 0.918402778, rel=1e-3)
     for supplies in ({"v_min": 0.4}, {"v_min": 0.6, "v_nominal": 0.55}):
         with pytest.raises(TableError, match="v_min is 0.4|v_nominal is 0.55"):
             VoltageTable(rows=rows, source="made up", **supplies)
@@ -382,3 +388,38 @@ def test_measured_bits_are_a_column_of_a_file(tmp_path):
     path.write_text(f"{HEADER},measured_bits\n0.5,1e-14,1e-2,0\n0.8,2e-14,0,1e6\n")
     with pytest.raises(TableError, match="line 2: measured_bits is 0; allowed: 1 to"):
         VoltageTable.from_csv(path)
+
+
+def test_leakage():
+    leakage = Leakage(watts_per_bit=2e-12, volts=0.5, exponent_per_v=4.0, source="made up")
+    assert float(leakage.watts(tensor(0.5))) == pytest.approx(2e-12)
+    assert float(leakage.watts(tensor(1.0))) == pytest.approx(4e-12 * math.exp(2.0))
+    with pytest.raises(InputError, match="^watts_per_bit is 0; allowed: above 0"):
+        Leakage(watts_per_bit=0.0, volts=0.5, exponent_per_v=4.0, source="")
+
+
+def test_energy_includes_leakage_over_the_latency():
+    leakage = Leakage(watts_per_bit=1e-9, volts=0.5, exponent_per_v=4.0, source="made up")
+    table = VoltageTable(rows=ROWS, source="made up", v_nominal=1.0, leakage=leakage)
+    memory = SRAM(bits=8, law=table, knob="v_dd", latency_s=1e-3)
+    traffic = Traffic(words=10, reads=20, writes=5)
+    for volts in (0.5, 0.6, 0.8):
+        dynamic = float(SRAM(bits=8, law=table, knob="v_dd").energy(traffic, volts))
+        leaks = 10 * 8 * 1e-3 * float(leakage.watts(tensor(volts)))
+        assert float(memory.energy(traffic, volts)) == pytest.approx(dynamic + leaks)
+    # The last row is 2e-14 J at 0.8 V; energy rises with the square of the supply.
+    nominal = 25 * 8 * 2e-14 / 0.64 + 80e-3 * float(leakage.watts(tensor(1.0)))
+    assert memory.reference_energies(traffic)["nominal supply"] == pytest.approx(nominal)
+    by_channel = memory.energy_by_channel(traffic, tensor([[0.5], [0.8]]), 2)
+    each = [float(memory.energy(traffic, volts)) / 2 for volts in (0.5, 0.8)]
+    assert by_channel.tolist() == pytest.approx(each)
+    planes = tensor([0.5] * 4 + [0.8] * 4)
+    assert float(memory.energy(traffic, planes)) == pytest.approx(sum(each))
+    assert memory.describe()["latency_s"] == 1e-3
+
+
+def test_latency_needs_a_law_with_leakage():
+    with pytest.raises(InputError, match=r"^latency_s is 0.001; allowed: 0, since the law"):
+        SRAM(latency_s=1e-3)
+    with pytest.raises(InputError, match=r"^latency_s is -1; allowed: 0 to"):
+        SRAM(latency_s=-1.0)

@@ -31,8 +31,9 @@ class EnergyModel:
     """Energy of the placed tensors as a function of the plan.
 
     Energy of a compute-in-memory array is tabulated over its knob. That of other memories is in
-    proportion to the number of accesses, so all tensors on one device are evaluated together. The
-    energy that is reported of a plan is that of `joulewise.placement.energy`, without a table.
+    proportion to the words, so all tensors on one device with as many accesses to each word are
+    evaluated together. The energy that is reported of a plan is that of
+    `joulewise.placement.energy`, without a table.
 
     Args:
         placement: Traced.
@@ -113,10 +114,13 @@ def common_levels(model: EnergyModel, variables: DecisionVariables, budget: floa
 
 
 def _by_device(placed: Sequence[Placed]) -> list[list[Placed]]:
-    """Tensors by equal device; those of compute-in-memory arrays by knob."""
-    groups: list[tuple[Device[Any] | Knob, list[Placed]]] = []
+    """Tensors by equal device and accesses to each word; those of crossbars by knob."""
+    groups: list[tuple[tuple[Device[Any] | Knob, float], list[Placed]]] = []
     for one in placed:
-        key = one.device.knob if one.device.array else one.device
+        traffic = _traffic(one)
+        key: tuple[Device[Any] | Knob, float] = one.device.knob, 0.0
+        if not one.device.array:
+            key = one.device, (traffic.reads + traffic.writes) / traffic.words
         for known, members in groups:  # no dictionary: a user's device need not be hashable
             if known == key:
                 members.append(one)
@@ -127,7 +131,7 @@ def _by_device(placed: Sequence[Placed]) -> list[list[Placed]]:
 
 
 class _Accessed:
-    """Tensors on one device, whose energy is that of one access times their number."""
+    """Tensors on one device, whose energies are in proportion to their words."""
 
     def __init__(self, placed: Sequence[Placed]) -> None:
         self._device = placed[0].device
@@ -136,7 +140,8 @@ class _Accessed:
         # All others are fractions of the largest, whose rounding error is relatively the least.
         largest = int(np.argmax(energies))
         self._traffic = _traffic(placed[largest])
-        self._scale = {p.name: e / energies[largest] for p, e in zip(placed, energies, strict=True)}
+        most_j = energies[largest] or 1.0  # 0 if none is ever accessed
+        self._scale = {p.name: e / most_j for p, e in zip(placed, energies, strict=True)}
         self.names = tuple(self._scale)
 
     def joules(self, names: Sequence[str], points: Tensor) -> Tensor:

@@ -7,7 +7,11 @@ device              the interface that every technology implements
 chip                chips and their random streams, traffic, inputs of matrix-vector products
 operating_point     operating points; the knob of a device, its range as levels from 0 to 1
 moments             mean and variance of reads, stated or estimated, classes of words
+word_memory         base of memories of words whose cells fail
 sram                SRAM under voltage scaling
+dram                DRAM with fewer refreshes, or a lower supply
+edram               embedded DRAM with fewer refreshes
+retention           retention times of dynamic cells
 fault_kinds         effect of failing cells on a word: mask, flip, stuck
 fault_maps          positions of failing cells: the interface, independent cells
 correlated_map      weak rows, columns and blocks of cells
@@ -15,7 +19,7 @@ measured_map        cells of manufactured arrays that failed
 fault_measurement   faults of arrays over the supply, read from published files
 fault_clustering    laws of clustered faults, fitted to a measurement
 faulty_words        words with failing cells, and their replacement in tensors
-reliability_laws    bit error rate and energy against the supply; named, cited profiles
+reliability_laws    bit error rate, energy and leakage over the supply; named, cited profiles
 crossbar            memristor crossbars: additive, multiplicative and read noise
 pcm                 phase-change memory: programming noise, drift, read noise
 pcm_laws            laws and moments of a phase-change device, drift compensation
@@ -35,6 +39,8 @@ from joulewise.devices.crossbar import Crossbar
 from joulewise.devices.crossbar_energy import ISAAC, ReadOut
 from joulewise.devices.device import Device
 from joulewise.devices.device_check import DeviceCheck, MomentCheck, check_device
+from joulewise.devices.dram import DRAM
+from joulewise.devices.edram import EDRAM
 from joulewise.devices.fault_clustering import ClusterFit, fit_clusters, neighbour_correlation
 from joulewise.devices.fault_kinds import Flip, Mask, Stuck
 from joulewise.devices.fault_maps import IndependentMap, Layout
@@ -43,10 +49,22 @@ from joulewise.devices.measured_map import MeasuredMap
 from joulewise.devices.moments import MomentEstimate, ReadMoments, SharedFactor, WordClasses
 from joulewise.devices.operating_point import Knob, PlainPoint, Point, from_plain, plain_point
 from joulewise.devices.pcm import PCM
-from joulewise.devices.reliability_laws import PROFILES, ExponentialLaw, VoltageTable, law
+from joulewise.devices.reliability_laws import (
+    PROFILES,
+    ExponentialLaw,
+    Leakage,
+    VoltageTable,
+    law,
+)
+from joulewise.devices.retention import DDR3L_70C, GAIN_CELL_65NM, Retention
 from joulewise.devices.sram import SRAM
+from joulewise.devices.word_memory import WordMemory
 
 __all__ = [
+    "DDR3L_70C",
+    "DRAM",
+    "EDRAM",
+    "GAIN_CELL_65NM",
     "HOROWITZ_INT8",
     "ISAAC",
     "PCM",
@@ -55,14 +73,18 @@ __all__ = [
     "Arithmetic",
     "Array",
     "Chip",
+    "ClusterFit",
     "CorrelatedMap",
     "Crossbar",
     "Device",
     "DeviceCheck",
     "ExponentialLaw",
+    "FaultMeasurement",
     "Flip",
     "IndependentMap",
     "Knob",
+    "Layout",
+    "Leakage",
     "Mask",
     "MatrixInputs",
     "MeasuredMap",
@@ -72,18 +94,17 @@ __all__ = [
     "Point",
     "ReadMoments",
     "ReadOut",
+    "Retention",
     "SharedFactor",
     "Stuck",
     "Traffic",
     "VoltageTable",
     "WordClasses",
+    "WordMemory",
     "check_device",
+    "fit_clusters",
     "from_plain",
     "law",
-    "plain_point",
-    "ClusterFit",
-    "FaultMeasurement",
-    "Layout",
-    "fit_clusters",
     "neighbour_correlation",
+    "plain_point",
 ]

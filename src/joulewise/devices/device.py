@@ -74,14 +74,6 @@ class Device(ABC, Generic[Stored]):
         """Joules to read one bit of reliable memory, for tensors not placed; by default an SRAM."""
         return HOROWITZ_SRAM_BIT_J
 
-    @property
-    def supply_ratios(self) -> dict[str, float]:
-        """Access energy at reference supplies, relative to that at the most reliable point.
-
-        Ratios by name, such as ``"V_min"``; empty by default. See `ReliabilityLaw.supply_ratios`.
-        """
-        return {}
-
     def point(self, **setting: Point) -> Point:
         """Check a setting, for instance ``eta=0.5`` or ``v_dd=0.6``; see `Knob.checked`."""
         return self.knob.checked(setting, type(self).__name__)
@@ -174,6 +166,13 @@ class Device(ABC, Generic[Stored]):
             NotImplementedError: if the knob has no points for channels.
         """
         raise NotImplementedError(f"{type(self).__name__} has no points for channels")
+
+    def reference_energies(self, traffic: Traffic) -> dict[str, float]:
+        """Joules per inference at supplies that savings are compared with, by name.
+
+        Names such as ``"nominal supply"`` and ``"V_min"``; empty by default.
+        """
+        return {}
 
     def describe(self) -> dict[str, Any]:
         """Plain data for records: the name of the class, and the fields of a dataclass."""

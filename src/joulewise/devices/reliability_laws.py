@@ -21,7 +21,15 @@ from torch import Tensor
 from joulewise.devices.tables import interpolate, read_csv
 from joulewise.errors import OperatingPointError, TableError, check_in_range, check_kind, refuse
 
-__all__ = ["PROFILES", "ExponentialLaw", "ReliabilityLaw", "VoltageRow", "VoltageTable", "law"]
+__all__ = [
+    "PROFILES",
+    "ExponentialLaw",
+    "Leakage",
+    "ReliabilityLaw",
+    "VoltageRow",
+    "VoltageTable",
+    "law",
+]
 
 # Horowitz, ISSCC 2014, figure 1.1.9 (45 nm): a 64-bit access to a 32 kB cache costs 20 pJ.
 HOROWITZ_SRAM_BIT_J = 20e-12 / 64
@@ -29,13 +37,50 @@ HOROWITZ_SRAM_BIT_J = 20e-12 / 64
 _UNSEEN = 0.05
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leakage:
+    """Leakage of a cell over the supply: ``watts_per_bit (V / volts) exp(k (V - volts))``.
+
+    Subthreshold current rises exponentially with the supply, by drain-induced barrier lowering.
+
+    Args:
+        watts_per_bit: Watts of one bit at ``volts``, above 0.
+        volts: The supply at which they are stated, V, above 0.
+        exponent_per_v: ``k``, 1/V, 0 or more.
+        source: Origin of the figures.
+    """
+
+    watts_per_bit: float
+    volts: float
+    exponent_per_v: float
+    source: str
+
+    def __post_init__(self) -> None:
+        check_in_range("watts_per_bit", self.watts_per_bit, 0.0, 1.0, open_low=True)
+        check_in_range("volts", self.volts, 0.0, 100.0, open_low=True)
+        check_in_range("exponent_per_v", self.exponent_per_v, 0.0, 1e3)
+
+    def watts(self, v_dd: Tensor) -> Tensor:
+        """Watts of one bit at a supply, V; float64, differentiable."""
+        return (
+            self.watts_per_bit
+            * (v_dd / self.volts)
+            * torch.exp(self.exponent_per_v * (v_dd - self.volts))
+        )
+
+
 class ReliabilityLaw(ABC):
     """Interface of a reliability law: a frozen, hashable value.
 
     Functions are differentiable, work within `torch.func.vmap`, and are called within their range.
+
+    Attributes:
+        voltage_unit: Unit of the supply.
+        leakage: Leakage of a cell; None if it is not known.
     """
 
     voltage_unit: str = "V"
+    leakage: Leakage | None = None
 
     @abstractmethod
     def ends(self, knob: str) -> tuple[float, float]:
@@ -67,9 +112,18 @@ class ReliabilityLaw(ABC):
         raise NotImplementedError
 
     @property
-    def supply_ratios(self) -> dict[str, float]:
-        """Energy at ``"nominal supply"`` and ``"V_min"``, relative to the most reliable point."""
+    def references(self) -> dict[str, float]:
+        """Supplies to compare with, by name: ``"nominal supply"`` and ``"V_min"``, if known."""
         return {}
+
+    def access_j_at(self, volts: float) -> float:
+        """Joules per access to one bit at a supply of `references`.
+
+        Above the range of the law, energy is taken to rise with the square of the supply.
+        """
+        last = self.ends("v_dd")[1]
+        within = self.eta(torch.tensor(min(volts, last), dtype=torch.float64))
+        return float(self.energy_per_bit_j(within)) * max(volts / last, 1.0) ** 2
 
     @abstractmethod
     def cheapest_eta(self, bit_error_rate: Tensor) -> Tensor:
@@ -195,9 +249,9 @@ class VoltageTable(ReliabilityLaw):
         source: Origin of the figures, and the device that was measured.
         voltage_unit: Unit of the voltages; for tables without absolute volts for instance
             ``"Vmin"``, multiples of the lowest error-free voltage.
-        v_nominal: Nominal supply, in ``voltage_unit``; None if not known. Above the last row,
-            energy is taken to rise with the square of the voltage.
+        v_nominal: Nominal supply, in ``voltage_unit``; None if not known.
         v_min: Lowest supply without errors, in ``voltage_unit``; None if not known.
+        leakage: Leakage of a cell; None if it is not known.
 
     Raises:
         TableError: if the rows are not as above, or a supply is below the first.
@@ -216,6 +270,7 @@ class VoltageTable(ReliabilityLaw):
     voltage_unit: str = "V"
     v_nominal: float | None = None
     v_min: float | None = None
+    leakage: Leakage | None = None
 
     def __post_init__(self) -> None:
         check_kind("rows", self.rows, tuple, "a tuple of VoltageRow", TableError)
@@ -290,14 +345,10 @@ class VoltageTable(ReliabilityLaw):
         return interpolate(v_dd, self._column("v_dd"), energies) / energies[-1]
 
     @property
-    def supply_ratios(self) -> dict[str, float]:
+    def references(self) -> dict[str, float]:
         """See `ReliabilityLaw`."""
-        last, found = self.rows[-1].v_dd, {}
-        for name, volts in (("nominal supply", self.v_nominal), ("V_min", self.v_min)):
-            if volts is not None:
-                within = float(self.eta(torch.tensor(min(volts, last), dtype=torch.float64)))
-                found[name] = max(volts / last, 1.0) ** 2 * within
-        return found
+        named = {"nominal supply": self.v_nominal, "V_min": self.v_min}
+        return {name: volts for name, volts in named.items() if volts is not None}
 
     def cheapest_eta(self, bit_error_rate: Tensor) -> Tensor:
         """Energy at the lowest voltage whose bit error rate is at most the one given."""
@@ -317,7 +368,7 @@ class VoltageTable(ReliabilityLaw):
         }
         if any(row.measured_bits is not None for row in self.rows):
             described["measured_bits"] = [row.measured_bits for row in self.rows]
-        return described
+        return described | ({"leakage": asdict(self.leakage)} if self.leakage else {})
 
 
 def _check_rows(rows: Sequence[VoltageRow], places: Sequence[str], unit: str) -> None:

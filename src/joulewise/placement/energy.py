@@ -123,13 +123,21 @@ def supply_energies(placement: Placement) -> dict[str, float]:
     Returns:
         Joules of one inference by name, such as ``"V_min"``; only names that the memories of all
         placed tensors state.
+
+    Raises:
+        InputError: if the placement was not traced.
     """
-    spent = energy(placement, at=placement.most_reliable()).to_dict()["memory_j"]
-    devices = {placed.name: placed.device.supply_ratios for placed in placement.placed}
+    if not placement.traced:
+        refuse("placement", "without access counts", "place(..., example_inputs=a batch)")
+    found = [
+        placed.device.reference_energies(placed.traffic)
+        for placed in placement.placed
+        if placed.traffic is not None
+    ]
     return {
-        reference: sum(joules * devices[name][reference] for name, joules in spent.items())
-        for reference in next(iter(devices.values()))
-        if all(reference in factors for factors in devices.values())
+        name: sum(joules[name] for joules in found)
+        for name in (found[0] if found else {})
+        if all(name in joules for joules in found)
     }
 
 

@@ -1,0 +1,129 @@
+"""DRAM: cells that leak between refreshes, or fail at a reduced supply."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from joulewise.devices.fault_kinds import FaultKind, Stuck
+from joulewise.devices.operating_point import Knob, Point, as_point
+from joulewise.devices.reliability_laws import VoltageTable
+from joulewise.devices.retention import DDR3L_70C, Retention
+from joulewise.devices.word_memory import WordMemory
+from joulewise.errors import check_in_range, check_kind, refuse
+
+__all__ = ["DRAM"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DRAM(WordMemory):
+    """DRAM of two's complement words; the knob is its refresh interval or its supply.
+
+    A cell whose retention time is below the refresh interval loses its charge: it reads as 0 where
+    charge stands for 1, as 1 where it stands for 0. Words, their faults and the other fields are
+    those of `WordMemory`; every word is read at the end of an interval, when most cells have
+    failed.
+
+    Args:
+        retention: Distribution of retention times.
+        supply: Bit error rate and access energy over the supply, where the knob is ``"v_dd"``; else
+            None. Refresh energy is then proportional to access energy.
+        knob: ``"refresh_s"``, the interval, or ``"v_dd"``; kept as a `Knob`.
+        refresh_s: Refresh interval where the knob is the supply, seconds.
+        refresh_range: Shortest and longest interval, seconds, where that is the knob.
+        access_j: Joules per access to one bit, without the interface: 8.8e-12 for DDR4, 13.2e-12
+            for DDR3, 5.3e-12 for LPDDR4.
+        refresh_j: Joules to refresh one bit once: 44e-15 for DDR4, 156e-15 for DDR3, 24e-15 for
+            LPDDR4.
+        fault: Failing cells are stuck at the discharged state; by default one half of the cells
+            hold 1 as charge.
+        latency_s: See `WordMemory`; refresh takes energy in this time.
+
+    References:
+        Retention: see `DDR3L_70C`. Energies are derived from currents in data sheets, as DRAMPower
+        states them (MICRON_4Gb_DDR4-2400_8bit_A, MICRON_2Gb_DDR3-1600_16bit_D,
+        MICRON_6Gb_LPDDR4-3200_32bit_A): (IDD5 - IDD3N) V tRFC over the bits of a refresh command,
+        and (IDD4R - IDD3N) V over the bandwidth.
+
+    Example:
+        >>> memory = DRAM()
+        >>> [f"{float(memory.bit_error_rate(t)):.1e}" for t in (1.0, 10.0, 30.0)]
+        ['2.8e-09', '7.6e-05', '2.4e-03']
+    """
+
+    retention: Retention = DDR3L_70C
+    supply: VoltageTable | None = None
+    knob: Any = "refresh_s"  # a str as given, a Knob after __post_init__
+    refresh_s: float = 0.064
+    refresh_range: tuple[float, float] = (0.064, 300.0)
+    access_j: float = 8.8e-12
+    refresh_j: float = 44e-15
+    fault: FaultKind = field(default_factory=lambda: Stuck(at_one=0.5))
+    latency_s: float = 1e-3
+
+    def __post_init__(self) -> None:
+        check_kind("retention", self.retention, Retention, "a Retention")
+        check_kind("supply", self.supply, VoltageTable | None, "a VoltageTable, or None")
+        WordMemory.__post_init__(self)  # super() would fail: slots make a new class
+        short, long = self.refresh_range
+        check_in_range("refresh_range[0]", short, 0.0, 1e6, open_low=True)
+        check_in_range("refresh_range[1]", long, short, 1e6, open_low=True)
+        check_in_range("refresh_s", self.refresh_s, 0.0, 1e6, open_low=True)
+        check_in_range("access_j", self.access_j, 0.0, 1.0, open_low=True)
+        check_in_range("refresh_j", self.refresh_j, 0.0, 1.0)
+        name = self.knob.name if isinstance(self.knob, Knob) else self.knob
+        if name not in ("refresh_s", "v_dd"):
+            refuse("knob", repr(name), "refresh_s or v_dd")
+        least, most = long, short
+        if (name == "v_dd") != (self.supply is not None):
+            got = "None" if self.supply is None else "given"
+            refuse("supply", got, "a VoltageTable where the knob is v_dd, else None")
+        if self.supply is not None:
+            least, most = self.supply.ends("v_dd")
+        knob = Knob(
+            name=name,
+            least_reliable=least,
+            most_reliable=most,
+            bit_planes=self.bits,
+            channels=True,
+        )
+        object.__setattr__(self, "knob", knob)
+
+    def _at(self, point: Point) -> tuple[Tensor, Tensor, Tensor]:
+        """Refresh interval, bit error rate by the supply, and access energy over `access_j`."""
+        at = as_point(point)
+        if self.supply is None:
+            return at, torch.zeros_like(at), torch.ones_like(at)
+        eta = self.supply.eta(at)
+        nominal = self.supply.v_nominal or self.supply.rows[-1].v_dd
+        relative = self.supply.energy_per_bit_j(eta) / self.supply.access_j_at(nominal)
+        return torch.full_like(at, self.refresh_s), self.supply.bit_error_rate(eta), relative
+
+    def bit_error_rate(self, point: Point) -> Tensor:
+        """Probability that a cell has lost its charge, or fails at the supply."""
+        interval, rate, _ = self._at(point)
+        lost = self.retention.failed(interval)
+        return lost + (1 - lost) * rate
+
+    def access_bit_j(self, point: Point) -> Tensor:
+        """Joules per access to one bit."""
+        return self.access_j * self._at(point)[2]
+
+    def holding_bit_w(self, point: Point) -> Tensor:
+        """Watts to refresh one bit."""
+        interval, _, relative = self._at(point)
+        return self.refresh_j * relative / interval
+
+    def describe(self) -> dict[str, Any]:
+        """Plain data for records."""
+        own = {
+            "retention": asdict(self.retention),
+            "refresh_s": self.refresh_s,
+            "access_j": self.access_j,
+            "refresh_j": self.refresh_j,
+        }
+        law = {} if self.supply is None else self.supply.describe()
+        return {**WordMemory.describe(self), **own, **law}

@@ -1,0 +1,252 @@
+"""Memories of two's complement words whose cells fail: storage, reads and moments.
+
+A technology adds its knob, the bit error rate at a point, and the energy.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from joulewise.devices.chip import Chip, Traffic
+from joulewise.devices.device import Device
+from joulewise.devices.fault_kinds import FaultKind, Mask
+from joulewise.devices.fault_maps import FaultMap, IndependentMap
+from joulewise.devices.faulty_words import FaultyWords, samples_are_dense
+from joulewise.devices.measured_map import MeasuredMap
+from joulewise.devices.moments import ReadMoments, WordClasses
+from joulewise.devices.operating_point import Point, as_point
+from joulewise.errors import OperatingPointError, check_in_range, check_kind, refuse
+from joulewise.words import FixedPoint, Words, check_storable
+
+__all__ = ["WordMemory"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WordMemory(Device[Words]):
+    """Base of memories of words of bits, each cell of which may fail.
+
+    Faults are static and nested: a chip has weak cells, the same at every read, and a cell that
+    fails at some operating point fails at every less reliable one.
+
+    Args:
+        bits: Bits in a word, 2 to 16.
+        fault: Effect of a failing cell on its word: `Mask`, `Flip` or `Stuck`.
+        fault_map: Positions of failing cells: `IndependentMap`, `CorrelatedMap` or `MeasuredMap`.
+        channel_dim: The axis along which each index has a separate scale (0: output channels); None
+            for one scale per tensor.
+        limit: The largest magnitude to represent; None takes the largest in the tensor.
+        latency_s: Seconds of an inference, in which all words leak or are refreshed, 0 to 1e6.
+
+    Raises:
+        InputError: if a field is outside its range.
+    """
+
+    bits: int = 8
+    fault: FaultKind = field(default_factory=Mask)
+    fault_map: FaultMap = field(default_factory=IndependentMap)
+    channel_dim: int | None = None
+    limit: float | None = None
+    latency_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_kind("fault", self.fault, FaultKind, "Mask(), Flip() or Stuck()")
+        allowed = "IndependentMap(), CorrelatedMap(...) or a MeasuredMap"
+        check_kind("fault_map", self.fault_map, FaultMap, allowed)
+        check_kind("channel_dim", self.channel_dim, int | None, "an axis, such as 0, or None")
+        check_in_range("latency_s", self.latency_s, 0.0, 1e6)
+        self._format(None)
+        self.fault_map.check(self.bits)
+
+    @abstractmethod
+    def bit_error_rate(self, point: Point) -> Tensor:
+        """Probability that a cell fails; float64, the shape of ``point``, differentiable."""
+
+    @abstractmethod
+    def access_bit_j(self, point: Point) -> Tensor:
+        """Joules per access to one bit; float64, the shape of ``point``, differentiable."""
+
+    @abstractmethod
+    def holding_bit_w(self, point: Point) -> Tensor:
+        """Watts to hold one bit, by leakage or refresh; the shape of ``point``, differentiable."""
+
+    @property
+    def independent_words(self) -> bool:
+        """True for an `IndependentMap`; others have weak rows, columns or positions."""
+        return isinstance(self.fault_map, IndependentMap)
+
+    @property
+    def smooth(self) -> bool:
+        """False for a `MeasuredMap`, whose moments are step functions of the point."""
+        return not isinstance(self.fault_map, MeasuredMap)
+
+    @property
+    def reliable_bit_j(self) -> float:
+        """Joules per bit at the most reliable operating point."""
+        return float(self.access_bit_j(self.knob.most_reliable))
+
+    def store(self, tensor: Tensor, *, limit: float | None = None, name: str = "tensor") -> Words:
+        """Round a tensor to words."""
+        format = self._format(limit)
+        check_storable(tensor, name, format.channel_dim)
+        return format.encode(tensor.detach())
+
+    def ideal(self, stored: Words) -> Tensor:
+        """The values rounded to words."""
+        return stored.values.to(stored.dtype)
+
+    def read(self, stored: Words, point: Point, chip: Chip) -> Tensor:
+        """The values as read on one chip, at the part that holds this tensor."""
+        self._check_channels(point, stored.values)
+        faulty = self._faulty_words(stored.values.numel(), point, chip)
+        values = stored.values.clone()
+        faulty.replace_in(values[None], stored.scale, self.fault, self.bits)
+        return values.to(stored.dtype)
+
+    def round_trip(
+        self,
+        inputs: Tensor,
+        point: Point,
+        chip: Chip | None,
+        limit: float | None,
+        *,
+        words: int | None = None,
+    ) -> Tensor:
+        """Write a batch of activations and read it back; see `Device.round_trip`."""
+        self._check_channels(point, None)
+        # One scale: ``channel_dim`` is an axis of weights, and axis 0 is the batch here.
+        format = replace(self._format(limit), channel_dim=None)
+        held = format.encode(inputs.detach())
+        values = held.values if samples_are_dense(held.values) else held.values.contiguous()
+        if chip is not None:
+            used = values[0].numel()
+            faulty = self._faulty_words(max(words or used, used), point, chip).first(used)
+            faulty.replace_in(values, held.scale, self.fault, self.bits)
+        return values.to(inputs.dtype)
+
+    def moments(self, stored: Words, point: Point) -> ReadMoments:
+        """Element-wise mean and variance of `read` over chips; differentiable in ``point``.
+
+        Exact for an `IndependentMap` and a `MeasuredMap`; for a `CorrelatedMap` up to the
+        quadrature error that the class states.
+        """
+        self._check_channels(point, stored.values)
+        scale, index, points = stored.scale, self._index(stored), as_point(point)
+        if points.ndim < 2:
+            mean, var = (of_code.to(scale).take(index) for of_code in self.code_moments(point))
+        else:
+            which = torch.arange(len(points))
+            if not points.requires_grad:  # equal points are worked out once
+                points, which = torch.unique(points, dim=0, return_inverse=True)
+            mean, var = (
+                torch.stack(of_code)[which].to(scale).gather(1, index.flatten(1)).view_as(index)
+                for of_code in zip(*map(self.code_moments, points), strict=True)
+            )
+        # In the precision of the scale: squares would underflow in half precision.
+        return ReadMoments(mean=mean * scale, var=var * scale**2)
+
+    def word_classes(self, stored: Words) -> WordClasses:
+        """One class for each code."""
+        return WordClasses(
+            index=self._index(stored),
+            scale=stored.scale,
+            count=1 << self.bits,
+            moments=self.code_moments,
+        )
+
+    def _index(self, stored: Words) -> Tensor:
+        """Index of the code of each word in ``all_codes(bits)``."""
+        return stored.codes + (1 << (self.bits - 1))
+
+    def code_moments(self, point: Point) -> tuple[Tensor, Tensor]:
+        """Mean and variance of the code that is read, for each stored code.
+
+        ``point`` is one number, or one for each bit plane; the moments are two float64 tensors
+        ``[2**bits]``, in the order of ``all_codes(bits)``.
+        """
+        rate = self.bit_error_rate(point).expand(self.bits)
+        weights, rates = self.fault_map.mixture(self.fault.rates(rate))
+        parts = [self.fault.moments(component, self.bits) for component in rates]
+        if len(parts) == 1:
+            return parts[0]
+        means, variances = (torch.stack(part) for part in zip(*parts, strict=True))
+        # Law of total variance, Var = E[Var] + Var[E], in a form without cancellation.
+        mean = weights @ means
+        return mean, weights @ (variances + (means - mean) ** 2)
+
+    def energy(self, traffic: Traffic, point: Point) -> Tensor:
+        """Joules per inference: those of accesses, and of holding all words for `latency_s`.
+
+        With points for channels, their mean.
+        """
+        return self._word_j(traffic, point).mean()
+
+    def energy_by_channel(self, traffic: Traffic, point: Point, channels: int) -> Tensor:
+        """Joules per inference of each channel: equal accesses, each at its channel's point."""
+        return self._word_j(traffic, point).expand(channels) / channels
+
+    def _word_j(self, traffic: Traffic, point: Point) -> Tensor:
+        """Joules per inference of all words: one number, or as if all had one channel's point."""
+        joules = (traffic.reads + traffic.writes) * self.access_bit_j(point)
+        if self.latency_s:
+            joules = joules + traffic.words * self.latency_s * self.holding_bit_w(point)
+        return self._in_planes(joules).sum(-1)
+
+    def _in_planes(self, figures: Tensor) -> Tensor:
+        """Expand a function of the point to all bit planes: ``[bits]`` or ``[channels, bits]``."""
+        return figures.expand(*figures.shape[:-1], self.bits)
+
+    def _check_channels(self, point: Point, weight: Tensor | None) -> None:
+        """Refuse points of another number of channels than the weight has; activations have 0."""
+        channels = len(weight) if weight is not None and weight.ndim else 0
+        if isinstance(point, float) or as_point(point).ndim < 2 or len(point) == channels:
+            return
+        allowed = f"one number, or one for each of {channels} output channels"
+        if not channels:
+            allowed = "one number, or one for each bit plane: only weights have output channels"
+        refuse(self.knob.name, f"for {len(point)} channels", allowed, OperatingPointError)
+
+    def describe(self) -> dict[str, Any]:
+        """Plain data for records: words and faults."""
+        described: dict[str, Any] = {
+            "device": type(self).__name__.lower(),
+            "bits": self.bits,
+            "channel_dim": self.channel_dim,
+            "limit": self.limit,
+            **self.fault.describe(),
+            **self.fault_map.describe(),
+        }
+        return {**described, "latency_s": self.latency_s} if self.latency_s else described
+
+    def _format(self, limit: float | None) -> FixedPoint:
+        # The limit of the device takes precedence over the observed one.
+        chosen = limit if self.limit is None else self.limit
+        channel_dim = self.channel_dim if chosen is None else None
+        return FixedPoint(bits=self.bits, limit=chosen, channel_dim=channel_dim)
+
+    def _faulty_words(self, words: int, point: Point, chip: Chip) -> FaultyWords:
+        """Draw the words with failing cells among ``words`` words of one part of a chip."""
+        if isinstance(point, float):
+            rates = _common_rates(self, point)
+        else:
+            rate = self._in_planes(self.bit_error_rate(point).detach())
+            rates = self.fault.rates(rate).cpu().numpy()
+        on_zero, on_one = self.fault_map.failing(words, rates, chip)
+        on_zero = self.fault.select(on_zero, 0, chip)
+        return FaultyWords.of_cells(on_zero, self.fault.select(on_one, 1, chip), self.bits)
+
+
+@lru_cache(maxsize=1024)
+def _common_rates(memory: WordMemory, point: float) -> NDArray[np.float64]:
+    """Failure rates of cells at one point, cached: each chip of a sweep needs them."""
+    rate = memory.bit_error_rate(point).expand(memory.bits)
+    rates: NDArray[np.float64] = memory.fault.rates(rate).numpy()
+    rates.setflags(write=False)
+    return rates
