@@ -1,4 +1,3 @@
-import json
 import math
 
 import pytest
@@ -236,26 +235,7 @@ def test_from_csv_refuses_other_files(tmp_path):
         VoltageTable.from_csv(write(path, "0.5,1e-14,1e-2"))
 
 
-# Profiles
-
-
-STUTZ = "stutz2021-14nm"
-# V / Vmin, energy / energy(Vmin), bit error rate: figure 1, typed a second time.
-FIGURE_1 = [
-    (0.958, 0.918402778, 1.90735e-6),
-    (0.917, 0.840277778, 6.86646e-5),
-    (0.875, 0.765625, 1.29e-3),
-    (0.833, 0.694444444, 1.115e-2),
-    (0.792, 0.626736111, 5.573e-2),
-    (0.750, 0.5625, 2.056e-1),
-]
-
-
-def test_names():
-    assert list(PROFILES) == ["exponential", STUTZ]
-    assert PROFILES["exponential"] == ExponentialLaw()
-    with pytest.raises(TypeError):
-        PROFILES["mine"] = ExponentialLaw()
+# References of savings
 
 
 def test_references_of_savings():
@@ -273,77 +253,9 @@ def test_references_of_savings():
     )
     assert VoltageTable(rows=rows, source="made up").references == {}
     assert SRAM(law=ExponentialLaw()).reference_energies(traffic) == {}
-    # The energy at 0.958 Vmin is 0.918 of that at Vmin.
-    stutz = law("stutz2021-14nm")
-    assert stutz.references == {"V_min": 1.0}
-    most = float(stutz.energy_per_bit_j(torch.tensor(1.0, dtype=torch.float64)))
-    assert stutz.access_j_at(1.0) == pytest.approx(most / 0.918402778, rel=1e-3)
     for supplies in ({"v_min": 0.4}, {"v_min": 0.6, "v_nominal": 0.55}):
         with pytest.raises(TableError, match="v_min is 0.4|v_nominal is 0.55"):
             VoltageTable(rows=rows, source="made up", **supplies)
-
-
-@pytest.mark.parametrize("name", PROFILES)
-def test_each_profile_is_monotone_described_and_usable(name):
-    profile = law(name)
-    eta = torch.linspace(*profile.eta_range, 2001, dtype=torch.float64)
-    rates, joules = profile.bit_error_rate(eta), profile.energy_per_bit_j(eta)
-    assert bool((rates.diff() < 0).all())
-    assert bool((joules.diff() > 0).all())
-    assert 0 < float(rates.min()) < 1e-5
-    assert float(rates.max()) <= 1
-    json.dumps(SRAM(law=profile).describe(), allow_nan=False)
-
-
-@pytest.mark.parametrize(("volts", "energy", "rate"), FIGURE_1)
-def test_stutz_goes_through_the_points_of_the_figure(volts, energy, rate):
-    profile = law(STUTZ)
-    eta = SRAM(law=profile).point(v_dd=volts)
-    at = torch.tensor(eta, dtype=torch.float64)
-    assert float(profile.bit_error_rate(at)) == pytest.approx(rate, rel=0.01)
-    joules = float(profile.energy_per_bit_j(at))
-    assert joules == pytest.approx(energy * HOROWITZ_SRAM_BIT_J, rel=0.01)
-    assert energy == pytest.approx(volts**2, rel=0.01)
-    assert eta == pytest.approx(energy / 0.918402778, rel=0.01)
-
-
-def test_stutz_counts_are_of_the_measured_bits():
-    bits = 32 * 512 * 64
-    assert bits == 1_048_576
-    rates = [rate for _, _, rate in FIGURE_1[:2]]
-    assert [rate * bits for rate in rates] == pytest.approx([2, 72], abs=0.01)
-
-
-def test_stutz_says_where_it_comes_from_and_what_it_does_not_know():
-    profile = law(STUTZ)
-    assert isinstance(profile, VoltageTable)
-    for words in (
-        "D. Stutz, N. Chandramoorthy, M. Hein, B. Schiele",
-        "MLSys 2021, figure 1",
-        "14 nm",
-        "rests on 2 failing bits",
-        "no absolute volts",
-        "not measured",
-        "leakage excluded",
-        "illustrative",
-        "45 nm",
-    ):
-        assert words in profile.source
-    described = profile.describe()
-    assert described["voltage_unit"] == "Vmin"
-    assert described["source"] == profile.source
-
-
-def test_stutz_refuses_voltages_in_its_own_unit():
-    message = r"^v_dd \(Vmin\) is 1; allowed: 0.75 to 0.958$"
-    with pytest.raises(OperatingPointError, match=message):
-        SRAM(law=law(STUTZ)).point(v_dd=1.0)
-
-
-def test_an_unknown_profile_is_refused_with_those_that_are_known():
-    message = f"^the profile is 'sram'; allowed: exponential, {STUTZ}$"
-    with pytest.raises(InputError, match=message):
-        law("sram")
 
 
 # Rates: the cheapest point that has one, and those that were measured as 0

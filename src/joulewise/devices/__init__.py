@@ -19,7 +19,8 @@ measured_map        cells of manufactured arrays that failed
 fault_measurement   faults of arrays over the supply, read from published files
 fault_clustering    laws of clustered faults, fitted to a measurement
 faulty_words        words with failing cells, and their replacement in tensors
-reliability_laws    bit error rate, energy and leakage over the supply; named, cited profiles
+reliability_laws    bit error rate, energy and leakage over the supply
+profiles            named, cited laws
 crossbar            memristor crossbars: additive, multiplicative and read noise
 pcm                 phase-change memory: programming noise, drift, read noise
 pcm_laws            laws and moments of a phase-change device, drift compensation
@@ -49,13 +50,8 @@ from joulewise.devices.measured_map import MeasuredMap
 from joulewise.devices.moments import MomentEstimate, ReadMoments, SharedFactor, WordClasses
 from joulewise.devices.operating_point import Knob, PlainPoint, Point, from_plain, plain_point
 from joulewise.devices.pcm import PCM
-from joulewise.devices.reliability_laws import (
-    PROFILES,
-    ExponentialLaw,
-    Leakage,
-    VoltageTable,
-    law,
-)
+from joulewise.devices.profiles import PROFILES, law
+from joulewise.devices.reliability_laws import ExponentialLaw, Leakage, VoltageTable
 from joulewise.devices.retention import DDR3L_70C, GAIN_CELL_65NM, Retention
 from joulewise.devices.sram import SRAM
 from joulewise.devices.word_memory import WordMemory

@@ -1,18 +1,16 @@
 """Reliability laws: bit error rate and access energy of an SRAM against its supply.
 
 Both are functions of ``eta``, the energy of an access over that of a reliable access; a law with a
-voltage axis converts supply voltages to ``eta``. `PROFILES` are named, cited laws; their ``source``
-states their limits and is part of every record.
+voltage axis converts supply voltages to ``eta``.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -21,15 +19,7 @@ from torch import Tensor
 from joulewise.devices.tables import interpolate, read_csv
 from joulewise.errors import OperatingPointError, TableError, check_in_range, check_kind, refuse
 
-__all__ = [
-    "PROFILES",
-    "ExponentialLaw",
-    "Leakage",
-    "ReliabilityLaw",
-    "VoltageRow",
-    "VoltageTable",
-    "law",
-]
+__all__ = ["ExponentialLaw", "Leakage", "ReliabilityLaw", "VoltageRow", "VoltageTable"]
 
 # Horowitz, ISSCC 2014, figure 1.1.9 (45 nm): a 64-bit access to a 32 kB cache costs 20 pJ.
 HOROWITZ_SRAM_BIT_J = 20e-12 / 64
@@ -395,53 +385,3 @@ def _check_rows(rows: Sequence[VoltageRow], places: Sequence[str], unit: str) ->
         if upper.bit_error_rate > lower.bit_error_rate:
             got = f"{upper.bit_error_rate:g}, above that of {lower.v_dd:g} {unit}"
             refuse(f"{place}: bit_error_rate", got, "a rate that falls with voltage", TableError)
-
-
-_STUTZ_2021 = VoltageTable(
-    rows=tuple(
-        VoltageRow(volts, energy * HOROWITZ_SRAM_BIT_J, rate)
-        # V / Vmin in steps of 1 / 24, energy / energy(Vmin) = (V / Vmin)^2, bit error rate.
-        for volts, energy, rate in (
-            (0.750, 0.5625, 2.056e-1),
-            (0.792, 0.626736111, 5.573e-2),
-            (0.833, 0.694444444, 1.115e-2),
-            (0.875, 0.765625, 1.29e-3),
-            (0.917, 0.840277778, 6.86646e-5),
-            (0.958, 0.918402778, 1.90735e-6),
-        )
-    ),
-    source=(
-        "D. Stutz, N. Chandramoorthy, M. Hein, B. Schiele, Bit Error Robustness for "
-        "Energy-Efficient DNN Accelerators, MLSys 2021, figure 1. Bit error rates: measured on 32 "
-        "14 nm SRAM arrays of 512 x 64 cells (1,048,576 bits); the rate at 0.958 Vmin rests on 2 "
-        "failing bits, so it is weak. Voltages: relative to Vmin, the lowest without an error; no "
-        "absolute volts are published. Vmin itself (0 errors) has no logarithm and is left out: "
-        "eta = 1 is 0.958 Vmin, which spends 0.918 of the energy at Vmin. Energies: (V / Vmin)^2 "
-        "as the authors plot them, not measured, leakage excluded. Joules: derived and "
-        "illustrative, relative energy times 20 pJ / 64 bits (45 nm, Horowitz, ISSCC 2014, figure "
-        "1.1.9)."
-    ),
-    voltage_unit="Vmin",
-    v_min=1.0,
-)
-
-PROFILES: Mapping[str, ReliabilityLaw] = MappingProxyType(
-    {"exponential": ExponentialLaw(), "stutz2021-14nm": _STUTZ_2021}
-)
-"""Reliability laws by name; read-only."""
-
-
-def law(name: str) -> ReliabilityLaw:
-    """The reliability law of one of `PROFILES`, for ``SRAM(law=...)``.
-
-    Raises:
-        InputError: if there is no such profile.
-
-    Example:
-        >>> low, high = law("stutz2021-14nm").eta_range  # 0.750 and 0.958 Vmin
-        >>> round(low, 4), high
-        (0.6125, 1.0)
-    """
-    if name not in PROFILES:
-        refuse("the profile", repr(name), ", ".join(PROFILES))
-    return PROFILES[name]

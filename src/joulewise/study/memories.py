@@ -171,7 +171,13 @@ class MeasuredFaults(Plain):
 
 
 # Names of `joulewise.devices.PROFILES`, which cannot be imported without torch.
-LAWS = ("exponential", "stutz2021-14nm")
+LAWS = (
+    "exponential",
+    "stutz2021-14nm",
+    "salami2018-kc705b-28nm",
+    "salami2018-vc707-28nm",
+    "chang2017-ddr3l-c",
+)
 
 
 def _is_table(law: str) -> bool:
