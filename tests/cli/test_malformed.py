@@ -15,7 +15,7 @@ BAD_FILES = [
 ]  # fmt: skip
 GOOD = {"models": "[mlp]", "training": "[sgd]", "memories": "[sram]"}
 BAD_FIELDS = [
-    ("memories", "[dram]"), ("memories", "[{bits: 8}]"), ("memories", "[{kind: sram, bits: 99}]"),
+    ("memories", "[flash]"), ("memories", "[{bits: 8}]"), ("memories", "[{kind: sram, bits: 99}]"),
     ("memories", "['sram:bits']"), ("memories", "['sram:bits=6,bits=7']"), ("memories", "[5]"),
     ("memories", "['sram:bits=[']"), ("memories", "['sram:law=x']"), ("memories", "[sram, sram]"),
     ("memories", "['sram:fault=burn']"), ("memories", "['sram:faulty=1']"),
@@ -42,7 +42,7 @@ BAD_FIELDS = [
 
 _MODELS = ["mlp=w.safetensors", "mlp", "no.such:thing", "missing.py:net", "math:nothing", "rnn=w"]
 _WRONG = [
-    ["--at", "eta"], ["--at", "eta=x"], ["--at", "g_max=1e-5"], ["--memory", "dram"],
+    ["--at", "eta"], ["--at", "eta=x"], ["--at", "g_max=1e-5"], ["--memory", "flash"],
     ["--memory", "sram:bits=99"], ["--memory", "sram:bits=["], ["--memory", "crossbar:clip=8"],
     ["--memory", "missing.yaml"], ["--place", "store=biases"], ["--place", "store"],
     ["--images", "0"], ["--images", "x"], ["--seed", "-1"], ["--chips", "0"], ["--chips", "1e9"],

@@ -3,8 +3,18 @@
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from joulewise.devices import PROFILES, SRAM, Crossbar, Flip
-from joulewise.study.memories import LAWS, Memory
+from joulewise.devices import (
+    DRAM,
+    EDRAM,
+    PROFILES,
+    SRAM,
+    CorrelatedMap,
+    Crossbar,
+    FaultMeasurement,
+    Flip,
+)
+from joulewise.study.memories import Memory
+from joulewise.study.word_memories import DRAM_LAWS, LAWS
 
 _ADAPTER = TypeAdapter(Memory)
 
@@ -14,7 +24,7 @@ def memory(value):
 
 
 def test_laws_are_those_of_the_devices():
-    assert set(LAWS) == set(PROFILES)
+    assert {*LAWS, *DRAM_LAWS} == set(PROFILES)
 
 
 def test_a_short_form_is_the_mapping():
@@ -54,7 +64,9 @@ def test_a_memory_of_ones_own(tmp_path):
 
 
 def test_a_plain_dump_gives_the_memory_back():
-    for text in ("sram:fault=stuck", "crossbar:levels=15", "pcm:compensate=false"):
+    texts = ["sram:fault=stuck", "crossbar:levels=15", "pcm:compensate=false", "dram", "edram"]
+    texts += ["dram:supply=chang2017-ddr3l-c", "edram:lifetime_s=1e-4", "sram:fault_map=correlated"]
+    for text in texts:
         assert memory(memory(text).model_dump(mode="json")) == memory(text)
 
 
@@ -68,6 +80,12 @@ def test_a_plain_dump_gives_the_memory_back():
         ("sram:sigma=1e-6", "is not a field; allowed: "),
         ("sram:fault=mask,fault.at_one=1", "is not a field; allowed: "),
         ("sram:law=unknown", "allowed: exponential"),
+        ("sram:law=measured", "allowed: that with fault_map.kind measured"),
+        ("sram:v_min=0.5", "v_nominal and v_min are those of a table"),
+        ("sram:law=chang2017-ddr3l-c", "allowed: exponential"),
+        ("dram:supply=exponential", "allowed: chang2017-ddr3l-c, or a table FILE.csv"),
+        ("edram:refresh_s=1", "is not a field; allowed: "),
+        ("edram:lifetime_s=0", "greater than 0"),
         ("crossbar:sigma=nan", "finite"),
         ("missing.yaml", "cannot be read"),
         (3, "valid dictionary"),
@@ -88,3 +106,58 @@ def test_broken_yaml_is_named(tmp_path):
     path.write_text("kind: [sram")
     with pytest.raises(ValueError, match="is not YAML"):
         memory(str(path))
+
+
+def test_dynamic_memories():
+    assert memory("dram").build() == DRAM()
+    assert memory("edram").build() == EDRAM()
+    device = memory("dram:supply=chang2017-ddr3l-c,refresh_s=0.2,bits=4").build()
+    assert device == DRAM(bits=4, supply=PROFILES["chang2017-ddr3l-c"], knob="v_dd", refresh_s=0.2)
+    assert memory("edram:lifetime_s=1e-4,latency_s=1").build() == EDRAM(
+        lifetime_s=1e-4, latency_s=1.0
+    )
+    assert memory("dram").knobs == (DRAM().knob.name,)
+    assert memory("dram:supply=chang2017-ddr3l-c").knobs == (device.knob.name,)
+    assert (
+        memory("edram:lifetime_s=1e-4").name == "8-bit eDRAM, stuck, at one 0.0, lifetime s 0.0001"
+    )
+
+
+def test_correlated_columns_of_interleaved_words():
+    entry = memory(
+        "sram:fault_map=correlated,fault_map.column=0.5,fault_map.rows=512,fault_map.words=2,"
+        "fault_map.layout=interleaved"
+    )
+    assert entry.build().fault_map == CorrelatedMap(
+        column=0.5, rows=512, columns=16, cluster_columns=2, layout="interleaved"
+    )
+
+
+def test_a_measurement_gives_map_and_law(tmp_path):
+    file = tmp_path / "cells.csv"
+    file.write_text("row,column,v_dd,array\n0,3,0.6,0\n1,0,0.5,1\n")
+    text = (
+        f"sram:law=measured,knob=v_dd,v_nominal=1.0,fault_map=measured,fault_map.path={file},"
+        "fault_map.rows=2,fault_map.columns=8,fault_map.arrays=2"
+    )
+    entry = memory(text)
+    found = FaultMeasurement.read_csv(file, rows=2, columns=8, arrays=2)
+    law = found.law(v_nominal=1.0)
+    assert entry.build() == SRAM(law=law, fault_map=found.fault_map(), knob="v_dd")
+    assert entry.files == (file,)
+    file.write_text("row,column,bit_error_rate\n0,3,0.1\n")
+    with pytest.raises(
+        ValueError, match=r"states no supplies; allowed: a file with the column"
+    ):
+        entry.build()
+    for setting in ("law=measured,", "knob=v_dd,", "v_nominal=1.0,"):
+        text = text.replace(setting, "")
+    assert memory(text).build().fault_map.cells == (3,)
+
+
+def test_block_rams_of_a_folder(tmp_path):
+    for volts, first in (("0.55", "FEFE"), ("0.54", "FCFC")):
+        (tmp_path / f"board-{volts}.bin").write_text(first + "F" * 4092)
+    device = memory(f"sram:law=measured,fault_map=measured,fault_map.path={tmp_path}").build()
+    assert device.law.ends("v_dd") == (0.54, 0.55)
+    assert device.fault_map.layout == "interleaved"

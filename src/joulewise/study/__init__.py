@@ -5,7 +5,11 @@ entries      data, models, training, places, points and goals as plain data
 messages     messages on what a validation refused
 sources      content behind the names of a study
 networks     networks loaded, placed, and trained through a memory
-memories     memories as plain data
+plain        base of the parts of a study file
+memories     memories as plain data: their union, and memories of one's own
+word_memories   SRAM, DRAM and embedded DRAM
+analog_memories crossbars and phase-change memory
+faults       faults of memories of words as plain data
 short_forms  settings as they stand on a command line
 trials       pieces of work with a digest
 compute      the computation of one trial

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from joulewise.errors import refuse
-from joulewise.study.memories import Plain, settings_in_words
+from joulewise.study.plain import Plain, settings_in_words
 from joulewise.study.short_forms import short_form
 from joulewise.training.spec import TrainingOptions
 

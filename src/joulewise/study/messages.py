@@ -10,8 +10,8 @@ __all__ = ["sentence"]
 
 
 # Kinds of memories, faults and maps stand in the path of an error beside the field's name.
-_TAGS = {"sram", "crossbar", "pcm", "custom", "mask", "flip", "stuck"}
-_TAGS |= {"independent", "correlated", "measured"}
+_MEMORIES = ("sram", "dram", "edram", "crossbar", "pcm", "custom")
+_TAGS = {*_MEMORIES, "mask", "flip", "stuck", "independent", "correlated", "measured"}
 
 
 def sentence(error: ValidationError) -> str:
@@ -30,7 +30,7 @@ def sentence(error: ValidationError) -> str:
     if kind == "too_short":
         return f"{path} is empty; allowed: at least {context['min_length']}"
     if kind in ("union_tag_invalid", "union_tag_not_found"):
-        allowed = context.get("expected_tags", "'sram', 'crossbar', 'pcm', 'custom'")
+        allowed = context.get("expected_tags", ", ".join(_MEMORIES))
         got = repr(context["tag"]) if "tag" in context else "without kind"
         return (
             f"{path or 'the memory'} is {got}; allowed: {allowed}".replace("', '", ", ")

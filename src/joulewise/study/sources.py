@@ -75,6 +75,9 @@ def _content_of(file: str | Path | None) -> bytes:
     if ":" in str(file):
         return _code_of(str(file))
     try:
+        if Path(file).is_dir():  # the files of a measurement
+            parts = sorted(Path(file).glob("*.bin"))
+            return b"".join(part.name.encode() + part.read_bytes() for part in parts)
         return Path(file).read_bytes()
     except OSError as error:
         raise InputError(f"{file} cannot be read: {error}") from error

@@ -24,8 +24,9 @@ from joulewise.study.entries import (
     Point,
     TrainingEntry,
 )
-from joulewise.study.memories import Memory, Plain
+from joulewise.study.memories import Memory
 from joulewise.study.messages import sentence
+from joulewise.study.plain import Plain
 from joulewise.study.short_forms import read_yaml
 
 __all__ = ["StudyFile"]

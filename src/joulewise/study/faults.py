@@ -1,0 +1,175 @@
+"""Faults of memories of words as plain data: their effect, and where they lie."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import BeforeValidator, Field
+
+from joulewise.study.plain import Plain, kind_alone
+
+if TYPE_CHECKING:
+    from joulewise.devices import (
+        CorrelatedMap,
+        FaultMeasurement,
+        Flip,
+        IndependentMap,
+        Mask,
+        MeasuredMap,
+        Stuck,
+    )
+
+__all__ = [
+    "Fault",
+    "FlipFault",
+    "IndependentFaults",
+    "MaskFault",
+    "MeasuredFaults",
+    "StuckFault",
+    "Where",
+]
+
+
+class MaskFault(Plain):
+    """A faulty bit reads as 0."""
+
+    kind: Literal["mask"] = "mask"
+
+    def build(self) -> Mask:
+        """The fault kind."""
+        from joulewise.devices import Mask
+
+        return Mask()
+
+
+class FlipFault(Plain):
+    """A faulty bit reads as the other value, at rates relative to the bit error rate."""
+
+    kind: Literal["flip"] = "flip"
+    zero_to_one: float = Field(default=1.0, ge=0, le=2)
+    one_to_zero: float = Field(default=1.0, ge=0, le=2)
+
+    def build(self) -> Flip:
+        """The fault kind."""
+        from joulewise.devices import Flip
+
+        return Flip(zero_to_one=self.zero_to_one, one_to_zero=self.one_to_zero)
+
+
+class StuckFault(Plain):
+    """A faulty bit is stuck, at 1 with this probability."""
+
+    kind: Literal["stuck"] = "stuck"
+    at_one: float = Field(default=0.5, ge=0, le=1)
+
+    def build(self) -> Stuck:
+        """The fault kind."""
+        from joulewise.devices import Stuck
+
+        return Stuck(at_one=self.at_one)
+
+
+class IndependentFaults(Plain):
+    """Cells fail independently."""
+
+    kind: Literal["independent"] = "independent"
+
+    def build(self, bits: int) -> IndependentMap:
+        """The fault map of words of ``bits``."""
+        from joulewise.devices import IndependentMap
+
+        return IndependentMap()
+
+
+class CorrelatedFaults(Plain):
+    """Faults correlated within rows, columns and blocks of 16 rows by 2 words; see the map."""
+
+    kind: Literal["correlated"] = "correlated"
+    row: float = Field(default=0.0, ge=0, le=0.9)
+    column: float = Field(default=0.0, ge=0, le=0.9)
+    cluster: float = Field(default=0.0, ge=0, le=0.9)
+    words: int = Field(default=32, ge=1, le=1 << 16, description="words in a row of an array")
+    rows: int | None = Field(default=None, ge=1, le=1 << 20, description="of an array; none: any")
+    layout: Literal["adjacent", "interleaved"] = "adjacent"
+
+    def build(self, bits: int) -> CorrelatedMap:
+        """The fault map of words of ``bits``."""
+        from joulewise.devices import CorrelatedMap
+
+        return CorrelatedMap(
+            row=self.row,
+            column=self.column,
+            cluster=self.cluster,
+            columns=self.words * bits,
+            cluster_columns=min(2, self.words) * (bits if self.layout == "adjacent" else 1),
+            rows=self.rows,
+            layout=self.layout,
+        )
+
+
+class MeasuredFaults(Plain):
+    """Measured arrays: a CSV file of weak cells, or a folder of published block RAM files.
+
+    The file has the columns ``row,column,bit_error_rate`` or ``row,column,v_dd[,array]``. With
+    supplies, or a folder, the measurement also gives a law, for ``law: measured``.
+    """
+
+    kind: Literal["measured"] = "measured"
+    path: Path
+    rows: int = Field(default=512, ge=1, le=1 << 20)
+    columns: int = Field(default=256, ge=1, le=1 << 20)
+    arrays: int = Field(default=1, ge=1, le=1 << 20)
+    layout: Literal["adjacent", "interleaved"] = "adjacent"
+
+    def measurement(self) -> FaultMeasurement | None:
+        """The measurement; None for a file of bit error rates.
+
+        Raises:
+            TableError: if it cannot be read.
+        """
+        from joulewise.devices import FaultMeasurement
+
+        if self.path.is_dir():
+            return FaultMeasurement.read_block_rams(self.path)
+        try:
+            lines = self.path.read_text(encoding="utf-8-sig").splitlines()
+        except (OSError, UnicodeDecodeError):
+            lines = []  # refused below, with its reason
+        header = next((line for line in lines if line.split("#")[0].strip()), "")
+        if "v_dd" not in header:
+            return None
+        return FaultMeasurement.read_csv(
+            self.path,
+            rows=self.rows,
+            columns=self.columns,
+            arrays=self.arrays,
+            layout=self.layout,
+        )
+
+    def build(self, bits: int) -> MeasuredMap:
+        """The fault map.
+
+        Raises:
+            TableError: if it cannot be read.
+        """
+        from joulewise.devices import MeasuredMap
+
+        measured = self.measurement()
+        if measured is not None:
+            return measured.fault_map()
+        size = {"rows": self.rows, "columns": self.columns}
+        return MeasuredMap.from_csv(self.path, **size, layout=self.layout)
+
+
+Fault = Annotated[
+    Annotated[MaskFault | FlipFault | StuckFault, Field(discriminator="kind")],
+    BeforeValidator(kind_alone),
+]
+"""The effect of a failing cell; also from its kind alone."""
+
+Where = Annotated[
+    Annotated[IndependentFaults | CorrelatedFaults | MeasuredFaults, Field(discriminator="kind")],
+    BeforeValidator(kind_alone),
+]
+"""The positions of failing cells; also from their kind alone."""

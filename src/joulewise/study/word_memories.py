@@ -1,0 +1,225 @@
+"""Memories of words as plain data: SRAM, DRAM and embedded DRAM."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from joulewise.study.faults import (
+    Fault,
+    IndependentFaults,
+    MaskFault,
+    MeasuredFaults,
+    StuckFault,
+    Where,
+)
+from joulewise.study.plain import Plain, settings_in_words
+
+if TYPE_CHECKING:
+    from joulewise.devices import DRAM, EDRAM, SRAM
+    from joulewise.devices.reliability_laws import ReliabilityLaw
+
+__all__ = ["DRAM_LAWS", "LAWS", "DRAMMemory", "EDRAMMemory", "SRAMMemory"]
+
+# Names of `joulewise.devices.PROFILES`, which cannot be imported without torch.
+LAWS = ("exponential", "stutz2021-14nm", "salami2018-kc705b-28nm", "salami2018-vc707-28nm")
+DRAM_LAWS = ("chang2017-ddr3l-c",)
+
+
+def _is_table(law: str) -> bool:
+    return law.endswith(".csv")
+
+
+class _Words(Plain):
+    """Fields of memories of words."""
+
+    label: str = ""
+    bits: int = Field(default=8, ge=2, le=16)
+    fault: Fault = MaskFault()
+    fault_map: Where = Field(
+        default=IndependentFaults(), description="where faults lie: independent, correlated, ..."
+    )
+    per_channel: bool = Field(default=False, description="weights: a range for each channel")
+
+    def _named(self, technology: str) -> str:
+        """The label, or a short description."""
+        if self.label:
+            return self.label
+        parts = [f"{self.bits}-bit {technology}", self.fault.kind, settings_in_words(self.fault)]
+        parts.append(settings_in_words(self, "bits", "fault"))
+        return ", ".join(part for part in parts if part)
+
+    @property
+    def files(self) -> tuple[str | Path, ...]:
+        """Files that the memory depends on."""
+        return (self.fault_map.path,) if isinstance(self.fault_map, MeasuredFaults) else ()
+
+    def _shared(self, limit: float | None) -> dict[str, Any]:
+        return {
+            "bits": self.bits,
+            "fault": self.fault.build(),
+            "fault_map": self.fault_map.build(self.bits),
+            "channel_dim": 0 if self.per_channel else None,
+            "limit": limit,
+        }
+
+
+class SRAMMemory(_Words):
+    """Words of bits in a static memory whose supply is lowered; see `joulewise.SRAM`."""
+
+    kind: Literal["sram"] = "sram"
+    law: str = Field(
+        default="exponential",
+        description="exponential, stutz2021-14nm, salami2018-kc705b-28nm, salami2018-vc707-28nm, "
+        "a CSV table v_dd,energy_per_bit_j,bit_error_rate, or measured, with the fault map",
+    )
+    v_nominal: float | None = Field(default=None, gt=0, description="of a table: nominal supply")
+    v_min: float | None = Field(default=None, gt=0, description="of a table: lowest without errors")
+    knob: Literal["eta", "v_dd", "bit_error_rate"] = "eta"
+    latency_s: float = Field(default=0.0, ge=0, le=1e6, description="time that words leak for")
+
+    @model_validator(mode="after")
+    def _check_law(self) -> SRAMMemory:
+        """Refuse an unknown law, and one without what other fields ask for.
+
+        Raises:
+            ValueError: naming those that are known.
+        """
+        if self.law == "measured":
+            if not isinstance(self.fault_map, MeasuredFaults):
+                raise ValueError("law is 'measured'; allowed: that with fault_map.kind measured")
+        elif self.law not in LAWS and not _is_table(self.law):
+            raise ValueError(
+                f"law is {self.law!r}; allowed: {', '.join(LAWS)}, measured, or a table FILE.csv"
+            )
+        supplies = self.v_nominal is not None or self.v_min is not None
+        if supplies and self.law in LAWS:
+            raise ValueError("v_nominal and v_min are those of a table; allowed: none of them")
+        return self
+
+    @property
+    def name(self) -> str:
+        """The label, or a short description."""
+        return self._named("SRAM")
+
+    @property
+    def knobs(self) -> tuple[str, ...]:
+        """Names that an operating point may have."""
+        return "eta", "v_dd", "bit_error_rate"
+
+    @property
+    def files(self) -> tuple[str | Path, ...]:
+        """Files that the memory depends on."""
+        return (*([self.law] if _is_table(self.law) else []), *super().files)
+
+    def _law(self) -> ReliabilityLaw:
+        from joulewise.devices import PROFILES, VoltageTable
+        from joulewise.errors import refuse
+
+        nominal, least = self.v_nominal, self.v_min
+        if _is_table(self.law):
+            return VoltageTable.from_csv(self.law, v_nominal=nominal, v_min=least)
+        if not isinstance(self.fault_map, MeasuredFaults) or self.law != "measured":
+            return PROFILES[self.law]
+        measured = self.fault_map.measurement()
+        if measured is None:
+            allowed = "a file with the column v_dd, or another law"
+            refuse("law", f"measured, and {self.fault_map.path} states no supplies", allowed)
+        return measured.law(v_nominal=nominal, v_min=least)
+
+    def build(self, limit: float | None = None) -> SRAM:
+        """The device; ``limit`` is the largest magnitude of a word, None that of each tensor.
+
+        Raises:
+            TableError: if the law or the fault map cannot be read.
+        """
+        from joulewise.devices import SRAM
+
+        law = self._law()
+        return SRAM(law=law, knob=self.knob, latency_s=self.latency_s, **self._shared(limit))
+
+
+class DRAMMemory(_Words):
+    """Words of bits in a DRAM that is refreshed less often, or of a lower supply."""
+
+    kind: Literal["dram"] = "dram"
+    fault: Fault = StuckFault()
+    supply: str | None = Field(
+        default=None, description="law of the supply: chang2017-ddr3l-c, or a CSV table"
+    )
+    refresh_s: float = Field(default=0.064, gt=0, le=1e6, description="where supply is the knob")
+    latency_s: float = Field(default=1e-3, ge=0, le=1e6, description="time of refreshes counted")
+
+    @field_validator("supply")
+    @classmethod
+    def _check_supply(cls, supply: str | None) -> str | None:
+        """Refuse an unknown law.
+
+        Raises:
+            ValueError: naming those that are known.
+        """
+        if supply is not None and supply not in DRAM_LAWS and not _is_table(supply):
+            known = ", ".join(DRAM_LAWS)
+            raise ValueError(f"supply is {supply!r}; allowed: {known}, or a table FILE.csv")
+        return supply
+
+    @property
+    def name(self) -> str:
+        """The label, or a short description."""
+        return self._named("DRAM")
+
+    @property
+    def knobs(self) -> tuple[str, ...]:
+        """Names that an operating point may have."""
+        return ("refresh_s",) if self.supply is None else ("v_dd",)
+
+    @property
+    def files(self) -> tuple[str | Path, ...]:
+        """Files that the memory depends on."""
+        table = () if self.supply is None or self.supply in DRAM_LAWS else (self.supply,)
+        return (*table, *super().files)
+
+    def build(self, limit: float | None = None) -> DRAM:
+        """The device; see `SRAMMemory.build`."""
+        from joulewise.devices import DRAM, PROFILES, VoltageTable
+
+        supply: Any = None
+        if self.supply is not None:
+            table = _is_table(self.supply)
+            supply = VoltageTable.from_csv(self.supply) if table else PROFILES[self.supply]
+        return DRAM(
+            supply=supply,
+            knob=self.knobs[0],
+            refresh_s=self.refresh_s,
+            latency_s=self.latency_s,
+            **self._shared(limit),
+        )
+
+
+class EDRAMMemory(_Words):
+    """Words of bits in an embedded DRAM that is refreshed less often; see `joulewise.EDRAM`."""
+
+    kind: Literal["edram"] = "edram"
+    fault: Fault = StuckFault(at_one=0.0)
+    lifetime_s: float | None = Field(default=None, gt=0, le=1e6, description="from write to read")
+    latency_s: float = Field(default=1e-3, ge=0, le=1e6, description="time of refreshes counted")
+
+    @property
+    def name(self) -> str:
+        """The label, or a short description."""
+        return self._named("eDRAM")
+
+    @property
+    def knobs(self) -> tuple[str, ...]:
+        """Names that an operating point may have."""
+        return ("refresh_s",)
+
+    def build(self, limit: float | None = None) -> EDRAM:
+        """The device; see `SRAMMemory.build`."""
+        from joulewise.devices import EDRAM
+
+        lifetime = math.inf if self.lifetime_s is None else self.lifetime_s
+        return EDRAM(latency_s=self.latency_s, lifetime_s=lifetime, **self._shared(limit))
