@@ -296,7 +296,10 @@ def test_nan_weights(run, tmp_path):
         (["--at", "eta=1.5"], ["eta is 1.5; allowed: 0 to 1"]),
         (["--at", "eta=nan"], ["the point is 'eta=nan'"]),
         (["--at", "eta"], ["the point is 'eta'"]),
-        (["--memory", "dram"], ["memories[0] is 'dram'; allowed: sram, crossbar, pcm, custom"]),
+        (
+            ["--memory", "flash"],
+            ["memories[0] is 'flash'; allowed: sram, dram, edram, crossbar, pcm"],
+        ),
         (["--memory", "sram:fault=burn"], ["memories[0].fault is 'burn'; allowed: mask, flip"]),
         (["--place", "store=biases"], ["place.store is 'biases'", "'both'"]),
         (["--memory", "sram:law=nowhere"], ["law is 'nowhere'", "stutz2021-14nm"]),

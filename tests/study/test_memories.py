@@ -146,9 +146,7 @@ def test_a_measurement_gives_map_and_law(tmp_path):
     assert entry.build() == SRAM(law=law, fault_map=found.fault_map(), knob="v_dd")
     assert entry.files == (file,)
     file.write_text("row,column,bit_error_rate\n0,3,0.1\n")
-    with pytest.raises(
-        ValueError, match=r"states no supplies; allowed: a file with the column"
-    ):
+    with pytest.raises(ValueError, match=r"states no supplies; allowed: a file with the column"):
         entry.build()
     for setting in ("law=measured,", "knob=v_dd,", "v_nominal=1.0,"):
         text = text.replace(setting, "")
