@@ -13,6 +13,8 @@ from .allocation import pareto as pareto
 from .data import Dataset as Dataset
 from .data import Split as Split
 from .data import load_data as load_data
+from .devices import DRAM as DRAM
+from .devices import EDRAM as EDRAM
 from .devices import PCM as PCM
 from .devices import SRAM as SRAM
 from .devices import Array as Array
@@ -21,12 +23,14 @@ from .devices import CorrelatedMap as CorrelatedMap
 from .devices import Crossbar as Crossbar
 from .devices import Device as Device
 from .devices import ExponentialLaw as ExponentialLaw
+from .devices import FaultMeasurement as FaultMeasurement
 from .devices import Flip as Flip
 from .devices import Mask as Mask
 from .devices import MeasuredMap as MeasuredMap
 from .devices import Stuck as Stuck
 from .devices import VoltageTable as VoltageTable
 from .devices import check_device as check_device
+from .devices import fit_clusters as fit_clusters
 from .errors import DataError as DataError
 from .errors import DeviceError as DeviceError
 from .errors import InputError as InputError

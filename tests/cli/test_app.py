@@ -311,7 +311,7 @@ def test_nan_weights(run, tmp_path):
             ["--memory", "sram:fault_map=correlated,fault_map.row=0.9,fault_map.column=0.9"],
             ["row + column + cluster is 1.8"],
         ),
-        (["--memory", "sram:sigma=1e-6"], ["memories[0]: sigma is not a field; allowed: kind"]),
+        (["--memory", "sram:sigma=1e-6"], ["memories[0]: sigma is not a field; allowed: label"]),
         (["--memory", "crossbar:bits=4"], ["memories[0]: bits is not a field; allowed: label"]),
         (["--memory", "crossbar"], ["points[0] is of eta; allowed: g_max"]),
         (["--memory", "pcm"], ["points[0] is of eta; allowed: seconds"]),
