@@ -8,6 +8,7 @@ chip                chips and their random streams, traffic, inputs of matrix-ve
 operating_point     operating points; the knob of a device, its range as levels from 0 to 1
 moments             mean and variance of reads, stated or estimated, classes of words
 word_memory         base of memories of words whose cells fail
+protection          parity and error-correcting codes over words
 sram                SRAM under voltage scaling
 dram                DRAM with fewer refreshes, or a lower supply
 edram               embedded DRAM with fewer refreshes
@@ -51,6 +52,7 @@ from joulewise.devices.moments import MomentEstimate, ReadMoments, SharedFactor,
 from joulewise.devices.operating_point import Knob, PlainPoint, Point, from_plain, plain_point
 from joulewise.devices.pcm import PCM
 from joulewise.devices.profiles import PROFILES, law
+from joulewise.devices.protection import SECDED, Parity
 from joulewise.devices.reliability_laws import ExponentialLaw, Leakage, VoltageTable
 from joulewise.devices.retention import DDR3L_70C, GAIN_CELL_65NM, Retention
 from joulewise.devices.sram import SRAM
@@ -65,6 +67,7 @@ __all__ = [
     "ISAAC",
     "PCM",
     "PROFILES",
+    "SECDED",
     "SRAM",
     "Arithmetic",
     "Array",
@@ -86,6 +89,7 @@ __all__ = [
     "MeasuredMap",
     "MomentCheck",
     "MomentEstimate",
+    "Parity",
     "PlainPoint",
     "Point",
     "ReadMoments",

@@ -88,7 +88,7 @@ class DRAM(WordMemory):
             least_reliable=least,
             most_reliable=most,
             bit_planes=self.bits,
-            channels=True,
+            channels=self.protection is None,
         )
         object.__setattr__(self, "knob", knob)
 

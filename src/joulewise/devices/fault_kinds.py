@@ -17,7 +17,7 @@ from torch import Tensor
 from joulewise.devices.chip import Chip
 from joulewise.errors import check_in_range, refuse
 
-__all__ = ["FaultKind", "Flip", "Mask", "Stuck", "all_codes"]
+__all__ = ["FaultKind", "Flip", "Mask", "Stuck", "all_codes", "planes_of"]
 
 Cells = NDArray[np.int64]
 
@@ -41,6 +41,10 @@ class FaultKind:
         """Subset of the failing ``cells`` that read wrongly if they hold ``holds``, 0 or 1."""
         return cells
 
+    def errors(self, rates: Tensor) -> Tensor:
+        """Rates of wrong reads of cells that hold 0 and 1, from their failure rates."""
+        return rates
+
     def read(self, codes: Tensor, on_zero: Tensor, on_one: Tensor, bits: int) -> Tensor:
         """Codes as read back; all arguments int32, of shapes that broadcast."""
         flipped = codes ^ ((~codes & on_zero) | (codes & on_one))
@@ -59,7 +63,8 @@ class FaultKind:
             Mean and variance for each stored code, float64 ``[2**bits]`` in the order of
             `all_codes`.
         """
-        ones = _planes(all_codes(bits), bits)
+        rates = self.errors(rates)
+        ones = planes_of(all_codes(bits), bits)
         zeros, weights = 1 - ones, _powers(bits)
         weights[-1] = -weights[-1]
         mean = (weights * (1 - rates[1])) @ ones + (weights * rates[0]) @ zeros
@@ -81,7 +86,7 @@ def all_codes(bits: int) -> Tensor:
     return torch.arange(-(1 << (bits - 1)), 1 << (bits - 1), dtype=torch.int32)
 
 
-def _planes(codes: Tensor, bits: int) -> Tensor:
+def planes_of(codes: Tensor, bits: int) -> Tensor:
     """Bits of two's complement codes, float64 ``[bits, codes]``, least significant first."""
     return ((codes >> torch.arange(bits)[:, None]) & 1).double()
 
@@ -116,7 +121,7 @@ class Mask(FaultKind):
     def moments(self, rates: Tensor, bits: int) -> tuple[Tensor, Tensor]:
         """The closed form of the class docstring."""
         codes = all_codes(bits)
-        ones = _planes(torch.where(codes >= 0, codes, -codes - 1), bits)[:-1]
+        ones = planes_of(torch.where(codes >= 0, codes, -codes - 1), bits)[:-1]
         p, p_sign = rates[0, :-1], rates[0, -1]
         powers = _powers(bits)[:-1]
         held_mean = (powers * (1 - p)) @ ones
@@ -173,10 +178,9 @@ class Stuck(FaultKind):
         stuck_at_one = _cell_uniform(cells, chip) < self.at_one
         return cells[stuck_at_one] if holds == 0 else cells[~stuck_at_one]
 
-    def moments(self, rates: Tensor, bits: int) -> tuple[Tensor, Tensor]:
-        """Those of flips at ``at_one * p`` for zeros and ``(1 - at_one) * p`` for ones."""
-        stuck_at = torch.tensor([[self.at_one], [1 - self.at_one]], dtype=torch.float64)
-        return FaultKind.moments(self, rates * stuck_at, bits)
+    def errors(self, rates: Tensor) -> Tensor:
+        """``at_one * p`` for zeros and ``(1 - at_one) * p`` for ones."""
+        return rates * torch.tensor([[self.at_one], [1 - self.at_one]], dtype=torch.float64)
 
 
 def _cell_uniform(cells: Cells, chip: Chip) -> NDArray[np.float64]:

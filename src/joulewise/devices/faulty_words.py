@@ -11,6 +11,7 @@ from torch import Tensor
 
 from joulewise.devices.fault_kinds import Cells, FaultKind
 from joulewise.devices.fault_maps import starts_run
+from joulewise.devices.protection import Code, OnDetected
 
 __all__ = ["FaultyWords", "samples_are_dense"]
 
@@ -61,20 +62,75 @@ class FaultyWords:
         """
         if not len(self.places):
             return
-        shape, device = values.shape[1:], values.device
-        places = self.places.to(device)
+        words = _Places(values, scale, self.places)
+        on_zero = on_one = self.on_zero.to(values.device)
+        if self.on_one is not self.on_zero:
+            on_one = self.on_one.to(values.device)
+        words.write(fault.read(words.codes(), on_zero, on_one, bits))
+
+    def decode_in(
+        self,
+        values: Tensor,
+        scale: Tensor,
+        fault: FaultKind,
+        code: Code,
+        check: FaultyWords,
+        on_detected: OnDetected,
+    ) -> None:
+        """Replace the words of codewords with failing cells by what is decoded, in place.
+
+        Args:
+            values: See `replace_in`.
+            scale: See `replace_in`.
+            fault: Effect of failing cells.
+            code: The code.
+            check: Codewords whose check cells fail, and the patterns of those.
+            on_detected: Effect of detected errors.
+        """
+        size, count = code.words, values[0].numel()
+        struck = torch.unique(torch.cat([self.places // size, check.places]))
+        if not len(struck):
+            return
+        places = struck[:, None] * size + torch.arange(size)
+        inside = places < count  # the last codeword may be filled up with zeros
+        words = _Places(values, scale, places[inside])
+        codes = torch.zeros(len(values), *places.shape, dtype=torch.int32, device=values.device)
+        codes[:, inside] = words.codes()
+        cell = torch.searchsorted(struck, self.places // size), self.places % size
+        at = torch.searchsorted(struck, check.places)
+        patterns = []
+        for of_words, of_check in (
+            (self.on_zero, check.on_zero),
+            (self.on_one, check.on_one),
+        ):
+            data, checks = torch.zeros_like(places, dtype=torch.int32), torch.zeros_like(struck)
+            data[cell], checks[at] = of_words, of_check.long()
+            patterns.append((data.to(values.device), checks.to(torch.int32).to(values.device)))
+        (on_zero, check_on_zero), (on_one, check_on_one) = patterns
+        read = fault.read(codes, on_zero, on_one, code.bits)
+        words.write(code.decode(codes, read, check_on_zero, check_on_one, on_detected)[:, inside])
+
+
+class _Places:
+    """Words of every sample at some places of a batch, to read and to write."""
+
+    def __init__(self, values: Tensor, scale: Tensor, places: Tensor) -> None:
+        shape, places = values.shape[1:], places.to(values.device)
         if scale.ndim:
             scale = scale.expand(shape)[torch.unravel_index(places, shape)]
         # Activations may be channels-last: a view of each sample as words in memory order, since
         # indexing all axes of a batch takes ten times as long.
-        rows = values.as_strided((len(values), values[0].numel()), (values.stride(0), 1))
-        offsets = _offsets(places, values)
-        codes = torch.round(rows.index_select(1, offsets) / scale).to(torch.int32)
-        on_zero = on_one = self.on_zero.to(device)
-        if self.on_one is not self.on_zero:
-            on_one = self.on_one.to(device)
-        read = fault.read(codes, on_zero, on_one, bits).to(values.dtype) * scale
-        rows.scatter_(1, offsets.expand_as(read), read)
+        self._rows = values.as_strided((len(values), values[0].numel()), (values.stride(0), 1))
+        self._offsets, self._scale = _offsets(places, values), scale
+
+    def codes(self) -> Tensor:
+        """The codes, int32 ``[batch, places]``."""
+        return torch.round(self._rows.index_select(1, self._offsets) / self._scale).to(torch.int32)
+
+    def write(self, codes: Tensor) -> None:
+        """Replace the words by those of other codes."""
+        read = codes.to(self._rows.dtype) * self._scale
+        self._rows.scatter_(1, self._offsets.expand_as(read), read)
 
 
 def _patterns(cells: Cells, width: int) -> tuple[Cells, Cells]:

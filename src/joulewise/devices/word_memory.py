@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from joulewise.devices.chip import Chip, Traffic
+from joulewise.devices.correlated_map import CorrelatedMap
 from joulewise.devices.device import Device
 from joulewise.devices.fault_kinds import FaultKind, Mask
 from joulewise.devices.fault_maps import FaultMap, IndependentMap
@@ -23,6 +24,7 @@ from joulewise.devices.faulty_words import FaultyWords, samples_are_dense
 from joulewise.devices.measured_map import MeasuredMap
 from joulewise.devices.moments import ReadMoments, WordClasses
 from joulewise.devices.operating_point import Point, as_point
+from joulewise.devices.protection import Protection
 from joulewise.errors import OperatingPointError, check_in_range, check_kind, refuse
 from joulewise.words import FixedPoint, Words, check_storable
 
@@ -44,6 +46,8 @@ class WordMemory(Device[Words]):
             for one scale per tensor.
         limit: The largest magnitude to represent; None takes the largest in the tensor.
         latency_s: Seconds of an inference, in which all words leak or are refreshed, 0 to 1e6.
+        protection: Check bits over words, `Parity` or `SECDED`; None for none. Their cells fail,
+            are accessed and leak as those of the sign bit, and every access is of a whole codeword.
 
     Raises:
         InputError: if a field is outside its range.
@@ -55,6 +59,7 @@ class WordMemory(Device[Words]):
     channel_dim: int | None = None
     limit: float | None = None
     latency_s: float = 0.0
+    protection: Protection | None = None
 
     def __post_init__(self) -> None:
         check_kind("fault", self.fault, FaultKind, "Mask(), Flip() or Stuck()")
@@ -64,6 +69,12 @@ class WordMemory(Device[Words]):
         check_in_range("latency_s", self.latency_s, 0.0, 1e6)
         self._format(None)
         self.fault_map.check(self.bits)
+        check_kind("protection", self.protection, Protection | None, "Parity(), SECDED() or None")
+        if self.protection is not None:
+            self.protection.code(self.bits)
+            if isinstance(self.fault, Mask):
+                allowed = "Flip() or Stuck() beside a protection: masks take every error as located"
+                refuse("fault", "Mask()", allowed)
 
     @abstractmethod
     def bit_error_rate(self, point: Point) -> Tensor:
@@ -105,9 +116,8 @@ class WordMemory(Device[Words]):
     def read(self, stored: Words, point: Point, chip: Chip) -> Tensor:
         """The values as read on one chip, at the part that holds this tensor."""
         self._check_channels(point, stored.values)
-        faulty = self._faulty_words(stored.values.numel(), point, chip)
         values = stored.values.clone()
-        faulty.replace_in(values[None], stored.scale, self.fault, self.bits)
+        self._replace(values[None], stored.scale, values.numel(), point, chip)
         return values.to(stored.dtype)
 
     def round_trip(
@@ -127,15 +137,16 @@ class WordMemory(Device[Words]):
         values = held.values if samples_are_dense(held.values) else held.values.contiguous()
         if chip is not None:
             used = values[0].numel()
-            faulty = self._faulty_words(max(words or used, used), point, chip).first(used)
-            faulty.replace_in(values, held.scale, self.fault, self.bits)
+            self._replace(values, held.scale, max(words or used, used), point, chip)
         return values.to(inputs.dtype)
 
     def moments(self, stored: Words, point: Point) -> ReadMoments:
         """Element-wise mean and variance of `read` over chips; differentiable in ``point``.
 
         Exact for an `IndependentMap` and a `MeasuredMap`; for a `CorrelatedMap` up to the
-        quadrature error that the class states.
+        quadrature error that the class states. With a protection, see `Code.moments`; other words
+        of a codeword then fail as often as any word, or, on a `CorrelatedMap`, as the word itself
+        does given its row and block.
         """
         self._check_channels(point, stored.values)
         scale, index, points = stored.scale, self._index(stored), as_point(point)
@@ -173,13 +184,22 @@ class WordMemory(Device[Words]):
         """
         rate = self.bit_error_rate(point).expand(self.bits)
         weights, rates = self.fault_map.mixture(self.fault.rates(rate))
-        parts = [self.fault.moments(component, self.bits) for component in rates]
+        average = torch.einsum("c,chb->hb", weights, rates)
+        parts = [self._word_moments(component, average) for component in rates]
         if len(parts) == 1:
             return parts[0]
         means, variances = (torch.stack(part) for part in zip(*parts, strict=True))
         # Law of total variance, Var = E[Var] + Var[E], in a form without cancellation.
         mean = weights @ means
         return mean, weights @ (variances + (means - mean) ** 2)
+
+    def _word_moments(self, rates: Tensor, average: Tensor) -> tuple[Tensor, Tensor]:
+        """Moments of each code where cells fail independently at ``rates [2, bits]``."""
+        if self.protection is None:
+            return self.fault.moments(rates, self.bits)
+        code, kept = self.protection.code(self.bits), self.fault.errors(rates)
+        others = kept if isinstance(self.fault_map, CorrelatedMap) else self.fault.errors(average)
+        return code.moments(kept, others, self.protection.on_detected)
 
     def energy(self, traffic: Traffic, point: Point) -> Tensor:
         """Joules per inference: those of accesses, and of holding all words for `latency_s`.
@@ -197,7 +217,14 @@ class WordMemory(Device[Words]):
         joules = (traffic.reads + traffic.writes) * self.access_bit_j(point)
         if self.latency_s:
             joules = joules + traffic.words * self.latency_s * self.holding_bit_w(point)
-        return self._in_planes(joules).sum(-1)
+        each = self._in_planes(joules)
+        if self.protection is None:
+            return each.sum(-1)
+        decoded = (
+            (traffic.reads + traffic.writes) / self.protection.words * self.protection.decode_j
+        )
+        checks = self.protection.overhead(self.bits) * self.bits
+        return each.sum(-1) + checks * each[..., -1] + decoded
 
     def _in_planes(self, figures: Tensor) -> Tensor:
         """Expand a function of the point to all bit planes: ``[bits]`` or ``[channels, bits]``."""
@@ -223,7 +250,9 @@ class WordMemory(Device[Words]):
             **self.fault.describe(),
             **self.fault_map.describe(),
         }
-        return {**described, "latency_s": self.latency_s} if self.latency_s else described
+        if self.latency_s:
+            described["latency_s"] = self.latency_s
+        return described | ({} if self.protection is None else self.protection.describe())
 
     def _format(self, limit: float | None) -> FixedPoint:
         # The limit of the device takes precedence over the observed one.
@@ -231,16 +260,45 @@ class WordMemory(Device[Words]):
         channel_dim = self.channel_dim if chosen is None else None
         return FixedPoint(bits=self.bits, limit=chosen, channel_dim=channel_dim)
 
-    def _faulty_words(self, words: int, point: Point, chip: Chip) -> FaultyWords:
-        """Draw the words with failing cells among ``words`` words of one part of a chip."""
+    def _replace(self, values: Tensor, scale: Tensor, words: int, point: Point, chip: Chip) -> None:
+        """Replace what is not read as it was stored, in a batch of samples, in place.
+
+        Args:
+            values: Fault-free values ``[batch, ...]``, dense within each sample.
+            scale: The value of one code step; broadcasts against a sample.
+            words: Words of this part of the chip, as many as a sample has or more.
+            point: The operating point.
+            chip: The chip, at the part that holds them.
+        """
+        rates, used = self._rates(point), values[0].numel()
+        faulty = self._faulty(words, rates, self.bits, chip).first(used)
+        if self.protection is None:
+            faulty.replace_in(values, scale, self.fault, self.bits)
+            return
+        code = self.protection.code(self.bits)
+        # Check cells lie in words of their own, each as reliable as a sign bit.
+        check_words = -(-(-(-words // code.words) * code.check_bits) // self.bits)
+        checks = np.repeat(rates[..., -1:], self.bits, axis=-1)
+        there = chip.region(f"{chip.part}/check bits")
+        check = self._faulty(check_words, checks, code.check_bits, there)
+        check = check.first(-(-used // code.words))
+        faulty.decode_in(values, scale, self.fault, code, check, self.protection.on_detected)
+
+    def _rates(self, point: Point) -> NDArray[np.float64]:
+        """Failure rates of cells, ``[2, bits]`` or ``[2, channels, bits]``; see `FaultMap`."""
         if isinstance(point, float):
-            rates = _common_rates(self, point)
-        else:
-            rate = self._in_planes(self.bit_error_rate(point).detach())
-            rates = self.fault.rates(rate).cpu().numpy()
+            return _common_rates(self, point)
+        rate = self._in_planes(self.bit_error_rate(point).detach())
+        found: NDArray[np.float64] = self.fault.rates(rate).cpu().numpy()
+        return found
+
+    def _faulty(
+        self, words: int, rates: NDArray[np.float64], width: int, chip: Chip
+    ) -> FaultyWords:
+        """Draw failing cells of ``words`` words, and group them by ``width`` cells."""
         on_zero, on_one = self.fault_map.failing(words, rates, chip)
         on_zero = self.fault.select(on_zero, 0, chip)
-        return FaultyWords.of_cells(on_zero, self.fault.select(on_one, 1, chip), self.bits)
+        return FaultyWords.of_cells(on_zero, self.fault.select(on_one, 1, chip), width)
 
 
 @lru_cache(maxsize=1024)
