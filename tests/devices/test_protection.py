@@ -219,7 +219,7 @@ def test_correction_helps_where_errors_are_rare_and_not_where_they_cluster():
     ideal = memory(None).ideal(stored)
 
     def error(protection, fault_map):
-        moments = memory(protection, fault_map=fault_map).moments(stored, 2e-3)
+        moments = memory(protection, fault_map=fault_map).moments(stored, 5e-4)
         return float((moments.var + (moments.mean - ideal) ** 2).sum())
 
     alone, rows = IndependentMap(), CorrelatedMap(row=0.5, columns=64)

@@ -9,6 +9,8 @@ operating_point     operating points; the knob of a device, its range as levels 
 moments             mean and variance of reads, stated or estimated, classes of words
 word_memory         base of memories of words whose cells fail
 protection          parity and error-correcting codes over words
+spare_rows          rows with failing cells that are replaced
+alternatives        memories to choose from, tensor by tensor
 sram                SRAM under voltage scaling
 dram                DRAM with fewer refreshes, or a lower supply
 edram               embedded DRAM with fewer refreshes
@@ -33,6 +35,7 @@ arithmetic          energy of a multiply-accumulate
 device_check        statistical self-check of a device
 """
 
+from joulewise.devices.alternatives import Alternatives
 from joulewise.devices.arithmetic import HOROWITZ_INT8, Arithmetic
 from joulewise.devices.array import Array
 from joulewise.devices.chip import Chip, MatrixInputs, Traffic
@@ -55,6 +58,7 @@ from joulewise.devices.profiles import PROFILES, law
 from joulewise.devices.protection import SECDED, Parity
 from joulewise.devices.reliability_laws import ExponentialLaw, Leakage, VoltageTable
 from joulewise.devices.retention import DDR3L_70C, GAIN_CELL_65NM, Retention
+from joulewise.devices.spare_rows import SpareRows
 from joulewise.devices.sram import SRAM
 from joulewise.devices.word_memory import WordMemory
 
@@ -69,6 +73,7 @@ __all__ = [
     "PROFILES",
     "SECDED",
     "SRAM",
+    "Alternatives",
     "Arithmetic",
     "Array",
     "Chip",
@@ -96,6 +101,7 @@ __all__ = [
     "ReadOut",
     "Retention",
     "SharedFactor",
+    "SpareRows",
     "Stuck",
     "Traffic",
     "VoltageTable",

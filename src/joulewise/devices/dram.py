@@ -88,7 +88,7 @@ class DRAM(WordMemory):
             least_reliable=least,
             most_reliable=most,
             bit_planes=self.bits,
-            channels=self.protection is None,
+            channels=self._channels,
         )
         object.__setattr__(self, "knob", knob)
 

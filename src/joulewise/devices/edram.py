@@ -75,7 +75,7 @@ class EDRAM(WordMemory):
             least_reliable=long,
             most_reliable=short,
             bit_planes=self.bits,
-            channels=self.protection is None,
+            channels=self._channels,
         )
 
     def bit_error_rate(self, point: Point) -> Tensor:

@@ -34,6 +34,11 @@ one bit side by side, as with column multiplexing, where neighbours belong to di
 class FaultMap(ABC):
     """Interface of a fault map."""
 
+    @property
+    def channels(self) -> bool:
+        """True if channels of a tensor may fail at rates of their own."""
+        return True
+
     @abstractmethod
     def failing(self, words: int, rates: Rates, chip: Chip) -> tuple[Cells, Cells]:
         """The failing cells of one chip.

@@ -71,7 +71,7 @@ class SRAM(WordMemory):
             most_reliable=most,
             aliases={other: partial(self.law.converted, other, name) for other in others},
             bit_planes=self.bits,
-            channels=self.protection is None,
+            channels=self._channels,
         )
         object.__setattr__(self, "knob", knob)
 

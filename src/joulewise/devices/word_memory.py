@@ -94,6 +94,11 @@ class WordMemory(Device[Words]):
         return isinstance(self.fault_map, IndependentMap)
 
     @property
+    def _channels(self) -> bool:
+        """True if output channels can have operating points of their own."""
+        return self.protection is None and self.fault_map.channels
+
+    @property
     def smooth(self) -> bool:
         """False for a `MeasuredMap`, whose moments are step functions of the point."""
         return not isinstance(self.fault_map, MeasuredMap)

@@ -1,0 +1,173 @@
+"""Alternatives: memories of one word format, of which each tensor has one, at one of its points."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from joulewise.devices.chip import Chip, Traffic
+from joulewise.devices.device import Device
+from joulewise.devices.fault_kinds import all_codes
+from joulewise.devices.moments import ReadMoments, WordClasses
+from joulewise.devices.operating_point import Knob, Point
+from joulewise.devices.word_memory import WordMemory
+from joulewise.errors import check_kind, refuse
+from joulewise.words import Words
+
+__all__ = ["Alternatives"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alternatives(Device[Words]):
+    """Memories of words that differ in protection, law or faults, each at some operating points.
+
+    The operating point ``option`` is a number: options are sorted by the energy of an access, from
+    0. An allocation over ``levels`` then weighs a protection against a higher supply, tensor by
+    tensor: ``allocate(..., granularity=Granularity(levels=memory.levels))``.
+
+    Args:
+        memories: Memories with equal words (bits, scales), and the points that each may have.
+
+    Attributes:
+        options: Memory and point of each option. Those that cost more than the most reliable one,
+            for words that hold all codes alike, are left out.
+
+    Raises:
+        InputError: if the words differ, a point is out of range, or fewer than two options remain.
+
+    Example:
+        >>> from joulewise.devices import SECDED, SRAM, Flip
+        >>> plain, guarded = SRAM(fault=Flip()), SRAM(fault=Flip(), protection=SECDED())
+        >>> memory = Alternatives(memories=((plain, (0.8, 1.0)), (guarded, (0.6, 0.7))))
+        >>> [(memory.name(level), level) for level in memory.levels]  # cells over 64: 12.5 % more
+        [('secded, eta 0.6', 0.0), ('secded, eta 0.7', 1.0), ('eta 0.8', 2.0), ('eta 1', 3.0)]
+    """
+
+    memories: tuple[tuple[WordMemory, tuple[float, ...]], ...]
+    options: tuple[tuple[WordMemory, float], ...] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        check_kind("memories", self.memories, tuple, "a tuple of (memory, points)")
+        options: list[tuple[WordMemory, float]] = []
+        for memory, points in self.memories:
+            check_kind("a memory", memory, WordMemory, "an SRAM, DRAM or EDRAM")
+            first = self.memories[0][0]
+            for name in ("bits", "channel_dim", "limit"):
+                value, other = getattr(memory, name), getattr(first, name)
+                if value != other:
+                    refuse(f"{name} of a memory", value, f"{other}, as in the first")
+            options += [
+                (memory, float(memory.point(**{memory.knob.name: float(point)})))
+                for point in points
+            ]
+        if len(options) < 2:
+            refuse("memories", f"{len(options)} options", "two or more")
+        one = Traffic(words=1, reads=1.0, writes=0.0)
+        options.sort(key=lambda option: float(option[0].energy(one, option[1])))
+        errors = [_error(memory, point) for memory, point in options]
+        kept = options[: errors.index(min(errors)) + 1]
+        if len(kept) < 2:
+            refuse("memories", "one option that is cheapest and best", "options to weigh")
+        object.__setattr__(self, "options", tuple(kept))
+
+    @property
+    def knob(self) -> Knob:
+        """``option``, a number from 0 in the order of energy."""
+        return Knob(name="option", least_reliable=0.0, most_reliable=float(len(self.options) - 1))
+
+    @property
+    def levels(self) -> tuple[float, ...]:
+        """The numbers of all options, for `joulewise.Granularity`."""
+        return tuple(float(number) for number in range(len(self.options)))
+
+    @property
+    def smooth(self) -> bool:
+        """False: options are listed."""
+        return False
+
+    @property
+    def independent_words(self) -> bool:
+        """True if they are on all memories."""
+        return all(memory.independent_words for memory, _ in self.options)
+
+    @property
+    def reliable_bit_j(self) -> float:
+        """That of the first memory."""
+        return self.memories[0][0].reliable_bit_j
+
+    def _at(self, point: Point) -> tuple[WordMemory, float]:
+        """Memory and point of the option nearest to a point."""
+        return self.options[min(max(round(float(point)), 0), len(self.options) - 1)]
+
+    def name(self, point: Point) -> str:
+        """An option in words, such as ``"secded, v_dd 0.55"``."""
+        memory, at = self._at(point)
+        protection = [] if memory.protection is None else [type(memory.protection).__name__.lower()]
+        return ", ".join([*protection, f"{memory.knob.name} {at:g}"])
+
+    def store(self, tensor: Tensor, *, limit: float | None = None, name: str = "tensor") -> Words:
+        """Round a tensor to words."""
+        return self.memories[0][0].store(tensor, limit=limit, name=name)
+
+    def ideal(self, stored: Words) -> Tensor:
+        """The values rounded to words."""
+        return self.memories[0][0].ideal(stored)
+
+    def read(self, stored: Words, point: Point, chip: Chip) -> Tensor:
+        """The values as read on one chip from the memory of an option."""
+        memory, at = self._at(point)
+        return memory.read(stored, at, chip)
+
+    def round_trip(
+        self,
+        inputs: Tensor,
+        point: Point,
+        chip: Chip | None,
+        limit: float | None,
+        *,
+        words: int | None = None,
+    ) -> Tensor:
+        """Write a batch of activations and read it back; see `Device.round_trip`."""
+        memory, at = self._at(point)
+        return memory.round_trip(inputs, at, chip, limit, words=words)
+
+    def moments(self, stored: Words, point: Point) -> ReadMoments:
+        """Mean and variance over chips; without gradients in the option."""
+        memory, at = self._at(point)
+        return memory.moments(stored, at)
+
+    def word_classes(self, stored: Words) -> WordClasses:
+        """One class for each code."""
+        classes = self.memories[0][0].word_classes(stored)
+        return WordClasses(
+            index=classes.index, scale=classes.scale, count=classes.count, moments=self._of_codes
+        )
+
+    def _of_codes(self, point: Tensor) -> tuple[Tensor, Tensor]:
+        memory, at = self._at(point)
+        return memory.code_moments(at)
+
+    def energy(self, traffic: Traffic, point: Point) -> Tensor:
+        """Joules per inference on the memory of an option."""
+        memory, at = self._at(point)
+        return memory.energy(traffic, at)
+
+    def reference_energies(self, traffic: Traffic) -> dict[str, float]:
+        """Those of the first memory."""
+        return self.memories[0][0].reference_energies(traffic)
+
+    def describe(self) -> dict[str, Any]:
+        """Plain data for records."""
+        listed: Sequence[dict[str, Any]] = [
+            {memory.knob.name: at, **memory.describe()} for memory, at in self.options
+        ]
+        return {"device": "alternatives", "options": listed}
+
+
+def _error(memory: WordMemory, point: float) -> float:
+    """Mean squared error of words that hold all codes alike, in squares of a code step."""
+    mean, var = memory.code_moments(point)
+    return float((var + (mean - all_codes(memory.bits)) ** 2).mean())

@@ -1,0 +1,101 @@
+"""Spare rows: rows of an array with failing cells are replaced, as far as there are spares."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from joulewise.devices.chip import Chip
+from joulewise.devices.fault_maps import Cells, FaultMap, IndependentMap, Rates
+from joulewise.errors import check_count, check_kind, refuse
+
+__all__ = ["SpareRows"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpareRows(FaultMap):
+    """Arrays with spare rows, which replace their first rows with a failing cell.
+
+    Rows are tested and replaced at the operating point. A cell that fails at some rate also fails
+    at every higher one: more failing rows never free a spare. A spare row has no faults. A tensor
+    begins at a row that is drawn uniformly; other rows of its first and last array hold other data.
+
+    Args:
+        spares: Spare rows of each array, 1 or more.
+        rows: Rows of an array, more than ``spares``.
+        columns: Cells in a row; a multiple of the word's bits.
+        cells: Positions of failing cells before repair, independent of each other.
+    """
+
+    spares: int = 2
+    rows: int = 256
+    columns: int = 256
+    cells: FaultMap = field(default_factory=IndependentMap)
+
+    def __post_init__(self) -> None:
+        check_count("spares", self.spares, 1, 1 << 20)
+        check_count("rows", self.rows, self.spares + 1, 1 << 20)
+        check_count("columns", self.columns, 1, 1 << 20)
+        check_kind("cells", self.cells, IndependentMap, "IndependentMap()")
+
+    @property
+    def channels(self) -> bool:
+        """False: rows before and after a tensor fail at its one rate."""
+        return False
+
+    def check(self, bits: int) -> None:
+        """Refuse a word width at which words would straddle rows.
+
+        Raises:
+            InputError: naming the field.
+        """
+        if self.columns % bits:
+            allowed = f"a multiple of the word's {bits} bits: words may not straddle rows"
+            refuse("columns of the fault map", self.columns, allowed)
+
+    def failing(self, words: int, rates: Rates, chip: Chip) -> tuple[Cells, Cells]:
+        """Failing cells of one chip after repair; see `FaultMap.failing`."""
+        bits = rates.shape[-1]
+        start = int(chip.generator("first row").integers(self.rows)) * self.columns
+        size = self.rows * self.columns
+        arrays = -(-(start + words * bits) // size)
+        on_zero, on_one = self.cells.failing(arrays * size // bits, rates, chip)
+        struck = np.unique(np.concatenate([on_zero, on_one]) // self.columns)
+        array = struck // self.rows
+        # Position of each struck row among those of its array.
+        rank = np.arange(len(struck)) - np.searchsorted(array, array)
+        left = struck[rank >= self.spares]
+
+        def after_repair(cells: Cells) -> Cells:
+            cells = cells[np.isin(cells // self.columns, left)] - start
+            inside: Cells = cells[(cells >= 0) & (cells < words * bits)]
+            return inside
+
+        return after_repair(on_zero), after_repair(on_one)
+
+    def mixture(self, rates: Tensor) -> tuple[Tensor, Tensor]:
+        """Two components: words of rows that are replaced if they fail, and of others.
+
+        Row ``i`` stays if ``spares`` or more of the ``i`` rows before it fail, whatever its own
+        cells do; this is averaged over rows.
+        """
+        cells = rates.max(0).values  # a cell that fails holding 0 or 1 marks its row
+        struck = 1 - (1 - cells).prod() ** (self.columns // rates.shape[1])
+        before = torch.arange(self.rows, dtype=torch.float64)[:, None]
+        failing = torch.arange(self.spares, dtype=torch.float64)
+        # log C(i, j) + j log s + (i - j) log(1 - s), for j failing rows of i.
+        ways = torch.lgamma(before + 1) - torch.lgamma(failing + 1)
+        ways = ways - torch.lgamma((before - failing).clamp(min=0) + 1)
+        logs = ways + torch.xlogy(failing, struck) + torch.xlogy(before - failing, 1 - struck)
+        few = torch.where(failing <= before, logs.exp(), torch.zeros_like(logs)).sum(1)
+        stays = (1 - few).clamp(0, 1).mean()
+        return torch.stack([stays, 1 - stays]), torch.stack([rates, torch.zeros_like(rates)])
+
+    def describe(self) -> dict[str, Any]:
+        """Plain data for records."""
+        own = {"spares": self.spares, "rows": self.rows, "columns": self.columns}
+        return {"fault_map": "spare rows", **own, "cells": self.cells.describe()}

@@ -1,0 +1,85 @@
+import pytest
+import torch
+from torch import nn
+
+import joulewise as jw
+from joulewise.devices import SECDED, SRAM, Alternatives, Chip, Crossbar, Flip, Parity, Traffic
+from joulewise.errors import InputError
+
+PLAIN = SRAM(fault=Flip())
+GUARDED = SRAM(fault=Flip(), protection=SECDED())
+BOTH = Alternatives(memories=((PLAIN, (0.6, 0.8, 1.0)), (GUARDED, (0.5, 0.6, 0.7))))
+
+
+def test_options_are_in_the_order_of_energy():
+    traffic = Traffic(words=100, reads=100, writes=0)
+    joules = [float(BOTH.energy(traffic, level)) for level in BOTH.levels]
+    assert joules == sorted(joules)
+    names = [BOTH.name(level) for level in BOTH.levels]
+    assert names[:3] == ["secded, eta 0.5", "eta 0.6", "secded, eta 0.6"]
+    assert joules[1] == pytest.approx(float(PLAIN.energy(traffic, 0.6)))
+    assert joules[2] == pytest.approx(float(GUARDED.energy(traffic, 0.6)))
+
+
+def test_what_costs_more_than_the_most_reliable_option_is_left_out():
+    parity = SRAM(fault=Flip(), protection=Parity())
+    found = Alternatives(memories=((PLAIN, (0.6, 1.0)), (parity, (1.0,))))
+    # A word that reads 0 costs more than a wrong bit, where words hold all codes alike.
+    assert [found.name(level) for level in found.levels] == ["eta 0.6", "eta 1"]
+    worse = Alternatives(memories=((PLAIN, (0.3, 0.7)), (GUARDED, (0.3, 0.69))))
+    assert worse.name(worse.levels[-1]) == "secded, eta 0.69"
+
+
+def test_reads_and_moments_are_those_of_the_option():
+    stored = BOTH.store(torch.linspace(-1, 1, 500))
+    for level, (memory, point) in zip(BOTH.levels, BOTH.options, strict=True):
+        assert torch.equal(
+            BOTH.read(stored, level, Chip(seed=4)), memory.read(stored, point, Chip(seed=4))
+        )
+        found, expected = BOTH.moments(stored, level), memory.moments(stored, point)
+        assert torch.equal(found.mean, expected.mean) and torch.equal(found.var, expected.var)
+
+
+def test_an_allocation_weighs_protection_against_supply():
+    generator = torch.Generator().manual_seed(0)
+    model = nn.Sequential(nn.Linear(12, 40), nn.ReLU(), nn.Linear(40, 4))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=0.3, generator=generator)
+    inputs = torch.randn(200, 12, generator=generator)
+    levels = tuple(0.35 + 0.05 * k for k in range(14))
+    data = jw.Split(inputs=inputs, targets=model(inputs).argmax(1))
+
+    def least(memory, levels):
+        placement = jw.place(model, weights=memory, example_inputs=inputs[:4])
+        granularity = jw.Granularity(levels=levels)
+        found = jw.allocate(
+            placement, data, goal=jw.OutputError(3e-3), granularity=granularity, seed=0
+        )
+        assert found.holds is not False
+        return float(found.energy.memory_total_j), found
+
+    plain, _ = least(PLAIN, levels)
+    guarded, _ = least(GUARDED, levels)
+    memory = Alternatives(memories=((PLAIN, levels), (GUARDED, levels)))
+    both, found = least(memory, memory.levels)
+    assert both <= min(plain, guarded) * (1 + 1e-9)
+    chosen = [memory.name(point["option"]) for point in found.plan.values()]
+    assert len(chosen) == 2 and all("eta" in name for name in chosen)
+
+
+@pytest.mark.parametrize(
+    ("memories", "message"),
+    [
+        (((PLAIN, (0.5,)),), "^memories is 1 options; allowed: two or more$"),
+        (((PLAIN, (0.5, 2.0)),), "^eta is 2; allowed: 0 to 1$"),
+        (((PLAIN, (0.5, 0.6)), (SRAM(bits=4), (0.5,))), "^bits of a memory is 4; allowed: 8, as"),
+        (
+            ((Crossbar(sigma=1e-6), (1e-5,)),),
+            "^a memory is of type Crossbar; allowed: an SRAM",
+        ),
+    ],
+)
+def test_refusals(memories, message):
+    with pytest.raises(InputError, match=message):
+        Alternatives(memories=memories)

@@ -1,0 +1,98 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from joulewise.devices import (
+    SRAM,
+    Chip,
+    CorrelatedMap,
+    Flip,
+    IndependentMap,
+    SpareRows,
+    check_device,
+)
+from joulewise.errors import InputError
+
+Z = 5.0
+
+
+def both(rate, bits=8):
+    return np.full((2, bits), rate)
+
+
+def test_the_first_failing_rows_of_each_array_are_replaced():
+    """Cell by cell, on whole arrays: 96 words are three arrays of 16 rows of 2 words."""
+    repaired = SpareRows(spares=2, rows=16, columns=16)
+    starts = set()
+    for seed in range(20):
+        chip = Chip(seed=seed)
+        start = int(chip.generator("first row").integers(16))
+        starts.add(start)
+        arrays = -(-(start + 48) // 16)
+        before = IndependentMap().failing(arrays * 32, both(0.01), chip)[0] // 16
+        after = repaired.failing(96, both(0.01), chip)[0] // 16 + start
+        for array in range(arrays):
+            struck = [row for row in np.unique(before) if row // 16 == array]
+            inside = [row for row in struck[2:] if start <= row < start + 48]
+            assert [row for row in np.unique(after) if row // 16 == array] == inside
+    assert len(starts) > 5
+
+
+def test_nested_over_rates():
+    repaired = SpareRows(spares=1, rows=8, columns=16)
+    for seed in range(50):
+        chip, earlier = Chip(seed=seed), np.zeros(0, dtype=np.int64)
+        for rate in (1e-3, 1e-2, 0.05, 0.3):
+            cells = repaired.failing(48, both(rate), chip)[0]
+            assert np.isin(earlier, cells).all()
+            earlier = cells
+
+
+@pytest.mark.parametrize(("rate", "words"), [(1e-2, 256), (1e-2, 50), (0.1, 256), (1.0, 100)])
+def test_residual_rate_is_the_closed_form(rate, words):
+    """Fraction of failing cells, and of words with two, in tensors of more and less than arrays."""
+    repaired = SpareRows(spares=3, rows=32, columns=32)
+    weights, given = repaired.mixture(torch.full((2, 8), rate, dtype=torch.float64))
+    assert float(weights.sum()) == pytest.approx(1)
+    one = weights @ given[:, 0, 0]
+    two = weights @ (28 * given[:, 0, 0] ** 2 * (1 - given[:, 0, 0]) ** 6)
+    cells, pairs = [], []
+    for seed in range(1500):
+        failing = repaired.failing(words, both(rate), Chip(seed=seed))[0]
+        cells.append(len(failing) / (8 * words))
+        pairs.append((np.bincount(failing // 8, minlength=words) == 2).mean())
+    for samples, expected in ((cells, float(one)), (pairs, float(two))):
+        error = np.std(samples, ddof=1) / math.sqrt(len(samples)) + 1e-9
+        assert abs(np.mean(samples) - expected) < Z * error
+
+
+def test_self_check_and_gradient():
+    check_device(SRAM(fault=Flip(), fault_map=SpareRows(spares=2, rows=32, columns=64)), seed=5)
+    repaired = SpareRows(spares=2, rows=16, columns=16)
+    rate = torch.tensor(0.01, dtype=torch.float64, requires_grad=True)
+
+    def residual(rate):
+        weights, given = repaired.mixture(rate.expand(2, 8))
+        return (weights @ given.flatten(1)).sum()
+
+    assert torch.autograd.gradcheck(residual, rate)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"spares": 0}, "^spares is 0; allowed: a whole number, 1 to"),
+        ({"spares": 4, "rows": 4}, "^rows is 4; allowed: a whole number, 5 to"),
+        ({"cells": CorrelatedMap()}, r"^cells is of type CorrelatedMap; allowed: IndependentMap"),
+    ],
+)
+def test_refusals(fields, message):
+    with pytest.raises(InputError, match=message):
+        SpareRows(**fields)
+
+
+def test_words_may_not_straddle_rows():
+    with pytest.raises(InputError, match="^columns of the fault map is 100; allowed: a multiple"):
+        SRAM(fault_map=SpareRows(columns=100))
