@@ -6,10 +6,23 @@ import torch
 from scipy import stats
 
 from contracts import check_device
-from joulewise.devices import Chip, Crossbar
+from joulewise.devices import (
+    RERAM,
+    Array,
+    Chip,
+    ConductanceTable,
+    Crossbar,
+    solved_conductances,
+)
+from joulewise.devices import (
+    check_device as self_check,
+)
 from joulewise.errors import InputError, OperatingPointError, WeightsError
 
 G = 25e-6
+TABLE = ConductanceTable(
+    targets=(0.0, 7e-6, 1e-4), means=(1e-8, 7e-6, 9.99e-5), deviations=(5e-8, 2e-7, 4e-7), source=""
+)
 KINDS = {
     "additive": Crossbar(sigma=1e-6),
     "additive, unclipped": Crossbar(sigma=1e-6, clip=False),
@@ -17,6 +30,10 @@ KINDS = {
     "variability, unclipped": Crossbar(variability=0.005, clip=False),
     "all": Crossbar(sigma=5e-7, variability=0.004, read_noise=5e-7, levels=64),
     "all, unclipped": Crossbar(sigma=5e-7, variability=0.004, read_noise=5e-7, clip=False),
+    "on/off": Crossbar(sigma=5e-7, on_off=10.0),
+    "offset": Crossbar(sigma=4e-7, on_off=20.0, mapping="offset", read_noise=2e-7),
+    "slices": Crossbar(sigma=4e-7, levels=3, slices=3),
+    "ReRAM": Crossbar(programming=TABLE, on_off=50.0),
     "by column, down": Crossbar(sigma=5e-7, levels=128, rounding="floor", channel_dim=0),
 }
 
@@ -154,3 +171,130 @@ def test_points_of_another_device_are_refused():
         Crossbar().point(g_max=1.0)
     with pytest.raises(OperatingPointError, match="one for each output channel"):
         Crossbar().point(g_max=torch.ones(2, 2))
+
+
+# Finite on/off ratio, mappings, slices, stuck devices, wires
+
+
+def test_a_finite_ratio_leaves_the_mean_and_unclips_the_idle_device():
+    weights = torch.tensor([1.0, -0.5, 0.25, 0.0], dtype=torch.float64)
+    device = Crossbar(sigma=1e-7, on_off=10.0)
+    found = device.moments(device.store(weights), G)
+    assert found.mean.tolist() == pytest.approx(weights.tolist(), abs=1e-9)
+    # Both devices are 25 deviations above 0: neither is clipped, and 0.9 g_max spans the weights.
+    assert found.var.tolist() == pytest.approx([2 * (1e-7 / (0.9 * G)) ** 2] * 4, rel=1e-6)
+
+
+def test_an_offset_has_one_device_and_twice_the_range():
+    """4 s^2 in place of 2 s^2, s the deviation over g_max."""
+    weights = torch.linspace(-0.9, 1.0, 20, dtype=torch.float64)
+    device = Crossbar(sigma=1e-7, mapping="offset", clip=False)
+    found = device.moments(device.store(weights), G)
+    assert found.mean.tolist() == pytest.approx(weights.tolist(), abs=1e-12)
+    assert found.var.tolist() == pytest.approx([4 * (1e-7 / G) ** 2] * 20, rel=1e-12)
+    assert torch.equal(
+        Crossbar(mapping="offset").read(device.store(weights), G, Chip(seed=0)) > 0, weights > 0
+    )
+
+
+def test_slices_are_digits():
+    """Weights of 3 digits of 4 levels: 63 levels, each restored from digits without noise."""
+    device = Crossbar(levels=3, slices=3)
+    weights = torch.linspace(-1, 1, 127, dtype=torch.float64)
+    stored = device.store(weights)
+    assert torch.allclose(stored.weights, (weights * 63).round() / 63)
+    assert torch.allclose(device.read(stored, G, Chip(seed=0)), stored.weights)
+    digits = device._digits(stored)
+    assert [factor for _, factor in digits] == pytest.approx([3 * 16 / 63, 3 * 4 / 63, 3 / 63])
+    assert all((d.weights.abs() * 3 % 1).min() < 1e-9 for d, _ in digits)
+    assert torch.allclose(sum(factor * d.weights for d, factor in digits), stored.weights)
+
+
+def test_slices_take_as_many_arrays():
+    from contracts import traffic
+
+    one = Crossbar(sigma=1e-7, levels=63)
+    three = Crossbar(sigma=1e-7, levels=3, slices=3)
+    converters = [float(d.energy(traffic(1), 1e-12 + d.g_range[0])) for d in (one, three)]
+    assert converters[1] / converters[0] == pytest.approx(3, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    "device",
+    [
+        Crossbar(sigma=5e-7, stuck_off=0.05, stuck_on=0.02),
+        Crossbar(variability=0.1, stuck_on=0.1, on_off=5.0),
+        Crossbar(sigma=5e-7, stuck_off=0.1, mapping="offset", on_off=10.0),
+        Crossbar(sigma=2e-7, stuck_off=0.02, stuck_on=0.01, levels=3, slices=2),
+        Crossbar(programming=RERAM["wan2022-1day"], on_off=20.0),
+        Crossbar(programming=RERAM["milo2021"], on_off=4.5, g_range=(1e-4, 2.25e-4)),
+    ],
+    ids=["stuck", "stuck, on/off", "offset", "slices", "Wan", "Milo"],
+)
+def test_moments_of_cells_are_those_of_chips(device):
+    found = self_check(device, seed=8, chips=200)
+    assert found.largest < 5
+
+
+def test_stuck_devices_are_the_same_in_every_use_and_at_every_point():
+    device = Crossbar(stuck_on=0.1)
+    stored = device.store(torch.zeros(2000) + torch.eye(2000)[0])
+    one, other = (device.read(stored, g, Chip(seed=5)) for g in (1e-5, 1e-4))
+    assert torch.equal(one, other)
+    assert torch.equal(one, device.read(stored, 1e-5, Chip(seed=5).next_use()))
+    wrong = float((one[1:] != 0).double().mean())
+    assert abs(wrong - 2 * 0.1 * 0.9) < 5 * math.sqrt(0.18 * 0.82 / 2000)
+
+
+def test_wires_lower_the_read_as_the_nodal_equations_say():
+    """Arrays of 32 by 16 devices of either sign; weights of 24 columns and 40 rows."""
+    generator = torch.Generator().manual_seed(1)
+    weights = torch.randn(24, 40, generator=generator, dtype=torch.float64)
+    device = Crossbar(wire_ohm=5.0, array=Array(rows=32, columns=16))
+    stored = device.store(weights)
+    read = device.read(stored, 1e-4, Chip(seed=0))
+    limit = float(weights.abs().max())
+    exact = torch.zeros_like(weights)
+    for rows in (slice(0, 32), slice(32, 40)):
+        for columns in (slice(0, 16), slice(16, 24)):
+            part = weights[columns, rows].T.numpy() / limit * 1e-4
+            sides = [solved_conductances(np.maximum(side, 1e-15), 5.0) for side in (part, -part)]
+            exact[columns, rows] = torch.from_numpy((sides[0] - sides[1]).T) / 1e-4 * limit
+    dropped = float((exact - weights).norm())
+    assert float((read - exact).norm()) < 0.1 * dropped
+    assert dropped > 0.02 * float(weights.norm())
+    moments = device.moments(stored, 1e-4)
+    assert torch.allclose(moments.mean, read) and not moments.var.any()
+
+
+def test_noise_through_wires():
+    device = Crossbar(sigma=1e-6, wire_ohm=2.0, array=Array(rows=32))
+    stored = device.store(torch.randn(16, 32, generator=torch.Generator().manual_seed(2)))
+    reads = torch.stack([device.read(stored, 5e-5, Chip(seed=s)) for s in range(600)]).double()
+    moments = device.moments(stored, 5e-5)
+    error = reads.std(0) / 600**0.5
+    assert float(((reads.mean(0) - moments.mean) / error).square().mean()) < 1.3
+    assert float(reads.var(0).mean()) == pytest.approx(float(moments.var.mean()), rel=0.03)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"on_off": 1.0}, "^on_off is 1; allowed: above 1"),
+        ({"on_off": math.nan}, "^on_off is nan"),
+        ({"stuck_on": 0.6, "stuck_off": 0.6}, r"^stuck_off \+ stuck_on is 1.2; allowed: 0 to 1"),
+        ({"mapping": "single"}, "^mapping is 'single'; allowed: 'pair' or 'offset'"),
+        ({"slices": 2}, "^levels is None; allowed: the steps of a digit"),
+        ({"slices": 0}, "^slices is 0; allowed: a whole number, 1 to 8"),
+        ({"wire_ohm": -1.0}, "^wire_ohm is -1; allowed: 0 to 1000"),
+        ({"programming": TABLE, "sigma": 1e-6}, "^programming is given beside sigma or variab"),
+        (
+            {"programming": TABLE, "g_range": (1e-3, 1e-2)},
+            r"^g_range\[0\] is 0.001; allowed: below",
+        ),
+        ({"programming": "wan"}, "^programming is 'wan' .str.; allowed: one of joulewise.devi"),
+    ],
+)
+def test_refusals_of_cells(fields, message):
+    with pytest.raises(InputError, match=message):
+        Crossbar(**fields)

@@ -24,7 +24,10 @@ fault_clustering    laws of clustered faults, fitted to a measurement
 faulty_words        words with failing cells, and their replacement in tensors
 reliability_laws    bit error rate, energy and leakage over the supply
 profiles            named, cited laws
-crossbar            memristor crossbars: additive, multiplicative and read noise
+crossbar            memristor crossbars: mappings, slices, noise, stuck devices, wires
+analog_cells        single analog devices: programming noise, stuck devices
+conductance_table   measured programming of analog devices; published ReRAM
+wires               resistance of the wires of a crossbar, and its exact solution
 pcm                 phase-change memory: programming noise, drift, read noise
 pcm_laws            laws and moments of a phase-change device, drift compensation
 conductance_pairs   weights as differential pairs, rectified Gaussian noise
@@ -39,6 +42,7 @@ from joulewise.devices.alternatives import Alternatives
 from joulewise.devices.arithmetic import HOROWITZ_INT8, Arithmetic
 from joulewise.devices.array import Array
 from joulewise.devices.chip import Chip, MatrixInputs, Traffic
+from joulewise.devices.conductance_table import RERAM, ConductanceTable
 from joulewise.devices.correlated_map import CorrelatedMap
 from joulewise.devices.crossbar import Crossbar
 from joulewise.devices.crossbar_energy import ISAAC, ReadOut
@@ -60,6 +64,7 @@ from joulewise.devices.reliability_laws import ExponentialLaw, Leakage, VoltageT
 from joulewise.devices.retention import DDR3L_70C, GAIN_CELL_65NM, Retention
 from joulewise.devices.spare_rows import SpareRows
 from joulewise.devices.sram import SRAM
+from joulewise.devices.wires import effective_conductances, solved_conductances
 from joulewise.devices.word_memory import WordMemory
 
 __all__ = [
@@ -71,6 +76,7 @@ __all__ = [
     "ISAAC",
     "PCM",
     "PROFILES",
+    "RERAM",
     "SECDED",
     "SRAM",
     "Alternatives",
@@ -78,6 +84,7 @@ __all__ = [
     "Array",
     "Chip",
     "ClusterFit",
+    "ConductanceTable",
     "CorrelatedMap",
     "Crossbar",
     "Device",
@@ -108,9 +115,11 @@ __all__ = [
     "WordClasses",
     "WordMemory",
     "check_device",
+    "effective_conductances",
     "fit_clusters",
     "from_plain",
     "law",
     "neighbour_correlation",
     "plain_point",
+    "solved_conductances",
 ]

@@ -79,6 +79,11 @@ class PairDevice(Device[Pairs]):
             check_in_range("limit", self.limit, 0.0, 1e30, open_low=True)
             self._check_one_limit(self.limit)
 
+    @property
+    def steps(self) -> int | None:
+        """Levels of a weight, from 0 to the limit."""
+        return self.levels
+
     def _check_ends(self, field: str, low: float, high: float, unit: str) -> None:
         """Refuse a field that is no range: two numbers from ``low`` to ``high``, ascending."""
         ends = getattr(self, field)
@@ -107,11 +112,11 @@ class PairDevice(Device[Pairs]):
             largest = largest_magnitude(wide, self.channel_dim)
             largest = torch.where(largest > 0, largest, 1.0)
         weights = torch.minimum(torch.maximum(wide, -largest), largest)
-        if self.levels is not None:
-            steps = weights.double() * (self.levels / largest.double())
+        if self.steps is not None:
+            steps = weights.double() * (self.steps / largest.double())
             # Without the margin, rounding errors would move a stored level to the one below.
             steps = steps.round() if self.rounding == "nearest" else (steps + 1e-6).floor()
-            weights = (steps * (largest.double() / self.levels)).to(wide.dtype)
+            weights = (steps * (largest.double() / self.steps)).to(wide.dtype)
         return Pairs(weights=weights, limit=largest, dtype=tensor.dtype)
 
     def traced_weight(self, traffic: Traffic) -> Pairs:

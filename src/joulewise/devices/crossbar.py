@@ -7,16 +7,23 @@ additive noise is smaller relative to the weights and power is higher.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from joulewise.devices.analog_cells import AnalogCells
 from joulewise.devices.chip import Chip, Traffic
-from joulewise.devices.conductance_pairs import PairDevice, Pairs, normals, rectified_moments
+from joulewise.devices.conductance_pairs import PairDevice, Pairs, normals
+from joulewise.devices.conductance_table import ConductanceTable
 from joulewise.devices.moments import ReadMoments, WordClasses
 from joulewise.devices.operating_point import Knob, Point, as_point
-from joulewise.errors import WeightsError, check_in_range, check_kind, refuse
+from joulewise.devices.wires import effective_conductances
+from joulewise.errors import WeightsError, check_count, check_in_range, check_kind, refuse
 
 __all__ = ["Crossbar"]
 
@@ -34,6 +41,14 @@ class Crossbar(PairDevice):
     ``max(0, target (1 + variability n1) + sigma n2)``, and each read adds ``read_noise n3``. All
     ``n`` are independent standard normal numbers; ``n1`` and ``n2`` are drawn once per chip.
 
+    With a finite ``on_off`` ratio no device is below ``g_min = g_max / on_off``: targets are
+    ``g_min + (g_max - g_min) |w| / limit``. Stuck devices have ``g_min`` or ``g_max`` on a chip,
+    whatever is programmed. With the mapping ``"offset"`` a weight is one device, from ``g_min`` to
+    ``g_max``, and the middle conductance is subtracted from every column. With several ``slices`` a
+    weight is as many digits, each on devices of its own. Wires of ``wire_ohm`` lower the currents
+    of an array (``array.rows`` by ``array.columns``, devices of either sign in arrays of their own;
+    the first axis of a weight runs over columns); see `effective_conductances`.
+
     The two kinds of programming noise rank training methods differently, so state which one a
     result is for. Additive noise (``sigma``) is reduced by a smaller range of weights and by a
     larger ``g_max``; proportional noise (``variability``) by neither.
@@ -43,6 +58,15 @@ class Crossbar(PairDevice):
         variability: Standard deviation of a programmed conductance over its target, 0 to 1.
         read_noise: Standard deviation of the noise that each read adds to a device, siemens, 0 to
             1. A read is one forward pass over one batch.
+        programming: Measured mean and deviation of programmed conductances, such as `RERAM`, in
+            place of ``sigma`` and ``variability``; None for those.
+        on_off: Ratio of ``g_max`` to the lowest conductance, above 1; infinity for devices that can
+            be switched off.
+        stuck_off: Fraction of devices stuck at the lowest conductance, 0 to 1.
+        stuck_on: Fraction of devices stuck at ``g_max``, 0 to 1; both add up to at most 1.
+        mapping: ``"pair"`` or ``"offset"``.
+        slices: Digits of a weight, 1 to 8; more than 1 needs ``levels``, the steps of a digit.
+        wire_ohm: Resistance of the wire between neighbouring devices, ohms, 0 to 1e3.
         clip: True if programmed conductances are clipped at 0, as physical ones are; False if they
             may be negative, as published closed forms assume.
         g_range: Lowest and highest ``g_max``, siemens, above 0 to 1.
@@ -63,64 +87,216 @@ class Crossbar(PairDevice):
     sigma: float = 0.0
     variability: float = 0.0
     read_noise: float = 0.0
+    programming: ConductanceTable | None = None
+    on_off: float = math.inf
+    stuck_off: float = 0.0
+    stuck_on: float = 0.0
+    mapping: Literal["pair", "offset"] = "pair"
+    slices: int = 1
+    wire_ohm: float = 0.0
     clip: bool = True
     g_range: tuple[float, float] = (1e-7, 1e-3)
 
     def __post_init__(self) -> None:
         PairDevice.__post_init__(self)  # super() would fail: slots make a new class
-        check_in_range("sigma", self.sigma, 0.0, 1.0)
-        check_in_range("variability", self.variability, 0.0, 1.0)
-        check_in_range("read_noise", self.read_noise, 0.0, 1.0)
+        for name in ("sigma", "variability", "read_noise", "stuck_off", "stuck_on"):
+            check_in_range(name, getattr(self, name), 0.0, 1.0)
+        check_in_range("stuck_off + stuck_on", self.stuck_off + self.stuck_on, 0.0, 1.0)
+        if self.on_off != math.inf:
+            check_in_range("on_off", self.on_off, 1.0, 1e12, open_low=True)
+        check_in_range("wire_ohm", self.wire_ohm, 0.0, 1e3)
+        check_count("slices", self.slices, 1, 8)
+        if self.mapping not in ("pair", "offset"):
+            refuse("mapping", repr(self.mapping), "'pair' or 'offset'")
+        if self.slices > 1 and self.levels is None:
+            refuse("levels", None, "the steps of a digit, since there are several slices")
+        allowed = "one of joulewise.devices.RERAM, or ConductanceTable.from_csv('a table')"
+        check_kind("programming", self.programming, ConductanceTable | None, allowed)
+        if self.programming is not None and (self.sigma or self.variability):
+            refuse("programming", "given beside sigma or variability", "one of the two")
         self._check_ends("g_range", 0.0, 1.0, "siemens")
+        if self.programming is not None and self.g_range[0] >= self.programming.ends[1]:
+            allowed = f"below {self.programming.ends[1]:g} S, the end of programming"
+            refuse("g_range[0]", self.g_range[0], allowed)
         check_kind("clip", self.clip, bool, "True or False")
 
     @property
     def knob(self) -> Knob:
-        """``g_max`` in siemens, within ``g_range``; output columns can have separate points."""
+        """``g_max`` in siemens, within ``g_range`` and the table of ``programming``, if any.
+
+        Output columns can have separate points, except with wires.
+        """
         low, high = self.g_range
-        return Knob(name="g_max", least_reliable=low, most_reliable=high, channels=True)
+        if self.programming is not None:
+            high = min(high, self.programming.ends[1])
+        channels = not self.wire_ohm
+        return Knob(name="g_max", least_reliable=low, most_reliable=high, channels=channels)
 
     @property
     def fresh(self) -> bool:
         """True if there is read noise."""
         return self.read_noise > 0
 
+    @property
+    def steps(self) -> int | None:
+        """Levels of a weight: those of all its digits."""
+        if self.levels is None or self.slices == 1:
+            return self.levels
+        return int((self.levels + 1) ** self.slices - 1)
+
+    @property
+    def _cells(self) -> AnalogCells:
+        return AnalogCells(
+            sigma=self.sigma,
+            variability=self.variability,
+            programming=self.programming,
+            stuck_off=self.stuck_off,
+            stuck_on=self.stuck_on,
+            clip=self.clip,
+        )
+
+    def _digits(self, stored: Pairs) -> list[tuple[Pairs, float]]:
+        """Weights of each slice as if it were alone, the most significant first, and its factor."""
+        steps = self.steps
+        if self.slices == 1 or self.levels is None or steps is None:
+            return [(stored, 1.0)]
+        rest, found = (stored.targets * steps).round(), []
+        for place in reversed(range(self.slices)):
+            size = (self.levels + 1) ** place
+            digit = (rest / size).floor()
+            rest = rest - digit * size
+            share = (digit / self.levels).to(stored.weights)
+            weights = stored.weights.sign() * share * stored.limit
+            found.append((replace(stored, weights=weights), self.levels * size / steps))
+        return found
+
     def read(self, stored: Pairs, point: Point, chip: Chip) -> Tensor:
         """The tensor as read on one chip: differences of conductances, in the tensor's unit."""
-        unit = self._unit(stored, point)
-        weights = stored.weights
-        if self.clip and (self.sigma or self.variability):
-            active, idle = normals(chip, "programming", (2, *weights.shape))
-            target = weights.abs()
-            held = target + self._std(target, unit) * active.to(weights)
-            pair = held.clamp(min=0)
-            pair -= (self._std(target * 0, unit) * idle.to(weights)).clamp(min=0)
-            read = torch.where(weights < 0, -pair, pair)
-        elif self.sigma or self.variability:
+        unit, parts = self._unit(stored, point), []
+        for number, (digit, factor) in enumerate(self._digits(stored)):
+            there = chip.region(f"{chip.part}/slice {number}") if number else chip
+            read = self._read_digit(digit, unit, there)
+            parts.append(read if factor == 1.0 else factor * read)
+        return sum(parts[1:], parts[0]).to(stored.dtype)
+
+    def _read_digit(self, stored: Pairs, unit: Tensor, chip: Chip) -> Tensor:
+        """Reads of one slice."""
+        cells, weights = self._cells, stored.weights
+        if self.clip or self.programming is not None or self._has_parts:
+            read = self._difference(self._held(stored, unit, chip), stored, unit)
+        elif cells.noisy:
             # Unclipped noise of the two devices is Gaussian: one draw has the variance of both.
             (noise,) = normals(chip, "programming", (1, *weights.shape))
-            read = weights + self._std(weights.abs(), unit, devices=2) * noise.to(weights)
+            read = weights + cells.std(weights.abs(), unit, devices=2) * noise.to(weights)
         else:
             read = weights.clone()
         if self.read_noise:
             (fresh,) = normals(chip, "read", (1, *weights.shape), fresh=True)
-            read += 2**0.5 * self.read_noise * unit.to(weights) * fresh.to(weights)
-        return read.to(stored.dtype)
+            devices = 2 if self.mapping == "pair" else 1
+            read += devices**0.5 * self.read_noise * unit.to(weights) * fresh.to(weights)
+        return read
+
+    @property
+    def _has_parts(self) -> bool:
+        """True if devices differ from two ideal ones with a target of 0 for that which is idle."""
+        parts = (self.on_off != math.inf, self._cells.stuck, self.mapping == "offset")
+        return any(parts) or self.wire_ohm > 0
+
+    def _targets(self, stored: Pairs, unit: Tensor) -> tuple[Tensor, ...]:
+        """Targets of the active and the idle device of pairs, or of the one of an offset."""
+        weights, base = stored.weights, self._base(stored)
+        if self.mapping == "offset":
+            return (weights + (stored.limit + base).to(weights),)
+        return weights.abs() + base.to(weights), base.to(weights).expand(weights.shape)
+
+    def _base(self, stored: Pairs) -> Tensor:
+        """The lowest conductance, in the unit of the weights."""
+        width = stored.limit.double() * (2 if self.mapping == "offset" else 1)
+        return width / (self.on_off - 1)
+
+    def _ends(self, stored: Pairs) -> tuple[Tensor, Tensor]:
+        """Conductances of devices that are stuck off and on."""
+        base = self._base(stored)
+        return base, base + stored.limit.double() * (2 if self.mapping == "offset" else 1)
+
+    def _held(self, stored: Pairs, unit: Tensor, chip: Chip) -> list[Tensor]:
+        """Conductances of one chip, of the devices in the order of `_targets`."""
+        cells, held = self._cells, list(self._targets(stored, unit))
+        shape = (len(held), *stored.weights.shape)
+        if cells.noisy:
+            noise = normals(chip, "programming", shape)
+            held = [
+                cells.programmed(target, unit, one.to(target))
+                for target, one in zip(held, noise, strict=True)
+            ]
+        if cells.stuck:
+            drawn = chip.generator("stuck devices").random(shape, dtype=np.float32)
+            ends = self._ends(stored)
+            held = [
+                cells.with_stuck(one, torch.from_numpy(uniform).to(one.device), *ends)
+                for one, uniform in zip(held, drawn, strict=True)
+            ]
+        return held
+
+    def _difference(self, held: Sequence[Tensor], stored: Pairs, unit: Tensor) -> Tensor:
+        """Weights that conductances stand for, through the wires of their arrays."""
+        if self.mapping == "offset":
+            (one,) = held
+            middle = (stored.limit + self._base(stored)).to(one)
+            return self._through_wires(one, unit) - middle
+        active, idle = held
+        negative = stored.weights < 0
+        if self.wire_ohm:
+            plus = self._through_wires(torch.where(negative, idle, active), unit)
+            return plus - self._through_wires(torch.where(negative, active, idle), unit)
+        pair = active - idle
+        return torch.where(negative, -pair, pair)
+
+    def _through_wires(self, conductances: Tensor, unit: Tensor) -> Tensor:
+        """Effective conductances of arrays with wires, in the unit of the weights."""
+        if not self.wire_ohm:
+            return conductances
+        matrix = (conductances / unit).reshape(len(conductances), -1).T  # [rows, columns]
+        tall, wide = self.array.rows or matrix.shape[0], self.array.columns or matrix.shape[1]
+        bands = [
+            torch.cat(
+                [effective_conductances(t, self.wire_ohm) for t in torch.split(band, wide, 1)], 1
+            )
+            for band in torch.split(matrix, tall)
+        ]
+        found = torch.cat(bands).T.reshape(conductances.shape)
+        return (found * unit).to(conductances)
 
     def moments(self, stored: Pairs, point: Point) -> ReadMoments:
-        """Mean and variance over chips and reads, exact; differentiable in ``point``."""
+        """Mean and variance over chips and reads; differentiable in ``point``.
+
+        Exact without ``wire_ohm``. With it, the mean is that of an array of mean conductances, and
+        variances are scaled as the conductances are.
+        """
         unit, wide = self._unit(stored, point), stored.weights.dtype
-        plus, minus = self._devices(stored, unit)
-        return ReadMoments(
-            mean=(plus.mean - minus.mean).to(wide), var=(plus.var + minus.var).to(wide)
-        )
+        means, variances = [], []
+        for digit, factor in self._digits(stored):
+            found = self._devices(digit, unit)
+            held = [one.mean for one in found]
+            mean = self._difference(held, digit, unit)
+            for one in found:
+                var = one.var
+                if self.wire_ohm:
+                    lowered = self._through_wires(one.mean, unit) / one.mean
+                    var = var * torch.where(one.mean > 0, lowered, 1.0).square()
+                variances.append(factor**2 * var)
+            means.append(factor * mean)
+        mean, var = sum(means[1:], means[0]), sum(variances[1:], variances[0])
+        return ReadMoments(mean=mean.to(wide), var=var.to(wide))
 
     def word_classes(self, stored: Pairs) -> WordClasses:
         """One class for each of 1025 uniform targets from ``-g_max`` to ``g_max``.
 
-        Exact if ``levels`` is 512 or a divisor of it; otherwise weights are rounded to the nearest
-        target, within 0.1 % of ``g_max``.
+        Exact if the levels of a weight are 512 or a divisor of it; otherwise weights are rounded to
+        the nearest target, within 0.1 % of ``g_max``. With ``wire_ohm``, each word is a class.
         """
+        if self.wire_ohm:
+            return PairDevice.word_classes(self, stored)
         share = stored.weights.double() / stored.limit
         return WordClasses(
             index=((share + 1) * _TARGETS).round().long(),
@@ -136,15 +312,15 @@ class Crossbar(PairDevice):
         found = self.moments(Pairs(weights=targets, limit=one, dtype=torch.float64), point)
         return found.mean, found.var
 
-    def _devices(self, stored: Pairs, unit: Tensor) -> tuple[ReadMoments, ReadMoments]:
-        """Moments of the positive and negative devices, float64, in the tensor's unit."""
-        weights = stored.weights.double()
+    def _devices(self, stored: Pairs, unit: Tensor) -> list[ReadMoments]:
+        """Moments of devices in the order of `_targets`, float64, in the unit of the weights."""
+        wide = replace(stored, weights=stored.weights.double())
+        low, high = self._ends(stored)
         found = []
-        for target in (weights.clamp(min=0), (-weights).clamp(min=0)):
-            std = self._std(target, unit)
-            mean, var = rectified_moments(target, std) if self.clip else (target, std.square())
+        for target in self._targets(wide, unit):
+            mean, var = self._cells.moments(target, unit, low, high)
             found.append(ReadMoments(mean=mean, var=var + (self.read_noise * unit).square()))
-        return found[0], found[1]
+        return found
 
     def energy(self, traffic: Traffic, point: Point) -> Tensor:
         """Joules per inference of devices, amplifiers and converters; see `ReadOut`."""
@@ -156,13 +332,33 @@ class Crossbar(PairDevice):
 
     def _energy(self, traffic: Traffic, point: Point, *, by_channel: bool) -> Tensor:
         stored = self.traced_weight(traffic)
-        unit = self._unit(stored, point)
-        plus, minus = (
-            ReadMoments(mean=m.mean / unit, var=m.var / unit.square())
-            for m in self._devices(stored, unit)
-        )
-        inputs = traffic.matrix_inputs
-        return self.readout.energy_j(inputs, plus, minus, self.array, by_channel=by_channel)
+        unit, inputs = self._unit(stored, point), traffic.matrix_inputs
+        joules = []
+        for digit, _ in self._digits(stored):
+            found = [
+                ReadMoments(mean=m.mean / unit, var=m.var / unit.square())
+                for m in self._devices(digit, unit)
+            ]
+            if self.mapping == "offset":
+                # One column of middle conductances serves all columns of an array.
+                middle = (stored.limit + self._base(stored)) / unit / len(stored.weights)
+                still = ReadMoments(
+                    mean=middle.expand(stored.weights.shape), var=torch.zeros_like(found[0].var)
+                )
+                plus, minus = found[0], still
+            else:
+                negative = stored.weights < 0
+                active, idle = found
+                plus, minus = (
+                    ReadMoments(
+                        mean=torch.where(negative, one.mean, other.mean),
+                        var=torch.where(negative, one.var, other.var),
+                    )
+                    for one, other in ((idle, active), (active, idle))
+                )
+            spent = self.readout.energy_j(inputs, plus, minus, self.array, by_channel=by_channel)
+            joules.append(spent)
+        return sum(joules[1:], joules[0])
 
     def _unit(self, stored: Pairs, point: Point) -> Tensor:
         """Weight per siemens, ``1 / c``, float64, broadcastable against the weights.
@@ -177,12 +373,13 @@ class Crossbar(PairDevice):
                 allowed = f"one, or {axis}, one for each index of the first axis"
                 refuse("g_max", f"{len(g_max)} numbers", allowed, WeightsError)
             g_max = g_max.reshape(-1, *(1,) * (weights.ndim - 1))
-        return stored.limit.double() / g_max
+        return self._ends(stored)[1] / g_max
 
-    def _std(self, target: Tensor, unit: Tensor, devices: int = 1) -> Tensor:
-        """Standard deviation of one programmed device, or of a pair, in the tensor's unit."""
-        own = self.variability * target
-        if not self.sigma:  # the gradient of hypot is undefined at (0, 0)
-            return own
-        added = (devices**0.5 * self.sigma * unit).to(target.dtype)
-        return torch.hypot(added, own) if self.variability else added.expand(target.shape)
+    def describe(self) -> dict[str, Any]:
+        """Plain data for records; a ratio of infinity as None."""
+        described = PairDevice.describe(self)
+        described["on_off"] = None if self.on_off == math.inf else self.on_off
+        described["programming"] = None
+        if self.programming is not None:
+            described |= {"programming": True, **self.programming.describe()}
+        return described
