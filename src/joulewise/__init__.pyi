@@ -1,5 +1,6 @@
 # Public names, for type checkers and for lazy_loader, which imports each when it is first used.
 from . import contrib as contrib
+from . import mappers as mappers
 from . import metrics as metrics
 from . import optim as optim
 from .allocation import EnergyBudget as EnergyBudget
@@ -48,6 +49,7 @@ from .placement import energy as energy
 from .placement import fold_batchnorm as fold_batchnorm
 from .placement import loaded as loaded
 from .placement import place as place
+from .placement import plan_by_component as plan_by_component
 from .placement import with_accesses as with_accesses
 from .prediction import Corrected as Corrected
 from .prediction import FirstOrder as FirstOrder

@@ -138,7 +138,8 @@ def check_in_range(
         return
     ends = f"{'above ' if open_low else ''}{low:g} to {high:g}"
     check_kind(field, value, _NUMBER, f"a number, {ends}", error)
-    refuse(field, f"{value:g}", ends, error)
+    too_large = isinstance(value, int) and abs(value) > 10**300  # for a float
+    refuse(field, "an integer of over 300 digits" if too_large else f"{value:g}", ends, error)
 
 
 def check_kind(

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import csv
 import html
 import importlib
+import io
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from joulewise.errors import InputError
+from joulewise.files import write_atomically
 
-__all__ = ["Result", "finite", "format_value", "plotted"]
+__all__ = ["Result", "finite", "format_value", "plotted", "write_csv"]
 
 
 class Result(ABC):
@@ -72,6 +76,22 @@ def frame(rows: Iterable[Mapping[str, Any]], instead: str) -> Any:
             f"{instead}"
         ) from error
     return pandas.DataFrame(list(rows))
+
+
+def write_csv(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows of equal keys to a CSV file, atomically; None is an empty cell.
+
+    Raises:
+        InputError: if it cannot be written.
+    """
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    try:
+        write_atomically(path, text.getvalue())
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error}") from error
 
 
 def finite(plain: Any) -> Any:

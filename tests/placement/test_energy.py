@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from joulewise.devices import HOROWITZ_INT8, ISAAC, SRAM, Arithmetic, Crossbar, ExponentialLaw
-from joulewise.errors import InputError, TableError
-from joulewise.placement import Plan, energy, place, with_accesses
+from joulewise.errors import InputError
+from joulewise.placement import Plan, energy, place
 
 BIT_J = 20e-12 / 64
 
@@ -132,73 +132,3 @@ def test_a_plan_that_leaves_out_a_tensor_is_refused(placement):
     plan = {n: s for n, s in placement.plan({"eta": 0.5}).items() if n != "2.weight"}
     with pytest.raises(InputError, match=r"2\.weight is placed here, and the plan has no point"):
         energy(placement, at=Plan(plan))
-
-
-def counts(tmp_path, text, encoding="utf-8"):
-    path = tmp_path / "counts.csv"
-    path.write_text(text, encoding=encoding)
-    return path
-
-
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
-def test_accesses_from_a_file(placement, tmp_path, encoding):
-    text = "name, reads, writes\n# by a mapper\n\n  # indented\n0.weight, 48, 24\n2:input,1e3,0\n"
-    taken = with_accesses(placement, counts(tmp_path, text, encoding))
-    traffic = {tensor.name: tensor.traffic for tensor in taken.placed}
-    before = {tensor.name: tensor.traffic for tensor in placement.placed}
-    assert traffic["0.weight"] == replace(before["0.weight"], reads=48.0, writes=24.0)
-    assert traffic["2:input"] == replace(before["2:input"], reads=1000.0, writes=0.0)
-    assert traffic["2.weight"] == before["2.weight"] and traffic["0:input"] == before["0:input"]
-    spent = energy(taken, at=taken.plan({"eta": 1.0}))
-    assert float(spent.memory_j["0.weight"]) == pytest.approx(72 * 8 * BIT_J, rel=1e-12, abs=0)
-    assert taken.macs == placement.macs and taken.model is placement.model
-
-
-def test_a_name_with_a_comma_is_quoted(tmp_path):
-    weights = nn.ParameterDict({"a,b": nn.Parameter(torch.ones(2, 2))})
-
-    class Model(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.weights = weights
-
-        def forward(self, inputs):
-            return inputs @ self.weights["a,b"]
-
-    placement = place(Model(), weights=SRAM(), example_inputs=torch.ones(1, 2))
-    taken = with_accesses(placement, counts(tmp_path, 'name,reads,writes\n"weights.a,b",9,1\n'))
-    assert (taken.placed[0].traffic.reads, taken.placed[0].traffic.writes) == (9.0, 1.0)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", "counts.csv has no rows; allowed: a header name,reads,writes and rows"),
-        ("# only\n", "counts.csv has no rows"),
-        ("# first\n0.weight,1,1\n", "line 2: the header is 0.weight,1,1; allowed: name,reads"),
-        ("name,reads,writes\n\n1.weight,1,1\n", "line 3: name is 1.weight; allowed: a placed"),
-        ("name,reads,writes\n0.weight,many,1\n", "line 2 is '0.weight,many,1'; allowed: text and"),
-        ("name,reads,writes\n0.weight,1\n", "line 2 is '0.weight,1'; allowed: text and"),
-        ("name,reads,writes\n0.weight,1,000,0\n", "line 2 is '0.weight,1,000,0'; allowed: text"),
-        ("name,reads,writes\n0.weight,-1,1\n", "line 2: reads is -1; allowed: 0 to 1e\\+30"),
-        ("name,reads,writes\n0.weight,1,nan\n", "line 2: writes is nan"),
-        ("name,reads,writes\n0.weight,inf,0\n", "line 2: reads is inf"),
-        ("name,reads,writes\n0.weight,1,0\n0.weight,2,0\n", "line 3: name is 0.weight again"),
-    ],
-)
-def test_a_malformed_file_is_refused_by_line(placement, tmp_path, text, message):
-    with pytest.raises(TableError, match=message):
-        with_accesses(placement, counts(tmp_path, text))
-
-
-def test_a_file_that_is_not_there_is_refused(placement, tmp_path):
-    with pytest.raises(TableError, match="access counts .*absent.csv cannot be read"):
-        with_accesses(placement, tmp_path / "absent.csv")
-    (tmp_path / "binary.csv").write_bytes(b"\xff\xfe\x00\x01")
-    with pytest.raises(TableError, match="access counts .*binary.csv cannot be read"):
-        with_accesses(placement, tmp_path / "binary.csv")
-
-
-def test_accesses_need_a_trace(tmp_path):
-    with pytest.raises(InputError, match="with_accesses needs a traced placement"):
-        with_accesses(place(model(), weights=SRAM()), tmp_path / "any.csv")

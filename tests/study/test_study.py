@@ -229,7 +229,10 @@ def test_files_with_new_content_are_other_trials(tmp_path, kind):
             f"def f(): return torch.linspace(0, {k}, 640).reshape(10, 64), torch.arange(10)\n"
             for k in (1, 2)
         ],
-        "accesses": [f"name,reads,writes\nfeatures.1.weight,{n},0\n" for n in (1e5, 9e5)],
+        "accesses": [
+            "name,reads,writes\nfeatures.1.weight,1e5,0\n",
+            "layer,tensor,component,action,count,joules\nfeatures.1,weights,sram,read,9e5,\n",
+        ],
     }
     changes = {
         "law": {"memories": [f"sram:law={file},knob=v_dd"], "points": ["v_dd=0.6"]},

@@ -6,7 +6,6 @@ import csv
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,7 +23,7 @@ def read_csv(
     *,
     optional: Sequence[str] = (),
     texts: int = 0,
-) -> tuple[str, list[tuple[str, list[Any]]]]:
+) -> tuple[str, list[tuple[str, list[float]]]]:
     """Read a CSV file of numbers with a header; lines that start with ``#`` are comments.
 
     Args:
@@ -56,15 +55,13 @@ def read_csv(
         refuse(f"{path}, line {number}: the header", header, names, TableError)
     rows = []
     for number, line in numbered[1:]:
-        cells = next(csv.reader([line]))
         try:
-            values = [*(cell.strip() for cell in cells[:texts]), *map(float, cells[texts:])]
+            values = [float(cell) for cell in next(csv.reader([line]))]
         except ValueError:
             values = []
         if len(values) != len(given):
-            kinds = f"{len(given)} numbers" if not texts else "text and numbers"
-            where = f"{path}, line {number}"
-            refuse(where, repr(line), f"{kinds}, {','.join(given)}", TableError)
+            allowed = f"{len(given)} numbers, {','.join(given)}"
+            refuse(f"{path}, line {number}", repr(line), allowed, TableError)
         rows.append((f"{path}, line {number}", values))
     return comments, rows
 

@@ -6,6 +6,8 @@ placement            placed tensors, their owners and their accesses
 _place               choice of what is stored, by patterns
 plan                 plans as small files, refused where they do not fit
 energy               joules per inference at given operating points
+accesses             accesses that a mapper counted, in place of those that were traced
+component_plan       a plan by the memories of a mapper's accelerator
 memory               stored tensors, read back into a model by one chip after another
 private_copy         the copy that computes, put back for each chip; the user's is never written to
 model_copy           deep copies whose parameters share the original's storage
@@ -24,10 +26,12 @@ batchnorm_folding    batch normalisation folded into the layer before it
 """
 
 from joulewise.placement._place import place
+from joulewise.placement.accesses import with_accesses
 from joulewise.placement.activation_hooks import Observer
 from joulewise.placement.batches import Batch, prepare, take
 from joulewise.placement.batchnorm_folding import fold_batchnorm
-from joulewise.placement.energy import Energy, energy, supply_energies, with_accesses
+from joulewise.placement.component_plan import ComponentPlan, ComponentPoint, plan_by_component
+from joulewise.placement.energy import Energy, energy, supply_energies
 from joulewise.placement.evaluation import Reference, reference_pass, score_pass
 from joulewise.placement.execution import call, check_finite, differentiating, running
 from joulewise.placement.memory import Memory, loaded, private_memory
@@ -39,6 +43,8 @@ from joulewise.placement.straight_through import clipped
 __all__ = [
     "At",
     "Batch",
+    "ComponentPlan",
+    "ComponentPoint",
     "Energy",
     "Memory",
     "Observer",
@@ -56,6 +62,7 @@ __all__ = [
     "guarded",
     "loaded",
     "place",
+    "plan_by_component",
     "prepare",
     "private_memory",
     "reference_pass",

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from joulewise.devices import HOROWITZ_INT8, Arithmetic
-from joulewise.devices.tables import read_csv
-from joulewise.errors import InputError, TableError, check_in_range, check_kind, refuse
+from joulewise.errors import InputError, check_kind
 from joulewise.placement.placement import Placement
 from joulewise.placement.plan import At
 from joulewise.results import Result
 from joulewise.units import format_percent, format_si
 
-__all__ = ["Energy", "energy", "supply_energies", "with_accesses"]
+__all__ = ["Energy", "energy", "supply_energies"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -139,46 +137,3 @@ def supply_energies(placement: Placement) -> dict[str, float]:
         for name in (found[0] if found else {})
         if all(name in joules for joules in found)
     }
-
-
-_COLUMNS = ("name", "reads", "writes")
-
-
-def with_accesses(placement: Placement, path: str | Path) -> Placement:
-    """Take accesses per inference from a file, as a mapper such as Timeloop counts them.
-
-    Args:
-        placement: A traced placement.
-        path: A CSV file with the columns ``name,reads,writes``: a placed tensor's name, and how
-            many of its words one inference reads and writes. Tensors that are not named keep what
-            was traced. Lines that start with ``#`` are comments.
-
-    Returns:
-        The placement with those accesses.
-
-    Raises:
-        InputError: if the placement was not traced.
-        TableError: if the file cannot be read or a line is malformed; the message names the line.
-    """
-    if not placement.traced:
-        raise InputError(
-            "with_accesses needs a traced placement; give place(..., example_inputs=a batch)"
-        )
-    known, named = {tensor.name: tensor for tensor in placement.placed}, set()
-    for where, (name, reads, writes) in read_csv(path, _COLUMNS, "access counts", texts=1)[1]:
-        if name not in known:
-            allowed = f"a placed tensor, one of {', '.join(known)}"
-            refuse(f"{where}: name", name, allowed, TableError)
-        if name in named:
-            refuse(f"{where}: name", f"{name} again", "one line a name", TableError)
-        named.add(name)
-        check_in_range(f"{where}: reads", reads, 0.0, 1e30, error=TableError)
-        check_in_range(f"{where}: writes", writes, 0.0, 1e30, error=TableError)
-        before = known[name].traffic
-        assert before is not None
-        if before.matrix_inputs:
-            allowed = "a tensor that is read word by word; this one lies on a memory that computes"
-            refuse(f"{where}: name", name, allowed, TableError)
-        traffic = replace(before, reads=reads, writes=writes)
-        known[name] = replace(known[name], traffic=traffic)
-    return replace(placement, placed=tuple(known.values()))

@@ -70,7 +70,7 @@ class Place(Plain):
     fold_batchnorm: bool = False
     common_range: bool = Field(default=False, description="weights: one range for the network")
     accesses: Path | None = Field(
-        default=None, description="CSV name,reads,writes per inference, as a mapper counts them"
+        default=None, description="accesses per inference, a CSV of joulewise.mappers.AccessTable"
     )
 
     @model_validator(mode="before")
