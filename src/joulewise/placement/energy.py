@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from joulewise.devices import HOROWITZ_INT8, Arithmetic
-from joulewise.errors import InputError, check_kind
+from joulewise.errors import InputError, check_kind, refuse
 from joulewise.placement.placement import Placement
 from joulewise.placement.plan import At
 from joulewise.results import Result
