@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from joulewise.devices import SRAM
+from joulewise.devices import SRAM, law
 from joulewise.errors import InputError, TableError
 from joulewise.mappers import AccessRow, AccessTable
 from joulewise.placement import Plan, energy, place, plan_by_component, with_accesses
@@ -95,9 +95,9 @@ def test_without_joules_the_devices_prices_hold(placement, tmp_path):
 
 
 def test_points_are_in_volts_where_the_memory_speaks_volts():
-    law = profiles.law("stutz2021-14nm")
+    stutz = law("stutz2021-14nm")
     net = nn.Linear(6, 4)
-    placement = place(net, weights=SRAM(law=law, knob="v_dd"), example_inputs=torch.ones(5, 6))
+    placement = place(net, weights=SRAM(law=stutz, knob="v_dd"), example_inputs=torch.ones(5, 6))
     table = AccessTable(rows=(row("weight", 24, 1e-9),))
     plan = placement.plan({"v_dd": 0.8})
     (one,) = plan_by_component(placement, plan, table).rows
