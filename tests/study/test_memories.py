@@ -7,12 +7,16 @@ from joulewise.devices import (
     DRAM,
     EDRAM,
     PROFILES,
+    RERAM,
+    SECDED,
     SRAM,
     CorrelatedMap,
     Crossbar,
     FaultMeasurement,
     Flip,
+    SpareRows,
 )
+from joulewise.study.analog_memories import TABLES
 from joulewise.study.memories import Memory
 from joulewise.study.word_memories import DRAM_LAWS, LAWS
 
@@ -66,6 +70,8 @@ def test_a_memory_of_ones_own(tmp_path):
 def test_a_plain_dump_gives_the_memory_back():
     texts = ["sram:fault=stuck", "crossbar:levels=15", "pcm:compensate=false", "dram", "edram"]
     texts += ["dram:supply=chang2017-ddr3l-c", "edram:lifetime_s=1e-4", "sram:fault_map=correlated"]
+    texts += ["sram:fault=flip,protection=secded", "crossbar:programming=milo2021,on_off=4.5"]
+    texts += ["sram:fault_map=spare_rows,fault_map.spares=3"]
     for text in texts:
         assert memory(memory(text).model_dump(mode="json")) == memory(text)
 
@@ -85,6 +91,14 @@ def test_a_plain_dump_gives_the_memory_back():
         ("sram:law=chang2017-ddr3l-c", "allowed: exponential"),
         ("dram:supply=exponential", "allowed: chang2017-ddr3l-c, or a table FILE.csv"),
         ("edram:refresh_s=1", "is not a field; allowed: "),
+        ("sram:protection=secded", "fault is mask beside a protection; allowed: flip or stuck"),
+        ("sram:fault=flip,protection=ecc", "secded"),
+        ("sram:fault=flip,bits=4,protection=secded,protection.planes=5", "above the 4 bits"),
+        ("crossbar:programming=wan", "allowed: wan2022-1s, "),
+        ("crossbar:programming=milo2021,sigma=1e-6", "allowed: one of them"),
+        ("crossbar:slices=2", "levels is missing"),
+        ("crossbar:on_off=1", "greater than 1"),
+        ("crossbar:stuck_on=0.7,stuck_off=0.7", "allowed: 1 or less"),
         ("edram:lifetime_s=0", "greater than 0"),
         ("crossbar:sigma=nan", "finite"),
         ("missing.yaml", "cannot be read"),
@@ -159,3 +173,27 @@ def test_block_rams_of_a_folder(tmp_path):
     device = memory(f"sram:law=measured,fault_map=measured,fault_map.path={tmp_path}").build()
     assert device.law.ends("v_dd") == (0.54, 0.55)
     assert device.fault_map.layout == "interleaved"
+
+
+def test_protections_and_repairs():
+    entry = memory("sram:fault=flip,protection=secded,protection.words=4,protection.planes=3")
+    assert entry.build() == SRAM(fault=Flip(), protection=SECDED(words=4, planes=3))
+    assert entry.name == "8-bit SRAM, flip, secded planes 3, words 4"
+    repaired = memory("sram:fault_map=spare_rows,fault_map.rows=64,fault_map.words=4").build()
+    assert repaired.fault_map == SpareRows(rows=64, columns=32)
+
+
+def test_crossbars_of_real_devices(tmp_path):
+    text = "crossbar:levels=3,slices=2,stuck_on=0.01,on_off=20,mapping=offset,wire_ohm=1"
+    assert memory(text).build() == Crossbar(
+        levels=3, slices=2, stuck_on=0.01, on_off=20.0, mapping="offset", wire_ohm=1.0
+    )
+    assert set(TABLES) == set(RERAM)
+    published = memory("crossbar:programming=wan2022-1day")
+    assert published.build().programming is RERAM["wan2022-1day"]
+    assert published.files == ()
+    file = tmp_path / "mine.csv"
+    file.write_text("target_s,mean_s,deviation_s\n0,1e-7,1e-7\n1e-5,9e-6,5e-7\n")
+    own = memory(f"crossbar:programming={file}")
+    assert own.build().programming.deviations == (1e-7, 5e-7)
+    assert own.files == (str(file),)

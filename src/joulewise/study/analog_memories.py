@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
 from joulewise.study.plain import Plain, settings_in_words
 
 if TYPE_CHECKING:
     from joulewise.devices import PCM, Crossbar
 
-__all__ = ["CrossbarMemory", "PCMMemory"]
+__all__ = ["TABLES", "CrossbarMemory", "PCMMemory"]
+
+# Names of `joulewise.devices.RERAM`, which cannot be imported without torch.
+TABLES = ("wan2022-1s", "wan2022-1day", "wan2022-2days", "milo2021")
 
 
 class ArraySize(Plain):
@@ -25,8 +29,6 @@ class ArraySize(Plain):
 
 class _Analog(Plain):
     """Fields of memories of conductance pairs."""
-
-    files: ClassVar[tuple[str, ...]] = ()
 
     label: str = ""
     levels: int | None = Field(default=None, ge=1, le=1 << 16, description="conductances above 0")
@@ -56,6 +58,55 @@ class CrossbarMemory(_Analog):
     )
     read_noise: float = Field(default=0.0, ge=0, le=1, description="noise of a read, siemens")
     clip: bool = Field(default=True, description="conductances stop at 0")
+    programming: str | None = Field(
+        default=None,
+        description="measured programming: wan2022-1s, wan2022-1day, wan2022-2days, milo2021, or "
+        "a CSV table target_s,mean_s,deviation_s",
+    )
+    on_off: float | None = Field(default=None, gt=1, le=1e12, description="ratio of conductances")
+    stuck_off: float = Field(default=0.0, ge=0, le=1, description="fraction of devices")
+    stuck_on: float = Field(default=0.0, ge=0, le=1, description="fraction of devices")
+    mapping: Literal["pair", "offset"] = "pair"
+    slices: int = Field(default=1, ge=1, le=8, description="digits of a weight, of levels each")
+    wire_ohm: float = Field(default=0.0, ge=0, le=1e3, description="wire between devices, ohms")
+
+    @field_validator("programming")
+    @classmethod
+    def _check_programming(cls, programming: str | None) -> str | None:
+        """Refuse an unknown table.
+
+        Raises:
+            ValueError: naming those that are known.
+        """
+        if (
+            programming is not None
+            and programming not in TABLES
+            and not programming.endswith(".csv")
+        ):
+            known = ", ".join(TABLES)
+            raise ValueError(f"programming is {programming!r}; allowed: {known}, or a FILE.csv")
+        return programming
+
+    @model_validator(mode="after")
+    def _check_together(self) -> CrossbarMemory:
+        """Refuse fields that exclude each other.
+
+        Raises:
+            ValueError: naming what is allowed.
+        """
+        if self.programming is not None and (self.sigma or self.variability):
+            raise ValueError("programming stands beside sigma or variability; allowed: one of them")
+        if self.slices > 1 and self.levels is None:
+            raise ValueError("levels is missing; allowed: the steps of a digit, beside slices")
+        if self.stuck_off + self.stuck_on > 1:
+            raise ValueError("stuck_off + stuck_on is above 1; allowed: 1 or less")
+        return self
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Files that the memory depends on."""
+        table = self.programming
+        return () if table is None or table in TABLES else (table,)
 
     @property
     def name(self) -> str:
@@ -69,19 +120,34 @@ class CrossbarMemory(_Analog):
 
     def build(self, limit: float | None = None) -> Crossbar:
         """The device; see `SRAMMemory.build`."""
-        from joulewise.devices import Crossbar
+        from joulewise.devices import RERAM, ConductanceTable, Crossbar
 
+        table = None
+        if self.programming is not None:
+            known = self.programming in TABLES
+            table = (
+                RERAM[self.programming] if known else ConductanceTable.from_csv(self.programming)
+            )
         return Crossbar(
             sigma=self.sigma,
             variability=self.variability,
             read_noise=self.read_noise,
             clip=self.clip,
+            programming=table,
+            on_off=math.inf if self.on_off is None else self.on_off,
+            stuck_off=self.stuck_off,
+            stuck_on=self.stuck_on,
+            mapping=self.mapping,
+            slices=self.slices,
+            wire_ohm=self.wire_ohm,
             **self._shared(limit),
         )
 
 
 class PCMMemory(_Analog):
     """Pairs of phase-change conductances that drift; see `joulewise.PCM`."""
+
+    files: ClassVar[tuple[str, ...]] = ()
 
     kind: Literal["pcm"] = "pcm"
     devices: int = Field(default=1, ge=1, le=1024, description="devices in parallel")

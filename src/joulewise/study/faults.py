@@ -1,4 +1,4 @@
-"""Faults of memories of words as plain data: their effect, and where they lie."""
+"""Faults of memories of words as plain data: their effect, positions, and check bits."""
 
 from __future__ import annotations
 
@@ -11,16 +11,20 @@ from joulewise.study.plain import Plain, kind_alone
 
 if TYPE_CHECKING:
     from joulewise.devices import (
+        SECDED,
         CorrelatedMap,
         FaultMeasurement,
         Flip,
         IndependentMap,
         Mask,
         MeasuredMap,
+        Parity,
+        SpareRows,
         Stuck,
     )
 
 __all__ = [
+    "Check",
     "Fault",
     "FlipFault",
     "IndependentFaults",
@@ -108,6 +112,21 @@ class CorrelatedFaults(Plain):
         )
 
 
+class RepairedFaults(Plain):
+    """Independent faults, and spare rows that replace the first failing rows of each array."""
+
+    kind: Literal["spare_rows"] = "spare_rows"
+    spares: int = Field(default=2, ge=1, le=1 << 20)
+    rows: int = Field(default=256, ge=2, le=1 << 20, description="of an array")
+    words: int = Field(default=32, ge=1, le=1 << 16, description="words in a row of an array")
+
+    def build(self, bits: int) -> SpareRows:
+        """The fault map of words of ``bits``."""
+        from joulewise.devices import SpareRows
+
+        return SpareRows(spares=self.spares, rows=self.rows, columns=self.words * bits)
+
+
 class MeasuredFaults(Plain):
     """Measured arrays: a CSV file of weak cells, or a folder of published block RAM files.
 
@@ -162,6 +181,40 @@ class MeasuredFaults(Plain):
         return MeasuredMap.from_csv(self.path, **size, layout=self.layout)
 
 
+class _Checked(Plain):
+    """Fields of check bits over words."""
+
+    planes: int | None = Field(default=None, ge=1, le=16, description="most significant bits")
+    on_detected: Literal["zero", "keep"] = "zero"
+    decode_j: float = Field(default=0.0, ge=0, le=1, description="joules a codeword")
+
+
+class ParityCheck(_Checked):
+    """A parity bit; see `joulewise.devices.Parity`."""
+
+    kind: Literal["parity"] = "parity"
+    words: int = Field(default=1, ge=1, le=4096, description="words in a codeword")
+
+    def build(self) -> Parity:
+        """The protection."""
+        from joulewise.devices import Parity
+
+        return Parity(**self.model_dump(exclude={"kind"}))
+
+
+class SECDEDCheck(_Checked):
+    """A code that corrects one error and detects two; see `joulewise.devices.SECDED`."""
+
+    kind: Literal["secded"] = "secded"
+    words: int = Field(default=8, ge=1, le=4096, description="words in a codeword")
+
+    def build(self) -> SECDED:
+        """The protection."""
+        from joulewise.devices import SECDED
+
+        return SECDED(**self.model_dump(exclude={"kind"}))
+
+
 Fault = Annotated[
     Annotated[MaskFault | FlipFault | StuckFault, Field(discriminator="kind")],
     BeforeValidator(kind_alone),
@@ -169,7 +222,15 @@ Fault = Annotated[
 """The effect of a failing cell; also from its kind alone."""
 
 Where = Annotated[
-    Annotated[IndependentFaults | CorrelatedFaults | MeasuredFaults, Field(discriminator="kind")],
+    Annotated[
+        IndependentFaults | CorrelatedFaults | RepairedFaults | MeasuredFaults,
+        Field(discriminator="kind"),
+    ],
     BeforeValidator(kind_alone),
 ]
 """The positions of failing cells; also from their kind alone."""
+
+Check = Annotated[
+    Annotated[ParityCheck | SECDEDCheck, Field(discriminator="kind")], BeforeValidator(kind_alone)
+]
+"""Check bits over words; also from their kind alone."""

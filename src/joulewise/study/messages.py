@@ -12,6 +12,7 @@ __all__ = ["sentence"]
 # Kinds of memories, faults and maps stand in the path of an error beside the field's name.
 _MEMORIES = ("sram", "dram", "edram", "crossbar", "pcm", "custom")
 _TAGS = {*_MEMORIES, "mask", "flip", "stuck", "independent", "correlated", "measured"}
+_TAGS |= {"spare_rows", "parity", "secded"}
 
 
 def sentence(error: ValidationError) -> str:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from joulewise.study.faults import (
+    Check,
     Fault,
     IndependentFaults,
     MaskFault,
@@ -42,7 +43,21 @@ class _Words(Plain):
     fault_map: Where = Field(
         default=IndependentFaults(), description="where faults lie: independent, correlated, ..."
     )
+    protection: Check | None = Field(default=None, description="check bits: secded or parity")
     per_channel: bool = Field(default=False, description="weights: a range for each channel")
+
+    @model_validator(mode="after")
+    def _check_protection(self) -> Self:
+        """Refuse check bits beside masks, or over more bits than a word has.
+
+        Raises:
+            ValueError: naming what is allowed.
+        """
+        if self.protection is not None and self.fault.kind == "mask":
+            raise ValueError("fault is mask beside a protection; allowed: flip or stuck")
+        if self.protection is not None and (self.protection.planes or 1) > self.bits:
+            raise ValueError(f"protection.planes is above the {self.bits} bits; allowed: at most")
+        return self
 
     def _named(self, technology: str) -> str:
         """The label, or a short description."""
@@ -64,6 +79,7 @@ class _Words(Plain):
             "fault_map": self.fault_map.build(self.bits),
             "channel_dim": 0 if self.per_channel else None,
             "limit": limit,
+            "protection": None if self.protection is None else self.protection.build(),
         }
 
 
