@@ -30,6 +30,7 @@ from .devices import Mask as Mask
 from .devices import MeasuredMap as MeasuredMap
 from .devices import Stuck as Stuck
 from .devices import VoltageTable as VoltageTable
+from .devices import WriteVerify as WriteVerify
 from .devices import check_device as check_device
 from .devices import fit_clusters as fit_clusters
 from .errors import DataError as DataError
@@ -55,6 +56,7 @@ from .prediction import Corrected as Corrected
 from .prediction import FirstOrder as FirstOrder
 from .prediction import error_model as error_model
 from .prediction import predict as predict
+from .prediction import write_scores as write_scores
 from .simulation import simulate as simulate
 from .simulation import sweep as sweep
 from .study import Study as Study

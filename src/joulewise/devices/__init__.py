@@ -25,6 +25,7 @@ faulty_words        words with failing cells, and their replacement in tensors
 reliability_laws    bit error rate, energy and leakage over the supply
 profiles            named, cited laws
 crossbar            memristor crossbars: mappings, slices, noise, stuck devices, wires
+write_verify        crossbars of which some weights are written with verification
 analog_cells        single analog devices: programming noise, stuck devices
 conductance_table   measured programming of analog devices; published ReRAM
 wires               resistance of the wires of a crossbar, and its exact solution
@@ -66,6 +67,7 @@ from joulewise.devices.spare_rows import SpareRows
 from joulewise.devices.sram import SRAM
 from joulewise.devices.wires import effective_conductances, solved_conductances
 from joulewise.devices.word_memory import WordMemory
+from joulewise.devices.write_verify import WriteVerify
 
 __all__ = [
     "DDR3L_70C",
@@ -114,6 +116,7 @@ __all__ = [
     "VoltageTable",
     "WordClasses",
     "WordMemory",
+    "WriteVerify",
     "check_device",
     "effective_conductances",
     "fit_clusters",

@@ -10,6 +10,7 @@ single_faults    correction for large single faults, tried one by one
 corrected        first order as a control variate for a few simulated chips
 accuracy         accuracy from Gaussian logits
 _error_model     first order as a function of the plan, for thousands of plans
+verification_scores   weights in the order in which to write them with verification
 tensor_groups    placed tensors whose words have the same moments, evaluated together
 moment_curves    sums over classes of words, tabulated over the knob
 
@@ -25,6 +26,7 @@ from joulewise.prediction.corrected import Corrected
 from joulewise.prediction.first_order import FirstOrder
 from joulewise.prediction.forecast import AccuracyForecast, Forecast
 from joulewise.prediction.problem import Method, Problem, loaded_problem
+from joulewise.prediction.verification_scores import write_scores
 
 __all__ = [
     "METHODS",
@@ -41,4 +43,5 @@ __all__ = [
     "predict",
     "register_method",
     "weight_error_model",
+    "write_scores",
 ]

@@ -1,0 +1,62 @@
+import pytest
+import torch
+
+from joulewise.devices import Chip, Crossbar, WriteVerify, check_device
+from joulewise.errors import InputError
+
+ONCE, VERIFIED = Crossbar(sigma=2e-6), Crossbar(sigma=2e-7)
+
+
+def device(**fields):
+    return WriteVerify(**{"once": ONCE, "verified": VERIFIED, "g_max": 25e-6, **fields})
+
+
+def test_the_weights_of_the_highest_scores_come_first():
+    scores = {"w": torch.tensor([[0.1, 5.0], [3.0, 0.2]])}
+    memory, weights = device(scores=scores), torch.tensor([[0.5, -0.5], [1.0, 0.1]])
+    stored = memory.store(weights, name="w")
+    assert stored.rank.tolist() == [[0.75, 0.0], [0.25, 0.5]]
+    by_size = memory.store(weights, name="other").rank  # no scores: the largest weight first
+    assert by_size.tolist() == [[0.25, 0.5], [0.0, 0.75]]
+    half = memory.read(stored, 0.5, Chip(seed=1))
+    once, verified = (d.read(stored.pairs, 25e-6, Chip(seed=1)) for d in (ONCE, VERIFIED))
+    assert half[0, 1] == verified[0, 1] and half[1, 0] == verified[1, 0]
+    assert half[0, 0] == once[0, 0] and half[1, 1] == once[1, 1]
+    assert torch.equal(memory.read(stored, 0.0, Chip(seed=1)), once)
+    assert torch.equal(memory.read(stored, 1.0, Chip(seed=1)), verified)
+
+
+def test_self_check():
+    assert check_device(device(), seed=2).largest < 5
+
+
+def test_energy_is_that_of_reads_and_a_share_of_programming():
+    from contracts import traffic
+
+    memory, load = device(pulses=(1.0, 9.0), pulse_j=1e-9, inferences=100.0), traffic(1)
+    reads = float(VERIFIED.energy(load, 25e-6))
+    for fraction, pulses in ((0.0, 1.0), (0.25, 3.0), (1.0, 9.0)):
+        assert memory.pulses_per_weight(fraction) == pytest.approx(pulses)
+        expected = reads + 768 * pulses * 1e-9 / 100
+        assert float(memory.energy(load, fraction)) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"verified": Crossbar(levels=3)}, "^levels of verified is 3; allowed: that of once"),
+        ({"once": "crossbar"}, "^once is 'crossbar' .str.; allowed: a Crossbar"),
+        ({"g_max": 1.0}, "^g_max is 1; allowed: 1e-07 to 0.001"),
+        ({"pulses": (10.0, 1.0)}, r"^pulses\[1\] is 1; allowed: above 10 to"),
+        ({"inferences": 0.0}, "^inferences is 0; allowed: 1 to"),
+    ],
+)
+def test_refusals(fields, message):
+    with pytest.raises(InputError, match=message):
+        device(**fields)
+
+
+def test_scores_of_another_shape():
+    memory = device(scores={"w": torch.zeros(3)})
+    with pytest.raises(InputError, match=r"^the scores of w is \(3,\); allowed: \(2, 2\)"):
+        memory.store(torch.eye(2), name="w")
