@@ -44,10 +44,9 @@ def test_scores_by_error_are_squared_gradients_times_the_variance_saved(data):
     scores = write_scores(placement, data, by="error")
     squares = data.inputs.double().square().sum(0)
     saved = 2 * (1 - 0.01) * (3e-6 / 25e-6 * float(layer.weight.detach().abs().max())) ** 2
-    # Of clipped pairs, between one half and all of the variance of two devices.
+    # The idle device of a pair is clipped, 0.34 of a whole variance; both are, of small weights.
     ratio = scores["weight"] / (squares * saved)
-    assert ratio.min() > 0.5 and ratio.max() < 1.0
-    assert torch.allclose(ratio, ratio[:, :1].expand(-1, 16), rtol=0.5)
+    assert ratio.min() > 0.33 and ratio.max() < 0.68
     assert (scores["weight"].argsort(1)[:, -1] == squares.argmax()).all()
 
 
