@@ -51,6 +51,7 @@ from .placement import fold_batchnorm as fold_batchnorm
 from .placement import loaded as loaded
 from .placement import place as place
 from .placement import plan_by_component as plan_by_component
+from .placement import supply_energies as supply_energies
 from .placement import with_accesses as with_accesses
 from .prediction import Corrected as Corrected
 from .prediction import FirstOrder as FirstOrder

@@ -1,0 +1,112 @@
+"""Measured, clustered and independent fault maps of equal rates: accuracy and yield of a network.
+
+    python benchmarks/measured_maps.py --maps FOLDER --data CIFAR10 --out results/measured-maps.json
+
+Weights of a ResNet-20 on CIFAR-10 lie in 8-bit words of undervolted FPGA block RAMs (Salami et al.,
+MICRO 2018), whose cells read 0 where they fail. FOLDER holds the published files, one for each
+supply (``xz -d`` first). The clustered map is fitted to the columns of the RAMs at the lowest
+supply, and the independent one has the same rate. The yield is the fraction of chips within one
+point of accuracy of a memory without faults.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from joulewise.data import load_data
+from joulewise.devices import SRAM, FaultMeasurement, Flip, IndependentMap, Stuck, fit_clusters
+from joulewise.devices.fault_clustering import neighbour_correlation
+from joulewise.files import write_atomically
+from joulewise.models import build, load_weights
+from joulewise.placement import place
+from joulewise.prediction import predict
+from joulewise.simulation import simulate
+from joulewise.study import Environment
+from joulewise.study.malloc import keep_freed_memory
+
+FAULTS = {"reads 0": Stuck(at_one=0.0), "flips": Flip()}
+POINT = 0.01
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--maps", required=True, help="folder with the published files")
+    parser.add_argument("--floorplan", help="the published spreadsheet")
+    parser.add_argument("--data", required=True, help="folder with CIFAR-10")
+    parser.add_argument("--weights", default="trained/resnet20-cifar10.safetensors")
+    parser.add_argument("--images", type=int, default=1000)
+    parser.add_argument("--chips", type=int, default=100)
+    parser.add_argument("--volts", type=float, nargs="+", help="supplies; all by default")
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    keep_freed_memory()
+
+    measured = FaultMeasurement.read_block_rams(options.maps, floorplan=options.floorplan)
+    fit = fit_clusters(measured)
+    record: dict[str, Any] = {
+        "command": shlex.join(["python", *sys.argv]),
+        "environment": Environment.now().model_dump(),
+        "measurement": measured.describe(),
+        "fits": [asdict(fit_clusters(measured, volts)) for volts in measured.volts[:4]],
+        "at_the_share_of_the_lowest": [
+            asdict(fit_clusters(measured, volts, column=fit.column)) for volts in measured.volts[:4]
+        ],
+        "results": [],
+    }
+    if options.floorplan:
+        record["neighbours"] = neighbour_correlation(measured, measured.volts[0])
+    law = measured.law(v_nominal=1.0)
+    maps = {
+        "measured": measured.fault_map(),
+        "clustered": fit.fault_map(measured),
+        "independent": IndependentMap(),
+    }
+    data = load_data(options.data)
+    model = build("resnet20", data.input_shape, data.classes, seed=0)
+    load_weights(model, options.weights)
+    few = data.test.subset(options.images, seed=0)
+    for fault_name, fault in FAULTS.items():
+        for map_name, fault_map in maps.items():
+            memory = SRAM(law=law, fault=fault, fault_map=fault_map, knob="v_dd")
+            placement = place(model, weights=memory, example_inputs=few.inputs[:64])
+            for volts in options.volts or measured.volts:
+                begun = time.perf_counter()
+                found = simulate(placement, few, at={"v_dd": volts}, chips=options.chips)
+                forecast = predict(placement, few.subset(512, seed=1), at={"v_dd": volts})
+                limit = found.ideal - POINT
+                share, interval = found.yield_at(limit)
+                low, high = found.interval()
+                row = {
+                    "fault": fault_name,
+                    "map": map_name,
+                    "volts": volts,
+                    "bit_error_rate": measured.counts[volts] / measured.bits,
+                    "chips": found.chips,
+                    "ideal": found.ideal,
+                    "mean": found.mean,
+                    "low": low,
+                    "high": high,
+                    "quantile_5": found.quantile(0.05),
+                    "worst": min(v for v in found.values if v is not None),
+                    "yield": share,
+                    "yield_interval": list(interval),
+                    "mse": found.mean_mse,
+                    "mse_interval": list(found.mse_interval()),
+                    "predicted_mse": float(forecast.mse),
+                    "predicted_accuracy": forecast.accuracy.mean if forecast.accuracy else None,
+                    "seconds": time.perf_counter() - begun,
+                }
+                record["results"].append(row)
+                write_atomically(options.out, json.dumps(record, indent=1).encode())
+                print(json.dumps({k: v for k, v in row.items() if k != "seconds"}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
