@@ -96,9 +96,10 @@ def _exact(
 ) -> ConductanceTable:
     """A table of 81 targets in microsiemens, which are met on average."""
     targets = np.linspace(low_us, high_us, 81)
+    siemens = tuple(round(float(t) * 1e-6, 12) for t in targets)  # 40 uS, not a rounding below
     return ConductanceTable(
-        targets=tuple(float(t) * 1e-6 for t in targets),
-        means=tuple(float(t) * 1e-6 for t in targets),
+        targets=siemens,
+        means=siemens,
         deviations=tuple(max(float(deviation_us(t)), 0.0) * 1e-6 for t in targets),
         source=source,
     )
