@@ -11,6 +11,7 @@ from joulewise.cli.arguments import study_file
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+FEATURES = (ROOT / "docs/features.md").read_text()
 COMMANDS = (
     *("demo", "init", "run", "results", "train", "simulate", "predict", "allocate", "pareto"),
     *("compare", "compare-training"),
@@ -66,3 +67,14 @@ def test_every_command_and_room_is_in_the_documents():
             assert re.search(rf"\b{room.name}\b", architecture), room.name
     for command in COMMANDS:
         assert f"joulewise {command}" in README
+
+
+def test_each_feature_has_its_test():
+    """Rows of docs/features.md that are modelled name tests that exist."""
+    rows = re.findall(r"^\| ([^|]+) \| ([Yp-]) \| (.+) \|$", FEATURES, flags=re.MULTILINE)
+    assert len(rows) > 25
+    for feature, mark, text in rows:
+        named = re.findall(r"`(tests/[^`:]+)(?:::(\w+))?`", text)
+        assert named or mark == "-" or "the tests run so" in text, feature
+        for path, test in named:
+            assert f"def {test}" in (ROOT / path).read_text(), (feature, path, test)
