@@ -6,7 +6,7 @@ Weights of a ResNet-20 on CIFAR-10 lie in 8-bit words of undervolted FPGA block 
 MICRO 2018), whose cells read 0 where they fail. FOLDER holds the published files, one for each
 supply (``xz -d`` first). The clustered map is fitted to the columns of the RAMs at the lowest
 supply, and the independent one has the same rate. The yield is the fraction of chips within one
-point of accuracy of a memory without faults.
+point of accuracy of a memory without faults; a chip below one half has collapsed.
 """
 
 from __future__ import annotations
@@ -20,13 +20,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from joulewise.data import load_data
 from joulewise.devices import SRAM, FaultMeasurement, Flip, IndependentMap, Stuck, fit_clusters
 from joulewise.devices.fault_clustering import neighbour_correlation
 from joulewise.files import write_atomically
 from joulewise.models import build, load_weights
 from joulewise.placement import place
-from joulewise.prediction import predict
+from joulewise.prediction import FirstOrder, predict
 from joulewise.simulation import simulate
 from joulewise.study import Environment
 from joulewise.study.malloc import keep_freed_memory
@@ -43,6 +45,7 @@ def main() -> None:
     parser.add_argument("--weights", default="trained/resnet20-cifar10.safetensors")
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--chips", type=int, default=100)
+    parser.add_argument("--faults", nargs="+", choices=list(FAULTS), default=["reads 0"])
     parser.add_argument("--volts", type=float, nargs="+", help="supplies; all by default")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
@@ -72,14 +75,15 @@ def main() -> None:
     model = build("resnet20", data.input_shape, data.classes, seed=0)
     load_weights(model, options.weights)
     few = data.test.subset(options.images, seed=0)
-    for fault_name, fault in FAULTS.items():
+    for fault_name in options.faults:
         for map_name, fault_map in maps.items():
-            memory = SRAM(law=law, fault=fault, fault_map=fault_map, knob="v_dd")
-            placement = place(model, weights=memory, example_inputs=few.inputs[:64])
+            memory = SRAM(law=law, fault=FAULTS[fault_name], fault_map=fault_map, knob="v_dd")
+            placement = place(model, weights=memory, example_inputs=next(iter(few.batches(64)))[0])
             for volts in options.volts or measured.volts:
                 begun = time.perf_counter()
                 found = simulate(placement, few, at={"v_dd": volts}, chips=options.chips)
-                forecast = predict(placement, few.subset(512, seed=1), at={"v_dd": volts})
+                method = FirstOrder(chips=options.chips)
+                forecast = predict(placement, few, at={"v_dd": volts}, method=method)
                 limit = found.ideal - POINT
                 share, interval = found.yield_at(limit)
                 low, high = found.interval()
@@ -94,13 +98,15 @@ def main() -> None:
                     "low": low,
                     "high": high,
                     "quantile_5": found.quantile(0.05),
+                    "chip_std": float(np.std([v for v in found.values if v is not None], ddof=1)),
                     "worst": min(v for v in found.values if v is not None),
+                    "collapsed": sum(v is None or v < 0.5 for v in found.values),
                     "yield": share,
                     "yield_interval": list(interval),
                     "mse": found.mean_mse,
                     "mse_interval": list(found.mse_interval()),
                     "predicted_mse": float(forecast.mse),
-                    "predicted_accuracy": forecast.accuracy.mean if forecast.accuracy else None,
+                    "predicted_accuracy": forecast.accuracy and asdict(forecast.accuracy),
                     "seconds": time.perf_counter() - begun,
                 }
                 record["results"].append(row)

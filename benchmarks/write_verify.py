@@ -58,7 +58,7 @@ def main() -> None:
             pulse_j=1e-9,
             inferences=1.0,  # programming alone decides
         )
-        return place(model, weights=memory, example_inputs=few.inputs[:64])
+        return place(model, weights=memory, example_inputs=next(iter(few.batches(64)))[0])
 
     record: dict[str, Any] = {
         "command": shlex.join(["python", *sys.argv]),
