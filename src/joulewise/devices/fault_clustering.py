@@ -35,15 +35,15 @@ class ClusterFit:
         volts: The supply.
         bit_error_rate: Fraction of the cells that failed.
         column: Fraction of the variance common to a column, of a `CorrelatedMap`.
-        standard_error: Of ``column``, from the curvature of the log-likelihood.
+        standard_error: Standard error of ``column``, from the curvature of the log-likelihood.
         shape: Shape of the gamma distribution of the rates of columns, whose counts are then
             negative binomial.
-        log_likelihood: Of the fitted laws: ``"independent"``, ``"negative binomial"`` and
+        log_likelihood: Log-likelihood of each law, ``"independent"``, ``"negative binomial"`` and
             ``"correlated"``.
         classes: Least number of failing cells of each class of columns.
         observed: Columns in each class.
         expected: Expected columns in each class, by the correlated law.
-        p_value: Of a chi-square test of that law, a low one refuting it.
+        p_value: p-value of a chi-square test of that law, which a low one refutes.
     """
 
     volts: float
