@@ -58,8 +58,8 @@ def main() -> None:
             "damaged files": drill.damaged,
             "full disk": drill.full_disk,
             "read-only disk": drill.read_only,
-            "kills of a Dask worker": lambda: drill.killed_dask("worker", 3),
-            "kills of the Dask scheduler": lambda: drill.killed_dask("scheduler", 3),
+            "kills of a Dask worker": lambda: drill.killed_dask("worker", arguments.kills),
+            "kills of the Dask scheduler": lambda: drill.killed_dask("scheduler", arguments.kills),
             "kills of a run": lambda: drill.killed_runs(arguments.kills),
         }
         found = {}
