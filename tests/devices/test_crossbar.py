@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -7,16 +8,20 @@ from scipy import stats
 
 from contracts import check_device
 from joulewise.devices import (
+    ISAAC,
     RERAM,
     Array,
     Chip,
     ConductanceTable,
     Crossbar,
+    MatrixInputs,
+    Traffic,
     solved_conductances,
 )
 from joulewise.devices import (
     check_device as self_check,
 )
+from joulewise.devices.bit_slices import digits_of
 from joulewise.errors import InputError, OperatingPointError, WeightsError
 
 G = 25e-6
@@ -204,7 +209,7 @@ def test_slices_are_digits():
     stored = device.store(weights)
     assert torch.allclose(stored.weights, (weights * 63).round() / 63)
     assert torch.allclose(device.read(stored, G, Chip(seed=0)), stored.weights)
-    digits = device._digits(stored)
+    digits = digits_of(stored, device.levels, device.slices)
     assert [factor for _, factor in digits] == pytest.approx([3 * 16 / 63, 3 * 4 / 63, 3 / 63])
     assert all((d.weights.abs() * 3 % 1).min() < 1e-9 for d, _ in digits)
     assert torch.allclose(sum(factor * d.weights for d, factor in digits), stored.weights)
@@ -227,9 +232,12 @@ def test_slices_take_as_many_arrays():
         Crossbar(sigma=5e-7, stuck_off=0.1, mapping="offset", on_off=10.0),
         Crossbar(sigma=2e-7, stuck_off=0.02, stuck_on=0.01, levels=3, slices=2),
         Crossbar(programming=RERAM["wan2022-1day"], on_off=20.0),
-        Crossbar(programming=RERAM["milo2021"], on_off=4.5, g_range=(1e-4, 2.25e-4)),
+        Crossbar(sigma=1e-6, wire_ohm=2.0, g_range=(1e-6, 1e-4)),
+        Crossbar(variability=0.1, read_noise=1e-6, wire_ohm=10.0, g_range=(1e-6, 1e-4)),
+        Crossbar(sigma=1e-6, wire_ohm=5.0, array=Array(rows=16, columns=8), g_range=(1e-6, 1e-4)),
+        Crossbar(programming=RERAM["milo2021"], on_off=4.0),
     ],
-    ids=["stuck", "stuck, on/off", "offset", "slices", "Wan", "Milo"],
+    ids=["stuck", "on/off", "offset", "slices", "Wan", "wires", "noises", "arrays", "Milo"],
 )
 def test_moments_of_cells_are_those_of_chips(device):
     found = self_check(device, seed=8, chips=200)
@@ -250,7 +258,7 @@ def test_wires_lower_the_read_as_the_nodal_equations_say():
     """Arrays of 32 by 16 devices of either sign; weights of 24 columns and 40 rows."""
     generator = torch.Generator().manual_seed(1)
     weights = torch.randn(24, 40, generator=generator, dtype=torch.float64)
-    device = Crossbar(wire_ohm=5.0, array=Array(rows=32, columns=16))
+    device = Crossbar(wire_ohm=5.0, array=Array(rows=32, columns=16), g_range=(1e-6, 2e-4))
     stored = device.store(weights)
     read = device.read(stored, 1e-4, Chip(seed=0))
     limit = float(weights.abs().max())
@@ -268,7 +276,7 @@ def test_wires_lower_the_read_as_the_nodal_equations_say():
 
 
 def test_noise_through_wires():
-    device = Crossbar(sigma=1e-6, wire_ohm=2.0, array=Array(rows=32))
+    device = Crossbar(sigma=1e-6, wire_ohm=2.0, array=Array(rows=32), g_range=(1e-6, 1e-4))
     stored = device.store(torch.randn(16, 32, generator=torch.Generator().manual_seed(2)))
     reads = torch.stack([device.read(stored, 5e-5, Chip(seed=s)) for s in range(600)]).double()
     moments = device.moments(stored, 5e-5)
@@ -286,15 +294,71 @@ def test_noise_through_wires():
         ({"mapping": "single"}, "^mapping is 'single'; allowed: 'pair' or 'offset'"),
         ({"slices": 2}, "^levels is None; allowed: the steps of a digit"),
         ({"slices": 0}, "^slices is 0; allowed: a whole number, 1 to 8"),
+        ({"wire_ohm": 1.0}, "^g_range is not given beside wire_ohm; allowed: one that ends at"),
+        (
+            {"wire_ohm": 1.0, "mapping": "offset", "g_range": (1e-6, 1e-4)},
+            "^mapping is 'offset' beside wire_ohm; allowed: 'pair'",
+        ),
+        ({"slices": 8, "levels": 64}, "^levels is 64; allowed: fewer, for at most 16777216 steps"),
+        ({"programming": RERAM["milo2021"]}, "^on_off is infinity; allowed: a ratio of conductan"),
+        ({"programming": RERAM["milo2021"], "on_off": 10.0}, "^g_range is .*; allowed: an overlap"),
         ({"wire_ohm": -1.0}, "^wire_ohm is -1; allowed: 0 to 1000"),
         ({"programming": TABLE, "sigma": 1e-6}, "^programming is given beside sigma or variab"),
-        (
-            {"programming": TABLE, "g_range": (1e-3, 1e-2)},
-            r"^g_range\[0\] is 0.001; allowed: below",
-        ),
+        ({"programming": TABLE, "g_range": (1e-3, 1e-2)}, "^g_range is .*; allowed: an overlap"),
         ({"programming": "wan"}, "^programming is 'wan' .str.; allowed: one of joulewise.devi"),
     ],
 )
 def test_refusals_of_cells(fields, message):
     with pytest.raises(InputError, match=message):
         Crossbar(**fields)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"variability": 0.05}, {"read_noise": 1e-6}, {"sigma": 1e-6, "clip": False}],
+    ids=["variability", "read noise", "unclipped"],
+)
+def test_gradients_with_wires_are_finite(fields):
+    device = Crossbar(**fields, wire_ohm=2.0, g_range=(1e-6, 1e-4))
+    stored = device.store(torch.randn(8, 12, generator=torch.Generator().manual_seed(0)).double())
+    at = torch.tensor(3e-5, dtype=torch.float64, requires_grad=True)
+
+    def figures(at):
+        moments = device.moments(stored, at * 1e-5)
+        return moments.mean.sum() + 1e3 * moments.var.sum()
+
+    assert torch.autograd.gradcheck(figures, torch.tensor(3.0).double().requires_grad_())
+    assert at.grad is None
+
+
+def test_a_column_of_middle_conductances_is_paid_by_each_array():
+    """65 equal columns cost as much as 64 and their reference, but for the converters."""
+    inputs = torch.rand(16, 1, 24, generator=torch.Generator().manual_seed(0)).double()
+
+    def spent(columns, wide, weights):
+        use = MatrixInputs(inputs=inputs, largest=1.0, uses=1.0, weight=weights)
+        load = Traffic(words=24 * columns, reads=0.0, writes=0.0, matrix_inputs=(use,))
+        readout = replace(ISAAC, input_j=0.0, output_j=0.0)
+        fields = {"mapping": "offset", "readout": readout, "array": Array(columns=wide)}
+        device = Crossbar(on_off=10.0, limit=1.0, **fields)
+        total = device.energy(load, 25e-6)
+        assert float(device.energy_by_channel(load, 25e-6, columns).sum()) == pytest.approx(
+            float(total)
+        )
+        return float(total)
+
+    middle = torch.zeros(64, 24, dtype=torch.float64)
+    one = spent(64, None, middle) / 65  # a weight of 0 has the middle conductance
+    assert spent(64, 16, middle) == pytest.approx(68 * one, rel=1e-9)
+    assert spent(64, 1, middle) == pytest.approx(128 * one, rel=1e-9)
+
+
+def test_a_single_weight():
+    for device in (
+        Crossbar(stuck_on=0.5),
+        Crossbar(sigma=1e-6, wire_ohm=1.0, g_range=(1e-6, 1e-4)),
+        Crossbar(levels=3, slices=2),
+    ):
+        stored = device.store(torch.tensor(0.5))
+        assert device.read(stored, 1e-5, Chip(seed=0)).shape == ()
+        assert device.moments(stored, 1e-5).var.shape == ()

@@ -26,6 +26,7 @@ reliability_laws    bit error rate, energy and leakage over the supply
 profiles            named, cited laws
 crossbar            memristor crossbars: mappings, slices, noise, stuck devices, wires
 write_verify        crossbars of which some weights are written with verification
+bit_slices          weights as digits on several devices
 analog_cells        single analog devices: programming noise, stuck devices
 conductance_table   measured programming of analog devices; published ReRAM
 wires               resistance of the wires of a crossbar, and its exact solution
@@ -65,7 +66,7 @@ from joulewise.devices.reliability_laws import ExponentialLaw, Leakage, VoltageT
 from joulewise.devices.retention import DDR3L_70C, GAIN_CELL_65NM, Retention
 from joulewise.devices.spare_rows import SpareRows
 from joulewise.devices.sram import SRAM
-from joulewise.devices.wires import effective_conductances, solved_conductances
+from joulewise.devices.wires import effective_conductances, solved_conductances, wire_factors
 from joulewise.devices.word_memory import WordMemory
 from joulewise.devices.write_verify import WriteVerify
 
@@ -125,4 +126,5 @@ __all__ = [
     "neighbour_correlation",
     "plain_point",
     "solved_conductances",
+    "wire_factors",
 ]

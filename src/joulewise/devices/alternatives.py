@@ -32,8 +32,8 @@ class Alternatives(Device[Words]):
         memories: Memories with equal words (bits, scales), and the points that each may have.
 
     Attributes:
-        options: Memory and point of each option. Those that cost more than the most reliable one,
-            for words that hold all codes alike, are left out.
+        options: Memory and point of each option. Those that cost more than a more reliable one, for
+            words that hold all codes alike, are left out.
 
     Raises:
         InputError: if the words differ, a point is out of range, or fewer than two options remain.
@@ -43,7 +43,7 @@ class Alternatives(Device[Words]):
         >>> plain, guarded = SRAM(fault=Flip()), SRAM(fault=Flip(), protection=SECDED())
         >>> memory = Alternatives(memories=((plain, (0.8, 1.0)), (guarded, (0.6, 0.7))))
         >>> [(memory.name(level), level) for level in memory.levels]  # cells over 64: 12.5 % more
-        [('secded, eta 0.6', 0.0), ('secded, eta 0.7', 1.0), ('eta 0.8', 2.0), ('eta 1', 3.0)]
+        [('secded, eta 0.6', 0.0), ('secded, eta 0.7', 1.0), ('eta 1', 2.0)]
     """
 
     memories: tuple[tuple[WordMemory, tuple[float, ...]], ...]
@@ -54,6 +54,8 @@ class Alternatives(Device[Words]):
         options: list[tuple[WordMemory, float]] = []
         for memory, points in self.memories:
             check_kind("a memory", memory, WordMemory, "an SRAM, DRAM or EDRAM")
+            if not memory.states_moments:
+                refuse("a memory", "one of estimated moments", "one that states its moments")
             first = self.memories[0][0]
             for name in ("bits", "channel_dim", "limit"):
                 value, other = getattr(memory, name), getattr(first, name)
@@ -67,8 +69,12 @@ class Alternatives(Device[Words]):
             refuse("memories", f"{len(options)} options", "two or more")
         one = Traffic(words=1, reads=1.0, writes=0.0)
         options.sort(key=lambda option: float(option[0].energy(one, option[1])))
-        errors = [_error(memory, point) for memory, point in options]
-        kept = options[: errors.index(min(errors)) + 1]
+        kept, least = [], float("inf")
+        for option in options:
+            error = _error(*option)
+            if error < least:
+                kept.append(option)
+                least = error
         if len(kept) < 2:
             refuse("memories", "one option that is cheapest and best", "options to weigh")
         object.__setattr__(self, "options", tuple(kept))
@@ -162,7 +168,8 @@ class Alternatives(Device[Words]):
     def describe(self) -> dict[str, Any]:
         """Plain data for records."""
         listed: Sequence[dict[str, Any]] = [
-            {memory.knob.name: at, **memory.describe()} for memory, at in self.options
+            {"knob": memory.knob.name, "point": at, "memory": memory.describe()}
+            for memory, at in self.options
         ]
         return {"device": "alternatives", "options": listed}
 

@@ -84,18 +84,6 @@ class PairDevice(Device[Pairs]):
         """Levels of a weight, from 0 to the limit."""
         return self.levels
 
-    def _check_ends(self, field: str, low: float, high: float, unit: str) -> None:
-        """Refuse a field that is no range: two numbers from ``low`` to ``high``, ascending."""
-        ends = getattr(self, field)
-        allowed = f"two numbers of {unit}, ascending, {low:g} to {high:g}"
-        check_kind(field, ends, tuple | list, allowed)
-        if len(ends) != 2:
-            refuse(field, ends, allowed)
-        for end in ends:
-            check_in_range(field, end, low, high, open_low=low == 0)
-        if not ends[0] < ends[1]:
-            refuse(field, ends, allowed)
-
     def _check_one_limit(self, limit: float | None) -> None:
         if limit is not None and self.channel_dim is not None:
             refuse("limit", "given beside channel_dim", "one of the two")

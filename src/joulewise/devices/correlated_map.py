@@ -71,6 +71,11 @@ class CorrelatedMap(FaultMap):
         if self.layout not in get_args(Layout):
             refuse("layout", repr(self.layout), " or ".join(get_args(Layout)))
 
+    @property
+    def rows_alike(self) -> bool:
+        """True: words of a row share its effect, or are replaced together."""
+        return True
+
     def check(self, bits: int) -> None:
         """Refuse a word width at which words would straddle rows or blocks.
 

@@ -10,25 +10,29 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from joulewise.devices.analog_cells import AnalogCells
+from joulewise.devices.bit_slices import digit_steps, digits_of
 from joulewise.devices.chip import Chip, Traffic
 from joulewise.devices.conductance_pairs import PairDevice, Pairs, normals
 from joulewise.devices.conductance_table import ConductanceTable
+from joulewise.devices.crossbar_energy import offset_energies
 from joulewise.devices.moments import ReadMoments, WordClasses
-from joulewise.devices.operating_point import Knob, Point, as_point
-from joulewise.devices.wires import effective_conductances
+from joulewise.devices.operating_point import Knob, Point, as_point, checked_ends
+from joulewise.devices.wires import tiled_factors
 from joulewise.errors import WeightsError, check_count, check_in_range, check_kind, refuse
 
 __all__ = ["Crossbar"]
 
 # Positive targets, and as many negative ones, that `word_classes` rounds weights to.
 _TARGETS = 512
+# The default range of ``g_max``, siemens.
+_G_RANGE = (1e-7, 1e-3)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +51,7 @@ class Crossbar(PairDevice):
     ``g_max``, and the middle conductance is subtracted from every column. With several ``slices`` a
     weight is as many digits, each on devices of its own. Wires of ``wire_ohm`` lower the currents
     of an array (``array.rows`` by ``array.columns``, devices of either sign in arrays of their own;
-    the first axis of a weight runs over columns); see `effective_conductances`.
+    the first axis of a weight runs over columns); see `wire_factors`.
 
     The two kinds of programming noise rank training methods differently, so state which one a
     result is for. Additive noise (``sigma``) is reduced by a smaller range of weights and by a
@@ -69,7 +73,8 @@ class Crossbar(PairDevice):
         wire_ohm: Resistance of the wire between neighbouring devices, ohms, 0 to 1e3.
         clip: True if programmed conductances are clipped at 0, as physical ones are; False if they
             may be negative, as published closed forms assume.
-        g_range: Lowest and highest ``g_max``, siemens, above 0 to 1.
+        g_range: Lowest and highest ``g_max``, siemens, above 0 to 1; needed beside ``wire_ohm``,
+            since a drop that rises with ``g_max`` outweighs its smaller noise at some point.
 
     References:
         J. Kern et al., "MemSE: Fast MSE prediction for noisy memristor-based DNN accelerators",
@@ -95,7 +100,7 @@ class Crossbar(PairDevice):
     slices: int = 1
     wire_ohm: float = 0.0
     clip: bool = True
-    g_range: tuple[float, float] = (1e-7, 1e-3)
+    g_range: tuple[float, float] = _G_RANGE
 
     def __post_init__(self) -> None:
         PairDevice.__post_init__(self)  # super() would fail: slots make a new class
@@ -108,17 +113,50 @@ class Crossbar(PairDevice):
         check_count("slices", self.slices, 1, 8)
         if self.mapping not in ("pair", "offset"):
             refuse("mapping", repr(self.mapping), "'pair' or 'offset'")
-        if self.slices > 1 and self.levels is None:
+        if self.levels is not None:
+            digit_steps(self.levels, self.slices)
+        elif self.slices > 1:
             refuse("levels", None, "the steps of a digit, since there are several slices")
+        checked_ends("g_range", self.g_range, 0.0, 1.0, "siemens")
+        self._check_programming()
+        self._check_wires()
+        check_kind("clip", self.clip, bool, "True or False")
+
+    def _check_programming(self) -> None:
+        """Refuse a table beside other noise, or for targets that it does not reach."""
         allowed = "one of joulewise.devices.RERAM, or ConductanceTable.from_csv('a table')"
         check_kind("programming", self.programming, ConductanceTable | None, allowed)
-        if self.programming is not None and (self.sigma or self.variability):
+        if self.programming is None:
+            return
+        if self.sigma or self.variability:
             refuse("programming", "given beside sigma or variability", "one of the two")
-        self._check_ends("g_range", 0.0, 1.0, "siemens")
-        if self.programming is not None and self.g_range[0] >= self.programming.ends[1]:
-            allowed = f"below {self.programming.ends[1]:g} S, the end of programming"
-            refuse("g_range[0]", self.g_range[0], allowed)
-        check_kind("clip", self.clip, bool, "True or False")
+        start, end = self.programming.ends
+        if start and self.on_off == math.inf:
+            allowed = f"a ratio of conductances, since programming starts at {start:g} S"
+            refuse("on_off", "infinity", allowed)
+        low, high = self._g_ends
+        if low >= high:
+            allowed = f"an overlap with {start:g} S, the lowest target, times on_off, to {end:g} S"
+            refuse("g_range", self.g_range, allowed)
+
+    def _check_wires(self) -> None:
+        """Refuse wires beside an offset column, and without a range of conductances."""
+        if not self.wire_ohm:
+            return
+        if self.mapping == "offset":
+            refuse("mapping", "'offset' beside wire_ohm", "'pair'")
+        if self.g_range == _G_RANGE:
+            allowed = "one that ends at the most reliable g_max: drops rise with conductances"
+            refuse("g_range", "not given beside wire_ohm", allowed)
+
+    @property
+    def _g_ends(self) -> tuple[float, float]:
+        """Range of ``g_max`` in which all targets are within the table of programming."""
+        low, high = self.g_range
+        if self.programming is not None:
+            start, end = self.programming.ends
+            low, high = max(low, start * self.on_off if start else 0.0), min(high, end)
+        return low, high
 
     @property
     def knob(self) -> Knob:
@@ -126,9 +164,7 @@ class Crossbar(PairDevice):
 
         Output columns can have separate points, except with wires.
         """
-        low, high = self.g_range
-        if self.programming is not None:
-            high = min(high, self.programming.ends[1])
+        low, high = self._g_ends
         channels = not self.wire_ohm
         return Knob(name="g_max", least_reliable=low, most_reliable=high, channels=channels)
 
@@ -140,9 +176,7 @@ class Crossbar(PairDevice):
     @property
     def steps(self) -> int | None:
         """Levels of a weight: those of all its digits."""
-        if self.levels is None or self.slices == 1:
-            return self.levels
-        return int((self.levels + 1) ** self.slices - 1)
+        return self.levels and digit_steps(self.levels, self.slices)
 
     @property
     def _cells(self) -> AnalogCells:
@@ -155,25 +189,10 @@ class Crossbar(PairDevice):
             clip=self.clip,
         )
 
-    def _digits(self, stored: Pairs) -> list[tuple[Pairs, float]]:
-        """Weights of each slice as if it were alone, the most significant first, and its factor."""
-        steps = self.steps
-        if self.slices == 1 or self.levels is None or steps is None:
-            return [(stored, 1.0)]
-        rest, found = (stored.targets * steps).round(), []
-        for place in reversed(range(self.slices)):
-            size = (self.levels + 1) ** place
-            digit = (rest / size).floor()
-            rest = rest - digit * size
-            share = (digit / self.levels).to(stored.weights)
-            weights = stored.weights.sign() * share * stored.limit
-            found.append((replace(stored, weights=weights), self.levels * size / steps))
-        return found
-
     def read(self, stored: Pairs, point: Point, chip: Chip) -> Tensor:
         """The tensor as read on one chip: differences of conductances, in the tensor's unit."""
         unit, parts = self._unit(stored, point), []
-        for number, (digit, factor) in enumerate(self._digits(stored)):
+        for number, (digit, factor) in enumerate(digits_of(stored, self.levels, self.slices)):
             there = chip.region(f"{chip.part}/slice {number}") if number else chip
             read = self._read_digit(digit, unit, there)
             parts.append(read if factor == 1.0 else factor * read)
@@ -182,7 +201,7 @@ class Crossbar(PairDevice):
     def _read_digit(self, stored: Pairs, unit: Tensor, chip: Chip) -> Tensor:
         """Reads of one slice."""
         cells, weights = self._cells, stored.weights
-        if self.clip or self.programming is not None or self._has_parts:
+        if self.clip or self._special:
             read = self._difference(self._held(stored, unit, chip), stored, unit)
         elif cells.noisy:
             # Unclipped noise of the two devices is Gaussian: one draw has the variance of both.
@@ -197,31 +216,34 @@ class Crossbar(PairDevice):
         return read
 
     @property
-    def _has_parts(self) -> bool:
-        """True if devices differ from two ideal ones with a target of 0 for that which is idle."""
-        parts = (self.on_off != math.inf, self._cells.stuck, self.mapping == "offset")
-        return any(parts) or self.wire_ohm > 0
+    def _special(self) -> bool:
+        """True for any device but a pair of independent Gaussian ones with targets |w| and 0."""
+        real = self.programming is not None or self.on_off != math.inf or self._cells.stuck
+        return real or self.mapping == "offset" or self.wire_ohm > 0
 
-    def _targets(self, stored: Pairs, unit: Tensor) -> tuple[Tensor, ...]:
+    def _targets(self, stored: Pairs) -> tuple[Tensor, ...]:
         """Targets of the active and the idle device of pairs, or of the one of an offset."""
         weights, base = stored.weights, self._base(stored)
         if self.mapping == "offset":
             return (weights + (stored.limit + base).to(weights),)
         return weights.abs() + base.to(weights), base.to(weights).expand(weights.shape)
 
+    def _width(self, stored: Pairs) -> Tensor:
+        """Range of conductances, in the unit of the weights: of weights of one sign, or of both."""
+        return stored.limit.double() * (2 if self.mapping == "offset" else 1)
+
     def _base(self, stored: Pairs) -> Tensor:
         """The lowest conductance, in the unit of the weights."""
-        width = stored.limit.double() * (2 if self.mapping == "offset" else 1)
-        return width / (self.on_off - 1)
+        return self._width(stored) / (self.on_off - 1)
 
     def _ends(self, stored: Pairs) -> tuple[Tensor, Tensor]:
         """Conductances of devices that are stuck off and on."""
         base = self._base(stored)
-        return base, base + stored.limit.double() * (2 if self.mapping == "offset" else 1)
+        return base, base + self._width(stored)
 
     def _held(self, stored: Pairs, unit: Tensor, chip: Chip) -> list[Tensor]:
         """Conductances of one chip, of the devices in the order of `_targets`."""
-        cells, held = self._cells, list(self._targets(stored, unit))
+        cells, held = self._cells, list(self._targets(stored))
         shape = (len(held), *stored.weights.shape)
         if cells.noisy:
             noise = normals(chip, "programming", shape)
@@ -230,10 +252,10 @@ class Crossbar(PairDevice):
                 for target, one in zip(held, noise, strict=True)
             ]
         if cells.stuck:
-            drawn = chip.generator("stuck devices").random(shape, dtype=np.float32)
+            drawn = torch.from_numpy(chip.generator("stuck devices").random(shape))
             ends = self._ends(stored)
             held = [
-                cells.with_stuck(one, torch.from_numpy(uniform).to(one.device), *ends)
+                cells.with_stuck(one, uniform.to(one.device), *ends)
                 for one, uniform in zip(held, drawn, strict=True)
             ]
         return held
@@ -241,31 +263,26 @@ class Crossbar(PairDevice):
     def _difference(self, held: Sequence[Tensor], stored: Pairs, unit: Tensor) -> Tensor:
         """Weights that conductances stand for, through the wires of their arrays."""
         if self.mapping == "offset":
-            (one,) = held
-            middle = (stored.limit + self._base(stored)).to(one)
-            return self._through_wires(one, unit) - middle
+            return held[0] - (stored.limit + self._base(stored)).to(held[0])
         active, idle = held
-        negative = stored.weights < 0
         if self.wire_ohm:
-            plus = self._through_wires(torch.where(negative, idle, active), unit)
-            return plus - self._through_wires(torch.where(negative, active, idle), unit)
+            plus, minus = self._sides(stored, active, idle)
+            plus, minus = (side * self._factors(side, unit) for side in (plus, minus))
+            return plus - minus
         pair = active - idle
-        return torch.where(negative, -pair, pair)
+        return torch.where(stored.weights < 0, -pair, pair)
 
-    def _through_wires(self, conductances: Tensor, unit: Tensor) -> Tensor:
-        """Effective conductances of arrays with wires, in the unit of the weights."""
-        if not self.wire_ohm:
-            return conductances
-        matrix = (conductances / unit).reshape(len(conductances), -1).T  # [rows, columns]
-        tall, wide = self.array.rows or matrix.shape[0], self.array.columns or matrix.shape[1]
-        bands = [
-            torch.cat(
-                [effective_conductances(t, self.wire_ohm) for t in torch.split(band, wide, 1)], 1
-            )
-            for band in torch.split(matrix, tall)
-        ]
-        found = torch.cat(bands).T.reshape(conductances.shape)
-        return (found * unit).to(conductances)
+    def _sides(self, stored: Pairs, active: Tensor, idle: Tensor) -> tuple[Tensor, Tensor]:
+        """Figures of the devices in the array of positive weights, and in that of negative ones."""
+        negative = stored.weights < 0
+        return torch.where(negative, idle, active), torch.where(negative, active, idle)
+
+    def _factors(self, conductances: Tensor, unit: Tensor) -> Tensor:
+        """Effective over actual conductances of arrays with wires; see `wire_factors`."""
+        columns = len(conductances) if conductances.ndim > 1 else 1
+        matrix = (conductances / unit).reshape(columns, -1).T  # [rows, columns]
+        found = tiled_factors(matrix, self.array.rows, self.array.columns, self.wire_ohm)
+        return found.T.reshape(conductances.shape).to(conductances)
 
     def moments(self, stored: Pairs, point: Point) -> ReadMoments:
         """Mean and variance over chips and reads; differentiable in ``point``.
@@ -274,18 +291,21 @@ class Crossbar(PairDevice):
         variances are scaled as the conductances are.
         """
         unit, wide = self._unit(stored, point), stored.weights.dtype
+        fresh = len(self._targets(stored)) * (self.read_noise * unit).square()
         means, variances = [], []
-        for digit, factor in self._digits(stored):
+        for digit, factor in digits_of(stored, self.levels, self.slices):
             found = self._devices(digit, unit)
-            held = [one.mean for one in found]
-            mean = self._difference(held, digit, unit)
-            for one in found:
-                var = one.var
-                if self.wire_ohm:
-                    lowered = self._through_wires(one.mean, unit) / one.mean
-                    var = var * torch.where(one.mean > 0, lowered, 1.0).square()
-                variances.append(factor**2 * var)
-            means.append(factor * mean)
+            var = found[0].var if len(found) == 1 else found[0].var + found[1].var
+            if self.wire_ohm:
+                sides = self._sides(digit, found[0].mean, found[1].mean)
+                parts = self._sides(digit, found[0].var, found[1].var)
+                plus, minus = (
+                    part * self._factors(side, unit).square()
+                    for side, part in zip(sides, parts, strict=True)
+                )
+                var = plus + minus
+            means.append(factor * self._difference([one.mean for one in found], digit, unit))
+            variances.append(factor**2 * (var + fresh))
         mean, var = sum(means[1:], means[0]), sum(variances[1:], variances[0])
         return ReadMoments(mean=mean.to(wide), var=var.to(wide))
 
@@ -316,11 +336,8 @@ class Crossbar(PairDevice):
         """Moments of devices in the order of `_targets`, float64, in the unit of the weights."""
         wide = replace(stored, weights=stored.weights.double())
         low, high = self._ends(stored)
-        found = []
-        for target in self._targets(wide, unit):
-            mean, var = self._cells.moments(target, unit, low, high)
-            found.append(ReadMoments(mean=mean, var=var + (self.read_noise * unit).square()))
-        return found
+        found = [self._cells.moments(one, unit, low, high) for one in self._targets(wide)]
+        return [ReadMoments(mean=mean, var=var) for mean, var in found]
 
     def energy(self, traffic: Traffic, point: Point) -> Tensor:
         """Joules per inference of devices, amplifiers and converters; see `ReadOut`."""
@@ -331,33 +348,26 @@ class Crossbar(PairDevice):
         return self._energy(traffic, point, by_channel=True)
 
     def _energy(self, traffic: Traffic, point: Point, *, by_channel: bool) -> Tensor:
-        stored = self.traced_weight(traffic)
-        unit, inputs = self._unit(stored, point), traffic.matrix_inputs
-        joules = []
-        for digit, _ in self._digits(stored):
+        stored, joules = self.traced_weight(traffic), []
+        unit = self._unit(stored, point)
+        inputs, array = traffic.matrix_inputs, self.array
+        spent = partial(self.readout.energy_j, inputs, array=array, by_channel=by_channel)
+        for digit, _ in digits_of(stored, self.levels, self.slices):
             found = [
-                ReadMoments(mean=m.mean / unit, var=m.var / unit.square())
+                ReadMoments(mean=m.mean / unit, var=m.var / unit.square() + self.read_noise**2)
                 for m in self._devices(digit, unit)
             ]
             if self.mapping == "offset":
-                # One column of middle conductances serves all columns of an array.
-                middle = (stored.limit + self._base(stored)) / unit / len(stored.weights)
-                still = ReadMoments(
-                    mean=middle.expand(stored.weights.shape), var=torch.zeros_like(found[0].var)
-                )
-                plus, minus = found[0], still
-            else:
-                negative = stored.weights < 0
-                active, idle = found
-                plus, minus = (
-                    ReadMoments(
-                        mean=torch.where(negative, one.mean, other.mean),
-                        var=torch.where(negative, one.var, other.var),
-                    )
-                    for one, other in ((idle, active), (active, idle))
-                )
-            spent = self.readout.energy_j(inputs, plus, minus, self.array, by_channel=by_channel)
-            joules.append(spent)
+                middle = ((stored.limit + self._base(stored)) / unit).expand_as(found[0].mean)
+                joules += offset_energies(spent, inputs[0], found[0], middle, array.columns)
+                continue
+            active, idle = found
+            means = self._sides(stored, active.mean, idle.mean)
+            plus, minus = (
+                ReadMoments(mean=mean, var=var)
+                for mean, var in zip(means, self._sides(stored, active.var, idle.var), strict=True)
+            )
+            joules.append(spent(plus, minus))
         return sum(joules[1:], joules[0])
 
     def _unit(self, stored: Pairs, point: Point) -> Tensor:

@@ -7,7 +7,7 @@ dissipates ``r i^2``. Conductances, and so currents, are random: energies are ex
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from joulewise.devices.chip import MatrixInputs
 from joulewise.devices.moments import ReadMoments
 from joulewise.errors import InputError, check_in_range
 
-__all__ = ["ISAAC", "ReadOut"]
+__all__ = ["ISAAC", "ReadOut", "offset_energies"]
 
 # Resolution that the energies of `ReadOut` are stated for, and of converters without a given one.
 _BITS = 8
@@ -127,6 +127,30 @@ class ReadOut:
         """Plain data for records."""
         rest = asdict(self)
         return {"read_out_source": rest.pop("source"), **rest}
+
+
+def offset_energies(
+    spent: Callable[[ReadMoments, ReadMoments], Tensor],
+    product: MatrixInputs,
+    devices: ReadMoments,
+    middle: Tensor,
+    wide: int | None,
+) -> list[Tensor]:
+    """Joules of the devices of an offset mapping, and of one middle column in each array.
+
+    Args:
+        spent: Joules of positive and negative conductances, siemens.
+        product: A product with the weight.
+        devices: Mean and variance of the conductances.
+        middle: The middle conductance, in their shape.
+        wide: Columns of an array; None for as many as the matrix has.
+    """
+    none = ReadMoments(mean=middle * 0, var=middle * 0)
+    columns = product.matrix(middle).shape[1]
+    share = -(-columns // (wide or columns)) / columns
+    # As if all columns were middle ones, less what converters spend whatever is read.
+    whole = spent(ReadMoments(mean=middle, var=middle * 0), none) - spent(none, none)
+    return [spent(devices, none), share * whole]
 
 
 ISAAC = ReadOut(

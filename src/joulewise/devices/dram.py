@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from joulewise.devices.chip import Traffic
 from joulewise.devices.fault_kinds import FaultKind, Stuck
-from joulewise.devices.operating_point import Knob, Point, as_point
+from joulewise.devices.operating_point import Knob, Point, as_point, checked_ends
 from joulewise.devices.reliability_laws import VoltageTable
 from joulewise.devices.retention import DDR3L_70C, Retention
 from joulewise.devices.word_memory import WordMemory
@@ -40,7 +41,8 @@ class DRAM(WordMemory):
             LPDDR4.
         fault: Failing cells are stuck at the discharged state; by default one half of the cells
             hold 1 as charge.
-        latency_s: See `WordMemory`; refresh takes energy in this time.
+        latency_s: See `WordMemory`; refresh takes energy in this time, which at 1 ms an inference
+            is a ten-thousandth of that of one access to each word.
 
     References:
         Retention: see `DDR3L_70C`. Energies are derived from currents in data sheets, as DRAMPower
@@ -68,16 +70,15 @@ class DRAM(WordMemory):
         check_kind("retention", self.retention, Retention, "a Retention")
         check_kind("supply", self.supply, VoltageTable | None, "a VoltageTable, or None")
         WordMemory.__post_init__(self)  # super() would fail: slots make a new class
-        short, long = self.refresh_range
-        check_in_range("refresh_range[0]", short, 0.0, 1e6, open_low=True)
-        check_in_range("refresh_range[1]", long, short, 1e6, open_low=True)
+        ends = checked_ends("refresh_range", self.refresh_range, 0.0, 1e6, "seconds")
+        object.__setattr__(self, "refresh_range", ends)
         check_in_range("refresh_s", self.refresh_s, 0.0, 1e6, open_low=True)
         check_in_range("access_j", self.access_j, 0.0, 1.0, open_low=True)
         check_in_range("refresh_j", self.refresh_j, 0.0, 1.0)
         name = self.knob.name if isinstance(self.knob, Knob) else self.knob
         if name not in ("refresh_s", "v_dd"):
             refuse("knob", repr(name), "refresh_s or v_dd")
-        least, most = long, short
+        most, least = self.refresh_range
         if (name == "v_dd") != (self.supply is not None):
             got = "None" if self.supply is None else "given"
             refuse("supply", got, "a VoltageTable where the knob is v_dd, else None")
@@ -98,9 +99,25 @@ class DRAM(WordMemory):
         if self.supply is None:
             return at, torch.zeros_like(at), torch.ones_like(at)
         eta = self.supply.eta(at)
-        nominal = self.supply.v_nominal or self.supply.rows[-1].v_dd
-        relative = self.supply.energy_per_bit_j(eta) / self.supply.access_j_at(nominal)
+        relative = self.supply.energy_per_bit_j(eta) / self.supply.access_j_at(self._nominal)
         return torch.full_like(at, self.refresh_s), self.supply.bit_error_rate(eta), relative
+
+    @property
+    def _nominal(self) -> float:
+        """The supply at which `access_j` is stated, or the highest measured one."""
+        assert self.supply is not None
+        return self.supply.v_nominal or self.supply.rows[-1].v_dd
+
+    def reference_energies(self, traffic: Traffic) -> dict[str, float]:
+        """Joules per inference at the references of the law of the supply, if that is the knob."""
+        if self.supply is None:
+            return {}
+        found = {}
+        for name, volts in self.supply.references.items():
+            relative = self.supply.access_j_at(volts) / self.supply.access_j_at(self._nominal)
+            access, watts = self.access_j * relative, self.refresh_j * relative / self.refresh_s
+            found[name] = float(self._joules(traffic, as_point(access), as_point(watts)))
+        return found
 
     def bit_error_rate(self, point: Point) -> Tensor:
         """Probability that a cell has lost its charge, or fails at the supply."""
@@ -124,6 +141,9 @@ class DRAM(WordMemory):
             "refresh_s": self.refresh_s,
             "access_j": self.access_j,
             "refresh_j": self.refresh_j,
+            "refresh_range": list(self.refresh_range),
         }
-        law = {} if self.supply is None else self.supply.describe()
+        law = {}
+        if self.supply is not None:
+            law = {**self.supply.describe(), "v_nominal": self.supply.v_nominal}
         return {**WordMemory.describe(self), **own, **law}

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from joulewise.devices.fault_kinds import FaultKind, Stuck
-from joulewise.devices.operating_point import Knob, Point, as_point
+from joulewise.devices.operating_point import Knob, Point, as_point, checked_ends
 from joulewise.devices.retention import GAIN_CELL_65NM, Retention
 from joulewise.devices.word_memory import WordMemory
 from joulewise.errors import check_in_range, check_kind
@@ -60,9 +60,8 @@ class EDRAM(WordMemory):
         WordMemory.__post_init__(self)  # super() would fail: slots make a new class
         if self.lifetime_s != math.inf:
             check_in_range("lifetime_s", self.lifetime_s, 0.0, 1e6, open_low=True)
-        short, long = self.refresh_range
-        check_in_range("refresh_range[0]", short, 0.0, 1e6, open_low=True)
-        check_in_range("refresh_range[1]", long, short, 1e6, open_low=True)
+        ends = checked_ends("refresh_range", self.refresh_range, 0.0, 1e6, "seconds")
+        object.__setattr__(self, "refresh_range", ends)
         check_in_range("access_j", self.access_j, 0.0, 1.0, open_low=True)
         check_in_range("refresh_j", self.refresh_j, 0.0, 1.0)
 
@@ -99,4 +98,5 @@ class EDRAM(WordMemory):
             "lifetime_s": None if self.lifetime_s == math.inf else self.lifetime_s,
             "access_j": self.access_j,
             "refresh_j": self.refresh_j,
+            "refresh_range": list(self.refresh_range),
         }

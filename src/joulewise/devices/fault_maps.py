@@ -39,6 +39,11 @@ class FaultMap(ABC):
         """True if channels of a tensor may fail at rates of their own."""
         return True
 
+    @property
+    def rows_alike(self) -> bool:
+        """True if words of a row have the rates of one component of `mixture`, all of them."""
+        return False
+
     @abstractmethod
     def failing(self, words: int, rates: Rates, chip: Chip) -> tuple[Cells, Cells]:
         """The failing cells of one chip.

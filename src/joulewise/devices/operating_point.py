@@ -5,13 +5,28 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from joulewise.errors import OperatingPointError, check_count, check_in_range, refuse
+from joulewise.errors import (
+    OperatingPointError,
+    check_count,
+    check_in_range,
+    check_kind,
+    refuse,
+)
 
-__all__ = ["Knob", "PlainPoint", "Point", "as_point", "from_plain", "plain_point"]
+__all__ = [
+    "Knob",
+    "PlainPoint",
+    "Point",
+    "as_point",
+    "checked_ends",
+    "from_plain",
+    "plain_point",
+]
 
 Point = float | Tensor
 """An operating point: a value on the device's knob, or several, where the device takes them.
@@ -22,6 +37,23 @@ of a weight), ``[channels, bits]`` one for each bit plane of each channel.
 
 PlainPoint = float | tuple[float, ...] | tuple[tuple[float, ...], ...]
 """An operating point as plain data: a number, or the rows of a table."""
+
+
+def checked_ends(field: str, ends: Any, low: float, high: float, unit: str) -> tuple[float, float]:
+    """A range of operating points: two numbers from ``low`` to ``high``, ascending.
+
+    Raises:
+        InputError: if it is something else.
+    """
+    allowed = f"two numbers of {unit}, ascending, {low:g} to {high:g}"
+    check_kind(field, ends, tuple | list, allowed)
+    if len(ends) != 2:
+        refuse(field, ends, allowed)
+    for end in ends:
+        check_in_range(field, end, low, high, open_low=low == 0)
+    if not ends[0] < ends[1]:
+        refuse(field, ends, allowed)
+    return float(ends[0]), float(ends[1])
 
 
 def as_point(point: Point | PlainPoint) -> Tensor:

@@ -17,7 +17,7 @@ from joulewise.devices.array import Array
 from joulewise.devices.chip import Chip, Traffic
 from joulewise.devices.conductance_pairs import PairDevice, Pairs, normals
 from joulewise.devices.moments import ReadMoments, SharedFactor
-from joulewise.devices.operating_point import Knob, Point, as_point
+from joulewise.devices.operating_point import Knob, Point, as_point, checked_ends
 from joulewise.devices.pcm_laws import (
     LARGEST_EXPONENT,
     START,
@@ -112,7 +112,7 @@ class PCM(PairDevice):
         check_in_range("program_j", self.program_j, 0.0, 1.0)
         rate = self.inferences_per_second
         check_in_range("inferences_per_second", rate, 0.0, 1e15, open_low=True)
-        self._check_ends("time_range", 1.0, 1e12, "seconds")
+        checked_ends("time_range", self.time_range, 1.0, 1e12, "seconds")
         for name in ("programming", "drift", "read_noise", "compensate"):
             check_kind(name, getattr(self, name), bool, "True or False")
 

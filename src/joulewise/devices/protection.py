@@ -76,8 +76,7 @@ class Parity(Protection):
 
     def code(self, bits: int) -> Code:
         """All columns are 1, so that no error can be located."""
-        planes = _planes(self, bits)
-        return _code(bits, self.words, planes, 1, (1,) * (planes * self.words))
+        return _parity(bits, self.words, _planes(self, bits))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,12 +93,7 @@ class SECDED(Protection):
 
     def code(self, bits: int) -> Code:
         """Columns are the odd-weight vectors of least weight, from 3."""
-        planes = _planes(self, bits)
-        data = planes * self.words
-        check = 2
-        while 2 ** (check - 1) - check < data:
-            check += 1
-        return _code(bits, self.words, planes, check, _odd_columns(check, data))
+        return _secded(bits, self.words, _planes(self, bits))
 
 
 def _planes(protection: Protection, bits: int) -> int:
@@ -109,15 +103,24 @@ def _planes(protection: Protection, bits: int) -> int:
     return planes
 
 
-def _odd_columns(check: int, count: int) -> tuple[int, ...]:
-    """The first vectors of odd weight of 3 or more, by weight."""
-    odd = (v for v in range(1 << check) if v.bit_count() % 2 and v.bit_count() > 1)
-    return tuple(sorted(odd, key=int.bit_count)[:count])
+@lru_cache(maxsize=64)
+def _parity(bits: int, words: int, planes: int) -> Code:
+    columns = (1,) * (planes * words)
+    return Code(
+        bits=bits, words=words, planes=planes, check_bits=1, columns=columns, corrects=False
+    )
 
 
 @lru_cache(maxsize=64)
-def _code(bits: int, words: int, planes: int, check_bits: int, columns: tuple[int, ...]) -> Code:
-    return Code(bits=bits, words=words, planes=planes, check_bits=check_bits, columns=columns)
+def _secded(bits: int, words: int, planes: int) -> Code:
+    check = 2
+    while 2 ** (check - 1) - check < planes * words:
+        check += 1
+    odd = (v for v in range(1 << check) if v.bit_count() % 2 and v.bit_count() > 1)
+    columns = tuple(sorted(odd, key=int.bit_count)[: planes * words])
+    return Code(
+        bits=bits, words=words, planes=planes, check_bits=check, columns=columns, corrects=True
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,6 +134,7 @@ class Code:
         check_bits: Check bits.
         columns: Column of the parity-check matrix of each protected bit: word by word, from the
             least significant protected bit.
+        corrects: True if a single error is corrected.
     """
 
     bits: int
@@ -138,6 +142,7 @@ class Code:
     planes: int
     check_bits: int
     columns: tuple[int, ...]
+    corrects: bool
 
     @cached_property
     def _masks(self) -> Tensor:
@@ -155,7 +160,7 @@ class Code:
         """Number of the bit to flip for each syndrome, or `_CORRECT` or `_DETECTED`."""
         table = torch.full((1 << self.check_bits,), _DETECTED, dtype=torch.int64)
         table[0] = _CORRECT
-        if len(set(self.columns)) < len(self.columns):  # errors cannot be located
+        if not self.corrects:
             return table
         for check in range(self.check_bits):
             table[1 << check] = _CORRECT
@@ -163,11 +168,6 @@ class Code:
             word, bit = divmod(place, self.planes)
             table[column] = word * self.bits + bit + self.bits - self.planes
         return table
-
-    @cached_property
-    def corrects(self) -> bool:
-        """True if single errors are corrected."""
-        return bool((self._decoder >= 0).any())
 
     @cached_property
     def miscorrected(self) -> float:

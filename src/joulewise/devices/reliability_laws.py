@@ -274,6 +274,10 @@ class VoltageTable(ReliabilityLaw):
             least = self.rows[0].v_dd if name == "v_min" else self.v_min or self.rows[0].v_dd
             if volts is not None:
                 check_in_range(name, volts, least, 100.0, error=TableError)
+        check_kind("leakage", self.leakage, Leakage | None, "a Leakage, or None", TableError)
+        if self.leakage is not None and self.voltage_unit != "V":
+            allowed = "None, since the supplies of the table are not in volts"
+            refuse("leakage", "given", allowed, TableError)
 
     @classmethod
     def from_csv(
@@ -354,7 +358,7 @@ class VoltageTable(ReliabilityLaw):
             "law": "voltage table",
             "source": self.source,
             "voltage_unit": self.voltage_unit,
-            "rows": [[row.v_dd, row.energy_per_bit_j, rate] for row, rate in rows],
+            "law_rows": [[row.v_dd, row.energy_per_bit_j, rate] for row, rate in rows],
         }
         if any(row.measured_bits is not None for row in self.rows):
             described["measured_bits"] = [row.measured_bits for row in self.rows]

@@ -43,6 +43,11 @@ class SpareRows(FaultMap):
         check_kind("cells", self.cells, IndependentMap, "IndependentMap()")
 
     @property
+    def rows_alike(self) -> bool:
+        """True: words of a row share its effect, or are replaced together."""
+        return True
+
+    @property
     def channels(self) -> bool:
         """False: rows before and after a tensor fail at its one rate."""
         return False
@@ -84,14 +89,16 @@ class SpareRows(FaultMap):
         cells do; this is averaged over rows.
         """
         cells = rates.max(0).values  # a cell that fails holding 0 or 1 marks its row
-        struck = 1 - (1 - cells).prod() ** (self.columns // rates.shape[1])
+        # Logarithms, which keep small rates and have finite gradients up to rates of 1.
+        words = self.columns // rates.shape[1]
+        whole = words * torch.log1p(-cells.clamp(max=1 - 1e-12)).sum()  # no cell of a row fails
+        struck = torch.log(-torch.expm1(whole.clamp(max=-1e-300)))
         before = torch.arange(self.rows, dtype=torch.float64)[:, None]
         failing = torch.arange(self.spares, dtype=torch.float64)
-        # log C(i, j) + j log s + (i - j) log(1 - s), for j failing rows of i.
-        ways = torch.lgamma(before + 1) - torch.lgamma(failing + 1)
-        ways = ways - torch.lgamma((before - failing).clamp(min=0) + 1)
-        logs = ways + torch.xlogy(failing, struck) + torch.xlogy(before - failing, 1 - struck)
-        few = torch.where(failing <= before, logs.exp(), torch.zeros_like(logs)).sum(1)
+        # Chance of j failing rows of i: C(i, j) exp(j struck + (i - j) whole).
+        others = (before - failing).clamp(min=0)
+        ways = torch.lgamma(before + 1) - torch.lgamma(failing + 1) - torch.lgamma(others + 1)
+        few = ((ways + failing * struck + others * whole).exp() * (failing <= before)).sum(1)
         stays = (1 - few).clamp(0, 1).mean()
         return torch.stack([stays, 1 - stays]), torch.stack([rates, torch.zeros_like(rates)])
 

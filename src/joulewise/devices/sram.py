@@ -95,11 +95,10 @@ class SRAM(WordMemory):
         """Joules per inference at the nominal supply and at V_min, if the law states them."""
         found = {}
         for name, volts in self.law.references.items():
-            joules = (traffic.reads + traffic.writes) * self.law.access_j_at(volts)
+            access, watts = as_point(self.law.access_j_at(volts)), as_point(0.0)
             if self.latency_s and self.law.leakage is not None:
-                leaks = float(self.law.leakage.watts(as_point(volts)))
-                joules += traffic.words * self.latency_s * leaks
-            found[name] = joules * self.bits
+                watts = self.law.leakage.watts(as_point(volts))
+            found[name] = float(self._joules(traffic, access, watts))
         return found
 
     def describe(self) -> dict[str, Any]:

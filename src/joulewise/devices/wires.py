@@ -14,16 +14,55 @@ from scipy.sparse import coo_array, csc_array
 from scipy.sparse.linalg import splu
 from torch import Tensor
 
-__all__ = ["effective_conductances", "solved_conductances"]
+__all__ = ["effective_conductances", "solved_conductances", "tiled_factors", "wire_factors"]
+
+
+def wire_factors(conductances: Tensor, ohm: float) -> Tensor:
+    """Effective conductances of an array over those of its devices, to first order in resistance.
+
+    The voltage across device ``(a, j)`` is lower by the drops along its row and its column, which
+    are those of the ideal currents. With ``x`` the sum of both over the ideal voltage the factor is
+    ``1 / (1 + x)``, which is exact to first order and never negative. Currents of a column depend
+    on all its inputs; the drop that input ``b`` causes at ``a`` is attributed to ``b``.
+
+    Args:
+        conductances: Siemens, ``[..., rows, columns]``.
+        ohm: Resistance of a segment of wire, ohms.
+
+    Returns:
+        Above 0 to 1, the same shape; differentiable.
+    """
+    *_, rows, columns = conductances.shape
+    along = torch.arange(1, columns + 1, dtype=conductances.dtype, device=conductances.device)
+    down = torch.arange(1, rows + 1, dtype=conductances.dtype, device=conductances.device)
+    # Two devices share the segments up to the nearer one: min(j, l) of a row, counted from the
+    # driven end, and as many of a column, counted from the end that is read.
+    in_row = _shared(conductances, along, -1)
+    in_column = _shared(conductances.flip(-2), down, -2).flip(-2)
+    return 1 / (1 + ohm * (in_row + in_column))
+
+
+def tiled_factors(
+    conductances: Tensor, rows: int | None, columns: int | None, ohm: float
+) -> Tensor:
+    """The factors of a matrix that is split into arrays; see `wire_factors`.
+
+    Args:
+        conductances: Siemens, ``[rows, columns]``.
+        rows: Rows of an array; None for as many as the matrix has.
+        columns: Columns of an array; None for as many as the matrix has.
+        ohm: Resistance of a segment of wire, ohms.
+    """
+    tall, wide = rows or conductances.shape[0], columns or conductances.shape[1]
+    bands = [
+        torch.cat([wire_factors(tile, ohm) for tile in torch.split(band, wide, 1)], 1)
+        for band in torch.split(conductances, tall)
+    ]
+    return torch.cat(bands)
 
 
 def effective_conductances(conductances: Tensor, ohm: float) -> Tensor:
-    """Effective conductances of an array, to first order in the resistance of its wires.
-
-    The voltage across device ``(a, j)`` is lower by the drops along its row and its column, which
-    are those of the ideal currents. With ``x`` the sum of both over the ideal voltage, conductances
-    are divided by ``1 + x``, which is exact to first order and never negative. Currents of a column
-    depend on all its inputs; the drop that input ``b`` causes at ``a`` is attributed to ``b``.
+    """Conductances of an ideal array with the currents of one with wires; see `wire_factors`.
 
     Args:
         conductances: Siemens, ``[..., rows, columns]``.
@@ -32,14 +71,7 @@ def effective_conductances(conductances: Tensor, ohm: float) -> Tensor:
     Returns:
         Siemens, the same shape; differentiable.
     """
-    *_, rows, columns = conductances.shape
-    along = torch.arange(1, columns + 1, dtype=conductances.dtype, device=conductances.device)
-    down = torch.arange(rows, 0, -1, dtype=conductances.dtype, device=conductances.device)
-    # Segments that the currents of two devices share: min(j, l) of a row, rows - max(a, b) of a
-    # column, counted from 1. Sums over them are double cumulative sums.
-    in_row = _shared(conductances, along, -1)
-    in_column = _shared(conductances.flip(-2), down.flip(0), -2).flip(-2)
-    return conductances / (1 + ohm * (in_row + in_column))
+    return conductances * wire_factors(conductances, ohm)
 
 
 def _shared(conductances: Tensor, place: Tensor, dim: int) -> Tensor:

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from joulewise.devices.chip import Chip, Traffic
-from joulewise.devices.correlated_map import CorrelatedMap
 from joulewise.devices.device import Device
 from joulewise.devices.fault_kinds import FaultKind, Mask
 from joulewise.devices.fault_maps import FaultMap, IndependentMap
@@ -99,6 +98,11 @@ class WordMemory(Device[Words]):
         return self.protection is None and self.fault_map.channels
 
     @property
+    def states_moments(self) -> bool:
+        """False for a protection on a `MeasuredMap`."""
+        return self.protection is None or not isinstance(self.fault_map, MeasuredMap)
+
+    @property
     def smooth(self) -> bool:
         """False for a `MeasuredMap`, whose moments are step functions of the point."""
         return not isinstance(self.fault_map, MeasuredMap)
@@ -148,11 +152,12 @@ class WordMemory(Device[Words]):
     def moments(self, stored: Words, point: Point) -> ReadMoments:
         """Element-wise mean and variance of `read` over chips; differentiable in ``point``.
 
-        Exact for an `IndependentMap` and a `MeasuredMap`; for a `CorrelatedMap` up to the
-        quadrature error that the class states. With a protection, see `Code.moments`; other words
-        of a codeword then fail as often as any word, or, on a `CorrelatedMap`, as the word itself
-        does given its row and block.
+        Exact for an `IndependentMap`, a `MeasuredMap` and `SpareRows`; for a `CorrelatedMap` up to
+        the quadrature error that the class states. With a protection, see `Code.moments`; on a
+        `MeasuredMap`, whose faults cluster in codewords, they are then estimated from reads.
         """
+        if not self.states_moments:
+            return Device.moments(self, stored, point)
         self._check_channels(point, stored.values)
         scale, index, points = stored.scale, self._index(stored), as_point(point)
         if points.ndim < 2:
@@ -169,7 +174,9 @@ class WordMemory(Device[Words]):
         return ReadMoments(mean=mean * scale, var=var * scale**2)
 
     def word_classes(self, stored: Words) -> WordClasses:
-        """One class for each code."""
+        """One class for each code; for each word if moments are estimated."""
+        if not self.states_moments:
+            return Device.word_classes(self, stored)
         return WordClasses(
             index=self._index(stored),
             scale=stored.scale,
@@ -203,7 +210,7 @@ class WordMemory(Device[Words]):
         if self.protection is None:
             return self.fault.moments(rates, self.bits)
         code, kept = self.protection.code(self.bits), self.fault.errors(rates)
-        others = kept if isinstance(self.fault_map, CorrelatedMap) else self.fault.errors(average)
+        others = kept if self.fault_map.rows_alike else self.fault.errors(average)
         return code.moments(kept, others, self.protection.on_detected)
 
     def energy(self, traffic: Traffic, point: Point) -> Tensor:
@@ -219,16 +226,24 @@ class WordMemory(Device[Words]):
 
     def _word_j(self, traffic: Traffic, point: Point) -> Tensor:
         """Joules per inference of all words: one number, or as if all had one channel's point."""
-        joules = (traffic.reads + traffic.writes) * self.access_bit_j(point)
-        if self.latency_s:
-            joules = joules + traffic.words * self.latency_s * self.holding_bit_w(point)
-        each = self._in_planes(joules)
+        access = self.access_bit_j(point)
+        watts = self.holding_bit_w(point) if self.latency_s else access * 0
+        return self._joules(traffic, access, watts)
+
+    def _joules(self, traffic: Traffic, access: Tensor, watts: Tensor) -> Tensor:
+        """Joules per inference of all words and their check cells.
+
+        Args:
+            traffic: Accesses.
+            access: Joules per access to one bit, in the shape of a point.
+            watts: Watts to hold one bit, in the shape of a point.
+        """
+        accesses = traffic.reads + traffic.writes
+        each = self._in_planes(accesses * access + traffic.words * self.latency_s * watts)
         if self.protection is None:
             return each.sum(-1)
-        decoded = (
-            (traffic.reads + traffic.writes) / self.protection.words * self.protection.decode_j
-        )
         checks = self.protection.overhead(self.bits) * self.bits
+        decoded = accesses / self.protection.words * self.protection.decode_j
         return each.sum(-1) + checks * each[..., -1] + decoded
 
     def _in_planes(self, figures: Tensor) -> Tensor:
