@@ -16,9 +16,30 @@ def test_options_are_in_the_order_of_energy():
     joules = [float(BOTH.energy(traffic, level)) for level in BOTH.levels]
     assert joules == sorted(joules)
     names = [BOTH.name(level) for level in BOTH.levels]
-    assert names[:3] == ["secded, eta 0.5", "eta 0.6", "secded, eta 0.6"]
-    assert joules[1] == pytest.approx(float(PLAIN.energy(traffic, 0.6)))
-    assert joules[2] == pytest.approx(float(GUARDED.energy(traffic, 0.6)))
+    assert set(names) < {f"secded, eta {x}" for x in (0.5, 0.6, 0.7)} | {
+        f"eta {x:g}" for x in (0.6, 0.8, 1.0)
+    }
+    for level, (memory, point) in zip(BOTH.levels, BOTH.options, strict=True):
+        assert float(BOTH.energy(traffic, level)) == float(memory.energy(traffic, point))
+
+
+def test_each_dearer_option_is_more_reliable():
+    errors = [float((m.code_moments(p)[1]).mean()) for m, p in BOTH.options]
+    assert len(errors) == len(set(errors))
+    stored = BOTH.store(torch.linspace(-1, 1, 255))
+    ideal = BOTH.ideal(stored)
+    found = [BOTH.moments(stored, level) for level in BOTH.levels]
+    each = [float((f.var + (f.mean - ideal) ** 2).mean()) for f in found]
+    assert each == sorted(each, reverse=True)
+
+
+def test_options_are_described_with_their_points():
+    from joulewise.devices import DRAM
+
+    one, other = (
+        Alternatives(memories=((DRAM(), points),)) for points in ((10.0, 1.0), (20.0, 1.0))
+    )
+    assert one.describe() != other.describe()
 
 
 def test_what_costs_more_than_the_most_reliable_option_is_left_out():

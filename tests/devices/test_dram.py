@@ -51,6 +51,15 @@ def test_a_lower_supply():
         assert float(memory.access_bit_j(volts)) == pytest.approx(8.8e-12 * relative)
         assert float(memory.holding_bit_w(volts)) == pytest.approx(1e-14 * relative)
     assert memory.describe()["law"] == "voltage table"
+    traffic = Traffic(words=10, reads=10, writes=0)
+    memory = DRAM(retention=QUICK, supply=SUPPLY, knob="v_dd", refresh_s=1.0, latency_s=0.0)
+    nominal = memory.reference_energies(traffic)["nominal supply"]
+    assert nominal == pytest.approx(80 * 8.8e-12)
+    assert DRAM().reference_energies(traffic) == {}
+
+
+def test_a_list_is_a_range():
+    assert hash(DRAM(refresh_range=[0.1, 1.0])) == hash(DRAM(refresh_range=(0.1, 1.0)))
 
 
 def test_cells_lose_their_charge_and_stay_so():
@@ -83,7 +92,8 @@ def test_contract(memory, points):
         ({"knob": "eta"}, "^knob is 'eta'; allowed: refresh_s or v_dd$"),
         ({"knob": "v_dd"}, "^supply is None; allowed: a VoltageTable where the knob is v_dd"),
         ({"supply": SUPPLY}, "^supply is given; allowed: a VoltageTable where the knob is v_dd"),
-        ({"refresh_range": (1.0, 0.5)}, r"^refresh_range\[1\] is 0.5; allowed: above 1"),
+        ({"refresh_range": (1.0, 0.5)}, "^refresh_range is .*; allowed: two numbers of seconds, a"),
+        ({"refresh_range": 1.0}, "^refresh_range is 1.0 .float.; allowed: two numbers"),
         ({"refresh_s": math.nan}, "^refresh_s is nan"),
         ({"access_j": 0.0}, "^access_j is 0; allowed: above 0"),
         ({"retention": 1.0}, "^retention is 1.0 .float.; allowed: a Retention"),

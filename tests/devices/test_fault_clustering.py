@@ -9,7 +9,7 @@ from joulewise.devices import (
     fit_clusters,
     neighbour_correlation,
 )
-from joulewise.errors import TableError
+from joulewise.errors import InputError, TableError
 
 ROWS, COLUMNS, ARRAYS = 128, 16, 300
 
@@ -80,6 +80,15 @@ def test_too_few_faults_and_other_supplies():
         fit_clusters(found, 0.6)
     with pytest.raises(TableError, match=r"^volts is 0.7; allowed: one of 0.5, 0.6"):
         fit_clusters(found, 0.7)
+
+
+def test_a_test_needs_classes_to_spare():
+    fit = fit_clusters(measured(IndependentMap(), rates=(1e-4,)))
+    assert len(fit.classes) <= 3
+    assert fit.p_value is None
+    assert fit_clusters(measured(IndependentMap()), column=0.0).standard_error == 0.0
+    with pytest.raises(InputError, match=r"^column is 2; allowed: 0 to 0.9"):
+        fit_clusters(measured(IndependentMap()), column=2.0)
 
 
 def test_neighbour_correlation():

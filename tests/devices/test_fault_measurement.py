@@ -130,6 +130,13 @@ def test_other_files_are_refused(folder, name, text, message):
         FaultMeasurement.read_block_rams(folder)
 
 
+def test_two_boards_in_one_folder(folder):
+    write_rams(folder, "0.55", []).rename(folder / "other-0.55.bin")
+    write_rams(folder, "0.55", [])
+    with pytest.raises(TableError, match=r"is of the supply of .*; allowed: the files of one"):
+        FaultMeasurement.read_block_rams(folder)
+
+
 def test_a_folder_without_files(tmp_path):
     with pytest.raises(TableError, match=r"without files \*.bin; allowed: a file for each supply"):
         FaultMeasurement.read_block_rams(tmp_path / "none")

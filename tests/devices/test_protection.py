@@ -14,6 +14,7 @@ from joulewise.devices import (
     IndependentMap,
     MeasuredMap,
     Parity,
+    SpareRows,
     Stuck,
     Traffic,
     VoltageTable,
@@ -189,10 +190,12 @@ def memory(protection, **fields):
         (memory(SECDED(on_detected="keep")), 4e-3),
         (memory(SECDED(words=4, planes=3), fault=Stuck(at_one=0.3)), 4e-3),
         (memory(Parity()), 4e-3),
+        (memory(Parity(planes=1)), 4e-3),
+        (memory(SECDED(), fault_map=SpareRows(spares=2, rows=16, columns=64)), 4e-3),
         (memory(Parity(words=4, planes=2), bits=6), 1e-2),
         (memory(SECDED(), fault_map=CorrelatedMap(row=0.3, columns=64)), 2e-3),
     ],
-    ids=["secded", "keep", "planes", "parity", "parity of planes", "correlated"],
+    ids=["secded", "keep", "planes", "parity", "sign", "spares", "parity of planes", "correlated"],
 )
 def test_moments_are_those_of_many_chips(device, rate):
     """Sum of squared errors of 4,096 words, over chips; three errors are approximated."""
@@ -289,3 +292,39 @@ def test_records_name_the_protection():
 def test_refusals(make, message):
     with pytest.raises(InputError, match=message):
         make()
+
+
+def test_one_protected_bit_is_detected_and_not_corrected():
+    code = Parity(planes=1).code(8)
+    assert not code.corrects
+    assert decoded(code, [77], [(0, 7)]) == [0]
+    assert decoded(code, [77], [], [0]) == [0]
+    assert decoded(code, [77], [(0, 3)]) == [77 ^ 8]
+
+
+def test_moments_of_a_protected_measured_map_are_estimated():
+    """Weak rows: faults cluster in codewords, which moments of single words do not know."""
+    thresholds = np.full((64, 64), np.inf)
+    thresholds[[3, 20, 41]] = 1e-3
+    device = memory(SECDED(), fault_map=MeasuredMap.of(thresholds))
+    assert not device.states_moments and not device.smooth
+    stored = device.store(torch.linspace(-1, 1, 512))
+    moments = device.moments(stored, 2e-3)
+    assert moments.estimate is not None
+    ideal = device.ideal(stored)
+    found = [
+        float((device.read(stored, 2e-3, Chip(seed=s)) - ideal).square().mean()) for s in range(300)
+    ]
+    stated = float((moments.var + (moments.mean - ideal) ** 2).mean())
+    error = np.std(found, ddof=1) * (1 / 300 + 1 / device.moment_chips) ** 0.5
+    assert abs(np.mean(found) - stated) < Z * error
+    check_device(device, seed=4)
+
+
+def test_references_have_the_check_cells():
+    law = VoltageTable(rows=LAW.rows, source="made up", v_nominal=1.0)
+    traffic = Traffic(words=64, reads=64, writes=0)
+    for protection in (None, SECDED(decode_j=1e-12)):
+        device = SRAM(fault=Flip(), law=law, knob="v_dd", protection=protection)
+        nominal = device.reference_energies(traffic)["nominal supply"]
+        assert nominal == pytest.approx(float(device.energy(traffic, 1.0)))

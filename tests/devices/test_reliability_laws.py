@@ -5,7 +5,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from joulewise.devices import PROFILES, SRAM, ExponentialLaw, Leakage, Traffic, VoltageTable, law
+from joulewise.devices import (
+    PROFILES,
+    SRAM,
+    ExponentialLaw,
+    Leakage,
+    SpareRows,
+    Traffic,
+    VoltageTable,
+    law,
+)
 from joulewise.devices.reliability_laws import HOROWITZ_SRAM_BIT_J, VoltageRow
 from joulewise.errors import InputError, OperatingPointError, TableError
 
@@ -129,7 +138,7 @@ def test_a_table_keeps_its_unit_and_describes_itself():
         "law": "voltage table",
         "source": "made up",
         "voltage_unit": "Vmin",
-        "rows": [[0.5, 1e-14, 1e-2], [0.6, 1.3e-14, 1e-3], [0.8, 2e-14, 1e-6]],
+        "law_rows": [[0.5, 1e-14, 1e-2], [0.6, 1.3e-14, 1e-3], [0.8, 2e-14, 1e-6]],
     }
     assert TABLE.voltage_unit == "V"
 
@@ -285,7 +294,7 @@ def test_a_rate_of_zero_counts_with_its_upper_bound():
     bound = 1 - 0.05 ** (1 / 10**4)
     assert bound == pytest.approx(3e-4, rel=2e-3)
     assert float(zero.bit_error_rate(tensor(1.0))) == pytest.approx(bound, rel=1e-9)
-    assert zero.describe()["rows"][2][2] == pytest.approx(bound, rel=1e-9)
+    assert zero.describe()["law_rows"][2][2] == pytest.approx(bound, rel=1e-9)
     assert zero.describe()["measured_bits"] == [None, None, 10**4]
     few = VoltageTable(rows=(*ROWS[:2], VoltageRow(0.8, 2e-14, 0.0, 10)), source="made up")
     assert few.ends("bit_error_rate") == (1e-2, 1e-3)  # no more than that of the next lower voltage
@@ -335,3 +344,15 @@ def test_latency_needs_a_law_with_leakage():
         SRAM(latency_s=1e-3)
     with pytest.raises(InputError, match=r"^latency_s is -1; allowed: 0 to"):
         SRAM(latency_s=-1.0)
+
+
+def test_maps_and_laws_are_described_apart():
+    """Rows of an array, and rows of a table."""
+    one, other = (SRAM(law=TABLE, fault_map=SpareRows(rows=rows)) for rows in (64, 512))
+    assert one.describe() != other.describe()
+
+
+def test_leakage_needs_volts():
+    leakage = Leakage(watts_per_bit=1e-9, volts=0.5, exponent_per_v=4.0, source="made up")
+    with pytest.raises(TableError, match="^leakage is given; allowed: None, since the supplies"):
+        VoltageTable(rows=ROWS, source="made up", voltage_unit="Vmin", leakage=leakage)

@@ -96,3 +96,16 @@ def test_refusals(fields, message):
 def test_words_may_not_straddle_rows():
     with pytest.raises(InputError, match="^columns of the fault map is 100; allowed: a multiple"):
         SRAM(fault_map=SpareRows(columns=100))
+
+
+@pytest.mark.parametrize("rate", [1e-18, 1e-9, 1e-3, 0.3, 0.9, 1.0])
+def test_gradients_are_finite_at_any_rate(rate):
+    at = torch.tensor(rate, dtype=torch.float64, requires_grad=True)
+    weights, given = SpareRows().mixture(at.expand(2, 8))
+    (gradient,) = torch.autograd.grad((weights @ given.flatten(1)).sum(), at)
+    assert gradient.isfinite()
+    left = float(weights[0].detach())
+    assert 0 <= left <= 1
+    if rate == 1e-9:  # three failing rows of 256 are too many for two spares
+        cells = 256 * rate
+        assert left < (256 * cells) ** 2

@@ -44,6 +44,7 @@ def test_energy_is_that_of_reads_and_a_share_of_programming():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
+        ({"verified": Crossbar(on_off=5.0)}, "^on_off of verified is 5.0; allowed: that of once"),
         ({"verified": Crossbar(levels=3)}, "^levels of verified is 3; allowed: that of once"),
         ({"once": "crossbar"}, "^once is 'crossbar' .str.; allowed: a Crossbar"),
         ({"g_max": 1.0}, "^g_max is 1; allowed: 1e-07 to 0.001"),
@@ -60,3 +61,11 @@ def test_scores_of_another_shape():
     memory = device(scores={"w": torch.zeros(3)})
     with pytest.raises(InputError, match=r"^the scores of w is \(3,\); allowed: \(2, 2\)"):
         memory.store(torch.eye(2), name="w")
+
+
+def test_scores_are_part_of_the_record_and_numbers():
+    one, other = (device(scores={"w": torch.full((2, 2), x)}) for x in (1.0, 2.0))
+    assert one.describe() != other.describe()
+    assert device().describe()["scores_blake2b"] == ""
+    with pytest.raises(InputError, match="^the scores of w is not all numbers; allowed: numbers"):
+        device(scores={"w": torch.full((2, 2), torch.nan)}).store(torch.eye(2), name="w")

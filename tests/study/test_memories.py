@@ -16,6 +16,7 @@ from joulewise.devices import (
     Flip,
     SpareRows,
 )
+from joulewise.errors import InputError
 from joulewise.study.analog_memories import TABLES
 from joulewise.study.memories import Memory
 from joulewise.study.word_memories import DRAM_LAWS, LAWS
@@ -70,7 +71,7 @@ def test_a_memory_of_ones_own(tmp_path):
 def test_a_plain_dump_gives_the_memory_back():
     texts = ["sram:fault=stuck", "crossbar:levels=15", "pcm:compensate=false", "dram", "edram"]
     texts += ["dram:supply=chang2017-ddr3l-c", "edram:lifetime_s=1e-4", "sram:fault_map=correlated"]
-    texts += ["sram:fault=flip,protection=secded", "crossbar:programming=milo2021,on_off=4.5"]
+    texts += ["sram:fault=flip,protection=secded", "crossbar:programming=milo2021,on_off=4"]
     texts += ["sram:fault_map=spare_rows,fault_map.spares=3"]
     for text in texts:
         assert memory(memory(text).model_dump(mode="json")) == memory(text)
@@ -98,6 +99,17 @@ def test_a_plain_dump_gives_the_memory_back():
         ("crossbar:programming=milo2021,sigma=1e-6", "allowed: one of them"),
         ("crossbar:slices=2", "levels is missing"),
         ("crossbar:on_off=1", "greater than 1"),
+        ("crossbar:programming=milo2021", "on_off is missing"),
+        ("crossbar:wire_ohm=1", "allowed: beside g_range"),
+        ("crossbar:wire_ohm=1,g_range=1e-4+1e-6", "two that ascend"),
+        ("crossbar:variability=2", "less than or equal to 1"),
+        ("sram:knob=v_dd", "allowed: eta or bit_error_rate"),
+        ("sram:latency_s=1", "allowed: above 0 for salami2018"),
+        ("sram:fault=flip,fault.zero_to_one=0,fault.one_to_zero=0", "allowed: one above 0"),
+        ("sram:fault_map=correlated,fault_map.row=0.6,fault_map.column=0.5", "at most 0.9"),
+        ("sram:fault_map=spare_rows,fault_map.spares=9,fault_map.rows=9", "below the 9 rows"),
+        ("sram:fault_map=measured,fault_map.path=a.csv,fault_map.columns=12", "a multiple of the"),
+        ("dram:refresh_s=1", "refresh_s is the knob"),
         ("crossbar:stuck_on=0.7,stuck_off=0.7", "allowed: 1 or less"),
         ("edram:lifetime_s=0", "greater than 0"),
         ("crossbar:sigma=nan", "finite"),
@@ -150,6 +162,8 @@ def test_correlated_columns_of_interleaved_words():
 def test_a_measurement_gives_map_and_law(tmp_path):
     file = tmp_path / "cells.csv"
     file.write_text("row,column,v_dd,array\n0,3,0.6,0\n1,0,0.5,1\n")
+    with pytest.raises(InputError, match=r"missing.csv cannot be read"):
+        memory("sram:fault_map=measured,fault_map.path=missing.csv").build()
     text = (
         f"sram:law=measured,knob=v_dd,v_nominal=1.0,fault_map=measured,fault_map.path={file},"
         "fault_map.rows=2,fault_map.columns=8,fault_map.arrays=2"
@@ -164,7 +178,9 @@ def test_a_measurement_gives_map_and_law(tmp_path):
         entry.build()
     for setting in ("law=measured,", "knob=v_dd,", "v_nominal=1.0,"):
         text = text.replace(setting, "")
-    assert memory(text).build().fault_map.cells == (3,)
+    with pytest.raises(InputError, match=r"^fault_map.arrays is 2; allowed: 1 for a file"):
+        memory(text).build()
+    assert memory(text.replace("arrays=2", "arrays=1")).build().fault_map.cells == (3,)
 
 
 def test_block_rams_of_a_folder(tmp_path):
@@ -184,10 +200,12 @@ def test_protections_and_repairs():
 
 
 def test_crossbars_of_real_devices(tmp_path):
-    text = "crossbar:levels=3,slices=2,stuck_on=0.01,on_off=20,mapping=offset,wire_ohm=1"
+    text = "crossbar:levels=3,slices=2,stuck_on=0.01,on_off=20,mapping=offset"
     assert memory(text).build() == Crossbar(
-        levels=3, slices=2, stuck_on=0.01, on_off=20.0, mapping="offset", wire_ohm=1.0
+        levels=3, slices=2, stuck_on=0.01, on_off=20.0, mapping="offset"
     )
+    wired = memory("crossbar:sigma=1e-6,wire_ohm=1,g_range=1e-6+1e-4").build()
+    assert wired == Crossbar(sigma=1e-6, wire_ohm=1.0, g_range=(1e-6, 1e-4))
     assert set(TABLES) == set(RERAM)
     published = memory("crossbar:programming=wan2022-1day")
     assert published.build().programming is RERAM["wan2022-1day"]

@@ -12,7 +12,7 @@ from scipy.special import gammaln, ndtr, ndtri, xlog1py, xlogy
 
 from joulewise.devices.correlated_map import CorrelatedMap
 from joulewise.devices.fault_measurement import FaultMeasurement
-from joulewise.errors import TableError, refuse
+from joulewise.errors import TableError, check_in_range, refuse
 
 __all__ = ["ClusterFit", "fit_clusters", "neighbour_correlation"]
 
@@ -35,7 +35,8 @@ class ClusterFit:
         volts: The supply.
         bit_error_rate: Fraction of the cells that failed.
         column: Fraction of the variance common to a column, of a `CorrelatedMap`.
-        standard_error: Standard error of ``column``, from the curvature of the log-likelihood.
+        standard_error: Standard error of ``column``, from the curvature of the log-likelihood; 0 if
+            it was given.
         shape: Shape of the gamma distribution of the rates of columns, whose counts are then
             negative binomial.
         log_likelihood: Log-likelihood of each law, ``"independent"``, ``"negative binomial"`` and
@@ -43,7 +44,8 @@ class ClusterFit:
         classes: Least number of failing cells of each class of columns.
         observed: Columns in each class.
         expected: Expected columns in each class, by the correlated law.
-        p_value: p-value of a chi-square test of that law, which a low one refutes.
+        p_value: p-value of a chi-square test of that law, which a low one refutes; None if there
+            are too few classes for one.
     """
 
     volts: float
@@ -55,7 +57,7 @@ class ClusterFit:
     classes: tuple[int, ...]
     observed: tuple[int, ...]
     expected: tuple[float, ...]
-    p_value: float
+    p_value: float | None
 
     def fault_map(self, measured: FaultMeasurement) -> CorrelatedMap:
         """The fitted law, in arrays of the measured size."""
@@ -83,6 +85,8 @@ def fit_clusters(
         rates give negative binomial counts, the usual law of clustered defects (C. H. Stapper,
         IBM J. Res. Dev. 27, 1983).
     """
+    if column is not None:
+        check_in_range("column", column, 0.0, 0.9)
     volts = measured.volts[0] if volts is None else volts
     counts = measured.failing_per("column", volts)
     total, cells = int(counts.sum()), measured.rows
@@ -99,19 +103,21 @@ def fit_clusters(
         return float(-columns @ stats.nbinom.logpmf(values, shape, shape / (shape + mean)))
 
     share, least = _minimum(correlated, 1e-3, 0.9) if column is None else (column, 0.0)
-    step = 1e-3
-    curve = correlated(share + step) - 2 * correlated(share) + correlated(share - step)
+    error, step = 0.0, 1e-3
+    if column is None:
+        curve = correlated(share + step) - 2 * correlated(share) + correlated(share - step)
+        error = step / curve**0.5 if curve > 0 else 0.0
     log_shape, least_of_gamma = _minimum(negative_binomial, -12.0, 6.0)
     chances = _correlated(np.arange(cells + 1), cells, rate, share)
     classes, observed, expected = _in_classes(counts, len(counts) * chances)
     squares = float((np.square(observed - expected) / expected).sum())
     # The mean is fitted, and the share if it is not given.
-    free = max(len(classes) - 2 - (column is None), 1)
+    free = len(classes) - 2 - (column is None)
     return ClusterFit(
         volts=volts,
         bit_error_rate=rate,
         column=share,
-        standard_error=step / curve**0.5 if curve > 0 and column is None else 0.0,
+        standard_error=error,
         shape=float(np.exp(log_shape)),
         log_likelihood={
             "independent": float(stats.binom.logpmf(values, cells, rate) @ columns),
@@ -121,7 +127,7 @@ def fit_clusters(
         classes=classes,
         observed=tuple(int(n) for n in observed),
         expected=tuple(float(n) for n in expected),
-        p_value=float(stats.chi2.sf(squares, free)),
+        p_value=float(stats.chi2.sf(squares, free)) if free > 0 else None,
     )
 
 
@@ -159,11 +165,13 @@ def _minimum(function: Callable[[float], float], low: float, high: float) -> tup
 def _correlated(counts: NDArray[np.int64], cells: int, rate: float, share: float) -> Floats:
     """Probability of each number of failing cells in a column of ``cells`` cells."""
     given = ndtr((ndtri(rate) - share**0.5 * _EFFECT) / (1 - share) ** 0.5)
-    n = counts[:, None]
-    logs = gammaln(cells + 1) - gammaln(n + 1) - gammaln(cells - n + 1)
-    logs = logs + xlogy(n, given) + xlog1py(cells - n, -given)
-    chances: Floats = np.exp(logs) @ _WEIGHT
-    return chances
+    chances = []
+    for some in np.array_split(counts, -(-len(counts) // 256)):  # tables of 6 MB
+        n = some[:, None]
+        ways = gammaln(cells + 1) - gammaln(n + 1) - gammaln(cells - n + 1)
+        logs = ways + xlogy(n, given) + xlog1py(cells - n, -given)
+        chances.append(np.exp(logs) @ _WEIGHT)
+    return np.concatenate(chances)
 
 
 def _in_classes(

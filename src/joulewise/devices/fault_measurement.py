@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,6 +116,9 @@ class FaultMeasurement:
             if named is None:
                 allowed = "a name such as KC705B-0.53.bin"
                 refuse(str(path), "not named by its supply", allowed, TableError)
+            if float(named[1]) in files:
+                got = f"of the supply of {files[float(named[1])].name}, too"
+                refuse(str(path), got, "the files of one board", TableError)
             files[float(named[1])] = path
         if not files:
             refuse(str(folder), "without files *.bin", "a file for each supply", TableError)
@@ -322,7 +326,7 @@ def _floorplan(path: Path, arrays: int) -> tuple[tuple[float, float], ...]:
             if archive.getinfo("content.xml").file_size > _LARGEST_FILE:
                 refuse(str(path), "too large", allowed, TableError)
             root = ElementTree.fromstring(archive.read("content.xml"))
-    except (OSError, KeyError, zipfile.BadZipFile, ElementTree.ParseError) as error:
+    except (OSError, KeyError, zipfile.BadZipFile, zlib.error, ElementTree.ParseError) as error:
         raise TableError(f"{path} cannot be read ({error}); allowed: {allowed}") from error
     found: Mapping[int, tuple[float, float]] = {
         int(texts[0]): (float(texts[1]), float(texts[2]))
@@ -341,6 +345,8 @@ def _texts(row: ElementTree.Element) -> list[str]:
     """Texts of the first cells of a row; equal neighbours are stored once, with their number."""
     texts: list[str] = []
     for cell in row.iter(f"{_TABLE}table-cell"):
-        repeated = int(cell.get(f"{_TABLE}number-columns-repeated", 1))
-        texts += ["".join(cell.itertext()).strip()] * min(repeated, 3)
+        repeated = cell.get(f"{_TABLE}number-columns-repeated", "1")
+        texts += ["".join(cell.itertext()).strip()] * (
+            min(int(repeated[:6]), 3) if repeated.isdecimal() else 1
+        )
     return texts

@@ -69,6 +69,10 @@ class MeasuredMap(FaultMap):
         if self.layout not in get_args(Layout):
             refuse("layout", repr(self.layout), " or ".join(get_args(Layout)))
 
+    def __hash__(self) -> int:
+        """Hash of a few cells: each read looks its map up, and maps may have millions."""
+        return hash((self.rows, self.columns, len(self.cells), self.cells[:8], self.rates[:8]))
+
     @classmethod
     def of(cls, thresholds: ArrayLike, layout: Layout = "adjacent") -> MeasuredMap:
         """Make a map of the rates at which all cells fail.
@@ -110,7 +114,9 @@ class MeasuredMap(FaultMap):
         Raises:
             TableError: if the file cannot be read or a line is malformed; the message names it.
         """
-        thresholds = np.full((rows, columns), np.inf)
+        check_count("rows", rows, 1, 1 << 30)
+        check_count("columns", columns, 1, 1 << 30)
+        found: dict[int, float] = {}
         names = ("row", "column", "bit_error_rate")
         for place, numbers in read_csv(path, names, "fault map")[1]:
             row, column, rate = numbers
@@ -119,14 +125,16 @@ class MeasuredMap(FaultMap):
             check_in_range(f"{place}: bit_error_rate", rate, 0, 1, open_low=True, error=TableError)
             if row % 1 or column % 1:
                 refuse(place, f"cell {row:g},{column:g}", "whole row and column", TableError)
-            cell = int(row), int(column)
-            if np.isfinite(thresholds[cell]):
+            cell = int(row) * columns + int(column)
+            if cell in found:
                 where = f"{place}: cell {row:g},{column:g}"
                 refuse(where, "named twice", "one line for each cell", TableError)
-            thresholds[cell] = rate
-        if not np.isfinite(thresholds).any():
+            found[cell] = rate
+        if not found:
             refuse(str(path), "without any weak cell", "at least one, or no cell fails", TableError)
-        return cls.of(thresholds, layout)
+        cells = tuple(sorted(found))
+        rates = tuple(found[cell] for cell in cells)
+        return cls(rows=rows, columns=columns, cells=cells, rates=rates, layout=layout)
 
     def check(self, bits: int) -> None:
         """Refuse a word width at which words would straddle rows.

@@ -13,7 +13,23 @@ from torch.nn.functional import embedding
 
 from joulewise.errors import TableError, check_kind, refuse
 
-__all__ = ["interpolate", "read_csv"]
+__all__ = ["has_column", "interpolate", "read_csv"]
+
+_LARGEST_FILE = 1 << 28
+
+
+def has_column(path: str | Path, column: str) -> bool:
+    """True if the header of a CSV file names a column.
+
+    Raises:
+        TableError: if the file cannot be read.
+    """
+    try:
+        with Path(path).open(encoding="utf-8-sig") as file:
+            header = next((line for line in file if line.split("#")[0].strip()), "")
+    except (OSError, UnicodeDecodeError) as error:
+        raise TableError(f"{path} cannot be read: {error}") from error
+    return column in [cell.strip() for cell in header.split(",")]
 
 
 def read_csv(
@@ -41,6 +57,9 @@ def read_csv(
     """
     check_kind(f"the path of the {kind}", path, str | PathLike, "a path", TableError)
     try:
+        size = Path(path).stat().st_size
+        if size > _LARGEST_FILE:
+            refuse(f"{kind} {path}", f"{size} bytes", f"at most {_LARGEST_FILE}", TableError)
         lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise TableError(f"{kind} {path} cannot be read: {error}") from error

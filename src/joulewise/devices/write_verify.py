@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -19,6 +20,9 @@ from joulewise.devices.operating_point import Knob, Point
 from joulewise.errors import check_in_range, check_kind, refuse
 
 __all__ = ["WriteVerify", "WrittenPairs"]
+
+# Fields in which a crossbar may differ before and after verification.
+_NOISE = ("sigma", "variability", "read_noise", "programming")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -73,8 +77,7 @@ class WriteVerify(Device[WrittenPairs]):
     def __post_init__(self) -> None:
         for name in ("once", "verified"):
             check_kind(name, getattr(self, name), Crossbar, "a Crossbar(...)")
-        shared = ("levels", "slices", "rounding", "limit", "channel_dim", "mapping", "array")
-        for name in shared:
+        for name in (field.name for field in fields(Crossbar) if field.name not in _NOISE):
             if getattr(self.once, name) != getattr(self.verified, name):
                 refuse(f"{name} of verified", getattr(self.verified, name), "that of once")
         for device in (self.once, self.verified):
@@ -118,6 +121,8 @@ class WriteVerify(Device[WrittenPairs]):
         if scores.shape != pairs.weights.shape:
             allowed = f"{tuple(pairs.weights.shape)}"
             refuse(f"the scores of {name}", tuple(scores.shape), allowed)
+        if bool(scores.isnan().any()):
+            refuse(f"the scores of {name}", "not all numbers", "numbers, without NaN")
         order = scores.detach().flatten().argsort(descending=True, stable=True)
         rank = torch.empty(len(order), dtype=torch.float64, device=pairs.weights.device)
         places = torch.arange(len(order), dtype=torch.float64, device=rank.device)
@@ -163,7 +168,16 @@ class WriteVerify(Device[WrittenPairs]):
             "pulses": list(self.pulses),
             "pulse_j": self.pulse_j,
             "inferences": self.inferences,
-            "scored": sorted(self.scores or {}),
+            "scores_blake2b": self._digest(),
             "once": self.once.describe(),
             "verified": self.verified.describe(),
         }
+
+    def _digest(self) -> str:
+        """Digest of the scores, by name; empty without any."""
+        if not self.scores:
+            return ""
+        state = hashlib.blake2b(digest_size=8)
+        for name, scores in sorted(self.scores.items()):
+            state.update(name.encode() + scores.detach().double().cpu().numpy().tobytes())
+        return state.hexdigest()

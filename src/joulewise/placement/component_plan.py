@@ -131,8 +131,11 @@ def plan_by_component(
         for row in found.get(placed.name, ()):
             parts.setdefault((row.layer, row.tensor, row.component), []).append(row)
         ((knob, point),) = settings[placed.name].items()
+        total = sum(row.count for own in parts.values() for row in own)
         for (layer, tensor, memory), own in parts.items():
-            joules, reliable_j = _joules(placed, own, points[placed.name])
+            # Words are held once, however many parts their accesses have.
+            share = sum(row.count for row in own) / total if total else 1 / len(parts)
+            joules, reliable_j = _joules(placed, own, points[placed.name], share)
             rows.append(
                 ComponentPoint(
                     layer=layer,
@@ -148,11 +151,14 @@ def plan_by_component(
     return ComponentPlan(rows=tuple(rows))
 
 
-def _joules(placed: Placed, rows: Sequence[AccessRow], point: Point) -> tuple[float, float]:
-    """Joules of accesses to a tensor at a point and at its device's most reliable one."""
+def _joules(
+    placed: Placed, rows: Sequence[AccessRow], point: Point, share: float
+) -> tuple[float, float]:
+    """Joules of accesses to a share of a tensor at a point and at its most reliable one."""
     assert placed.traffic is not None
     reads, writes = (sum(r.count for r in rows if r.action == a) for a in ("read", "write"))
-    traffic = replace(placed.traffic, reads=reads, writes=writes)
+    words = round(placed.traffic.words * share)
+    traffic = replace(placed.traffic, words=words, reads=reads, writes=writes)
     device = placed.device
     joules, reliable_j = (
         float(torch.as_tensor(device.energy(traffic, at)).detach())

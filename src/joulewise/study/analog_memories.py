@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["TABLES", "CrossbarMemory", "PCMMemory"]
 
 # Names of `joulewise.devices.RERAM`, which cannot be imported without torch.
+_G_RANGE = (1e-7, 1e-3)
 TABLES = ("wan2022-1s", "wan2022-1day", "wan2022-2days", "milo2021")
 
 
@@ -54,7 +55,7 @@ class CrossbarMemory(_Analog):
     kind: Literal["crossbar"] = "crossbar"
     sigma: float = Field(default=0.0, ge=0, le=1, description="programming noise, siemens")
     variability: float = Field(
-        default=0.0, ge=0, le=10, description="programming noise over the conductance"
+        default=0.0, ge=0, le=1, description="programming noise over the conductance"
     )
     read_noise: float = Field(default=0.0, ge=0, le=1, description="noise of a read, siemens")
     clip: bool = Field(default=True, description="conductances stop at 0")
@@ -69,6 +70,9 @@ class CrossbarMemory(_Analog):
     mapping: Literal["pair", "offset"] = "pair"
     slices: int = Field(default=1, ge=1, le=8, description="digits of a weight, of levels each")
     wire_ohm: float = Field(default=0.0, ge=0, le=1e3, description="wire between devices, ohms")
+    g_range: tuple[float, float] = Field(
+        default=_G_RANGE, description="lowest and highest g_max, siemens; needed beside wire_ohm"
+    )
 
     @field_validator("programming")
     @classmethod
@@ -98,6 +102,12 @@ class CrossbarMemory(_Analog):
             raise ValueError("programming stands beside sigma or variability; allowed: one of them")
         if self.slices > 1 and self.levels is None:
             raise ValueError("levels is missing; allowed: the steps of a digit, beside slices")
+        if self.programming == "milo2021" and self.on_off is None:
+            raise ValueError("on_off is missing; allowed: a ratio, beside milo2021, from 50 uS up")
+        if self.wire_ohm and (self.g_range == _G_RANGE or self.mapping == "offset"):
+            raise ValueError("wire_ohm is given; allowed: beside g_range, and mapping pair")
+        if not 0 < self.g_range[0] < self.g_range[1] <= 1:
+            raise ValueError(f"g_range is {self.g_range}; allowed: two that ascend, above 0 to 1")
         if self.stuck_off + self.stuck_on > 1:
             raise ValueError("stuck_off + stuck_on is above 1; allowed: 1 or less")
         return self
@@ -140,6 +150,7 @@ class CrossbarMemory(_Analog):
             mapping=self.mapping,
             slices=self.slices,
             wire_ohm=self.wire_ohm,
+            g_range=self.g_range,
             **self._shared(limit),
         )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from joulewise.study.plain import Plain, kind_alone
 
@@ -54,6 +54,17 @@ class FlipFault(Plain):
     zero_to_one: float = Field(default=1.0, ge=0, le=2)
     one_to_zero: float = Field(default=1.0, ge=0, le=2)
 
+    @model_validator(mode="after")
+    def _check_rates(self) -> FlipFault:
+        """Refuse cells that never fail.
+
+        Raises:
+            ValueError: naming both rates.
+        """
+        if not self.zero_to_one and not self.one_to_zero:
+            raise ValueError("zero_to_one and one_to_zero are both 0; allowed: one above 0")
+        return self
+
     def build(self) -> Flip:
         """The fault kind."""
         from joulewise.devices import Flip
@@ -97,6 +108,18 @@ class CorrelatedFaults(Plain):
     rows: int | None = Field(default=None, ge=1, le=1 << 20, description="of an array; none: any")
     layout: Literal["adjacent", "interleaved"] = "adjacent"
 
+    @model_validator(mode="after")
+    def _check_shares(self) -> CorrelatedFaults:
+        """Refuse effects that leave too little to single cells.
+
+        Raises:
+            ValueError: stating their sum.
+        """
+        if self.row + self.column + self.cluster > 0.9:
+            total = self.row + self.column + self.cluster
+            raise ValueError(f"row + column + cluster is {total:g}; allowed: at most 0.9")
+        return self
+
     def build(self, bits: int) -> CorrelatedMap:
         """The fault map of words of ``bits``."""
         from joulewise.devices import CorrelatedMap
@@ -120,6 +143,17 @@ class RepairedFaults(Plain):
     rows: int = Field(default=256, ge=2, le=1 << 20, description="of an array")
     words: int = Field(default=32, ge=1, le=1 << 16, description="words in a row of an array")
 
+    @model_validator(mode="after")
+    def _check_spares(self) -> RepairedFaults:
+        """Refuse as many spares as rows.
+
+        Raises:
+            ValueError: naming both.
+        """
+        if self.spares >= self.rows:
+            raise ValueError(f"spares is {self.spares}; allowed: below the {self.rows} rows")
+        return self
+
     def build(self, bits: int) -> SpareRows:
         """The fault map of words of ``bits``."""
         from joulewise.devices import SpareRows
@@ -131,7 +165,8 @@ class MeasuredFaults(Plain):
     """Measured arrays: a CSV file of weak cells, or a folder of published block RAM files.
 
     The file has the columns ``row,column,bit_error_rate`` or ``row,column,v_dd[,array]``. With
-    supplies, or a folder, the measurement also gives a law, for ``law: measured``.
+    supplies, or a folder, the measurement also gives a law, for ``law: measured``. A folder states
+    its own arrays.
     """
 
     kind: Literal["measured"] = "measured"
@@ -148,15 +183,11 @@ class MeasuredFaults(Plain):
             TableError: if it cannot be read.
         """
         from joulewise.devices import FaultMeasurement
+        from joulewise.devices.tables import has_column
 
         if self.path.is_dir():
             return FaultMeasurement.read_block_rams(self.path)
-        try:
-            lines = self.path.read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, UnicodeDecodeError):
-            lines = []  # refused below, with its reason
-        header = next((line for line in lines if line.split("#")[0].strip()), "")
-        if "v_dd" not in header:
+        if not has_column(self.path, "v_dd"):
             return None
         return FaultMeasurement.read_csv(
             self.path,
@@ -173,10 +204,14 @@ class MeasuredFaults(Plain):
             TableError: if it cannot be read.
         """
         from joulewise.devices import MeasuredMap
+        from joulewise.errors import refuse
 
         measured = self.measurement()
         if measured is not None:
             return measured.fault_map()
+        if self.arrays != 1:
+            allowed = "1 for a file of bit_error_rate, or a file with the column v_dd"
+            refuse("fault_map.arrays", self.arrays, allowed)
         size = {"rows": self.rows, "columns": self.columns}
         return MeasuredMap.from_csv(self.path, **size, layout=self.layout)
 

@@ -23,10 +23,11 @@ if TYPE_CHECKING:
     from joulewise.devices import DRAM, EDRAM, SRAM
     from joulewise.devices.reliability_laws import ReliabilityLaw
 
-__all__ = ["DRAM_LAWS", "LAWS", "DRAMMemory", "EDRAMMemory", "SRAMMemory"]
+__all__ = ["DRAM_LAWS", "LAWS", "LEAKING", "DRAMMemory", "EDRAMMemory", "SRAMMemory"]
 
 # Names of `joulewise.devices.PROFILES`, which cannot be imported without torch.
 LAWS = ("exponential", "stutz2021-14nm", "salami2018-kc705b-28nm", "salami2018-vc707-28nm")
+LEAKING = LAWS[2:]
 DRAM_LAWS = ("chang2017-ddr3l-c",)
 
 
@@ -47,8 +48,8 @@ class _Words(Plain):
     per_channel: bool = Field(default=False, description="weights: a range for each channel")
 
     @model_validator(mode="after")
-    def _check_protection(self) -> Self:
-        """Refuse check bits beside masks, or over more bits than a word has.
+    def _check_words(self) -> Self:
+        """Refuse check bits beside masks or over more bits than a word has, and words over rows.
 
         Raises:
             ValueError: naming what is allowed.
@@ -57,6 +58,10 @@ class _Words(Plain):
             raise ValueError("fault is mask beside a protection; allowed: flip or stuck")
         if self.protection is not None and (self.protection.planes or 1) > self.bits:
             raise ValueError(f"protection.planes is above the {self.bits} bits; allowed: at most")
+        at = self.fault_map
+        if isinstance(at, MeasuredFaults) and at.path.suffix == ".csv" and at.columns % self.bits:
+            allowed = f"a multiple of the word's {self.bits} bits"
+            raise ValueError(f"fault_map.columns is {at.columns}; allowed: {allowed}")
         return self
 
     def _named(self, technology: str) -> str:
@@ -111,6 +116,11 @@ class SRAMMemory(_Words):
             raise ValueError(
                 f"law is {self.law!r}; allowed: {', '.join(LAWS)}, measured, or a table FILE.csv"
             )
+        if self.knob == "v_dd" and self.law == "exponential":
+            raise ValueError("knob is v_dd; allowed: eta or bit_error_rate for this law")
+        if self.latency_s and self.law not in LEAKING:
+            known = ", ".join(LEAKING)
+            raise ValueError(f"latency_s is {self.latency_s:g}; allowed: above 0 for {known} alone")
         supplies = self.v_nominal is not None or self.v_min is not None
         if supplies and self.law in LAWS:
             raise ValueError("v_nominal and v_min are those of a table; allowed: none of them")
@@ -166,8 +176,21 @@ class DRAMMemory(_Words):
     supply: str | None = Field(
         default=None, description="law of the supply: chang2017-ddr3l-c, or a CSV table"
     )
-    refresh_s: float = Field(default=0.064, gt=0, le=1e6, description="where supply is the knob")
+    refresh_s: float | None = Field(
+        default=None, gt=0, le=1e6, description="refresh interval where supply is the knob"
+    )
     latency_s: float = Field(default=1e-3, ge=0, le=1e6, description="time of refreshes counted")
+
+    @model_validator(mode="after")
+    def _check_interval(self) -> DRAMMemory:
+        """Refuse an interval that is the knob.
+
+        Raises:
+            ValueError: naming the field.
+        """
+        if self.refresh_s is not None and self.supply is None:
+            raise ValueError("refresh_s is the knob; allowed: as a point, or here beside supply")
+        return self
 
     @field_validator("supply")
     @classmethod
@@ -209,7 +232,7 @@ class DRAMMemory(_Words):
         return DRAM(
             supply=supply,
             knob=self.knobs[0],
-            refresh_s=self.refresh_s,
+            refresh_s=0.064 if self.refresh_s is None else self.refresh_s,
             latency_s=self.latency_s,
             **self._shared(limit),
         )
