@@ -24,8 +24,8 @@ __all__ = ["PairDevice", "Pairs", "normals", "rectified_moments"]
 class Pairs:
     """A tensor as the target conductances of differential pairs, in the tensor's unit.
 
-    One device of a pair has the target ``|weights|``, the other 0. In siemens a target is ``c``
-    times as large, ``c = g_max / limit``.
+    One device of a pair has the target ``|weights|``, the other 0, or both that much more. In
+    siemens a target is ``c`` times as large, ``c = g_max / limit``.
 
     Args:
         weights: Rounded to levels, within ``limit``; float32 or float64.
@@ -49,7 +49,8 @@ class PairDevice(Device[Pairs]):
     """Base of devices that store weights as differential pairs.
 
     Args:
-        levels: Steps from 0 to ``g_max``, 1 or more; None for continuous targets.
+        levels: Steps from 0 to the limit of a weight, or of a digit of it, 1 or more; None for
+            continuous targets.
         rounding: ``"nearest"`` level, or ``"floor"`` of the signed weight, as in the public code of
             MemSE, which shifts all weights by half a step on average.
         limit: The weight whose conductance is ``g_max``; larger ones saturate. None takes the

@@ -36,7 +36,7 @@ __all__ = [
 
 
 class MaskFault(Plain):
-    """A faulty bit reads as 0."""
+    """A faulty bit reads as the sign bit, and a faulty sign bit zeroes the word."""
 
     kind: Literal["mask"] = "mask"
 
