@@ -2,10 +2,10 @@
 
     python benchmarks/protection.py --out results/protection.json
 
-Networks trained on digits here, their weights in 8-bit SRAM whose failing bits read wrongly, at most
-half a point of accuracy below a perfect memory. For each law: no protection, parity of each word,
-SECDED over eight words, the same over their three most significant planes, and all of these to choose
-from, tensor by tensor.
+Networks trained on digits here, their weights in 8-bit SRAM whose failing bits read wrongly, at
+most half a point of accuracy below a perfect memory. For each law: no protection, parity of each
+word, SECDED over eight words, over the three most significant planes of sixteen, and all of these
+to choose from, tensor by tensor.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from joulewise.devices.chip import Chip, Traffic
@@ -32,8 +33,8 @@ class Alternatives(Device[Words]):
         memories: Memories with equal words (bits, scales), and the points that each may have.
 
     Attributes:
-        options: Memory and point of each option. Those that cost more than a more reliable one, for
-            words that hold all codes alike, are left out.
+        options: Memory and point of each option. Those that cost more than the most reliable one
+            are left out. Others stay, since the better of two depends on what a tensor holds.
 
     Raises:
         InputError: if the words differ, a point is out of range, or fewer than two options remain.
@@ -41,9 +42,9 @@ class Alternatives(Device[Words]):
     Example:
         >>> from joulewise.devices import SECDED, SRAM, Flip
         >>> plain, guarded = SRAM(fault=Flip()), SRAM(fault=Flip(), protection=SECDED())
-        >>> memory = Alternatives(memories=((plain, (0.8, 1.0)), (guarded, (0.6, 0.7))))
+        >>> memory = Alternatives(memories=((plain, (0.5, 0.8)), (guarded, (0.6, 0.7))))
         >>> [(memory.name(level), level) for level in memory.levels]  # cells over 64: 12.5 % more
-        [('secded, eta 0.6', 0.0), ('secded, eta 0.7', 1.0), ('eta 1', 2.0)]
+        [('eta 0.5', 0.0), ('secded, eta 0.6', 1.0), ('secded, eta 0.7', 2.0)]
     """
 
     memories: tuple[tuple[WordMemory, tuple[float, ...]], ...]
@@ -69,12 +70,8 @@ class Alternatives(Device[Words]):
             refuse("memories", f"{len(options)} options", "two or more")
         one = Traffic(words=1, reads=1.0, writes=0.0)
         options.sort(key=lambda option: float(option[0].energy(one, option[1])))
-        kept, least = [], float("inf")
-        for option in options:
-            error = _error(*option)
-            if error < least:
-                kept.append(option)
-                least = error
+        errors = [_error(*option) for option in options]
+        kept = options[: errors.index(min(errors)) + 1]
         if len(kept) < 2:
             refuse("memories", "one option that is cheapest and best", "options to weigh")
         object.__setattr__(self, "options", tuple(kept))
@@ -175,6 +172,8 @@ class Alternatives(Device[Words]):
 
 
 def _error(memory: WordMemory, point: float) -> float:
-    """Mean squared error of words that hold all codes alike, in squares of a code step."""
+    """Mean squared error of Gaussian words of four deviations, in squares of a code step."""
+    codes = all_codes(memory.bits).double()
+    weights = torch.exp(-((codes / 2 ** (memory.bits - 3)) ** 2) / 2)
     mean, var = memory.code_moments(point)
-    return float((var + (mean - all_codes(memory.bits)) ** 2).mean())
+    return float((weights * (var + (mean - codes) ** 2)).sum() / weights.sum())
