@@ -39,6 +39,8 @@ class SRAM(WordMemory):
             leakage for a ``latency_s`` above 0.
 
     Example:
+        >>> import torch
+        >>> from joulewise.devices import Chip
         >>> memory = SRAM(bits=8)
         >>> stored = memory.store(torch.linspace(-1, 1, 1000))
         >>> a = memory.read(stored, 0.3, Chip(seed=1))
