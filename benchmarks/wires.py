@@ -3,13 +3,16 @@
     python benchmarks/wires.py --out results/wires.json
 
 Arrays of random conductances up to 40 uS and random inputs up to 0.2 V; segments of wire of 0.35,
-1 and 2.5 ohm. The error is that of the column currents over the mean drop of the currents.
+1 and 2.5 ohm. The error is that of the column currents over the mean drop of the currents. With the
+package badcrossbar (``pip install --no-deps badcrossbar sigfig pathvalidate``) its currents, too,
+are compared with those of the nodal equations.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import logging
 import shlex
 import sys
 import time
@@ -28,6 +31,11 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[64, 128, 256])
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
+    logging.disable(logging.INFO)  # badcrossbar logs to the terminal when it is imported
+    try:
+        import badcrossbar
+    except ImportError:
+        badcrossbar = None
     rows = []
     for size in options.sizes:
         generator = np.random.default_rng(size)
@@ -40,6 +48,11 @@ def main() -> None:
             begun = time.perf_counter()
             found = effective_conductances(torch.from_numpy(conductances), ohm).numpy()
             first_order_s = time.perf_counter() - begun
+            other = None
+            if badcrossbar is not None:
+                found_by_it = badcrossbar.compute(volts[:, None], 1 / conductances, ohm)
+                currents = np.asarray(found_by_it.currents.output).ravel()
+                other = float(np.abs(volts @ exact / currents - 1).max())
             ideal = volts @ conductances
             drop = ideal - volts @ exact
             error = volts @ found - volts @ exact
@@ -51,6 +64,7 @@ def main() -> None:
                     "largest_drop": float((drop / ideal).max()),
                     "error_over_drop": float(np.abs(error).mean() / drop.mean()),
                     "largest_error_over_drop": float(np.abs(error / drop).max()),
+                    "off_badcrossbar": other,
                     "solved_s": solved_s,
                     "first_order_s": first_order_s,
                 }
