@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import joulewise as jw
-from joulewise.devices import Array
+from joulewise.devices import RERAM, SECDED, Array
 from joulewise.placement.process_state import Exact
 
 pytestmark = [
@@ -18,6 +18,27 @@ MEMORIES = {
     "stuck, weak rows": (
         jw.SRAM(bits=8, fault=jw.Stuck(), fault_map=jw.CorrelatedMap(row=0.3)),
         {"eta": 0.4},
+    ),
+    "secded": (jw.SRAM(fault=jw.Flip(), protection=SECDED()), {"eta": 0.5}),
+    "measured": (
+        jw.SRAM(
+            fault_map=jw.MeasuredMap.of([[0.02, *[float("inf")] * 15]] * 8, "interleaved"),
+        ),
+        {"bit_error_rate": 0.05},
+    ),
+    "dram": (jw.DRAM(), {"refresh_s": 60.0}),
+    "real devices": (
+        jw.Crossbar(sigma=1e-6, stuck_on=0.01, on_off=20.0, levels=7, slices=2),
+        {"g_max": 2e-5},
+    ),
+    "wires": (jw.Crossbar(sigma=1e-6, wire_ohm=2.0, g_range=(1e-6, 1e-4)), {"g_max": 2e-5}),
+    "ReRAM, offset": (
+        jw.Crossbar(programming=RERAM["wan2022-1s"], mapping="offset"),
+        {"g_max": 3e-5},
+    ),
+    "write-verify": (
+        jw.WriteVerify(once=jw.Crossbar(sigma=2e-6), verified=jw.Crossbar(sigma=2e-7), g_max=2e-5),
+        {"verified": 0.3},
     ),
     "clipped pairs": (jw.Crossbar(sigma=1e-6, variability=0.05, levels=16), {"g_max": 2e-5}),
     "read noise by column": (jw.Crossbar(read_noise=5e-7, channel_dim=0), {"g_max": 2e-5}),
