@@ -35,7 +35,7 @@ def test_milo():
 @pytest.mark.parametrize("name", RERAM)
 def test_profiles_are_described(name):
     assert "figure" in RERAM[name].source
-    described = Crossbar(programming=RERAM[name]).describe()
+    described = Crossbar(programming=RERAM[name], on_off=4.0).describe()
     json.dumps(described, allow_nan=False)
     assert described["conductances_source"] == RERAM[name].source
 

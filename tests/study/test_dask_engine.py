@@ -33,6 +33,18 @@ def test_figures_are_those_of_this_process(tmp_path):
     assert spread.values == jw.simulate(placement, digits.test, **given).values
 
 
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_two_clusters_at_once():
+    """Neither warns of a port of the other's."""
+    engines = [DaskWorkers(workers=1) for _ in range(2)]
+    try:
+        found = [engine.executor().submit(abs, -number) for number, engine in enumerate(engines)]
+        assert [one.result() for one in found] == [0, 1]
+    finally:
+        for engine in engines:
+            engine.close()
+
+
 def test_a_scheduler_that_is_not_there_is_named():
     with pytest.raises(InputError, match="tcp://127.0.0.1:1 cannot be reached"):
         DaskWorkers("tcp://127.0.0.1:1")

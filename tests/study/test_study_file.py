@@ -73,10 +73,13 @@ def test_goals(text, goal):
             {"memories": ["sram", {"kind": "sram", "fault": "flop"}]},
             r"memories\[1\].fault is 'flop'",
         ),
-        ({"memories": ["rram"]}, r"memories\[0\] is 'rram'; allowed: sram, crossbar, pcm, custom"),
+        (
+            {"memories": ["rram"]},
+            r"memories\[0\] is 'rram'; allowed: sram, dram, edram, crossbar, pcm, custom",
+        ),
         (
             {"memories": ["sram:bit=8"]},
-            r"memories\[0\]: bit is not a field; allowed: kind, label, bits",
+            r"memories\[0\]: bit is not a field; allowed: label, bits",
         ),
         ({"chips": "many"}, "chips is 'many'"),
         ({"chips": 1}, "chips is 1; allowed: 2 or more"),

@@ -146,4 +146,4 @@ class DRAM(WordMemory):
         law = {}
         if self.supply is not None:
             law = {**self.supply.describe(), "v_nominal": self.supply.v_nominal}
-        return {**WordMemory.describe(self), **own, **law}
+        return {"device": "dram", **WordMemory.describe(self), **own, **law}

@@ -93,6 +93,7 @@ class EDRAM(WordMemory):
     def describe(self) -> dict[str, Any]:
         """Plain data for records."""
         return {
+            "device": "edram",
             **WordMemory.describe(self),
             "retention": asdict(self.retention),
             "lifetime_s": None if self.lifetime_s == math.inf else self.lifetime_s,

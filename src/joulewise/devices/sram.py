@@ -105,4 +105,4 @@ class SRAM(WordMemory):
 
     def describe(self) -> dict[str, Any]:
         """Plain data for records."""
-        return {**WordMemory.describe(self), **self.law.describe()}
+        return {"device": "sram", **WordMemory.describe(self), **self.law.describe()}

@@ -6,6 +6,7 @@ A technology adds its knob, the bit error rate at a point, and the energy.
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Hashable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
@@ -263,7 +264,6 @@ class WordMemory(Device[Words]):
     def describe(self) -> dict[str, Any]:
         """Plain data for records: words and faults."""
         described: dict[str, Any] = {
-            "device": type(self).__name__.lower(),
             "bits": self.bits,
             "channel_dim": self.channel_dim,
             "limit": self.limit,
@@ -306,7 +306,7 @@ class WordMemory(Device[Words]):
 
     def _rates(self, point: Point) -> NDArray[np.float64]:
         """Failure rates of cells, ``[2, bits]`` or ``[2, channels, bits]``; see `FaultMap`."""
-        if isinstance(point, float):
+        if isinstance(point, float) and isinstance(self, Hashable):  # a user's may be neither
             return _common_rates(self, point)
         rate = self._in_planes(self.bit_error_rate(point).detach())
         found: NDArray[np.float64] = self.fault.rates(rate).cpu().numpy()

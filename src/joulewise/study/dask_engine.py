@@ -60,7 +60,7 @@ class DaskWorkers(Engine):
                         n_workers=workers,
                         threads_per_worker=1,
                         host="127.0.0.1",
-                        dashboard_address=None,
+                        dashboard_address="127.0.0.1:0",  # a free port, for two at once
                         silence_logs=logging.ERROR,  # of workers that end slowly
                         resources={"GPU": 1} if gpu else None,
                     )
