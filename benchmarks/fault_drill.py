@@ -178,7 +178,7 @@ class Drill:
             self.end(study)
             return {
                 "exit code": done.returncode,
-                "sentences": len(done.stderr.strip().splitlines()),
+                "sentences": sum(x.startswith("joulewise:") for x in done.stderr.splitlines()),
                 "traceback": "Traceback" in done.stderr,
                 "kept": len(before),
                 **self.compared(study, before),
