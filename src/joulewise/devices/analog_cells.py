@@ -79,7 +79,8 @@ class AnalogCells:
         if not self.stuck:
             return mean, var
         works = 1 - self.stuck_off - self.stuck_on
-        # Law of total variance over working and stuck devices, from deviations of the working mean.
+        # Law of total variance over working and stuck devices, from deviations of the working mean:
+        # differences of squares would cancel where few devices are stuck.
         off, on = low - mean, high - mean
         shift = self.stuck_off * off + self.stuck_on * on
         spread = self.stuck_off * off.square() + self.stuck_on * on.square()

@@ -297,6 +297,7 @@ class Crossbar(PairDevice):
             found = self._devices(digit, unit)
             var = found[0].var if len(found) == 1 else found[0].var + found[1].var
             if self.wire_ohm:
+                # An array has the active devices of its sign, and the idle ones of the other.
                 sides = self._sides(digit, found[0].mean, found[1].mean)
                 parts = self._sides(digit, found[0].var, found[1].var)
                 plus, minus = (

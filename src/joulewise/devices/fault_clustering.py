@@ -150,6 +150,8 @@ def neighbour_correlation(measured: FaultMeasurement, volts: float) -> tuple[flo
     place = np.asarray(measured.positions)
     away = np.abs(place[:, None] - place)
     near = ((away[..., 0] == 0) & (away[..., 1] == 1)).astype(np.float64)
+    # Each pair of neighbours is there twice. For such weights S1 = 2 S0, and S2 is the sum of the
+    # squared sums of rows and columns.
     n, links = len(values), near.sum()
     found = float(n / links * (values @ near @ values) / (values @ values))
     s1, s2 = 2 * links, float(np.square(2 * near.sum(0)).sum())

@@ -237,7 +237,8 @@ class FaultMeasurement:
         descending, before = sorted(rates, reverse=True), 0.0
         threshold: dict[float, float] = {}
         for volts in descending:
-            # A rounding error below the first rate, which has no neighbour.
+            # Halfway in the logarithm: at a measured supply exactly the measured cells fail,
+            # however its rate is rounded; the first rate has no neighbour.
             threshold[volts] = math.sqrt(before * rates[volts]) or rates[volts] * (1 - 1e-9)
             before = rates[volts]
         return MeasuredMap(

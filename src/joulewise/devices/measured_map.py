@@ -153,6 +153,8 @@ class MeasuredMap(FaultMap):
         # Arrays are numbered as they are drawn; the first words of the first are not used.
         used = -(-(start + words * bits) // size)
         drawn = generator.integers(self.arrays, size=used)
+        # Weak cells of array k are weak[first[k] : first[k + 1]]: the indices of those of all drawn
+        # arrays at once, without a loop.
         counts = first[drawn + 1] - first[drawn]
         ends = np.cumsum(counts)
         index = np.arange(ends[-1]) + np.repeat(first[drawn] - ends + counts, counts)
@@ -183,6 +185,7 @@ class MeasuredMap(FaultMap):
         patterns, index = np.unique(fails, axis=0, return_inverse=True)
         counts = np.bincount(index.reshape(-1), minlength=len(patterns)).astype(np.float64)
         total = self.arrays * self.rows * self.columns // bits
+        # The last pattern is that of words without weak cells, which is most of them.
         counts[index.reshape(-1)[-1]] += total - len(fails)
         given = torch.from_numpy(patterns.astype(np.float64))
         # A gradient of 0, where autograd would have none.

@@ -269,14 +269,19 @@ class Code:
             rest: Error rates of the other cells of its codeword, ``[cells]``.
             step: Change of the code by an error in each protected plane, ``[planes, codes]``.
         """
+        # Sums over patterns of an even and an odd number of errors in the codeword are those of
+        # (P + S) / 2 and (P - S) / 2, with P the chance of a pattern and S that with the sign of
+        # its parity, a product over cells: 1 - 2 p for each of the others.
         none, odds = (1 - rest).prod(), (rest / (1 - rest)).sum()
         parity = _times(own.signed, (1 - 2 * rest).prod())
         even, odd = (_times(_plus(own.total, _times(parity, sign)), 0.5) for sign in (1.0, -1.0))
         if not self.corrects:
             return even, odd
+        # One error, in the word or in another cell, is corrected: its patterns read right.
         clean = _times(own.none, none)
         right = clean[0] + none * (own.one[0] + own.none[0] * odds)
         several = _plus(odd, _times(own.one, -none), _times(own.none, -none * odds))
+        # Three or more, if odd, look like one error with this chance; even numbers are detected.
         wrong = self.miscorrected
         # A wrong correction changes one cell more.
         chance = several[0] * wrong / (len(self.columns) + self.check_bits)
@@ -312,6 +317,7 @@ def _product(rate: Tensor, step: Tensor, sign: float) -> Sums:
     """Sums for a product measure, with a factor ``sign`` for each error."""
     mass = torch.ones(rate.shape[1], dtype=torch.float64)
     first = second = torch.zeros_like(mass)
+    # Cell by cell: x + s with an error, so that E (x + s)^2 = E x^2 + 2 s E x + s^2.
     for p, s in zip(rate, step, strict=True):
         wrong, both = sign * p, 1 - p + sign * p
         second = second * both + (2 * first * s + mass * s**2) * wrong

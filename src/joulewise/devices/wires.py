@@ -77,6 +77,7 @@ def effective_conductances(conductances: Tensor, ohm: float) -> Tensor:
 def _shared(conductances: Tensor, place: Tensor, dim: int) -> Tensor:
     """``sum_l g_l min(place_j, place_l)`` along an axis, for ascending places from 1."""
     place = place if dim == -1 else place[:, None]
+    # Devices before j are nearer and share their own place with it, those after it share j's.
     weighted = (conductances * place).cumsum(dim)
     total = conductances.sum(dim, keepdim=True) - conductances.cumsum(dim)
     return weighted + place * total
@@ -110,6 +111,7 @@ def solved_conductances(conductances: NDArray[np.float64], ohm: float) -> NDArra
     ends = np.concatenate([on_row[:, 0], on_column[-1]])  # to the drivers, and to ground
     diagonal = diagonal + np.bincount(ends, minlength=2 * cells) * wire
     at = np.arange(2 * cells)
+    # Kirchhoff's law at each node: the sum of conductances on the diagonal, less those of links.
     matrix = coo_array(
         (
             np.concatenate([diagonal, -values, -values]),

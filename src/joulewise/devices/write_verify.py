@@ -126,6 +126,7 @@ class WriteVerify(Device[WrittenPairs]):
         order = scores.detach().flatten().argsort(descending=True, stable=True)
         rank = torch.empty(len(order), dtype=torch.float64, device=pairs.weights.device)
         places = torch.arange(len(order), dtype=torch.float64, device=rank.device)
+        # Below a fraction of f lie the first f n weights of the order: masks are nested over f.
         rank[order.to(rank.device)] = places / max(len(order), 1)
         return WrittenPairs(pairs=pairs, rank=rank.view_as(pairs.weights))
 
