@@ -20,7 +20,7 @@ from torch import Tensor
 from joulewise.devices.chip import Chip
 from joulewise.errors import refuse
 
-__all__ = ["FaultMap", "IndependentMap", "Layout", "by_word", "starts_run", "word_cells"]
+__all__ = ["FaultMap", "IndependentMap", "Layout", "by_word", "rate_of", "starts_run", "word_cells"]
 
 Cells = NDArray[np.int64]
 Rates = NDArray[np.float64]
@@ -107,9 +107,7 @@ class IndependentMap(FaultMap):
         certain = rates >= 1.0  # t is infinite: all cells of such planes fail, without arrivals
         horizons = -np.log1p(-np.where(certain, 0.0, rates))
         times, cells = _arrivals(words * bits, float(horizons.max()), chip)
-        plane = cells % bits
-        if rates.ndim > 2:  # planes of channels: an equal number of words, one after the other
-            plane += cells // (words // rates.shape[1] * bits) * bits
+        plane = rate_of(cells, words, rates)
 
         def failing_while(held: int) -> Cells:
             hit = cells[times <= horizons[held].reshape(-1)[plane]]
@@ -123,6 +121,15 @@ class IndependentMap(FaultMap):
     def mixture(self, rates: Tensor) -> tuple[Tensor, Tensor]:
         """One component: the rates themselves."""
         return torch.ones(1, dtype=torch.float64), rates[None]
+
+
+def rate_of(cells: Cells, words: int, rates: Rates) -> Cells:
+    """Index of the rate of each cell among those for cells that hold 0; see `FaultMap.failing`."""
+    bits = rates.shape[-1]
+    plane: Cells = cells % bits
+    if rates.ndim > 2:  # planes of channels: an equal number of words, one after the other
+        plane += cells // (words // rates.shape[1] * bits) * bits
+    return plane
 
 
 def _arrivals(cells: int, horizon: float, chip: Chip) -> tuple[Rates, Cells]:

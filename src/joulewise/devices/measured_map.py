@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from joulewise.devices.chip import Chip
-from joulewise.devices.fault_maps import Cells, FaultMap, Layout, Rates, word_cells
+from joulewise.devices.fault_maps import Cells, FaultMap, Layout, Rates, rate_of, word_cells
 from joulewise.devices.tables import read_csv
 from joulewise.errors import TableError, check_count, check_in_range, check_kind, refuse
 
@@ -161,9 +161,7 @@ class MeasuredMap(FaultMap):
         cells = np.repeat(np.arange(used) * size, counts) + weak[index] - start
         inside = (cells >= 0) & (cells < words * bits)
         cells, thresholds = cells[inside], thresholds[index][inside]
-        plane = cells % bits
-        if rates.ndim > 2:  # planes of channels: an equal number of words, one after the other
-            plane += cells // (words // rates.shape[1] * bits) * bits
+        plane = rate_of(cells, words, rates)
         on_zero, on_one = (cells[thresholds <= p.reshape(-1)[plane]] for p in rates)
         return on_zero, on_one
 

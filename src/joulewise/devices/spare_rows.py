@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from joulewise.devices.chip import Chip
-from joulewise.devices.fault_maps import Cells, FaultMap, IndependentMap, Rates
-from joulewise.errors import check_count, check_kind, refuse
+from joulewise.devices.fault_maps import Cells, FaultMap, IndependentMap, Rates, word_cells
+from joulewise.errors import check_count, check_kind
 
 __all__ = ["SpareRows"]
 
@@ -58,9 +58,7 @@ class SpareRows(FaultMap):
         Raises:
             InputError: naming the field.
         """
-        if self.columns % bits:
-            allowed = f"a multiple of the word's {bits} bits: words may not straddle rows"
-            refuse("columns of the fault map", self.columns, allowed)
+        word_cells(bits, self.columns, "adjacent")
 
     def failing(self, words: int, rates: Rates, chip: Chip) -> tuple[Cells, Cells]:
         """Failing cells of one chip after repair; see `FaultMap.failing`."""
