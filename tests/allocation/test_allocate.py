@@ -1,7 +1,9 @@
 """Allocation: goals that hold on held-out chips, and those that are out of reach."""
 
 import json
+import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,6 +20,7 @@ from joulewise.allocation import (
     pareto,
     problem,
 )
+from joulewise.allocation._allocate import _Run
 from joulewise.allocation.plan_optimiser import PlanOptimiser
 from joulewise.devices import SRAM, Crossbar, VoltageTable, law
 from joulewise.devices.reliability_laws import VoltageRow
@@ -323,3 +326,41 @@ def test_an_accuracy_without_targets_is_refused(placement, split):
 def test_a_placement_without_accesses_is_refused(network, split):
     with pytest.raises(InputError, match="without access counts"):
         allocate(place(network, weights=SRAM()), split, goal=OutputError(1.0))
+
+
+class CoarseProblem:
+    """One level; the squared error is ``(1 - level)^2``, to which a linearisation adds a floor."""
+
+    def __init__(self, *floors):
+        self.floors = list(floors)
+
+    def energy(self, levels):
+        return 0.1 + 0.9 * float(levels)
+
+    def linearised_near(self, _):
+        floor = self.floors.pop(0)
+        return SimpleNamespace(
+            variables=SimpleNamespace(
+                most_reliable=torch.ones(()).double(), least_reliable=torch.zeros(()).double()
+            ),
+            mse=lambda levels: floor + (1 - float(levels)) ** 2,
+            minimise_energy=lambda mse, _: torch.tensor(1 - max(mse - floor, 0.0) ** 0.5).double(),
+        )
+
+
+@pytest.mark.parametrize(("floors", "left"), [((0.5, 0.01, 7.0), 1), ((0.01, 7.0), 1)])
+def test_a_coarse_bracket_is_searched_again_with_a_new_linearisation(monkeypatch, floors, left):
+    """A floor of the error hides the plans between both ends of the bracket."""
+    problem = CoarseProblem(*floors)
+    run = _Run(problem=problem, goal=None, chips=20, confidence=0.95)
+
+    def slack(_, optimiser, condition, levels):
+        run.trials.append(optimiser.mse(levels))
+        return math.log(0.2 / (1 - float(levels) + 1e-9))
+
+    monkeypatch.setattr(_Run, "_slack", slack)
+    search = run._search(1.0, None)
+    # The threshold is level 0.8: energy 0.82; 15 % of the error is 0.015 of the level.
+    assert 0.82 <= search.energy < 0.84
+    assert search.trials == run.trials[-len(search.trials) :]
+    assert len(problem.floors) == left

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from joulewise.allocation.bracketing import largest_feasible
+from joulewise.allocation.bracketing import bracket
 
 
 def search(slack, *, first=1.0, lowest=1e-6, highest=1e3):
@@ -18,7 +18,7 @@ def search(slack, *, first=1.0, lowest=1e-6, highest=1e3):
         tried.append(limit)
         return torch.tensor([limit], dtype=torch.float64)
 
-    found = largest_feasible(
+    found, _ = bracket(
         first,
         lowest=lowest,
         highest=highest,

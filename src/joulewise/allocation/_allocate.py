@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from joulewise.allocation.bracketing import largest_feasible
+from joulewise.allocation.bracketing import Candidate, bracket
 from joulewise.allocation.energy_model import common_levels
 from joulewise.allocation.goals import (
     Condition,
@@ -42,6 +43,9 @@ _TUNING_FRACTION, _FEWEST_TUNING = 10, 10
 # Most linearisations under an energy budget, and the step fractions of their backtracking line
 # search: gradients can be wrong far from the plan of their linearisation.
 _LINEARISATIONS, _FRACTIONS = 3, (1.0, 0.5, 0.25)
+# Most searches for the limit, each with a new linearisation, and the ratio of the energies at both
+# ends of a bracket above which its linearisation does not resolve the plans between them.
+_SEARCHES, _COARSE = 3, 1.25
 # Before a plan is returned, a common point of this fraction of its energy is tried.
 _CHEAPER = 0.99
 _EACH_TENSOR = Granularity()
@@ -148,6 +152,22 @@ def allocate(  # noqa: PLR0913  each is a choice of the caller, by keyword
         return run.minimise_energy()
 
 
+class _Search(NamedTuple):
+    """A bracket of the limit on the error with one linearisation.
+
+    Args:
+        energy: Normalised energy of the plan found; infinite if there is none.
+        optimiser: Optimiser of the linearisation.
+        found: The cheapest plan that holds on the tuning chips.
+        trials: Plans that were simulated; their predicted errors are of this linearisation.
+    """
+
+    energy: float
+    optimiser: PlanOptimiser
+    found: Candidate | None
+    trials: list[TuningTrial]
+
+
 @dataclass(slots=True, kw_only=True, eq=False)
 class _Run:
     """One call of `allocate`."""
@@ -210,21 +230,8 @@ class _Run:
         condition = Condition.of(self.goal, ideal.metric, ideal.ideal)
         # Not fixed: lists of detections, for instance, or batches of several sequence lengths.
         problem.of_weights = not problem.has_fixed_outputs(ideal)
-        verification = Verification(
-            problem=problem,
-            condition=condition,
-            chips=self.chips,
-            confidence=self.confidence,
-            trials=self.trials,
-        )
-        first = first_error(problem, condition, ideal)
-        optimiser = problem.linearised_near(first)
-        found = largest_feasible(
-            first,
-            lowest=optimiser.mse(optimiser.variables.most_reliable),
-            highest=optimiser.mse(optimiser.variables.least_reliable),
-            optimise=optimiser.minimise_energy,
-            slack=partial(self._slack, optimiser, condition),
+        _, optimiser, found, trials = self._search(
+            first_error(problem, condition, ideal), condition
         )
         max_mse, start = optimiser.mse(optimiser.variables.most_reliable), None
         if found is not None:
@@ -233,8 +240,18 @@ class _Run:
             there = problem.linearised_at(start)
             levels = there.minimise_energy(there.mse(start), start)
             cheaper = problem.energy(levels) < problem.energy(start)
-            if cheaper and self._slack(there, condition, levels) >= 0:
-                optimiser, max_mse, start = there, there.mse(levels), levels
+            if cheaper:
+                holds = self._slack(there, condition, levels) >= 0
+                trials.append(self.trials[-1])
+                if holds:
+                    optimiser, max_mse, start = there, there.mse(levels), levels
+        verification = Verification(
+            problem=problem,
+            condition=condition,
+            chips=self.chips,
+            confidence=self.confidence,
+            trials=trials,
+        )
         chosen, optimiser, levels, simulation = verification.run(optimiser, max_mse, start)
         attempts = verification.attempts
         allocation = self._allocation(
@@ -245,11 +262,37 @@ class _Run:
             holds=attempts[chosen].holds,
             attempts=tuple(attempts),
             chosen=chosen,
-            at_goal=energy_at_goal(self.trials, attempts, attempts[chosen]),
+            at_goal=energy_at_goal(trials, attempts, attempts[chosen]),
         )
         if problem.granularity.per == "network" and not problem.granularity.bit_planes:
             return allocation
         return self._common_if_cheaper(allocation, condition)
+
+    def _search(self, first: float, condition: Condition) -> _Search:
+        """Search for the cheapest plan that holds on the tuning chips.
+
+        A linearisation at a noisy plan can keep an error that reliable plans do not have: no limit
+        then gives the plans between both ends of the bracket, and a new one is made near them.
+        """
+        problem = self.problem
+        searches: list[_Search] = []
+        for _ in range(_SEARCHES):
+            optimiser, before = problem.linearised_near(first), len(self.trials)
+            feasible, infeasible = bracket(
+                first,
+                lowest=optimiser.mse(optimiser.variables.most_reliable),
+                highest=optimiser.mse(optimiser.variables.least_reliable),
+                optimise=optimiser.minimise_energy,
+                slack=partial(self._slack, optimiser, condition),
+            )
+            required = problem.energy(feasible.levels) if feasible else math.inf
+            searches.append(_Search(required, optimiser, feasible, self.trials[before:]))
+            if feasible is None or infeasible is None:
+                break
+            if required < _COARSE * problem.energy(infeasible.levels):
+                break
+            first = math.sqrt(feasible.max_mse * infeasible.max_mse)
+        return min(searches, key=lambda search: search.energy)
 
     def _common_if_cheaper(self, allocation: Allocation, condition: Condition) -> Allocation:
         """The allocation, or that of one common point if a cheaper one is verified.

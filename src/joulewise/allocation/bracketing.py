@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-__all__ = ["Candidate", "largest_feasible"]
+__all__ = ["Bracket", "Candidate", "bracket"]
 
 # Each candidate costs a simulation: ten are enough for any start (six strides are a factor of 700).
 _MAX_CANDIDATES = 10
@@ -33,15 +33,28 @@ class Candidate(NamedTuple):
     levels: Tensor
 
 
-def largest_feasible(
+class Bracket(NamedTuple):
+    """The plans between which a goal ceases to hold.
+
+    Args:
+        feasible: The plan of the largest limit whose slack is not negative; None if every one is
+            infeasible, the most reliable plan included.
+        infeasible: The plan of the least limit above it; None if every one is feasible.
+    """
+
+    feasible: Candidate | None
+    infeasible: Candidate | None
+
+
+def bracket(
     first: float,
     *,
     lowest: float,
     highest: float,
     optimise: Callable[[float, Tensor | None], Tensor],
     slack: Callable[[Tensor], float],
-) -> Candidate | None:
-    """The plan of the largest limit on the predicted error whose slack is not negative.
+) -> Bracket:
+    """Bracket the largest limit on the predicted error at which the slack is not negative.
 
     Slack falls with the limit, but for the chance of chips. The logarithm of the limit is bracketed
     in equal strides, then narrowed by the secant through both ends.
@@ -53,8 +66,6 @@ def largest_feasible(
         optimise: From a limit, and levels to start from, to the levels of least energy.
         slack: The slack of levels by simulation, on the same chips in every call.
 
-    Returns:
-        None if every candidate is infeasible, the most reliable plan included.
     """
     feasible: Candidate | None = None
     infeasible: Candidate | None = None
@@ -71,7 +82,7 @@ def largest_feasible(
         if following is None:
             break
         limit = following
-    return feasible
+    return Bracket(feasible, infeasible)
 
 
 def _start(limit: float, *ends: Candidate | None) -> Tensor | None:
