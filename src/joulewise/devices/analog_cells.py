@@ -5,8 +5,6 @@ Conductances are in the unit of a weight, which is ``unit`` per siemens.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
@@ -16,10 +14,13 @@ from joulewise.devices.conductance_table import ConductanceTable
 __all__ = ["AnalogCells"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class AnalogCells:
-    """Devices that are programmed to a target, with noise; see `Crossbar` for the fields."""
+    """Base of arrays whose devices are programmed to a target, with noise.
 
+    The fields are those of `Crossbar`.
+    """
+
+    __slots__ = ()
     sigma: float
     variability: float
     programming: ConductanceTable | None
@@ -28,16 +29,16 @@ class AnalogCells:
     clip: bool
 
     @property
-    def noisy(self) -> bool:
+    def _noisy(self) -> bool:
         """True if programming is random."""
         return bool(self.sigma or self.variability or self.programming is not None)
 
     @property
-    def stuck(self) -> bool:
+    def _stuck(self) -> bool:
         """True if some devices are stuck."""
         return bool(self.stuck_off or self.stuck_on)
 
-    def std(self, target: Tensor, unit: Tensor, devices: int = 1) -> Tensor:
+    def _std(self, target: Tensor, unit: Tensor, devices: int = 1) -> Tensor:
         """Standard deviation of one programmed device, or of a pair, without a table."""
         own = self.variability * target
         if not self.sigma:  # the gradient of hypot is undefined at (0, 0)
@@ -48,22 +49,22 @@ class AnalogCells:
     def _center_and_std(self, target: Tensor, unit: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation before clipping."""
         if self.programming is None:
-            return target, self.std(target, unit)
+            return target, self._std(target, unit)
         mean, std = self.programming.at(target / unit)
         return (mean * unit).to(target.dtype), (std * unit).to(target.dtype)
 
-    def programmed(self, target: Tensor, unit: Tensor, noise: Tensor) -> Tensor:
+    def _programmed(self, target: Tensor, unit: Tensor, noise: Tensor) -> Tensor:
         """Conductances of one chip, for standard normal ``noise`` in the shape of ``target``."""
         center, std = self._center_and_std(target, unit)
         held = center + std * noise
         return held.clamp(min=0) if self.clip else held
 
-    def with_stuck(self, held: Tensor, uniform: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    def _with_stuck(self, held: Tensor, uniform: Tensor, low: Tensor, high: Tensor) -> Tensor:
         """Conductances with stuck devices, for ``uniform`` numbers in the shape of ``held``."""
         held = torch.where(uniform < self.stuck_off, low.to(held), held)
         return torch.where(uniform >= 1 - self.stuck_on, high.to(held), held)
 
-    def moments(
+    def _device_moments(
         self, target: Tensor, unit: Tensor, low: Tensor, high: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Mean and variance over chips, stuck devices included; exact, differentiable in ``unit``.
@@ -76,7 +77,7 @@ class AnalogCells:
         """
         center, std = self._center_and_std(target, unit)
         mean, var = rectified_moments(center, std) if self.clip else (center, std.square())
-        if not self.stuck:
+        if not self._stuck:
             return mean, var
         works = 1 - self.stuck_off - self.stuck_on
         # Law of total variance over working and stuck devices, from deviations of the working mean:

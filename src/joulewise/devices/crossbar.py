@@ -36,7 +36,7 @@ _G_RANGE = (1e-7, 1e-3)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Crossbar(PairDevice):
+class Crossbar(AnalogCells, PairDevice):
     """A crossbar of differential pairs of memristors; the operating point is ``g_max``.
 
     Weights become targets as stated, with their fields, in `PairDevice`.
@@ -178,17 +178,6 @@ class Crossbar(PairDevice):
         """Levels of a weight: those of all its digits."""
         return self.levels and digit_steps(self.levels, self.slices)
 
-    @property
-    def _cells(self) -> AnalogCells:
-        return AnalogCells(
-            sigma=self.sigma,
-            variability=self.variability,
-            programming=self.programming,
-            stuck_off=self.stuck_off,
-            stuck_on=self.stuck_on,
-            clip=self.clip,
-        )
-
     def read(self, stored: Pairs, point: Point, chip: Chip) -> Tensor:
         """The tensor as read on one chip: differences of conductances, in the tensor's unit."""
         unit, parts = self._unit(stored, point), []
@@ -200,13 +189,13 @@ class Crossbar(PairDevice):
 
     def _read_digit(self, stored: Pairs, unit: Tensor, chip: Chip) -> Tensor:
         """Reads of one slice."""
-        cells, weights = self._cells, stored.weights
+        weights = stored.weights
         if self.clip or self._special:
             read = self._difference(self._held(stored, unit, chip), stored, unit)
-        elif cells.noisy:
+        elif self._noisy:
             # Unclipped noise of the two devices is Gaussian: one draw has the variance of both.
             (noise,) = normals(chip, "programming", (1, *weights.shape))
-            read = weights + cells.std(weights.abs(), unit, devices=2) * noise.to(weights)
+            read = weights + self._std(weights.abs(), unit, devices=2) * noise.to(weights)
         else:
             read = weights.clone()
         if self.read_noise:
@@ -218,7 +207,7 @@ class Crossbar(PairDevice):
     @property
     def _special(self) -> bool:
         """True for any device but a pair of independent Gaussian ones with targets |w| and 0."""
-        real = self.programming is not None or self.on_off != math.inf or self._cells.stuck
+        real = self.programming is not None or self.on_off != math.inf or self._stuck
         return real or self.mapping == "offset" or self.wire_ohm > 0
 
     def _targets(self, stored: Pairs) -> tuple[Tensor, ...]:
@@ -243,19 +232,19 @@ class Crossbar(PairDevice):
 
     def _held(self, stored: Pairs, unit: Tensor, chip: Chip) -> list[Tensor]:
         """Conductances of one chip, of the devices in the order of `_targets`."""
-        cells, held = self._cells, list(self._targets(stored))
+        held = list(self._targets(stored))
         shape = (len(held), *stored.weights.shape)
-        if cells.noisy:
+        if self._noisy:
             noise = normals(chip, "programming", shape)
             held = [
-                cells.programmed(target, unit, one.to(target))
+                self._programmed(target, unit, one.to(target))
                 for target, one in zip(held, noise, strict=True)
             ]
-        if cells.stuck:
+        if self._stuck:
             drawn = torch.from_numpy(chip.generator("stuck devices").random(shape))
             ends = self._ends(stored)
             held = [
-                cells.with_stuck(one, uniform.to(one.device), *ends)
+                self._with_stuck(one, uniform.to(one.device), *ends)
                 for one, uniform in zip(held, drawn, strict=True)
             ]
         return held
@@ -337,7 +326,7 @@ class Crossbar(PairDevice):
         """Moments of devices in the order of `_targets`, float64, in the unit of the weights."""
         wide = replace(stored, weights=stored.weights.double())
         low, high = self._ends(stored)
-        found = [self._cells.moments(one, unit, low, high) for one in self._targets(wide)]
+        found = [self._device_moments(one, unit, low, high) for one in self._targets(wide)]
         return [ReadMoments(mean=mean, var=var) for mean, var in found]
 
     def energy(self, traffic: Traffic, point: Point) -> Tensor:
