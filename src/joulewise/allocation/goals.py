@@ -13,7 +13,13 @@ from scipy import stats
 
 from joulewise.errors import InputError, check_count, check_in_range, check_kind, refuse
 from joulewise.metrics import MeanSquaredError, Metric, margin
-from joulewise.simulation import Interval, Simulation, mean_interval, proportion_interval
+from joulewise.simulation import (
+    Interval,
+    Simulation,
+    mean_interval,
+    mean_value,
+    proportion_interval,
+)
 
 __all__ = [
     "Condition",
@@ -283,7 +289,8 @@ class MeanCondition(Condition):
         if values is None:
             return (-math.inf if self.metric.higher_is_better else math.inf), False
         # The ends of a two-sided interval of 2 c - 1 have one-sided confidence c.
-        interval = mean_interval(values, 2 * confidence - 1)
+        geometric = self.metric.geometric
+        interval = mean_interval(values, 2 * confidence - 1, geometric=geometric)
         bound = interval.low if self.metric.higher_is_better else interval.high
         return bound, bound >= self.limit if self.metric.higher_is_better else bound <= self.limit
 
@@ -292,19 +299,23 @@ class MeanCondition(Condition):
         values = self._all_known(simulation)
         if values is None:
             return -math.inf
+        if self.metric.geometric:
+            values = np.log(values).tolist()
         # Standard error over the ``chips`` of the verification, not those of this simulation.
         spread = float(np.std(values, ddof=1)) / chips**0.5
         reach = float(stats.t.ppf(confidence, chips - 1)) * spread
         sign = -1.0 if self.metric.higher_is_better else 1.0
-        return self._margin(float(np.mean(values)) + sign * reach)
+        bound = float(np.mean(values)) + sign * reach
+        return self._margin(math.exp(min(bound, 700.0)) if self.metric.geometric else bound)
 
     def margin(self, simulation: Simulation) -> tuple[float, Interval]:
         """See `Condition`."""
         values = self._all_known(simulation)
         if values is None:
             return -math.inf, Interval(-math.inf, -math.inf)
-        ends = sorted(self._margin(end) for end in mean_interval(values))
-        return self._margin(float(np.mean(values))), Interval(*ends)
+        geometric = self.metric.geometric
+        ends = sorted(self._margin(end) for end in mean_interval(values, geometric=geometric))
+        return self._margin(mean_value(values, geometric=geometric)), Interval(*ends)
 
     def _all_known(self, simulation: Simulation) -> list[float] | None:
         values = self.figures(simulation)

@@ -8,15 +8,35 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, Never
 
 import torch
 from torch import Tensor
 
 from joulewise.errors import DataError, refuse
 
-__all__ = ["Accumulator", "MeanMetric", "Metric", "NextToken", "margin"]
+__all__ = [
+    "Accumulator",
+    "Compared",
+    "MeanMetric",
+    "MeanScore",
+    "Metric",
+    "check_tensors",
+    "margin",
+    "refuse_pair",
+]
+
+
+class Compared(NamedTuple):
+    """Targets of metrics that compare with the model as given.
+
+    Args:
+        reference: Main tensor of the output of the model as given.
+        targets: Targets of the batch, which may tell positions that do not count; or None.
+    """
+
+    reference: Tensor
+    targets: Any
 
 
 class Accumulator(ABC):
@@ -66,12 +86,16 @@ class Metric(ABC):
         higher_is_better: Direction.
         bounds: Lower and upper end of its values; infinite where there is none.
         raw: True if it takes outputs as the model returns them, False for their main tensor.
+        geometric: True if means over chips are geometric, the exponential of the mean logarithm.
+        compares: True if its targets are `Compared`, with the outputs of the model as given.
     """
 
     name: str
     higher_is_better: bool
     bounds: tuple[float, float]
     raw: bool = False
+    geometric: bool = False
+    compares: bool = False
 
     @abstractmethod
     def new(self) -> Accumulator:
@@ -98,10 +122,10 @@ class MeanMetric(Metric):
 
     def new(self) -> Accumulator:
         """See `Metric`."""
-        return _Mean(self)
+        return MeanScore(self)
 
 
-class _Mean(Accumulator):
+class MeanScore(Accumulator):
     """Sum of scores, in float64 and on their device, and their number."""
 
     def __init__(self, metric: MeanMetric) -> None:
@@ -111,6 +135,7 @@ class _Mean(Accumulator):
 
     @torch.no_grad()
     def update(self, outputs: Any, targets: Any) -> None:
+        """See `Accumulator`."""
         self._metric.check(outputs, targets)
         scores = self._metric.scores(outputs, targets)
         self._sum = self._sum + scores.sum(dtype=torch.float64)
@@ -121,47 +146,6 @@ class _Mean(Accumulator):
             field = f"the number of targets that count for {self._metric.name}"
             refuse(field, 0, "1 or more", DataError)
         return float(self._sum) / self._count
-
-
-@dataclass(frozen=True)
-class NextToken(Metric):
-    """A metric of each output ``[batch, tokens, ...]`` against the target of the next token.
-
-    Causal models of Hugging Face compare their ``labels`` in this way. The last output and the
-    first target are left out.
-    """
-
-    metric: Metric
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "name", f"{self.metric.name} of the next token")
-        object.__setattr__(self, "higher_is_better", self.metric.higher_is_better)
-        object.__setattr__(self, "bounds", self.metric.bounds)
-
-    def new(self) -> Accumulator:
-        """See `Metric`."""
-        return _Shifted(self.metric.new())
-
-    def check(self, outputs: Any, targets: Any) -> None:
-        """See `Metric`."""
-        self.metric.check(outputs[:, :-1], targets[:, 1:])
-
-    def derived(self, value: float) -> dict[str, float]:
-        """See `Metric`."""
-        return self.metric.derived(value)
-
-
-class _Shifted(Accumulator):
-    def __init__(self, accumulator: Accumulator) -> None:
-        self._accumulator = accumulator
-
-    def update(self, outputs: Any, targets: Any) -> None:
-        self._accumulator.update(outputs[:, :-1], targets[:, 1:])
-
-    def _value(self) -> float:
-        value = self._accumulator.compute()
-        self.failure = self._accumulator.failure
-        return math.nan if value is None else value
 
 
 def margin(metric: Metric, value: float | None, limit: float) -> float:
@@ -199,3 +183,29 @@ def margin(metric: Metric, value: float | None, limit: float) -> float:
     if as_ratio:
         return sign * (math.log(value / limit) if value > 0 else -math.inf)
     return sign * (value - limit)
+
+
+def check_tensors(metric: Metric, outputs: Any, targets: Any) -> None:
+    """Refuse anything but tensors.
+
+    Raises:
+        DataError: naming both.
+    """
+    if not isinstance(outputs, Tensor) or not isinstance(targets, Tensor):
+        refuse_pair(metric, outputs, targets, "tensors")
+
+
+def refuse_pair(metric: Metric | None, outputs: Any, targets: Any, allowed: str) -> Never:
+    """Refuse targets beside outputs, by shape and dtype.
+
+    Raises:
+        DataError: always.
+    """
+    found, beside = (
+        f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
+        if isinstance(value, Tensor)
+        else f"a {type(value).__name__}"
+        for value in (targets, outputs)
+    )
+    field = f"the target of {metric.name}" if metric else "the target of a run without a metric"
+    refuse(field, f"{found} beside an output that is {beside}", allowed, DataError)

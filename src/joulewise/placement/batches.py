@@ -16,7 +16,10 @@ from joulewise.errors import DataError, check_count, refuse
 from joulewise.nested import batch_size, map_tensors, tensors_in
 from joulewise.placement.process_state import SameDraws
 
-__all__ = ["Batch", "prepare", "take"]
+__all__ = ["NOT_COUNTED", "Batch", "prepare", "take"]
+
+NOT_COUNTED = -100
+"""Target that metrics of tokens ignore, as the losses of torch do."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,6 +44,7 @@ def prepare(data: Split | Iterable[Any], model: nn.Module, batch: int | None = N
         data: A split, a torch ``Dataset`` (``TensorDataset``, for instance) or an iterable of
             batches, such as a ``DataLoader`` or a list. A batch is a pair ``(inputs, targets)``, a
             mapping whose entry ``labels``, if there is one, are the targets, or inputs alone.
+            Labels at which an entry ``attention_mask`` is 0 become -100, which does not count.
             A list that this function returned is returned as it is.
             Inputs are a tensor, a tuple of positional or a mapping of keyword arguments.
         model: The model that the batches are for.
@@ -72,7 +76,8 @@ def prepare(data: Split | Iterable[Any], model: nn.Module, batch: int | None = N
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         if isinstance(inputs, Tensor) and isinstance(data, Split) and inputs.is_floating_point():
             inputs = inputs.to(parameter.dtype)  # a split holds float32, whatever the model is
-        batches.append(Batch(inputs, _targets(targets, inputs, parameter.device), labels))
+        targets = _targets(targets, inputs, parameter.device)
+        batches.append(Batch(inputs, _without_masked(targets, inputs), labels))
     if not batches:
         raise DataError("the data holds no batch; allowed: at least one batch of samples")
     if len({(b.targets is None, b.labels, _kind(b.inputs)) for b in batches}) > 1:
@@ -146,6 +151,16 @@ def _targets(targets: Any, inputs: Any, device: torch.device) -> Any:
             f"{tuple(tensor.shape)}; allowed: the batch as the first axis of both"
         )
     return tensor
+
+
+def _without_masked(targets: Any, inputs: Any) -> Any:
+    """Labels without those of positions that the attention mask leaves out."""
+    mask = inputs.get("attention_mask") if isinstance(inputs, Mapping) else None
+    if not isinstance(mask, Tensor) or not isinstance(targets, Tensor) or mask.ndim < 2:
+        return targets
+    if mask.shape != targets.shape or targets.is_floating_point():
+        return targets
+    return targets.masked_fill(mask == 0, NOT_COUNTED)
 
 
 def take(nested: Any, of: int, chosen: Any) -> Any:

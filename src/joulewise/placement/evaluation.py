@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from joulewise.errors import DataError
-from joulewise.metrics import Metric, as_metric, resolve_metric
+from joulewise.errors import DataError, ModelError, refuse
+from joulewise.metrics import Compared, Metric, as_metric, resolve_metric
 from joulewise.nested import cloned
-from joulewise.placement.batches import Batch
+from joulewise.placement.batches import NOT_COUNTED, Batch
 from joulewise.placement.execution import check_finite, main_tensor
 from joulewise.placement.memory import Memory
 
@@ -51,7 +51,8 @@ def reference_pass(
         DataError: if targets do not fit the outputs or the metric, or a metric has no targets.
         ModelError: if an output is NaN or infinite, naming the first such layer.
     """
-    if metric is not None and batches[0].targets is None:
+    given = None if metric is None else as_metric(metric)
+    if given is not None and batches[0].targets is None and not given.compares:
         raise DataError(
             "a metric is given, and the data has no targets; allowed: (inputs, targets), or a dict "
             "with labels"
@@ -70,17 +71,16 @@ def reference_pass(
             # A copy: a model may return its own buffer, and a metric may work in place.
             dtype = torch.float64 if main.dtype == torch.float64 else torch.float32
             outputs.append(main.to(dtype, copy=True))
-        if number == 0 and batch.targets is not None:
-            given = None if metric is None else as_metric(metric)
+        if number == 0 and (batch.targets is not None or (given and given.compares)):
             # Labels that may be those of tokens are compared with the tensor, shifted by one.
             tokens = batch.labels and main is not None and main.ndim == 3
             seen = output if given is not None and given.raw and not tokens else main
-            resolved = resolve_metric(
-                given, seen, batch.targets, labels=batch.labels, required=required
-            )
+            targets = _targets(given, batch, outputs[0])
+            resolved = resolve_metric(given, seen, targets, labels=batch.labels, required=required)
             accumulator = None if resolved is None else resolved.new()
         if resolved is not None and accumulator is not None:
-            accumulator.update(output if resolved.raw else main, batch.targets)
+            targets = _targets(resolved, batch, outputs[-1])
+            accumulator.update(output if resolved.raw else main, targets)
     if resolved is None or accumulator is None:
         return Reference(outputs, None, None)
     value = accumulator.compute()
@@ -118,6 +118,21 @@ def score_pass(
             error += float(difference.square().sum(dtype=torch.float64))
             count += expected.numel()
         if metric is not None and accumulator is not None:  # last: a metric may work in place
-            accumulator.update(output if metric.raw else tensor, batch.targets)
+            targets = _targets(metric, batch, expected)
+            accumulator.update(output if metric.raw else tensor, targets)
     value = None if accumulator is None else accumulator.compute()
     return value, error / count if fixed and count else None
+
+
+def _targets(metric: Metric | None, batch: Batch, reference: Tensor | None) -> Any:
+    """Targets of a batch as a metric takes them."""
+    if metric is None or not metric.compares:
+        return batch.targets
+    if reference is None:
+        got = "an output without a tensor of one shape"
+        refuse("the model", f"one with {got}", f"a tensor, for {metric.name}", ModelError)
+    mask = batch.inputs.get("attention_mask") if isinstance(batch.inputs, Mapping) else None
+    if batch.targets is None and isinstance(mask, Tensor) and mask.shape == reference.shape[:-1]:
+        counts = torch.zeros_like(mask, dtype=torch.int64)
+        return Compared(reference, counts.masked_fill(mask == 0, NOT_COUNTED))
+    return Compared(reference, batch.targets)

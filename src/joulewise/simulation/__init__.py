@@ -7,12 +7,18 @@ statistics   intervals for means and proportions
 
 from joulewise.simulation.montecarlo import simulate, sweep
 from joulewise.simulation.result import Simulation
-from joulewise.simulation.statistics import Interval, mean_interval, proportion_interval
+from joulewise.simulation.statistics import (
+    Interval,
+    mean_interval,
+    mean_value,
+    proportion_interval,
+)
 
 __all__ = [
     "Interval",
     "Simulation",
     "mean_interval",
+    "mean_value",
     "proportion_interval",
     "simulate",
     "sweep",

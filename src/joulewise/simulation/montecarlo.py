@@ -13,6 +13,7 @@ from typing import Any
 from joulewise.data import Split
 from joulewise.devices import Chip, Point
 from joulewise.errors import check_count, check_in_range, check_kind, refuse
+from joulewise.metrics import Metric
 from joulewise.nested import batch_size as batch_size_of
 from joulewise.nested import cloned
 from joulewise.placement import (
@@ -172,7 +173,7 @@ def sweep(
             )
             with closing(computed):
                 for run, score in computed:
-                    run.add(score, half_width, of_metric=reference.metric is not None)
+                    run.add(score, half_width, reference.metric)
                     report("simulating", sum(len(r.mse) for r in runs), chips * len(runs))
             for run in runs:
                 _warn_if_nothing_happened(memory, run, seed, ideal_mse)
@@ -266,7 +267,7 @@ class _Run:
     mse: list[float | None] = field(default_factory=list)
     stopped: bool = False
 
-    def add(self, score: _Score, half_width: float | None, *, of_metric: bool) -> None:
+    def add(self, score: _Score, half_width: float | None, metric: Metric | None) -> None:
         """Add a chip, and stop when enough are known."""
         self.values.append(score[0])
         self.mse.append(score[1])
@@ -274,8 +275,8 @@ class _Run:
             return
         values = [value for value in self.values if value is not None]
         errors = [mse for mse in self.errors() if math.isfinite(mse)]
-        if of_metric:
-            self.stopped = sure_enough(values, half_width)
+        if metric is not None:
+            self.stopped = sure_enough(values, half_width, geometric=metric.geometric)
         elif errors:
             self.stopped = sure_enough(errors, half_width * sum(errors) / len(errors))
 
@@ -287,7 +288,7 @@ class _Run:
         return tuple(mse if math.isfinite(mse) else math.inf for mse in known)
 
 
-def sure_enough(values: Sequence[float], half_width: float) -> bool:
+def sure_enough(values: Sequence[float], half_width: float, *, geometric: bool = False) -> bool:
     """True if a sequential run may stop: the 95 % interval of the mean is narrow enough.
 
     Equal values give no estimate of the spread, so they never end a run.
@@ -295,10 +296,12 @@ def sure_enough(values: Sequence[float], half_width: float) -> bool:
     Args:
         values: One number for each chip so far.
         half_width: Largest half-width of the interval.
+        geometric: True if the mean is geometric.
     """
     if len(values) < _FIRST_LOOK or len(values) % _LOOK_EVERY:
         return False
-    return min(values) < max(values) and mean_interval(values).half_width <= half_width
+    interval = mean_interval(values, geometric=geometric)
+    return min(values) < max(values) and interval.half_width <= half_width
 
 
 def _warn_if_nothing_happened(

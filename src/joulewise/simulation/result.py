@@ -9,14 +9,22 @@ from typing import Any
 
 import numpy as np
 
-from joulewise.errors import InputError, check_in_range
+from joulewise.errors import InputError, check_in_range, refuse
 from joulewise.metrics import Metric
 from joulewise.placement import Energy, Plan
 from joulewise.results import Result, finite, format_value, plotted
-from joulewise.simulation.statistics import Interval, mean_interval, proportion_interval
+from joulewise.simulation.statistics import (
+    Interval,
+    mean_interval,
+    mean_value,
+    proportion_interval,
+)
 from joulewise.units import format_percent, format_si
 
 __all__ = ["Simulation"]
+
+# Fewest chips whose 5 % quantile the text summary states.
+_QUANTILES_FROM = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
@@ -67,8 +75,8 @@ class Simulation(Result):
 
     @property
     def mean(self) -> float:
-        """Mean of the metric over the chips that did not fail."""
-        return float(np.mean(self._finite()))
+        """Mean of the metric over the chips that did not fail; geometric for perplexities."""
+        return mean_value(self._finite(), geometric=self._geometric)
 
     @property
     def mean_mse(self) -> float:
@@ -77,7 +85,7 @@ class Simulation(Result):
 
     def interval(self, confidence: float = 0.95) -> Interval:
         """Student's t interval of the mean of the metric: over chips, for these samples."""
-        return mean_interval(self._finite(), confidence)
+        return mean_interval(self._finite(), confidence, geometric=self._geometric)
 
     def mse_interval(self, confidence: float = 0.95) -> Interval:
         """Student's t interval of the mean output error over chips."""
@@ -110,6 +118,32 @@ class Simulation(Result):
         good = sum(v is not None and sign * v >= sign * limit for v in self._known())
         return good / self.chips, proportion_interval(good, self.chips, confidence)
 
+    def collapse_rate(self, multiple: float, confidence: float = 0.95) -> tuple[float, Interval]:
+        """Fraction of chips whose perplexity exceeds a multiple of that with a perfect memory.
+
+        For metrics of which lower is better, positive and unbounded, such as perplexities; negative
+        log-likelihoods count by their exponentials. Failed chips have collapsed.
+
+        Args:
+            multiple: Above 1.
+            confidence: Confidence of the Clopper-Pearson interval, in (0, 1).
+
+        Raises:
+            InputError: for other metrics, or without a value with a perfect memory.
+        """
+        check_in_range("multiple", multiple, 1.0, math.inf, open_low=True)
+        metric = self.metric
+        if metric is None or metric.higher_is_better or math.isfinite(metric.bounds[1]):
+            got = "none" if metric is None else metric.name
+            refuse("the metric", got, "one that is positive and unbounded, such as Perplexity")
+        if self.ideal is None:
+            refuse(f"{metric.name} with a perfect memory", "None", "a finite value")
+        loss = "perplexity" in metric.derived(self.ideal)
+        limit = self.ideal + math.log(multiple) if loss else self.ideal * multiple
+        collapsed = sum(value is None or value > limit for value in self._known())
+        interval = proportion_interval(collapsed, self.chips, confidence)
+        return collapsed / self.chips, interval
+
     def to_dict(self) -> dict[str, Any]:
         """See `Result`; output errors that are not finite are None."""
         return {
@@ -139,9 +173,13 @@ class Simulation(Result):
         if self.metric is not None:
             bounds = self.metric.bounds
             if self.failed < self.chips:
-                figures[self.metric.name] = _with_interval(self._finite(), bounds)
+                values = self._finite()
+                figures[self.metric.name] = _with_interval(values, bounds, self._geometric)
                 for name, value in self.metric.derived(self.mean).items():
                     figures[name] = format_value(value)
+                if self.chips >= _QUANTILES_FROM:
+                    quantiles = (format_value(self.quantile(q), bounds) for q in (0.05, 0.5, 0.95))
+                    figures["95, 50, 5 % of chips"] = ", ".join(quantiles)
             perfect, given = (format_value(v, bounds) for v in (self.ideal, self.original))
             figures["without faults"] = f"{perfect}; {given} as given, in floating point"
         if self.failed:
@@ -163,6 +201,10 @@ class Simulation(Result):
             | ({"output error": self.mse[k]} if self.mse else {})
             for k in range(self.chips)
         ]
+
+    @property
+    def _geometric(self) -> bool:
+        return self.metric is not None and self.metric.geometric
 
     @property
     def _sign(self) -> float:
@@ -194,10 +236,12 @@ def _described(metric: Metric) -> dict[str, Any]:
 
 
 def _with_interval(
-    values: Sequence[float], bounds: tuple[float, float] = (-math.inf, math.inf)
+    values: Sequence[float],
+    bounds: tuple[float, float] = (-math.inf, math.inf),
+    geometric: bool = False,
 ) -> str:
-    text = format_value(float(np.mean(values)), bounds)
+    text = format_value(mean_value(values, geometric=geometric), bounds)
     if len(values) < 2:
         return f"{text} (one chip)"
-    low, high = mean_interval(values)
+    low, high = mean_interval(values, geometric=geometric)
     return f"{text} [{format_value(low, bounds)}, {format_value(high, bounds)}]"

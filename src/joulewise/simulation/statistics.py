@@ -11,7 +11,7 @@ from scipy import stats
 
 from joulewise.errors import check_in_range, refuse
 
-__all__ = ["Interval", "mean_interval", "proportion_interval"]
+__all__ = ["Interval", "mean_interval", "mean_value", "proportion_interval"]
 
 
 class Interval(NamedTuple):
@@ -26,7 +26,19 @@ class Interval(NamedTuple):
         return (self.high - self.low) / 2
 
 
-def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
+def mean_value(values: Sequence[float], *, geometric: bool = False) -> float:
+    """Arithmetic or geometric mean.
+
+    Args:
+        values: One number per chip; above 0 for a geometric mean.
+        geometric: True for the exponential of the mean logarithm.
+    """
+    return float(np.exp(np.mean(np.log(values)))) if geometric else float(np.mean(values))
+
+
+def mean_interval(
+    values: Sequence[float], confidence: float = 0.95, *, geometric: bool = False
+) -> Interval:
     """Student's t interval of a mean.
 
     Chips are independent draws, and the mean of some tens of them is close to normal even where
@@ -35,6 +47,7 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval
     Args:
         values: One number per chip.
         confidence: In (0, 1).
+        geometric: True for the interval of a `mean_value` that is geometric.
 
     Returns:
         The interval; infinitely wide for a single value.
@@ -47,6 +60,10 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval
     check_in_range("confidence", confidence, 0.0, 1.0, open_low=True)
     if not len(values):
         refuse("values", "empty", "at least one")
+    if geometric:
+        with np.errstate(over="ignore"):  # to infinity
+            low, high = np.exp(mean_interval(np.log(values).tolist(), confidence))
+        return Interval(float(low), float(high))
     mean = float(np.mean(values))
     if len(values) == 1:
         return Interval(-math.inf, math.inf)
