@@ -117,16 +117,18 @@ class WordClasses:
     count: int
     moments: ClassMoments
 
-    def summed(self, weights: Tensor, *, by_channel: bool = False) -> Tensor:
-        """Sum of ``weights * scale^2`` over the words of each class, float64 ``[count]``.
+    def summed(self, weights: Tensor, *, by_channel: bool = False, power: int = 2) -> Tensor:
+        """Sum of ``weights * scale^power`` over the words of each class, float64 ``[count]``.
 
-        Its product with ``var`` is the sum over all words of weight times variance.
+        Its product with ``var`` is the sum over all words of weight times variance; with the first
+        power, that with ``mean`` is the sum of weight times mean.
 
         Args:
             weights: In the shape of the tensor.
             by_channel: True for sums ``[channels, count]`` of each output channel, the first axis.
+            power: 1 or 2.
         """
-        scaled = weights.double() * self.scale.double().square()
+        scaled = weights.double() * self.scale.double() ** power
         index, channels = self.index, 1
         if by_channel:
             channels = len(index)

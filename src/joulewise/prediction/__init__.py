@@ -9,6 +9,10 @@ second_order     correction for curvature, from pairs of opposite noise
 single_faults    correction for large single faults, tried one by one
 corrected        first order as a control variate for a few simulated chips
 accuracy         accuracy from Gaussian logits
+fisher           loss and divergence by the Fisher information: any cross-entropy
+fisher_scores    gradients of the log-likelihood of sampled classes
+loss_forecast    results of these
+error_parts      sums over the words of each placed tensor, for these and for error models
 _error_model     first order as a function of the plan, for thousands of plans
 verification_scores   weights in the order in which to write them with verification
 tensor_groups    placed tensors whose words have the same moments, evaluated together
@@ -24,7 +28,9 @@ from joulewise.prediction._predict import METHODS, predict, register_method
 from joulewise.prediction.accumulation import ForecastAccumulator
 from joulewise.prediction.corrected import Corrected
 from joulewise.prediction.first_order import FirstOrder
+from joulewise.prediction.fisher import Fisher
 from joulewise.prediction.forecast import AccuracyForecast, Forecast
+from joulewise.prediction.loss_forecast import LossForecast
 from joulewise.prediction.problem import Method, Problem, loaded_problem
 from joulewise.prediction.verification_scores import write_scores
 
@@ -34,8 +40,10 @@ __all__ = [
     "Corrected",
     "ErrorModel",
     "FirstOrder",
+    "Fisher",
     "Forecast",
     "ForecastAccumulator",
+    "LossForecast",
     "Method",
     "Problem",
     "error_model",

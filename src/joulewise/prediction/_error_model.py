@@ -23,13 +23,14 @@ import torch
 from torch import Tensor
 
 from joulewise.data import Split
-from joulewise.devices import Device, Point, WordClasses
+from joulewise.devices import Point
 from joulewise.devices.operating_point import as_point
 from joulewise.errors import check_count, check_in_range, refuse
-from joulewise.placement import At, Memory, Placed, Placement, guarded, private_memory
-from joulewise.prediction.linearisation import ActivationUse, Linearisation, WeightGradients
+from joulewise.placement import At, Memory, Placement, guarded, private_memory
+from joulewise.prediction.error_parts import Part, grouped, tensor_group
+from joulewise.prediction.linearisation import Linearisation
 from joulewise.prediction.problem import Problem, loaded_problem
-from joulewise.prediction.tensor_groups import TensorGroup, mean_directions, moments_at
+from joulewise.prediction.tensor_groups import TensorGroup, moments_at
 from joulewise.progress import Progress, reporting
 
 __all__ = ["ErrorModel", "error_model", "weight_error_model"]
@@ -170,10 +171,10 @@ def error_model(
         points = {name: as_point(point).detach() for name, point in problem.points.items()}
         problem = replace(problem, points=points)
         network = Linearisation(problem, seed=seed, memory_bytes=memory_bytes)
-        groups = _grouped(placement, problem.memory, points)
+        groups = grouped(placement, problem.memory, points)
         error = _probed_error(problem, network, groups)
         numbers = problem.samples * problem.outputs
-        made = tuple(_tensor_group(group, numbers) for group in groups)
+        made = tuple(tensor_group(group, numbers) for group in groups)
         return ErrorModel(placement=placement, outputs=problem.outputs, error=error, groups=made)
 
 
@@ -198,102 +199,14 @@ def weight_error_model(placement: Placement, *, at: At) -> ErrorModel:
             refuse("an activation", got, "placed weights alone, for such a model")
     points = {n: as_point(point).detach() for n, point in placement.points(at).items()}
     with private_memory(placement, frozen=True) as memory:
-        groups = _grouped(placement, memory, points)
+        groups = grouped(placement, memory, points)
         error = _weight_error(memory, [part for group in groups for part in group])
-    made = tuple(_tensor_group(group, 1) for group in groups)
+    made = tuple(tensor_group(group, 1) for group in groups)
     return ErrorModel(placement=placement, outputs=1, error=error, groups=made)
 
 
-class _Part:
-    """A placed tensor at points of the shape of ``point``, and the sums over its words so far.
-
-    ``squares`` is ``(scale dz/dw)^2`` summed over samples and the words of each class, float64
-    ``[classes]`` or ``[channels, classes]``. ``directions`` and ``response``, here in pieces of the
-    data, are those of `TensorGroup`.
-    """
-
-    directions: Tensor
-
-    def __init__(self, placed: Placed, memory: Memory, point: Tensor) -> None:
-        self.placed = placed
-        self.classes = _classes_of(placed, memory)
-        self.by_channel = point.ndim > (1 if placed.device.knob.bit_planes else 0)
-        # ``[rows, *point]``; a scalar for each channel comes as ``[channels, 1]``.
-        self.rows = point if self.by_channel else point[None]
-        if self.by_channel and point.ndim == 2 and point.shape[1] == 1:
-            self.rows = point[:, 0]
-        self.squares = torch.zeros(self.classes.count, dtype=torch.float64)
-        self.response: list[Tensor] = []
-
-    def add_weight(self, gradients: WeightGradients) -> None:
-        """Add the gradients of the last piece with respect to a weight."""
-        summed = self.classes.summed(gradients.summed(), by_channel=self.by_channel)
-        self.squares = self.squares + summed.cpu()
-        spread = self.classes.spread(self.directions)
-        # In the memory layout of the weight.
-        along = [torch.empty_like(gradients.mean).copy_(direction) for direction in spread]
-        if along:
-            response = gradients.response_by_channel if self.by_channel else gradients.response
-            self.response[-1] += response(along).flatten(1).double().cpu()
-
-    def add_activation(self, use: ActivationUse, g: Tensor) -> None:
-        """Add the gradients of the last piece at the mean read of an activation."""
-        stored = self.placed.device.store(
-            use.inputs, limit=self.placed.limit, name=self.placed.name
-        )
-        classes, wide = self.placed.device.word_classes(stored), g.double()
-        self.squares = self.squares + classes.summed(wide.square()).cpu()
-        directions = classes.spread(self.directions).to(wide)
-        steps = torch.einsum("w...,...->...w", directions, wide)
-        self.response[-1] += steps.reshape(len(g), -1, len(directions)).sum(1).cpu()
-
-
-def _classes_of(placed: Placed, memory: Memory) -> WordClasses:
-    device: Device[Any] = placed.device
-    if placed.role == "weight":
-        stored = memory.stored[placed.name]
-        if device.states_moments:
-            return device.word_classes(stored)
-        # A class for each word: words of one class would have equal estimation errors, which do
-        # not average out.
-        return Device.word_classes(device, stored)
-    if type(device).word_classes is Device.word_classes:
-        refuse(
-            f"the memory of {placed.name}",
-            f"{type(device).__name__}, which knows no classes of words",
-            "one with a word_classes that does not depend on what is stored, for activations",
-        )
-    # Any tensor will do: only the moments are used, which do not depend on the content.
-    return device.word_classes(device.store(torch.zeros(1), limit=placed.limit))
-
-
-def _grouped(
-    placement: Placement, memory: Memory, points: Mapping[str, Tensor]
-) -> list[list[_Part]]:
-    """Placed tensors whose classes have the same moments, at points of the same shape."""
-    groups: list[list[_Part]] = []
-    for placed in placement.placed:
-        part = _Part(placed, memory, points[placed.name])
-        for group in groups:
-            same = group[0].classes.moments == part.classes.moments
-            if same and group[0].rows.shape[1:] == part.rows.shape[1:]:
-                group.append(part)
-                break
-        else:
-            groups.append([part])
-    for group in groups:
-        device = group[0].placed.device
-        # An estimate at one point takes many reads.
-        sampled = 48 if device.states_moments else 8
-        moments, shape = group[0].classes.moments, group[0].rows.shape[1:]
-        directions = mean_directions(moments, device.knob, shape, device.smooth, sampled=sampled)
-        for part in group:
-            part.directions = directions
-    return groups
-
-
 def _probed_error(
-    problem: Problem, network: Linearisation, groups: Sequence[Sequence[_Part]]
+    problem: Problem, network: Linearisation, groups: Sequence[Sequence[Part]]
 ) -> Tensor:
     """The error of the probed outputs, from one pass over the data, which makes the sums."""
     parts = {part.placed.name: part for group in groups for part in group}
@@ -316,12 +229,12 @@ def _probed_error(
     return torch.cat(errors)
 
 
-def _weight_error(memory: Memory, parts: Sequence[_Part]) -> Tensor:
+def _weight_error(memory: Memory, parts: Sequence[Part]) -> Tensor:
     """The relative error of the weights at the plan, probed; see `weight_error_model`."""
     generator = torch.Generator().manual_seed(0)
     error = torch.zeros(_PROBES, dtype=torch.float64)
     for part in parts:
-        placed, rows, moments = part.placed, part.rows, part.classes.moments
+        placed, rows, moments = part.placed, part.rows, part.moments
         weights = placed.device.ideal(memory.stored[placed.name]).double()
         each = torch.full_like(weights, 1 / max(float(weights.square().sum()), 1e-300))
         sums = part.classes.summed(each, by_channel=part.by_channel).reshape(len(rows), -1).cpu()
@@ -337,24 +250,3 @@ def _weight_error(memory: Memory, parts: Sequence[_Part]) -> Tensor:
         moved = torch.einsum("prc,dc->prd", probes, part.directions)
         part.squares, part.response = sums, [moved.flatten(1)]
     return error
-
-
-def _tensor_group(parts: Sequence[_Part], numbers: int) -> TensorGroup:
-    """Parts with the same moments as one group, whose squares are a mean over ``numbers``."""
-    first, rows = parts[0], [part.rows for part in parts]
-    device, moments = first.placed.device, first.classes.moments
-    mean, _ = moments_at(moments, torch.cat(rows), device.smooth)
-    squares = [part.squares.expand(len(part.rows), -1) / numbers for part in parts]
-    group = TensorGroup(
-        names=tuple(part.placed.name for part in parts),
-        rows=tuple(len(row) for row in rows),
-        row=rows[0].shape[1:],
-        by_channel=any(part.by_channel for part in parts),
-        moments=moments,
-        smooth=device.smooth,
-        squares=torch.cat(squares),
-        directions=first.directions,
-        response=torch.cat([torch.cat(part.response) for part in parts], 1),
-        origin=mean @ first.directions.mT,
-    )
-    return group.with_curves(device.knob) if group.smooth and rows[0].ndim == 1 else group

@@ -8,7 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 from torch.nn.utils.rnn import PackedSequence
@@ -20,7 +20,9 @@ from joulewise.placement import At, Placement, guarded, private_memory
 from joulewise.prediction.accumulation import ForecastAccumulator
 from joulewise.prediction.corrected import Corrected
 from joulewise.prediction.first_order import FirstOrder
+from joulewise.prediction.fisher import Fisher
 from joulewise.prediction.forecast import Forecast
+from joulewise.prediction.loss_forecast import LossForecast
 from joulewise.prediction.problem import Method, Problem, loaded_problem
 from joulewise.prediction.single_faults import FaultRatio
 from joulewise.progress import Progress, reporting, silent
@@ -28,12 +30,13 @@ from joulewise.workers import check_executor, shared_with
 
 __all__ = ["METHODS", "predict", "register_method"]
 
-_METHODS: dict[str, Callable[[], Method]] = {
+_METHODS: dict[str, Callable[[], Method | Fisher]] = {
     "first-order": FirstOrder,
+    "fisher": Fisher,
     "second-order": partial(FirstOrder, noise_pairs=8),
     "corrected": Corrected,
 }
-METHODS: Mapping[str, Callable[[], Method]] = MappingProxyType(_METHODS)
+METHODS: Mapping[str, Callable[[], Method | Fisher]] = MappingProxyType(_METHODS)
 """Methods by name, each with its default options; read-only, see `register_method`."""
 
 
@@ -51,7 +54,21 @@ def register_method(name: str, factory: Callable[[], Method]) -> None:
         refuse("the name of a method", repr(name), f"any but {', '.join(METHODS)}")
 
 
-@guarded
+@overload
+def predict(  # type: ignore[overload-overlap]  # a literal is a str, too
+    placement: Placement,
+    data: Split | Iterable[Any],
+    *,
+    at: At,
+    method: Literal["fisher"] | Fisher,
+    metric: Any = None,
+    batch_size: int | None = None,
+    progress: Progress = False,
+    executor: Executor | None = None,
+) -> LossForecast: ...
+
+
+@overload
 def predict(
     placement: Placement,
     data: Split | Iterable[Any],
@@ -62,8 +79,25 @@ def predict(
     batch_size: int | None = None,
     progress: Progress = False,
     executor: Executor | None = None,
-) -> Forecast:
+) -> Forecast: ...
+
+
+@guarded
+def predict(
+    placement: Placement,
+    data: Split | Iterable[Any],
+    *,
+    at: At,
+    method: str | Method | Fisher = "first-order",
+    metric: Any = None,
+    batch_size: int | None = None,
+    progress: Progress = False,
+    executor: Executor | None = None,
+) -> Forecast | LossForecast:
     """Predict output error and accuracy of a placement at one plan, without simulating chips.
+
+    Method ``"fisher"`` predicts loss and divergence instead, for outputs that are logits of classes
+    or tokens.
 
     Args:
         placement: The model and its memories; the model is not written to.
@@ -79,7 +113,7 @@ def predict(
             methods first-order and second-order without gradients; the forecast is the same.
 
     Returns:
-        The forecast.
+        The forecast; a `LossForecast` by method ``"fisher"``.
 
     Raises:
         InputError: if an argument is of the wrong kind, the method is not known, or the data holds
@@ -119,6 +153,7 @@ def predict(
             at,
             metric=metric,
             batch_size=batch_size,
+            one_shape=not isinstance(method, Fisher),
             progress=partial(report, "predicting"),
         ) as problem,
     ):

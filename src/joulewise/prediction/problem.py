@@ -96,16 +96,18 @@ def loaded_problem(
     *,
     metric: Any = None,
     targets: bool = True,
+    one_shape: bool = True,
     batch_size: int | None = None,
     progress: Callable[[float, float], None] = lambda done, expected: None,
 ) -> Iterator[Problem]:
     """Set up a problem on a private copy of the model, with its memory.
 
     Arguments are those of `joulewise.prediction.predict`. Targets are left out if ``targets`` is
-    False; ``progress`` is called with the number of samples done and expected.
+    False; ``progress`` is called with the number of samples done and expected. ``one_shape`` is
+    False to take outputs that differ in shape from batch to batch.
 
     Raises:
-        ModelError: if the model's outputs have no fixed shape.
+        ModelError: if the model's outputs are no tensors, or of several shapes.
     """
     check_kind("placement", placement, Placement, "the result of joulewise.place(model, ...)")
     plan, points = placement.plan(at), placement.points(at)
@@ -115,7 +117,8 @@ def loaded_problem(
     with private_memory(placement, frozen=True) as memory:
         reference = reference_pass(memory, batches, metric, required=False)
         outputs = [tensor for tensor in reference.outputs if tensor is not None]
-        if len(outputs) < len(batches) or len({output.shape[1:] for output in outputs}) > 1:
+        several = one_shape and len({output.shape[1:] for output in outputs}) > 1
+        if len(outputs) < len(batches) or several:
             got = "outputs without a tensor of one shape, such as lists of detections"
             refuse("the model", f"one with {got}", "simulate, with a metric", ModelError)
         yield Problem(

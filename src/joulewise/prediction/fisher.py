@@ -1,0 +1,196 @@
+"""Loss and divergence by the Fisher information: any network with a cross-entropy.
+
+With ``wbar`` and ``v`` the mean and variance of what is read, and ``F`` the Fisher information at
+the mean,
+
+    E[KL] = KL(wbar) + 1/2 sum_i v_i F_ii,
+
+to second order in the noise, and the same for the loss. The first term is exact. The second takes
+one backward pass for each draw of classes; see `joulewise.prediction.fisher_scores`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from joulewise.devices.operating_point import as_point
+from joulewise.errors import check_in_range, check_kind
+from joulewise.prediction.error_parts import Part
+from joulewise.prediction.fisher_scores import Draw, FisherScores, LossSums
+from joulewise.prediction.loss_forecast import LossForecast
+from joulewise.prediction.problem import Problem
+
+__all__ = ["Fisher"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fisher:
+    """Loss and divergence to second order in the noise, for outputs that are logits.
+
+    Logits ``[batch, classes]`` or ``[batch, tokens, classes]``; targets are not needed for the
+    divergence. The curvature is that of the Fisher information at the mean read: left out are terms
+    of higher order in the noise, and correlations between faults of different words.
+
+    Args:
+        draws: Draws of classes for each row, 1 or more; one backward pass each.
+        precision: Relative standard error of the contributions; batches take more draws until it is
+            reached, at most ``most_draws``. Batches of few samples need fewer draws.
+        most_draws: The most draws for each row.
+        channels: True for the contribution of each output channel too.
+        seed: Seed of the draws.
+
+    Raises:
+        InputError: if a field is outside its range.
+
+    References:
+        The Fisher information is the second derivative of the divergence: S. Amari, "Natural
+        gradient works efficiently in learning", Neural Computation 10(2), 1998. Scores of sampled
+        classes: F. Kunstner et al., "Limitations of the empirical Fisher approximation", NeurIPS
+        2019. The sum over rows from one backward pass of a batch is ours.
+    """
+
+    draws: int = 2
+    precision: float = 0.05
+    most_draws: int = 16
+    channels: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_in_range("draws", self.draws, 1, 10**4)
+        check_in_range("precision", self.precision, 0.0, 10.0, open_low=True)
+        check_in_range("most_draws", self.most_draws, self.draws, 10**4)
+        check_kind("channels", self.channels, bool, "True or False")
+        check_in_range("seed", self.seed, 0, 2**62)
+
+    def forecast(self, problem: Problem) -> LossForecast:
+        """See `joulewise.prediction.predict`."""
+        sums = _Sums(problem, channels=self.channels, seed=self.seed)
+        sums.add(range(self.draws))
+        error = sums.relative_error
+        if error is not None and error > self.precision:
+            needed = math.ceil(self.draws * (error / self.precision) ** 2)
+            sums.add(range(self.draws, min(needed, self.most_draws)))
+        return sums.forecast(self)
+
+
+class _Sums:
+    """Sums over rows and draws.
+
+    Args:
+        problem: The problem.
+        channels: See `Fisher`.
+        seed: See `Fisher`.
+    """
+
+    def __init__(self, problem: Problem, *, channels: bool, seed: int) -> None:
+        self._problem = problem
+        self._scores = FisherScores(problem, seed=seed)
+        self._parts = {
+            p.name: Part(p, problem.memory, as_point(problem.points[p.name]))
+            for p in problem.placement.placed
+            if p.role == "weight"
+        }
+        # Per row of points and class, in units of half the squared score.
+        self._half_var = {name: part.variance().detach() / 2 for name, part in self._parts.items()}
+        self._other: dict[str, Tensor] = {}
+        self._channels: dict[str, Tensor] | None = {} if channels else None
+        self._totals: dict[int, list[float]] = {}
+        self._losses: dict[int, LossSums] = {}
+
+    def add(self, draws: Sequence[int]) -> None:
+        """Go through the batches with some draws each."""
+        for place, number in enumerate(self._problem.numbers, 1):
+            totals: list[float] = []
+            self._losses[number] = self._scores.batch(number, draws, partial(self._add, totals))
+            self._totals.setdefault(number, []).extend(totals)
+            self._problem.progress(place, len(self._problem.numbers))
+
+    def _add(self, totals: list[float], draw: Draw) -> None:
+        """Add a draw, and append its contributions at the plan."""
+        total = 0.0
+        for name, gradient in draw.weights.items():
+            if name in self._scores.commons:
+                total += self._add_shared(name, gradient)
+                continue
+            part, half = self._parts[name], self._half_var[name]
+            total += float((part.add_scores(gradient) * half).sum())
+            if self._channels is not None and gradient.ndim > 1:
+                self._add_channels(name, part.by_channel_sum(gradient, half))
+        for use, caught in draw.activations:
+            if caught is not None:
+                spent = (caught.double().square() * use.var.double()).sum() / 2
+                total += self._added_to(use.placed.name, spent)
+        totals.append(total)
+
+    def _add_shared(self, name: str, gradient: Tensor) -> float:
+        """Add the gradient of a weight whose words share a factor; its contribution."""
+        common, mean = self._scores.commons[name], self._scores.means[name].detach()
+        each = self._scores.own_variances[name] * gradient.double().square() / 2
+        if self._channels is not None and gradient.ndim > 1:
+            self._add_channels(name, each.flatten(1).sum(1).cpu())
+        sums = ((part * gradient).sum(dtype=torch.float64) for part in (mean, common.coupling))
+        return self._added_to(name, each.sum() + common.variance(*sums) / 2)
+
+    def _add_channels(self, name: str, found: Tensor) -> None:
+        assert self._channels is not None
+        self._channels[name] = found + self._channels.get(name, torch.zeros_like(found))
+
+    def _added_to(self, name: str, addend: Tensor) -> float:
+        none = torch.zeros((), dtype=torch.float64)
+        self._other[name] = self._other.get(name, none) + addend.cpu()
+        return float(addend.detach())
+
+    @property
+    def relative_error(self) -> float | None:
+        """Relative standard error of all contributions over draws; None for single draws."""
+        error, whole = self._error(), sum(sum(t) / len(t) for t in self._totals.values())
+        return None if error is None else error / max(whole, 1e-300)
+
+    def _error(self) -> float | None:
+        """Standard error of the sum over rows."""
+        squared = 0.0
+        for totals in self._totals.values():
+            if len(totals) < 2:
+                return None
+            squared += float(torch.tensor(totals, dtype=torch.float64).var()) / len(totals)
+        return float(squared**0.5)
+
+    def forecast(self, method: Fisher) -> LossForecast:
+        """The forecast."""
+        problem, losses = self._problem, self._losses.values()
+        rows, draws = sum(one.rows for one in losses), len(next(iter(self._totals.values())))
+        numbers = rows * draws
+        contributions: dict[str, Tensor] = {}
+        by_plane: dict[str, Tensor] = {}
+        for placed in problem.placement.placed:
+            name, none = placed.name, torch.zeros((), dtype=torch.float64)
+            own = self._other.get(name, none) / numbers
+            if name in self._parts:
+                part = self._parts[name]
+                own = own + (part.variance() * part.squares).sum() / (2 * numbers)
+                if placed.device.knob.bit_planes:
+                    by_plane[name] = part.plane_sums() / (2 * numbers)
+            contributions[name] = own
+        error = self._error()
+        known = all(one.given for one in losses)
+        return LossForecast(
+            method="Fisher information",
+            plan=problem.plan,
+            rows=rows,
+            mean_divergence=torch.tensor(
+                sum(one.divergence for one in losses) / rows, dtype=torch.float64
+            ),
+            contributions=contributions,
+            by_plane=by_plane,
+            by_channel={n: c / numbers for n, c in (self._channels or {}).items()},
+            standard_error=None if error is None else error / rows,
+            draws=draws,
+            given=sum(one.given for one in losses) / rows if known else None,
+            mean_loss=sum(one.loss for one in losses) / rows if known else None,
+        )

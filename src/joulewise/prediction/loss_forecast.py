@@ -1,0 +1,130 @@
+"""Predicted loss and divergence at one plan, differentiable in the operating points."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from joulewise.placement import Plan
+from joulewise.results import Result, finite, plotted
+from joulewise.units import format_percent
+
+__all__ = ["LossForecast"]
+
+# Tensors listed in the text summary.
+_SHOWN = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+class LossForecast(Result):
+    """Predicted loss of a network with a cross-entropy, and its divergence from the model as given.
+
+    Figures are means over rows, that is samples or tokens, and expectations over chips, in nats.
+    ``E[KL] = KL(mean) + sum of contributions``, and the same for the loss; see `Fisher`.
+
+    Args:
+        method: Name of the method.
+        plan: The operating point of each placed tensor.
+        rows: Number of rows that count.
+        mean_divergence: Divergence at the mean that is read; a float64 scalar, differentiable in
+            the points of the plan.
+        contributions: Contribution of the noise of each placed tensor; float64 scalars,
+            differentiable.
+        by_plane: The same for each bit plane alone, ``[bits]``, of memories of words.
+        by_channel: The same for each output channel, ``[channels]``; empty if not requested.
+        standard_error: Standard error of ``divergence`` over draws of classes, for these rows; None
+            for a single draw.
+        draws: Draws of classes for each row, one backward pass each.
+        given: Negative log-likelihood of the targets by the model as given; None without targets.
+        mean_loss: The same at the mean that is read.
+    """
+
+    method: str
+    plan: Plan
+    rows: int
+    mean_divergence: Tensor
+    contributions: Mapping[str, Tensor]
+    by_plane: Mapping[str, Tensor]
+    by_channel: Mapping[str, Tensor]
+    standard_error: float | None
+    draws: int
+    given: float | None
+    mean_loss: float | None
+
+    @property
+    def divergence(self) -> Tensor:
+        """Divergence from the model as given, a float64 scalar, differentiable."""
+        return self.mean_divergence + self.total_contribution
+
+    @property
+    def total_contribution(self) -> Tensor:
+        """Sum of the contributions of all placed tensors."""
+        return torch.stack(list(self.contributions.values())).sum()
+
+    @property
+    def loss(self) -> float | None:
+        """Negative log-likelihood of the targets; None without targets."""
+        if self.mean_loss is None:
+            return None
+        return self.mean_loss + float(self.total_contribution.detach())
+
+    @property
+    def perplexity(self) -> float | None:
+        """Exponential of the loss, as the geometric mean over chips; None without targets."""
+        return None if self.loss is None else math.exp(min(self.loss, 700.0))
+
+    @property
+    def fractions(self) -> dict[str, float]:
+        """Fraction of the divergence from each placed tensor; the mean read is the rest."""
+        whole = float(self.divergence.detach())
+        return {
+            name: float(part.detach()) / whole if whole else 0.0
+            for name, part in self.contributions.items()
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """See `Result`; figures that are not finite are None."""
+        plain = {
+            "method": self.method,
+            "plan": self.plan.to_dict(),
+            "rows": self.rows,
+            "divergence": float(self.divergence.detach()),
+            "standard_error": self.standard_error,
+            "draws": self.draws,
+            "mean_divergence": float(self.mean_divergence.detach()),
+            "contributions": {n: float(c.detach()) for n, c in self.contributions.items()},
+            "by_plane": {n: c.tolist() for n, c in self.by_plane.items()},
+            "by_channel": {n: c.tolist() for n, c in self.by_channel.items()},
+            "given": self.given,
+            "loss": self.loss,
+            "perplexity": self.perplexity,
+        }
+        found: dict[str, Any] = finite(plain)
+        return found
+
+    def plot(self) -> Any:
+        """Contribution of each placed tensor to the divergence (an Altair chart)."""
+        return plotted("bar", "tensor", "fraction of the divergence", self.fractions.items())
+
+    def _rows(self) -> Sequence[Mapping[str, Any]]:
+        fractions = self.fractions
+        return [
+            {"tensor": name, "contribution": float(part.detach()), "fraction": fractions[name]}
+            for name, part in self.contributions.items()
+        ]
+
+    def _overview(self) -> tuple[str, Mapping[str, str]]:
+        error = "" if self.standard_error is None else f", standard error {self.standard_error:.2g}"
+        figures = {"divergence": f"{float(self.divergence.detach()):.4g} nats{error}"}
+        if self.loss is not None and self.given is not None:
+            figures["loss"] = f"{self.loss:.4g} nats; {self.given:.4g} as given"
+            given = math.exp(min(self.given, 700.0))
+            figures["perplexity"] = f"{self.perplexity:.4g}; {given:.4g} as given"
+        largest = sorted(self.fractions.items(), key=lambda item: -item[1])
+        figures["from"] = ", ".join(f"{n} {format_percent(s, 0)}" for n, s in largest[:_SHOWN])
+        return f"{self.method}, {self.rows} rows, {self.draws} draws", figures
