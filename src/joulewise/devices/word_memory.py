@@ -18,7 +18,7 @@ from torch import Tensor
 
 from joulewise.devices.chip import Chip, Traffic
 from joulewise.devices.device import Device
-from joulewise.devices.fault_kinds import FaultKind, Mask
+from joulewise.devices.fault_kinds import FaultKind, Mask, all_codes
 from joulewise.devices.fault_maps import FaultMap, IndependentMap
 from joulewise.devices.faulty_words import FaultyWords, samples_are_dense
 from joulewise.devices.measured_map import MeasuredMap
@@ -213,6 +213,26 @@ class WordMemory(Device[Words]):
         code, kept = self.protection.code(self.bits), self.fault.errors(rates)
         others = kept if self.fault_map.rows_alike else self.fault.errors(average)
         return code.moments(kept, others, self.protection.on_detected)
+
+    @property
+    def single_faults(self) -> tuple[Tensor, Tensor]:
+        """Codes of words with one wrong cell, less those stored, and what that cell holds.
+
+        Two tensors int64 ``[bits, 2**bits]``, the codes in the order of ``all_codes(bits)``.
+        """
+        codes, cells = all_codes(self.bits), torch.arange(self.bits, dtype=torch.int32)
+        hit = (1 << cells)[:, None]
+        read = self.fault.read(codes.expand(self.bits, -1), hit, hit, self.bits)
+        return (read - codes).long(), ((codes >> cells[:, None]) & 1).long()
+
+    def wrong_rates(self, point: Point) -> Tensor:
+        """Rates of wrong reads of cells that hold 0 and 1, ``[2, bits]``; mean over rows.
+
+        ``point`` is one number, or one for each bit plane; differentiable.
+        """
+        rate = self.bit_error_rate(point).expand(self.bits)
+        weights, rates = self.fault_map.mixture(self.fault.rates(rate))
+        return self.fault.errors(torch.einsum("c,chb->hb", weights, rates))
 
     def energy(self, traffic: Traffic, point: Point) -> Tensor:
         """Joules per inference: those of accesses, and of holding all words for `latency_s`.

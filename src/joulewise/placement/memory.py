@@ -192,6 +192,10 @@ class Memory:
         if self._in_table:
             self._set_in_tables({p.name: [means[p.name]] * len(p.owners) for p in self._weights})
 
+    def modules_of(self, placed: Placed) -> list[nn.Module]:
+        """The modules of the model that own a placed tensor."""
+        return [self._modules[path] for path, _ in placed.owners]
+
     def _set_in_tables(self, tensors: Mapping[str, Sequence[Tensor]]) -> None:
         for placed in self._weights:
             for (path, name), tensor in zip(placed.owners, tensors[placed.name], strict=True):

@@ -48,8 +48,8 @@ class Part:
         """Variance of each class at the points, ``[rows, classes]``; differentiable in them."""
         return moments_at(self.moments, self.rows, self.placed.device.smooth)[1]
 
-    def plane_sums(self) -> Tensor:
-        """Squares times variance with faults in one bit plane alone, ``[bits]``."""
+    def plane_sums(self, squares: Tensor) -> Tensor:
+        """Squares of the classes times variance with faults in one bit plane alone, ``[bits]``."""
         bits, knob = self.placed.device.knob.bit_planes, self.placed.device.knob
         assert bits is not None
         rows = self.rows.detach()
@@ -58,7 +58,7 @@ class Part:
         for plane in torch.eye(bits, dtype=torch.bool):
             alone = rows.where(plane, knob.most_reliable)
             var = moments_at(self.moments, alone, self.placed.device.smooth)[1]
-            found.append((var * self.squares).sum())
+            found.append((var * squares).sum())
         return torch.stack(found)
 
     def by_channel_sum(self, gradient: Tensor, factors: Tensor) -> Tensor:

@@ -19,10 +19,12 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from joulewise.devices import WordMemory
 from joulewise.devices.operating_point import as_point
 from joulewise.errors import check_in_range, check_kind
 from joulewise.prediction.error_parts import Part
 from joulewise.prediction.fisher_scores import Draw, FisherScores, LossSums
+from joulewise.prediction.head_faults import HeadFaults
 from joulewise.prediction.loss_forecast import LossForecast
 from joulewise.prediction.problem import Problem
 
@@ -100,6 +102,9 @@ class _Sums:
         self._half_var = {name: part.variance().detach() / 2 for name, part in self._parts.items()}
         self._other: dict[str, Tensor] = {}
         self._channels: dict[str, Tensor] | None = {} if channels else None
+        self._head: _Head | None = None
+        if (head := self._scores.head) is not None:
+            self._head = _Head(self._parts[head.name], problem)
         self._totals: dict[int, list[float]] = {}
         self._losses: dict[int, LossSums] = {}
 
@@ -107,9 +112,15 @@ class _Sums:
         """Go through the batches with some draws each."""
         for place, number in enumerate(self._problem.numbers, 1):
             totals: list[float] = []
-            self._losses[number] = self._scores.batch(number, draws, partial(self._add, totals))
+            self._losses[number] = self._scores.batch(
+                number, draws, partial(self._add, totals), partial(self._add_head, number)
+            )
             self._totals.setdefault(number, []).extend(totals)
             self._problem.progress(place, len(self._problem.numbers))
+
+    def _add_head(self, number: int, inputs: Tensor, log_p: Tensor) -> None:
+        if self._head is not None and number not in self._losses:
+            self._head.add(inputs, log_p)
 
     def _add(self, totals: list[float], draw: Draw) -> None:
         """Add a draw, and append its contributions at the plan."""
@@ -175,7 +186,11 @@ class _Sums:
                 part = self._parts[name]
                 own = own + (part.variance() * part.squares).sum() / (2 * numbers)
                 if placed.device.knob.bit_planes:
-                    by_plane[name] = part.plane_sums() / (2 * numbers)
+                    by_plane[name] = part.plane_sums(part.squares) / (2 * numbers)
+            if self._head is not None and name == self._head.name:
+                own = own + self._head.contribution()
+                if name in by_plane:
+                    by_plane[name] = by_plane[name] + self._head.by_plane()
             contributions[name] = own
         error = self._error()
         known = all(one.given for one in losses)
@@ -194,3 +209,58 @@ class _Sums:
             given=sum(one.given for one in losses) / rows if known else None,
             mean_loss=sum(one.loss for one in losses) / rows if known else None,
         )
+
+
+class _Head:
+    """The noise of the layer that gives the logits: its curvature exactly, and large faults.
+
+    The Fisher information of ``w_kd`` is ``sum p_k (1 - p_k) h_d^2`` over rows, ``h`` the inputs.
+
+    Args:
+        part: Its placed weight.
+        problem: The problem.
+    """
+
+    def __init__(self, part: Part, problem: Problem) -> None:
+        self._part, self.name, self._rows = part, part.placed.name, 0
+        stored, memory = problem.memory.stored[self.name], part.placed.device
+        self._information: Tensor | None = None
+        self._memory: WordMemory | None = None
+        if isinstance(memory, WordMemory) and memory.protection is None:
+            self._memory = memory
+            self.faults = HeadFaults(memory, stored)
+
+    def add(self, inputs: Tensor, log_p: Tensor) -> None:
+        """Add rows; see `HeadFaults.add`."""
+        p, wide = log_p.exp(), inputs.float()
+        found = (p * (1 - p)).mT @ wide.square()
+        self._information = found if self._information is None else self._information + found
+        self._rows += len(log_p)
+        if self._memory is not None:
+            self.faults.add(inputs, log_p)
+
+    def squares(self) -> Tensor:
+        """Curvature summed over the words of each class, mean over rows."""
+        assert self._information is not None
+        part = self._part
+        summed = part.classes.summed(self._information, by_channel=part.by_channel)
+        return summed.cpu() / self._rows
+
+    def contribution(self) -> Tensor:
+        """Contribution to the divergence at the plan."""
+        found = (self._part.variance() * self.squares()).sum() / 2
+        return found if self._memory is None else found + self.faults.excess(self._rates())
+
+    def _rates(self) -> Tensor:
+        assert self._memory is not None
+        point = self._part.rows[0] if len(self._part.rows) == 1 else self._part.rows.mean(0)
+        return self._memory.wrong_rates(point)
+
+    def by_plane(self) -> Tensor:
+        """Contribution of faults in each bit plane alone."""
+        found = self._part.plane_sums(self.squares()) / 2
+        if self._memory is None:
+            return found
+        rates = self._rates().detach()
+        alone = [rates * plane for plane in torch.eye(rates.shape[1], dtype=rates.dtype)]
+        return found + torch.stack([self.faults.excess(some) for some in alone])

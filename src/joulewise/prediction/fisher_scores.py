@@ -9,11 +9,13 @@ for all weights at once: one plain backward pass, whatever the operations.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from joulewise.errors import ModelError, refuse
 from joulewise.metrics import Metric, NextToken
@@ -70,6 +72,20 @@ class Draw(NamedTuple):
     offset: float
 
 
+class Head(NamedTuple):
+    """The layer whose output is the logits.
+
+    Args:
+        name: Name of its placed weight.
+        module: The layer, in the private copy.
+        shared: True if the weight has other owners, such as an input table.
+    """
+
+    name: str
+    module: nn.Linear
+    shared: bool
+
+
 class FisherScores:
     """Passes at the mean read of a problem whose outputs are logits ``[..., classes]``.
 
@@ -81,6 +97,7 @@ class FisherScores:
         means: Mean read of each placed weight, leaves of the graph.
         commons: The factor that the words of a weight share, for each weight that has one.
         own_variances: Variance of the words of these weights without that factor.
+        head: The layer that gives the logits; None if no placed weight is that of one.
     """
 
     def __init__(self, problem: Problem, *, seed: int) -> None:
@@ -92,13 +109,44 @@ class FisherScores:
             n: c.own(moments[n].mean, moments[n].var).double() for n, c in self.commons.items()
         }
 
-    def batch(self, number: int, draws: Sequence[int], each: Callable[[Draw], None]) -> LossSums:
+        self.head = self._found_head()
+
+    def _found_head(self) -> Head | None:
+        """The linear layer with a placed weight whose output is that of the model."""
+        problem, seen = self._problem, dict[nn.Linear, Tensor]()
+        linear = {
+            module: placed
+            for placed in problem.placement.weights
+            for module in problem.memory.modules_of(placed)
+            if type(module) is nn.Linear and placed.name not in self.commons
+        }
+        with ExitStack() as stack:
+            for module in linear:
+                hook = module.register_forward_hook(partial(_remember, seen))
+                stack.callback(hook.remove)
+            problem.memory.expect(problem.points, self.means)
+            logits = problem.memory.call(problem.batches[problem.numbers[0]].inputs)
+        for layer, output in seen.items():
+            if output.data_ptr() == logits.data_ptr() and output.shape == logits.shape:
+                placed = linear[layer]
+                return Head(placed.name, layer, len(placed.owners) > 1)
+        return None
+
+    def batch(
+        self,
+        number: int,
+        draws: Sequence[int],
+        each: Callable[[Draw], None],
+        head: Callable[[Tensor, Tensor], None],
+    ) -> LossSums:
         """Run a batch, once forward and once backward for each draw.
 
         Args:
             number: Index of the batch.
             draws: Numbers of the draws, which seed them.
-            each: Called with each draw.
+            each: Called with each draw; without the gradient of the head.
+            head: Called with the inputs of the head ``[rows, inputs]`` and the logarithms of the
+                probabilities ``[rows, classes]``, if there is a head.
         """
         problem, activations = self._problem, list[NoisyActivation]()
 
@@ -109,12 +157,17 @@ class FisherScores:
 
         batch, reference = problem.batches[number], problem.references[number]
         problem.memory.expect(problem.points, self.means, observe)
-        with torch.enable_grad():
+        hidden: list[Tensor] = []
+        with torch.enable_grad(), ExitStack() as stack:
+            if self.head is not None:
+                stack.callback(self._watch_head(hidden))
             logits = problem.memory.call(batch.inputs)
             check_finite(problem.memory.placement.model, batch.inputs, logits, "at the mean read")
             counts, classes = counted_rows(problem.metric, batch, logits)
             rows = logits[counts].float().log_softmax(-1)
         fixed, given = rows.detach(), reference[counts].float()
+        if self.head is not None:
+            head(hidden[-1].detach()[counts], fixed)
         del logits
         step = given.log_softmax(-1)
         sums = _loss_sums(fixed, step, classes)
@@ -140,10 +193,22 @@ class FisherScores:
             each(Draw(weights, list(zip(activations, rest, strict=True)), float(offset)))
         return sums
 
+    def _watch_head(self, hidden: list[Tensor]) -> Callable[[], None]:
+        """Collect inputs of the head, whose own gradient is not needed; call the result to stop."""
+        assert self.head is not None
+        table: dict[str, Any] = self.head.module._parameters
+        table["weight"] = self.means[self.head.name].detach()
+        hook = self.head.module.register_forward_pre_hook(lambda _, args: hidden.append(args[0]))
+        return hook.remove
+
     def _generator(self, number: int, draw: int) -> torch.Generator:
         device = self._problem.references[number].device
         generator = torch.Generator(device)
         return generator.manual_seed(hash((self._seed, number, draw)) & (2**62 - 1))
+
+
+def _remember(seen: dict[nn.Linear, Tensor], module: Any, args: Any, output: Tensor) -> None:
+    seen[module] = output
 
 
 def _loss_sums(fixed: Tensor, given: Tensor, classes: Tensor | None) -> LossSums:
