@@ -195,7 +195,16 @@ class WordMemory(Device[Words]):
         ``point`` is one number, or one for each bit plane; the moments are two float64 tensors
         ``[2**bits]``, in the order of ``all_codes(bits)``.
         """
+        return self._moments_at(self.bit_error_rate(point).expand(self.bits))
+
+    def plane_variances(self, point: Point) -> Tensor:
+        """Variance of each stored code with faults in one bit plane alone, ``[bits, 2**bits]``."""
         rate = self.bit_error_rate(point).expand(self.bits)
+        planes = torch.eye(self.bits, dtype=rate.dtype)
+        return torch.stack([self._moments_at(rate * plane)[1] for plane in planes])
+
+    def _moments_at(self, rate: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variance of each code for bit error rates ``[bits]``."""
         weights, rates = self.fault_map.mixture(self.fault.rates(rate))
         average = torch.einsum("c,chb->hb", weights, rates)
         parts = [self._word_moments(component, average) for component in rates]

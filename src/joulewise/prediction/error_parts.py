@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from joulewise.devices import Device, WordClasses
+from joulewise.devices import Device, WordClasses, WordMemory
 from joulewise.errors import refuse
 from joulewise.placement import Memory, Placed, Placement
 from joulewise.prediction.linearisation import ActivationUse, WeightGradients
@@ -49,17 +49,16 @@ class Part:
         return moments_at(self.moments, self.rows, self.placed.device.smooth)[1]
 
     def plane_sums(self, squares: Tensor) -> Tensor:
-        """Squares of the classes times variance with faults in one bit plane alone, ``[bits]``."""
-        bits, knob = self.placed.device.knob.bit_planes, self.placed.device.knob
-        assert bits is not None
-        rows = self.rows.detach()
-        rows = (rows if rows.ndim == 2 else rows[:, None]).expand(-1, bits)
-        found = []
-        for plane in torch.eye(bits, dtype=torch.bool):
-            alone = rows.where(plane, knob.most_reliable)
-            var = moments_at(self.moments, alone, self.placed.device.smooth)[1]
-            found.append((var * squares).sum())
-        return torch.stack(found)
+        """Squares of the classes times variance with faults in one bit plane alone, ``[bits]``.
+
+        Args:
+            squares: ``[classes]`` or ``[channels, classes]``.
+        """
+        memory = self.placed.device
+        assert isinstance(memory, WordMemory)
+        rows = torch.stack([memory.plane_variances(row) for row in self.rows.detach()])
+        # r: rows of points, p: planes, c: classes.
+        return torch.einsum("rpc,rc->p", rows, squares.expand(len(rows), -1))
 
     def by_channel_sum(self, gradient: Tensor, factors: Tensor) -> Tensor:
         """Squared gradients times a factor for each class, ``[channels]`` of the first axis.

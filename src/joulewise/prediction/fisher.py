@@ -78,7 +78,8 @@ class Fisher:
         if error is not None and error > self.precision:
             needed = math.ceil(self.draws * (error / self.precision) ** 2)
             sums.add(range(self.draws, min(needed, self.most_draws)))
-        return sums.forecast(self)
+        with torch.set_grad_enabled(problem.differentiable):
+            return sums.forecast()
 
 
 class _Sums:
@@ -172,7 +173,7 @@ class _Sums:
             squared += float(torch.tensor(totals, dtype=torch.float64).var()) / len(totals)
         return float(squared**0.5)
 
-    def forecast(self, method: Fisher) -> LossForecast:
+    def forecast(self) -> LossForecast:
         """The forecast."""
         problem, losses = self._problem, self._losses.values()
         rows, draws = sum(one.rows for one in losses), len(next(iter(self._totals.values())))
@@ -185,7 +186,7 @@ class _Sums:
             if name in self._parts:
                 part = self._parts[name]
                 own = own + (part.variance() * part.squares).sum() / (2 * numbers)
-                if placed.device.knob.bit_planes:
+                if isinstance(placed.device, WordMemory) and placed.device.states_moments:
                     by_plane[name] = part.plane_sums(part.squares) / (2 * numbers)
             if self._head is not None and name == self._head.name:
                 own = own + self._head.contribution()

@@ -176,6 +176,9 @@ class FisherScores:
         # Rows sum to 0 against a score, so logarithms of probabilities serve as logits.
         change = fixed - step
         drift = (probabilities * change).sum(-1)
+        if not rows.requires_grad:  # the head alone is placed
+            each(Draw({}, [], 0.0))
+            return sums
         for place, draw in enumerate(draws):
             drawn = torch.multinomial(probabilities, 1, generator=self._generator(number, draw))
             with torch.enable_grad(), differentiating("; or simulate"):

@@ -1,0 +1,208 @@
+"""Loss and divergence by the Fisher information: exact curvature, chips, and what is refused."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from transformers import GPT2Config, GPT2LMHeadModel
+
+import joulewise as jw
+from joulewise.errors import InputError, ModelError
+from joulewise.metrics import KLDivergence, NegativeLogLikelihood, NextToken
+from joulewise.models import seeded
+from joulewise.placement import Batch
+from joulewise.prediction import Fisher
+from joulewise.prediction.fisher_scores import counted_rows
+
+
+@pytest.fixture(scope="module")
+def net():
+    """A classifier with sharp logits, and samples."""
+    with seeded(0):
+        model = nn.Sequential(nn.Linear(6, 12), nn.Tanh(), nn.Linear(12, 5)).eval()
+        model[2].weight.data *= 4
+        inputs = torch.randn(24, 6)
+    with torch.no_grad():
+        targets = torch.distributions.Categorical(logits=model(inputs)).sample()
+    return model, [(inputs[k : k + 4], targets[k : k + 4]) for k in range(0, 24, 4)]
+
+
+@pytest.fixture(scope="module")
+def gpt():
+    """A language model with tied embeddings and sharp logits, and tokens."""
+    with seeded(0):
+        config = GPT2Config(vocab_size=41, n_positions=16, n_embd=24, n_layer=2, n_head=2)
+        config.bos_token_id = config.eos_token_id = None
+        model = GPT2LMHeadModel(config).eval()
+        ids = torch.randint(41, (8, 12))
+        for parameter in model.parameters():
+            parameter.data *= 4 if parameter.ndim > 1 else 1
+    return model, [{"input_ids": ids[k : k + 2], "labels": ids[k : k + 2]} for k in range(0, 8, 2)]
+
+
+def exact_information(model, batches, name):
+    """Diagonal of the Fisher information of one weight, summed over rows, by one pass a class."""
+    weight = model.get_parameter(name)
+    found = torch.zeros_like(weight)
+    for inputs, _ in batches:
+        log_q = model(inputs).log_softmax(-1)
+        for row in log_q:
+            for chance in row:
+                (g,) = torch.autograd.grad(chance, weight, retain_graph=True)
+                found += chance.detach().exp() * g.square()
+    return found
+
+
+@pytest.mark.parametrize("memory", [jw.Crossbar(sigma=2e-6, clip=False), jw.SRAM(bits=8)])
+def test_contributions_are_those_of_the_exact_information(net, memory):
+    model, batches = net
+    placement = jw.place(model, weights=memory, example_inputs=batches[0][0])
+    at = {"g_max": 4e-5} if isinstance(memory, jw.Crossbar) else {"eta": 0.7}
+    method = Fisher(draws=400, most_draws=400, channels=True)
+    found = jw.predict(placement, batches, at=at, method=method)
+    with jw.placement.private_memory(placement) as loaded:
+        moments = loaded.moments(placement.points(at))
+        state = {n: m.mean.detach().clone() for n, m in moments.items()}
+    twin = nn.Sequential(nn.Linear(6, 12), nn.Tanh(), nn.Linear(12, 5))
+    twin.load_state_dict({**model.state_dict(), **state})
+    information = exact_information(twin, batches, "0.weight")
+    each = (moments["0.weight"].var.double() * information).detach() / 2 / 24
+    # The standard error of all contributions bounds that of this one.
+    assert float(found.contributions["0.weight"]) == pytest.approx(
+        float(each.sum()), abs=4 * found.standard_error
+    )
+    assert torch.allclose(found.by_channel["0.weight"], each.sum(1), atol=4 * found.standard_error)
+    assert float(found.by_channel["0.weight"].sum()) == pytest.approx(
+        float(found.contributions["0.weight"]), rel=1e-9
+    )
+
+
+def test_the_head_is_exact(net):
+    model, batches = net
+    placement = jw.place(model, weights=jw.Crossbar(sigma=2e-6, clip=False), include=["2.weight"])
+    one = jw.predict(placement, batches, at={"g_max": 4e-5}, method=Fisher(seed=1))
+    other = jw.predict(placement, batches, at={"g_max": 4e-5}, method=Fisher(seed=2))
+    assert float(one.divergence) == float(other.divergence)
+    information = exact_information(model, batches, "2.weight")
+    with jw.placement.private_memory(placement) as loaded:
+        var = loaded.moments(placement.points({"g_max": 4e-5}))["2.weight"].var
+    expected = float((var.double() * information).sum()) / 2 / 24
+    assert float(one.contributions["2.weight"]) == pytest.approx(expected, rel=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("memory", "at"),
+    [
+        (jw.Crossbar(sigma=1e-6), {"g_max": 4e-5}),
+        (jw.Crossbar(sigma=1e-6, clip=False), {"g_max": 3e-5}),
+        (jw.PCM(), {"seconds": 86400.0}),
+        (jw.SRAM(bits=8, channel_dim=0), {"eta": 0.55}),
+        (jw.SRAM(bits=8, fault=jw.Flip()), {"eta": 0.6}),
+    ],
+)
+@pytest.mark.parametrize("model", ["net", "gpt"])
+def test_the_divergence_is_that_of_chips(request, model, memory, at):
+    model, batches = request.getfixturevalue(model)
+    example = (
+        batches[0][0] if isinstance(batches[0], tuple) else {"input_ids": batches[0]["input_ids"]}
+    )
+    tables = ["*.wte.weight", "*.wpe.weight"] if isinstance(batches[0], dict) else []
+    analog = isinstance(memory, (jw.Crossbar, jw.PCM))
+    placement = jw.place(
+        model, weights=memory, exclude=tables[1:] if analog else [], example_inputs=example
+    )
+    found = jw.predict(placement, batches, at=at, method=Fisher(draws=8, most_draws=64))
+    chips = jw.simulate(placement, batches, at=at, chips=400, metric=KLDivergence())
+    reach = chips.interval(0.999).half_width + 3.3 * (found.standard_error or 0.0)
+    # Terms of higher order: a tenth, at divergences of up to 0.05 nats.
+    assert float(found.divergence) == pytest.approx(
+        chips.mean, abs=reach + 0.1 * float(found.divergence)
+    )
+
+
+def test_loss_and_perplexity(net):
+    model, batches = net
+    placement = jw.place(model, weights=jw.Crossbar(sigma=1e-6), example_inputs=batches[0][0])
+    at = {"g_max": 4e-5}
+    found = jw.predict(placement, batches, at=at, method=Fisher(draws=8))
+    chips = jw.simulate(placement, batches, at=at, chips=300, metric=NegativeLogLikelihood())
+    assert found.given == pytest.approx(chips.original, rel=1e-6)
+    low, high = chips.interval(0.999)
+    assert found.loss == pytest.approx(
+        chips.mean, abs=(high - low) / 2 + 0.2 * (found.loss - found.given)
+    )
+    assert found.perplexity == pytest.approx(math.exp(found.loss))
+    bare = jw.predict(placement, [inputs for inputs, _ in batches], at=at, method="fisher")
+    assert bare.loss is None and bare.perplexity is None and "nats" in repr(bare)
+    assert bare.to_dict()["loss"] is None
+
+
+def test_planes_of_independent_flips_add_up(net):
+    model, batches = net
+    memory = jw.SRAM(bits=6, fault=jw.Flip(), channel_dim=0)
+    placement = jw.place(model, weights=memory, include=["0.weight"])
+    found = jw.predict(placement, batches, at={"eta": 0.8}, method="fisher")
+    planes = found.by_plane["0.weight"]
+    assert len(planes) == 6
+    assert float(planes.sum()) == pytest.approx(float(found.contributions["0.weight"]), rel=1e-9)
+    assert (planes[1:] > planes[:-1]).all()
+
+
+def test_gradients_in_the_points(net):
+    model, batches = net
+    placement = jw.place(model, weights=jw.SRAM(bits=8), example_inputs=batches[0][0])
+    eta = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
+    found = jw.predict(placement, batches, at={"eta": eta}, method="fisher")
+    (slope,) = torch.autograd.grad(found.total_contribution, eta)
+    assert float(slope) < 0
+
+
+def test_more_draws_until_the_precision(net):
+    model, batches = net
+    placement = jw.place(model, weights=jw.Crossbar(sigma=1e-6), example_inputs=batches[0][0])
+    rough, fine = (
+        jw.predict(
+            placement,
+            batches,
+            at={"g_max": 4e-5},
+            method=Fisher(draws=4, precision=precision, most_draws=500),
+        )
+        for precision in (10.0, 0.02)
+    )
+    assert rough.draws == 4 < fine.draws
+    assert fine.standard_error < 0.03 * float(fine.total_contribution)
+
+
+def test_batches_of_several_lengths(gpt):
+    model, batches = gpt
+    short = [{k: v[:, :5] for k, v in batches[0].items()}, *batches[1:]]
+    placement = jw.place(
+        model, weights=jw.SRAM(bits=8), example_inputs={"input_ids": batches[0]["input_ids"]}
+    )
+    found = jw.predict(placement, short, at={"eta": 0.6}, method="fisher")
+    assert found.rows == 2 * 4 + 6 * 11
+
+
+def test_rows_that_count():
+    logits = torch.randn(2, 4, 7)
+    labels = torch.tensor([[1, 2, 3, 4], [5, -100, 6, -100]])
+    batch = Batch({"input_ids": labels}, labels, labels=True)
+    mask, classes = counted_rows(NextToken(NegativeLogLikelihood()), batch, logits)
+    assert classes.tolist() == [2, 3, 4, 6]
+    assert mask.tolist() == [[True, True, True, False], [False, True, False, False]]
+    mask, classes = counted_rows(None, batch, logits)
+    assert mask.all() and classes is None
+
+
+def test_what_is_refused(net):
+    model, batches = net
+    placement = jw.place(model, weights=jw.SRAM(bits=8), example_inputs=batches[0][0])
+    with pytest.raises(InputError, match="^most_draws is 1; allowed: 2"):
+        Fisher(most_draws=1)
+    with pytest.raises(InputError, match="^precision is 0"):
+        Fisher(precision=0.0)
+    single = nn.Linear(6, 1)
+    placement = jw.place(single, weights=jw.SRAM(bits=8))
+    with pytest.raises(ModelError, match="allowed: logits"):
+        jw.predict(placement, [torch.randn(3, 6)], at={"eta": 0.6}, method="fisher")
