@@ -85,7 +85,8 @@ def fit_correlated_map(
         gamma-distributed rates give negative binomial counts, the usual law of clustered defects
         (C. H. Stapper, IBM J. Res. Dev. 27, 1983).
     """
-    if not (fitted := column is None):
+    fitted = column is None
+    if column is not None:
         check_in_range("column", column, 0.0, 0.9)
     v_dd = measured.supplies_v[0] if v_dd is None else v_dd
     counts = measured.failing_per("column", v_dd)

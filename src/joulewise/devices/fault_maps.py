@@ -232,6 +232,8 @@ def read_cells(
     """
     source, lines = read_csv(path, ("row", "column", figure), "fault map", optional=["array"])
     sizes, found = {"row": rows, "column": columns, "array": arrays}, {}
+    for name, size in sizes.items():
+        check_count(f"{name}s", size, 1, 1 << 30)
     for place, (row, column, value, *rest) in lines:
         at = {"row": row, "column": column, "array": rest[0] if rest else 0}
         for name, number in at.items():
