@@ -10,7 +10,7 @@ single_faults    correction for large single faults, tried one by one
 corrected        first order as a control variate for a few simulated chips
 accuracy         accuracy from Gaussian logits
 _error_model     first order as a function of the plan, for thousands of plans
-verification_scores   weights in the order in which to write them with verification
+_verification_scores   scores of weights for selective write-verify
 tensor_groups    placed tensors whose words have the same moments, evaluated together
 moment_curves    sums over classes of words, tabulated over the knob
 
@@ -21,12 +21,12 @@ linearisation    a network to first order: probes, and per-sample gradients of a
 
 from joulewise.prediction._error_model import ErrorModel, error_model, weight_error_model
 from joulewise.prediction._predict import METHODS, predict, register_method
+from joulewise.prediction._verification_scores import verification_scores
 from joulewise.prediction.accumulation import ForecastAccumulator
 from joulewise.prediction.corrected import Corrected
 from joulewise.prediction.first_order import FirstOrder
 from joulewise.prediction.forecast import AccuracyForecast, Forecast
 from joulewise.prediction.problem import Method, Problem, loaded_problem
-from joulewise.prediction.verification_scores import write_scores
 
 __all__ = [
     "METHODS",
@@ -42,6 +42,6 @@ __all__ = [
     "loaded_problem",
     "predict",
     "register_method",
+    "verification_scores",
     "weight_error_model",
-    "write_scores",
 ]

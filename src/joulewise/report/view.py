@@ -20,10 +20,10 @@ from joulewise.study.study_file import StudyFile
 
 __all__ = [
     "Allocated",
-    "Replicates",
     "CurvePoint",
     "MetricText",
     "Network",
+    "Replicates",
     "View",
     "energy_interval",
 ]

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from joulewise.study.loggers import Logger
     from joulewise.study.record import Record
 
-__all__ = ["Workload", "Position", "Study", "differences"]
+__all__ = ["Position", "Study", "Workload", "differences"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
