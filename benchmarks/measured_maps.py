@@ -23,7 +23,14 @@ from typing import Any
 import numpy as np
 
 from joulewise.data import load_data
-from joulewise.devices import SRAM, FaultMeasurement, Flip, IndependentMap, Stuck, fit_clusters
+from joulewise.devices import (
+    SRAM,
+    Flip,
+    IndependentMap,
+    Stuck,
+    fit_correlated_map,
+    read_salami2018,
+)
 from joulewise.devices.fault_clustering import neighbour_correlation
 from joulewise.files import write_atomically
 from joulewise.models import build, load_weights
@@ -51,20 +58,21 @@ def main() -> None:
     options = parser.parse_args()
     keep_freed_memory()
 
-    measured = FaultMeasurement.read_block_rams(options.maps, floorplan=options.floorplan)
-    fit = fit_clusters(measured)
+    measured = read_salami2018(options.maps, floorplan=options.floorplan)
+    fit, lowest = fit_correlated_map(measured), measured.supplies_v[:4]
     record: dict[str, Any] = {
         "command": shlex.join(["python", *sys.argv]),
         "environment": Environment.now().model_dump(),
         "measurement": measured.describe(),
-        "fits": [asdict(fit_clusters(measured, volts)) for volts in measured.volts[:4]],
+        "fits": [asdict(fit_correlated_map(measured, v_dd)) for v_dd in lowest],
         "at_the_share_of_the_lowest": [
-            asdict(fit_clusters(measured, volts, column=fit.column)) for volts in measured.volts[:4]
+            asdict(fit_correlated_map(measured, v_dd, column=fit.column))
+            for v_dd in measured.supplies_v[:4]
         ],
         "results": [],
     }
     if options.floorplan:
-        record["neighbours"] = neighbour_correlation(measured, measured.volts[0])
+        record["neighbours"] = neighbour_correlation(measured, measured.supplies_v[0])
     law = measured.law(v_nominal=1.0)
     maps = {
         "measured": measured.fault_map(),
@@ -79,19 +87,19 @@ def main() -> None:
         for map_name, fault_map in maps.items():
             memory = SRAM(law=law, fault=FAULTS[fault_name], fault_map=fault_map, knob="v_dd")
             placement = place(model, weights=memory, example_inputs=next(iter(few.batches(64)))[0])
-            for volts in options.volts or measured.volts:
+            for v_dd in options.volts or measured.supplies_v:
                 begun = time.perf_counter()
-                found = simulate(placement, few, at={"v_dd": volts}, chips=options.chips)
+                found = simulate(placement, few, at={"v_dd": v_dd}, chips=options.chips)
                 method = FirstOrder(chips=options.chips)
-                forecast = predict(placement, few, at={"v_dd": volts}, method=method)
+                forecast = predict(placement, few, at={"v_dd": v_dd}, method=method)
                 limit = found.ideal - POINT
                 share, interval = found.yield_at(limit)
                 low, high = found.interval()
                 row = {
                     "fault": fault_name,
                     "map": map_name,
-                    "volts": volts,
-                    "bit_error_rate": measured.counts[volts] / measured.bits,
+                    "v_dd": v_dd,
+                    "bit_error_rate": measured.counts[v_dd] / measured.num_cells,
                     "chips": found.chips,
                     "ideal": found.ideal,
                     "mean": found.mean,

@@ -68,7 +68,7 @@ def main() -> None:
             tried: dict[str, Any] = {**memories, "all": Alternatives(memories=each)}
             for label, memory in tried.items():
                 begun = time.perf_counter()
-                levels = memory.levels if label == "all" else points
+                levels = memory.points if label == "all" else points
                 inputs = next(iter(digits.train.batches(64)))[0]
                 placement = place(model, weights=memory, example_inputs=inputs)
                 found = allocate(
@@ -90,7 +90,7 @@ def main() -> None:
                     "mean": found.simulation.mean if found.simulation else None,
                     "chips": options.chips,
                     "plan": {
-                        tensor: memory.name(point["option"]) if label == "all" else point["eta"]
+                        tensor: memory.label(point["option"]) if label == "all" else point["eta"]
                         for tensor, point in found.plan.to_dict().items()
                     },
                     "seconds": time.perf_counter() - begun,

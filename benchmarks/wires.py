@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from joulewise.devices import effective_conductances, solved_conductances
+from joulewise.devices import solved_conductances, wire_factors
 from joulewise.files import write_atomically
 from joulewise.study import Environment
 
@@ -46,7 +46,7 @@ def main() -> None:
             exact = solved_conductances(conductances, ohm)
             solved_s = time.perf_counter() - begun
             begun = time.perf_counter()
-            found = effective_conductances(torch.from_numpy(conductances), ohm).numpy()
+            found = conductances * wire_factors(torch.from_numpy(conductances), ohm).numpy()
             first_order_s = time.perf_counter() - begun
             other = None
             if badcrossbar is not None:

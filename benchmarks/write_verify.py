@@ -24,7 +24,7 @@ from joulewise.devices import Crossbar, WriteVerify
 from joulewise.files import write_atomically
 from joulewise.models import build, load_weights
 from joulewise.placement import place
-from joulewise.prediction import write_scores
+from joulewise.prediction import verification_scores
 from joulewise.study import Environment
 from joulewise.study.malloc import keep_freed_memory
 
@@ -50,7 +50,7 @@ def main() -> None:
 
     def placed(scores: Any = None) -> Any:
         memory = WriteVerify(
-            once=Crossbar(sigma=options.spread * G_MAX),
+            unverified=Crossbar(sigma=options.spread * G_MAX),
             verified=Crossbar(sigma=0.1 * options.spread * G_MAX),
             g_max=G_MAX,
             scores=scores,
@@ -67,7 +67,7 @@ def main() -> None:
     }
     for by in ("error", "magnitude", "random"):
         begun = time.perf_counter()
-        scores = write_scores(placed(), some, by=by)
+        scores = verification_scores(placed(), some, by=by)
         scoring_s = time.perf_counter() - begun
         placement = placed(scores)
         for per in ("tensor", "network"):
@@ -79,7 +79,7 @@ def main() -> None:
                 chips=options.chips,
             )
             words = {p.name: p.traffic.words for p in placement.placed}
-            parts = {p: found.plan[p]["verified"] for p in words}
+            parts = {p: found.plan[p]["verified_fraction"] for p in words}
             verified = sum(words[p] * parts[p] for p in words) / sum(words.values())
             mean = found.simulation.mean if found.simulation else None
             row = {

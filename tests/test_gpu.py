@@ -22,7 +22,9 @@ MEMORIES = {
     "secded": (jw.SRAM(fault=jw.Flip(), protection=SECDED()), {"eta": 0.5}),
     "measured": (
         jw.SRAM(
-            fault_map=jw.MeasuredMap.of([[0.02, *[float("inf")] * 15]] * 8, "interleaved"),
+            fault_map=jw.MeasuredMap.from_thresholds(
+                [[0.02, *[float("inf")] * 15]] * 8, "interleaved"
+            ),
         ),
         {"bit_error_rate": 0.05},
     ),
@@ -37,8 +39,10 @@ MEMORIES = {
         {"g_max": 3e-5},
     ),
     "write-verify": (
-        jw.WriteVerify(once=jw.Crossbar(sigma=2e-6), verified=jw.Crossbar(sigma=2e-7), g_max=2e-5),
-        {"verified": 0.3},
+        jw.WriteVerify(
+            unverified=jw.Crossbar(sigma=2e-6), verified=jw.Crossbar(sigma=2e-7), g_max=2e-5
+        ),
+        {"verified_fraction": 0.3},
     ),
     "clipped pairs": (jw.Crossbar(sigma=1e-6, variability=0.05, levels=16), {"g_max": 2e-5}),
     "read noise by column": (jw.Crossbar(read_noise=5e-7, channel_dim=0), {"g_max": 2e-5}),

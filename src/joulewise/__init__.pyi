@@ -32,7 +32,7 @@ from .devices import Stuck as Stuck
 from .devices import VoltageTable as VoltageTable
 from .devices import WriteVerify as WriteVerify
 from .devices import check_device as check_device
-from .devices import fit_clusters as fit_clusters
+from .devices import fit_correlated_map as fit_correlated_map
 from .errors import DataError as DataError
 from .errors import DeviceError as DeviceError
 from .errors import InputError as InputError
@@ -51,13 +51,13 @@ from .placement import fold_batchnorm as fold_batchnorm
 from .placement import loaded as loaded
 from .placement import place as place
 from .placement import plan_by_component as plan_by_component
-from .placement import supply_energies as supply_energies
+from .placement import reference_energies as reference_energies
 from .placement import with_accesses as with_accesses
 from .prediction import Corrected as Corrected
 from .prediction import FirstOrder as FirstOrder
 from .prediction import error_model as error_model
 from .prediction import predict as predict
-from .prediction import write_scores as write_scores
+from .prediction import verification_scores as verification_scores
 from .simulation import simulate as simulate
 from .simulation import sweep as sweep
 from .study import Study as Study

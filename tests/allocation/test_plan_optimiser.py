@@ -235,7 +235,7 @@ def test_out_of_reach_gives_the_ends(optimiser_of):
 def test_a_measured_map_is_allocated_from_listed_points(network, digits):
     thresholds = 10 ** torch.linspace(-5, -0.5, 512).double()
     order = torch.randperm(512, generator=torch.Generator().manual_seed(0))
-    fault_map = MeasuredMap.of(thresholds[order].reshape(-1, 64))
+    fault_map = MeasuredMap.from_thresholds(thresholds[order].reshape(-1, 64))
     inputs = next(iter(digits.train.batches(4)))[0]
     placement = place(network, weights=SRAM(bits=8, fault_map=fault_map), example_inputs=inputs)
     few, ticks = digits.train.subset(100, seed=0), (0.3, 0.5, 0.8)

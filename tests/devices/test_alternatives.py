@@ -13,14 +13,14 @@ BOTH = Alternatives(memories=((PLAIN, (0.6, 0.8, 1.0)), (GUARDED, (0.5, 0.6, 0.7
 
 def test_options_are_in_the_order_of_energy():
     traffic = Traffic(words=100, reads=100, writes=0)
-    joules = [float(BOTH.energy(traffic, level)) for level in BOTH.levels]
+    joules = [float(BOTH.energy(traffic, option)) for option in BOTH.points]
     assert joules == sorted(joules)
-    names = [BOTH.name(level) for level in BOTH.levels]
+    names = [BOTH.label(option) for option in BOTH.points]
     assert set(names) < {f"secded, eta {x}" for x in (0.5, 0.6, 0.7)} | {
         f"eta {x:g}" for x in (0.6, 0.8, 1.0)
     }
-    for level, (memory, point) in zip(BOTH.levels, BOTH.options, strict=True):
-        assert float(BOTH.energy(traffic, level)) == float(memory.energy(traffic, point))
+    for option, (memory, point) in zip(BOTH.points, BOTH.options, strict=True):
+        assert float(BOTH.energy(traffic, option)) == float(memory.energy(traffic, point))
 
 
 def test_options_are_described_with_their_points():
@@ -35,19 +35,19 @@ def test_options_are_described_with_their_points():
 def test_what_costs_more_than_the_most_reliable_option_is_left_out():
     parity = SRAM(fault=Flip(), protection=Parity())
     found = Alternatives(memories=((PLAIN, (0.6, 1.0)), (parity, (1.0,))))
-    names = [found.name(level) for level in found.levels]
+    names = [found.label(option) for option in found.points]
     assert names == ["eta 0.6", "eta 1", "parity, eta 1"]  # zeros cost narrow weights little
     worse = Alternatives(memories=((PLAIN, (0.3, 0.7)), (GUARDED, (0.3, 0.69))))
-    assert worse.name(worse.levels[-1]) == "secded, eta 0.69"
+    assert worse.label(worse.points[-1]) == "secded, eta 0.69"
 
 
 def test_reads_and_moments_are_those_of_the_option():
     stored = BOTH.store(torch.linspace(-1, 1, 500))
-    for level, (memory, point) in zip(BOTH.levels, BOTH.options, strict=True):
+    for option, (memory, point) in zip(BOTH.points, BOTH.options, strict=True):
         assert torch.equal(
-            BOTH.read(stored, level, Chip(seed=4)), memory.read(stored, point, Chip(seed=4))
+            BOTH.read(stored, option, Chip(seed=4)), memory.read(stored, point, Chip(seed=4))
         )
-        found, expected = BOTH.moments(stored, level), memory.moments(stored, point)
+        found, expected = BOTH.moments(stored, option), memory.moments(stored, point)
         assert torch.equal(found.mean, expected.mean) and torch.equal(found.var, expected.var)
 
 
@@ -73,9 +73,9 @@ def test_an_allocation_weighs_protection_against_supply():
     plain, _ = least(PLAIN, levels)
     guarded, _ = least(GUARDED, levels)
     memory = Alternatives(memories=((PLAIN, levels), (GUARDED, levels)))
-    both, found = least(memory, memory.levels)
+    both, found = least(memory, memory.points)
     assert both <= min(plain, guarded) * (1 + 1e-9)
-    chosen = [memory.name(point["option"]) for point in found.plan.values()]
+    chosen = [memory.label(point["option"]) for point in found.plan.values()]
     assert len(chosen) == 2 and all("eta" in name for name in chosen)
 
 

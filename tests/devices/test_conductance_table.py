@@ -20,10 +20,10 @@ WAN_1DAY = [(0, 0.701), (10, 3.721), (20, 3.9078), (40, 2.651)]
 
 @pytest.mark.parametrize(("name", "points"), [("wan2022-1s", WAN_1S), ("wan2022-1day", WAN_1DAY)])
 def test_wan(name, points):
-    targets, deviations = zip(*points, strict=True)
+    targets, stds = zip(*points, strict=True)
     means, found = at(RERAM[name], *targets)
     assert means.tolist() == pytest.approx([t * US for t in targets])
-    assert found.tolist() == pytest.approx([d * US for d in deviations], rel=1e-3)
+    assert found.tolist() == pytest.approx([d * US for d in stds], rel=1e-3)
 
 
 def test_milo():
@@ -42,16 +42,18 @@ def test_profiles_are_described(name):
 
 def test_ends_hold_beyond_the_table():
     table = ConductanceTable(
-        targets=(1e-5, 2e-5), means=(1.1e-5, 2e-5), deviations=(1e-6, 3e-6), source=""
+        targets=(1e-5, 2e-5), means=(1.1e-5, 2e-5), stds=(1e-6, 3e-6), source=""
     )
-    means, deviations = at(table, 0, 15, 99)
+    means, stds = at(table, 0, 15, 99)
     assert means.tolist() == pytest.approx([1.1e-5, 1.55e-5, 2e-5])
-    assert deviations.tolist() == pytest.approx([1e-6, 2e-6, 3e-6])
+    assert stds.tolist() == pytest.approx([1e-6, 2e-6, 3e-6])
 
 
 def test_from_csv(tmp_path):
     path = tmp_path / "table.csv"
-    path.write_text("# chip 3, day 1\ntarget_s,mean_s,deviation_s\n0,1e-7,1e-7\n1e-5,9e-6,5e-7\n")
+    path.write_text(
+        "# chip 3, day 1\ntarget_siemens,mean_siemens,std_siemens\n0,1e-7,1e-7\n1e-5,9e-6,5e-7\n"
+    )
     table = ConductanceTable.from_csv(path)
     assert table.means == (1e-7, 9e-6)
     assert table.source == "chip 3, day 1"
@@ -63,17 +65,17 @@ def test_from_csv(tmp_path):
         ("0,0,0", "table.csv is 1 rows; allowed: two or more"),
         ("1e-5,0,0\n0,0,0", "^targets is not ascending"),
         ("0,0,0\n1e-5,-1,0", "^means is -1; allowed: 0 to 1"),
-        ("0,0,nan\n1e-5,0,0", "^deviations is nan"),
+        ("0,0,nan\n1e-5,0,0", "^stds is nan"),
         ("0,0\n1e-5,0,0", "line 2 is '0,0'; allowed: 3 numbers"),
     ],
 )
 def test_bad_tables(tmp_path, rows, message):
     path = tmp_path / "table.csv"
-    path.write_text(f"target_s,mean_s,deviation_s\n{rows}\n")
+    path.write_text(f"target_siemens,mean_siemens,std_siemens\n{rows}\n")
     with pytest.raises(TableError, match=message):
         ConductanceTable.from_csv(path)
 
 
 def test_lengths():
     with pytest.raises(TableError, match="^means is 1 numbers; allowed: two numbers or more"):
-        ConductanceTable(targets=(0.0, 1e-5), means=(0.0,), deviations=(0.0, 0.0), source="")
+        ConductanceTable(targets=(0.0, 1e-5), means=(0.0,), stds=(0.0, 0.0), source="")

@@ -26,7 +26,7 @@ from joulewise.errors import InputError, OperatingPointError, WeightsError
 
 G = 25e-6
 TABLE = ConductanceTable(
-    targets=(0.0, 7e-6, 1e-4), means=(1e-8, 7e-6, 9.99e-5), deviations=(5e-8, 2e-7, 4e-7), source=""
+    targets=(0.0, 7e-6, 1e-4), means=(1e-8, 7e-6, 9.99e-5), stds=(5e-8, 2e-7, 4e-7), source=""
 )
 KINDS = {
     "additive": Crossbar(sigma=1e-6),
@@ -292,9 +292,10 @@ def test_noise_through_wires():
         ({"on_off": math.nan}, "^on_off is nan"),
         ({"stuck_on": 0.6, "stuck_off": 0.6}, r"^stuck_off \+ stuck_on is 1.2; allowed: 0 to 1"),
         ({"mapping": "single"}, "^mapping is 'single'; allowed: 'pair' or 'offset'"),
-        ({"slices": 2}, "^levels is None; allowed: the steps of a digit"),
+        ({"slices": 2}, "^levels is None; allowed: the steps of a slice"),
         ({"slices": 0}, "^slices is 0; allowed: a whole number, 1 to 8"),
         ({"wire_ohm": 1.0}, "^g_range is not given beside wire_ohm; allowed: one that ends at"),
+        ({"wire_ohm": 1.0, "g_range": [1e-7, 1e-3]}, "^g_range is not given beside wire_ohm"),
         (
             {"wire_ohm": 1.0, "mapping": "offset", "g_range": (1e-6, 1e-4)},
             "^mapping is 'offset' beside wire_ohm; allowed: 'pair'",
@@ -362,3 +363,9 @@ def test_a_single_weight():
         stored = device.store(torch.tensor(0.5))
         assert device.read(stored, 1e-5, Chip(seed=0)).shape == ()
         assert device.moments(stored, 1e-5).var.shape == ()
+
+
+def test_a_range_given_as_a_list_is_kept_as_a_tuple():
+    given = Crossbar(g_range=[1e-6, 4e-5])
+    assert given == Crossbar(g_range=(1e-6, 4e-5))
+    assert hash(given) == hash(Crossbar(g_range=(1e-6, 4e-5)))

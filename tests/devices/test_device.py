@@ -40,7 +40,10 @@ def test_a_device_that_does_not_hold_activations_says_so():
         (lambda: VoltageTable.from_csv(5), "the path of the voltage table is 5 .int."),
         (lambda: CorrelatedMap(row="0.2"), "row is '0.2' .str.; allowed: a number, 0 to"),
         (lambda: CorrelatedMap(columns=64.5), "columns is 64.5; allowed: a whole number"),
-        (lambda: MeasuredMap(rows=1, columns=8, cells=0.1, rates=(0.1,)), "cells is 0.1 .float."),
+        (
+            lambda: MeasuredMap(rows=1, columns=8, cells=0.1, thresholds=(0.1,)),
+            "cells is 0.1",
+        ),
         (lambda: Stuck(at_one=None), "at_one is None .NoneType.; allowed: a number"),
         (lambda: Crossbar(sigma="1e-6"), "sigma is '1e-6' .str.; allowed: a number"),
         (lambda: Crossbar(clip="no"), "clip is 'no' .str.; allowed: True or False"),

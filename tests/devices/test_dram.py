@@ -14,7 +14,7 @@ SUPPLY = VoltageTable(
     source="made up",
     v_nominal=1.5,
 )
-QUICK = Retention(median_s=10.0, spread=1.0, source="made up")
+QUICK = Retention(median_s=10.0, log_std=1.0, source="made up")
 
 
 def test_rates_are_those_of_a_log_normal_retention():
@@ -42,7 +42,7 @@ def test_energy_of_accesses_and_refreshes():
 
 
 def test_a_lower_supply():
-    memory = DRAM(retention=QUICK, supply=SUPPLY, knob="v_dd", refresh_s=1.0, refresh_j=1e-14)
+    memory = DRAM(retention=QUICK, law=SUPPLY, knob="v_dd", refresh_s=1.0, refresh_j=1e-14)
     kept = 1 - stats.lognorm.cdf(1.0, s=1.0, scale=10.0)
     for volts, rate in ((1.0, 1e-2), (1.2, 1e-7)):
         expected = 1 - kept * (1 - rate)
@@ -52,7 +52,7 @@ def test_a_lower_supply():
         assert float(memory.holding_bit_w(volts)) == pytest.approx(1e-14 * relative)
     assert memory.describe()["law"] == "voltage table"
     traffic = Traffic(words=10, reads=10, writes=0)
-    memory = DRAM(retention=QUICK, supply=SUPPLY, knob="v_dd", refresh_s=1.0, latency_s=0.0)
+    memory = DRAM(retention=QUICK, law=SUPPLY, knob="v_dd", refresh_s=1.0, latency_s=0.0)
     nominal = memory.reference_energies(traffic)["nominal supply"]
     assert nominal == pytest.approx(80 * 8.8e-12)
     assert DRAM().reference_energies(traffic) == {}
@@ -78,7 +78,7 @@ def test_cells_lose_their_charge_and_stay_so():
     [
         (DRAM(fault=Flip()), [20.0, 60.0]),
         (DRAM(retention=QUICK), [0.8, torch.linspace(0.5, 2.0, 8, dtype=torch.float64), 3.0]),
-        (DRAM(supply=SUPPLY, knob="v_dd", bits=4), [1.02, 1.05]),
+        (DRAM(law=SUPPLY, knob="v_dd", bits=4), [1.02, 1.05]),
     ],
     ids=["refresh", "planes", "supply"],
 )
@@ -90,8 +90,8 @@ def test_contract(memory, points):
     ("fields", "message"),
     [
         ({"knob": "eta"}, "^knob is 'eta'; allowed: refresh_s or v_dd$"),
-        ({"knob": "v_dd"}, "^supply is None; allowed: a VoltageTable where the knob is v_dd"),
-        ({"supply": SUPPLY}, "^supply is given; allowed: a VoltageTable where the knob is v_dd"),
+        ({"knob": "v_dd"}, "^law is None; allowed: a VoltageTable where the knob is v_dd"),
+        ({"law": SUPPLY}, "^law is given; allowed: a VoltageTable where the knob is v_dd"),
         ({"refresh_range": (1.0, 0.5)}, "^refresh_range is .*; allowed: two numbers of seconds, a"),
         ({"refresh_range": 1.0}, "^refresh_range is 1.0 .float.; allowed: two numbers"),
         ({"refresh_s": math.nan}, "^refresh_s is nan"),

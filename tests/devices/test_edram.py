@@ -5,7 +5,7 @@ from contracts import check_device
 from joulewise.devices import EDRAM, Retention, Traffic
 from joulewise.errors import InputError
 
-RETENTION = Retention(median_s=1e-3, spread=0.5, source="made up")
+RETENTION = Retention(median_s=1e-3, log_std=0.5, source="made up")
 
 
 @pytest.mark.parametrize("lifetime", [1e-4, 1.0])

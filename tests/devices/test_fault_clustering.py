@@ -6,7 +6,7 @@ from joulewise.devices import (
     CorrelatedMap,
     FaultMeasurement,
     IndependentMap,
-    fit_clusters,
+    fit_correlated_map,
     neighbour_correlation,
 )
 from joulewise.errors import InputError, TableError
@@ -17,23 +17,23 @@ ROWS, COLUMNS, ARRAYS = 128, 16, 300
 def measured(fault_map, rates=(0.02, 0.005), seed=1, **fields):
     """A measurement of arrays that fail as a fault map says, at 0.5, 0.6 V and so on."""
     bits, size = 8, ROWS * COLUMNS
-    highest = np.zeros(ARRAYS * size)
-    volts = tuple(0.5 + 0.1 * n for n in range(len(rates)))
-    for supply, rate in zip(volts, rates, strict=True):
+    first_failure_v = np.zeros(ARRAYS * size)
+    supplies_v = tuple(0.5 + 0.1 * n for n in range(len(rates)))
+    for v_dd, rate in zip(supplies_v, rates, strict=True):
         cells = fault_map.failing(ARRAYS * size // bits, np.full((2, bits), rate), Chip(seed=seed))[
             0
         ]
-        highest[cells] = supply
+        first_failure_v[cells] = v_dd
     # Words are side by side; the columns of an interleaved row are those of one bit.
-    table = highest.reshape(-1, COLUMNS // bits, bits).transpose(0, 2, 1).reshape(-1)
+    table = first_failure_v.reshape(-1, COLUMNS // bits, bits).transpose(0, 2, 1).reshape(-1)
     cells = np.flatnonzero(table)
     return FaultMeasurement(
         rows=ROWS,
         columns=COLUMNS,
         arrays=ARRAYS,
-        volts=volts,
+        supplies_v=supplies_v,
         cells=tuple(cells.tolist()),
-        highest=tuple(table[cells].tolist()),
+        first_failure_v=tuple(table[cells].tolist()),
         layout="interleaved",
         **fields,
     )
@@ -46,30 +46,30 @@ def law_of(share):
 @pytest.mark.parametrize("share", [0.2, 0.5])
 def test_the_share_of_a_simulated_measurement_is_recovered(share):
     found = measured(law_of(share))
-    for volts in found.volts:
-        fit = fit_clusters(found, volts)
+    for v_dd in found.supplies_v:
+        fit = fit_correlated_map(found, v_dd)
         assert abs(fit.column - share) < 5 * fit.standard_error
         assert fit.standard_error < 0.06
         assert fit.log_likelihood["correlated"] > fit.log_likelihood["independent"] + 100
         assert fit.p_value > 1e-4
         assert sum(fit.observed) == ARRAYS * COLUMNS
         assert sum(fit.expected) == pytest.approx(ARRAYS * COLUMNS, rel=1e-6)
-    again = fit_clusters(found, found.volts[1], column=fit_clusters(found).column)
+    again = fit_correlated_map(found, found.supplies_v[1], column=fit_correlated_map(found).column)
     assert again.p_value > 1e-4
     assert again.log_likelihood["correlated"] <= fit.log_likelihood["correlated"] + 1e-6
 
 
 def test_independent_cells_have_no_share():
-    fit = fit_clusters(measured(IndependentMap()))
+    fit = fit_correlated_map(measured(IndependentMap()))
     assert fit.column < 0.01
     assert fit.shape > 10  # close to Poisson
-    wrong = fit_clusters(measured(IndependentMap()), column=0.4)
+    wrong = fit_correlated_map(measured(IndependentMap()), column=0.4)
     assert wrong.p_value < 1e-6
 
 
 def test_the_fitted_map_has_the_measured_arrays():
     found = measured(law_of(0.5))
-    fitted = fit_clusters(found).fault_map(found)
+    fitted = fit_correlated_map(found).fault_map(found)
     assert (fitted.rows, fitted.columns, fitted.layout) == (ROWS, COLUMNS, "interleaved")
     fitted.check(8)
 
@@ -77,18 +77,18 @@ def test_the_fitted_map_has_the_measured_arrays():
 def test_too_few_faults_and_other_supplies():
     found = measured(IndependentMap(), rates=(0.01, 1e-9))
     with pytest.raises(TableError, match=r"the failing cells is 0 at 0.6 V; allowed: two or more"):
-        fit_clusters(found, 0.6)
-    with pytest.raises(TableError, match=r"^volts is 0.7; allowed: one of 0.5, 0.6"):
-        fit_clusters(found, 0.7)
+        fit_correlated_map(found, 0.6)
+    with pytest.raises(TableError, match=r"^v_dd is 0.7; allowed: one of 0.5, 0.6"):
+        fit_correlated_map(found, 0.7)
 
 
 def test_a_test_needs_classes_to_spare():
-    fit = fit_clusters(measured(IndependentMap(), rates=(1e-4,)))
+    fit = fit_correlated_map(measured(IndependentMap(), rates=(1e-4,)))
     assert len(fit.classes) <= 3
     assert fit.p_value is None
-    assert fit_clusters(measured(IndependentMap()), column=0.0).standard_error == 0.0
+    assert fit_correlated_map(measured(IndependentMap()), column=0.0).standard_error == 0.0
     with pytest.raises(InputError, match=r"^column is 2; allowed: 0 to 0.9"):
-        fit_clusters(measured(IndependentMap()), column=2.0)
+        fit_correlated_map(measured(IndependentMap()), column=2.0)
 
 
 def test_neighbour_correlation():

@@ -41,7 +41,7 @@ def weak_array(rows=40, columns=16, seed=1, weak=0.5):
     generator = np.random.default_rng(seed)
     thresholds = 10 ** generator.uniform(-3, 0, (rows, columns))
     thresholds[generator.random((rows, columns)) > weak] = np.inf
-    return MeasuredMap.of(thresholds)
+    return MeasuredMap.from_thresholds(thresholds)
 
 
 MAPS = {
@@ -54,7 +54,7 @@ MAPS = {
         column=0.3, rows=10, columns=32, cluster_columns=2, layout="interleaved"
     ),
     "measured": weak_array(),
-    "measured, arrays": MeasuredMap.of(
+    "measured, arrays": MeasuredMap.from_thresholds(
         np.where(np.random.default_rng(2).random((5, 6, 16)) < 0.3, 0.2, np.inf), "interleaved"
     ),
 }
@@ -193,7 +193,7 @@ def test_a_read_of_a_tensor_costs_by_faults(spies):
             "^cluster_columns of the fault map is 12; allowed: a mult",
         ),
         (
-            MeasuredMap.of([[0.1] * 12]),
+            MeasuredMap.from_thresholds([[0.1] * 12]),
             "^columns of the fault map is 12; allowed: a multiple of the word's 8 bits",
         ),
     ],

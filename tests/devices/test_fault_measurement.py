@@ -1,156 +1,60 @@
-import zipfile
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 
-import joulewise
 from joulewise.devices import Chip, FaultMeasurement
 from joulewise.errors import TableError
 
-PUBLISHED = Path(joulewise.__file__).parents[3] / "shared/data/undervolt-kc705b"
-SHEET = (
-    '<office:document-content xmlns:office="o" '
-    'xmlns:table="urn:oasis:names:tc:opendocument:xmlns:table:1.0" '
-    'xmlns:text="t"><table:table table:name="Floorplan">{rows}</table:table>'
-    "</office:document-content>"
+# Five cells of two arrays, two words to a row.
+MEASURED = FaultMeasurement(
+    rows=512,
+    columns=16,
+    arrays=2,
+    supplies_v=(0.53, 0.54, 0.55),
+    cells=(2 * 16 + 1, 2 * 16 + 15, 8192 + 6, 8192 + 7, 8192 + 511 * 16 + 1),
+    first_failure_v=(0.55, 0.54, 0.54, 0.53, 0.53),
+    layout="interleaved",
 )
 
 
-def write_rams(folder, volts, faults, rams=2):
-    """Faults: word and bit (0 the least significant of the byte), within all RAMs."""
-    words = np.full(rams * 1024, 0xFF, dtype=np.uint8)
-    for word, bit in faults:
-        words[word] &= ~np.uint8(1 << bit)
-    path = folder / f"board-{volts}.bin"
-    path.write_text(np.repeat(words, 2).tobytes().hex().upper())
-    return path
-
-
-@pytest.fixture
-def folder(tmp_path):
-    write_rams(tmp_path, "0.55", [(5, 0)])
-    write_rams(tmp_path, "0.54", [(5, 0), (5, 7), (1024, 3)])
-    write_rams(tmp_path, "0.53", [(5, 7), (1024, 3), (1025, 3), (2047, 0)])
-    return tmp_path
-
-
-def test_block_rams_are_read_as_arrays_of_two_words_a_row(folder):
-    found = FaultMeasurement.read_block_rams(folder)
-    assert (found.arrays, found.rows, found.columns) == (2, 512, 16)
-    assert found.layout == "interleaved"
-    assert found.volts == (0.53, 0.54, 0.55)
-    assert found.counts == {0.55: 1, 0.54: 3, 0.53: 5}  # word 5, bit 0 had recovered at 0.53 V
-    assert found.recovered == 1
-    # Word 5 is in row 2, the second of it: bit 7 in column 15; word 1024 is the first of RAM 1.
-    assert found.cells == (2 * 16 + 1, 2 * 16 + 15, 8192 + 6, 8192 + 7, 8192 + 511 * 16 + 1)
-    assert found.highest == (0.55, 0.54, 0.54, 0.53, 0.53)
-    assert found.failing_per("array", 0.53).tolist() == [2, 3]
-    columns = found.failing_per("column", 0.54)
-    assert columns.nonzero()[0].tolist() == [1, 15, 16 + 6]
-
-
-def test_the_map_has_exactly_the_measured_cells_at_each_measured_supply(folder):
-    found = FaultMeasurement.read_block_rams(folder)
-    law, fault_map = found.law(v_nominal=1.0), found.fault_map()
-    for volts, count in found.counts.items():
-        rate = float(law.bit_error_rate(law.eta(torch.tensor(volts, dtype=torch.float64))))
-        assert rate == pytest.approx(count / found.bits)
-        assert sum(threshold <= rate for threshold in fault_map.rates) == count
+def test_the_map_has_exactly_the_measured_cells_at_each_measured_supply():
+    law, fault_map = MEASURED.law(v_nominal=1.0), MEASURED.fault_map()
+    for v_dd, count in MEASURED.counts.items():
+        rate = float(law.bit_error_rate(law.eta(torch.tensor(v_dd, dtype=torch.float64))))
+        assert rate == pytest.approx(count / MEASURED.num_cells)
+        assert sum(threshold <= rate for threshold in fault_map.thresholds) == count
     between = float(law.bit_error_rate(law.eta(torch.tensor(0.5349, dtype=torch.float64))))
-    assert sum(threshold <= between for threshold in fault_map.rates) in (3, 5)
+    assert sum(threshold <= between for threshold in fault_map.thresholds) in (3, 5)
 
 
-def test_words_of_a_chip_are_those_of_the_files(folder):
-    """Word 5 of RAM 0 fails in bits 0 and 7: so do two bits of one word on some chips."""
-    found = FaultMeasurement.read_block_rams(folder)
-    rates = np.full((2, 8), found.counts[0.53] / found.bits)
+def test_words_of_a_chip_are_those_measured():
+    """Word 5 of array 0 fails in bits 0 and 7: so do two bits of one word on some chips."""
+    rates = np.full((2, 8), MEASURED.counts[0.53] / MEASURED.num_cells)
     patterns = set()
     for seed in range(40):
-        cells = found.fault_map().failing(2048, rates, Chip(seed=seed))[0]
+        cells = MEASURED.fault_map().failing(2048, rates, Chip(seed=seed))[0]
         for word in set(cells // 8):
             patterns.add(sum(1 << int(cell % 8) for cell in cells[cells // 8 == word]))
     assert patterns <= {0b1000_0001, 0b1000, 0b1}
     assert 0b1000_0001 in patterns
 
 
-def test_the_energy_is_that_of_a_capacitance(folder):
-    law = FaultMeasurement.read_block_rams(folder).law(
-        v_nominal=1.0, v_min=0.6, energy_per_bit_j=1e-12
-    )
+def test_the_energy_is_that_of_a_capacitance():
+    law = MEASURED.law(v_nominal=1.0, v_min=0.6, energy_per_bit_j=1e-12)
     at = law.energy_per_bit_j(law.eta(torch.tensor(0.54, dtype=torch.float64)))
     assert float(at) == pytest.approx(0.54**2 * 1e-12)
     assert law.access_j_at(1.0) == pytest.approx(1e-12)
 
 
-def test_floorplan(folder, tmp_path):
-    row = "<table:table-row>{}</table:table-row>"
-    cell = "<table:table-cell><text:p>{}</text:p></table:table-cell>"
-    two = (
-        '<table:table-cell table:number-columns-repeated="2"><text:p>7</text:p></table:table-cell>'
-    )
-    rows = [row.format("".join(cell.format(t) for t in ("BRAM", "X", "Y")))]
-    rows += [row.format("".join(cell.format(t) for t in (0, 4, 100)))]
-    rows += [row.format(cell.format(1) + two)]
-    with zipfile.ZipFile(tmp_path / "plan.ods", "w") as archive:
-        archive.writestr("content.xml", SHEET.format(rows="".join(rows)))
-    found = FaultMeasurement.read_block_rams(folder, floorplan=tmp_path / "plan.ods")
-    assert found.positions == ((4.0, 100.0), (7.0, 7.0))
-
-
-@pytest.mark.parametrize("content", [b"", b"PK no zip"])
-def test_a_floorplan_of_another_kind(folder, tmp_path, content):
-    (tmp_path / "plan.ods").write_bytes(content)
-    with pytest.raises(TableError, match=r"plan.ods cannot be read .*allowed: a spreadsheet"):
-        FaultMeasurement.read_block_rams(folder, floorplan=tmp_path / "plan.ods")
-
-
-def test_a_floorplan_of_other_arrays(folder, tmp_path):
-    with zipfile.ZipFile(tmp_path / "plan.ods", "w") as archive:
-        archive.writestr("content.xml", SHEET.format(rows=""))
-    with pytest.raises(TableError, match=r"plan.ods is 0 rows; allowed: .* each of 2 arrays"):
-        FaultMeasurement.read_block_rams(folder, floorplan=tmp_path / "plan.ods")
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "message"),
-    [
-        ("board-0.52.bin", "FFFF", "is 4 digits; allowed: hexadecimal digits, 4096 for each"),
-        ("board-0.52.bin", "XY" * 2048, "cannot be read"),
-        ("board-0.52.bin", "", "is 0 digits"),
-        ("board-0.52.bin", "FF7F" * 1024, "is ff7f in word 0; allowed: two equal bytes"),
-        ("board-0.52.bin", "F" * 4096, "is files of 2, 2, 2, 1 RAMs; allowed: as many in each"),
-        ("board.bin", "F" * 4096, "is not named by its supply"),
-    ],
-)
-def test_other_files_are_refused(folder, name, text, message):
-    (folder / name).write_text(text)
-    with pytest.raises(TableError, match=message):
-        FaultMeasurement.read_block_rams(folder)
-
-
-def test_two_boards_in_one_folder(folder):
-    write_rams(folder, "0.55", []).rename(folder / "other-0.55.bin")
-    write_rams(folder, "0.55", [])
-    with pytest.raises(TableError, match=r"is of the supply of .*; allowed: the files of one"):
-        FaultMeasurement.read_block_rams(folder)
-
-
-def test_a_folder_without_files(tmp_path):
-    with pytest.raises(TableError, match=r"without files \*.bin; allowed: a file for each supply"):
-        FaultMeasurement.read_block_rams(tmp_path / "none")
-
-
 def test_from_csv(tmp_path):
     path = tmp_path / "map.csv"
     path.write_text("# chip 3\nrow,column,v_dd,array\n0,3,0.6,1\n1,0,0.5,0\n")
-    found = FaultMeasurement.read_csv(path, rows=2, columns=8, arrays=2)
+    found = FaultMeasurement.from_csv(path, rows=2, columns=8, arrays=2)
     assert found.counts == {0.5: 2, 0.6: 1}
     assert found.cells == (8, 19)
-    assert found.highest == (0.5, 0.6)
+    assert found.first_failure_v == (0.5, 0.6)
     assert found.source == "chip 3"
-    wider = FaultMeasurement.read_csv(path, rows=2, columns=8, arrays=2, volts=(0.5, 0.6, 0.7))
+    wider = FaultMeasurement.from_csv(path, rows=2, columns=8, arrays=2, supplies_v=(0.5, 0.6, 0.7))
     assert wider.counts == {0.5: 2, 0.6: 1, 0.7: 0}
     assert wider.law().ends("v_dd") == (0.5, 0.6)  # a supply without faults has no rate
 
@@ -162,8 +66,8 @@ def test_from_csv(tmp_path):
         ("0,0.5,0.5", "line 3: column is 0.5; allowed: a whole number below 8"),
         ("nan,0,0.5", "line 3: row is nan"),
         ("0,3,0.5", "line 3 is a cell named twice; allowed: one line for each cell"),
-        ("0,4,-1", "volts is -1; allowed: above 0"),
-        ("0,4,nan", "volts is nan; allowed: above 0"),
+        ("0,4,-1", "line 3: v_dd is -1; allowed: above 0"),
+        ("0,4,nan", "line 3: v_dd is nan; allowed: above 0"),
         ("0,4", "line 3 is '0,4'; allowed: 3 numbers"),
     ],
 )
@@ -171,33 +75,11 @@ def test_csv_names_the_line(tmp_path, line, message):
     path = tmp_path / "map.csv"
     path.write_text(f"row,column,v_dd\n0,3,0.6\n{line}\n")
     with pytest.raises(TableError, match=message):
-        FaultMeasurement.read_csv(path, rows=2, columns=8)
+        FaultMeasurement.from_csv(path, rows=2, columns=8)
 
 
 def test_a_law_needs_two_supplies_with_faults(tmp_path):
     path = tmp_path / "map.csv"
     path.write_text("row,column,v_dd\n0,3,0.6\n")
     with pytest.raises(TableError, match="two rows or more"):
-        FaultMeasurement.read_csv(path, rows=2, columns=8).law()
-
-
-@pytest.mark.skipif(not PUBLISHED.is_dir(), reason="needs ../shared/data/undervolt-kc705b")
-def test_published_counts(tmp_path):
-    """The counts of the authors' spreadsheet are twice those of the cells, at every supply."""
-    import lzma
-
-    for path in PUBLISHED.glob("*.bin.xz"):
-        (tmp_path / path.stem).write_bytes(lzma.decompress(path.read_bytes()))
-    sheet = PUBLISHED / "Information-KC705B.ods"
-    found = FaultMeasurement.read_block_rams(tmp_path, floorplan=sheet)
-    published = {0.59: 2, 0.58: 8, 0.57: 26, 0.56: 62, 0.55: 252, 0.54: 690, 0.53: 2274}
-    read = {}
-    for volts in published:
-        text = (tmp_path / f"KC705B-{volts}.bin").read_text()
-        read[volts] = sum(4 - int(digit, 16).bit_count() for digit in text)
-    assert read == published
-    # Two cells recovered from 0.55 to 0.54 V and four from 0.54 to 0.53 V; all count as failing.
-    added = {0.54: 2, 0.53: 4}
-    assert found.counts == {v: n // 2 + added.get(v, 0) for v, n in published.items()}
-    assert found.recovered == 6
-    assert len(found.positions) == found.arrays == 890
+        FaultMeasurement.from_csv(path, rows=2, columns=8).law()

@@ -24,7 +24,7 @@ def weak_array(rows=40, columns=16, seed=1, weak=0.5, arrays=1):
 
 def test_measured_chips_are_windows_of_the_map():
     thresholds = weak_array(rows=6, columns=16)
-    law, array = MeasuredMap.of(thresholds), thresholds.reshape(-1, 8)
+    law, array = MeasuredMap.from_thresholds(thresholds), thresholds.reshape(-1, 8)
     rate = 0.1
     allowed = {
         tuple((array[(start + np.arange(30)) % len(array)] <= rate).reshape(-1).tolist())
@@ -40,22 +40,22 @@ def test_measured_chips_are_windows_of_the_map():
 
 
 def test_measured_cells_fail_from_their_rate_on():
-    law = MeasuredMap.of([[0.01, *[math.inf] * 7]])
+    law = MeasuredMap.from_thresholds([[0.01, *[math.inf] * 7]])
     counts = [len(law.failing(1, both(rate), Chip(seed=0))[0]) for rate in (0.00999, 0.01, 0.5)]
     assert counts == [0, 1, 1]
 
 
 def test_measured_mixture_is_the_frequency_of_patterns():
-    law = MeasuredMap.of([[0.1, *[math.inf] * 3], [math.inf, 0.5, math.inf, math.inf]])
+    law = MeasuredMap.from_thresholds([[0.1, *[math.inf] * 3], [math.inf, 0.5, math.inf, math.inf]])
     weights, given = law.mixture(torch.full((2, 2), 0.2, dtype=torch.float64))
     patterns = {tuple(g[0].tolist()): float(w) for w, g in zip(weights, given, strict=True)}
     assert patterns == {(1.0, 0.0): 0.25, (0.0, 0.0): 0.75}
 
 
 def test_two_measured_maps_are_described_differently():
-    described = [MeasuredMap.of(weak_array(seed=seed)).describe() for seed in (1, 2)]
+    described = [MeasuredMap.from_thresholds(weak_array(seed=seed)).describe() for seed in (1, 2)]
     assert described[0] != described[1]
-    assert MeasuredMap.of(weak_array(seed=1)).describe() == described[0]
+    assert MeasuredMap.from_thresholds(weak_array(seed=1)).describe() == described[0]
     json.dumps(described)
 
 
@@ -67,21 +67,25 @@ def write(path, *lines):
 def test_measured_from_csv(tmp_path):
     path = write(tmp_path / "map.csv", "# array 7", "", "0,3,0.001", "1,0,0.5")
     law = MeasuredMap.from_csv(path, rows=2, columns=8)
-    assert law == MeasuredMap(rows=2, columns=8, cells=(3, 8), rates=(0.001, 0.5))
+    size = {"rows": 2, "columns": 8}
+    assert law == MeasuredMap(**size, cells=(3, 8), thresholds=(0.001, 0.5))
+    path.write_text("row,column,bit_error_rate,array\n0,3,0.001,1\n1,0,0.5,0\n")
+    law = MeasuredMap.from_csv(path, **size, arrays=2)
+    assert law == MeasuredMap(**size, arrays=2, cells=(8, 19), thresholds=(0.5, 0.001))
 
 
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("2,0,0.1", "line 3: row is 2; allowed: 0 to 1$"),
-        ("-1,0,0.1", "line 3: row is -1; allowed: 0 to 1$"),
-        ("0,8,0.1", "line 3: column is 8; allowed: 0 to 7$"),
+        ("2,0,0.1", "line 3: row is 2; allowed: a whole number below 2$"),
+        ("-1,0,0.1", "line 3: row is -1; allowed: a whole number below 2$"),
+        ("0,8,0.1", "line 3: column is 8; allowed: a whole number below 8$"),
         ("0,0,0", "line 3: bit_error_rate is 0; allowed: above 0 to 1$"),
         ("0,0,1.5", "line 3: bit_error_rate is 1.5; allowed: above 0 to 1$"),
         ("0,0,nan", "line 3: bit_error_rate is nan; allowed: above 0 to 1$"),
         ("0,0", "line 3 is '0,0'; allowed: 3 numbers, row,column,bit_error_rate$"),
-        ("0.5,0,0.1", "line 3 is cell 0.5,0; allowed: whole row and column$"),
-        ("1,1,0.2", "line 3: cell 1,1 is named twice; allowed: one line for each cell$"),
+        ("0.5,0,0.1", "line 3: row is 0.5; allowed: a whole number below 2$"),
+        ("1,1,0.2", "line 3 is a cell named twice; allowed: one line for each cell$"),
         ("a,0,0.1", "line 3 is 'a,0,0.1'; allowed: 3 numbers, row,column,bit_error_rate$"),
     ],
 )
@@ -95,7 +99,7 @@ def test_measured_from_csv_refuses_other_files(tmp_path):
     with pytest.raises(TableError, match="^fault map .*none.csv cannot be read: "):
         MeasuredMap.from_csv(tmp_path / "none.csv", rows=2, columns=8)
     (tmp_path / "map.csv").write_text("1,2,3\n")
-    message = "map.csv, line 1: the header is 1,2,3; allowed: row,column,bit_error_rate$"
+    message = "map.csv, line 1: the header is 1,2,3; allowed: row,column,bit_error_rate.,array.$"
     with pytest.raises(TableError, match=message):
         MeasuredMap.from_csv(tmp_path / "map.csv", rows=2, columns=8)
 
@@ -103,28 +107,28 @@ def test_measured_from_csv_refuses_other_files(tmp_path):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"cells": (), "rates": ()}, "^cells is empty; allowed: at least one, or no cell fails$"),
-        ({"cells": (3, 3)}, "^cells is out of order or range; allowed: ascending numbers below 32"),
-        ({"cells": (3, 32)}, "^cells is out of order or range"),
-        ({"cells": (-1, 3)}, "^cells is out of order or range"),
-        ({"cells": (0.5, 3)}, "^cells is out of order or range"),
-        ({"cells": (3,)}, "^rates is 2 numbers; allowed: one for each of 1 cells$"),
-        ({"rates": (0.1, 0.0)}, "^rates is out of range; allowed: above 0 to 1$"),
-        ({"rates": (0.1, math.nan)}, "^rates is out of range"),
-        ({"rates": ("a", "b")}, "^rates is out of range"),
+        ({"cells": (), "thresholds": ()}, "^cells is empty, or out of order or range"),
+        ({"cells": (3, 3)}, "or range; allowed: ascending numbers below 32, at"),
+        ({"cells": (3, 32)}, "^cells is empty, or out of order or range"),
+        ({"cells": (-1, 3)}, "^cells is empty, or out of order or range"),
+        ({"cells": (0.5, 3)}, "^cells is empty, or out of order or range"),
+        ({"cells": (3,)}, "^thresholds is 2 numbers; allowed: one for each of 1 cells$"),
+        ({"thresholds": (0.1, 0.0)}, "^thresholds is out of range; allowed: above 0 to 1$"),
+        ({"thresholds": (0.1, math.nan)}, "^thresholds is out of range"),
+        ({"thresholds": ("a", "b")}, "^thresholds is out of range"),
         ({"layout": "mixed"}, "^layout is 'mixed'; allowed: adjacent or interleaved$"),
         ({"rows": 0}, "^rows is 0; allowed: a whole number, 1 to"),
     ],
 )
 def test_measured_refusals(fields, message):
-    good = {"rows": 4, "columns": 8, "cells": (3, 8), "rates": (0.1, 0.2)}
+    good = {"rows": 4, "columns": 8, "cells": (3, 8), "thresholds": (0.1, 0.2)}
     with pytest.raises(InputError, match=message):
         MeasuredMap(**{**good, **fields})
 
 
 def test_interleaved_words():
     """Two words of four bits in a row of eight columns: column 5 holds bit 2 of word 1."""
-    law = MeasuredMap(rows=1, columns=8, cells=(5,), rates=(0.1,), layout="interleaved")
+    law = MeasuredMap(rows=1, columns=8, cells=(5,), thresholds=(0.1,), layout="interleaved")
     seen = {tuple(law.failing(2, both(0.2, 4), Chip(seed=seed))[0]) for seed in range(20)}
     assert seen == {(2,), (4 + 2,)}  # the first word read is word 1 or word 0
 
@@ -132,7 +136,7 @@ def test_interleaved_words():
 def test_chips_are_bootstrap_samples_of_the_arrays():
     """Each measured array as often as any other, and every position of its words."""
     thresholds = weak_array(arrays=6, rows=4, columns=8, weak=0.6)
-    law, words = MeasuredMap.of(thresholds), 10
+    law, words = MeasuredMap.from_thresholds(thresholds), 10
     rate, chips = 0.05, 3000
     share = (thresholds.reshape(-1, 8) <= rate).mean(0)
     counts = np.zeros((chips, 8))
@@ -149,7 +153,7 @@ def test_words_of_one_array_fail_together():
     """One of two arrays has all its cells weak: a word fails if its neighbour does, nearly."""
     thresholds = np.full((2, 64, 8), np.inf)
     thresholds[1] = 0.01
-    law = MeasuredMap.of(thresholds)
+    law = MeasuredMap.from_thresholds(thresholds)
     both_fail = one_fails = 0
     for seed in range(400):
         words = set(law.failing(2, both(0.02), Chip(seed=seed))[0] // 8)
@@ -164,6 +168,6 @@ def test_planes_and_channels_have_rates_of_their_own():
     thresholds = np.full((1, 4, 8), 0.1)
     rates = np.zeros((2, 2, 8))
     rates[0, 1, 3], rates[1, 0, 7] = 0.2, 0.2  # two channels of two words
-    on_zero, on_one = MeasuredMap.of(thresholds).failing(4, rates, Chip(seed=0))
+    on_zero, on_one = MeasuredMap.from_thresholds(thresholds).failing(4, rates, Chip(seed=0))
     assert on_zero.tolist() == [2 * 8 + 3, 3 * 8 + 3]
     assert on_one.tolist() == [7, 8 + 7]

@@ -475,3 +475,7 @@ def test_points_of_another_device_are_refused():
         PCM().store(torch.tensor([]), name="w")
     with pytest.raises(InputError, match="depends on its inputs"):
         PCM().energy(Traffic(words=1, reads=1, writes=0), HOUR)
+
+
+def test_a_range_given_as_a_list_is_kept_as_a_tuple():
+    assert hash(PCM(time_range=[1.0, 1e6])) == hash(PCM(time_range=(1.0, 1e6)))

@@ -94,7 +94,7 @@ def test_an_unknown_profile_is_refused_with_those_that_are_known():
 def test_the_reference_of_stutz_is_v_min():
     # The energy at 0.958 Vmin is 0.918 of that at Vmin.
     stutz = law("stutz2021-14nm")
-    assert stutz.references == {"V_min": 1.0}
+    assert stutz.reference_supplies == {"V_min": 1.0}
     most = float(stutz.energy_per_bit_j(torch.tensor(1.0, dtype=torch.float64)))
     assert stutz.access_j_at(1.0) == pytest.approx(most / 0.918402778, rel=1e-3)
 
@@ -125,10 +125,12 @@ def test_block_rams_have_the_published_counts(name):
 def test_block_rams_leak_as_their_power_falls():
     """A tenth of the power from 1.0 V to 0.61 V, and 36.1 % less from there to 0.54 V."""
     leakage = law("salami2018-vc707-28nm").leakage
-    watts = [float(leakage.watts(torch.tensor(v, dtype=torch.float64))) for v in (1.0, 0.61, 0.54)]
+    watts = [
+        float(leakage.power_w(torch.tensor(v, dtype=torch.float64))) for v in (1.0, 0.61, 0.54)
+    ]
     assert watts[1] / watts[0] == pytest.approx(0.1, rel=0.02)
     assert 1 - watts[2] / watts[1] == pytest.approx(0.361, abs=0.002)
-    at = float(leakage.watts(torch.tensor(0.4, dtype=torch.float64)))
+    at = float(leakage.power_w(torch.tensor(0.4, dtype=torch.float64)))
     assert at == pytest.approx(10.1e-12 * 0.4)
 
 
@@ -147,7 +149,7 @@ def test_leakage_dominates_where_an_inference_takes_long():
 
 
 def test_a_dram_takes_the_law_of_its_supply():
-    memory = DRAM(supply=law("chang2017-ddr3l-c"), knob="v_dd")
+    memory = DRAM(law=law("chang2017-ddr3l-c"), knob="v_dd")
     assert memory.knob.range == ("v_dd", 1.15, 1.25)
     lines = 1 - (1 - float(memory.bit_error_rate(1.20))) ** 512
     assert lines == pytest.approx(0.2, rel=0.12)  # one bit a line, and two or more in some

@@ -250,7 +250,7 @@ def test_activations_are_protected_in_any_layout():
 def test_single_faults_of_a_measured_map_are_gone():
     thresholds = np.full((64, 16), np.inf)
     thresholds[5, 3] = 0.01  # one cell of 128 words
-    fields = {"fault_map": MeasuredMap.of(thresholds)}
+    fields = {"fault_map": MeasuredMap.from_thresholds(thresholds)}
     device, plain = memory(SECDED(words=4), **fields), memory(None, **fields)
     stored = device.store(torch.linspace(-1, 1, 100))
     for seed in range(10):
@@ -306,7 +306,7 @@ def test_moments_of_a_protected_measured_map_are_estimated():
     """Weak rows: faults cluster in codewords, which moments of single words do not know."""
     thresholds = np.full((64, 64), np.inf)
     thresholds[[3, 20, 41]] = 1e-3
-    device = memory(SECDED(), fault_map=MeasuredMap.of(thresholds))
+    device = memory(SECDED(), fault_map=MeasuredMap.from_thresholds(thresholds))
     assert not device.states_moments and not device.smooth
     stored = device.store(torch.linspace(-1, 1, 512))
     moments = device.moments(stored, 2e-3)

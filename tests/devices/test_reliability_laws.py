@@ -251,7 +251,7 @@ def test_references_of_savings():
     rows = (VoltageRow(0.5, 1.0e-14, 1e-2), VoltageRow(0.7, 2.0e-14, 1e-4))
     table = VoltageTable(rows=rows, source="made up", v_nominal=1.0, v_min=0.6)
     # Above the table energy rises with the square of the voltage; within it is interpolated.
-    assert table.references == {"nominal supply": 1.0, "V_min": 0.6}
+    assert table.reference_supplies == {"nominal supply": 1.0, "V_min": 0.6}
     assert table.access_j_at(1.0) == pytest.approx(2.0e-14 * (1.0 / 0.7) ** 2)
     assert table.access_j_at(0.6) == pytest.approx(1.5e-14)
     # No part of what is read: a plan for the table without them fits.
@@ -260,7 +260,7 @@ def test_references_of_savings():
     assert SRAM(bits=4, law=table).reference_energies(traffic) == pytest.approx(
         {"nominal supply": 100 * 2.0e-14 / 0.49, "V_min": 100 * 1.5e-14}
     )
-    assert VoltageTable(rows=rows, source="made up").references == {}
+    assert VoltageTable(rows=rows, source="made up").reference_supplies == {}
     assert SRAM(law=ExponentialLaw()).reference_energies(traffic) == {}
     for supplies in ({"v_min": 0.4}, {"v_min": 0.6, "v_nominal": 0.55}):
         with pytest.raises(TableError, match="v_min is 0.4|v_nominal is 0.55"):
@@ -312,24 +312,24 @@ def test_measured_bits_are_a_column_of_a_file(tmp_path):
 
 
 def test_leakage():
-    leakage = Leakage(watts_per_bit=2e-12, volts=0.5, exponent_per_v=4.0, source="made up")
-    assert float(leakage.watts(tensor(0.5))) == pytest.approx(2e-12)
-    assert float(leakage.watts(tensor(1.0))) == pytest.approx(4e-12 * math.exp(2.0))
+    leakage = Leakage(watts_per_bit=2e-12, v_dd=0.5, exponent_per_v=4.0, source="made up")
+    assert float(leakage.power_w(tensor(0.5))) == pytest.approx(2e-12)
+    assert float(leakage.power_w(tensor(1.0))) == pytest.approx(4e-12 * math.exp(2.0))
     with pytest.raises(InputError, match="^watts_per_bit is 0; allowed: above 0"):
-        Leakage(watts_per_bit=0.0, volts=0.5, exponent_per_v=4.0, source="")
+        Leakage(watts_per_bit=0.0, v_dd=0.5, exponent_per_v=4.0, source="")
 
 
 def test_energy_includes_leakage_over_the_latency():
-    leakage = Leakage(watts_per_bit=1e-9, volts=0.5, exponent_per_v=4.0, source="made up")
+    leakage = Leakage(watts_per_bit=1e-9, v_dd=0.5, exponent_per_v=4.0, source="made up")
     table = VoltageTable(rows=ROWS, source="made up", v_nominal=1.0, leakage=leakage)
     memory = SRAM(bits=8, law=table, knob="v_dd", latency_s=1e-3)
     traffic = Traffic(words=10, reads=20, writes=5)
     for volts in (0.5, 0.6, 0.8):
         dynamic = float(SRAM(bits=8, law=table, knob="v_dd").energy(traffic, volts))
-        leaks = 10 * 8 * 1e-3 * float(leakage.watts(tensor(volts)))
+        leaks = 10 * 8 * 1e-3 * float(leakage.power_w(tensor(volts)))
         assert float(memory.energy(traffic, volts)) == pytest.approx(dynamic + leaks)
     # The last row is 2e-14 J at 0.8 V; energy rises with the square of the supply.
-    nominal = 25 * 8 * 2e-14 / 0.64 + 80e-3 * float(leakage.watts(tensor(1.0)))
+    nominal = 25 * 8 * 2e-14 / 0.64 + 80e-3 * float(leakage.power_w(tensor(1.0)))
     assert memory.reference_energies(traffic)["nominal supply"] == pytest.approx(nominal)
     by_channel = memory.energy_by_channel(traffic, tensor([[0.5], [0.8]]), 2)
     each = [float(memory.energy(traffic, volts)) / 2 for volts in (0.5, 0.8)]
@@ -353,6 +353,6 @@ def test_maps_and_laws_are_described_apart():
 
 
 def test_leakage_needs_volts():
-    leakage = Leakage(watts_per_bit=1e-9, volts=0.5, exponent_per_v=4.0, source="made up")
+    leakage = Leakage(watts_per_bit=1e-9, v_dd=0.5, exponent_per_v=4.0, source="made up")
     with pytest.raises(TableError, match="^leakage is given; allowed: None, since the supplies"):
         VoltageTable(rows=ROWS, source="made up", voltage_unit="Vmin", leakage=leakage)

@@ -7,7 +7,6 @@ import torch
 from joulewise.devices import (
     SRAM,
     Chip,
-    CorrelatedMap,
     Flip,
     IndependentMap,
     SpareRows,
@@ -85,7 +84,6 @@ def test_self_check_and_gradient():
     [
         ({"spares": 0}, "^spares is 0; allowed: a whole number, 1 to"),
         ({"spares": 4, "rows": 4}, "^rows is 4; allowed: a whole number, 5 to"),
-        ({"cells": CorrelatedMap()}, r"^cells is of type CorrelatedMap; allowed: IndependentMap"),
     ],
 )
 def test_refusals(fields, message):

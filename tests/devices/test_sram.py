@@ -34,7 +34,7 @@ def measured(words, columns, seed=3):
     generator = np.random.default_rng(seed)
     thresholds = 10 ** generator.uniform(-2.5, 0, words * 8)
     thresholds[generator.random(words * 8) < 0.5] = np.inf
-    return MeasuredMap.of(thresholds.reshape(-1, columns))
+    return MeasuredMap.from_thresholds(thresholds.reshape(-1, columns))
 
 
 TABLE = VoltageTable(
@@ -232,7 +232,7 @@ def test_moments_are_code_moments_times_the_scale():
 
 
 def test_a_measured_map_has_moments_without_chance_where_no_cell_fails():
-    memory = SRAM(fault_map=MeasuredMap.of([[0.5] * 8, [math.inf] * 8]))
+    memory = SRAM(fault_map=MeasuredMap.from_thresholds([[0.5] * 8, [math.inf] * 8]))
     _, var = memory.code_moments(0.1)
     assert not var.any()
 

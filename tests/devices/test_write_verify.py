@@ -4,11 +4,11 @@ import torch
 from joulewise.devices import Chip, Crossbar, WriteVerify, check_device
 from joulewise.errors import InputError
 
-ONCE, VERIFIED = Crossbar(sigma=2e-6), Crossbar(sigma=2e-7)
+UNVERIFIED, VERIFIED = Crossbar(sigma=2e-6), Crossbar(sigma=2e-7)
 
 
 def device(**fields):
-    return WriteVerify(**{"once": ONCE, "verified": VERIFIED, "g_max": 25e-6, **fields})
+    return WriteVerify(**{"unverified": UNVERIFIED, "verified": VERIFIED, "g_max": 25e-6, **fields})
 
 
 def test_the_weights_of_the_highest_scores_come_first():
@@ -19,10 +19,12 @@ def test_the_weights_of_the_highest_scores_come_first():
     by_size = memory.store(weights, name="other").rank  # no scores: the largest weight first
     assert by_size.tolist() == [[0.25, 0.5], [0.0, 0.75]]
     half = memory.read(stored, 0.5, Chip(seed=1))
-    once, verified = (d.read(stored.pairs, 25e-6, Chip(seed=1)) for d in (ONCE, VERIFIED))
+    unverified, verified = (
+        d.read(stored.pairs, 25e-6, Chip(seed=1)) for d in (UNVERIFIED, VERIFIED)
+    )
     assert half[0, 1] == verified[0, 1] and half[1, 0] == verified[1, 0]
-    assert half[0, 0] == once[0, 0] and half[1, 1] == once[1, 1]
-    assert torch.equal(memory.read(stored, 0.0, Chip(seed=1)), once)
+    assert half[0, 0] == unverified[0, 0] and half[1, 1] == unverified[1, 1]
+    assert torch.equal(memory.read(stored, 0.0, Chip(seed=1)), unverified)
     assert torch.equal(memory.read(stored, 1.0, Chip(seed=1)), verified)
 
 
@@ -44,9 +46,12 @@ def test_energy_is_that_of_reads_and_a_share_of_programming():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"verified": Crossbar(on_off=5.0)}, "^on_off of verified is 5.0; allowed: that of once"),
-        ({"verified": Crossbar(levels=3)}, "^levels of verified is 3; allowed: that of once"),
-        ({"once": "crossbar"}, "^once is 'crossbar' .str.; allowed: a Crossbar"),
+        (
+            {"verified": Crossbar(on_off=5.0)},
+            "^on_off of verified is 5.0; allowed: that of",
+        ),
+        ({"verified": Crossbar(levels=3)}, "^levels of verified is 3; allowed: that of unverified"),
+        ({"unverified": "crossbar"}, "^unverified is 'crossbar' .str.; allowed: a Crossbar"),
         ({"g_max": 1.0}, "^g_max is 1; allowed: 1e-07 to 0.001"),
         ({"pulses": (10.0, 1.0)}, r"^pulses\[1\] is 1; allowed: above 10 to"),
         ({"inferences": 0.0}, "^inferences is 0; allowed: 1 to"),

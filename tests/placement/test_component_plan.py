@@ -47,7 +47,7 @@ def test_the_mappers_joules_scale_with_the_plan(placement, tmp_path):
     assert (second.knob, second.point, second.count) == ("eta", tuple(planes.tolist()), 12)
     # The mean of the planes.
     assert second.joules == pytest.approx(5e-12 * 4.5 / 8)
-    assert found.components == [
+    assert found.by_component == [
         {
             "component": "spad",
             "reliable_j": pytest.approx(65e-12),
@@ -74,8 +74,8 @@ def test_tensors_may_lie_in_different_components(placement):
     table = TABLE.filter(component="spad", layer="fc1").rows
     table = AccessTable(rows=(*table, *TABLE.filter(component="dram").rows))
     found = plan_by_component(placement, {"eta": 0.5}, table, names=NAMES)
-    assert [one["component"] for one in found.components] == ["spad", "dram"]
-    assert [one["saved_j"] for one in found.components] == pytest.approx([30e-12, 2.5e-9])
+    assert [one["component"] for one in found.by_component] == ["spad", "dram"]
+    assert [one["saved_j"] for one in found.by_component] == pytest.approx([30e-12, 2.5e-9])
 
 
 def test_without_joules_the_devices_prices_hold(placement, tmp_path):

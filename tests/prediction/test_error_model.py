@@ -187,7 +187,7 @@ def test_a_lone_channel(planes):
 def test_points_for_each_channel_of_a_map_that_has_steps():
     thresholds = 10 ** torch.linspace(-4, -0.5, 48).double()
     order = torch.randperm(48, generator=torch.Generator().manual_seed(0))
-    fault_map = MeasuredMap.of(thresholds[order].reshape(-1, 12))
+    fault_map = MeasuredMap.from_thresholds(thresholds[order].reshape(-1, 12))
     placement = place(convolutional(), weights=SRAM(bits=6, fault_map=fault_map))
     check_at(placement, images(), plan_of(placement, channels_of(placement)))
 

@@ -5,15 +5,15 @@ from torch import nn
 import joulewise as jw
 from joulewise.devices import SRAM, Crossbar, WriteVerify
 from joulewise.errors import InputError
-from joulewise.prediction import write_scores
+from joulewise.prediction import verification_scores
 
-ONCE, VERIFIED = Crossbar(sigma=3e-6), Crossbar(sigma=3e-7)
+UNVERIFIED, VERIFIED = Crossbar(sigma=3e-6), Crossbar(sigma=3e-7)
 LEVELS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0)
 
 
 def device(**fields):
     fields = {"pulse_j": 1e-9, "inferences": 1.0, **fields}
-    return WriteVerify(once=ONCE, verified=VERIFIED, g_max=25e-6, **fields)
+    return WriteVerify(unverified=UNVERIFIED, verified=VERIFIED, g_max=25e-6, **fields)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def test_scores_by_error_are_squared_gradients_times_the_variance_saved(data):
     """Each output of one layer depends on its own row: dz/dw is the input."""
     layer = nn.Linear(16, 3)
     placement = placed(layer, data)
-    scores = write_scores(placement, data, by="error")
+    scores = verification_scores(placement, data, by="error")
     squares = data.inputs.double().square().sum(0)
     saved = 2 * (1 - 0.01) * (3e-6 / 25e-6 * float(layer.weight.detach().abs().max())) ** 2
     # The idle device of a pair is clipped, 0.34 of a whole variance; both are, of small weights.
@@ -52,18 +52,20 @@ def test_scores_by_error_are_squared_gradients_times_the_variance_saved(data):
 
 def test_simple_scores(model, data):
     placement = placed(model, data)
-    size = write_scores(placement, by="magnitude")["0.weight"]
+    size = verification_scores(placement, by="magnitude")["0.weight"]
     assert torch.allclose(
         size, model[0].weight.abs().double() / model[0].weight.abs().max(), atol=1e-6
     )
-    one, same, other = (write_scores(placement, by="random", seed=s)["0.weight"] for s in (1, 1, 2))
+    one, same, other = (
+        verification_scores(placement, by="random", seed=s)["0.weight"] for s in (1, 1, 2)
+    )
     assert torch.equal(one, same) and not torch.equal(one, other)
 
 
 def test_an_allocation_verifies_fewer_weights_by_error_than_at_random(model, data):
     spent = {}
     for by in ("error", "magnitude", "random"):
-        scores = write_scores(placed(model, data), data, by=by)
+        scores = verification_scores(placed(model, data), data, by=by)
         placement = placed(model, data, scores=scores)
         found = jw.allocate(
             placement,
@@ -74,7 +76,7 @@ def test_an_allocation_verifies_fewer_weights_by_error_than_at_random(model, dat
         )
         assert found.holds
         spent[by] = sum(
-            p.traffic.words * p.device.pulses_per_weight(found.plan[p.name]["verified"])
+            p.traffic.words * p.device.pulses_per_weight(found.plan[p.name]["verified_fraction"])
             for p in placement.placed
         )
     words = sum(p.traffic.words for p in placement.placed)
@@ -93,9 +95,9 @@ def test_an_allocation_verifies_fewer_weights_by_error_than_at_random(model, dat
 )
 def test_refusals(model, data, arguments, message):
     with pytest.raises(InputError, match=message):
-        write_scores(placed(model, data), **arguments)
+        verification_scores(placed(model, data), **arguments)
 
 
 def test_other_memories_are_refused(model):
     with pytest.raises(InputError, match="^the memory of 0.weight is of type SRAM; allowed: a Wri"):
-        write_scores(jw.place(model, weights=SRAM()), by="random")
+        verification_scores(jw.place(model, weights=SRAM()), by="random")

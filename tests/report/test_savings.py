@@ -34,7 +34,7 @@ def test_each_reference_has_a_column(view):
     assert table.columns == ["network", "plan", "vs V_min", "vs reliable", "vs common"]
     (network,) = view.networks
     reliable = network.record.result["reliable"]["memory_reliable_j"]
-    v_min = network.record.result["supply_energies_j"]["V_min"]
+    v_min = network.record.result["reference_energies_j"]["V_min"]
     assert v_min == pytest.approx(reliable / 0.918402778, rel=1e-3)
     spent = [one.memory_j for one in network.allocations]
     for row, joules in zip(table.rows, spent, strict=True):

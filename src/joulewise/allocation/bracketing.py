@@ -65,7 +65,6 @@ def bracket(
         highest: The error of the least reliable plan: no larger limit gives a cheaper plan.
         optimise: From a limit, and levels to start from, to the levels of least energy.
         slack: The slack of levels by simulation, on the same chips in every call.
-
     """
     feasible: Candidate | None = None
     infeasible: Candidate | None = None

@@ -30,8 +30,8 @@ _NOTHING_J = 1e-300
 class EnergyModel:
     """Energy of the placed tensors as a function of the plan.
 
-    Energy of a compute-in-memory array is tabulated over its knob. That of other memories is in
-    proportion to the words, so all tensors on one device with as many accesses to each word are
+    Energy of a compute-in-memory array is tabulated over its knob. That of other memories is
+    proportional to the number of words, so tensors on one device with equal accesses per word are
     evaluated together. The energy that is reported of a plan is that of
     `joulewise.placement.energy`, without a table.
 

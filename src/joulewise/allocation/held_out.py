@@ -36,7 +36,7 @@ _HALF_WEIGHT = math.log(2.0)
 # Most plans that are verified; each halves the error probability left for the next.
 _MAX_ATTEMPTS = 6
 # Factor on the error limit after a failure if there is no regression line; and the smallest log
-# step back if there is one, so that attempts do not repeat each other.
+# step back if there is one, doubled at each failure: a line that is wrong would waste all attempts.
 _STEP_BACK = 0.8
 _LEAST_STEP = math.log(_STEP_BACK) / 4
 # Longest log step of the error limit, since the line is local.
@@ -229,7 +229,7 @@ class Verification:
     def _reachable(
         self, optimiser: PlanOptimiser, max_mse: float, levels: Tensor
     ) -> tuple[PlanOptimiser, float]:
-        """Optimiser and limit; relinearised half way to the most reliable plan if infeasible.
+        """Optimiser and limit; relinearised nearer to the most reliable plan if infeasible.
 
         Far from the linearisation the predicted mean shift may vanish at no plan: a limit below the
         error of the most reliable plan would give that plan, far from the last.
@@ -238,7 +238,10 @@ class Verification:
         if max_mse > reliable_mse:
             return optimiser, max_mse
         if optimiser.rails or optimiser.variables.listed:
-            return optimiser, reliable_mse
+            nearer = self.problem.linearised_near(max_mse)
+            reachable = nearer.mse(nearer.variables.most_reliable)
+            limit = nearer.mse(levels) * max_mse / self.attempts[-1].predicted_mse
+            return nearer, max(limit, reachable)
         between = (levels + optimiser.variables.most_reliable) / 2
         optimiser = self.problem.linearised_at(between)
         return optimiser, optimiser.mse(between)
@@ -263,7 +266,8 @@ class Verification:
         needed = last.margin - self.condition.slack(simulation, self.chips, aimed_at)
         step = min((line.level - needed) / -line.slope, _LONGEST_STEP)
         if not held:
-            return max_mse * math.exp(min(max(step, -_LONGEST_STEP), _LEAST_STEP))
+            least = _LEAST_STEP * 2 ** (number - 1)
+            return max_mse * math.exp(max(min(step, least), -_LONGEST_STEP))
         saved = step * -line.energy_slope
         worth_it = saved > _WORTH_IT * last.energy
         if not worth_it or max_mse >= optimiser.mse(optimiser.variables.least_reliable):

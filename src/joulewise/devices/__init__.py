@@ -9,7 +9,7 @@ operating_point     operating points; the knob of a device, its range as levels 
 moments             mean and variance of reads, stated or estimated, classes of words
 word_memory         base of memories of words whose cells fail
 protection          parity and error-correcting codes over words
-spare_rows          rows with failing cells that are replaced
+spare_rows          spare rows that replace rows with failing cells
 alternatives        memories to choose from, tensor by tensor
 sram                SRAM under voltage scaling
 dram                DRAM with fewer refreshes, or a lower supply
@@ -19,7 +19,8 @@ fault_kinds         effect of failing cells on a word: mask, flip, stuck
 fault_maps          positions of failing cells: the interface, independent cells
 correlated_map      weak rows, columns and blocks of cells
 measured_map        cells of manufactured arrays that failed
-fault_measurement   faults of arrays over the supply, read from published files
+fault_measurement   faults of arrays over the supply
+salami2018          published faults of undervolted FPGA block RAMs, read from their files
 fault_clustering    laws of clustered faults, fitted to a measurement
 faulty_words        words with failing cells, and their replacement in tensors
 reliability_laws    bit error rate, energy and leakage over the supply
@@ -52,7 +53,11 @@ from joulewise.devices.device import Device
 from joulewise.devices.device_check import DeviceCheck, MomentCheck, check_device
 from joulewise.devices.dram import DRAM
 from joulewise.devices.edram import EDRAM
-from joulewise.devices.fault_clustering import ClusterFit, fit_clusters, neighbour_correlation
+from joulewise.devices.fault_clustering import (
+    CorrelatedFit,
+    fit_correlated_map,
+    neighbour_correlation,
+)
 from joulewise.devices.fault_kinds import Flip, Mask, Stuck
 from joulewise.devices.fault_maps import IndependentMap, Layout
 from joulewise.devices.fault_measurement import FaultMeasurement
@@ -64,9 +69,10 @@ from joulewise.devices.profiles import PROFILES, law
 from joulewise.devices.protection import SECDED, Parity
 from joulewise.devices.reliability_laws import ExponentialLaw, Leakage, VoltageTable
 from joulewise.devices.retention import DDR3L_70C, GAIN_CELL_65NM, Retention
+from joulewise.devices.salami2018 import read_salami2018
 from joulewise.devices.spare_rows import SpareRows
 from joulewise.devices.sram import SRAM
-from joulewise.devices.wires import effective_conductances, solved_conductances, wire_factors
+from joulewise.devices.wires import solved_conductances, wire_factors
 from joulewise.devices.word_memory import WordMemory
 from joulewise.devices.write_verify import WriteVerify
 
@@ -86,8 +92,8 @@ __all__ = [
     "Arithmetic",
     "Array",
     "Chip",
-    "ClusterFit",
     "ConductanceTable",
+    "CorrelatedFit",
     "CorrelatedMap",
     "Crossbar",
     "Device",
@@ -119,12 +125,12 @@ __all__ = [
     "WordMemory",
     "WriteVerify",
     "check_device",
-    "effective_conductances",
-    "fit_clusters",
+    "fit_correlated_map",
     "from_plain",
     "law",
     "neighbour_correlation",
     "plain_point",
+    "read_salami2018",
     "solved_conductances",
     "wire_factors",
 ]

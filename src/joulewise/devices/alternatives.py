@@ -25,16 +25,16 @@ __all__ = ["Alternatives"]
 class Alternatives(Device[Words]):
     """Memories of words that differ in protection, law or faults, each at some operating points.
 
-    The operating point ``option`` is a number: options are sorted by the energy of an access, from
-    0. An allocation over ``levels`` then weighs a protection against a higher supply, tensor by
-    tensor: ``allocate(..., granularity=Granularity(levels=memory.levels))``.
+    The operating point ``option`` is an index from 0 into `options`, in ascending order of access
+    energy. An allocation over ``points`` then weighs a protection against a higher supply, tensor
+    by tensor: ``allocate(..., granularity=Granularity(levels=memory.points))``.
 
     Args:
         memories: Memories with equal words (bits, scales), and the points that each may have.
 
     Attributes:
-        options: Memory and point of each option. Those that cost more than the most reliable one
-            are left out. Others stay, since the better of two depends on what a tensor holds.
+        options: Memory and point of each option. Options above the energy of the most accurate one
+            are dropped; no other is, since the better of two depends on the stored values.
 
     Raises:
         InputError: if the words differ, a point is out of range, or fewer than two options remain.
@@ -43,7 +43,7 @@ class Alternatives(Device[Words]):
         >>> from joulewise.devices import SECDED, SRAM, Flip
         >>> plain, guarded = SRAM(fault=Flip()), SRAM(fault=Flip(), protection=SECDED())
         >>> memory = Alternatives(memories=((plain, (0.5, 0.8)), (guarded, (0.6, 0.7))))
-        >>> [(memory.name(level), level) for level in memory.levels]  # cells over 64: 12.5 % more
+        >>> [(memory.label(point), point) for point in memory.points]  # cells over 64: 12.5 % more
         [('eta 0.5', 0.0), ('secded, eta 0.6', 1.0), ('secded, eta 0.7', 2.0)]
     """
 
@@ -82,7 +82,7 @@ class Alternatives(Device[Words]):
         return Knob(name="option", least_reliable=0.0, most_reliable=float(len(self.options) - 1))
 
     @property
-    def levels(self) -> tuple[float, ...]:
+    def points(self) -> tuple[float, ...]:
         """The numbers of all options, for `joulewise.Granularity`."""
         return tuple(float(number) for number in range(len(self.options)))
 
@@ -98,14 +98,14 @@ class Alternatives(Device[Words]):
 
     @property
     def reliable_bit_j(self) -> float:
-        """That of the first memory."""
+        """Joules per bit of the first memory at its most reliable point."""
         return self.memories[0][0].reliable_bit_j
 
     def _at(self, point: Point) -> tuple[WordMemory, float]:
         """Memory and point of the option nearest to a point."""
         return self.options[min(max(round(float(point)), 0), len(self.options) - 1)]
 
-    def name(self, point: Point) -> str:
+    def label(self, point: Point) -> str:
         """An option in words, such as ``"secded, v_dd 0.55"``."""
         memory, at = self._at(point)
         protection = [] if memory.protection is None else [type(memory.protection).__name__.lower()]
@@ -159,7 +159,7 @@ class Alternatives(Device[Words]):
         return memory.energy(traffic, at)
 
     def reference_energies(self, traffic: Traffic) -> dict[str, float]:
-        """Those of the first memory."""
+        """Reference energies of the first memory."""
         return self.memories[0][0].reference_energies(traffic)
 
     def describe(self) -> dict[str, Any]:
@@ -172,7 +172,10 @@ class Alternatives(Device[Words]):
 
 
 def _error(memory: WordMemory, point: float) -> float:
-    """Mean squared error of Gaussian words of four deviations, in squares of a code step."""
+    """Mean squared error in squared code steps, for Gaussian weights.
+
+    Their standard deviation is a quarter of full scale.
+    """
     codes = all_codes(memory.bits).double()
     weights = torch.exp(-((codes / 2 ** (memory.bits - 3)) ** 2) / 2)
     mean, var = memory.code_moments(point)

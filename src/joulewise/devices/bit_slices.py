@@ -48,7 +48,7 @@ def digits_of(stored: Pairs, levels: int | None, slices: int) -> list[tuple[Pair
         size = (levels + 1) ** place
         digit = (rest / size).floor()
         rest = rest - digit * size
-        share = (digit / levels).to(stored.weights)
-        weights = stored.weights.sign() * share * stored.limit
+        fraction_of_limit = (digit / levels).to(stored.weights)
+        weights = stored.weights.sign() * fraction_of_limit * stored.limit
         found.append((replace(stored, weights=weights), levels * size / steps))
     return found

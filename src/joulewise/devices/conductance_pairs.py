@@ -49,7 +49,7 @@ class PairDevice(Device[Pairs]):
     """Base of devices that store weights as differential pairs.
 
     Args:
-        levels: Steps from 0 to the limit of a weight, or of a digit of it, 1 or more; None for
+        levels: Steps from 0 to the limit of a weight, or of a slice of it, 1 or more; None for
             continuous targets.
         rounding: ``"nearest"`` level, or ``"floor"`` of the signed weight, as in the public code of
             MemSE, which shifts all weights by half a step on average.
@@ -82,7 +82,7 @@ class PairDevice(Device[Pairs]):
 
     @property
     def steps(self) -> int | None:
-        """Levels of a weight, from 0 to the limit."""
+        """Steps from 0 to the limit of a weight; None for continuous weights."""
         return self.levels
 
     def _check_one_limit(self, limit: float | None) -> None:

@@ -1,4 +1,4 @@
-"""Measured programming of analog devices: mean and deviation of a conductance over its target."""
+"""Measured programming of analog devices: mean and std of a conductance over its target."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class ConductanceTable:
     Args:
         targets: Target conductances, siemens, ascending, two or more.
         means: Mean conductance at each target, siemens, 0 or more.
-        deviations: Standard deviation at each target, siemens, 0 or more.
+        stds: Standard deviation at each target, siemens, 0 or more.
         source: Origin of the figures.
 
     Raises:
@@ -33,7 +33,7 @@ class ConductanceTable:
 
     Example:
         >>> table = ConductanceTable(
-        ...     targets=(0.0, 40e-6), means=(1e-6, 40e-6), deviations=(1e-6, 2e-6), source="made up"
+        ...     targets=(0.0, 40e-6), means=(1e-6, 40e-6), stds=(1e-6, 2e-6), source="made up"
         ... )
         >>> [f"{float(v):.3g}" for v in table.at(torch.tensor(20e-6, dtype=torch.float64))]
         ['2.05e-05', '1.5e-06']
@@ -41,11 +41,11 @@ class ConductanceTable:
 
     targets: tuple[float, ...]
     means: tuple[float, ...]
-    deviations: tuple[float, ...]
+    stds: tuple[float, ...]
     source: str
 
     def __post_init__(self) -> None:
-        for name in ("targets", "means", "deviations"):
+        for name in ("targets", "means", "stds"):
             values = getattr(self, name)
             check_kind(name, values, tuple, "a tuple of siemens", TableError)
             if len(values) != len(self.targets) or len(values) < 2:
@@ -58,19 +58,19 @@ class ConductanceTable:
 
     @classmethod
     def from_csv(cls, path: str | Path) -> ConductanceTable:
-        """Read a CSV file of ``target_s,mean_s,deviation_s``, in siemens.
+        """Read a CSV file of ``target_siemens,mean_siemens,std_siemens``, in siemens.
 
         Lines that start with ``#`` are comments, and kept as the source.
 
         Raises:
             TableError: if the file cannot be read or a line is malformed; the message names it.
         """
-        columns = ("target_s", "mean_s", "deviation_s")
+        columns = ("target_siemens", "mean_siemens", "std_siemens")
         source, rows = read_csv(path, columns, "conductance table")
         if len(rows) < 2:
             refuse(str(path), f"{len(rows)} rows", "two or more", TableError)
-        targets, means, deviations = zip(*(values for _, values in rows), strict=True)
-        return cls(targets=targets, means=means, deviations=deviations, source=source or str(path))
+        targets, means, stds = zip(*(values for _, values in rows), strict=True)
+        return cls(targets=targets, means=means, stds=stds, source=source or str(path))
 
     @property
     def ends(self) -> tuple[float, float]:
@@ -79,7 +79,7 @@ class ConductanceTable:
 
     def at(self, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation at targets, siemens, the ends beyond them; differentiable."""
-        table = torch.tensor([self.means, self.deviations], dtype=torch.float64)
+        table = torch.tensor([self.means, self.stds], dtype=torch.float64)
         xs = torch.tensor(self.targets, dtype=torch.float64, device=targets.device)
         within = targets.double().clamp(*self.ends)
         found = interpolate(within, xs, table.T.to(targets.device))
@@ -87,26 +87,26 @@ class ConductanceTable:
 
     def describe(self) -> dict[str, Any]:
         """Plain data for records."""
-        rows = [list(row) for row in zip(self.targets, self.means, self.deviations, strict=True)]
+        rows = [list(row) for row in zip(self.targets, self.means, self.stds, strict=True)]
         return {"conductances": rows, "conductances_source": self.source}
 
 
-def _exact(
-    low_us: float, high_us: float, deviation_us: Callable[[float], float], source: str
+def _unbiased(
+    low_us: float, high_us: float, std_us: Callable[[float], float], source: str
 ) -> ConductanceTable:
-    """A table of 81 targets in microsiemens, which are met on average."""
+    """Table of 81 targets whose mean conductance equals the target."""
     targets = np.linspace(low_us, high_us, 81)
     siemens = tuple(round(float(t) * 1e-6, 12) for t in targets)  # 40 uS, not a rounding below
     return ConductanceTable(
         targets=siemens,
         means=siemens,
-        deviations=tuple(max(float(deviation_us(t)), 0.0) * 1e-6 for t in targets),
+        stds=tuple(max(float(std_us(t)), 0.0) * 1e-6 for t in targets),
         source=source,
     )
 
 
 def _wan(coefficients: tuple[float, ...], after: str) -> ConductanceTable:
-    return _exact(
+    return _unbiased(
         0.0,
         40.0,
         lambda us: float(np.polynomial.polynomial.polyval(us / 40.0, coefficients)),
@@ -122,7 +122,7 @@ RERAM: Mapping[str, ConductanceTable] = MappingProxyType(
         "wan2022-1s": _wan((0.348, 16.030, -43.853, 45.393, -16.815), "1 s"),
         "wan2022-1day": _wan((0.701, 22.086, -50.773, 47.095, -16.458), "1 day"),
         "wan2022-2days": _wan((0.782, 20.274, -43.507, 37.062, -11.934), "2 days"),
-        "milo2021": _exact(
+        "milo2021": _unbiased(
             50.0,
             225.0,
             lambda us: -0.009107 * us + 4.782321,

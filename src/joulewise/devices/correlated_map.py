@@ -30,13 +30,13 @@ class CorrelatedMap(FaultMap):
     ``Phi(z) < rate``. Over chips every cell fails at exactly the given rate, faults are nested, and
     two cells of a row have latent correlation ``row`` (and so on). z models a threshold voltage
     with within-die components; measured maps have such structure, and ignoring it can misjudge
-    accuracy (MoRS, arXiv 2110.05855). A draw takes time by cells, not by faults.
+    accuracy (MoRS, arXiv 2110.05855). Drawing a chip takes time in proportion to cells, not faults.
 
     The bits of a word lie in one row and, if adjacent, in one block and so share R and K: moments
     integrate over ``sqrt(row) R + sqrt(cluster) K`` with 64-node Gauss-Hermite quadrature. For
     rates from 2.8e-6 to 0.5, the relative error of the probability that one, two or three given
     cells of a word fail is below 1e-10 up to ``row + cluster = 0.6``, 1e-7 up to 0.7, 1e-4 up to
-    0.8, 0.5 % up to 0.9. Interleaved bits lie in blocks of their own.
+    0.8, 0.5 % up to 0.9. With the interleaved layout the bits of a word lie in different blocks.
 
     Args:
         row: Fraction of the variance common to a row, 0 or more.
@@ -72,8 +72,8 @@ class CorrelatedMap(FaultMap):
             refuse("layout", repr(self.layout), " or ".join(get_args(Layout)))
 
     @property
-    def rows_alike(self) -> bool:
-        """True: words of a row share its effect, or are replaced together."""
+    def shared_by_row(self) -> bool:
+        """True: words of a row share its random effect."""
         return True
 
     def check(self, bits: int) -> None:

@@ -1,4 +1,4 @@
-"""Memristor crossbars: weights as differential pairs of noisy conductances.
+"""Memristor crossbars: weights as differential pairs, or single devices with an offset column.
 
 A weight ``w`` is two conductances, ``c |w|`` on the device of its sign and 0 on the other, with
 ``c = g_max / limit``; their difference over ``c`` is read back. With a larger ``g_max``, the knob,
@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -21,7 +20,6 @@ from joulewise.devices.bit_slices import digit_steps, digits_of
 from joulewise.devices.chip import Chip, Traffic
 from joulewise.devices.conductance_pairs import PairDevice, Pairs, normals
 from joulewise.devices.conductance_table import ConductanceTable
-from joulewise.devices.crossbar_energy import offset_energies
 from joulewise.devices.moments import ReadMoments, WordClasses
 from joulewise.devices.operating_point import Knob, Point, as_point, checked_ends
 from joulewise.devices.wires import tiled_factors
@@ -37,7 +35,7 @@ _G_RANGE = (1e-7, 1e-3)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Crossbar(AnalogCells, PairDevice):
-    """A crossbar of differential pairs of memristors; the operating point is ``g_max``.
+    """A memristor crossbar; the operating point is ``g_max``.
 
     Weights become targets as stated, with their fields, in `PairDevice`.
 
@@ -45,13 +43,13 @@ class Crossbar(AnalogCells, PairDevice):
     ``max(0, target (1 + variability n1) + sigma n2)``, and each read adds ``read_noise n3``. All
     ``n`` are independent standard normal numbers; ``n1`` and ``n2`` are drawn once per chip.
 
-    With a finite ``on_off`` ratio no device is below ``g_min = g_max / on_off``: targets are
-    ``g_min + (g_max - g_min) |w| / limit``. Stuck devices have ``g_min`` or ``g_max`` on a chip,
-    whatever is programmed. With the mapping ``"offset"`` a weight is one device, from ``g_min`` to
-    ``g_max``, and the middle conductance is subtracted from every column. With several ``slices`` a
-    weight is as many digits, each on devices of its own. Wires of ``wire_ohm`` lower the currents
-    of an array (``array.rows`` by ``array.columns``, devices of either sign in arrays of their own;
-    the first axis of a weight runs over columns); see `wire_factors`.
+    With a finite ``on_off`` ratio targets start at ``g_min = g_max / on_off``:
+    ``g_min + (g_max - g_min) |w| / limit``. Stuck devices hold ``g_min`` or ``g_max`` whatever is
+    programmed. With ``mapping="offset"`` a weight is one device between ``g_min`` and ``g_max``,
+    and the current of a column of middle conductances is subtracted from each column. With several
+    ``slices`` each digit of a weight has its own devices. ``wire_ohm`` adds IR drop along the rows
+    and columns of each array; positive and negative devices lie in separate arrays, output channels
+    are columns (see `wire_factors`).
 
     The two kinds of programming noise rank training methods differently, so state which one a
     result is for. Additive noise (``sigma``) is reduced by a smaller range of weights and by a
@@ -62,19 +60,20 @@ class Crossbar(AnalogCells, PairDevice):
         variability: Standard deviation of a programmed conductance over its target, 0 to 1.
         read_noise: Standard deviation of the noise that each read adds to a device, siemens, 0 to
             1. A read is one forward pass over one batch.
-        programming: Measured mean and deviation of programmed conductances, such as `RERAM`, in
-            place of ``sigma`` and ``variability``; None for those.
+        programming: Measured mean and standard deviation of programmed conductances, such as one of
+            `RERAM`, in place of ``sigma`` and ``variability``; None for those.
         on_off: Ratio of ``g_max`` to the lowest conductance, above 1; infinity for devices that can
             be switched off.
         stuck_off: Fraction of devices stuck at the lowest conductance, 0 to 1.
         stuck_on: Fraction of devices stuck at ``g_max``, 0 to 1; both add up to at most 1.
         mapping: ``"pair"`` or ``"offset"``.
-        slices: Digits of a weight, 1 to 8; more than 1 needs ``levels``, the steps of a digit.
+        slices: Bit slices of a weight, 1 to 8; more than 1 needs ``levels``, the steps of a slice.
         wire_ohm: Resistance of the wire between neighbouring devices, ohms, 0 to 1e3.
         clip: True if programmed conductances are clipped at 0, as physical ones are; False if they
             may be negative, as published closed forms assume.
-        g_range: Lowest and highest ``g_max``, siemens, above 0 to 1; needed beside ``wire_ohm``,
-            since a drop that rises with ``g_max`` outweighs its smaller noise at some point.
+        g_range: Lowest and highest ``g_max``, siemens, above 0 to 1; required with ``wire_ohm``: IR
+            drop grows with ``g_max``, so that the largest ``g_max`` may not be the most reliable
+            one.
 
     References:
         J. Kern et al., "MemSE: Fast MSE prediction for noisy memristor-based DNN accelerators",
@@ -116,8 +115,9 @@ class Crossbar(AnalogCells, PairDevice):
         if self.levels is not None:
             digit_steps(self.levels, self.slices)
         elif self.slices > 1:
-            refuse("levels", None, "the steps of a digit, since there are several slices")
-        checked_ends("g_range", self.g_range, 0.0, 1.0, "siemens")
+            refuse("levels", None, "the steps of a slice, since there are several slices")
+        ends = checked_ends("g_range", self.g_range, 0.0, 1.0, "siemens")
+        object.__setattr__(self, "g_range", ends)
         self._check_programming()
         self._check_wires()
         check_kind("clip", self.clip, bool, "True or False")
@@ -175,7 +175,10 @@ class Crossbar(AnalogCells, PairDevice):
 
     @property
     def steps(self) -> int | None:
-        """Levels of a weight: those of all its digits."""
+        """Steps from 0 to the limit of a weight, ``(levels + 1)**slices - 1``.
+
+        None for continuous weights.
+        """
         return self.levels and digit_steps(self.levels, self.slices)
 
     def read(self, stored: Pairs, point: Point, chip: Chip) -> Tensor:
@@ -190,8 +193,8 @@ class Crossbar(AnalogCells, PairDevice):
     def _read_digit(self, stored: Pairs, unit: Tensor, chip: Chip) -> Tensor:
         """Reads of one slice."""
         weights = stored.weights
-        if self.clip or self._special:
-            read = self._difference(self._held(stored, unit, chip), stored, unit)
+        if self.clip or not self._pair_is_gaussian:
+            read = self._difference(self._conductances(stored, unit, chip), stored, unit)
         elif self._noisy:
             # Unclipped noise of the two devices is Gaussian: one draw has the variance of both.
             (noise,) = normals(chip, "programming", (1, *weights.shape))
@@ -205,10 +208,10 @@ class Crossbar(AnalogCells, PairDevice):
         return read
 
     @property
-    def _special(self) -> bool:
-        """True for any device but a pair of independent Gaussian ones with targets |w| and 0."""
-        real = self.programming is not None or self.on_off != math.inf or self._stuck
-        return real or self.mapping == "offset" or self.wire_ohm > 0
+    def _pair_is_gaussian(self) -> bool:
+        """True for pairs of independent devices, Gaussian unless clipped, of targets |w| and 0."""
+        simple = self.programming is None and self.on_off == math.inf and not self._stuck
+        return simple and self.mapping == "pair" and not self.wire_ohm
 
     def _targets(self, stored: Pairs) -> tuple[Tensor, ...]:
         """Targets of the active and the idle device of pairs, or of the one of an offset."""
@@ -230,7 +233,7 @@ class Crossbar(AnalogCells, PairDevice):
         base = self._base(stored)
         return base, base + self._width(stored)
 
-    def _held(self, stored: Pairs, unit: Tensor, chip: Chip) -> list[Tensor]:
+    def _conductances(self, stored: Pairs, unit: Tensor, chip: Chip) -> list[Tensor]:
         """Conductances of one chip, of the devices in the order of `_targets`."""
         held = list(self._targets(stored))
         shape = (len(held), *stored.weights.shape)
@@ -253,18 +256,27 @@ class Crossbar(AnalogCells, PairDevice):
         """Weights that conductances stand for, through the wires of their arrays."""
         if self.mapping == "offset":
             return held[0] - (stored.limit + self._base(stored)).to(held[0])
-        active, idle = held
+        (active, idle), negative = held, stored.weights < 0
         if self.wire_ohm:
-            plus, minus = self._sides(stored, active, idle)
-            plus, minus = (side * self._factors(side, unit) for side in (plus, minus))
-            return plus - minus
+            plus, minus = torch.where(negative, idle, active), torch.where(negative, active, idle)
+            return plus * self._factors(plus, unit) - minus * self._factors(minus, unit)
         pair = active - idle
-        return torch.where(stored.weights < 0, -pair, pair)
+        return torch.where(negative, -pair, pair)
 
-    def _sides(self, stored: Pairs, active: Tensor, idle: Tensor) -> tuple[Tensor, Tensor]:
-        """Figures of the devices in the array of positive weights, and in that of negative ones."""
-        negative = stored.weights < 0
-        return torch.where(negative, idle, active), torch.where(negative, active, idle)
+    def _sides(
+        self, stored: Pairs, active: ReadMoments, idle: ReadMoments
+    ) -> tuple[ReadMoments, ...]:
+        """Moments of the devices in the arrays of positive and of negative weights.
+
+        An array has the active devices of its sign, and the idle ones of the other.
+        """
+        return tuple(
+            ReadMoments(
+                mean=torch.where(own, active.mean, idle.mean),
+                var=torch.where(own, active.var, idle.var),
+            )
+            for own in (stored.weights >= 0, stored.weights < 0)
+        )
 
     def _factors(self, conductances: Tensor, unit: Tensor) -> Tensor:
         """Effective over actual conductances of arrays with wires; see `wire_factors`."""
@@ -286,12 +298,9 @@ class Crossbar(AnalogCells, PairDevice):
             found = self._devices(digit, unit)
             var = found[0].var if len(found) == 1 else found[0].var + found[1].var
             if self.wire_ohm:
-                # An array has the active devices of its sign, and the idle ones of the other.
-                sides = self._sides(digit, found[0].mean, found[1].mean)
-                parts = self._sides(digit, found[0].var, found[1].var)
                 plus, minus = (
-                    part * self._factors(side, unit).square()
-                    for side, part in zip(sides, parts, strict=True)
+                    side.var * self._factors(side.mean, unit).square()
+                    for side in self._sides(digit, *found)
                 )
                 var = plus + minus
             means.append(factor * self._difference([one.mean for one in found], digit, unit))
@@ -307,9 +316,9 @@ class Crossbar(AnalogCells, PairDevice):
         """
         if self.wire_ohm:
             return PairDevice.word_classes(self, stored)
-        share = stored.weights.double() / stored.limit
+        normalised = stored.weights.double() / stored.limit
         return WordClasses(
-            index=((share + 1) * _TARGETS).round().long(),
+            index=((normalised + 1) * _TARGETS).round().long(),
             scale=stored.limit,
             count=2 * _TARGETS + 1,
             moments=self._class_moments,
@@ -341,7 +350,6 @@ class Crossbar(AnalogCells, PairDevice):
         stored, joules = self.traced_weight(traffic), []
         unit = self._unit(stored, point)
         inputs, array = traffic.matrix_inputs, self.array
-        spent = partial(self.readout.energy_j, inputs, array=array, by_channel=by_channel)
         for digit, _ in digits_of(stored, self.levels, self.slices):
             found = [
                 ReadMoments(mean=m.mean / unit, var=m.var / unit.square() + self.read_noise**2)
@@ -349,15 +357,13 @@ class Crossbar(AnalogCells, PairDevice):
             ]
             if self.mapping == "offset":
                 middle = ((stored.limit + self._base(stored)) / unit).expand_as(found[0].mean)
-                joules += offset_energies(spent, inputs[0], found[0], middle, array.columns)
-                continue
-            active, idle = found
-            means = self._sides(stored, active.mean, idle.mean)
-            plus, minus = (
-                ReadMoments(mean=mean, var=var)
-                for mean, var in zip(means, self._sides(stored, active.var, idle.var), strict=True)
-            )
-            joules.append(spent(plus, minus))
+                spent = self.readout.offset_energy_j(
+                    inputs, found[0], middle, array, by_channel=by_channel
+                )
+            else:
+                plus, minus = self._sides(stored, *found)
+                spent = self.readout.energy_j(inputs, plus, minus, array, by_channel=by_channel)
+            joules.append(spent)
         return sum(joules[1:], joules[0])
 
     def _unit(self, stored: Pairs, point: Point) -> Tensor:

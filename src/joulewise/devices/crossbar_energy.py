@@ -7,7 +7,7 @@ dissipates ``r i^2``. Conductances, and so currents, are random: energies are ex
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from joulewise.devices.chip import MatrixInputs
 from joulewise.devices.moments import ReadMoments
 from joulewise.errors import InputError, check_in_range
 
-__all__ = ["ISAAC", "ReadOut", "offset_energies"]
+__all__ = ["ISAAC", "ReadOut"]
 
 # Resolution that the energies of `ReadOut` are stated for, and of converters without a given one.
 _BITS = 8
@@ -96,6 +96,34 @@ class ReadOut:
             total = total.index_add(0, channels.reshape(-1), spent.reshape(-1))
         return total
 
+    def offset_energy_j(
+        self,
+        matrix_inputs: Sequence[MatrixInputs],
+        devices: ReadMoments,
+        middle: Tensor,
+        array: Array,
+        *,
+        by_channel: bool = False,
+    ) -> Tensor:
+        """Joules per inference of an offset mapping: devices, and one middle column of each array.
+
+        Args:
+            matrix_inputs: As for `energy_j`.
+            devices: Mean and variance of the conductances, as for `energy_j`.
+            middle: The middle conductance, in their shape.
+            array: As for `energy_j`.
+            by_channel: As for `energy_j`.
+        """
+        none = ReadMoments(mean=middle * 0, var=middle * 0)
+        # As if all columns were middle ones, less what converters spend whatever is read.
+        own, whole, idle = (
+            self.energy_j(matrix_inputs, plus, none, array, by_channel=by_channel)
+            for plus in (devices, ReadMoments(mean=middle, var=middle * 0), none)
+        )
+        columns = matrix_inputs[0].matrix(middle).shape[1]
+        middle_per_column = -(-columns // (array.columns or columns)) / columns
+        return own + middle_per_column * (whole - idle)
+
     def _of_use(
         self,
         product: MatrixInputs,
@@ -127,30 +155,6 @@ class ReadOut:
         """Plain data for records."""
         rest = asdict(self)
         return {"read_out_source": rest.pop("source"), **rest}
-
-
-def offset_energies(
-    spent: Callable[[ReadMoments, ReadMoments], Tensor],
-    product: MatrixInputs,
-    devices: ReadMoments,
-    middle: Tensor,
-    wide: int | None,
-) -> list[Tensor]:
-    """Joules of the devices of an offset mapping, and of one middle column in each array.
-
-    Args:
-        spent: Joules of positive and negative conductances, siemens.
-        product: A product with the weight.
-        devices: Mean and variance of the conductances.
-        middle: The middle conductance, in their shape.
-        wide: Columns of an array; None for as many as the matrix has.
-    """
-    none = ReadMoments(mean=middle * 0, var=middle * 0)
-    columns = product.matrix(middle).shape[1]
-    share = -(-columns // (wide or columns)) / columns
-    # As if all columns were middle ones, less what converters spend whatever is read.
-    whole = spent(ReadMoments(mean=middle, var=middle * 0), none) - spent(none, none)
-    return [spent(devices, none), share * whole]
 
 
 ISAAC = ReadOut(

@@ -23,14 +23,14 @@ __all__ = ["DRAM"]
 class DRAM(WordMemory):
     """DRAM of two's complement words; the knob is its refresh interval or its supply.
 
-    A cell whose retention time is below the refresh interval loses its charge: it reads as 0 where
-    charge stands for 1, as 1 where it stands for 0. Words, their faults and the other fields are
+    A cell whose retention time is below the refresh interval loses its charge: a true cell (charge
+    stands for 1) then reads 0, an anti-cell reads 1. Words, their faults and the other fields are
     those of `WordMemory`; every word is read at the end of an interval, when most cells have
-    failed.
+    failed. The defaults combine the retention of a DDR3L module with the energies of DDR4.
 
     Args:
         retention: Distribution of retention times.
-        supply: Bit error rate and access energy over the supply, where the knob is ``"v_dd"``; else
+        law: Bit error rate and access energy over the supply, where the knob is ``"v_dd"``; else
             None. Refresh energy is then proportional to access energy.
         knob: ``"refresh_s"``, the interval, or ``"v_dd"``; kept as a `Knob`.
         refresh_s: Refresh interval where the knob is the supply, seconds.
@@ -39,10 +39,10 @@ class DRAM(WordMemory):
             for DDR3, 5.3e-12 for LPDDR4.
         refresh_j: Joules to refresh one bit once: 44e-15 for DDR4, 156e-15 for DDR3, 24e-15 for
             LPDDR4.
-        fault: Failing cells are stuck at the discharged state; by default one half of the cells
-            hold 1 as charge.
-        latency_s: See `WordMemory`; refresh takes energy in this time, which at 1 ms an inference
-            is a ten-thousandth of that of one access to each word.
+        fault: Effect of a failing cell; by default stuck at its discharged value, half of the cells
+            being true cells.
+        latency_s: Seconds of an inference, over which refresh energy is counted. At 1 ms and a
+            64 ms interval it is about 1e-4 of the energy of one access to every word.
 
     References:
         Retention: see `DDR3L_70C`. Energies are derived from currents in data sheets, as DRAMPower
@@ -57,7 +57,7 @@ class DRAM(WordMemory):
     """
 
     retention: Retention = DDR3L_70C
-    supply: VoltageTable | None = None
+    law: VoltageTable | None = None
     knob: Any = "refresh_s"  # a str as given, a Knob after __post_init__
     refresh_s: float = 0.064
     refresh_range: tuple[float, float] = (0.064, 300.0)
@@ -68,7 +68,7 @@ class DRAM(WordMemory):
 
     def __post_init__(self) -> None:
         check_kind("retention", self.retention, Retention, "a Retention")
-        check_kind("supply", self.supply, VoltageTable | None, "a VoltageTable, or None")
+        check_kind("law", self.law, VoltageTable | None, "a VoltageTable, or None")
         WordMemory.__post_init__(self)  # super() would fail: slots make a new class
         ends = checked_ends("refresh_range", self.refresh_range, 0.0, 1e6, "seconds")
         object.__setattr__(self, "refresh_range", ends)
@@ -79,11 +79,11 @@ class DRAM(WordMemory):
         if name not in ("refresh_s", "v_dd"):
             refuse("knob", repr(name), "refresh_s or v_dd")
         most, least = self.refresh_range
-        if (name == "v_dd") != (self.supply is not None):
-            got = "None" if self.supply is None else "given"
-            refuse("supply", got, "a VoltageTable where the knob is v_dd, else None")
-        if self.supply is not None:
-            least, most = self.supply.ends("v_dd")
+        if (name == "v_dd") != (self.law is not None):
+            got = "None" if self.law is None else "given"
+            refuse("law", got, "a VoltageTable where the knob is v_dd, else None")
+        if self.law is not None:
+            least, most = self.law.ends("v_dd")
         knob = Knob(
             name=name,
             least_reliable=least,
@@ -96,25 +96,25 @@ class DRAM(WordMemory):
     def _at(self, point: Point) -> tuple[Tensor, Tensor, Tensor]:
         """Refresh interval, bit error rate by the supply, and access energy over `access_j`."""
         at = as_point(point)
-        if self.supply is None:
+        if self.law is None:
             return at, torch.zeros_like(at), torch.ones_like(at)
-        eta = self.supply.eta(at)
-        relative = self.supply.energy_per_bit_j(eta) / self.supply.access_j_at(self._nominal)
-        return torch.full_like(at, self.refresh_s), self.supply.bit_error_rate(eta), relative
+        eta = self.law.eta(at)
+        relative = self.law.energy_per_bit_j(eta) / self.law.access_j_at(self._nominal)
+        return torch.full_like(at, self.refresh_s), self.law.bit_error_rate(eta), relative
 
     @property
     def _nominal(self) -> float:
         """The supply at which `access_j` is stated, or the highest measured one."""
-        assert self.supply is not None
-        return self.supply.v_nominal or self.supply.rows[-1].v_dd
+        assert self.law is not None
+        return self.law.v_nominal or self.law.rows[-1].v_dd
 
     def reference_energies(self, traffic: Traffic) -> dict[str, float]:
         """Joules per inference at the references of the law of the supply, if that is the knob."""
-        if self.supply is None:
+        if self.law is None:
             return {}
         found = {}
-        for name, volts in self.supply.references.items():
-            relative = self.supply.access_j_at(volts) / self.supply.access_j_at(self._nominal)
+        for name, v_dd in self.law.reference_supplies.items():
+            relative = self.law.access_j_at(v_dd) / self.law.access_j_at(self._nominal)
             access, watts = self.access_j * relative, self.refresh_j * relative / self.refresh_s
             found[name] = float(self._joules(traffic, as_point(access), as_point(watts)))
         return found
@@ -122,7 +122,7 @@ class DRAM(WordMemory):
     def bit_error_rate(self, point: Point) -> Tensor:
         """Probability that a cell has lost its charge, or fails at the supply."""
         interval, rate, _ = self._at(point)
-        lost = self.retention.failed(interval)
+        lost = self.retention.failed_fraction(interval)
         return lost + (1 - lost) * rate
 
     def access_bit_j(self, point: Point) -> Tensor:
@@ -144,6 +144,6 @@ class DRAM(WordMemory):
             "refresh_range": list(self.refresh_range),
         }
         law = {}
-        if self.supply is not None:
-            law = {**self.supply.describe(), "v_nominal": self.supply.v_nominal}
+        if self.law is not None:
+            law = {**self.law.describe(), "v_nominal": self.law.v_nominal}
         return {"device": "dram", **WordMemory.describe(self), **own, **law}

@@ -1,4 +1,4 @@
-"""Embedded DRAM: cells on the logic die whose charge lasts for microseconds."""
+"""Embedded DRAM: dynamic cells on the logic die, with retention of microseconds to milliseconds."""
 
 from __future__ import annotations
 
@@ -22,9 +22,8 @@ class EDRAM(WordMemory):
     """Embedded DRAM of two's complement words; the knob is its refresh interval, ``refresh_s``.
 
     A cell fails if its retention time is below the age of the word when it is read: the refresh
-    interval, or the lifetime of the data if that is shorter. Data that live less long than the
-    interval are never refreshed. Words, their faults and the other fields are those of
-    `WordMemory`.
+    interval, or the lifetime of the data if that is shorter. Data with a lifetime below the
+    interval are not refreshed. Words, their faults and the other fields are those of `WordMemory`.
 
     Args:
         retention: Distribution of retention times.
@@ -33,8 +32,8 @@ class EDRAM(WordMemory):
         refresh_range: Shortest and longest interval, seconds.
         access_j: Joules per access to one bit.
         refresh_j: Joules to refresh one bit once.
-        fault: Failing cells are stuck at the discharged state, 0 by default.
-        latency_s: See `WordMemory`; refresh takes energy in this time.
+        fault: Effect of a failing cell; by default stuck at its discharged value, 0.
+        latency_s: Seconds of an inference, over which refresh energy is counted.
 
     References:
         F. Tu et al., "RANA: Towards efficient neural acceleration with refresh-optimized embedded
@@ -79,7 +78,7 @@ class EDRAM(WordMemory):
 
     def bit_error_rate(self, point: Point) -> Tensor:
         """Probability that a cell has lost its charge when it is read."""
-        return self.retention.failed(as_point(point).clamp(max=self.lifetime_s))
+        return self.retention.failed_fraction(as_point(point).clamp(max=self.lifetime_s))
 
     def access_bit_j(self, point: Point) -> Tensor:
         """Joules per access to one bit."""

@@ -14,7 +14,7 @@ from joulewise.devices.correlated_map import CorrelatedMap
 from joulewise.devices.fault_measurement import FaultMeasurement
 from joulewise.errors import TableError, check_in_range, refuse
 
-__all__ = ["ClusterFit", "fit_clusters", "neighbour_correlation"]
+__all__ = ["CorrelatedFit", "fit_correlated_map", "neighbour_correlation"]
 
 Floats = NDArray[np.float64]
 
@@ -28,11 +28,11 @@ _LEAST_EXPECTED = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ClusterFit:
+class CorrelatedFit:
     """Laws of the number of failing cells in a column, fitted to a measurement.
 
     Args:
-        volts: The supply.
+        v_dd: The supply, V.
         bit_error_rate: Fraction of the cells that failed.
         column: Fraction of the variance common to a column, of a `CorrelatedMap`.
         standard_error: Standard error of ``column``, from the curvature of the log-likelihood; 0 if
@@ -41,14 +41,14 @@ class ClusterFit:
             negative binomial.
         log_likelihood: Log-likelihood of each law, ``"independent"``, ``"negative binomial"`` and
             ``"correlated"``.
-        classes: Least number of failing cells of each class of columns.
+        classes: Smallest number of failing cells in each class of columns.
         observed: Columns in each class.
         expected: Expected columns in each class, by the correlated law.
-        p_value: p-value of a chi-square test of that law, which a low one refutes; None if there
-            are too few classes for one.
+        p_value: p-value of a chi-square goodness-of-fit test of the correlated law; small values
+            reject it. None with too few classes.
     """
 
-    volts: float
+    v_dd: float
     bit_error_rate: float
     column: float
     standard_error: float
@@ -66,14 +66,14 @@ class ClusterFit:
         )
 
 
-def fit_clusters(
-    measured: FaultMeasurement, volts: float | None = None, *, column: float | None = None
-) -> ClusterFit:
+def fit_correlated_map(
+    measured: FaultMeasurement, v_dd: float | None = None, *, column: float | None = None
+) -> CorrelatedFit:
     """Fit laws of clustered faults to the failing cells of each column, by maximum likelihood.
 
     Args:
         measured: The measurement.
-        volts: The supply; None for the lowest one, where most cells fail.
+        v_dd: The supply, V; None for the lowest one, where most cells fail.
         column: Fraction of the variance common to a column, for instance as fitted at another
             supply; None to fit it.
 
@@ -81,57 +81,60 @@ def fit_clusters(
         TableError: if arrays were not read at that supply, or fewer than two cells failed.
 
     References:
-        A Gaussian random effect is the threshold voltage of what a column shares; gamma-distributed
-        rates give negative binomial counts, the usual law of clustered defects (C. H. Stapper,
-        IBM J. Res. Dev. 27, 1983).
+        The Gaussian random effect models a threshold-voltage shift common to the cells of a column;
+        gamma-distributed rates give negative binomial counts, the usual law of clustered defects
+        (C. H. Stapper, IBM J. Res. Dev. 27, 1983).
     """
+    fitted = column is None
     if column is not None:
         check_in_range("column", column, 0.0, 0.9)
-    volts = measured.volts[0] if volts is None else volts
-    counts = measured.failing_per("column", volts)
+    v_dd = measured.supplies_v[0] if v_dd is None else v_dd
+    counts = measured.failing_per("column", v_dd)
     total, cells = int(counts.sum()), measured.rows
     if total < 2:
-        refuse("the failing cells", f"{total} at {volts:g} V", "two or more", TableError)
-    mean, rate = float(counts.mean()), total / measured.bits
+        refuse("the failing cells", f"{total} at {v_dd:g} V", "two or more", TableError)
+    mean, rate = float(counts.mean()), total / measured.num_cells
     values, columns = np.unique(counts, return_counts=True)
 
-    def correlated(share: float) -> float:
-        return float(-columns @ np.log(_correlated(values, cells, rate, share)))
+    def correlated(column: float) -> float:
+        return float(-columns @ np.log(_correlated(values, cells, rate, column)))
 
     def negative_binomial(log_shape: float) -> float:
         shape = np.exp(log_shape)
         return float(-columns @ stats.nbinom.logpmf(values, shape, shape / (shape + mean)))
 
-    share, least = _minimum(correlated, 1e-3, 0.9) if column is None else (column, 0.0)
+    column, least = _minimum(correlated, 1e-3, 0.9) if column is None else (column, 0.0)
     error, step = 0.0, 1e-3
-    if column is None:
-        curve = correlated(share + step) - 2 * correlated(share) + correlated(share - step)
+    if fitted:
+        curve = correlated(column + step) - 2 * correlated(column) + correlated(column - step)
         error = step / curve**0.5 if curve > 0 else 0.0
     log_shape, least_of_gamma = _minimum(negative_binomial, -12.0, 6.0)
-    chances = _correlated(np.arange(cells + 1), cells, rate, share)
+    chances = _correlated(np.arange(cells + 1), cells, rate, column)
     classes, observed, expected = _in_classes(counts, len(counts) * chances)
     squares = float((np.square(observed - expected) / expected).sum())
-    # The mean is fitted, and the share if it is not given.
-    free = len(classes) - 2 - (column is None)
-    return ClusterFit(
-        volts=volts,
+    # The mean is fitted, and ``column`` if it is not given.
+    degrees_of_freedom = len(classes) - 2 - fitted
+    return CorrelatedFit(
+        v_dd=v_dd,
         bit_error_rate=rate,
-        column=share,
+        column=column,
         standard_error=error,
         shape=float(np.exp(log_shape)),
         log_likelihood={
             "independent": float(stats.binom.logpmf(values, cells, rate) @ columns),
             "negative binomial": -least_of_gamma,
-            "correlated": -(least or correlated(share)),
+            "correlated": -(least or correlated(column)),
         },
         classes=classes,
         observed=tuple(int(n) for n in observed),
         expected=tuple(float(n) for n in expected),
-        p_value=float(stats.chi2.sf(squares, free)) if free > 0 else None,
+        p_value=(
+            float(stats.chi2.sf(squares, degrees_of_freedom)) if degrees_of_freedom > 0 else None
+        ),
     )
 
 
-def neighbour_correlation(measured: FaultMeasurement, volts: float) -> tuple[float, float]:
+def neighbour_correlation(measured: FaultMeasurement, v_dd: float) -> tuple[float, float]:
     """Correlation of ``log(1 + faults)`` between arrays that are neighbours in a column of the die.
 
     Returns:
@@ -145,7 +148,7 @@ def neighbour_correlation(measured: FaultMeasurement, volts: float) -> tuple[flo
     """
     if not measured.positions:
         refuse("positions", "not known", "a measurement read with its floorplan", TableError)
-    values = np.log1p(measured.failing_per("array", volts))
+    values = np.log1p(measured.failing_per("array", v_dd))
     values = values - values.mean()
     place = np.asarray(measured.positions)
     away = np.abs(place[:, None] - place)
@@ -164,9 +167,9 @@ def _minimum(function: Callable[[float], float], low: float, high: float) -> tup
     return float(found.x), float(found.fun)
 
 
-def _correlated(counts: NDArray[np.int64], cells: int, rate: float, share: float) -> Floats:
+def _correlated(counts: NDArray[np.int64], cells: int, rate: float, column: float) -> Floats:
     """Probability of each number of failing cells in a column of ``cells`` cells."""
-    given = ndtr((ndtri(rate) - share**0.5 * _EFFECT) / (1 - share) ** 0.5)
+    given = ndtr((ndtri(rate) - column**0.5 * _EFFECT) / (1 - column) ** 0.5)
     chances = []
     for some in np.array_split(counts, -(-len(counts) // 256)):  # tables of 6 MB
         n = some[:, None]

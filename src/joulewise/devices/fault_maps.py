@@ -1,4 +1,4 @@
-"""Fault maps: the positions of failing cells on a chip, independent ones among them.
+"""Fault maps: positions of failing cells on a chip; the interface, and independent cells.
 
 Cells are numbered along the words: cell ``word * bits + k`` holds bit k. A map gives the failing
 cells of one chip (`failing`) and their distribution over chips (`mixture`). Faults are nested: a
@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -18,16 +19,28 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from joulewise.devices.chip import Chip
-from joulewise.errors import refuse
+from joulewise.devices.tables import read_csv
+from joulewise.errors import TableError, check_count, check_in_range, check_kind, refuse
 
-__all__ = ["FaultMap", "IndependentMap", "Layout", "by_word", "rate_of", "starts_run", "word_cells"]
+__all__ = [
+    "FaultMap",
+    "IndependentMap",
+    "Layout",
+    "by_word",
+    "check_cells",
+    "rate_of",
+    "read_cells",
+    "starts_run",
+    "word_cells",
+]
 
 Cells = NDArray[np.int64]
 Rates = NDArray[np.float64]
 
 Layout = Literal["adjacent", "interleaved"]
-"""Columns of the words that share a row of an array: those of one word side by side, or those of
-one bit side by side, as with column multiplexing, where neighbours belong to different words."""
+"""Order of the columns in a row of an array: ``"adjacent"`` keeps the bits of a word side by side;
+``"interleaved"`` keeps bit k of all words side by side (column multiplexing), so that neighbouring
+columns belong to different words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +53,8 @@ class FaultMap(ABC):
         return True
 
     @property
-    def rows_alike(self) -> bool:
-        """True if words of a row have the rates of one component of `mixture`, all of them."""
+    def shared_by_row(self) -> bool:
+        """True if all words of a row fail at the rates of one component of `mixture`."""
         return False
 
     @abstractmethod
@@ -86,7 +99,9 @@ class FaultMap(ABC):
 
 @dataclass(frozen=True, slots=True)
 class IndependentMap(FaultMap):
-    """Cells that fail independently; a draw takes time by faults, not by cells.
+    """Cells that fail independently.
+
+    Drawing a chip takes time in proportion to faults, not cells.
 
     Faults arrive as a Poisson process in ``t = -log(1 - rate)``, each at a uniformly drawn cell,
     and a cell fails from its first arrival on. By Poisson splitting, first arrivals at cells are
@@ -178,6 +193,62 @@ def word_cells(bits: int, columns: int, layout: Layout) -> Cells:
         refuse("columns of the fault map", columns, allowed)
     cells = np.arange(columns)
     return cells if layout == "adjacent" else cells.reshape(-1, bits).T.reshape(-1)
+
+
+def check_cells(cells: tuple[int, ...], rows: int, columns: int, arrays: int) -> None:
+    """Refuse cell numbers ``(array * rows + row) * columns + column`` that do not ascend.
+
+    Raises:
+        InputError: for those and for numbers outside the arrays.
+    """
+    for field, count in (("rows", rows), ("columns", columns), ("arrays", arrays)):
+        check_count(field, count, 1, 1 << 30)
+    check_kind("cells", cells, tuple, "a tuple of cell numbers")
+    numbers, most = np.asarray(cells), arrays * rows * columns
+    inside = numbers.dtype.kind in "iu" and numbers.min() >= 0 and numbers.max() < most
+    if not inside or (np.diff(numbers) <= 0).any():
+        allowed = f"ascending numbers below {most}, at least one"
+        refuse("cells", "empty, or out of order or range", allowed, TableError)
+
+
+def read_cells(
+    path: str | Path, figure: str, highest: float, *, rows: int, columns: int, arrays: int
+) -> tuple[str, tuple[int, ...], tuple[float, ...]]:
+    """Read cells of arrays, with a figure for each, from a CSV file ``row,column,FIGURE[,array]``.
+
+    Args:
+        path: The file, with zero-based positions.
+        figure: Name of the column of the figure, above 0.
+        highest: Its largest value.
+        rows: Rows of an array.
+        columns: Columns of an array.
+        arrays: Number of arrays.
+
+    Returns:
+        The comments; the numbers of the cells, ascending, as for `check_cells`; and their figures.
+
+    Raises:
+        TableError: if the file cannot be read or a line is malformed; the message names it.
+    """
+    source, lines = read_csv(path, ("row", "column", figure), "fault map", optional=["array"])
+    sizes, found = {"row": rows, "column": columns, "array": arrays}, {}
+    for name, size in sizes.items():
+        check_count(f"{name}s", size, 1, 1 << 30)
+    for place, (row, column, value, *rest) in lines:
+        at = {"row": row, "column": column, "array": rest[0] if rest else 0}
+        for name, number in at.items():
+            if number % 1 or not 0 <= number < sizes[name]:
+                allowed = f"a whole number below {sizes[name]}"
+                refuse(f"{place}: {name}", f"{number:g}", allowed, TableError)
+        check_in_range(f"{place}: {figure}", value, 0.0, highest, open_low=True, error=TableError)
+        cell = int((at["array"] * rows + row) * columns + column)
+        if cell in found:
+            refuse(place, "a cell named twice", "one line for each cell", TableError)
+        found[cell] = value
+    if not found:
+        refuse(str(path), "without any weak cell", "at least one, or no cell fails", TableError)
+    cells = sorted(found)
+    return source, tuple(cells), tuple(found[cell] for cell in cells)
 
 
 def starts_run(ordered: Cells) -> NDArray[np.bool_]:

@@ -14,9 +14,17 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from joulewise.devices.chip import Chip
-from joulewise.devices.fault_maps import Cells, FaultMap, Layout, Rates, rate_of, word_cells
-from joulewise.devices.tables import read_csv
-from joulewise.errors import TableError, check_count, check_in_range, check_kind, refuse
+from joulewise.devices.fault_maps import (
+    Cells,
+    FaultMap,
+    Layout,
+    Rates,
+    check_cells,
+    rate_of,
+    read_cells,
+    word_cells,
+)
+from joulewise.errors import check_kind, refuse
 
 __all__ = ["MeasuredMap"]
 
@@ -27,55 +35,49 @@ class MeasuredMap(FaultMap):
 
     Words fill arrays row by row. A chip is a bootstrap sample: each array that a tensor needs is
     one of those measured, drawn with replacement, and the first word lies at a position in its
-    array that is drawn uniformly. With one measured array, chips are windows of it. A word's
-    distribution over chips is the frequency of fault patterns over all measured words.
+    array that is drawn uniformly. With one measured array, chips differ in their starting position
+    alone. A word's distribution over chips is the frequency of fault patterns over all measured
+    words.
 
     Args:
         rows: Rows of an array.
         columns: Cells in a row; a multiple of the word's bits.
         cells: Numbers of the cells that failed, ascending:
             ``(array * rows + row) * columns + column``.
-        rates: For each of them, the lowest bit error rate at which it fails, above 0 to 1.
+        thresholds: For each of them, the lowest bit error rate at which it fails, above 0 to 1.
         arrays: Arrays that were measured.
         layout: ``"adjacent"`` or ``"interleaved"``; see `Layout`.
 
     Raises:
-        InputError: if cells are outside the arrays or not in order, or rates are out of range.
+        InputError: if cells are outside the arrays or not in order, or thresholds are out of range.
     """
 
     rows: int
     columns: int
     cells: tuple[int, ...]
-    rates: tuple[float, ...]
+    thresholds: tuple[float, ...]
     arrays: int = 1
     layout: Layout = "adjacent"
 
     def __post_init__(self) -> None:
-        for field in ("rows", "columns", "arrays"):
-            check_count(field, getattr(self, field), 1, 1 << 30)
-        check_kind("cells", self.cells, tuple, "a tuple of cell numbers")
-        check_kind("rates", self.rates, tuple, "a tuple of bit error rates")
-        cells, rates = np.asarray(self.cells), np.asarray(self.rates)
-        if len(cells) != len(rates):
-            refuse("rates", f"{len(rates)} numbers", f"one for each of {len(cells)} cells")
-        if not len(cells):
-            refuse("cells", "empty", "at least one, or no cell fails")
-        most = self.arrays * self.rows * self.columns
-        inside = cells.dtype.kind in "iu" and cells.min() >= 0 and cells.max() < most
-        if not inside or (np.diff(cells) <= 0).any():
-            refuse("cells", "out of order or range", f"ascending numbers below {most}")
+        check_cells(self.cells, self.rows, self.columns, self.arrays)
+        check_kind("thresholds", self.thresholds, tuple, "a tuple of bit error rates")
+        rates = np.asarray(self.thresholds)
+        if len(rates) != len(self.cells):
+            allowed = f"one for each of {len(self.cells)} cells"
+            refuse("thresholds", f"{len(rates)} numbers", allowed)
         if rates.dtype.kind != "f" or not ((rates > 0) & (rates <= 1)).all():
-            refuse("rates", "out of range", "above 0 to 1")
+            refuse("thresholds", "out of range", "above 0 to 1")
         if self.layout not in get_args(Layout):
             refuse("layout", repr(self.layout), " or ".join(get_args(Layout)))
 
     def __hash__(self) -> int:
         """Hash of a few cells: each read looks its map up, and maps may have millions."""
-        return hash((self.rows, self.columns, len(self.cells), self.cells[:8], self.rates[:8]))
+        return hash((self.rows, self.columns, len(self.cells), self.cells[:8], self.thresholds[:8]))
 
     @classmethod
-    def of(cls, thresholds: ArrayLike, layout: Layout = "adjacent") -> MeasuredMap:
-        """Make a map of the rates at which all cells fail.
+    def from_thresholds(cls, thresholds: ArrayLike, layout: Layout = "adjacent") -> MeasuredMap:
+        """Map from the bit error rate at which each cell starts to fail.
 
         Args:
             thresholds: ``[rows, columns]`` or ``[arrays, rows, columns]``; infinity for a cell that
@@ -92,49 +94,39 @@ class MeasuredMap(FaultMap):
             rows=rows,
             columns=columns,
             cells=tuple(cells.tolist()),
-            rates=tuple(table.reshape(-1)[cells].tolist()),
+            thresholds=tuple(table.reshape(-1)[cells].tolist()),
             arrays=arrays[0] if arrays else 1,
             layout=layout,
         )
 
     @classmethod
     def from_csv(
-        cls, path: str | Path, *, rows: int, columns: int, layout: Layout = "adjacent"
+        cls,
+        path: str | Path,
+        *,
+        rows: int,
+        columns: int,
+        arrays: int = 1,
+        layout: Layout = "adjacent",
     ) -> MeasuredMap:
-        """Read the weak cells of a ``rows`` by ``columns`` array.
+        """Read the weak cells of ``rows`` by ``columns`` arrays.
 
         Args:
-            path: A CSV file with the columns ``row,column,bit_error_rate``: zero-based position of
-                a cell, and the bit error rate of the array at which the cell first failed (0.001
-                for one of the weakest thousandth). Lines that start with ``#`` are comments.
-            rows: Rows of the array.
-            columns: Columns of the array.
+            path: A CSV file with the columns ``row,column,bit_error_rate[,array]``: zero-based
+                position of a cell, and the bit error rate of the array at which the cell first
+                failed (0.001 for one of the weakest thousandth). Lines that start with ``#`` are
+                comments.
+            rows: Rows of an array.
+            columns: Columns of an array.
+            arrays: Arrays that were measured.
             layout: See `Layout`.
 
         Raises:
             TableError: if the file cannot be read or a line is malformed; the message names it.
         """
-        check_count("rows", rows, 1, 1 << 30)
-        check_count("columns", columns, 1, 1 << 30)
-        found: dict[int, float] = {}
-        names = ("row", "column", "bit_error_rate")
-        for place, numbers in read_csv(path, names, "fault map")[1]:
-            row, column, rate = numbers
-            check_in_range(f"{place}: row", row, 0, rows - 1, error=TableError)
-            check_in_range(f"{place}: column", column, 0, columns - 1, error=TableError)
-            check_in_range(f"{place}: bit_error_rate", rate, 0, 1, open_low=True, error=TableError)
-            if row % 1 or column % 1:
-                refuse(place, f"cell {row:g},{column:g}", "whole row and column", TableError)
-            cell = int(row) * columns + int(column)
-            if cell in found:
-                where = f"{place}: cell {row:g},{column:g}"
-                refuse(where, "named twice", "one line for each cell", TableError)
-            found[cell] = rate
-        if not found:
-            refuse(str(path), "without any weak cell", "at least one, or no cell fails", TableError)
-        cells = tuple(sorted(found))
-        rates = tuple(found[cell] for cell in cells)
-        return cls(rows=rows, columns=columns, cells=cells, rates=rates, layout=layout)
+        size = {"rows": rows, "columns": columns, "arrays": arrays}
+        _, cells, thresholds = read_cells(path, "bit_error_rate", 1.0, **size)
+        return cls(**size, cells=cells, thresholds=thresholds, layout=layout)
 
     def check(self, bits: int) -> None:
         """Refuse a word width at which words would straddle rows.
@@ -145,7 +137,10 @@ class MeasuredMap(FaultMap):
         word_cells(bits, self.columns, self.layout)
 
     def failing(self, words: int, rates: Rates, chip: Chip) -> tuple[Cells, Cells]:
-        """Failing cells of one chip; see `FaultMap.failing`. Time is by faults, not by cells."""
+        """Failing cells of one chip; see `FaultMap.failing`.
+
+        Drawing a chip takes time in proportion to faults, not cells.
+        """
         bits = rates.shape[-1]
         weak, thresholds, first = _weak_cells(self, bits)
         generator, size = chip.generator("faults"), self.rows * self.columns
@@ -191,7 +186,7 @@ class MeasuredMap(FaultMap):
 
     def describe(self) -> dict[str, Any]:
         """Plain data for records."""
-        content = np.array([self.cells, self.rates], dtype="<f8").tobytes()
+        content = np.array([self.cells, self.thresholds], dtype="<f8").tobytes()
         return {
             "fault_map": "measured",
             "arrays": self.arrays,
@@ -214,4 +209,4 @@ def _weak_cells(
     cells = row * found.columns + word_cells(bits, found.columns, found.layout)[column]
     order = np.argsort(array * size + cells)
     first = np.searchsorted(array, np.arange(found.arrays + 1))
-    return cells[order], np.asarray(found.rates)[order], first
+    return cells[order], np.asarray(found.thresholds)[order], first

@@ -112,7 +112,8 @@ class PCM(PairDevice):
         check_in_range("program_j", self.program_j, 0.0, 1.0)
         rate = self.inferences_per_second
         check_in_range("inferences_per_second", rate, 0.0, 1e15, open_low=True)
-        checked_ends("time_range", self.time_range, 1.0, 1e12, "seconds")
+        ends = checked_ends("time_range", self.time_range, 1.0, 1e12, "seconds")
+        object.__setattr__(self, "time_range", ends)
         for name in ("programming", "drift", "read_noise", "compensate"):
             check_kind(name, getattr(self, name), bool, "True or False")
 

@@ -22,9 +22,9 @@ __all__ = ["PROFILES", "law"]
 
 _STUTZ_2021 = VoltageTable(
     rows=tuple(
-        VoltageRow(volts, energy * HOROWITZ_SRAM_BIT_J, rate)
+        VoltageRow(v_dd, energy * HOROWITZ_SRAM_BIT_J, rate)
         # V / Vmin in steps of 1 / 24, energy / energy(Vmin) = (V / Vmin)^2, bit error rate.
-        for volts, energy, rate in (
+        for v_dd, energy, rate in (
             (0.750, 0.5625, 2.056e-1),
             (0.792, 0.626736111, 5.573e-2),
             (0.833, 0.694444444, 1.115e-2),
@@ -50,7 +50,7 @@ _STUTZ_2021 = VoltageTable(
 
 _BLOCK_RAM_LEAKAGE = Leakage(
     watts_per_bit=4.04e-12,
-    volts=0.4,
+    v_dd=0.4,
     exponent_per_v=4.66,
     source=(
         "Exponent: derived from the power of block RAMs of a VC707, which falls by 36.1 % from "
@@ -65,8 +65,8 @@ def _block_rams(board: str, rams: int, v_min: float, faults: Mapping[float, int]
     """Law of undervolted FPGA block RAMs of 16 kbit, from published counts of faults."""
     return VoltageTable(
         rows=tuple(
-            VoltageRow(volts, HOROWITZ_SRAM_BIT_J * volts**2, count / (rams * 16_384))
-            for volts, count in sorted(faults.items())
+            VoltageRow(v_dd, HOROWITZ_SRAM_BIT_J * v_dd**2, count / (rams * 16_384))
+            for v_dd, count in sorted(faults.items())
         ),
         source=(
             "B. Salami, O. Unsal, A. Cristal, Comprehensive evaluation of supply voltage "
@@ -86,8 +86,7 @@ def _block_rams(board: str, rams: int, v_min: float, faults: Mapping[float, int]
 _DDR3L_LINES = ((1.15, 0.497), (1.20, 0.200), (1.25, 2.1e-4))
 _CHANG_2017_C = VoltageTable(
     rows=tuple(
-        VoltageRow(volts, 8.8e-12 * (volts / 1.35) ** 2, lines / 512)
-        for volts, lines in _DDR3L_LINES
+        VoltageRow(v_dd, 8.8e-12 * (v_dd / 1.35) ** 2, lines / 512) for v_dd, lines in _DDR3L_LINES
     ),
     source=(
         "K. K. Chang et al., Understanding reduced-voltage operation in modern DRAM devices, "
@@ -123,7 +122,7 @@ PROFILES: Mapping[str, ReliabilityLaw] = MappingProxyType(
 
 
 def law(name: str) -> ReliabilityLaw:
-    """The reliability law of one of `PROFILES`, for ``SRAM(law=...)``.
+    """The reliability law of one of `PROFILES`, for ``SRAM(law=...)`` or ``DRAM(law=...)``.
 
     Raises:
         InputError: if there is no such profile.

@@ -20,8 +20,8 @@ from joulewise.errors import check_count, check_in_range, refuse
 __all__ = ["SECDED", "Code", "Parity", "Protection"]
 
 OnDetected = Literal["zero", "keep"]
-"""Effect of a detected error that cannot be corrected: all words of the codeword read 0, or each as
-its cells are."""
+"""Handling of a detected, uncorrectable error: ``"zero"`` reads all words of the codeword as 0,
+``"keep"`` returns them uncorrected."""
 
 _CORRECT, _DETECTED = -1, -2
 """Entries of a decoder for syndromes without an error in the data, and for detected errors."""
@@ -35,7 +35,7 @@ class Protection(ABC):
         words: Words in a codeword, 1 or more.
         planes: Most significant bit planes that are protected; None for all.
         on_detected: ``"zero"`` or ``"keep"``; see `OnDetected`.
-        decode_j: Joules to check and correct a codeword, 0 to 1; with every access.
+        decode_j: Joules to decode one codeword, 0 to 1; spent at every access.
     """
 
     words: int = 8
@@ -75,7 +75,7 @@ class Parity(Protection):
     words: int = 1
 
     def code(self, bits: int) -> Code:
-        """All columns are 1, so that no error can be located."""
+        """A code with one check bit over all protected bits; it locates no error."""
         return _parity(bits, self.words, _planes(self, bits))
 
 
@@ -92,7 +92,7 @@ class SECDED(Protection):
     """
 
     def code(self, bits: int) -> Code:
-        """Columns are the odd-weight vectors of least weight, from 3."""
+        """A Hsiao code: columns of odd weight from 3, those of least weight first."""
         return _secded(bits, self.words, _planes(self, bits))
 
 
@@ -227,9 +227,9 @@ class Code:
     ) -> tuple[Tensor, Tensor]:
         """Mean and variance of the code that is read, for each stored code; differentiable.
 
-        Cells fail independently, and the other words of a codeword hold as many ones as zeros. An
-        odd number of three or more errors is taken to be corrected wrongly as often as a random
-        syndrome of odd weight is that of one error, and then in any cell alike.
+        Cells fail independently, and the other words of a codeword hold as many ones as zeros. For
+        codes that correct, an odd number of three or more errors is miscorrected with probability
+        `miscorrected`, at a uniformly drawn cell, and an even number is taken as detected.
 
         Args:
             rates: Rates of errors of cells that hold 0 and 1, ``[2, bits]``.

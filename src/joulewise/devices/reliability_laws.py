@@ -1,4 +1,4 @@
-"""Reliability laws: bit error rate and access energy of an SRAM against its supply.
+"""Reliability laws: bit error rate and access energy of a memory over its supply.
 
 Both are functions of ``eta``, the energy of an access over that of a reliable access; a law with a
 voltage axis converts supply voltages to ``eta``.
@@ -29,33 +29,33 @@ _UNSEEN = 0.05
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Leakage:
-    """Leakage of a cell over the supply: ``watts_per_bit (V / volts) exp(k (V - volts))``.
+    """Leakage of a cell over the supply: ``watts_per_bit (V / v_dd) exp(k (V - v_dd))``.
 
     Subthreshold current rises exponentially with the supply, by drain-induced barrier lowering.
 
     Args:
-        watts_per_bit: Watts of one bit at ``volts``, above 0.
-        volts: The supply at which they are stated, V, above 0.
+        watts_per_bit: Watts of one bit at ``v_dd``, above 0.
+        v_dd: The supply at which they are stated, V, above 0.
         exponent_per_v: ``k``, 1/V, 0 or more.
         source: Origin of the figures.
     """
 
     watts_per_bit: float
-    volts: float
+    v_dd: float
     exponent_per_v: float
     source: str
 
     def __post_init__(self) -> None:
         check_in_range("watts_per_bit", self.watts_per_bit, 0.0, 1.0, open_low=True)
-        check_in_range("volts", self.volts, 0.0, 100.0, open_low=True)
+        check_in_range("v_dd", self.v_dd, 0.0, 100.0, open_low=True)
         check_in_range("exponent_per_v", self.exponent_per_v, 0.0, 1e3)
 
-    def watts(self, v_dd: Tensor) -> Tensor:
+    def power_w(self, v_dd: Tensor) -> Tensor:
         """Watts of one bit at a supply, V; float64, differentiable."""
         return (
             self.watts_per_bit
-            * (v_dd / self.volts)
-            * torch.exp(self.exponent_per_v * (v_dd - self.volts))
+            * (v_dd / self.v_dd)
+            * torch.exp(self.exponent_per_v * (v_dd - self.v_dd))
         )
 
 
@@ -102,18 +102,18 @@ class ReliabilityLaw(ABC):
         raise NotImplementedError
 
     @property
-    def references(self) -> dict[str, float]:
+    def reference_supplies(self) -> dict[str, float]:
         """Supplies to compare with, by name: ``"nominal supply"`` and ``"V_min"``, if known."""
         return {}
 
-    def access_j_at(self, volts: float) -> float:
-        """Joules per access to one bit at a supply of `references`.
+    def access_j_at(self, v_dd: float) -> float:
+        """Joules per access to one bit at a supply of `reference_supplies`.
 
         Above the range of the law, energy is taken to rise with the square of the supply.
         """
         last = self.ends("v_dd")[1]
-        within = self.eta(torch.tensor(min(volts, last), dtype=torch.float64))
-        return float(self.energy_per_bit_j(within)) * max(volts / last, 1.0) ** 2
+        within = self.eta(torch.tensor(min(v_dd, last), dtype=torch.float64))
+        return float(self.energy_per_bit_j(within)) * max(v_dd / last, 1.0) ** 2
 
     @abstractmethod
     def cheapest_eta(self, bit_error_rate: Tensor) -> Tensor:
@@ -244,7 +244,8 @@ class VoltageTable(ReliabilityLaw):
         leakage: Leakage of a cell; None if it is not known.
 
     Raises:
-        TableError: if the rows are not as above, or a supply is below the first.
+        TableError: if the rows are not as above, or ``v_min`` or ``v_nominal`` is below the lowest
+            measured supply.
 
     Example:
         >>> table = VoltageTable(
@@ -270,10 +271,10 @@ class VoltageTable(ReliabilityLaw):
             refuse("the voltage table", f"{len(self.rows)} row(s)", "two rows or more", TableError)
         places = [f"row {number}" for number in range(1, len(self.rows) + 1)]
         _check_rows(self.rows, places, self.voltage_unit)
-        for name, volts in (("v_min", self.v_min), ("v_nominal", self.v_nominal)):
+        for name, supply in (("v_min", self.v_min), ("v_nominal", self.v_nominal)):
             least = self.rows[0].v_dd if name == "v_min" else self.v_min or self.rows[0].v_dd
-            if volts is not None:
-                check_in_range(name, volts, least, 100.0, error=TableError)
+            if supply is not None:
+                check_in_range(name, supply, least, 100.0, error=TableError)
         check_kind("leakage", self.leakage, Leakage | None, "a Leakage, or None", TableError)
         if self.leakage is not None and self.voltage_unit != "V":
             allowed = "None, since the supplies of the table are not in volts"
@@ -339,17 +340,17 @@ class VoltageTable(ReliabilityLaw):
         return interpolate(v_dd, self._column("v_dd"), energies) / energies[-1]
 
     @property
-    def references(self) -> dict[str, float]:
+    def reference_supplies(self) -> dict[str, float]:
         """See `ReliabilityLaw`."""
         named = {"nominal supply": self.v_nominal, "V_min": self.v_min}
-        return {name: volts for name, volts in named.items() if volts is not None}
+        return {name: v_dd for name, v_dd in named.items() if v_dd is not None}
 
     def cheapest_eta(self, bit_error_rate: Tensor) -> Tensor:
         """Energy at the lowest voltage whose bit error rate is at most the one given."""
-        logs, volts = torch.log(self._rates()).flip(0), self._column("v_dd").flip(0)
+        logs, supplies = torch.log(self._rates()).flip(0), self._column("v_dd").flip(0)
         if logs[-1] == logs[-2]:  # a plateau at the end: add a point at its lowest voltage
-            logs, volts = torch.cat([logs, logs[-1:] + 1]), torch.cat([volts, volts[-1:]])
-        return self.eta(interpolate(torch.log(bit_error_rate), logs, volts, last=True))
+            logs, supplies = torch.cat([logs, logs[-1:] + 1]), torch.cat([supplies, supplies[-1:]])
+        return self.eta(interpolate(torch.log(bit_error_rate), logs, supplies, last=True))
 
     def describe(self) -> dict[str, Any]:
         """Plain data for records; rates of 0 with the bound that they count with."""

@@ -1,8 +1,8 @@
-"""Spare rows: rows of an array with failing cells are replaced, as far as there are spares."""
+"""Row redundancy: spare rows that replace rows with failing cells."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,40 +11,38 @@ from torch import Tensor
 
 from joulewise.devices.chip import Chip
 from joulewise.devices.fault_maps import Cells, FaultMap, IndependentMap, Rates, word_cells
-from joulewise.errors import check_count, check_kind
+from joulewise.errors import check_count
 
 __all__ = ["SpareRows"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpareRows(FaultMap):
-    """Arrays with spare rows, which replace their first rows with a failing cell.
+    """Row repair: the spare rows of each array replace the first rows that have a failing cell.
 
-    Rows are tested and replaced at the operating point. A cell that fails at some rate also fails
-    at every higher one: more failing rows never free a spare. A spare row has no faults. A tensor
-    begins at a row that is drawn uniformly; other rows of its first and last array hold other data.
+    Cells fail independently before repair. Rows are tested and replaced at the operating point. A
+    cell that fails at some rate also fails at every higher one: more failing rows never free a
+    spare. A spare row has no faults. A tensor begins at a row that is drawn uniformly; other rows
+    of its first and last array hold other data.
 
     Args:
         spares: Spare rows of each array, 1 or more.
         rows: Rows of an array, more than ``spares``.
         columns: Cells in a row; a multiple of the word's bits.
-        cells: Positions of failing cells before repair, independent of each other.
     """
 
     spares: int = 2
     rows: int = 256
     columns: int = 256
-    cells: FaultMap = field(default_factory=IndependentMap)
 
     def __post_init__(self) -> None:
         check_count("spares", self.spares, 1, 1 << 20)
         check_count("rows", self.rows, self.spares + 1, 1 << 20)
         check_count("columns", self.columns, 1, 1 << 20)
-        check_kind("cells", self.cells, IndependentMap, "IndependentMap()")
 
     @property
-    def rows_alike(self) -> bool:
-        """True: words of a row share its effect, or are replaced together."""
+    def shared_by_row(self) -> bool:
+        """True: words of a row are replaced together."""
         return True
 
     @property
@@ -66,7 +64,7 @@ class SpareRows(FaultMap):
         start = int(chip.generator("first row").integers(self.rows)) * self.columns
         size = self.rows * self.columns
         arrays = -(-(start + words * bits) // size)
-        on_zero, on_one = self.cells.failing(arrays * size // bits, rates, chip)
+        on_zero, on_one = IndependentMap().failing(arrays * size // bits, rates, chip)
         struck = np.unique(np.concatenate([on_zero, on_one]) // self.columns)
         array = struck // self.rows
         # Position of each struck row among those of its array.
@@ -103,4 +101,4 @@ class SpareRows(FaultMap):
     def describe(self) -> dict[str, Any]:
         """Plain data for records."""
         own = {"spares": self.spares, "rows": self.rows, "columns": self.columns}
-        return {"fault_map": "spare rows", **own, "cells": self.cells.describe()}
+        return {"fault_map": "spare rows", **own}

@@ -91,15 +91,15 @@ class SRAM(WordMemory):
     def holding_bit_w(self, point: Point) -> Tensor:
         """Leakage of one bit, W."""
         assert self.law.leakage is not None  # or latency_s is 0
-        return self.law.leakage.watts(self.law.v_dd(self._eta(point)))
+        return self.law.leakage.power_w(self.law.v_dd(self._eta(point)))
 
     def reference_energies(self, traffic: Traffic) -> dict[str, float]:
         """Joules per inference at the nominal supply and at V_min, if the law states them."""
         found = {}
-        for name, volts in self.law.references.items():
-            access, watts = as_point(self.law.access_j_at(volts)), as_point(0.0)
+        for name, v_dd in self.law.reference_supplies.items():
+            access, watts = as_point(self.law.access_j_at(v_dd)), as_point(0.0)
             if self.latency_s and self.law.leakage is not None:
-                watts = self.law.leakage.watts(as_point(volts))
+                watts = self.law.leakage.power_w(as_point(v_dd))
             found[name] = float(self._joules(traffic, access, watts))
         return found
 

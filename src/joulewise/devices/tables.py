@@ -38,7 +38,6 @@ def read_csv(
     kind: str,
     *,
     optional: Sequence[str] = (),
-    texts: int = 0,
 ) -> tuple[str, list[tuple[str, list[float]]]]:
     """Read a CSV file of numbers with a header; lines that start with ``#`` are comments.
 
@@ -47,7 +46,6 @@ def read_csv(
         columns: Names in the header.
         kind: The kind of table, for error messages.
         optional: Names that may follow in the header, all or none.
-        texts: Number of first columns that hold text.
 
     Returns:
         The comments, joined; and for each row its place, for error messages, and its values.

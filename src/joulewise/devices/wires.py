@@ -14,7 +14,7 @@ from scipy.sparse import coo_array, csc_array
 from scipy.sparse.linalg import splu
 from torch import Tensor
 
-__all__ = ["effective_conductances", "solved_conductances", "tiled_factors", "wire_factors"]
+__all__ = ["solved_conductances", "tiled_factors", "wire_factors"]
 
 
 def wire_factors(conductances: Tensor, ohm: float) -> Tensor:
@@ -59,19 +59,6 @@ def tiled_factors(
         for band in torch.split(conductances, tall)
     ]
     return torch.cat(bands)
-
-
-def effective_conductances(conductances: Tensor, ohm: float) -> Tensor:
-    """Conductances of an ideal array with the currents of one with wires; see `wire_factors`.
-
-    Args:
-        conductances: Siemens, ``[..., rows, columns]``.
-        ohm: Resistance of a segment of wire, ohms.
-
-    Returns:
-        Siemens, the same shape; differentiable.
-    """
-    return conductances * wire_factors(conductances, ohm)
 
 
 def _shared(conductances: Tensor, place: Tensor, dim: int) -> Tensor:

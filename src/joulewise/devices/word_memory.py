@@ -33,7 +33,7 @@ __all__ = ["WordMemory"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WordMemory(Device[Words]):
-    """Base of memories of words of bits, each cell of which may fail.
+    """Base of memories that store two's complement words in cells that may fail.
 
     Faults are static and nested: a chip has weak cells, the same at every read, and a cell that
     fails at some operating point fails at every less reliable one.
@@ -41,13 +41,15 @@ class WordMemory(Device[Words]):
     Args:
         bits: Bits in a word, 2 to 16.
         fault: Effect of a failing cell on its word: `Mask`, `Flip` or `Stuck`.
-        fault_map: Positions of failing cells: `IndependentMap`, `CorrelatedMap` or `MeasuredMap`.
+        fault_map: Positions of failing cells: `IndependentMap`, `CorrelatedMap`, `MeasuredMap` or
+            `SpareRows`.
         channel_dim: The axis along which each index has a separate scale (0: output channels); None
             for one scale per tensor.
         limit: The largest magnitude to represent; None takes the largest in the tensor.
         latency_s: Seconds of an inference, in which all words leak or are refreshed, 0 to 1e6.
-        protection: Check bits over words, `Parity` or `SECDED`; None for none. Their cells fail,
-            are accessed and leak as those of the sign bit, and every access is of a whole codeword.
+        protection: Check bits over words, `Parity` or `SECDED`; None for none. Check cells fail,
+            leak and take access energy as sign-bit cells do; every access reads or writes a whole
+            codeword.
 
     Raises:
         InputError: if a field is outside its range.
@@ -63,7 +65,7 @@ class WordMemory(Device[Words]):
 
     def __post_init__(self) -> None:
         check_kind("fault", self.fault, FaultKind, "Mask(), Flip() or Stuck()")
-        allowed = "IndependentMap(), CorrelatedMap(...) or a MeasuredMap"
+        allowed = "IndependentMap(), CorrelatedMap(...), a MeasuredMap or SpareRows(...)"
         check_kind("fault_map", self.fault_map, FaultMap, allowed)
         check_kind("channel_dim", self.channel_dim, int | None, "an axis, such as 0, or None")
         check_in_range("latency_s", self.latency_s, 0.0, 1e6)
@@ -220,7 +222,7 @@ class WordMemory(Device[Words]):
         if self.protection is None:
             return self.fault.moments(rates, self.bits)
         code, kept = self.protection.code(self.bits), self.fault.errors(rates)
-        others = kept if self.fault_map.rows_alike else self.fault.errors(average)
+        others = kept if self.fault_map.shared_by_row else self.fault.errors(average)
         return code.moments(kept, others, self.protection.on_detected)
 
     @property
@@ -255,7 +257,10 @@ class WordMemory(Device[Words]):
         return self._word_j(traffic, point).expand(channels) / channels
 
     def _word_j(self, traffic: Traffic, point: Point) -> Tensor:
-        """Joules per inference of all words: one number, or as if all had one channel's point."""
+        """Joules per inference of all words at each channel's point: scalar or ``[channels]``.
+
+        `energy` is the mean.
+        """
         access = self.access_bit_j(point)
         watts = self.holding_bit_w(point) if self.latency_s else access * 0
         return self._joules(traffic, access, watts)
@@ -335,7 +340,8 @@ class WordMemory(Device[Words]):
 
     def _rates(self, point: Point) -> NDArray[np.float64]:
         """Failure rates of cells, ``[2, bits]`` or ``[2, channels, bits]``; see `FaultMap`."""
-        if isinstance(point, float) and isinstance(self, Hashable):  # a user's may be neither
+        # A user's memory may not be hashable.
+        if isinstance(point, float) and isinstance(self, Hashable):
             return _common_rates(self, point)
         rate = self._in_planes(self.bit_error_rate(point).detach())
         found: NDArray[np.float64] = self.fault.rates(rate).cpu().numpy()

@@ -1,4 +1,4 @@
-"""Selective write-verify: some weights of a crossbar are programmed again until they are right."""
+"""Selective write-verify: a fraction of the weights is programmed iteratively, with read-back."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ class WrittenPairs:
 class WriteVerify(Device[WrittenPairs]):
     """A crossbar of which a fraction of the weights is written with verification.
 
-    The operating point ``verified`` is that fraction, of each tensor. The weights of the highest
-    scores come first: `joulewise.write_scores` orders them by their effect on the outputs. An
-    allocation over ``Granularity(levels=...)`` then verifies each tensor as far as it is worth it.
+    The operating point ``verified_fraction`` is that fraction, of each tensor. The weights of the
+    highest scores come first: `joulewise.verification_scores` orders them by their effect on the
+    outputs. `allocate` with ``Granularity(levels=...)`` then chooses this fraction for each tensor.
 
     Args:
-        once: The crossbar as programmed without verification.
+        unverified: The crossbar as programmed by single pulses, without verification.
         verified: The same crossbar with verification: equal, but for its noise.
         g_max: Operating point of both, siemens.
         scores: By the name of a placed tensor, a score for each weight; other tensors are verified
@@ -66,7 +66,7 @@ class WriteVerify(Device[WrittenPairs]):
         that is reported there and for ReRAM; the energy of a pulse is illustrative.
     """
 
-    once: Crossbar
+    unverified: Crossbar
     verified: Crossbar
     g_max: float
     scores: Mapping[str, Tensor] | None = None
@@ -75,12 +75,12 @@ class WriteVerify(Device[WrittenPairs]):
     inferences: float = 1e6
 
     def __post_init__(self) -> None:
-        for name in ("once", "verified"):
+        for name in ("unverified", "verified"):
             check_kind(name, getattr(self, name), Crossbar, "a Crossbar(...)")
         for name in (field.name for field in fields(Crossbar) if field.name not in _NOISE):
-            if getattr(self.once, name) != getattr(self.verified, name):
-                refuse(f"{name} of verified", getattr(self.verified, name), "that of once")
-        for device in (self.once, self.verified):
+            if getattr(self.unverified, name) != getattr(self.verified, name):
+                refuse(f"{name} of verified", getattr(self.verified, name), "that of unverified")
+        for device in (self.unverified, self.verified):
             device.point(g_max=self.g_max)
         low, high = self.pulses
         check_in_range("pulses[0]", low, 0.0, 1e9, open_low=True)
@@ -90,13 +90,13 @@ class WriteVerify(Device[WrittenPairs]):
 
     @property
     def array(self) -> Array:  # type: ignore[override]
-        """That of the crossbar."""
-        return self.once.array
+        """Arrays and converters of the crossbar."""
+        return self.unverified.array
 
     @property
     def knob(self) -> Knob:
-        """``verified``, the fraction of the weights."""
-        return Knob(name="verified", least_reliable=0.0, most_reliable=1.0)
+        """``verified_fraction``, the fraction of the weights."""
+        return Knob(name="verified_fraction", least_reliable=0.0, most_reliable=1.0)
 
     @property
     def smooth(self) -> bool:
@@ -106,7 +106,7 @@ class WriteVerify(Device[WrittenPairs]):
     @property
     def fresh(self) -> bool:
         """True if there is read noise."""
-        return self.once.fresh or self.verified.fresh
+        return self.unverified.fresh or self.verified.fresh
 
     def store(
         self, tensor: Tensor, *, limit: float | None = None, name: str = "tensor"
@@ -116,7 +116,7 @@ class WriteVerify(Device[WrittenPairs]):
         Raises:
             InputError: if there are scores of another shape.
         """
-        pairs = self.once.store(tensor, limit=limit, name=name)
+        pairs = self.unverified.store(tensor, limit=limit, name=name)
         scores = (self.scores or {}).get(name, pairs.targets)
         if scores.shape != pairs.weights.shape:
             allowed = f"{tuple(pairs.weights.shape)}"
@@ -132,23 +132,23 @@ class WriteVerify(Device[WrittenPairs]):
 
     def ideal(self, stored: WrittenPairs) -> Tensor:
         """The weights, rounded to levels."""
-        return self.once.ideal(stored.pairs)
+        return self.unverified.ideal(stored.pairs)
 
     def read(self, stored: WrittenPairs, point: Point, chip: Chip) -> Tensor:
         """The tensor as read on one chip."""
-        once = self.once.read(stored.pairs, self.g_max, chip)
+        unverified = self.unverified.read(stored.pairs, self.g_max, chip)
         verified = self.verified.read(stored.pairs, self.g_max, chip)
-        return torch.where(stored.rank < float(point), verified, once)
+        return torch.where(stored.rank < float(point), verified, unverified)
 
     def moments(self, stored: WrittenPairs, point: Point) -> ReadMoments:
         """Mean and variance over chips and reads, those of the crossbar of each weight."""
-        once, verified = (
-            device.moments(stored.pairs, self.g_max) for device in (self.once, self.verified)
+        unverified, verified = (
+            device.moments(stored.pairs, self.g_max) for device in (self.unverified, self.verified)
         )
         chosen = stored.rank < float(point)
         return ReadMoments(
-            mean=torch.where(chosen, verified.mean, once.mean),
-            var=torch.where(chosen, verified.var, once.var),
+            mean=torch.where(chosen, verified.mean, unverified.mean),
+            var=torch.where(chosen, verified.var, unverified.var),
         )
 
     def pulses_per_weight(self, point: Point) -> float:
@@ -170,7 +170,7 @@ class WriteVerify(Device[WrittenPairs]):
             "pulse_j": self.pulse_j,
             "inferences": self.inferences,
             "scores_blake2b": self._digest(),
-            "once": self.once.describe(),
+            "unverified": self.unverified.describe(),
             "verified": self.verified.describe(),
         }
 

@@ -13,8 +13,8 @@ from typing import Any
 from pydantic import JsonValue, RootModel
 
 from joulewise.errors import TableError, check_in_range, refuse
-from joulewise.mappers.access_table import AccessTable, row_at
-from joulewise.mappers.reading import check_total, read_text, validated
+from joulewise.mappers.access_table import AccessTable, check_total, row_at
+from joulewise.mappers.reading import read_text, validated
 
 __all__ = ["read_accelforge"]
 

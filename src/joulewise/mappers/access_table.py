@@ -14,7 +14,7 @@ from joulewise.mappers.reading import read_text
 from joulewise.results import Result, write_csv
 from joulewise.units import format_si
 
-__all__ = ["AccessRow", "AccessTable", "row_at"]
+__all__ = ["AccessRow", "AccessTable", "check_total", "row_at"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,10 +212,10 @@ def _rows_of(where: str, header: Sequence[str], line: str) -> list[AccessRow]:
                 values[field] = cell if index < texts else float(cell)
     except (ValueError, csv.Error):
         refuse(where, f"{line!r:.80}", f"text and numbers, {','.join(header)}", TableError)
-    for field in list(values)[texts:]:
-        check_in_range(f"{where}: {field}", values[field], 0.0, 1e30, error=TableError)
     if texts == 4:
         return [row_at(where, **values)]
+    for field in _SHORT[1:]:
+        check_in_range(f"{where}: {field}", values[field], 0.0, 1e30, error=TableError)
     own = {"layer": values["name"], "tensor": "", "component": ""}
     return [row_at(where, **own, action=a, count=values[f"{a}s"]) for a in ("read", "write")]
 
@@ -230,3 +230,21 @@ def row_at(where: str, **columns: Any) -> AccessRow:
         return AccessRow(**columns)
     except TableError as error:
         raise TableError(f"{where}: {error}") from error
+
+
+def check_total(where: str, rows: Sequence[AccessRow], total: float, tolerance: float) -> None:
+    """Refuse rows whose joules do not add up to the total that the mapper states.
+
+    Args:
+        where: The file, for the error message.
+        rows: The rows.
+        total: The total, J.
+        tolerance: Rounding of the mapper's figures, J.
+
+    Raises:
+        TableError: if they differ by more than the tolerance.
+    """
+    found = math.fsum(row.joules or 0.0 for row in rows)
+    if not abs(found - total) <= tolerance:
+        allowed = f"{total:.6g} J, the total that it states"
+        refuse(f"{where}: the sum of all energies", f"{found:.6g} J", allowed, TableError)

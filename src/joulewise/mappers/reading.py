@@ -1,21 +1,16 @@
-"""Files of mappers: found, read, validated, and compared with the total that they state."""
+"""Files of mappers: found, read and validated."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError
 
 from joulewise.errors import TableError, check_kind, refuse
 
-if TYPE_CHECKING:
-    from joulewise.mappers.access_table import AccessRow
-
-__all__ = ["Nonnegative", "check_total", "files_of", "read_text", "validated"]
+__all__ = ["Nonnegative", "files_of", "read_text", "validated"]
 
 Nonnegative = Annotated[float, Field(ge=0, le=1e30, allow_inf_nan=False, strict=True)]
 """A count or an energy in a file."""
@@ -90,21 +85,3 @@ def validated(model: type[_Model], data: Any, where: str) -> _Model:
         if first["type"] == "missing":
             got, allowed = "missing", "a value"
         refuse(f"{where}: {place}", got, allowed, TableError)
-
-
-def check_total(where: str, rows: Sequence[AccessRow], total: float, tolerance: float) -> None:
-    """Refuse rows whose joules do not add up to the total that the mapper states.
-
-    Args:
-        where: The file, for the error message.
-        rows: The rows.
-        total: The total, J.
-        tolerance: Rounding of the mapper's figures, J.
-
-    Raises:
-        TableError: if they differ by more than the tolerance.
-    """
-    found = math.fsum(row.joules or 0.0 for row in rows)
-    if not abs(found - total) <= tolerance:
-        allowed = f"{total:.6g} J, the total that it states"
-        refuse(f"{where}: the sum of all energies", f"{found:.6g} J", allowed, TableError)

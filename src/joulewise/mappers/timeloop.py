@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from joulewise.errors import TableError, check_in_range, refuse
-from joulewise.mappers.access_table import AccessRow, AccessTable, row_at
-from joulewise.mappers.reading import check_total, files_of, read_text
+from joulewise.mappers.access_table import AccessRow, AccessTable, check_total, row_at
+from joulewise.mappers.reading import files_of, read_text
 
 __all__ = ["read_timeloop"]
 

@@ -13,8 +13,8 @@ import yaml
 from pydantic import AliasPath, BaseModel, Field
 
 from joulewise.errors import TableError, refuse
-from joulewise.mappers.access_table import AccessRow, AccessTable, row_at
-from joulewise.mappers.reading import Nonnegative, check_total, files_of, read_text, validated
+from joulewise.mappers.access_table import AccessRow, AccessTable, check_total, row_at
+from joulewise.mappers.reading import Nonnegative, files_of, read_text, validated
 
 __all__ = ["read_zigzag"]
 

@@ -31,7 +31,7 @@ from joulewise.placement.activation_hooks import Observer
 from joulewise.placement.batches import Batch, prepare, take
 from joulewise.placement.batchnorm_folding import fold_batchnorm
 from joulewise.placement.component_plan import ComponentPlan, ComponentPoint, plan_by_component
-from joulewise.placement.energy import Energy, energy, supply_energies
+from joulewise.placement.energy import Energy, energy, reference_energies
 from joulewise.placement.evaluation import Reference, reference_pass, score_pass
 from joulewise.placement.execution import call, check_finite, differentiating, running
 from joulewise.placement.memory import Memory, loaded, private_memory
@@ -65,11 +65,11 @@ __all__ = [
     "plan_by_component",
     "prepare",
     "private_memory",
+    "reference_energies",
     "reference_pass",
     "restored_modes",
     "running",
     "score_pass",
-    "supply_energies",
     "take",
     "with_accesses",
 ]

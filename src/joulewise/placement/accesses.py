@@ -10,7 +10,7 @@ from joulewise.errors import InputError, TableError, check_kind, refuse
 from joulewise.mappers import AccessRow, AccessTable
 from joulewise.placement.placement import Placed, Placement
 
-__all__ = ["rows_by_tensor", "with_accesses"]
+__all__ = ["reads_and_writes", "rows_by_tensor", "with_accesses"]
 
 _ROLES = {"weights": "weight", "inputs": "activation"}
 
@@ -42,7 +42,7 @@ def with_accesses(
 
     Raises:
         InputError: if the placement was not traced.
-        TableError: if a file cannot be read, a layer is none of the model, a tensor is in several
+        TableError: if a file cannot be read, a layer is not in the model, a tensor is in several
             components, or lies on a memory that computes.
     """
     rows = rows_by_tensor(placement, accesses, component, names)
@@ -50,10 +50,18 @@ def with_accesses(
     for tensor in placement.placed:
         if own := rows.get(tensor.name):
             assert tensor.traffic is not None
-            reads, writes = (sum(r.count for r in own if r.action == a) for a in ("read", "write"))
+            reads, writes = reads_and_writes(own)
             tensor = replace(tensor, traffic=replace(tensor.traffic, reads=reads, writes=writes))
         placed.append(tensor)
     return replace(placement, placed=tuple(placed))
+
+
+def reads_and_writes(rows: Iterable[AccessRow]) -> tuple[float, float]:
+    """Numbers of words read and written."""
+    counts = {"read": 0.0, "write": 0.0}
+    for row in rows:
+        counts[row.action] += row.count
+    return counts["read"], counts["write"]
 
 
 def rows_by_tensor(

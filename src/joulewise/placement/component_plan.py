@@ -12,7 +12,7 @@ import torch
 
 from joulewise.devices import PlainPoint, Point, plain_point
 from joulewise.mappers import AccessRow, AccessTable
-from joulewise.placement.accesses import rows_by_tensor
+from joulewise.placement.accesses import reads_and_writes, rows_by_tensor
 from joulewise.placement.placement import Placed, Placement
 from joulewise.placement.plan import At
 from joulewise.results import Result, write_csv
@@ -57,8 +57,8 @@ class ComponentPlan(Result):
     rows: tuple[ComponentPoint, ...]
 
     @property
-    def components(self) -> list[dict[str, Any]]:
-        """By component: joules of its placed tensors at the most reliable points and at the plan.
+    def by_component(self) -> list[dict[str, Any]]:
+        """Joules of placed tensors by component, at the most reliable points and under the plan.
 
         Returns:
             Mappings of ``component``, ``reliable_j``, ``joules`` and ``saved_j``.
@@ -74,7 +74,7 @@ class ComponentPlan(Result):
 
     def to_dict(self) -> dict[str, Any]:
         """See `Result`."""
-        return {"rows": list(self._rows()), "components": self.components}
+        return {"rows": list(self._rows()), "by_component": self.by_component}
 
     def to_csv(self, path: str | Path) -> None:
         """Write the rows to a CSV file; a point of several values is a JSON list in its cell.
@@ -93,7 +93,7 @@ class ComponentPlan(Result):
             f"{format_si(own['reliable_j'], 'J')}, "
             f"{format_percent(own['saved_j'] / own['reliable_j'] if own['reliable_j'] else 0.0, 1)}"
             " saved"
-            for own in self.components
+            for own in self.by_component
         }
         return f"Plan of {len(self.rows)} tensors by component", figures
 
@@ -134,8 +134,8 @@ def plan_by_component(
         total = sum(row.count for own in parts.values() for row in own)
         for (layer, tensor, memory), own in parts.items():
             # Words are held once, however many parts their accesses have.
-            share = sum(row.count for row in own) / total if total else 1 / len(parts)
-            joules, reliable_j = _joules(placed, own, points[placed.name], share)
+            fraction = sum(row.count for row in own) / total if total else 1 / len(parts)
+            joules, reliable_j = _joules(placed, own, points[placed.name], fraction)
             rows.append(
                 ComponentPoint(
                     layer=layer,
@@ -152,12 +152,12 @@ def plan_by_component(
 
 
 def _joules(
-    placed: Placed, rows: Sequence[AccessRow], point: Point, share: float
+    placed: Placed, rows: Sequence[AccessRow], point: Point, fraction: float
 ) -> tuple[float, float]:
-    """Joules of accesses to a share of a tensor at a point and at its most reliable one."""
+    """Joules of accesses to a fraction of a tensor at a point and at its most reliable one."""
     assert placed.traffic is not None
-    reads, writes = (sum(r.count for r in rows if r.action == a) for a in ("read", "write"))
-    words = round(placed.traffic.words * share)
+    reads, writes = reads_and_writes(rows)
+    words = round(placed.traffic.words * fraction)
     traffic = replace(placed.traffic, words=words, reads=reads, writes=writes)
     device = placed.device
     joules, reliable_j = (

@@ -16,7 +16,7 @@ from joulewise.placement.plan import At
 from joulewise.results import Result
 from joulewise.units import format_percent, format_si
 
-__all__ = ["Energy", "energy", "supply_energies"]
+__all__ = ["Energy", "energy", "reference_energies"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -112,7 +112,7 @@ def energy(placement: Placement, *, at: At, arithmetic: Arithmetic = HOROWITZ_IN
     )
 
 
-def supply_energies(placement: Placement) -> dict[str, float]:
+def reference_energies(placement: Placement) -> dict[str, float]:
     """Energy of the placed memory at the supplies that savings are compared with, J.
 
     Args:

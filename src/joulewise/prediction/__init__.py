@@ -14,7 +14,7 @@ fisher_scores    gradients of the log-likelihood of sampled classes
 loss_forecast    results of these
 error_parts      sums over the words of each placed tensor, for these and for error models
 _error_model     first order as a function of the plan, for thousands of plans
-verification_scores   weights in the order in which to write them with verification
+_verification_scores   scores of weights for selective write-verify
 tensor_groups    placed tensors whose words have the same moments, evaluated together
 moment_curves    sums over classes of words, tabulated over the knob
 
@@ -25,6 +25,7 @@ linearisation    a network to first order: probes, and per-sample gradients of a
 
 from joulewise.prediction._error_model import ErrorModel, error_model, weight_error_model
 from joulewise.prediction._predict import METHODS, predict, register_method
+from joulewise.prediction._verification_scores import verification_scores
 from joulewise.prediction.accumulation import ForecastAccumulator
 from joulewise.prediction.corrected import Corrected
 from joulewise.prediction.first_order import FirstOrder
@@ -32,7 +33,6 @@ from joulewise.prediction.fisher import Fisher
 from joulewise.prediction.forecast import AccuracyForecast, Forecast
 from joulewise.prediction.loss_forecast import LossForecast
 from joulewise.prediction.problem import Method, Problem, loaded_problem
-from joulewise.prediction.verification_scores import write_scores
 
 __all__ = [
     "METHODS",
@@ -50,6 +50,6 @@ __all__ = [
     "loaded_problem",
     "predict",
     "register_method",
+    "verification_scores",
     "weight_error_model",
-    "write_scores",
 ]

@@ -12,11 +12,11 @@ from joulewise.study.plain import Plain, settings_in_words
 if TYPE_CHECKING:
     from joulewise.devices import PCM, Crossbar
 
-__all__ = ["TABLES", "CrossbarMemory", "PCMMemory"]
+__all__ = ["PROGRAMMING_TABLES", "CrossbarMemory", "PCMMemory"]
 
-# Names of `joulewise.devices.RERAM`, which cannot be imported without torch.
 _G_RANGE = (1e-7, 1e-3)
-TABLES = ("wan2022-1s", "wan2022-1day", "wan2022-2days", "milo2021")
+# Names of `joulewise.devices.RERAM`, which cannot be imported without torch.
+PROGRAMMING_TABLES = ("wan2022-1s", "wan2022-1day", "wan2022-2days", "milo2021")
 
 
 class ArraySize(Plain):
@@ -62,16 +62,16 @@ class CrossbarMemory(_Analog):
     programming: str | None = Field(
         default=None,
         description="measured programming: wan2022-1s, wan2022-1day, wan2022-2days, milo2021, or "
-        "a CSV table target_s,mean_s,deviation_s",
+        "a CSV table target_siemens,mean_siemens,std_siemens",
     )
     on_off: float | None = Field(default=None, gt=1, le=1e12, description="ratio of conductances")
     stuck_off: float = Field(default=0.0, ge=0, le=1, description="fraction of devices")
     stuck_on: float = Field(default=0.0, ge=0, le=1, description="fraction of devices")
     mapping: Literal["pair", "offset"] = "pair"
-    slices: int = Field(default=1, ge=1, le=8, description="digits of a weight, of levels each")
+    slices: int = Field(default=1, ge=1, le=8, description="bit slices of a weight, of levels each")
     wire_ohm: float = Field(default=0.0, ge=0, le=1e3, description="wire between devices, ohms")
     g_range: tuple[float, float] = Field(
-        default=_G_RANGE, description="lowest and highest g_max, siemens; needed beside wire_ohm"
+        default=_G_RANGE, description="lowest and highest g_max, siemens; required with wire_ohm"
     )
 
     @field_validator("programming")
@@ -84,10 +84,10 @@ class CrossbarMemory(_Analog):
         """
         if (
             programming is not None
-            and programming not in TABLES
+            and programming not in PROGRAMMING_TABLES
             and not programming.endswith(".csv")
         ):
-            known = ", ".join(TABLES)
+            known = ", ".join(PROGRAMMING_TABLES)
             raise ValueError(f"programming is {programming!r}; allowed: {known}, or a FILE.csv")
         return programming
 
@@ -101,7 +101,7 @@ class CrossbarMemory(_Analog):
         if self.programming is not None and (self.sigma or self.variability):
             raise ValueError("programming stands beside sigma or variability; allowed: one of them")
         if self.slices > 1 and self.levels is None:
-            raise ValueError("levels is missing; allowed: the steps of a digit, beside slices")
+            raise ValueError("levels is missing; allowed: the steps of a slice, beside slices")
         if self.programming == "milo2021" and self.on_off is None:
             raise ValueError("on_off is missing; allowed: a ratio, beside milo2021, from 50 uS up")
         if self.wire_ohm and (self.g_range == _G_RANGE or self.mapping == "offset"):
@@ -116,7 +116,7 @@ class CrossbarMemory(_Analog):
     def files(self) -> tuple[str, ...]:
         """Files that the memory depends on."""
         table = self.programming
-        return () if table is None or table in TABLES else (table,)
+        return () if table is None or table in PROGRAMMING_TABLES else (table,)
 
     @property
     def name(self) -> str:
@@ -134,7 +134,7 @@ class CrossbarMemory(_Analog):
 
         table = None
         if self.programming is not None:
-            known = self.programming in TABLES
+            known = self.programming in PROGRAMMING_TABLES
             table = (
                 RERAM[self.programming] if known else ConductanceTable.from_csv(self.programming)
             )

@@ -18,7 +18,7 @@ from threadpoolctl import threadpool_limits
 from joulewise.allocation import allocate, pareto
 from joulewise.errors import JoulewiseError
 from joulewise.metrics import Metric
-from joulewise.placement import Placement, Plan, energy, supply_energies
+from joulewise.placement import Placement, Plan, energy, reference_energies
 from joulewise.prediction import predict
 from joulewise.progress import Report, silent
 from joulewise.study.energy_curve import energy_curve, losses
@@ -126,7 +126,7 @@ def _evaluate(
         "parameters": sum(parameter.numel() for parameter in placement.model.parameters()),
         "macs": placement.macs,
         "reliable": energy(placement, at=placement.most_reliable()).to_dict(),
-        "supply_energies_j": supply_energies(placement),
+        "reference_energies_j": reference_energies(placement),
         "tensors": [record.model_dump() for record in placed_records(placement)],
     }
     metric = metric_of(trial.metric)

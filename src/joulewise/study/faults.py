@@ -24,14 +24,14 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
-    "Check",
     "Fault",
+    "FaultMapEntry",
     "FlipFault",
     "IndependentFaults",
     "MaskFault",
     "MeasuredFaults",
+    "ProtectionEntry",
     "StuckFault",
-    "Where",
 ]
 
 
@@ -135,7 +135,7 @@ class CorrelatedFaults(Plain):
         )
 
 
-class RepairedFaults(Plain):
+class SpareRowFaults(Plain):
     """Independent faults, and spare rows that replace the first failing rows of each array."""
 
     kind: Literal["spare_rows"] = "spare_rows"
@@ -144,7 +144,7 @@ class RepairedFaults(Plain):
     words: int = Field(default=32, ge=1, le=1 << 16, description="words in a row of an array")
 
     @model_validator(mode="after")
-    def _check_spares(self) -> RepairedFaults:
+    def _check_spares(self) -> SpareRowFaults:
         """Refuse as many spares as rows.
 
         Raises:
@@ -164,9 +164,9 @@ class RepairedFaults(Plain):
 class MeasuredFaults(Plain):
     """Measured arrays: a CSV file of weak cells, or a folder of published block RAM files.
 
-    The file has the columns ``row,column,bit_error_rate`` or ``row,column,v_dd[,array]``. With
-    supplies, or a folder, the measurement also gives a law, for ``law: measured``. A folder states
-    its own arrays.
+    The file has the columns ``row,column``, then ``bit_error_rate`` or ``v_dd``, then ``array`` if
+    there are several. With supplies, or a folder, the measurement also gives a law, for
+    ``law: measured``. A folder states its own arrays.
     """
 
     kind: Literal["measured"] = "measured"
@@ -182,14 +182,14 @@ class MeasuredFaults(Plain):
         Raises:
             TableError: if it cannot be read.
         """
-        from joulewise.devices import FaultMeasurement
+        from joulewise.devices import FaultMeasurement, read_salami2018
         from joulewise.devices.tables import has_column
 
         if self.path.is_dir():
-            return FaultMeasurement.read_block_rams(self.path)
+            return read_salami2018(self.path)
         if not has_column(self.path, "v_dd"):
             return None
-        return FaultMeasurement.read_csv(
+        return FaultMeasurement.from_csv(
             self.path,
             rows=self.rows,
             columns=self.columns,
@@ -204,16 +204,17 @@ class MeasuredFaults(Plain):
             TableError: if it cannot be read.
         """
         from joulewise.devices import MeasuredMap
-        from joulewise.errors import refuse
 
         measured = self.measurement()
         if measured is not None:
             return measured.fault_map()
-        if self.arrays != 1:
-            allowed = "1 for a file of bit_error_rate, or a file with the column v_dd"
-            refuse("fault_map.arrays", self.arrays, allowed)
-        size = {"rows": self.rows, "columns": self.columns}
-        return MeasuredMap.from_csv(self.path, **size, layout=self.layout)
+        return MeasuredMap.from_csv(
+            self.path,
+            rows=self.rows,
+            columns=self.columns,
+            arrays=self.arrays,
+            layout=self.layout,
+        )
 
 
 class _Checked(Plain):
@@ -256,16 +257,16 @@ Fault = Annotated[
 ]
 """The effect of a failing cell; also from its kind alone."""
 
-Where = Annotated[
+FaultMapEntry = Annotated[
     Annotated[
-        IndependentFaults | CorrelatedFaults | RepairedFaults | MeasuredFaults,
+        IndependentFaults | CorrelatedFaults | SpareRowFaults | MeasuredFaults,
         Field(discriminator="kind"),
     ],
     BeforeValidator(kind_alone),
 ]
 """The positions of failing cells; also from their kind alone."""
 
-Check = Annotated[
+ProtectionEntry = Annotated[
     Annotated[ParityCheck | SECDEDCheck, Field(discriminator="kind")], BeforeValidator(kind_alone)
 ]
-"""Check bits over words; also from their kind alone."""
+"""ProtectionEntry bits over words; also from their kind alone."""

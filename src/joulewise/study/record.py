@@ -24,7 +24,7 @@ class Record:
         trial: What was asked.
         result: Plain data. ``training`` of a training, a `TrainingRecord`; facts of the placement
             of an evaluation (``knob``, ``parameters``, ``macs``, ``reliable``, ``tensors`` and
-            ``supply_energies_j``), and ``simulations``, ``forecasts`` and ``not_predicted`` of a
+            ``reference_energies_j``), and ``simulations``, ``forecasts`` and ``not_predicted`` of a
             curve, the ``allocation``, or the ``front``, as the ``to_dict`` of these results gives
             them.
         weights: Digest of the weights, of a training; empty for others.

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from joulewise.study.faults import (
-    Check,
     Fault,
+    FaultMapEntry,
     IndependentFaults,
     MaskFault,
     MeasuredFaults,
+    ProtectionEntry,
     StuckFault,
-    Where,
 )
 from joulewise.study.plain import Plain, settings_in_words
 
@@ -27,7 +27,7 @@ __all__ = ["DRAM_LAWS", "LAWS", "LEAKING", "DRAMMemory", "EDRAMMemory", "SRAMMem
 
 # Names of `joulewise.devices.PROFILES`, which cannot be imported without torch.
 LAWS = ("exponential", "stutz2021-14nm", "salami2018-kc705b-28nm", "salami2018-vc707-28nm")
-LEAKING = LAWS[2:]
+LEAKING = ("salami2018-kc705b-28nm", "salami2018-vc707-28nm")
 DRAM_LAWS = ("chang2017-ddr3l-c",)
 
 
@@ -41,10 +41,12 @@ class _Words(Plain):
     label: str = ""
     bits: int = Field(default=8, ge=2, le=16)
     fault: Fault = MaskFault()
-    fault_map: Where = Field(
+    fault_map: FaultMapEntry = Field(
         default=IndependentFaults(), description="where faults lie: independent, correlated, ..."
     )
-    protection: Check | None = Field(default=None, description="check bits: secded or parity")
+    protection: ProtectionEntry | None = Field(
+        default=None, description="check bits: secded or parity"
+    )
     per_channel: bool = Field(default=False, description="weights: a range for each channel")
 
     @model_validator(mode="after")
@@ -57,7 +59,8 @@ class _Words(Plain):
         if self.protection is not None and self.fault.kind == "mask":
             raise ValueError("fault is mask beside a protection; allowed: flip or stuck")
         if self.protection is not None and (self.protection.planes or 1) > self.bits:
-            raise ValueError(f"protection.planes is above the {self.bits} bits; allowed: at most")
+            planes = self.protection.planes
+            raise ValueError(f"protection.planes is {planes}; allowed: at most {self.bits}")
         at = self.fault_map
         if isinstance(at, MeasuredFaults) and at.path.suffix == ".csv" and at.columns % self.bits:
             allowed = f"a multiple of the word's {self.bits} bits"
@@ -100,7 +103,7 @@ class SRAMMemory(_Words):
     v_nominal: float | None = Field(default=None, gt=0, description="of a table: nominal supply")
     v_min: float | None = Field(default=None, gt=0, description="of a table: lowest without errors")
     knob: Literal["eta", "v_dd", "bit_error_rate"] = "eta"
-    latency_s: float = Field(default=0.0, ge=0, le=1e6, description="time that words leak for")
+    latency_s: float = Field(default=0.0, ge=0, le=1e6, description="seconds over which words leak")
 
     @model_validator(mode="after")
     def _check_law(self) -> SRAMMemory:
@@ -169,17 +172,19 @@ class SRAMMemory(_Words):
 
 
 class DRAMMemory(_Words):
-    """Words of bits in a DRAM that is refreshed less often, or of a lower supply."""
+    """DRAM with a longer refresh interval or a reduced supply; see `joulewise.DRAM`."""
 
     kind: Literal["dram"] = "dram"
     fault: Fault = StuckFault()
-    supply: str | None = Field(
-        default=None, description="law of the supply: chang2017-ddr3l-c, or a CSV table"
+    law: str | None = Field(
+        default=None, description="law over the supply: chang2017-ddr3l-c, or a CSV table"
     )
     refresh_s: float | None = Field(
-        default=None, gt=0, le=1e6, description="refresh interval where supply is the knob"
+        default=None, gt=0, le=1e6, description="refresh interval where law is given"
     )
-    latency_s: float = Field(default=1e-3, ge=0, le=1e6, description="time of refreshes counted")
+    latency_s: float = Field(
+        default=1e-3, ge=0, le=1e6, description="seconds over which refresh energy is counted"
+    )
 
     @model_validator(mode="after")
     def _check_interval(self) -> DRAMMemory:
@@ -188,22 +193,22 @@ class DRAMMemory(_Words):
         Raises:
             ValueError: naming the field.
         """
-        if self.refresh_s is not None and self.supply is None:
-            raise ValueError("refresh_s is the knob; allowed: as a point, or here beside supply")
+        if self.refresh_s is not None and self.law is None:
+            raise ValueError("refresh_s is the knob; allowed: as a point, or here beside law")
         return self
 
-    @field_validator("supply")
+    @field_validator("law")
     @classmethod
-    def _check_supply(cls, supply: str | None) -> str | None:
+    def _check_law(cls, law: str | None) -> str | None:
         """Refuse an unknown law.
 
         Raises:
             ValueError: naming those that are known.
         """
-        if supply is not None and supply not in DRAM_LAWS and not _is_table(supply):
+        if law is not None and law not in DRAM_LAWS and not _is_table(law):
             known = ", ".join(DRAM_LAWS)
-            raise ValueError(f"supply is {supply!r}; allowed: {known}, or a table FILE.csv")
-        return supply
+            raise ValueError(f"law is {law!r}; allowed: {known}, or a table FILE.csv")
+        return law
 
     @property
     def name(self) -> str:
@@ -213,24 +218,24 @@ class DRAMMemory(_Words):
     @property
     def knobs(self) -> tuple[str, ...]:
         """Names that an operating point may have."""
-        return ("refresh_s",) if self.supply is None else ("v_dd",)
+        return ("refresh_s",) if self.law is None else ("v_dd",)
 
     @property
     def files(self) -> tuple[str | Path, ...]:
         """Files that the memory depends on."""
-        table = () if self.supply is None or self.supply in DRAM_LAWS else (self.supply,)
+        table = () if self.law is None or self.law in DRAM_LAWS else (self.law,)
         return (*table, *super().files)
 
     def build(self, limit: float | None = None) -> DRAM:
         """The device; see `SRAMMemory.build`."""
         from joulewise.devices import DRAM, PROFILES, VoltageTable
 
-        supply: Any = None
-        if self.supply is not None:
-            table = _is_table(self.supply)
-            supply = VoltageTable.from_csv(self.supply) if table else PROFILES[self.supply]
+        law: Any = None
+        if self.law is not None:
+            table = _is_table(self.law)
+            law = VoltageTable.from_csv(self.law) if table else PROFILES[self.law]
         return DRAM(
-            supply=supply,
+            law=law,
             knob=self.knobs[0],
             refresh_s=0.064 if self.refresh_s is None else self.refresh_s,
             latency_s=self.latency_s,
@@ -244,7 +249,9 @@ class EDRAMMemory(_Words):
     kind: Literal["edram"] = "edram"
     fault: Fault = StuckFault(at_one=0.0)
     lifetime_s: float | None = Field(default=None, gt=0, le=1e6, description="from write to read")
-    latency_s: float = Field(default=1e-3, ge=0, le=1e6, description="time of refreshes counted")
+    latency_s: float = Field(
+        default=1e-3, ge=0, le=1e6, description="seconds over which refresh energy is counted"
+    )
 
     @property
     def name(self) -> str:

@@ -63,7 +63,7 @@ def savings(view: View) -> Block | None:
 def _references(network: Network, one: Allocated) -> dict[str, float]:
     """Memory energy of an inference at each reference, J."""
     reliable = network.record.result["reliable"]["memory_reliable_j"]
-    found = {**network.record.result.get("supply_energies_j", {}), _RELIABLE: reliable}
+    found = {**network.record.result.get("reference_energies_j", {}), _RELIABLE: reliable}
     common, goal = _common(network, one), one.goal
     if common is not None and common is not one:
         found[_COMMON] = common.memory_j

@@ -1,4 +1,4 @@
-"""Scores of weights, by which they are written with verification: effect on outputs, or simpler."""
+"""Verification scores of weights: predicted effect on the output error, magnitude, or random."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from joulewise.prediction.linearisation import Linearisation
 from joulewise.prediction.problem import loaded_problem
 from joulewise.progress import Progress, reporting
 
-__all__ = ["write_scores"]
+__all__ = ["verification_scores"]
 
 By = Literal["error", "magnitude", "random"]
 
 
 @guarded
-def write_scores(
+def verification_scores(
     placement: Placement,
     data: Split | Iterable[Any] | None = None,
     *,
@@ -39,7 +39,7 @@ def write_scores(
         data: As for `predict`; some hundred samples are enough. Needed for ``by="error"`` alone.
         by: ``"error"``: the output error that verification saves, to first order: squared gradients
             of the outputs times the difference in variance, from one pass with random probes.
-            ``"magnitude"``: the size of a weight. ``"random"``.
+            ``"magnitude"``: the size of a weight. ``"random"``: uniform random scores.
         seed: Seed of probes, or of random scores.
         batch_size: As for `predict`.
         memory_bytes: Approximate limit on the memory of one pass without the model, in bytes.
@@ -91,6 +91,6 @@ def write_scores(
         scores = {}
         for placed in placement.placed:
             stored, device = problem.memory.stored[placed.name], placed.device
-            once, verified = (device.moments(stored, point).var for point in (0.0, 1.0))
-            scores[placed.name] = squares[placed.name] * (once - verified).double().cpu()
+            unverified, verified = (device.moments(stored, point).var for point in (0.0, 1.0))
+            scores[placed.name] = squares[placed.name] * (unverified - verified).double().cpu()
     return scores
