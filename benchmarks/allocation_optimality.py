@@ -116,7 +116,7 @@ def free(network: str, memory: str, granularity: Granularity) -> tuple[PlanOptim
     )
     around = problem.variables.uniform(SHARES[memory])
     optimiser = problem.linearised_at(around)
-    return optimiser, optimiser.mse(around)
+    return optimiser, optimiser.error(around)
 
 
 def compared(
@@ -152,7 +152,7 @@ def compared(
         "levels": len(optimiser.variables.listed),
         "energy": optimiser.energy(found),
         "common_energy": optimiser.energy(optimiser.variables.uniform(SHARES[memory])),
-        "excess": optimiser.mse(found) / limit,
+        "excess": optimiser.error(found) / limit,
         "seconds": seconds,
         "others": others,
         "seconds_of_others": time.process_time() - began,
@@ -165,7 +165,7 @@ def figures(optimiser: PlanOptimiser, shares: Floats) -> tuple[Floats, Floats]:
 
     def of(one: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         points = optimiser.variables.points(one)
-        return optimiser.energy_model.normalised(points), optimiser.error_model.mse_at(points)
+        return optimiser.energy_model.normalised(points), optimiser.error_model.error_at(points)
 
     with torch.no_grad():
         both = torch.func.vmap(of, chunk_size=128)(torch.from_numpy(shares))
@@ -247,7 +247,7 @@ def solved(optimiser: PlanOptimiser, limit: float, start: Floats, method: str) -
             value = (
                 optimiser.energy_model.normalised(points)
                 if which == 0
-                else (optimiser.error_model.mse_at(points) / limit).log()
+                else (optimiser.error_model.error_at(points) / limit).log()
             )
             (slope,) = torch.autograd.grad(value, at)
             return float(value.detach()), slope.numpy()

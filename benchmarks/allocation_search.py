@@ -116,7 +116,7 @@ class Posed:
 
         def of(one: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             points = self.variables.points(one)
-            return self.energy_model.normalised(points), self.errors.mse_at(points)
+            return self.energy_model.normalised(points), self.errors.error_at(points)
 
         with torch.no_grad():
             energies, errors = torch.func.vmap(of)(torch.from_numpy(shares))

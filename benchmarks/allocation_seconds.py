@@ -106,7 +106,7 @@ def timed(memory: str, granularity: Granularity, repeats: int) -> dict[str, Any]
     optimiser = replace(free, variables=variables, rails=granularity.rails)
     count = optimiser.variables.count
     around = torch.full((count,), SHARES[memory], dtype=torch.float64)
-    limit = optimiser.mse(around)
+    limit = optimiser.error(around)
     seconds = []
     for _ in range(repeats):
         with counted() as evaluations:
@@ -124,7 +124,7 @@ def timed(memory: str, granularity: Granularity, repeats: int) -> dict[str, Any]
         "floor_s": evaluations["gradients"] * gradient + evaluations["values"] * value,
         "energy": optimiser.energy(found),
         "common_energy": optimiser.energy(around),
-        "excess": optimiser.mse(found) / limit,
+        "excess": optimiser.error(found) / limit,
     }
 
 
@@ -156,13 +156,13 @@ def single(optimiser: PlanOptimiser, shares: torch.Tensor) -> tuple[float, float
     repeats = 10
 
     def value() -> None:
-        optimiser.mse(shares)
+        optimiser.error(shares)
         optimiser.energy(shares)
 
     def gradient() -> None:
         at = shares.clone().requires_grad_()
         points = optimiser.variables.points(at)
-        both = optimiser.energy_model.normalised(points) + optimiser.error_model.mse_at(points)
+        both = optimiser.energy_model.normalised(points) + optimiser.error_model.error_at(points)
         torch.autograd.grad(both, at)
 
     found = []

@@ -195,7 +195,7 @@ def test_error_models(case, per):
                 for name, point in plan.items()
             }
         )
-        found.append([float(errors.mse(plan)), float(errors.mse(lower))])
+        found.append([float(errors.error(plan)), float(errors.error(lower))])
     assert found[1] == pytest.approx(found[0], rel=2 * CLOSE)
 
 

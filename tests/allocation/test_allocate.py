@@ -115,7 +115,7 @@ def test_verification_corrects_a_prediction_that_is_off(placement, split, monkey
     monkeypatch.setattr(ErrorModel, "shift_and_variance", hopeful)
     found = allocate(placement, split, goal=OutputError(0.2), chips=40, samples=128)
     assert found.holds
-    assert found.predicted_mse < 0.05 < found.simulation.mean_mse < 0.2
+    assert found.predicted_error < 0.05 < found.simulation.mean_mse < 0.2
 
 
 @pytest.fixture
@@ -183,7 +183,7 @@ def test_the_same_seed_the_same_plan(placement, split):
 def test_without_simulation(placement, split):
     found = allocate(placement, split, goal=OutputError(0.2), chips=0, samples=128)
     assert found.simulation is None and found.holds is None
-    assert 0.19 < found.predicted_mse <= 0.2
+    assert 0.19 < found.predicted_error <= 0.2
 
 
 def test_out_of_reach_without_simulation(placement, split):
@@ -303,10 +303,10 @@ def test_no_plan_costs_more_than_a_common_point_that_holds(placement, split, mon
     """An optimiser that returns the most reliable plan, wherever points may differ (D8)."""
     plain = PlanOptimiser.minimise_energy
 
-    def careful(self, max_mse, start=None):
+    def careful(self, max_error, start=None):
         if self.variables.count > 1:
             return self.variables.most_reliable
-        return plain(self, max_mse, start)
+        return plain(self, max_error, start)
 
     monkeypatch.setattr(PlanOptimiser, "minimise_energy", careful)
     options = {"goal": OutputError(0.2), "chips": 40, "samples": 128}
@@ -343,7 +343,7 @@ class CoarseProblem:
             variables=SimpleNamespace(
                 most_reliable=torch.ones(()).double(), least_reliable=torch.zeros(()).double()
             ),
-            mse=lambda levels: floor + (1 - float(levels)) ** 2,
+            error=lambda levels: floor + (1 - float(levels)) ** 2,
             minimise_energy=lambda mse, _: torch.tensor(1 - max(mse - floor, 0.0) ** 0.5).double(),
         )
 
@@ -355,7 +355,7 @@ def test_a_coarse_bracket_is_searched_again_with_a_new_linearisation(monkeypatch
     run = _Run(problem=problem, goal=None, chips=20, confidence=0.95)
 
     def slack(_, optimiser, condition, levels):
-        run.trials.append(optimiser.mse(levels))
+        run.trials.append(optimiser.error(levels))
         return math.log(0.2 / (1 - float(levels) + 1e-9))
 
     monkeypatch.setattr(_Run, "_slack", slack)

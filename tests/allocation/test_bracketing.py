@@ -38,13 +38,13 @@ def falling(threshold, sharp=1.0):
 def test_the_largest_limit_within_the_goal(threshold, sharp):
     best, tried = search(falling(threshold, sharp))
     assert best is not None and best.slack >= 0
-    assert best.max_mse <= threshold
-    assert best.max_mse >= threshold / 1.6
+    assert best.max_error <= threshold
+    assert best.max_error >= threshold / 1.6
     assert len(tried) <= 10
 
 
 def test_a_goal_that_the_least_reliable_plan_holds():
-    assert search(falling(1e9))[0].max_mse == 1e3
+    assert search(falling(1e9))[0].max_error == 1e3
 
 
 def test_a_goal_out_of_reach():
@@ -63,4 +63,4 @@ def test_a_lucky_plan_beyond_a_bad_one_is_not_trusted():
         best, tried = search(slack, first=float(10 ** generator.uniform(-5, 2)))
         least_bad = min((limit for limit in tried if slacks[limit] < 0), default=math.inf)
         good = [limit for limit in tried if slacks[limit] >= 0 and limit < least_bad]
-        assert (best.max_mse if best else None) == max(good, default=None)
+        assert (best.max_error if best else None) == max(good, default=None)

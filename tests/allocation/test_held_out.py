@@ -11,13 +11,13 @@ from joulewise.allocation.held_out import energy_at_goal, margin_line
 
 def trial(mse, margin, energy=None):
     energy = 0.5 - 0.1 * math.log(mse) if energy is None else energy
-    return TuningTrial(energy=energy, predicted_mse=mse, margin=margin, chips=20)
+    return TuningTrial(energy=energy, predicted_error=mse, margin=margin, chips=20)
 
 
 def attempt(mse, margin, half_width=0.001):
     return Attempt(
         energy=0.5 - 0.1 * math.log(mse),
-        predicted_mse=mse,
+        predicted_error=mse,
         seed=0,
         chips=200,
         confidence=0.95,

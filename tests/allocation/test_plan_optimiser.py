@@ -48,7 +48,7 @@ def on_a_grid(optimiser, limit, ticks):
 
     def both(levels):
         plan = optimiser.variables.points(levels)
-        return optimiser.energy_model.normalised(plan), optimiser.error_model.mse_at(plan)
+        return optimiser.energy_model.normalised(plan), optimiser.error_model.error_at(plan)
 
     energies, errors = torch.func.vmap(both, chunk_size=512)(grid)
     return float(energies[errors <= limit].min())
@@ -57,13 +57,13 @@ def on_a_grid(optimiser, limit, ticks):
 @pytest.fixture
 def limit(optimiser_of):
     optimiser = optimiser_of()
-    return optimiser.mse(optimiser.variables.uniform(0.4))
+    return optimiser.error(optimiser.variables.uniform(0.4))
 
 
 def test_no_grid_has_a_cheaper_plan(optimiser_of, limit):
     optimiser = optimiser_of()
     found = optimiser.minimise_energy(limit)
-    assert optimiser.mse(found) <= limit
+    assert optimiser.error(found) <= limit
     ticks = torch.linspace(0.2, 0.6, 17)
     best = on_a_grid(optimiser, limit, ticks)
     assert optimiser.energy(found) <= best * (1 + 1e-3)
@@ -75,7 +75,7 @@ def test_finer_granularities_cost_less(optimiser_of, limit):
     for granularity in ({"per": "network"}, {}, {"bit_planes": True}):
         optimiser = optimiser_of(**granularity)
         found = optimiser.minimise_energy(limit)
-        assert optimiser.mse(found) <= limit
+        assert optimiser.error(found) <= limit
         spent.append(optimiser.energy(found))
     assert spent[0] > spent[1] > spent[2]
     assert abs(spent[0] - 0.4) < 1e-3
@@ -103,9 +103,9 @@ def test_channels_cost_less_at_the_same_error_where_they_differ(memory):
     tensor, channel = (
         linearised(placement, data, Granularity(per=per)) for per in ("tensor", "channel")
     )
-    limit = tensor.mse(tensor.variables.uniform(0.4))
+    limit = tensor.error(tensor.variables.uniform(0.4))
     by_tensor, by_channel = tensor.minimise_energy(limit), channel.minimise_energy(limit)
-    assert tensor.mse(by_tensor) <= limit and channel.mse(by_channel) <= limit
+    assert tensor.error(by_tensor) <= limit and channel.error(by_channel) <= limit
     plans = [
         Plan.chosen_for(placement, p.variables.exact_points(s))
         for p, s in ((tensor, by_tensor), (channel, by_channel))
@@ -116,7 +116,7 @@ def test_channels_cost_less_at_the_same_error_where_they_differ(memory):
     (points,) = (point[:, 0] for point in plans[1]["0.weight"].values())
     assert float(points[::2].max()) < float(points[1::2].min())
     # Both error models agree on a plan of tensors.
-    known = [float(optimiser.error_model.mse(plans[0])) for optimiser in (tensor, channel)]
+    known = [float(optimiser.error_model.error(plans[0])) for optimiser in (tensor, channel)]
     assert math.isclose(known[0], known[1], rel_tol=1e-5)
     # The result does not depend on the start.
     start = channel.variables.uniform(0.0)
@@ -135,7 +135,7 @@ def test_channels_that_are_alike_cost_what_the_tensor_costs(per):
     inputs = torch.randn(400, 5, generator=torch.Generator().manual_seed(1))
     placement = place(layer, weights=SRAM(), example_inputs=inputs)
     optimiser = linearised(placement, [(inputs, None)], Granularity(per=per))
-    limit = optimiser.mse(optimiser.variables.uniform(0.4))
+    limit = optimiser.error(optimiser.variables.uniform(0.4))
     assert math.isclose(optimiser.energy(optimiser.minimise_energy(limit)), 0.4, rel_tol=1e-3)
 
 
@@ -147,9 +147,9 @@ def test_no_grid_has_a_cheaper_plan_of_channels():
         layer.weight *= torch.tensor([[1.0], [0.3], [0.05]])
     placement = place(layer, weights=SRAM(channel_dim=0), example_inputs=inputs)
     optimiser = linearised(placement, [(inputs, None)], Granularity(per="channel"))
-    limit = optimiser.mse(optimiser.variables.uniform(0.4))
+    limit = optimiser.error(optimiser.variables.uniform(0.4))
     found = optimiser.minimise_energy(limit)
-    assert optimiser.variables.count == 3 and optimiser.mse(found) <= limit
+    assert optimiser.variables.count == 3 and optimiser.error(found) <= limit
     best = on_a_grid(optimiser, limit, torch.linspace(0.0, 0.7, 29))
     assert optimiser.energy(found) <= best * (1 + 1e-3)
 
@@ -161,9 +161,9 @@ def test_channels_on_few_points(restricted):
     optimiser = linearised(placement, data, granularity)
     free = linearised(placement, data, Granularity(per="channel"))
     common = linearised(placement, data, Granularity(per="network", **restricted))
-    limit = free.mse(free.variables.uniform(0.4))
+    limit = free.error(free.variables.uniform(0.4))
     found = optimiser.minimise_energy(limit)
-    assert optimiser.mse(found) <= limit and len(set(found.tolist())) <= 4
+    assert optimiser.error(found) <= limit and len(set(found.tolist())) <= 4
     assert free.energy(free.minimise_energy(limit)) <= optimiser.energy(found) * (1 + 1e-3)
     assert optimiser.energy(found) < common.energy(common.minimise_energy(limit))
 
@@ -172,7 +172,7 @@ def test_listed_points_are_those_of_the_best_combination(optimiser_of, limit):
     ticks = (0.2, 0.35, 0.5, 0.7)
     optimiser = optimiser_of(levels=ticks)
     found = optimiser.minimise_energy(limit)
-    assert set(found.tolist()) <= set(ticks) and optimiser.mse(found) <= limit
+    assert set(found.tolist()) <= set(ticks) and optimiser.error(found) <= limit
     assert optimiser.energy(found) <= on_a_grid(optimiser, limit, ticks) * (1 + 1e-3)
 
 
@@ -180,7 +180,7 @@ def test_listed_points_are_those_of_the_best_combination(optimiser_of, limit):
 def test_no_other_assignment_to_rails_costs_less(optimiser_of, limit, rails):
     optimiser = optimiser_of(rails=rails)
     found = optimiser.minimise_energy(limit)
-    assert optimiser.mse(found) <= limit and len(set(found.tolist())) == rails
+    assert optimiser.error(found) <= limit and len(set(found.tolist())) == rails
     every = itertools.product(range(rails), repeat=optimiser.variables.count)
     energies = []
     for rail_of in every:
@@ -193,7 +193,7 @@ def test_no_other_assignment_to_rails_costs_less(optimiser_of, limit, rails):
 def test_two_rails_are_nearly_as_good_as_the_best_pair(optimiser_of, limit):
     optimiser = optimiser_of(per="network", bit_planes=True, rails=2)
     found = optimiser.minimise_energy(limit)
-    assert len(set(found.tolist())) == 2 and optimiser.mse(found) <= limit
+    assert len(set(found.tolist())) == 2 and optimiser.error(found) <= limit
     pairs = itertools.combinations(torch.linspace(0, 0.7, 8).tolist(), 2)
     free = optimiser_of(per="network", bit_planes=True).minimise_energy(limit)
     best = min(
@@ -205,7 +205,7 @@ def test_two_rails_are_nearly_as_good_as_the_best_pair(optimiser_of, limit):
 
 def _energy_on(optimiser, levels, pair, limit):
     found = optimiser._discrete(limit, levels, torch.tensor(pair, dtype=torch.float64).numpy())
-    return optimiser.energy(found) if optimiser.mse(found) <= limit else None
+    return optimiser.energy(found) if optimiser.error(found) <= limit else None
 
 
 def test_as_many_rails_as_variables_are_no_restriction(optimiser_of, limit):
@@ -217,19 +217,19 @@ def test_as_many_rails_as_variables_are_no_restriction(optimiser_of, limit):
 def test_the_least_error_within_an_energy(optimiser_of, restricted):
     per = "network" if restricted else "tensor"
     optimiser = optimiser_of(per=per, bit_planes=True, **restricted)
-    found = optimiser.minimise_mse(0.4)
+    found = optimiser.minimise_error(0.4)
     assert optimiser.energy(found) <= 0.4
     common = torch.full_like(found, 0.4)
-    assert optimiser.mse(found) < 0.5 * optimiser.mse(common)
+    assert optimiser.error(found) < 0.5 * optimiser.error(common)
     # The dual: no cheaper plan has that error.
-    assert optimiser.energy(optimiser.minimise_energy(optimiser.mse(found))) >= 0.4 * 0.97
+    assert optimiser.energy(optimiser.minimise_energy(optimiser.error(found))) >= 0.4 * 0.97
 
 
 def test_out_of_reach_gives_the_ends(optimiser_of):
     optimiser = optimiser_of()
     assert optimiser.minimise_energy(1e-12).tolist() == [1.0] * optimiser.variables.count
-    assert float(optimiser.minimise_mse(1e-12).max()) <= 1e-9
-    assert optimiser.minimise_mse(1.0).tolist() == [1.0] * optimiser.variables.count
+    assert float(optimiser.minimise_error(1e-12).max()) <= 1e-9
+    assert optimiser.minimise_error(1.0).tolist() == [1.0] * optimiser.variables.count
 
 
 def test_a_measured_map_is_allocated_from_listed_points(network, digits):
@@ -244,13 +244,13 @@ def test_a_measured_map_is_allocated_from_listed_points(network, digits):
     ):
         linearised(placement, few, Granularity())
     optimiser = linearised(placement, few, Granularity(levels=ticks))
-    limit = optimiser.mse(optimiser.variables.uniform(0.5))
+    limit = optimiser.error(optimiser.variables.uniform(0.5))
     found = optimiser.minimise_energy(limit)
-    assert set(found.tolist()) <= set(ticks) and optimiser.mse(found) <= limit
+    assert set(found.tolist()) <= set(ticks) and optimiser.error(found) <= limit
     best = min(
         optimiser.energy(at)
         for levels in itertools.product(ticks, repeat=optimiser.variables.count)
-        if optimiser.mse(at := torch.tensor(levels, dtype=torch.float64)) <= limit
+        if optimiser.error(at := torch.tensor(levels, dtype=torch.float64)) <= limit
     )
     assert optimiser.energy(found) <= best * (1 + 1e-3)
 
@@ -270,7 +270,7 @@ def test_errors_fall_with_a_common_level(network, digits, memory):
     inputs = next(iter(digits.train.batches(4)))[0]
     placement = place(network, weights=memory, example_inputs=inputs)
     optimiser = linearised(placement, digits.train.subset(50, seed=0), Granularity())
-    errors = [optimiser.mse(optimiser.variables.uniform(level / 8)) for level in range(9)]
+    errors = [optimiser.error(optimiser.variables.uniform(level / 8)) for level in range(9)]
     assert errors == sorted(errors, reverse=True)
 
 
@@ -278,20 +278,20 @@ def test_errors_fall_with_a_common_level(network, digits, memory):
 def test_few_points_for_many_planes_cost_less_than_one_for_all(optimiser_of, limit, restricted):
     optimiser = optimiser_of(bit_planes=True, **restricted)
     found = optimiser.minimise_energy(limit)
-    assert optimiser.mse(found) <= limit
+    assert optimiser.error(found) <= limit
     assert optimiser.energy(found) < 0.8 * 0.4
 
 
 @pytest.mark.parametrize("factor", [1e-3, 0.1, 0.9])
 def test_wherever_it_starts_the_plan_is_within_the_limit(optimiser_of, factor):
     optimiser = optimiser_of(bit_planes=True)
-    limit = factor * optimiser.mse(optimiser.variables.least_reliable)
-    if limit <= optimiser.mse(optimiser.variables.most_reliable):
-        limit = 2 * optimiser.mse(optimiser.variables.most_reliable)
+    limit = factor * optimiser.error(optimiser.variables.least_reliable)
+    if limit <= optimiser.error(optimiser.variables.most_reliable):
+        limit = 2 * optimiser.error(optimiser.variables.most_reliable)
     best = optimiser.minimise_energy(limit)
     for start in (optimiser.variables.least_reliable, optimiser.variables.most_reliable, 1 - best):
         levels = optimiser.minimise_energy(limit, start)
-        assert optimiser.mse(levels) <= limit * 1.01
+        assert optimiser.error(levels) <= limit * 1.01
         assert optimiser.energy(levels) <= 1.0
         common = torch.full_like(levels, optimiser.common_level(limit))
         assert optimiser.energy(levels) <= optimiser.energy(common) * (1 + 1e-6)
@@ -311,4 +311,4 @@ def test_the_knapsack_has_the_energy_and_the_error_of_every_choice(network, digi
         choice = torch.randint(3, (count,), generator=generator).numpy()
         there = torch.from_numpy(allowed[choice])
         assert known.energy(choice) == pytest.approx(optimiser.energy(there), rel=1e-9)
-        assert known.error(choice) == pytest.approx(optimiser.mse(there), rel=1e-9)
+        assert known.error(choice) == pytest.approx(optimiser.error(there), rel=1e-9)

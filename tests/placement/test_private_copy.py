@@ -327,7 +327,7 @@ def test_inference_mode_changes_no_figure_and_no_flag(built):
             float(predict(placement, data, at={"eta": ETA}).mse),
             float(predict(placement, data, at={"eta": ETA}, method="corrected").mse),
             allocate(placement, data, goal=OutputError(1e-3), chips=20).plan.to_dict(),
-            float(error_model(placement, data, at=plan).mse(plan)),
+            float(error_model(placement, data, at=plan).error(plan)),
         )
 
     with torch.inference_mode(built):

@@ -121,7 +121,7 @@ def test_a_linear_network_is_known_at_every_plan(planes):
         elsewhere = torch.rand(first.shape, generator=generator, dtype=torch.float64)
         plan = Plan({"0.weight": {"eta": elsewhere}})
         expected = predict(placement, vectors(), at=plan, method=EXACT)
-        assert math.isclose(float(errors.mse(plan)), float(expected.mse), rel_tol=1e-5)
+        assert math.isclose(float(errors.error(plan)), float(expected.mse), rel_tol=1e-5)
 
 
 def channels_of(placement, seed=0, low=0.2, high=0.6):
@@ -216,7 +216,7 @@ def test_a_linear_network_is_known_at_every_plan_of_channels(memory):
     for seed in range(1, 6):
         plan = plan_of(placement, channels_of(placement, seed, 0.0, 1.0))
         expected = predict(placement, vectors(), at=plan, method=EXACT)
-        assert math.isclose(float(errors.mse(plan)), float(expected.mse), rel_tol=2e-5)
+        assert math.isclose(float(errors.error(plan)), float(expected.mse), rel_tol=2e-5)
 
 
 class Summed(nn.Module):
@@ -231,7 +231,7 @@ def test_probes_are_right_on_average():
     plan = placement.plan({"eta": 0.3})
     found = torch.tensor(
         [
-            float(error_model(placement, vectors(), at=plan, seed=seed).mse(plan))
+            float(error_model(placement, vectors(), at=plan, seed=seed).error(plan))
             for seed in range(60)
         ]
     )
@@ -249,7 +249,7 @@ def test_simulation_agrees_where_noise_is_weak():
     errors = error_model(placement, images(), at=placement.plan({"eta": 0.7}))
     simulated = simulate(placement, images(), at=plan, chips=4000, seed=5)
     low, high = simulated.mse_interval(1 - 1e-6)
-    assert low < float(errors.mse(plan)) < high
+    assert low < float(errors.error(plan)) < high
 
 
 def test_gradients_are_those_of_finite_differences():
@@ -257,15 +257,15 @@ def test_gradients_are_those_of_finite_differences():
     errors = error_model(placement, images(), at=placement.plan({"eta": 0.4}))
     at = torch.tensor([0.35, 0.45], dtype=torch.float64, requires_grad=True)
 
-    def mse(points):
+    def error(points):
         names = ("0.weight", "4.weight")
-        return errors.mse(plan_of(placement, dict(zip(names, points, strict=True))))
+        return errors.error(plan_of(placement, dict(zip(names, points, strict=True))))
 
-    (slope,) = torch.autograd.grad(mse(at), at)
+    (slope,) = torch.autograd.grad(error(at), at)
     for number in range(2):
         step = torch.zeros(2, dtype=torch.float64)
         step[number] = 1e-5
-        difference = float(mse(at.detach() + step) - mse(at.detach() - step)) / 2e-5
+        difference = float(error(at.detach() + step) - error(at.detach() - step)) / 2e-5
         assert math.isclose(float(slope[number]), difference, rel_tol=1e-5)
 
 
@@ -285,7 +285,7 @@ def assert_single_changes(errors, points, name, tried, others):
     changes = shift / errors.outputs + variance
     for row, own in zip(others, changes, strict=True):
         for other, change in zip(row, own, strict=True):
-            expected = errors.mse_at(other) - errors.mse_at(points)
+            expected = errors.error_at(other) - errors.error_at(points)
             assert math.isclose(float(change), float(expected), rel_tol=1e-9, abs_tol=1e-15)
 
 
@@ -294,8 +294,10 @@ def test_many_plans_at_once():
     errors = error_model(placement, images(), at=placement.plan({"eta": [0.4] * 6}))
     points = torch.rand(5, 2, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     plans = [Plan({"0.weight": {"eta": one}, "4.weight": {"eta": other}}) for one, other in points]
-    at_once = torch.func.vmap(lambda p: errors.mse_at({"0.weight": p[0], "4.weight": p[1]}))(points)
-    expected = torch.stack([errors.mse(plan) for plan in plans])
+    at_once = torch.func.vmap(lambda p: errors.error_at({"0.weight": p[0], "4.weight": p[1]}))(
+        points
+    )
+    expected = torch.stack([errors.error(plan) for plan in plans])
     torch.testing.assert_close(at_once, expected, rtol=1e-9, atol=0.0)
 
 
@@ -308,15 +310,15 @@ def test_gradients_and_changes_of_channels(planes):
 
     errors, points = error_model(placement, images(), at=plan_of(placement, drawn(0))), drawn(1)
 
-    def mse(first):
-        return errors.mse(plan_of(placement, {**points, "0.weight": first}))
+    def error(first):
+        return errors.error(plan_of(placement, {**points, "0.weight": first}))
 
     at = points["0.weight"].clone().requires_grad_()
-    (slope,) = torch.autograd.grad(mse(at), at)
+    (slope,) = torch.autograd.grad(error(at), at)
     for channel in range(len(at)):
         step = torch.zeros_like(at)
         step[channel, -1] = 1e-5
-        ends = [float(mse(at.detach() + s * step)) for s in (1, -1)]
+        ends = [float(error(at.detach() + s * step)) for s in (1, -1)]
         difference = (ends[0] - ends[1]) / 2e-5
         assert math.isclose(float(slope[channel, -1]), difference, rel_tol=1e-4)
     tried = torch.stack([drawn(seed)["0.weight"] for seed in (2, 3, 4)])
@@ -340,7 +342,7 @@ def test_a_plan_that_does_not_fit_is_refused():
         error_model(placement, images(), at=plan)
     errors = error_model(placement, images(), at={"eta": 0.5})
     with pytest.raises(InputError, match="4.weight is placed here, and the plan has no point"):
-        errors.mse(Plan({"0.weight": {"eta": 0.5}}))
+        errors.error(Plan({"0.weight": {"eta": 0.5}}))
 
 
 def test_targets_are_ignored_whatever_they_are():
@@ -349,7 +351,7 @@ def test_targets_are_ignored_whatever_they_are():
     plain = error_model(placement, [(inputs, None)], at={"eta": 0.4})
     for targets in (torch.full((6,), 99), torch.rand(6, 3), ["cat", "dog"] * 3):
         errors = error_model(placement, [(inputs, targets)], at={"eta": 0.4})
-        assert torch.equal(errors.mse({"eta": 0.3}), plain.mse({"eta": 0.3}))
+        assert torch.equal(errors.error({"eta": 0.3}), plain.error({"eta": 0.3}))
 
 
 def test_activations_on_a_memory_without_classes_are_refused_by_name():

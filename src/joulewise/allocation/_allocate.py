@@ -145,7 +145,7 @@ def allocate(  # noqa: PLR0913  each is a choice of the caller, by keyword
             problem.leave_out_targets_of_no_metric()
         run = _Run(problem=problem, goal=goal, chips=chips, confidence=confidence)
         if isinstance(goal, EnergyBudget):
-            return run.minimise_mse(goal.fraction)
+            return run.minimise_error(goal.fraction)
         if not chips:
             assert isinstance(goal, OutputError)
             return run.predict_only(goal.mse)
@@ -178,13 +178,13 @@ class _Run:
     confidence: float
     trials: list[TuningTrial] = field(default_factory=list)
 
-    def minimise_mse(self, budget: float) -> Allocation:
+    def minimise_error(self, budget: float) -> Allocation:
         """Allocation of least predicted error within an energy budget."""
         problem = self.problem
         optimiser, levels = self._best_within(budget)
         required = problem.energy(levels)
         if required > budget:  # by interpolation error of the energy model
-            levels = optimiser.minimise_mse(budget * 0.999 * budget / required, levels)
+            levels = optimiser.minimise_error(budget * 0.999 * budget / required, levels)
             required = problem.energy(levels)
         simulation = (
             problem.simulate(levels, self.chips, problem.seed, "verifying") if self.chips else None
@@ -204,47 +204,46 @@ class _Run:
         # No backtracking: interpolated levels would leave the discrete operating points.
         restricted = optimiser.rails or optimiser.variables.listed
         for _ in range(_LINEARISATIONS):
-            optimum = optimiser.minimise_mse(budget)
+            optimum = optimiser.minimise_error(budget)
             for fraction in _FRACTIONS[: 1 if restricted else None]:
                 tried = torch.lerp(levels, optimum, fraction)  # 1.0 gives the optimum bit for bit
                 there = problem.linearised_at(tried)
-                if there.mse(tried) < optimiser.mse(levels):
+                if there.error(tried) < optimiser.error(levels):
                     optimiser, levels = there, tried
                     break
             else:
                 break
         return optimiser, levels
 
-    def predict_only(self, max_mse: float) -> Allocation:
+    def predict_only(self, max_error: float) -> Allocation:
         """Allocation of least energy within a predicted error, without simulation."""
-        optimiser = self.problem.linearised_near(max_mse)
-        optimiser = self.problem.linearised_at(optimiser.minimise_energy(max_mse))
-        levels = optimiser.minimise_energy(max_mse)
-        holds = False if optimiser.mse(levels) > max_mse else None
-        return self._allocation(optimiser, levels, simulation=None, limit=max_mse, holds=holds)
+        optimiser = self.problem.linearised_near(max_error)
+        optimiser = self.problem.linearised_at(optimiser.minimise_energy(max_error))
+        levels = optimiser.minimise_energy(max_error)
+        holds = False if optimiser.error(levels) > max_error else None
+        return self._allocation(optimiser, levels, simulation=None, limit=max_error, holds=holds)
 
     def minimise_energy(self) -> Allocation:
         """Allocation of least energy for a goal: chosen on tuning chips, verified on others."""
         problem, chips = self.problem, self._tuning_chips
         ideal = problem.simulate(problem.variables.most_reliable, chips, _TUNING_SEED, "choosing")
         condition = Condition.of(self.goal, ideal.metric, ideal.ideal)
-        # Not fixed: lists of detections, for instance, or batches of several sequence lengths.
-        problem.of_weights = not problem.has_fixed_outputs(ideal)
+        problem.choose_figure(condition, ideal)
         _, optimiser, found, trials = self._search(
             first_error(problem, condition, ideal), condition
         )
-        max_mse, start = optimiser.mse(optimiser.variables.most_reliable), None
+        max_error, start = optimiser.error(optimiser.variables.most_reliable), None
         if found is not None:
-            max_mse, start = found.max_mse, found.levels
+            max_error, start = found.max_error, found.levels
             # Relinearise at the plan found; take its optimum if cheaper and feasible on the chips.
             there = problem.linearised_at(start)
-            levels = there.minimise_energy(there.mse(start), start)
+            levels = there.minimise_energy(there.error(start), start)
             cheaper = problem.energy(levels) < problem.energy(start)
             if cheaper:
                 holds = self._slack(there, condition, levels) >= 0
                 trials.append(self.trials[-1])
                 if holds:
-                    optimiser, max_mse, start = there, there.mse(levels), levels
+                    optimiser, max_error, start = there, there.error(levels), levels
         verification = Verification(
             problem=problem,
             condition=condition,
@@ -252,7 +251,7 @@ class _Run:
             confidence=self.confidence,
             trials=trials,
         )
-        chosen, optimiser, levels, simulation = verification.run(optimiser, max_mse, start)
+        chosen, optimiser, levels, simulation = verification.run(optimiser, max_error, start)
         attempts = verification.attempts
         allocation = self._allocation(
             optimiser,
@@ -280,8 +279,8 @@ class _Run:
             optimiser, before = problem.linearised_near(first), len(self.trials)
             feasible, infeasible = bracket(
                 first,
-                lowest=optimiser.mse(optimiser.variables.most_reliable),
-                highest=optimiser.mse(optimiser.variables.least_reliable),
+                lowest=optimiser.error(optimiser.variables.most_reliable),
+                highest=optimiser.error(optimiser.variables.least_reliable),
                 optimise=optimiser.minimise_energy,
                 slack=partial(self._slack, optimiser, condition),
             )
@@ -291,7 +290,7 @@ class _Run:
                 break
             if required < _COARSE * problem.energy(infeasible.levels):
                 break
-            first = math.sqrt(feasible.max_mse * infeasible.max_mse)
+            first = math.sqrt(feasible.max_error * infeasible.max_error)
         return min(searches, key=lambda search: search.energy)
 
     def _common_if_cheaper(self, allocation: Allocation, condition: Condition) -> Allocation:
@@ -301,7 +300,7 @@ class _Run:
         """
         granularity = replace(self.problem.granularity, per="network", bit_planes=False, rails=None)
         problem = replace(self.problem, granularity=granularity)
-        problem.of_weights = self.problem.of_weights
+        problem.of = self.problem.of
         model, variables = problem.energy_model, problem.variables
         levels = common_levels(model, variables, allocation.energy.normalised * _CHEAPER)
         if not allocation.holds:
@@ -327,7 +326,7 @@ class _Run:
         self.trials.append(
             TuningTrial(
                 energy=simulation.energy.normalised,
-                predicted_mse=optimiser.mse(levels),
+                predicted_error=optimiser.error(levels),
                 margin=condition.margin(simulation)[0],
                 chips=chips,
             )
@@ -355,6 +354,6 @@ class _Run:
             trials=tuple(self.trials),
             confidence=self.confidence,
             evaluations=problem.evaluations,
-            of_weights=problem.of_weights,
+            of=problem.of,
             **evidence,
         )

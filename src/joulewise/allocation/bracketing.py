@@ -23,12 +23,12 @@ class Candidate(NamedTuple):
     """A plan that was simulated on few chips.
 
     Args:
-        max_mse: The limit on its predicted output error.
+        max_error: The limit on its predicted output error.
         slack: Its margin beyond what verification needs; negative if it is expected to fail.
         levels: Its levels, ``[variables]``.
     """
 
-    max_mse: float
+    max_error: float
     slack: float
     levels: Tensor
 
@@ -87,7 +87,7 @@ def bracket(
 def _start(limit: float, *ends: Candidate | None) -> Tensor | None:
     """The levels of the end of the bracket that is nearest to a limit, by ratio."""
     known = [end for end in ends if end is not None]
-    nearest = min(known, key=lambda end: abs(math.log(end.max_mse / limit)), default=None)
+    nearest = min(known, key=lambda end: abs(math.log(end.max_error / limit)), default=None)
     return None if nearest is None else nearest.levels
 
 
@@ -97,13 +97,13 @@ def _next_limit(
     """The next limit to try; None where the bracket is narrow enough, or cannot be closed."""
     if infeasible is None:
         assert feasible is not None
-        at = feasible.max_mse
+        at = feasible.max_error
         return None if at >= highest else min(at * _STRIDE, highest)
     if feasible is None:
-        at = infeasible.max_mse
+        at = infeasible.max_error
         return None if at <= lowest else max(at / _STRIDE, lowest)
-    ratio = infeasible.max_mse / feasible.max_mse
-    if infeasible.max_mse <= feasible.max_mse * _TOLERANCE:
+    ratio = infeasible.max_error / feasible.max_error
+    if infeasible.max_error <= feasible.max_error * _TOLERANCE:
         return None
     root = feasible.slack / (feasible.slack - infeasible.slack)
-    return float(feasible.max_mse * ratio ** min(max(root, _NEAREST), 1 - _NEAREST))
+    return float(feasible.max_error * ratio ** min(max(root, _NEAREST), 1 - _NEAREST))

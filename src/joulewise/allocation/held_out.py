@@ -85,11 +85,11 @@ def margin_line(trials: Sequence[TuningTrial], attempts: Sequence[Attempt]) -> M
 
     Example:
         >>> trials = [
-        ...     TuningTrial(energy=1.0 - mse, predicted_mse=mse, margin=0.5 - mse, chips=20)
+        ...     TuningTrial(energy=1.0 - mse, predicted_error=mse, margin=0.5 - mse, chips=20)
         ...     for mse in (0.1, 0.11)
         ... ]
         >>> attempt = Attempt(
-        ...     energy=0.9, predicted_mse=0.1, seed=0, chips=200, confidence=0.95, bound=0.4,
+        ...     energy=0.9, predicted_error=0.1, seed=0, chips=200, confidence=0.95, bound=0.4,
         ...     holds=True, margin=0.3, half_width=0.1, mean=None, mean_mse=0.1,
         ... )
         >>> line = margin_line(trials, [attempt])
@@ -98,11 +98,11 @@ def margin_line(trials: Sequence[TuningTrial], attempts: Sequence[Attempt]) -> M
     """
     last = attempts[-1]
     known: list[TuningTrial | Attempt] = [*trials, *attempts]
-    seen = [s for s in known if math.isfinite(s.margin) and s.predicted_mse > 0]
-    if last.predicted_mse <= 0 or not math.isfinite(last.margin):
+    seen = [s for s in known if math.isfinite(s.margin) and s.predicted_error > 0]
+    if last.predicted_error <= 0 or not math.isfinite(last.margin):
         return None
     # Log ratio to the last attempt; weights fall with distance, as in local regression.
-    x = np.log([s.predicted_mse for s in seen]) - math.log(last.predicted_mse)
+    x = np.log([s.predicted_error for s in seen]) - math.log(last.predicted_error)
     tuning = np.array([isinstance(s, TuningTrial) for s in seen], dtype=float)
     weights = np.array([s.chips for s in seen]) / (1 + (x / _HALF_WEIGHT) ** 2)
     level, slope = _fitted(x, tuning, weights, np.array([s.margin for s in seen]))
@@ -176,13 +176,13 @@ class Verification:
     attempts: list[Attempt] = field(init=False, default_factory=list)
 
     def run(
-        self, optimiser: PlanOptimiser, max_mse: float, start: Tensor | None = None
+        self, optimiser: PlanOptimiser, max_error: float, start: Tensor | None = None
     ) -> tuple[int, PlanOptimiser, Tensor, Simulation]:
         """Verify plans until one holds and no cheaper one is worth another attempt.
 
         Args:
             optimiser: Minimises energy within a predicted error.
-            max_mse: Limit on the predicted error of the first plan.
+            max_error: Limit on the predicted error of the first plan.
             start: Initial levels of the first optimisation; None for the optimiser's own.
 
         Returns:
@@ -190,22 +190,22 @@ class Verification:
             its plan, its levels and simulation.
         """
         tried: list[tuple[PlanOptimiser, Tensor, Simulation]] = []
-        following: float | None = max_mse
+        following: float | None = max_error
         while following is not None:
-            max_mse, number = following, len(tried)
+            max_error, number = following, len(tried)
             if start is not None and 0 < number < _MAX_ATTEMPTS - 1:
-                optimiser, max_mse = self._reachable(optimiser, max_mse, start)
-            levels = optimiser.minimise_energy(max_mse, start)
+                optimiser, max_error = self._reachable(optimiser, max_error, start)
+            levels = optimiser.minimise_energy(max_error, start)
             seed = self.problem.seed + number * self.chips
             simulation = self.problem.simulate(levels, self.chips, seed, "verifying")
-            self._record(optimiser.mse(levels), simulation)
+            self._record(optimiser.error(levels), simulation)
             tried.append((optimiser, levels, simulation))
-            start, following = levels, self._next_limit(max_mse, *tried[-1])
+            start, following = levels, self._next_limit(max_error, *tried[-1])
         held = [k for k, attempt in enumerate(self.attempts) if attempt.holds]
         chosen = min(held, key=lambda k: self.attempts[k].energy, default=len(tried) - 1)
         return chosen, *tried[chosen]
 
-    def _record(self, predicted_mse: float, simulation: Simulation) -> None:
+    def _record(self, predicted_error: float, simulation: Simulation) -> None:
         confidence = attempt_confidence(len(self.attempts), self.confidence)
         bound, holds = self.condition.bound(simulation, confidence)
         margin, interval = self.condition.margin(simulation)
@@ -213,7 +213,7 @@ class Verification:
         self.attempts.append(
             Attempt(
                 energy=simulation.energy.normalised,
-                predicted_mse=predicted_mse,
+                predicted_error=predicted_error,
                 seed=simulation.seed,
                 chips=simulation.chips,
                 confidence=confidence,
@@ -227,27 +227,27 @@ class Verification:
         )
 
     def _reachable(
-        self, optimiser: PlanOptimiser, max_mse: float, levels: Tensor
+        self, optimiser: PlanOptimiser, max_error: float, levels: Tensor
     ) -> tuple[PlanOptimiser, float]:
         """Optimiser and limit; relinearised nearer to the most reliable plan if infeasible.
 
         Far from the linearisation the predicted mean shift may vanish at no plan: a limit below the
         error of the most reliable plan would give that plan, far from the last.
         """
-        reliable_mse = optimiser.mse(optimiser.variables.most_reliable)
-        if max_mse > reliable_mse:
-            return optimiser, max_mse
+        reliable_error = optimiser.error(optimiser.variables.most_reliable)
+        if max_error > reliable_error:
+            return optimiser, max_error
         if optimiser.rails or optimiser.variables.listed:
-            nearer = self.problem.linearised_near(max_mse)
-            reachable = nearer.mse(nearer.variables.most_reliable)
-            limit = nearer.mse(levels) * max_mse / self.attempts[-1].predicted_mse
+            nearer = self.problem.linearised_near(max_error)
+            reachable = nearer.error(nearer.variables.most_reliable)
+            limit = nearer.error(levels) * max_error / self.attempts[-1].predicted_error
             return nearer, max(limit, reachable)
         between = (levels + optimiser.variables.most_reliable) / 2
         optimiser = self.problem.linearised_at(between)
-        return optimiser, optimiser.mse(between)
+        return optimiser, optimiser.error(between)
 
     def _next_limit(
-        self, max_mse: float, optimiser: PlanOptimiser, levels: Tensor, simulation: Simulation
+        self, max_error: float, optimiser: PlanOptimiser, levels: Tensor, simulation: Simulation
     ) -> float | None:
         """Limit on the error of the next attempt; None to stop."""
         number, last = len(self.attempts), self.attempts[-1]
@@ -256,10 +256,10 @@ class Verification:
         if number == _MAX_ATTEMPTS or held > last.holds or most_reliable:
             return None
         if not held and number + 1 == _MAX_ATTEMPTS:  # the last attempt is the most reliable plan
-            return optimiser.mse(optimiser.variables.most_reliable)
+            return optimiser.error(optimiser.variables.most_reliable)
         line = margin_line(self.trials, self.attempts)
         if line is None:
-            return None if held else max_mse * _STEP_BACK
+            return None if held else max_error * _STEP_BACK
         confidence = attempt_confidence(number, self.confidence)
         # A Newton step on the line, to the margin that verification needs with some to spare.
         aimed_at = float(stats.norm.cdf(stats.norm.ppf(confidence) + _SPARE))
@@ -267,9 +267,9 @@ class Verification:
         step = min((line.level - needed) / -line.slope, _LONGEST_STEP)
         if not held:
             least = _LEAST_STEP * 2 ** (number - 1)
-            return max_mse * math.exp(max(min(step, least), -_LONGEST_STEP))
+            return max_error * math.exp(max(min(step, least), -_LONGEST_STEP))
         saved = step * -line.energy_slope
         worth_it = saved > _WORTH_IT * last.energy
-        if not worth_it or max_mse >= optimiser.mse(optimiser.variables.least_reliable):
+        if not worth_it or max_error >= optimiser.error(optimiser.variables.least_reliable):
             return None
-        return max_mse * math.exp(step)
+        return max_error * math.exp(step)

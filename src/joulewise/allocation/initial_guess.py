@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -32,7 +33,9 @@ def first_error(problem: AllocationProblem, condition: Condition, ideal: Simulat
     """
     if condition.of_error:
         return condition.limit
-    if problem.of_weights:
+    if problem.of == "divergence":
+        return _divergence(condition, ideal)
+    if problem.of == "weights":
         # Relative errors of tensors add up; that of a tensor read as zeros is 1.
         return _FRACTION_OF_VARIANCE * len(problem.placement.placed)
     batches, outputs = problem.outputs()
@@ -43,6 +46,17 @@ def first_error(problem: AllocationProblem, condition: Condition, ideal: Simulat
         if found is not None:
             return found
     return _FRACTION_OF_VARIANCE * problem.output_variance()
+
+
+def _divergence(condition: Condition, ideal: Simulation) -> float:
+    """The divergence that costs a drop of a loss: the same number of nats, or its own limit."""
+    limit, metric = condition.limit, condition.metric
+    if metric.compares:
+        return max(limit, 1e-9)
+    assert ideal.ideal is not None
+    if metric.geometric:
+        return max(math.log(limit / ideal.ideal), 1e-9)
+    return max(limit - ideal.ideal, 1e-9)
 
 
 def mse_for_accuracy_drop(

@@ -35,13 +35,13 @@ class FrontPoint:
     Args:
         plan: The operating point of each placed tensor.
         energy: Energy of placed memory over that of the most reliable plan.
-        predicted_mse: Predicted output error.
+        predicted_error: Predicted output error.
         simulation: Simulation of the plan, on the same chips for all plans of a front.
     """
 
     plan: Plan
     energy: float
-    predicted_mse: float
+    predicted_error: float
     simulation: Simulation
 
 
@@ -68,7 +68,7 @@ class ParetoFront(Result):
                 {
                     "plan": point.plan.to_dict(),
                     "energy": point.energy,
-                    "predicted_mse": point.predicted_mse,
+                    "predicted_error": point.predicted_error,
                     "simulation": point.simulation.to_dict(),
                 }
                 for point in self.points
@@ -87,7 +87,7 @@ class ParetoFront(Result):
         for point in self.points:
             row: dict[str, float | None] = {
                 "energy": point.energy,
-                "predicted error": point.predicted_mse,
+                "predicted error": point.predicted_error,
             }
             if point.simulation.mse:
                 row["output error"] = point.simulation.mean_mse
@@ -164,7 +164,7 @@ def pareto(  # noqa: PLR0913  those of allocate
             levels = optimiser.minimise_energy(limit, levels)
             optimiser = problem.linearised_at(levels)
             chosen.append(Plan.chosen_for(placement, problem.variables.exact_points(levels)))
-            predicted.append(optimiser.mse(levels))
+            predicted.append(optimiser.error(levels))
         simulations = sweep(
             placement,
             problem.data,
@@ -179,7 +179,7 @@ def pareto(  # noqa: PLR0913  those of allocate
     return ParetoFront(
         granularity=granularity,
         points=tuple(
-            FrontPoint(plan=plan, energy=one.energy.normalised, predicted_mse=mse, simulation=one)
+            FrontPoint(plan=plan, energy=one.energy.normalised, predicted_error=mse, simulation=one)
             for plan, mse, one in zip(chosen, predicted, simulations, strict=True)
         ),
         evaluations=problem.evaluations,

@@ -57,59 +57,59 @@ class PlanOptimiser:
     rails: int | None = None
     smooth: bool = True
 
-    def mse(self, levels: Tensor) -> float:
+    def error(self, levels: Tensor) -> float:
         """Predicted output error."""
         with torch.no_grad():
-            return float(self._mse(levels))
+            return float(self._error(levels))
 
     def energy(self, levels: Tensor) -> float:
         """Energy over that of the most reliable plan."""
         with torch.no_grad():
             return float(self._energy(levels))
 
-    def _mse(self, levels: Tensor) -> Tensor:
-        return self.error_model.mse_at(self.variables.points(levels))
+    def _error(self, levels: Tensor) -> Tensor:
+        return self.error_model.error_at(self.variables.points(levels))
 
     def _energy(self, levels: Tensor) -> Tensor:
         return self.energy_model.normalised(self.variables.points(levels))
 
-    def common_level(self, max_mse: float) -> float:
+    def common_level(self, max_error: float) -> float:
         """The least common level within a predicted error, of those listed if errors are steps.
 
         1 if there is none.
         """
         if not self.smooth:
             for level in self.variables.listed:  # ascending
-                if self.mse(self.variables.uniform(level)) <= max_mse:
+                if self.error(self.variables.uniform(level)) <= max_error:
                     return level
             return 1.0
         low, high = 0.0, 1.0
         for _ in range(_LEVEL_HALVINGS):
             middle = (low + high) / 2
-            within = self.mse(self.variables.uniform(middle)) <= max_mse
+            within = self.error(self.variables.uniform(middle)) <= max_error
             low, high = (low, middle) if within else (middle, high)
         return high
 
-    def minimise_energy(self, max_mse: float, start: Tensor | None = None) -> Tensor:
+    def minimise_energy(self, max_error: float, start: Tensor | None = None) -> Tensor:
         """The levels of least energy whose predicted error is within a limit.
 
         Args:
-            max_mse: The limit; where even the most reliable levels exceed it, they are returned.
+            max_error: The limit; where even the most reliable levels exceed it, they are returned.
             start: Levels to start from; None for the best common level.
         """
-        if self.mse(self.variables.most_reliable) >= max_mse:
+        if self.error(self.variables.most_reliable) >= max_error:
             return self.variables.most_reliable
-        if self.mse(self.variables.least_reliable) <= max_mse:
+        if self.error(self.variables.least_reliable) <= max_error:
             return self.variables.least_reliable
-        common = self.variables.uniform(self.common_level(max_mse))
-        levels = self._continuous(max_mse, common, start)
+        common = self.variables.uniform(self.common_level(max_error))
+        levels = self._continuous(max_error, common, start)
         if self.variables.listed:
-            return self._discrete(max_mse, levels, np.array(list(self.variables.listed)))
+            return self._discrete(max_error, levels, np.array(list(self.variables.listed)))
         if not self._rails_restrict:
             return levels
-        return self._on_rails(max_mse, common, levels)
+        return self._on_rails(max_error, common, levels)
 
-    def minimise_mse(self, budget: float, start: Tensor | None = None) -> Tensor:
+    def minimise_error(self, budget: float, start: Tensor | None = None) -> Tensor:
         """The levels of least predicted error whose energy is within a budget.
 
         Args:
@@ -125,41 +125,43 @@ class PlanOptimiser:
             return self._discrete_within(budget, self.variables.most_reliable)
         common = common_levels(self.energy_model, self.variables, budget)
         each = torch.arange(self.variables.count)
-        levels = self._least_mse(budget, common if start is None else start, each).levels
+        levels = self._least_error(budget, common if start is None else start, each).levels
         if self.variables.listed:
             return self._discrete_within(budget, levels)
         if not self._rails_restrict:
             return levels
         assert self.rails is not None
-        optimise = partial(self._rail_plan, partial(self._least_mse, budget), self.mse, common[0])
+        optimise = partial(
+            self._rail_plan, partial(self._least_error, budget), self.error, common[0]
+        )
         found = assign_rails(levels, self.rails, optimise)
-        return found.levels if found.cost < self.mse(common) else common
+        return found.levels if found.cost < self.error(common) else common
 
     @property
     def _rails_restrict(self) -> bool:
         return self.rails is not None and self.rails < self.variables.count
 
-    def _continuous(self, max_mse: float, common: Tensor, start: Tensor | None) -> Tensor:
+    def _continuous(self, max_error: float, common: Tensor, start: Tensor | None) -> Tensor:
         """Levels of any value of least energy; never more than the energy of the common level."""
         if not self.smooth:
             return common if start is None else start
         each = torch.arange(self.variables.count)
         # Without a start, and where a search from it fails, from the water-filling solution.
         for known in [None] if start is None else [start, None]:
-            begun = water_filling(self._mse, self._energy, common) if known is None else known
-            levels = self._least_energy(max_mse, begun, each).levels
-            within = self.mse(levels) <= max_mse * (1 + _SLACK)
+            begun = water_filling(self._error, self._energy, common) if known is None else known
+            levels = self._least_energy(max_error, begun, each).levels
+            within = self.error(levels) <= max_error * (1 + _SLACK)
             if within and self.energy(levels) <= self.energy(common):
                 return levels
         return common
 
     def _least_energy(
-        self, max_mse: float, start: Tensor, rail_of: Tensor, multiplier: float | None = None
+        self, max_error: float, start: Tensor, rail_of: Tensor, multiplier: float | None = None
     ) -> Optimum:
         """The least energy within a predicted error, over that of the start.
 
         Args:
-            max_mse: The limit.
+            max_error: The limit.
             start: Levels of rails, ``[rails]``.
             rail_of: The rail of each variable, ``[variables]``; a rail each where nothing is tied.
             multiplier: See `minimise`.
@@ -168,28 +170,28 @@ class PlanOptimiser:
 
         def figures(levels: Tensor) -> tuple[Tensor, Tensor]:
             plan = self.variables.points(levels[rail_of])
-            return self.energy_model.normalised(plan) / scale, self.error_model.mse_at(
+            return self.energy_model.normalised(plan) / scale, self.error_model.error_at(
                 plan
-            ) / max_mse
+            ) / max_error
 
         return minimise(figures, start, multiplier)
 
-    def _least_mse(
+    def _least_error(
         self, budget: float, start: Tensor, rail_of: Tensor, multiplier: float | None = None
     ) -> Optimum:
         """The least predicted error within an energy; its logarithm, relative to the start."""
-        scale = self.mse(start[rail_of])
+        scale = self.error(start[rail_of])
 
         def figures(levels: Tensor) -> tuple[Tensor, Tensor]:
             plan = self.variables.points(levels[rail_of])
-            error = (self.error_model.mse_at(plan) / scale).log() / _LOG_SCALE
+            error = (self.error_model.error_at(plan) / scale).log() / _LOG_SCALE
             return error, self.energy_model.normalised(plan) / budget
 
         return minimise(figures, start, multiplier)
 
     def _discrete_within(self, budget: float, start: Tensor) -> Tensor:
         """The discrete plan of least error within an energy, by bisection of the error."""
-        low, high = np.log(self.mse(start)), np.log(self.mse(self.variables.least_reliable))
+        low, high = np.log(self.error(start)), np.log(self.error(self.variables.least_reliable))
         found = self.variables.least_reliable
         for _ in range(_ERROR_HALVINGS):
             middle = (low + high) / 2
@@ -200,22 +202,22 @@ class PlanOptimiser:
                 low = middle
         return found
 
-    def _discrete(self, max_mse: float, levels: Tensor, allowed: NDArray[np.float64]) -> Tensor:
+    def _discrete(self, max_error: float, levels: Tensor, allowed: NDArray[np.float64]) -> Tensor:
         """The best choice from the allowed levels, near the continuous optimum.
 
         The knapsack is exact for single changes only: planes of one word shift its mean jointly. So
         it is solved again around the best choice so far, with fewer changes where many at once had
         a larger error than it said.
         """
-        best, least_energy = self._common_allowed(max_mse, allowed)
+        best, least_energy = self._common_allowed(max_error, allowed)
         max_changes: int | None = None
         for _ in range(_KNAPSACKS):
             nearest = np.abs(levels.numpy()[:, None] - allowed).argmin(1)
             knapsack = self._knapsack(levels, allowed)
-            choice = solve(knapsack, max_mse * _ROUNDING, nearest, max_changes)
+            choice = solve(knapsack, max_error * _ROUNDING, nearest, max_changes)
             found = torch.from_numpy(allowed[choice])
-            energy, error = self.energy(found), self.mse(found)
-            if error <= max_mse and energy < least_energy:
+            energy, error = self.energy(found), self.error(found)
+            if error <= max_error and energy < least_energy:
                 enough = energy > least_energy * (1 - _WORTH_IT) and max_changes is not None
                 best, least_energy = found, energy
                 if enough:
@@ -230,11 +232,13 @@ class PlanOptimiser:
                 levels = best
         return best
 
-    def _common_allowed(self, max_mse: float, allowed: NDArray[np.float64]) -> tuple[Tensor, float]:
+    def _common_allowed(
+        self, max_error: float, allowed: NDArray[np.float64]
+    ) -> tuple[Tensor, float]:
         """The least allowed level that all may have, and its energy; infinite if there is none."""
         for level in allowed:
             levels = self.variables.uniform(float(level))
-            if self.mse(levels) <= max_mse:
+            if self.error(levels) <= max_error:
                 return levels, self.energy(levels)
         return levels, np.inf
 
@@ -291,14 +295,14 @@ class PlanOptimiser:
         table = (len(now), len(allowed))
         return energy.reshape(table), variance.reshape(table), shift.reshape(*table, -1)
 
-    def _on_rails(self, max_mse: float, common: Tensor, levels: Tensor) -> Tensor:
+    def _on_rails(self, max_error: float, common: Tensor, levels: Tensor) -> Tensor:
         """The rails of least energy, and their assignment.
 
         Variables are assigned in the order of their continuous levels; then single ones change to
         another rail, out of that order, in turn with the levels of the rails.
         """
         assert self.rails is not None
-        least = partial(self._least_energy, max_mse)
+        least = partial(self._least_energy, max_error)
         optimise = partial(self._rail_plan, least, self.energy, common[0])
         best, cost, following = common, np.inf, assign_rails(levels, self.rails, optimise)
         for _ in range(_ALTERNATIONS):
@@ -306,7 +310,7 @@ class PlanOptimiser:
                 break
             best, cost = following.levels, following.cost
             rails = np.unique(best.numpy())
-            changed = self._discrete(max_mse, best, rails)
+            changed = self._discrete(max_error, best, rails)
             rail_of = torch.from_numpy(np.abs(changed.numpy()[:, None] - rails).argmin(1))
             following = optimise(rail_of, torch.from_numpy(rails), following.multiplier)
         return best

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from joulewise.allocation.energy_model import EnergyModel
+from joulewise.allocation.goals import Condition
 from joulewise.allocation.granularity import DecisionVariables, Granularity
 from joulewise.allocation.plan_optimiser import PlanOptimiser
 from joulewise.data import Split
 from joulewise.errors import ModelError, check_count, check_kind, refuse
+from joulewise.metrics import KLDivergence, NegativeLogLikelihood, NextToken
 from joulewise.nested import batch_size, cloned
 from joulewise.placement import (
     Batch,
@@ -52,7 +54,8 @@ class AllocationProblem:
         few: The samples that predictions are made from.
         variables: The decision variables.
         energy_model: The energy of a plan.
-        of_weights: True to predict the relative error of the weights in place of the output error.
+        of: Predicted figure: the output error, the divergence of a network with a cross-entropy,
+            or the relative error of the weights.
         evaluations: Linearisations so far, a forward and a backward pass over ``few`` each.
 
     Raises:
@@ -72,7 +75,7 @@ class AllocationProblem:
     few: Split | list[Batch] = field(init=False)
     variables: DecisionVariables = field(init=False)
     energy_model: EnergyModel = field(init=False)
-    of_weights: bool = field(init=False, default=False)
+    of: Literal["outputs", "divergence", "weights"] = field(init=False, default="outputs")
     evaluations: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
@@ -96,6 +99,21 @@ class AllocationProblem:
                 )
         self.energy_model = EnergyModel(self.placement)
 
+    def choose_figure(self, condition: Condition, simulation: Simulation) -> None:
+        """Choose the predicted figure for a goal.
+
+        Args:
+            condition: The condition of the goal.
+            simulation: A simulation, which has output errors where outputs are tensors.
+        """
+        metric = condition.metric
+        inner = metric.metric if isinstance(metric, NextToken) else metric
+        if isinstance(inner, (NegativeLogLikelihood, KLDivergence)) and not condition.of_error:
+            self.of = "divergence"
+        elif not self._has_fixed_outputs(simulation):
+            # Lists of detections, for instance, or batches of several sequence lengths.
+            self.of = "weights"
+
     def leave_out_targets_of_no_metric(self) -> None:
         """Drop targets that have no default metric, for goals that need none."""
         batches = prepare(self.data, self.placement.model, self.batch_size)
@@ -109,13 +127,15 @@ class AllocationProblem:
         """Optimiser with the error model linearised at levels ``[variables]``."""
         self.evaluations += 1
         at = self.plan(levels)
-        if self.of_weights:
+        if self.of == "weights":
             errors = weight_error_model(self.placement, at=at)
         else:
             errors = error_model(
                 self.placement,
                 self.few,
                 at=at,
+                of=self.of,
+                metric=self.metric,
                 seed=self.seed,
                 batch_size=self.batch_size,
                 progress=self.report,
@@ -128,15 +148,15 @@ class AllocationProblem:
             smooth=all(placed.device.smooth for placed in self.placement.placed),
         )
 
-    def linearised_near(self, max_mse: float) -> PlanOptimiser:
+    def linearised_near(self, max_error: float) -> PlanOptimiser:
         """Optimiser linearised near the cheapest plan within a predicted error.
 
         Gradients can be wrong far from their plan, so it is approached in steps: the most reliable
         plan, the common level within the error, the optimum.
         """
         optimiser = self.linearised_at(self.variables.uniform(1.0))
-        optimiser = self.linearised_at(self.variables.uniform(optimiser.common_level(max_mse)))
-        return self.linearised_at(optimiser.minimise_energy(max_mse))
+        optimiser = self.linearised_at(self.variables.uniform(optimiser.common_level(max_error)))
+        return self.linearised_at(optimiser.minimise_energy(max_error))
 
     def energy(self, levels: Tensor) -> float:
         """Energy over that of the most reliable plan, exact: not from `EnergyModel`."""
@@ -153,12 +173,8 @@ class AllocationProblem:
             memory.original()
             return batches, [memory.call(cloned(batch.inputs)) for batch in batches]
 
-    def has_fixed_outputs(self, simulation: Simulation) -> bool:
-        """True if all outputs are tensors of one shape, apart from the batch.
-
-        Args:
-            simulation: A simulation, which has output errors where outputs are tensors.
-        """
+    def _has_fixed_outputs(self, simulation: Simulation) -> bool:
+        """True if all outputs are tensors of one shape, apart from the batch."""
         return bool(simulation.mse) and len({o.shape[1:] for o in self.outputs()[1]}) == 1
 
     def output_variance(self) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, Literal
 
 from joulewise.allocation.goals import Goal, Yield
 from joulewise.allocation.granularity import Granularity
@@ -24,13 +24,13 @@ class TuningTrial:
 
     Args:
         energy: Energy of placed memory over that of the most reliable plan.
-        predicted_mse: Predicted output error.
+        predicted_error: Predicted output error.
         margin: Distance from the goal, above 0 if it is exceeded; see `joulewise.metrics.margin`.
         chips: Number of tuning chips.
     """
 
     energy: float
-    predicted_mse: float
+    predicted_error: float
     margin: float
     chips: int
 
@@ -56,7 +56,7 @@ class Attempt:
 
     Args:
         energy: Energy of placed memory over that of the most reliable plan.
-        predicted_mse: Predicted output error.
+        predicted_error: Predicted output error.
         seed: Seed of the first chip.
         chips: Number of chips.
         confidence: One-sided confidence of the bound.
@@ -69,7 +69,7 @@ class Attempt:
     """
 
     energy: float
-    predicted_mse: float
+    predicted_error: float
     seed: int
     chips: int
     confidence: float
@@ -103,8 +103,9 @@ class Allocation(Result):
         common: True if the plan is one point for all, since none of finer granularity was cheaper.
         confidence: One-sided confidence of all attempts together.
         evaluations: Linearisations: a forward and a backward pass over the samples each.
-        of_weights: True if predictions are of the relative error of the weights, since outputs have
-            no fixed shape; see `joulewise.prediction.weight_error_model`.
+        of: Predicted figure: ``"outputs"``, their error; ``"divergence"``, of the softmax, nats,
+            for goals of losses; ``"weights"``, their relative error, where outputs have no fixed
+            shape. See `joulewise.prediction.error_model` and `weight_error_model`.
     """
 
     goal: Goal
@@ -123,10 +124,10 @@ class Allocation(Result):
     common: bool = False
     confidence: float
     evaluations: int
-    of_weights: bool = False
+    of: Literal["outputs", "divergence", "weights"] = "outputs"
 
     @property
-    def predicted_mse(self) -> float:
+    def predicted_error(self) -> float:
         """The predicted output error."""
         return self.predicted_shift + sum(self.predicted_variance.values())
 
@@ -159,7 +160,7 @@ class Allocation(Result):
             "common": self.common,
             "confidence": self.confidence,
             "evaluations": self.evaluations,
-            "of_weights": self.of_weights,
+            "of": self.of,
         }
 
     def plot(self) -> Any:
@@ -200,11 +201,17 @@ class Allocation(Result):
             if simulation.failed < simulation.chips:
                 figures[metric] = format_value(simulation.mean, bounds)
             figures["without faults"] = format_value(simulation.ideal, bounds)
-        error = "relative error of weights" if self.of_weights else "predicted error"
-        figures[error] = f"{self.predicted_mse:.4g}"
+        figures[_FIGURES[self.of]] = f"{self.predicted_error:.4g}"
         if self.common:
             figures["granularity"] = "one point for all: no finer plan was cheaper"
         return f"Plan for {len(self.plan)} tensors", figures
+
+
+_FIGURES = {
+    "outputs": "predicted error",
+    "divergence": "predicted divergence",
+    "weights": "relative error of weights",
+}
 
 
 def _plain(goal: Goal) -> dict[str, Any]:

@@ -12,6 +12,8 @@ accuracy         accuracy from Gaussian logits
 fisher           loss and divergence by the Fisher information: any cross-entropy
 fisher_scores    gradients of the log-likelihood of sampled classes
 loss_forecast    results of these
+head_curvature   curvature of the layer that gives the logits
+head_faults      its large single faults
 error_parts      sums over the words of each placed tensor, for these and for error models
 _error_model     first order as a function of the plan, for thousands of plans
 _verification_scores   scores of weights for selective write-verify

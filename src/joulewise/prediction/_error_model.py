@@ -1,4 +1,4 @@
-"""Error model: the output error as a function of the plan, from one linearisation.
+"""Error model: output error or divergence as a function of the plan, from one linearisation.
 
 To first order in the noise, with ``P`` a plan, ``m`` and ``v`` the mean and variance of every word,
 ``f`` the outputs, ``z`` those of the model as given, and ``J`` and ``S_i`` gradients and squared
@@ -10,14 +10,18 @@ Words of one class have the same moments, so ``S`` is summed once over the words
 plan then costs a product of short vectors: thousands of plans in the time of one forward pass,
 differentiable in every operating point. Where each output channel has a point, ``S`` is summed over
 the words of each class in each channel, and each channel's mean shifts separately.
+
+For the divergence of a network with a cross-entropy, random +-1 probes of the outputs give way to
+scores of sampled classes, whose products with a change of the outputs have the square
+``d^T (diag p - p p^T) d``, twice the divergence to second order; see `joulewise.prediction.fisher`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -28,6 +32,8 @@ from joulewise.devices.operating_point import as_point
 from joulewise.errors import check_count, check_in_range, refuse
 from joulewise.placement import At, Memory, Placement, guarded, private_memory
 from joulewise.prediction.error_parts import Part, grouped, tensor_group
+from joulewise.prediction.fisher_scores import Draw, FisherScores
+from joulewise.prediction.head_curvature import HeadCurvature
 from joulewise.prediction.linearisation import Linearisation
 from joulewise.prediction.problem import Problem, loaded_problem
 from joulewise.prediction.tensor_groups import TensorGroup, moments_at
@@ -36,37 +42,42 @@ from joulewise.progress import Progress, reporting
 __all__ = ["ErrorModel", "error_model", "weight_error_model"]
 
 
-# Random +-1 probes of the weights' relative error.
-_PROBES = 64
+# Random +-1 probes of the weights' relative error; draws of classes for each row.
+_PROBES, _DRAWS = 64, 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ErrorModel:
-    """The output error as a function of the plan; see `error_model`.
+    """Output error or divergence as a function of the plan; see `error_model`.
 
-    A probed output is the inner product of a sample's outputs with a random +-1 vector. Where
-    ``points`` is an argument it holds an operating point for each placed tensor, on its device's
-    knob, of a shape that fits; points may require gradients.
+    A probed output is the inner product of a sample's outputs with a random +-1 vector, or that of
+    a batch's with the scores of sampled classes. Where ``points`` is an argument it holds an
+    operating point for each placed tensor, on its device's knob, of a shape that fits; points may
+    require gradients.
 
     Args:
         placement: The model and its memories.
-        outputs: Number of outputs of each sample.
-        error: Error of the probed outputs at the mean that the plan of the linearisation reads,
+        outputs: Divisor of squared probed outputs: outputs of a sample, or twice the rows of a
+            batch.
+        offset: Error of the probed outputs at the mean that the plan of the linearisation reads,
             ``[samples]``.
         groups: The placed tensors, grouped by equal moments.
+        beyond: By name of a tensor, the part of its divergence that is not of second order, as a
+            function of its point.
     """
 
     placement: Placement
-    outputs: int
-    error: Tensor
+    outputs: float
+    offset: Tensor
     groups: tuple[TensorGroup, ...]
+    beyond: Mapping[str, Callable[[Point], Tensor]] = field(default_factory=dict)
 
-    def mse(self, at: At) -> Tensor:
-        """The output error, a float64 scalar, differentiable in the values of ``at``."""
-        return self.mse_at(self.placement.points(at))
+    def error(self, at: At) -> Tensor:
+        """Output error or divergence, a float64 scalar, differentiable in the values of ``at``."""
+        return self.error_at(self.placement.points(at))
 
-    def mse_at(self, points: Mapping[str, Point]) -> Tensor:
-        """The output error at some points."""
+    def error_at(self, points: Mapping[str, Point]) -> Tensor:
+        """Output error or divergence at some points."""
         shift, variance = self.shift_and_variance(points)
         return shift + torch.stack(list(variance.values())).sum()
 
@@ -78,12 +89,14 @@ class ErrorModel:
 
     def output_errors(self, points: Mapping[str, Point]) -> tuple[Tensor, dict[str, Tensor]]:
         """Error of the probed outputs at the mean read, ``[samples]``, and variance by tensor."""
-        off = self.error
+        off = self.offset
         variance: dict[str, Tensor] = {}
         for group in self.groups:
             moved, var = group.at(points)
             off = off + moved
             variance.update(zip(group.names, var, strict=True))
+        for name, beyond in self.beyond.items():
+            variance[name] = variance[name] + beyond(points[name])
         return off, variance
 
     def single_changes(
@@ -91,7 +104,13 @@ class ErrorModel:
     ) -> tuple[Tensor, Tensor]:
         """Changes when one tensor leaves the plan; see `TensorGroup.single_changes`."""
         group = next(group for group in self.groups if name in group.names)
-        return group.single_changes(points, name, tried)
+        moved, variance = group.single_changes(points, name, tried)
+        if name in self.beyond:
+            beyond, now = self.beyond[name], self.beyond[name](points[name])
+            each = torch.stack([beyond(row) for row in tried.flatten(0, 1)]) - now
+            # Channels share it equally.
+            variance = variance + each.reshape(variance.shape) / variance.shape[1]
+        return moved, variance
 
 
 @guarded
@@ -100,12 +119,18 @@ def error_model(
     data: Split | Iterable[Any],
     *,
     at: At,
+    of: Literal["outputs", "divergence"] = "outputs",
+    metric: Any = None,
     seed: int = 0,
     batch_size: int | None = None,
     memory_bytes: int = 1 << 30,
     progress: Progress = False,
 ) -> ErrorModel:
     """Linearise the output error of a placement around one plan, as a function of the plan.
+
+    With ``of="divergence"`` the Kullback-Leibler divergence of the softmax from that of the model
+    as given, nats, mean over rows that count for the metric, takes the place of the output error;
+    outputs are logits, and batches may differ in shape.
 
     Takes one forward and one backward pass, with a random +-1 probe of each sample's outputs; some
     500 samples are enough. At the plan of the linearisation it equals first-order `predict`, apart
@@ -125,6 +150,8 @@ def error_model(
         at: The plan of the linearisation; see `predict`. Its shapes fix those of the plans that
             can be evaluated: scalars for scalars, one point per bit plane for the same, one point
             per output channel for the same or a common point.
+        of: ``"outputs"`` or ``"divergence"``.
+        metric: Tells the rows that count for a divergence; see `joulewise.simulation.simulate`.
         seed: Seed of the probes.
         batch_size: As for `predict`.
         memory_bytes: Approximate limit on the memory of one pass without the model, in bytes.
@@ -146,19 +173,23 @@ def error_model(
         >>> model = build("mlp", digits.input_shape, digits.classes, seed=0)
         >>> placement = place(model, weights=SRAM(bits=8))
         >>> errors = error_model(placement, digits.test, at={"eta": 0.5})
-        >>> near, far = (float(errors.mse({"eta": eta})) for eta in (0.5, 0.3))
+        >>> near, far = (float(errors.error({"eta": eta})) for eta in (0.5, 0.3))
         >>> far > 10 * near
         True
     """
     seed = check_count("seed", seed, 0)
     check_in_range("memory_bytes", memory_bytes, 1, 1 << 60)
+    if of not in ("outputs", "divergence"):
+        refuse("of", repr(of), "outputs or divergence")
     with (
         reporting(progress) as report,
         loaded_problem(
             placement,
             data,
             at,
-            targets=False,
+            metric=metric,
+            targets=of == "divergence",
+            one_shape=of == "outputs",
             batch_size=batch_size,
             progress=partial(report, "predicting"),
         ) as problem,
@@ -170,12 +201,14 @@ def error_model(
                 refuse(f"the knob of {placed.name}", got, allowed)
         points = {name: as_point(point).detach() for name, point in problem.points.items()}
         problem = replace(problem, points=points)
-        network = Linearisation(problem, seed=seed, memory_bytes=memory_bytes)
         groups = grouped(placement, problem.memory, points)
+        if of == "divergence":
+            return _divergence_model(placement, problem, groups, seed)
+        network = Linearisation(problem, seed=seed, memory_bytes=memory_bytes)
         error = _probed_error(problem, network, groups)
         numbers = problem.samples * problem.outputs
         made = tuple(tensor_group(group, numbers) for group in groups)
-        return ErrorModel(placement=placement, outputs=problem.outputs, error=error, groups=made)
+        return ErrorModel(placement=placement, outputs=problem.outputs, offset=error, groups=made)
 
 
 def weight_error_model(placement: Placement, *, at: At) -> ErrorModel:
@@ -202,7 +235,7 @@ def weight_error_model(placement: Placement, *, at: At) -> ErrorModel:
         groups = grouped(placement, memory, points)
         error = _weight_error(memory, [part for group in groups for part in group])
     made = tuple(tensor_group(group, 1) for group in groups)
-    return ErrorModel(placement=placement, outputs=1, error=error, groups=made)
+    return ErrorModel(placement=placement, outputs=1, offset=error, groups=made)
 
 
 def _probed_error(
@@ -223,10 +256,53 @@ def _probed_error(
         with torch.no_grad():
             for use in activations:
                 for g in use.caught:
-                    parts[use.placed.name].add_activation(use, g)
+                    parts[use.placed.name].add_activation(use.inputs, g)
         done += piece.samples
         problem.progress(done, problem.samples)
     return torch.cat(errors)
+
+
+def _divergence_model(
+    placement: Placement, problem: Problem, groups: Sequence[Sequence[Part]], seed: int
+) -> ErrorModel:
+    """The divergence as a function of the plan, from `_DRAWS` draws of classes for each row."""
+    parts = {part.placed.name: part for group in groups for part in group}
+    scores = FisherScores(problem, seed=seed)
+    head = None if scores.head is None else HeadCurvature(parts[scores.head.name], problem)
+    offsets: list[float] = []
+
+    def each(draw: Draw) -> None:
+        offsets.append(draw.offset)
+        for part in parts.values():
+            numbers = len(part.rows) * len(part.directions)
+            part.response.append(torch.zeros(1, numbers, dtype=torch.float64))
+        for name, gradient in draw.weights.items():
+            parts[name].add_scores(gradient)
+            parts[name].add_response(gradient)
+        if head is not None and draw.head is not None:
+            head.part.add_response(draw.head)
+        for use, caught in draw.activations:
+            if caught is not None:
+                parts[use.placed.name].add_activation(use.inputs, caught)
+
+    rows = 0
+    for place, number in enumerate(problem.numbers, 1):
+        add = head.add if head is not None else _nothing
+        rows += scores.batch(number, range(_DRAWS), each, add, head_gradient=True).rows
+        problem.progress(place, len(problem.numbers))
+    if head is not None:
+        head.part.squares = head.part.squares + head.squares() * (rows * _DRAWS)
+    return ErrorModel(
+        placement=placement,
+        outputs=2 * rows / len(problem.numbers),
+        offset=torch.tensor(offsets, dtype=torch.float64),
+        groups=tuple(tensor_group(group, 2 * rows * _DRAWS) for group in groups),
+        beyond={} if head is None else head.beyond(),
+    )
+
+
+def _nothing(inputs: Tensor, log_p: Tensor) -> None:
+    """No head is placed."""
 
 
 def _weight_error(memory: Memory, parts: Sequence[Part]) -> Tensor:

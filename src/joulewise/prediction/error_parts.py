@@ -11,7 +11,7 @@ from torch import Tensor
 from joulewise.devices import Device, WordClasses, WordMemory
 from joulewise.errors import refuse
 from joulewise.placement import Memory, Placed, Placement
-from joulewise.prediction.linearisation import ActivationUse, WeightGradients
+from joulewise.prediction.linearisation import WeightGradients
 from joulewise.prediction.tensor_groups import TensorGroup, mean_directions, moments_at
 
 __all__ = ["Part", "classes_of", "grouped", "tensor_group"]
@@ -96,20 +96,25 @@ class Part:
         return summed
 
     def add_response(self, gradient: Tensor) -> None:
-        """Add the response to a draw of classes; see `add_scores`."""
+        """Add the gradient of a weight to the last response, that of one draw of classes."""
         along = self.classes.summed(gradient, by_channel=self.by_channel, power=1).cpu()
-        self.response.append((along @ self.directions.mT).reshape(1, -1))
+        self.response[-1] += (along @ self.directions.mT).reshape(1, -1)
 
-    def add_activation(self, use: ActivationUse, g: Tensor) -> None:
-        """Add the gradients of the last piece at the mean read of an activation."""
-        stored = self.placed.device.store(
-            use.inputs, limit=self.placed.limit, name=self.placed.name
-        )
+    def add_activation(self, inputs: Tensor, g: Tensor) -> None:
+        """Add the gradients of the last piece at the mean read of an activation.
+
+        Args:
+            inputs: The values stored, ``[samples, ...]``.
+            g: The gradients, in that shape.
+        """
+        stored = self.placed.device.store(inputs, limit=self.placed.limit, name=self.placed.name)
         classes, wide = self.placed.device.word_classes(stored), g.double()
         self.squares = self.squares + classes.summed(wide.square()).cpu()
         directions = classes.spread(self.directions).to(wide)
         steps = torch.einsum("w...,...->...w", directions, wide)
-        self.response[-1] += steps.reshape(len(g), -1, len(directions)).sum(1).cpu()
+        each = steps.reshape(len(g), -1, len(directions)).sum(1).cpu()
+        # One row a sample, or one for all samples.
+        self.response[-1] += each if len(self.response[-1]) > 1 else each.sum(0, keepdim=True)
 
 
 def classes_of(placed: Placed, memory: Memory) -> WordClasses:

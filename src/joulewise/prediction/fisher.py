@@ -24,7 +24,7 @@ from joulewise.devices.operating_point import as_point
 from joulewise.errors import check_in_range, check_kind
 from joulewise.prediction.error_parts import Part
 from joulewise.prediction.fisher_scores import Draw, FisherScores, LossSums
-from joulewise.prediction.head_faults import HeadFaults
+from joulewise.prediction.head_curvature import HeadCurvature
 from joulewise.prediction.loss_forecast import LossForecast
 from joulewise.prediction.problem import Problem
 
@@ -94,18 +94,19 @@ class _Sums:
     def __init__(self, problem: Problem, *, channels: bool, seed: int) -> None:
         self._problem = problem
         self._scores = FisherScores(problem, seed=seed)
-        self._parts = {
-            p.name: Part(p, problem.memory, as_point(problem.points[p.name]))
-            for p in problem.placement.placed
-            if p.role == "weight"
-        }
+        with torch.set_grad_enabled(problem.differentiable):
+            self._parts = {
+                p.name: Part(p, problem.memory, as_point(problem.points[p.name]))
+                for p in problem.placement.placed
+                if p.role == "weight"
+            }
         # Per row of points and class, in units of half the squared score.
         self._half_var = {name: part.variance().detach() / 2 for name, part in self._parts.items()}
         self._other: dict[str, Tensor] = {}
         self._channels: dict[str, Tensor] | None = {} if channels else None
-        self._head: _Head | None = None
+        self._head: HeadCurvature | None = None
         if (head := self._scores.head) is not None:
-            self._head = _Head(self._parts[head.name], problem)
+            self._head = HeadCurvature(self._parts[head.name], problem)
         self._totals: dict[int, list[float]] = {}
         self._losses: dict[int, LossSums] = {}
 
@@ -188,7 +189,7 @@ class _Sums:
                 own = own + (part.variance() * part.squares).sum() / (2 * numbers)
                 if isinstance(placed.device, WordMemory) and placed.device.states_moments:
                     by_plane[name] = part.plane_sums(part.squares) / (2 * numbers)
-            if self._head is not None and name == self._head.name:
+            if self._head is not None and name == self._head.part.placed.name:
                 own = own + self._head.contribution()
                 if name in by_plane:
                     by_plane[name] = by_plane[name] + self._head.by_plane()
@@ -210,58 +211,3 @@ class _Sums:
             given=sum(one.given for one in losses) / rows if known else None,
             mean_loss=sum(one.loss for one in losses) / rows if known else None,
         )
-
-
-class _Head:
-    """The noise of the layer that gives the logits: its curvature exactly, and large faults.
-
-    The Fisher information of ``w_kd`` is ``sum p_k (1 - p_k) h_d^2`` over rows, ``h`` the inputs.
-
-    Args:
-        part: Its placed weight.
-        problem: The problem.
-    """
-
-    def __init__(self, part: Part, problem: Problem) -> None:
-        self._part, self.name, self._rows = part, part.placed.name, 0
-        stored, memory = problem.memory.stored[self.name], part.placed.device
-        self._information: Tensor | None = None
-        self._memory: WordMemory | None = None
-        if isinstance(memory, WordMemory) and memory.protection is None:
-            self._memory = memory
-            self.faults = HeadFaults(memory, stored)
-
-    def add(self, inputs: Tensor, log_p: Tensor) -> None:
-        """Add rows; see `HeadFaults.add`."""
-        p, wide = log_p.exp(), inputs.float()
-        found = (p * (1 - p)).mT @ wide.square()
-        self._information = found if self._information is None else self._information + found
-        self._rows += len(log_p)
-        if self._memory is not None:
-            self.faults.add(inputs, log_p)
-
-    def squares(self) -> Tensor:
-        """Curvature summed over the words of each class, mean over rows."""
-        assert self._information is not None
-        part = self._part
-        summed = part.classes.summed(self._information, by_channel=part.by_channel)
-        return summed.cpu() / self._rows
-
-    def contribution(self) -> Tensor:
-        """Contribution to the divergence at the plan."""
-        found = (self._part.variance() * self.squares()).sum() / 2
-        return found if self._memory is None else found + self.faults.excess(self._rates())
-
-    def _rates(self) -> Tensor:
-        assert self._memory is not None
-        point = self._part.rows[0] if len(self._part.rows) == 1 else self._part.rows.mean(0)
-        return self._memory.wrong_rates(point)
-
-    def by_plane(self) -> Tensor:
-        """Contribution of faults in each bit plane alone."""
-        found = self._part.plane_sums(self.squares()) / 2
-        if self._memory is None:
-            return found
-        rates = self._rates().detach()
-        alone = [rates * plane for plane in torch.eye(rates.shape[1], dtype=rates.dtype)]
-        return found + torch.stack([self.faults.excess(some) for some in alone])

@@ -62,12 +62,15 @@ class Draw(NamedTuple):
     """Gradients for one class drawn in each row of a batch.
 
     Args:
-        weights: Gradient of each placed weight, in the shape of the weight.
+        weights: Gradient of each placed weight, in the shape of the weight; of the head's, that of
+            its other uses, if any.
+        head: Gradient of the head by its use as such; None if there is none, or if not requested.
         activations: Placed activations, each with its gradient; None where it has none.
         offset: Sum over rows of the score times the change of the outputs at the mean read.
     """
 
     weights: dict[str, Tensor]
+    head: Tensor | None
     activations: list[tuple[NoisyActivation, Tensor | None]]
     offset: float
 
@@ -138,6 +141,7 @@ class FisherScores:
         draws: Sequence[int],
         each: Callable[[Draw], None],
         head: Callable[[Tensor, Tensor], None],
+        head_gradient: bool = False,
     ) -> LossSums:
         """Run a batch, once forward and once backward for each draw.
 
@@ -147,6 +151,7 @@ class FisherScores:
             each: Called with each draw; without the gradient of the head.
             head: Called with the inputs of the head ``[rows, inputs]`` and the logarithms of the
                 probabilities ``[rows, classes]``, if there is a head.
+            head_gradient: True for draws with the gradient of the head.
         """
         problem, activations = self._problem, list[NoisyActivation]()
 
@@ -176,16 +181,19 @@ class FisherScores:
         # Rows sum to 0 against a score, so logarithms of probabilities serve as logits.
         change = fixed - step
         drift = (probabilities * change).sum(-1)
-        if not rows.requires_grad:  # the head alone is placed
-            each(Draw({}, [], 0.0))
-            return sums
         for place, draw in enumerate(draws):
             drawn = torch.multinomial(probabilities, 1, generator=self._generator(number, draw))
-            with torch.enable_grad(), differentiating("; or simulate"):
-                loss = -rows.gather(1, drawn).sum()
-                found = torch.autograd.grad(
-                    loss, wanted, retain_graph=place + 1 < len(draws), allow_unused=True
-                )
+            found: Sequence[Tensor | None] = [None] * len(wanted)
+            if rows.requires_grad:  # else the head alone is placed
+                with torch.enable_grad(), differentiating("; or simulate"):
+                    loss = -rows.gather(1, drawn).sum()
+                    found = torch.autograd.grad(
+                        loss, wanted, retain_graph=place + 1 < len(draws), allow_unused=True
+                    )
+            own = None
+            if head_gradient and self.head is not None:
+                score = probabilities.scatter_add(1, drawn, -torch.ones_like(drift)[:, None])
+                own = score.mT @ hidden[-1].detach()[counts].to(score)
             offset = (drift - change.gather(1, drawn)[:, 0]).sum(dtype=torch.float64)
             weights = {
                 name: gradient
@@ -193,7 +201,7 @@ class FisherScores:
                 if gradient is not None
             }
             rest = found[len(self.means) :]
-            each(Draw(weights, list(zip(activations, rest, strict=True)), float(offset)))
+            each(Draw(weights, own, list(zip(activations, rest, strict=True)), float(offset)))
         return sums
 
     def _watch_head(self, hidden: list[Tensor]) -> Callable[[], None]:

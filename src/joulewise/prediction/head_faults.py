@@ -144,6 +144,11 @@ class HeadFaults:
         kind, word, change, low = (torch.cat(parts) for parts in zip(*found, strict=True))
         return kind, word, change, low
 
+    @property
+    def numbers(self) -> int:
+        """Numbers that one call of `excess` works on."""
+        return self._rows * self._kinds * len(_NODES)
+
     def excess(self, rates: Tensor) -> Tensor:
         """Divergence beyond second order, mean over rows; float64, differentiable.
 

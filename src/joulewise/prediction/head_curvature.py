@@ -1,0 +1,107 @@
+"""The layer that gives the logits: its curvature exactly, and its large single faults.
+
+The Fisher information of its weight ``w_kd`` is ``sum p_k (1 - p_k) h_d^2`` over rows, ``h`` its
+inputs and ``p`` the probabilities: no classes are drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from joulewise.devices import Point, WordMemory
+from joulewise.devices.operating_point import as_point
+from joulewise.prediction.error_parts import Part
+from joulewise.prediction.head_faults import HeadFaults
+from joulewise.prediction.moment_curves import MomentCurves
+from joulewise.prediction.problem import Problem
+
+__all__ = ["HeadCurvature"]
+
+
+class HeadCurvature:
+    """Sums over rows of outputs for the head.
+
+    Args:
+        part: Its placed weight.
+        problem: The problem.
+
+    Attributes:
+        part: As given.
+        faults: Its large faults; None for memories without words of independent faults.
+    """
+
+    def __init__(self, part: Part, problem: Problem) -> None:
+        self.part, self._rows = part, 0
+        self._information: Tensor | None = None
+        self.faults: HeadFaults | None = None
+        memory = part.placed.device
+        if isinstance(memory, WordMemory) and memory.protection is None and memory.smooth:
+            self.faults = HeadFaults(memory, problem.memory.stored[part.placed.name])
+
+    def add(self, inputs: Tensor, log_p: Tensor) -> None:
+        """Add rows; see `HeadFaults.add`."""
+        p = log_p.exp()
+        found = (p * (1 - p)).mT @ inputs.float().square()
+        self._information = found if self._information is None else self._information + found
+        self._rows += len(log_p)
+        if self.faults is not None:
+            self.faults.add(inputs, log_p)
+
+    def squares(self) -> Tensor:
+        """Information summed over the words of each class, mean over rows; see `Part`."""
+        assert self._information is not None
+        by_channel = self.part.by_channel
+        return self.part.classes.summed(self._information, by_channel=by_channel).cpu() / self._rows
+
+    def contribution(self) -> Tensor:
+        """Contribution to the divergence at the plan, nats; differentiable."""
+        found = (self.part.variance() * self.squares()).sum() / 2
+        return found if self.faults is None else found + self._excess(self.part.rows)
+
+    def by_plane(self) -> Tensor:
+        """Contribution of faults in each bit plane alone, ``[bits]``."""
+        found = self.part.plane_sums(self.squares()) / 2
+        if self.faults is None:
+            return found
+        rates = self._rates(self.part.rows.detach())
+        alone = [rates * plane for plane in torch.eye(rates.shape[1], dtype=rates.dtype)]
+        return found + torch.stack([self.faults.excess(some) for some in alone])
+
+    def beyond(self) -> dict[str, Callable[[Point], Tensor]]:
+        """Divergence beyond second order as a function of the point, by name of the head."""
+        if self.faults is None:
+            return {}
+        return {self.part.placed.name: self._curve() if self._scalar else self._at}
+
+    @property
+    def _scalar(self) -> bool:
+        return len(self.part.rows) == 1 and self.part.rows.ndim == 1
+
+    def _curve(self) -> Callable[[Point], Tensor]:
+        """The excess from a table over the knob: a plan costs one interpolation."""
+        assert self.faults is not None
+
+        def sums(point: Tensor) -> Tensor:
+            return self._excess(point[None])[None]
+
+        curve = MomentCurves.tabulate(self.part.placed.device.knob, sums, self.faults.numbers)
+        none = torch.zeros((), dtype=torch.long)
+        return lambda point: curve.at(as_point(point), none)
+
+    def _at(self, point: Point) -> Tensor:
+        point = as_point(point)
+        own = point.ndim > self.part.rows.ndim - 1
+        return self._excess(point if own else point[None])
+
+    def _excess(self, rows: Tensor) -> Tensor:
+        assert self.faults is not None
+        return self.faults.excess(self._rates(rows))
+
+    def _rates(self, rows: Tensor) -> Tensor:
+        """Rates of wrong reads, mean over the rows of points, ``[2, bits]``."""
+        memory = self.part.placed.device
+        assert isinstance(memory, WordMemory)
+        return torch.stack([memory.wrong_rates(row) for row in rows]).mean(0)
