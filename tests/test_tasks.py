@@ -268,7 +268,7 @@ def test_batches_of_several_lengths():
     placement = jw.place(Tokens(lambda y: y), weights=jw.SRAM(), example_inputs=data[0]["ids"])
     assert jw.simulate(placement, data, at={"eta": 0.3}, chips=3).mse
     found = jw.allocate(placement, data, goal=jw.MetricDrop(0.1), chips=20)
-    assert found.holds and found.of == "weights"
+    assert found.holds and found.of == "divergence"
     with pytest.raises(jw.ModelError, match="outputs without a tensor of one shape"):
         jw.predict(placement, data, at={"eta": 0.3})
     with pytest.raises(jw.ModelError, match="outputs differ in shape from batch to batch"):

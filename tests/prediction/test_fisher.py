@@ -186,22 +186,34 @@ def test_error_models_of_the_divergence_are_the_forecast_at_other_points(net, gp
         assert float(variance[0, 0]) == pytest.approx(float(after[name] - before[name]), rel=1e-6)
 
 
-def test_shifts_of_error_models_are_unbiased(net):
+def test_shifts_of_error_models(net):
+    """Exact at the plan of the linearisation, with its slope; quadratic near it."""
     model, batches = net
     placement = jw.place(model, weights=jw.SRAM(bits=8, channel_dim=0))
-    at = {"eta": 0.3}
-    exact = jw.predict(placement, batches, at=at, method="fisher").mean_divergence
-    shifts = [
-        jw.error_model(placement, batches, at=at, of="divergence", seed=k).shift_and_variance(
-            placement.points(at)
-        )[0]
-        for k in range(60)
-    ]
-    shifts = torch.stack(shifts).tolist()
-    error = float(torch.tensor(shifts).std()) / len(shifts) ** 0.5
-    # The divergence at the mean is of second order, but for a tenth.
-    expected = float(exact)
-    assert sum(shifts) / len(shifts) == pytest.approx(expected, abs=4 * error + 0.1 * expected)
+
+    def exact(eta):
+        return jw.predict(placement, batches, at={"eta": eta}, method="fisher").mean_divergence
+
+    def shift(errors, eta):
+        return errors.shift_and_variance(placement.points({"eta": eta}))[0]
+
+    errors = jw.error_model(placement, batches, at={"eta": 0.3}, of="divergence")
+    assert float(shift(errors, 0.3)) == pytest.approx(float(exact(0.3)), rel=1e-5)
+    slope = float(exact(0.3 + 1e-3) - exact(0.3 - 1e-3)) / 2e-3
+    found = float(shift(errors, 0.3 + 1e-4) - shift(errors, 0.3 - 1e-4)) / 2e-4
+    assert found == pytest.approx(slope, rel=1e-2)
+    # The curvature is estimated from 12 draws: a mean over seeds, within its standard error.
+    each = torch.stack(
+        [
+            shift(
+                jw.error_model(placement, batches, at={"eta": 0.3}, of="divergence", seed=k), 0.26
+            )
+            for k in range(30)
+        ]
+    )
+    error = float(each.std()) / len(each) ** 0.5
+    expected = float(exact(0.26))
+    assert float(each.mean()) == pytest.approx(expected, abs=4 * error + 0.1 * expected)
 
 
 def test_a_plan_holds_a_perplexity(gpt):

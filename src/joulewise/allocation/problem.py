@@ -135,7 +135,7 @@ class AllocationProblem:
                 self.few,
                 at=at,
                 of=self.of,
-                metric=self.metric,
+                metric=self.metric if self.of == "divergence" else None,
                 seed=self.seed,
                 batch_size=self.batch_size,
                 progress=self.report,
@@ -152,9 +152,13 @@ class AllocationProblem:
         """Optimiser linearised near the cheapest plan within a predicted error.
 
         Gradients can be wrong far from their plan, so it is approached in steps: the most reliable
-        plan, the common level within the error, the optimum.
+        plan, the common level within the error, the optimum. Errors that every plan is within are
+        lowered: at the least reliable plan gradients may vanish.
         """
         optimiser = self.linearised_at(self.variables.uniform(1.0))
+        most = optimiser.error(optimiser.variables.least_reliable)
+        if most <= max_error:
+            max_error = most / 2
         optimiser = self.linearised_at(self.variables.uniform(optimiser.common_level(max_error)))
         return self.linearised_at(optimiser.minimise_energy(max_error))
 

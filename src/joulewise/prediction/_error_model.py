@@ -44,6 +44,8 @@ __all__ = ["ErrorModel", "error_model", "weight_error_model"]
 
 # Random +-1 probes of the weights' relative error; draws of classes for each row.
 _PROBES, _DRAWS = 64, 2
+# Divergence of a row, nats, below which it is rounding of float32.
+_NO_DIVERGENCE = 1e-7
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -265,44 +267,68 @@ def _probed_error(
 def _divergence_model(
     placement: Placement, problem: Problem, groups: Sequence[Sequence[Part]], seed: int
 ) -> ErrorModel:
-    """The divergence as a function of the plan, from `_DRAWS` draws of classes for each row."""
+    """The divergence as a function of the plan, from `_DRAWS` draws of classes for each row.
+
+    For a change ``d`` of a batch's outputs at the mean, with divergence ``D = 1/2 d^T F d`` and
+    gradient ``G = F d``, and a further change ``e``, ``d`` and ``F`` those of all its rows,
+
+        1/2 (d + e)^T F (d + e) = 1/2 (sqrt(2 D) + G e / sqrt(2 D))^2 + 1/2 E (s' e)^2.
+
+    The first is exact: a probed output of its own. Scores ``s`` of sampled classes give the rest
+    without the part along ``d``, ``s' = s - (s d) / (2 D) G``.
+    """
     parts = {part.placed.name: part for group in groups for part in group}
     scores = FisherScores(problem, seed=seed)
     head = None if scores.head is None else HeadCurvature(parts[scores.head.name], problem)
     offsets: list[float] = []
-
-    def each(draw: Draw) -> None:
-        offsets.append(draw.offset)
-        for part in parts.values():
-            numbers = len(part.rows) * len(part.directions)
-            part.response.append(torch.zeros(1, numbers, dtype=torch.float64))
-        for name, gradient in draw.weights.items():
-            parts[name].add_scores(gradient)
-            parts[name].add_response(gradient)
-        if head is not None and draw.head is not None:
-            head.part.add_response(draw.head)
-        for use, caught in draw.activations:
-            if caught is not None:
-                parts[use.placed.name].add_activation(use.inputs, caught)
-
     rows = 0
     for place, number in enumerate(problem.numbers, 1):
-        add = head.add if head is not None else _nothing
-        rows += scores.batch(number, range(_DRAWS), each, add, head_gradient=True).rows
+        one = scores.forward(number)
+        divergence, rows = one.divergence, rows + one.rows
+        _add_responses(parts, scores.divergence(one), head, squares=False)
+        offsets.append((2 * divergence) ** 0.5)
+        # Without a divergence there is no direction to take off.
+        along = 1 / (2 * divergence) if divergence > _NO_DIVERGENCE * one.rows else 0.0
+        for number_of_draw in range(_DRAWS):
+            draw = scores.draw(one, number_of_draw)
+            _add_responses(parts, draw, head, squares=True)
+            for part in parts.values():
+                pulled = part.response[-2 - number_of_draw]
+                part.response[-1] -= draw.offset * along * pulled
+                part.response[-1] /= _DRAWS**0.5
+            offsets.append(0.0)
+        for part in parts.values():
+            part.response[-1 - _DRAWS] *= along**0.5
+        if head is not None and one.hidden is not None:
+            head.add(one.hidden, one.log_p.detach())
         problem.progress(place, len(problem.numbers))
     if head is not None:
         head.part.squares = head.part.squares + head.squares() * (rows * _DRAWS)
     return ErrorModel(
         placement=placement,
-        outputs=2 * rows / len(problem.numbers),
+        outputs=2 * rows / len(offsets),
         offset=torch.tensor(offsets, dtype=torch.float64),
         groups=tuple(tensor_group(group, 2 * rows * _DRAWS) for group in groups),
         beyond={} if head is None else head.beyond(),
     )
 
 
-def _nothing(inputs: Tensor, log_p: Tensor) -> None:
-    """No head is placed."""
+def _add_responses(
+    parts: Mapping[str, Part], draw: Draw, head: HeadCurvature | None, *, squares: bool
+) -> None:
+    """Add the responses of a scalar function of the outputs, and its squared gradients."""
+    for part in parts.values():
+        numbers = len(part.rows) * len(part.directions)
+        part.response.append(torch.zeros(1, numbers, dtype=torch.float64))
+    for name, gradient in draw.weights.items():
+        parts[name].add_response(gradient)
+        if squares:
+            parts[name].add_scores(gradient)
+    if head is not None and draw.head is not None:
+        head.part.add_response(draw.head)
+    for use, caught in draw.activations:
+        if caught is not None:
+            parts[use.placed.name].add_activation(use.inputs, caught, squares=squares)
 
 
 def _weight_error(memory: Memory, parts: Sequence[Part]) -> Tensor:

@@ -100,16 +100,18 @@ class Part:
         along = self.classes.summed(gradient, by_channel=self.by_channel, power=1).cpu()
         self.response[-1] += (along @ self.directions.mT).reshape(1, -1)
 
-    def add_activation(self, inputs: Tensor, g: Tensor) -> None:
+    def add_activation(self, inputs: Tensor, g: Tensor, *, squares: bool = True) -> None:
         """Add the gradients of the last piece at the mean read of an activation.
 
         Args:
             inputs: The values stored, ``[samples, ...]``.
             g: The gradients, in that shape.
+            squares: False to add the response alone.
         """
         stored = self.placed.device.store(inputs, limit=self.placed.limit, name=self.placed.name)
         classes, wide = self.placed.device.word_classes(stored), g.double()
-        self.squares = self.squares + classes.summed(wide.square()).cpu()
+        if squares:
+            self.squares = self.squares + classes.summed(wide.square()).cpu()
         directions = classes.spread(self.directions).to(wide)
         steps = torch.einsum("w...,...->...w", directions, wide)
         each = steps.reshape(len(g), -1, len(directions)).sum(1).cpu()

@@ -14,7 +14,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -23,7 +22,7 @@ from joulewise.devices import WordMemory
 from joulewise.devices.operating_point import as_point
 from joulewise.errors import check_in_range, check_kind
 from joulewise.prediction.error_parts import Part
-from joulewise.prediction.fisher_scores import Draw, FisherScores, LossSums
+from joulewise.prediction.fisher_scores import Draw, FisherScores, LossPass
 from joulewise.prediction.head_curvature import HeadCurvature
 from joulewise.prediction.loss_forecast import LossForecast
 from joulewise.prediction.problem import Problem
@@ -108,24 +107,32 @@ class _Sums:
         if (head := self._scores.head) is not None:
             self._head = HeadCurvature(self._parts[head.name], problem)
         self._totals: dict[int, list[float]] = {}
-        self._losses: dict[int, LossSums] = {}
+        self._rows = self._with_targets = 0
+        self._divergence = self._loss = self._given = 0.0
 
     def add(self, draws: Sequence[int]) -> None:
         """Go through the batches with some draws each."""
         for place, number in enumerate(self._problem.numbers, 1):
-            totals: list[float] = []
-            self._losses[number] = self._scores.batch(
-                number, draws, partial(self._add, totals), partial(self._add_head, number)
+            one = self._scores.forward(number)
+            if number not in self._totals:
+                self._add_pass(one)
+            self._totals.setdefault(number, []).extend(
+                self._added(self._scores.draw(one, draw)) for draw in draws
             )
-            self._totals.setdefault(number, []).extend(totals)
             self._problem.progress(place, len(self._problem.numbers))
 
-    def _add_head(self, number: int, inputs: Tensor, log_p: Tensor) -> None:
-        if self._head is not None and number not in self._losses:
-            self._head.add(inputs, log_p)
+    def _add_pass(self, one: LossPass) -> None:
+        """Add what does not depend on draws."""
+        self._rows += one.rows
+        self._divergence += one.divergence
+        if (losses := one.losses) is not None:
+            self._loss, self._given = self._loss + losses[0], self._given + losses[1]
+            self._with_targets += one.rows
+        if self._head is not None and one.hidden is not None:
+            self._head.add(one.hidden, one.log_p.detach())
 
-    def _add(self, totals: list[float], draw: Draw) -> None:
-        """Add a draw, and append its contributions at the plan."""
+    def _added(self, draw: Draw) -> float:
+        """Add a draw; its contributions at the plan."""
         total = 0.0
         for name, gradient in draw.weights.items():
             if name in self._scores.commons:
@@ -139,7 +146,7 @@ class _Sums:
             if caught is not None:
                 spent = (caught.double().square() * use.var.double()).sum() / 2
                 total += self._added_to(use.placed.name, spent)
-        totals.append(total)
+        return total
 
     def _add_shared(self, name: str, gradient: Tensor) -> float:
         """Add the gradient of a weight whose words share a factor; its contribution."""
@@ -176,8 +183,8 @@ class _Sums:
 
     def forecast(self) -> LossForecast:
         """The forecast."""
-        problem, losses = self._problem, self._losses.values()
-        rows, draws = sum(one.rows for one in losses), len(next(iter(self._totals.values())))
+        problem, rows = self._problem, self._rows
+        draws = len(next(iter(self._totals.values())))
         numbers = rows * draws
         contributions: dict[str, Tensor] = {}
         by_plane: dict[str, Tensor] = {}
@@ -195,19 +202,17 @@ class _Sums:
                     by_plane[name] = by_plane[name] + self._head.by_plane()
             contributions[name] = own
         error = self._error()
-        known = all(one.given for one in losses)
+        known = self._with_targets == rows
         return LossForecast(
             method="Fisher information",
             plan=problem.plan,
             rows=rows,
-            mean_divergence=torch.tensor(
-                sum(one.divergence for one in losses) / rows, dtype=torch.float64
-            ),
+            mean_divergence=torch.tensor(self._divergence / rows, dtype=torch.float64),
             contributions=contributions,
             by_plane=by_plane,
             by_channel={n: c / numbers for n, c in (self._channels or {}).items()},
             standard_error=None if error is None else error / rows,
             draws=draws,
-            given=sum(one.given for one in losses) / rows if known else None,
-            mean_loss=sum(one.loss for one in losses) / rows if known else None,
+            given=self._given / rows if known else None,
+            mean_loss=self._loss / rows if known else None,
         )

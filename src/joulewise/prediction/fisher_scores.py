@@ -22,23 +22,7 @@ from joulewise.metrics import Metric, NextToken
 from joulewise.placement import Batch, Placed, check_finite, differentiating
 from joulewise.prediction.problem import Problem
 
-__all__ = ["Draw", "FisherScores", "LossSums", "counted_rows"]
-
-
-class LossSums(NamedTuple):
-    """Sums over the rows of a batch that count, at the mean read.
-
-    Args:
-        rows: Number of rows.
-        divergence: Divergence from the model as given, nats.
-        loss: Negative log-likelihood of the targets at the mean, nats; 0 without targets.
-        given: The same of the model as given.
-    """
-
-    rows: int
-    divergence: float
-    loss: float
-    given: float
+__all__ = ["Draw", "FisherScores", "LossPass", "counted_rows"]
 
 
 @dataclass(slots=True, eq=False)
@@ -58,15 +42,59 @@ class NoisyActivation:
     var: Tensor
 
 
+@dataclass(slots=True, kw_only=True, eq=False)
+class LossPass:
+    """A forward pass of a batch at the mean read; rows are those that count.
+
+    Args:
+        number: Index of the batch.
+        log_p: Logarithms of the probabilities, ``[rows, classes]``, part of the graph.
+        given: The same of the model as given, without a graph.
+        classes: Targets, ``[rows]``; None without.
+        hidden: Inputs of the head, ``[rows, inputs]``; None without one.
+        activations: Placed activations.
+    """
+
+    number: int
+    log_p: Tensor
+    given: Tensor
+    classes: Tensor | None
+    hidden: Tensor | None
+    activations: Sequence[NoisyActivation]
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return len(self.log_p)
+
+    @property
+    def divergence(self) -> float:
+        """Divergence from the model as given, summed over rows, nats."""
+        each = self.given.exp() * (self.given - self.log_p.detach())
+        return float(each.where(self.given > -torch.inf, 0.0).sum(dtype=torch.float64))
+
+    @property
+    def losses(self) -> tuple[float, float] | None:
+        """Negative log-likelihood at the mean and of the model as given, summed; or None."""
+        if self.classes is None:
+            return None
+        mean, given = (
+            float(-x.gather(1, self.classes[:, None]).sum(dtype=torch.float64))
+            for x in (self.log_p.detach(), self.given)
+        )
+        return mean, given
+
+
 class Draw(NamedTuple):
-    """Gradients for one class drawn in each row of a batch.
+    """Gradients of a scalar function of the outputs of a batch.
 
     Args:
         weights: Gradient of each placed weight, in the shape of the weight; of the head's, that of
             its other uses, if any.
-        head: Gradient of the head by its use as such; None if there is none, or if not requested.
+        head: Gradient of the head by its use as such; None if there is none.
         activations: Placed activations, each with its gradient; None where it has none.
-        offset: Sum over rows of the score times the change of the outputs at the mean read.
+        offset: For a draw of classes, the sum over rows of the score times the change of the
+            outputs at the mean read.
     """
 
     weights: dict[str, Tensor]
@@ -135,24 +163,8 @@ class FisherScores:
                 return Head(placed.name, layer, len(placed.owners) > 1)
         return None
 
-    def batch(
-        self,
-        number: int,
-        draws: Sequence[int],
-        each: Callable[[Draw], None],
-        head: Callable[[Tensor, Tensor], None],
-        head_gradient: bool = False,
-    ) -> LossSums:
-        """Run a batch, once forward and once backward for each draw.
-
-        Args:
-            number: Index of the batch.
-            draws: Numbers of the draws, which seed them.
-            each: Called with each draw; without the gradient of the head.
-            head: Called with the inputs of the head ``[rows, inputs]`` and the logarithms of the
-                probabilities ``[rows, classes]``, if there is a head.
-            head_gradient: True for draws with the gradient of the head.
-        """
+    def forward(self, number: int) -> LossPass:
+        """Run a batch at the mean read."""
         problem, activations = self._problem, list[NoisyActivation]()
 
         def observe(placed: Placed, inputs: Tensor, mean: Tensor, var: Tensor) -> Tensor:
@@ -169,40 +181,59 @@ class FisherScores:
             logits = problem.memory.call(batch.inputs)
             check_finite(problem.memory.placement.model, batch.inputs, logits, "at the mean read")
             counts, classes = counted_rows(problem.metric, batch, logits)
-            rows = logits[counts].float().log_softmax(-1)
-        fixed, given = rows.detach(), reference[counts].float()
-        if self.head is not None:
-            head(hidden[-1].detach()[counts], fixed)
-        del logits
-        step = given.log_softmax(-1)
-        sums = _loss_sums(fixed, step, classes)
-        wanted = [*self.means.values(), *(one.mean for one in activations)]
-        probabilities = fixed.exp()
-        # Rows sum to 0 against a score, so logarithms of probabilities serve as logits.
-        change = fixed - step
-        drift = (probabilities * change).sum(-1)
-        for place, draw in enumerate(draws):
-            drawn = torch.multinomial(probabilities, 1, generator=self._generator(number, draw))
-            found: Sequence[Tensor | None] = [None] * len(wanted)
-            if rows.requires_grad:  # else the head alone is placed
-                with torch.enable_grad(), differentiating("; or simulate"):
-                    loss = -rows.gather(1, drawn).sum()
-                    found = torch.autograd.grad(
-                        loss, wanted, retain_graph=place + 1 < len(draws), allow_unused=True
-                    )
-            own = None
-            if head_gradient and self.head is not None:
-                score = probabilities.scatter_add(1, drawn, -torch.ones_like(drift)[:, None])
-                own = score.mT @ hidden[-1].detach()[counts].to(score)
-            offset = (drift - change.gather(1, drawn)[:, 0]).sum(dtype=torch.float64)
-            weights = {
-                name: gradient
-                for name, gradient in zip(self.means, found, strict=False)
-                if gradient is not None
-            }
-            rest = found[len(self.means) :]
-            each(Draw(weights, own, list(zip(activations, rest, strict=True)), float(offset)))
-        return sums
+            log_p = logits[counts].float().log_softmax(-1)
+        return LossPass(
+            number=number,
+            log_p=log_p,
+            given=reference[counts].float().log_softmax(-1),
+            classes=classes,
+            hidden=hidden[-1].detach()[counts] if hidden else None,
+            activations=activations,
+        )
+
+    def draw(self, one: LossPass, number: int) -> Draw:
+        """Draw classes, and differentiate their negative log-likelihood.
+
+        Args:
+            one: The pass.
+            number: Number of the draw, which seeds it.
+        """
+        fixed = one.log_p.detach()
+        probabilities, change = fixed.exp(), fixed - one.given
+        device = fixed.device
+        # A hash of integers is the same in every process.
+        seed = hash((self._seed, one.number, number)) & (2**62 - 1)
+        generator = torch.Generator(device).manual_seed(seed)
+        drawn = torch.multinomial(probabilities, 1, generator=generator)
+        # Scores sum to 0 over classes, so logarithms of probabilities serve as logits.
+        offset = (probabilities * change).sum() - change.gather(1, drawn).sum()
+        with torch.enable_grad():
+            loss = -one.log_p.gather(1, drawn).sum()
+        score = probabilities.scatter_add(1, drawn, -torch.ones_like(drawn, dtype=fixed.dtype))
+        return self._differentiated(one, loss, score, float(offset))
+
+    def divergence(self, one: LossPass) -> Draw:
+        """Differentiate the divergence from the model as given."""
+        p = one.given.exp()
+        with torch.enable_grad():
+            loss = -(p * one.log_p).sum()
+        return self._differentiated(one, loss, one.log_p.detach().exp() - p, 0.0)
+
+    def _differentiated(self, one: LossPass, loss: Tensor, score: Tensor, offset: float) -> Draw:
+        """Gradients of a loss, whose gradient in the logits is ``score``."""
+        wanted = [*self.means.values(), *(use.mean for use in one.activations)]
+        found: Sequence[Tensor | None] = [None] * len(wanted)
+        if loss.requires_grad:  # else the head alone is placed
+            with differentiating("; or simulate"):
+                found = torch.autograd.grad(loss, wanted, retain_graph=True, allow_unused=True)
+        weights = {
+            name: gradient
+            for name, gradient in zip(self.means, found, strict=False)
+            if gradient is not None
+        }
+        rest = found[len(self.means) :]
+        head = None if one.hidden is None else score.mT @ one.hidden.to(score)
+        return Draw(weights, head, list(zip(one.activations, rest, strict=True)), offset)
 
     def _watch_head(self, hidden: list[Tensor]) -> Callable[[], None]:
         """Collect inputs of the head, whose own gradient is not needed; call the result to stop."""
@@ -212,24 +243,9 @@ class FisherScores:
         hook = self.head.module.register_forward_pre_hook(lambda _, args: hidden.append(args[0]))
         return hook.remove
 
-    def _generator(self, number: int, draw: int) -> torch.Generator:
-        device = self._problem.references[number].device
-        generator = torch.Generator(device)
-        return generator.manual_seed(hash((self._seed, number, draw)) & (2**62 - 1))
-
 
 def _remember(seen: dict[nn.Linear, Tensor], module: Any, args: Any, output: Tensor) -> None:
     seen[module] = output
-
-
-def _loss_sums(fixed: Tensor, given: Tensor, classes: Tensor | None) -> LossSums:
-    divergence = (given.exp() * (given - fixed)).where(given > -torch.inf, 0.0)
-    loss = original = 0.0
-    if classes is not None:
-        loss, original = (
-            float(-x.gather(1, classes[:, None]).sum(dtype=torch.float64)) for x in (fixed, given)
-        )
-    return LossSums(len(fixed), float(divergence.sum(dtype=torch.float64)), loss, original)
 
 
 def counted_rows(
