@@ -9,10 +9,11 @@ import io
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from joulewise.errors import InputError
+from joulewise.errors import InputError, check_kind
 from joulewise.files import write_atomically
 
 __all__ = ["Result", "finite", "format_value", "plotted", "write_csv"]
@@ -84,13 +85,14 @@ def write_csv(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
     Raises:
         InputError: if it cannot be written.
     """
+    check_kind("path", path, str | PathLike, "a path")
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     try:
         write_atomically(path, text.getvalue())
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the path
         raise InputError(f"{path} cannot be written: {error}") from error
 
 

@@ -127,6 +127,57 @@ def test_fields_that_are_wrong(run, tmp_path, field, value):
     assert [one.name for one in tmp_path.iterdir()] == ["study.yaml"]
 
 
+CELLS = {
+    "bad.csv": "garbage\n1,2\n",
+    "rates.csv": "row,column,bit_error_rate\n0,3,0.1\n",
+    "one.csv": "row,column,v_dd\n0,3,0.5\n",
+    "two.csv": "row,column,v_dd\n0,3,0.5\n9,3,0.6\n",
+}
+BAD_MEMORIES = [
+    ("path: bad.csv", "", "memories[0]: fault_map: bad.csv, line 1: the header is garbage"),
+    ("path: missing.csv", "", "memories[0]: fault_map: missing.csv cannot be read"),
+    ("path: empty", "", "memories[0]: fault_map: empty is without files *.bin"),
+    ("path: rams", "bits: 6", "memories[0]: columns of the fault map is 16"),
+    ("path: one.csv", "", "memories[0]: law: the voltage table is 1 row(s)"),
+    ("path: rates.csv", "", "memories[0]: law is measured, and rates.csv states no supplies"),
+    ("path: two.csv, rows: 4", "", "memories[0]: fault_map: two.csv, line 3: row is 9"),
+    ("path: two.csv", "v_nominal: 0.1", "memories[0]: law: v_nominal is 0.1; allowed: 0.5 to"),
+]
+
+
+@pytest.fixture
+def measurements(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, text in CELLS.items():
+        (tmp_path / name).write_text(text)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "rams").mkdir()
+    for v_dd, first in (("0.55", "FEFE"), ("0.54", "FCFC")):
+        (tmp_path / "rams" / f"board-{v_dd}.bin").write_text(first + "F" * 4092)
+    return tmp_path
+
+
+@pytest.mark.parametrize(("fault_map", "more", "said"), BAD_MEMORIES)
+def test_memories_that_cannot_be_built(run, measurements, fault_map, more, said):
+    text = f"{{kind: sram, law: measured, fault_map: {{kind: measured, {fault_map}}}, {more}}}"
+    (measurements / "study.yaml").write_text(
+        f"models: [mlp]\ntraining: [sgd]\nmemories: [{text}]\n"
+    )
+    for line in (["run", "study.yaml", "--dry-run"], ["run", "study.yaml"]):
+        result = run(*line)
+        assert_refused(result, line)
+        assert said in result[2]
+        assert not list(measurements.glob("study/trials/*"))
+
+
+@pytest.mark.parametrize("command", ["allocate", "pareto"])
+def test_plans_on_a_measured_map_need_levels(run, measurements, command):
+    memory = "sram:fault_map=measured,fault_map.path=rates.csv"
+    result = run(command, "--model", "mlp=w.safetensors", "--memory", memory)
+    assert_refused(result, command)
+    assert "granularities[0].levels is empty; allowed: operating points on eta" in result[2]
+
+
 def test_there_are_as_many_as_were_asked_for():
     assert len(BAD_FILES) + len(BAD_FIELDS) >= 60
     assert len(_LINES) >= 200

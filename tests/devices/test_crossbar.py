@@ -294,8 +294,8 @@ def test_noise_through_wires():
         ({"mapping": "single"}, "^mapping is 'single'; allowed: 'pair' or 'offset'"),
         ({"slices": 2}, "^levels is None; allowed: the steps of a slice"),
         ({"slices": 0}, "^slices is 0; allowed: a whole number, 1 to 8"),
-        ({"wire_ohm": 1.0}, "^g_range is not given beside wire_ohm; allowed: one that ends at"),
-        ({"wire_ohm": 1.0, "g_range": [1e-7, 1e-3]}, "^g_range is not given beside wire_ohm"),
+        ({"wire_ohm": 1.0}, r"^g_range is \(1e-07, 0.001\), the default; allowed: beside wire_ohm"),
+        ({"wire_ohm": 1.0, "g_range": [1e-7, 1e-3]}, r"^g_range is \(1e-07, 0.001\), the default"),
         (
             {"wire_ohm": 1.0, "mapping": "offset", "g_range": (1e-6, 1e-4)},
             "^mapping is 'offset' beside wire_ohm; allowed: 'pair'",

@@ -99,6 +99,8 @@ def test_tensors_without_a_role_keep_their_names():
         ("fc1<SEP>energy<SEP>MainMemory<SEP>W1<SEP>read", "x", "W1<SEP>read is 'x'"),
         ("fc1<SEP>energy<SEP>MainMemory<SEP>leak", float("nan"), "leak is nan; allowed: 0 to 1e"),
         ("Total<SEP>energy", 1e-9, "the sum of all energies is 3.93085e-09 J; allowed: 1e-09 J"),
+        ("Total<SEP>energy", 1, "the sum of all energies is 3.93085e-09 J; allowed: 1 J"),
+        ("Total<SEP>energy", "3.93e-9", "Total<SEP>energy is '3.93e-9' .str.; allowed: a number"),
     ],
 )
 def test_malformed_columns_are_refused_by_name(tmp_path, name, value, message):
@@ -107,6 +109,55 @@ def test_malformed_columns_are_refused_by_name(tmp_path, name, value, message):
         read_accelforge(tmp_path / "m.json", words_per_action=WORDS)
     with pytest.raises(TableError, match=f"the mapping: .*{message}"):
         read_accelforge(mapping(COLUMNS | {name: value}))
+
+
+def without(*columns):
+    return {name: value for name, value in COLUMNS.items() if name not in columns}
+
+
+def test_energies_that_are_not_stated_are_not_zero():
+    words = "fc1<SEP>{}<SEP>MainMemory<SEP>W1<SEP>read"
+    columns = without(words.format("energy"))
+    columns["Total<SEP>energy"] -= COLUMNS[words.format("energy")]
+    table = read_accelforge(mapping(columns))
+    (row,) = table.filter(layer="fc1", tensor="weights", component="MainMemory").rows
+    assert (row.count, row.joules) == (2048, None)
+    with pytest.raises(TableError, match="the sum of all energies is 2.13117e-09 J; allowed: 3.9"):
+        read_accelforge(mapping(without(words.format("energy"))))
+    uncounted = without(words.format("action"))
+    with pytest.raises(TableError, match=f"{words.format('action')} is missing; allowed: a count"):
+        read_accelforge(mapping(uncounted))
+    with pytest.raises(TableError, match="Total<SEP>energy is missing; allowed: the sum of all"):
+        read_accelforge(mapping(without("Total<SEP>energy")))
+
+
+def test_a_mapping_without_energies_has_counts_alone():
+    table = read_accelforge(mapping({n: v for n, v in COLUMNS.items() if "<SEP>action<SEP>" in n}))
+    assert {row.joules for row in table.rows} == {None}
+    assert sum(row.count for row in table.filter(action="compute").rows) == 2368
+
+
+@pytest.mark.parametrize(
+    ("own", "message"),
+    [
+        ({"words_per_action": 5}, "words_per_action is 5 .int.; allowed: words by component"),
+        ({"words_per_action": WORDS | {"MainMemory": 0}}, "of 'MainMemory' is 0; allowed: above 0"),
+        ({"words_per_action": WORDS | {"MainMemory": True}}, "of 'MainMemory' is True .bool.; all"),
+        ({"words_per_action": WORDS | {"MainMemory": None}}, "of 'MainMemory' is None .NoneType.;"),
+        ({"tensors": "x"}, r"tensors is 'x' \(str\); allowed: roles by \(Einsum, name\)"),
+        (
+            {"tensors": {("fc1", "W2"): "weights"}},
+            r"tensors is \('fc1', 'W2'\): 'weights'; allowed",
+        ),
+        ({"tensors": {"W1": "weights"}}, r"tensors is 'W1': 'weights'; allowed: a role of \('fc1'"),
+        ({"tensors": {("fc1", "W1"): 5}}, r"tensors is \('fc1', 'W1'\): 5; allowed: a role of"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_refused(own, message):
+    with pytest.raises(TableError, match=message):
+        read_accelforge(FILE, **({"words_per_action": WORDS} | own))
+    with pytest.raises(TableError, match=message):
+        read_accelforge(mapping(), **own)
 
 
 def test_what_is_no_mapping_is_refused(tmp_path):

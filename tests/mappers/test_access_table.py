@@ -49,6 +49,9 @@ def test_names_filters_and_totals(table):
         ({"layer": ["conv1", "fc"]}, "layer is 'fc'; allowed: conv1, fc, last"),
         ({"count": "8"}, "by is 'count'; allowed: layer, tensor, component, action"),
         ({"component": "dram", "action": "write"}, "the access table is without rows"),
+        ({"layer": None}, "layer is None .NoneType.; allowed: a name, or several"),
+        ({"layer": 5}, "layer is 5 .int.; allowed: a name, or several"),
+        ({"layer": [["conv1"]]}, "layer is of type list; allowed: a name, or several"),
     ],
 )
 def test_a_filter_that_leaves_nothing_is_refused(table, wanted, message):
@@ -121,6 +124,9 @@ def test_a_path_of_no_file_is_refused(tmp_path, path):
         ({"joules": math.inf}, "joules is inf; allowed"),
         ({"action": "Read"}, "action is 'Read'; allowed: lower case"),
         ({"layer": 3}, "layer is 3; allowed: printable text"),
+        ({"layer": " #a"}, "layer is ' #a'; allowed: printable text that starts with no # and has"),
+        ({"tensor": " a"}, "tensor is ' a'; allowed: .* no outer spaces"),
+        ({"component": "a "}, "component is 'a '; allowed: .* no outer spaces"),
     ],
 )
 def test_a_row_checks_itself(change, message):
@@ -133,5 +139,12 @@ def test_a_table_checks_its_rows(tmp_path):
         AccessTable(rows=(row(), row(count=3.0)))
     with pytest.raises(TableError, match="a row of the access table is of type dict"):
         AccessTable(rows=({},))
+    for rows in (None, 5):
+        with pytest.raises(TableError, match=f"rows is {rows} .*; allowed: a tuple of AccessRow"):
+            AccessTable(rows=rows)
+    with pytest.raises(InputError, match="path is None .NoneType.; allowed: a path"):
+        AccessTable(rows=(row(),)).to_csv(None)
+    with pytest.raises(InputError, match="cannot be written"):
+        AccessTable(rows=(row(),)).to_csv("\0")
     with pytest.raises(InputError, match="cannot be written"):
         AccessTable(rows=(row(),)).to_csv(tmp_path / "nowhere" / "t.csv")

@@ -146,3 +146,17 @@ def test_what_is_no_stats_file_is_refused(tmp_path, content):
     (tmp_path / "folder" / "x.stats.txt").mkdir()
     with pytest.raises(TableError, match=r"x.stats.txt cannot be read"):
         read_timeloop(tmp_path / "folder")
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        (5, "tensors is 5 .int.; allowed: roles by data space"),
+        (["Weights"], "tensors is of type list; allowed: roles by data space"),
+        ({"A": "weights"}, "tensors is 'A': 'weights'; allowed: a role of "),
+        ({"Weights": 5}, "tensors is 'Weights': 5; allowed: a role of "),
+    ],
+)
+def test_roles_of_other_data_spaces_are_refused(tensors, message):
+    with pytest.raises(TableError, match=message):
+        read_timeloop(OLD, tensors=tensors)

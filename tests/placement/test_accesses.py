@@ -91,6 +91,11 @@ def test_layers_of_other_names(placement, name):
         with_accesses(placement, other, names={"fc": "0"})
     with pytest.raises(InputError, match=r"names is 'fc1': \['0'\]; allowed: a layer of"):
         with_accesses(placement, other, names={"fc1": ["0"]})
+    for names in (5, [1], "x"):
+        with pytest.raises(InputError, match=r"names is .*; allowed: the model's layer or placed"):
+            with_accesses(placement, other, names=names)
+    with pytest.raises(InputError, match=r"component is 5 \(int\); allowed: a component of"):
+        with_accesses(placement, TWO, component=5)
 
 
 def test_layers_that_share_a_weight_add_up():

@@ -100,7 +100,9 @@ def test_a_plain_dump_gives_the_memory_back():
         ("crossbar:slices=2", "levels is missing"),
         ("crossbar:on_off=1", "greater than 1"),
         ("crossbar:programming=milo2021", "on_off is missing"),
-        ("crossbar:wire_ohm=1", "allowed: beside g_range"),
+        ("crossbar:wire_ohm=1", "the default; allowed: beside wire_ohm, another that ends at"),
+        ("crossbar:wire_ohm=1,g_range=1e-5", "g_range is 1e-05; allowed: two, such as 1e-6.1e-4"),
+        ("crossbar:wire_ohm=1,g_range=1e-6+1e-4,mapping=offset", "mapping is offset beside wire_o"),
         ("crossbar:wire_ohm=1,g_range=1e-4+1e-6", "two that ascend"),
         ("crossbar:variability=2", "less than or equal to 1"),
         ("sram:knob=v_dd", "allowed: eta or bit_error_rate"),
@@ -179,6 +181,13 @@ def test_a_measurement_gives_map_and_law(tmp_path):
     for setting in ("law=measured,", "knob=v_dd,", "v_nominal=1.0,"):
         text = text.replace(setting, "")
     assert memory(text).build().fault_map.arrays == 2
+
+
+def test_a_path_with_a_plus_stands_in_quotes(tmp_path):
+    file = tmp_path / "a+b.csv"
+    file.write_text("row,column,bit_error_rate\n0,3,0.1\n")
+    entry = memory(f"sram:fault_map=measured,fault_map.path='{file}'")
+    assert entry.build().fault_map.cells == (3,)
 
 
 def test_block_rams_of_a_folder(tmp_path):

@@ -81,6 +81,11 @@ def test_goals(text, goal):
             {"memories": ["sram:bit=8"]},
             r"memories\[0\]: bit is not a field; allowed: label, bits",
         ),
+        (
+            {"memories": ["sram:fault_map=measured,fault_map.path=a+b.csv"]},
+            r"memories\[0\].fault_map.path is \['a', 'b.csv'\]; allowed: a path, in quotes where",
+        ),
+        ({"memories": ["sram:law=a+b.csv"]}, r"law is .*; allowed: text, in quotes where it has a"),
         ({"chips": "many"}, "chips is 'many'"),
         ({"chips": 1}, "chips is 1; allowed: 2 or more"),
         ({"confidence": float("nan")}, "confidence is nan"),

@@ -146,8 +146,8 @@ class Crossbar(AnalogCells, PairDevice):
         if self.mapping == "offset":
             refuse("mapping", "'offset' beside wire_ohm", "'pair'")
         if self.g_range == _G_RANGE:
-            allowed = "one that ends at the most reliable g_max: drops rise with conductances"
-            refuse("g_range", "not given beside wire_ohm", allowed)
+            allowed = "beside wire_ohm, another that ends at the most reliable g_max"
+            refuse("g_range", f"{self.g_range}, the default", allowed)
 
     @property
     def _g_ends(self) -> tuple[float, float]:

@@ -6,21 +6,22 @@ Read as of version 1.0.467: columns ``Einsum<SEP>action<SEP>component<SEP>tensor
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import JsonValue, RootModel
 
-from joulewise.errors import TableError, check_in_range, refuse
-from joulewise.mappers.access_table import AccessTable, check_total, row_at
-from joulewise.mappers.reading import read_text, validated
+from joulewise.errors import TableError, check_in_range, check_kind, refuse
+from joulewise.mappers.access_table import AccessRow, AccessTable, check_total, row_at
+from joulewise.mappers.reading import check_roles, read_text, validated
 
 __all__ = ["read_accelforge"]
 
 _ROLES = {"weight": "weights", "input": "inputs", "output": "outputs"}
 _Key = tuple[str, str, str, str]
-"""Einsum, component, tensor and action."""
+"""Einsum, component, tensor and action; no tensor for leakage, ``"None"`` for arithmetic."""
+_TOTAL = "Total<SEP>energy"
 
 
 class _Columns(RootModel[dict[str, JsonValue]]):
@@ -48,13 +49,17 @@ def read_accelforge(
             have: ``bits_per_action`` over ``bits_per_value``. By default from the specification.
 
     Returns:
-        Reads, writes and other actions of each Einsum, component and tensor.
+        Reads, writes and other actions of each Einsum, component and tensor; joules are None where
+        the mapping states no energy.
 
     Raises:
-        TableError: if the file cannot be read, it holds several mappings, or a component has no
-            words per action.
+        TableError: if the file cannot be read, it holds several mappings, an energy has no count, a
+            component no words per action, a tensor of ``tensors`` is not there, or the energies do
+            not add up to the mapping's total.
     """
-    roles = dict(tensors or {})
+    check_kind("tensors", tensors, Mapping | None, "roles by (Einsum, name)", TableError)
+    _check_words(words_per_action)
+    roles: dict[tuple[str, str], str] = {}
     if isinstance(source, (str, Path)):
         where = str(source)
         columns = validated(_Columns, read_text(source, "the mapping"), where).root
@@ -65,12 +70,19 @@ def read_accelforge(
             allowed = "a mapping of AccelForge, or the path of a JSON file"
             refuse("the mapping", f"of type {type(source).__name__}", allowed, TableError)
         columns = source.to_dict()
-        roles = _roles(source.evaluated_specs) | roles
+        roles = _roles(source.evaluated_specs)
     counts, energies = _by_key(where, columns)
+    keys = dict.fromkeys([*counts, *energies])
+    check_roles(tensors or {}, {(einsum, tensor): None for einsum, _, tensor, _ in keys})
+    roles |= tensors or {}
     rows = []
-    for key in dict.fromkeys([*counts, *energies]):
+    for key in keys:
         einsum, component, tensor, action = key
-        count, joules = counts.get(key, 0.0), energies.get(key, 0.0)
+        joules = energies.get(key)
+        if joules and tensor and key not in counts:
+            field = f"{where}: {'<SEP>'.join((einsum, 'action', component, tensor, action))}"
+            refuse(field, "missing", "a count beside its energy", TableError)
+        count = counts.get(key, 0.0)
         if count and action in ("read", "write"):
             if words_per_action is None:
                 count *= _words(source.evaluated_specs[einsum], key)
@@ -84,10 +96,34 @@ def read_accelforge(
             name = roles.get((einsum, tensor), "" if tensor == "None" else tensor)
             own = {"layer": einsum, "tensor": name, "component": component, "action": action}
             rows.append(row_at(where, **own, count=count, joules=joules))
-    total = columns.get("Total<SEP>energy")
-    if isinstance(total, float):
-        check_total(where, rows, total, 1e-6 * total)  # AccelForge computes in single precision
+    if energies or _TOTAL in columns:
+        _check_total(where, columns, rows)
     return AccessTable(rows=tuple(rows))
+
+
+def _check_words(words: Mapping[str, float] | None) -> None:
+    """Refuse words per action that are no numbers above 0 by component.
+
+    Raises:
+        TableError: naming the component.
+    """
+    check_kind("words_per_action", words, Mapping | None, "words by component", TableError)
+    for component, number in (words or {}).items():
+        field = f"words_per_action of {component!r:.60}"
+        check_in_range(field, number, 0.0, 1e30, open_low=True, error=TableError)
+
+
+def _check_total(where: str, columns: Mapping[str, Any], rows: Collection[AccessRow]) -> None:
+    """Refuse energies that do not add up to the mapping's total, or stand without one.
+
+    Raises:
+        TableError: for those.
+    """
+    if _TOTAL not in columns:
+        refuse(f"{where}: {_TOTAL}", "missing", "the sum of all energies, J", TableError)
+    total = columns[_TOTAL]
+    check_in_range(f"{where}: {_TOTAL}", total, 0.0, 1e30, error=TableError)
+    check_total(where, rows, total, 1e-6 * total)  # AccelForge computes in single precision
 
 
 def _by_key(where: str, columns: Mapping[str, Any]) -> tuple[dict[_Key, float], dict[_Key, float]]:
@@ -106,7 +142,7 @@ def _by_key(where: str, columns: Mapping[str, Any]) -> tuple[dict[_Key, float], 
             refuse(f"{where}: {column}", f"of {len(value)} mappings", allowed, TableError)
         check_in_range(f"{where}: {column}", value, 0.0, 1e30, error=TableError)
         kind, component, *tensor, action = rest  # leakage is of no tensor
-        found[kind][einsum, component, tensor[0] if tensor else "None", action.lower()] = value
+        found[kind][einsum, component, tensor[0] if tensor else "", action.lower()] = value
     return found["action"], found["energy"]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -33,8 +33,8 @@ class AccessRow:
         joules: Energy of all of them, J; None if the mapper states none.
 
     Raises:
-        TableError: if a name is not printable, an action not in lower case, or a number not within
-            0 to 1e30.
+        TableError: if a name is not printable, begins or ends with a space or begins with ``#``, an
+            action is not in lower case, or a number not within 0 to 1e30.
     """
 
     layer: str
@@ -48,9 +48,11 @@ class AccessRow:
         """Check names and numbers."""
         for field in _COLUMNS[:4]:
             name = getattr(self, field)
-            # A line that starts with # is a comment in a CSV file.
-            if not isinstance(name, str) or not name.isprintable() or name[:1] == "#":
-                refuse(field, f"{name!r:.60}", "printable text that starts with no #", TableError)
+            # CSV files are read without outer spaces, and lines that start with # are comments.
+            kept = isinstance(name, str) and name.isprintable() and name == name.strip()
+            if not kept or name[:1] == "#":
+                allowed = "printable text that starts with no # and has no outer spaces"
+                refuse(field, f"{name!r:.60}", allowed, TableError)
         if self.action != self.action.lower():
             refuse("action", repr(self.action), "lower case", TableError)
         check_in_range("count", self.count, 0.0, 1e30, error=TableError)
@@ -84,6 +86,7 @@ class AccessTable(Result):
 
     def __post_init__(self) -> None:
         """Refuse an empty table, and rows of equal layer, tensor, component and action."""
+        check_kind("rows", self.rows, Iterable, "a tuple of AccessRow", TableError)
         object.__setattr__(self, "rows", tuple(self.rows))
         if not self.rows:
             refuse("the access table", "without rows", "at least one", TableError)
@@ -136,9 +139,12 @@ class AccessTable(Result):
         rows = self.rows
         for column, names in wanted.items():
             known = self.totals(column)
-            chosen = {names} if isinstance(names, str) else set(names)
-            for name in sorted(chosen - known.keys()):
-                refuse(column, repr(name), ", ".join(known), TableError)
+            check_kind(column, names, Collection, "a name, or several", TableError)
+            chosen = (names,) if isinstance(names, str) else tuple(names)
+            for name in chosen:
+                check_kind(column, name, str, "a name, or several", TableError)
+                if name not in known:
+                    refuse(column, repr(name), ", ".join(known), TableError)
             rows = tuple(row for row in rows if getattr(row, column) in chosen)
         return AccessTable(rows=rows)
 
@@ -232,7 +238,7 @@ def row_at(where: str, **columns: Any) -> AccessRow:
         raise TableError(f"{where}: {error}") from error
 
 
-def check_total(where: str, rows: Sequence[AccessRow], total: float, tolerance: float) -> None:
+def check_total(where: str, rows: Iterable[AccessRow], total: float, tolerance: float) -> None:
     """Refuse rows whose joules do not add up to the total that the mapper states.
 
     Args:

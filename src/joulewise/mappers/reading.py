@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -10,12 +11,28 @@ from pydantic import BaseModel, Field, ValidationError
 
 from joulewise.errors import TableError, check_kind, refuse
 
-__all__ = ["Nonnegative", "files_of", "read_text", "validated"]
+__all__ = ["Nonnegative", "check_roles", "files_of", "read_text", "validated"]
 
 Nonnegative = Annotated[float, Field(ge=0, le=1e30, allow_inf_nan=False, strict=True)]
 """A count or an energy in a file."""
 
 _Model = TypeVar("_Model", bound=BaseModel)
+
+
+def check_roles(roles: Mapping[Any, str], known: Collection[Any]) -> None:
+    """Refuse roles of tensors that a mapping does not have.
+
+    Args:
+        roles: Role of a tensor by its name.
+        known: Names of the tensors.
+
+    Raises:
+        TableError: naming the first one.
+    """
+    for tensor, role in roles.items():
+        if tensor not in known or not isinstance(role, str):
+            listed = ", ".join(str(name) for name in [*known][:8]) + ", ..." * (len(known) > 8)
+            refuse("tensors", f"{tensor!r:.60}: {role!r:.60}", f"a role of {listed}", TableError)
 
 
 def files_of(path: str | Path, pattern: str, kind: str) -> list[Path]:

@@ -11,9 +11,9 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from joulewise.errors import TableError, check_in_range, refuse
+from joulewise.errors import TableError, check_in_range, check_kind, refuse
 from joulewise.mappers.access_table import AccessRow, AccessTable, check_total, row_at
-from joulewise.mappers.reading import files_of, read_text
+from joulewise.mappers.reading import check_roles, files_of, read_text
 
 __all__ = ["read_timeloop"]
 
@@ -52,19 +52,23 @@ def read_timeloop(path: str | Path, *, tensors: Mapping[str, str] | None = None)
         reductions, address generation and transfers of networks where their energy is not 0.
 
     Raises:
-        TableError: if a file cannot be read or is no stats file, two are of one layer, or the
-            energies do not add up to the file's total.
+        TableError: if a file cannot be read or is no stats file, two are of one layer, no file has
+            a data space of ``tensors``, or the energies do not add up to the file's total.
     """
+    check_kind("tensors", tensors, Mapping | None, "roles by data space", TableError)
     files = files_of(path, "**/*.stats.txt", "stats of Timeloop")
-    root = Path(path)
-    layers: dict[str, list[AccessRow]] = {}
+    root, roles = Path(path), tensors or {}
+    texts: dict[str, tuple[str, Path]] = {}
     for file in files:
         folder = file.parent
         layer = folder.relative_to(root).as_posix() if root in folder.parents else folder.name
-        if layer in layers:
+        if layer in texts:
             refuse(f"{file}: its folder", f"{layer} again", "one file a layer", TableError)
-        layers[layer] = _rows(layer, read_text(file, "stats of Timeloop"), str(file), tensors or {})
-    return AccessTable(rows=tuple(row for rows in layers.values() for row in rows))
+        texts[layer] = read_text(file, "stats of Timeloop"), file
+    spaces = [tensor for text, _ in texts.values() for _, tensor in _parsed(text)[0] if tensor]
+    check_roles(roles, dict.fromkeys(spaces))
+    rows = [_rows(layer, text, str(file), roles) for layer, (text, file) in texts.items()]
+    return AccessTable(rows=tuple(row for own in rows for row in own))
 
 
 def _rows(layer: str, text: str, where: str, roles: Mapping[str, str]) -> list[AccessRow]:

@@ -81,6 +81,9 @@ def rows_by_tensor(
         raise InputError(
             "accesses need a traced placement; give place(..., example_inputs=a batch)"
         )
+    allowed = "the model's layer or placed tensor by the table's layer"
+    check_kind("names", names, Mapping | None, allowed)
+    check_kind("component", component, str | None, "a component of the table, or None")
     if isinstance(accesses, AccessTable):
         where, table = "the access table", accesses
     else:

@@ -3,6 +3,8 @@
 study_file   the question of a study as YAML, validated
 entries      data, models, training, places, points and goals as plain data
 messages     messages on what a validation refused
+checks       memories and levels checked before the first trial
+named_files  content of the files that a study names
 sources      content behind the names of a study
 networks     networks loaded, placed, and trained through a memory
 plain        base of the parts of a study file

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from joulewise.study.messages import named
 from joulewise.study.plain import Plain, settings_in_words
 
 if TYPE_CHECKING:
@@ -91,6 +93,18 @@ class CrossbarMemory(_Analog):
             raise ValueError(f"programming is {programming!r}; allowed: {known}, or a FILE.csv")
         return programming
 
+    @field_validator("g_range", mode="before")
+    @classmethod
+    def _check_two(cls, g_range: Any) -> Any:
+        """Refuse other than two values.
+
+        Raises:
+            ValueError: naming the field.
+        """
+        if isinstance(g_range, str) or not isinstance(g_range, Sequence) or len(g_range) != 2:
+            raise ValueError(f"g_range is {g_range!r:.60}; allowed: two, such as 1e-6+1e-4")
+        return g_range
+
     @model_validator(mode="after")
     def _check_together(self) -> CrossbarMemory:
         """Refuse fields that exclude each other.
@@ -104,8 +118,11 @@ class CrossbarMemory(_Analog):
             raise ValueError("levels is missing; allowed: the steps of a slice, beside slices")
         if self.programming == "milo2021" and self.on_off is None:
             raise ValueError("on_off is missing; allowed: a ratio, beside milo2021, from 50 uS up")
-        if self.wire_ohm and (self.g_range == _G_RANGE or self.mapping == "offset"):
-            raise ValueError("wire_ohm is given; allowed: beside g_range, and mapping pair")
+        if self.wire_ohm and self.mapping == "offset":
+            raise ValueError("mapping is offset beside wire_ohm; allowed: pair")
+        if self.wire_ohm and self.g_range == _G_RANGE:
+            allowed = "beside wire_ohm, another that ends at the most reliable g_max"
+            raise ValueError(f"g_range is {self.g_range}, the default; allowed: {allowed}")
         if not 0 < self.g_range[0] < self.g_range[1] <= 1:
             raise ValueError(f"g_range is {self.g_range}; allowed: two that ascend, above 0 to 1")
         if self.stuck_off + self.stuck_on > 1:
@@ -135,9 +152,12 @@ class CrossbarMemory(_Analog):
         table = None
         if self.programming is not None:
             known = self.programming in PROGRAMMING_TABLES
-            table = (
-                RERAM[self.programming] if known else ConductanceTable.from_csv(self.programming)
-            )
+            with named("programming"):
+                table = (
+                    RERAM[self.programming]
+                    if known
+                    else ConductanceTable.from_csv(self.programming)
+                )
         return Crossbar(
             sigma=self.sigma,
             variability=self.variability,

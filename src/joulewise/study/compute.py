@@ -26,7 +26,7 @@ from joulewise.study.entries import Place
 from joulewise.study.environment import Environment
 from joulewise.study.networks import metric_of, place_network, test_split, train_network
 from joulewise.study.placed import placed_records
-from joulewise.study.sources import data_of, safetensors_of
+from joulewise.study.sources import check_files, data_of, safetensors_of
 from joulewise.study.trials import Allocate, Curve, Evaluate, Train
 
 __all__ = ["Outcome", "compute"]
@@ -72,6 +72,7 @@ def compute(
     """
     began = time.perf_counter()
     content = None
+    check_files(trial)
     with _one_thread():
         if isinstance(trial, Train):
             result, content = _train(trial, report)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from joulewise.study.messages import named
+from joulewise.study.named_files import content_of
 from joulewise.study.plain import Plain, kind_alone
+from joulewise.study.store import content_digest
 
 if TYPE_CHECKING:
     from joulewise.devices import (
@@ -180,41 +184,37 @@ class MeasuredFaults(Plain):
         """The measurement; None for a file of bit error rates.
 
         Raises:
-            TableError: if it cannot be read.
+            InputError: if it cannot be read.
         """
-        from joulewise.devices import FaultMeasurement, read_salami2018
-        from joulewise.devices.tables import has_column
-
-        if self.path.is_dir():
-            return read_salami2018(self.path)
-        if not has_column(self.path, "v_dd"):
-            return None
-        return FaultMeasurement.from_csv(
-            self.path,
-            rows=self.rows,
-            columns=self.columns,
-            arrays=self.arrays,
-            layout=self.layout,
-        )
+        return self._read()[0]
 
     def build(self, bits: int) -> MeasuredMap:
         """The fault map.
 
         Raises:
-            TableError: if it cannot be read.
+            InputError: if it cannot be read.
         """
-        from joulewise.devices import MeasuredMap
+        return self._read()[1]
 
-        measured = self.measurement()
-        if measured is not None:
-            return measured.fault_map()
-        return MeasuredMap.from_csv(
-            self.path,
-            rows=self.rows,
-            columns=self.columns,
-            arrays=self.arrays,
-            layout=self.layout,
-        )
+    def _read(self) -> tuple[FaultMeasurement | None, MeasuredMap]:
+        with named("fault_map"):
+            return _measured(self, content_digest(content_of(self.path)))
+
+
+@lru_cache(maxsize=4)
+def _measured(entry: MeasuredFaults, content: str) -> tuple[FaultMeasurement | None, MeasuredMap]:
+    """The measurement and the map of files of some content, which all trials share."""
+    from joulewise.devices import FaultMeasurement, MeasuredMap, read_salami2018
+    from joulewise.devices.tables import has_column
+
+    if entry.path.is_dir():
+        measured = read_salami2018(entry.path)
+        return measured, measured.fault_map()
+    of_arrays = entry.model_dump(include={"rows", "columns", "arrays", "layout"})
+    if has_column(entry.path, "v_dd"):
+        measured = FaultMeasurement.from_csv(entry.path, **of_arrays)
+        return measured, measured.fault_map()
+    return None, MeasuredMap.from_csv(entry.path, **of_arrays)
 
 
 class _Checked(Plain):

@@ -5,7 +5,7 @@ Nothing here imports torch before a memory is built, so that bad input is refuse
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
@@ -25,6 +25,8 @@ __all__ = ["CustomMemory", "Memory"]
 class CustomMemory(Plain):
     """A memory of one's own, made by a function without arguments."""
 
+    files: ClassVar[tuple[str, ...]] = ()
+
     kind: Literal["custom"] = "custom"
     label: str = ""
     factory: str = Field(description="package.module:function, or file.py:function")
@@ -38,11 +40,6 @@ class CustomMemory(Plain):
     def knobs(self) -> tuple[str, ...]:
         """Names that an operating point may have; empty, since the function has to run first."""
         return ()
-
-    @property
-    def files(self) -> tuple[str, ...]:
-        """The function, whose module is the file that the memory depends on."""
-        return (self.factory,)
 
     def build(self, limit: float | None = None) -> Device[Any]:
         """The device.

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from pydantic import ValidationError
 
-__all__ = ["sentence"]
+from joulewise.errors import InputError
+
+__all__ = ["named", "sentence"]
 
 
 # Kinds of memories, faults and maps stand in the path of an error beside the field's name.
@@ -43,7 +47,22 @@ def sentence(error: ValidationError) -> str:
         text = message.removeprefix("Value error, ")
         return f"{path}: {text}" if path else text
     allowed = _ALLOWED.get(kind, message).format(**context)
+    if kind in ("path_type", "string_type") and isinstance(given, list):
+        allowed += ", in quotes where it has a +"
     return f"{path} is {given!r:.60}; allowed: {allowed}"
+
+
+@contextmanager
+def named(field: str) -> Iterator[None]:
+    """A block whose errors begin with the name of a field.
+
+    Raises:
+        InputError: for a ValueError in the block.
+    """
+    try:
+        yield
+    except ValueError as error:
+        raise InputError(f"{field}: {error}") from error
 
 
 # By pydantic's kind of error.
@@ -63,6 +82,7 @@ _ALLOWED = {
     "int_from_float": "a whole number",
     "finite_number": "a finite number",
     "string_type": "text",
+    "path_type": "a path",
     "bool_parsing": "true or false",
     "bool_type": "true or false",
 }

@@ -18,7 +18,7 @@ def short_form(text: Any, first: str = "kind") -> Any:
     Args:
         text: ``"sram"``, ``"sram:bits=6,fault=flip,fault.zero_to_one=0.5"``, or the path of a YAML
             file with the mapping; with ``first`` empty, ``"store=both,exclude=fc.*"``. Several
-            values are joined by ``+``.
+            values are joined by ``+``; text with a ``+`` stands in quotes.
         first: Field of the word before the colon; empty for none.
 
     Raises:
@@ -29,6 +29,8 @@ def short_form(text: Any, first: str = "kind") -> Any:
         {'kind': 'sram', 'bits': 6, 'fault': {'kind': 'flip', 'zero_to_one': 0.5}}
         >>> short_form("exclude=fc.*+head.*", first="")
         {'exclude': ['fc.*', 'head.*']}
+        >>> short_form("accesses='a+b.csv'", first="")
+        {'accesses': 'a+b.csv'}
     """
     if not isinstance(text, str):
         return text
@@ -57,7 +59,7 @@ def short_form(text: Any, first: str = "kind") -> Any:
 
 def _value(text: str) -> Any:
     """A number, a boolean or text, or a list of these."""
-    if "+" in text[1:] and not _is_number(text):
+    if "+" in text[1:] and text[0] not in "'\"" and not _is_number(text):
         return [_value(part) for part in text.split("+")]
     if _is_number(text) and "e" in text.lower():
         return float(text)  # YAML 1.1 takes 1e-6 for text

@@ -14,26 +14,31 @@ import torch
 from torch import Tensor, nn
 
 from joulewise.data import Dataset, load_data
-from joulewise.errors import DataError, InputError
+from joulewise.errors import DataError
 from joulewise.models import ZOO, load_model, load_weights, save_weights
+from joulewise.study.checks import check_study
+from joulewise.study.entries import Place
+from joulewise.study.memories import CustomMemory, Memory
+from joulewise.study.named_files import content_of
 from joulewise.study.store import content_digest
 from joulewise.study.study_file import StudyFile
-from joulewise.study.trials import DataRef, ModelRef, Sources, source_name
+from joulewise.study.trials import DataRef, Evaluate, ModelRef, Sources, Train, source_name
 from joulewise.user_code import importable
 
-__all__ = ["data_of", "safetensors_of", "sources_of"]
+__all__ = ["check_files", "data_of", "safetensors_of", "sources_of"]
 
 
 def sources_of(study: StudyFile, keep: Callable[[bytes], str]) -> Sources:
-    """Find the content that a study names; loads data, models and weights.
+    """Find the content that a study names; builds memories, loads data, models and weights.
 
     Args:
         study: The study file.
         keep: Keeps a safetensors file and gives its digest.
 
     Raises:
-        InputError: if one of them cannot be loaded, naming it.
+        InputError: if one of them cannot be built or loaded, naming it.
     """
+    check_study(study)
     _data.cache_clear()  # files may have changed since the last study of this process
     data, content = _data(study.data.source)
     models, weights = [], []
@@ -55,32 +60,26 @@ def sources_of(study: StudyFile, keep: Callable[[bytes], str]) -> Sources:
         content=content,
         images=study.data.images,
     )
-    files = [
-        content_digest(
-            b"".join(_content_of(file) for file in (*memory.files, study.place.accesses))
-        )
-        for memory in study.memories
-    ]
+    files = [_files_digest(memory, study.place) for memory in study.memories]
     return Sources(data=reference, models=models, weights=weights, files=files)
 
 
-def _content_of(file: str | Path | None) -> bytes:
-    """Content of a file, or of the user's module ``module:function``; empty for None.
+def _files_digest(memory: Memory, place: Place) -> str:
+    """Digest of the files, and of the code of one's own, that a memory and a place name."""
+    contents = [_code_of(memory.factory)] if isinstance(memory, CustomMemory) else []
+    files = (*memory.files, *([] if place.accesses is None else [place.accesses]))
+    return content_digest(b"".join([*contents, *map(content_of, files)]))
+
+
+def check_files(trial: Train | Evaluate) -> None:
+    """Refuse a trial whose files are no longer those of its digest.
 
     Raises:
-        InputError: if it cannot be read.
+        DataError: naming the memory.
     """
-    if file is None:
-        return b""
-    if ":" in str(file):
-        return _code_of(str(file))
-    try:
-        if Path(file).is_dir():  # the files of a measurement
-            parts = sorted(Path(file).glob("*.bin"))
-            return b"".join(part.name.encode() + part.read_bytes() for part in parts)
-        return Path(file).read_bytes()
-    except OSError as error:
-        raise InputError(f"{file} cannot be read: {error}") from error
+    memory = trial.memory
+    if memory is not None and _files_digest(memory, trial.place or Place()) != trial.files:
+        raise DataError(f"the files of {memory.name} have changed; run the study again")
 
 
 def _code_of(source: str) -> bytes:

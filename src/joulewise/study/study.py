@@ -166,7 +166,8 @@ class Study:
             The error of each trial that failed, by digest; they are tried again in the next run.
 
         Raises:
-            InputError: if data, a model or weights cannot be loaded, or a result be written.
+            InputError: if a memory cannot be built, data, a model or weights cannot be loaded, or a
+                result cannot be written.
         """
         self._keep_index()
         budget = self.file.budget

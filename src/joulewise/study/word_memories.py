@@ -17,6 +17,7 @@ from joulewise.study.faults import (
     ProtectionEntry,
     StuckFault,
 )
+from joulewise.study.messages import named
 from joulewise.study.plain import Plain, settings_in_words
 
 if TYPE_CHECKING:
@@ -150,20 +151,22 @@ class SRAMMemory(_Words):
 
         nominal, least = self.v_nominal, self.v_min
         if _is_table(self.law):
-            return VoltageTable.from_csv(self.law, v_nominal=nominal, v_min=least)
+            with named("law"):
+                return VoltageTable.from_csv(self.law, v_nominal=nominal, v_min=least)
         if not isinstance(self.fault_map, MeasuredFaults) or self.law != "measured":
             return PROFILES[self.law]
         measured = self.fault_map.measurement()
         if measured is None:
             allowed = "a file with the column v_dd, or another law"
             refuse("law", f"measured, and {self.fault_map.path} states no supplies", allowed)
-        return measured.law(v_nominal=nominal, v_min=least)
+        with named("law"):
+            return measured.law(v_nominal=nominal, v_min=least)
 
     def build(self, limit: float | None = None) -> SRAM:
         """The device; ``limit`` is the largest magnitude of a word, None that of each tensor.
 
         Raises:
-            TableError: if the law or the fault map cannot be read.
+            InputError: if the law or the fault map cannot be read.
         """
         from joulewise.devices import SRAM
 
@@ -232,8 +235,9 @@ class DRAMMemory(_Words):
 
         law: Any = None
         if self.law is not None:
-            table = _is_table(self.law)
-            law = VoltageTable.from_csv(self.law) if table else PROFILES[self.law]
+            with named("law"):
+                table = _is_table(self.law)
+                law = VoltageTable.from_csv(self.law) if table else PROFILES[self.law]
         return DRAM(
             law=law,
             knob=self.knobs[0],
