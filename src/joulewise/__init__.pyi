@@ -3,6 +3,7 @@ from . import contrib as contrib
 from . import mappers as mappers
 from . import metrics as metrics
 from . import optim as optim
+from . import transforms as transforms
 from .allocation import EnergyBudget as EnergyBudget
 from .allocation import Granularity as Granularity
 from .allocation import MetricDrop as MetricDrop

@@ -1,0 +1,102 @@
+"""Modules that are put before or after a layer, and models in which a layer is replaced."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from joulewise.errors import ModelError, check_kind, refuse
+
+__all__ = ["Offset", "Rotation", "copied", "orthogonal", "replace_modules"]
+
+
+class Rotation(nn.Module):
+    """Product with an orthogonal matrix: ``x @ matrix``.
+
+    Args:
+        matrix: ``[features, features]``, kept as a buffer.
+    """
+
+    matrix: Tensor
+
+    def __init__(self, matrix: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("matrix", matrix)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Rotate the last axis."""
+        return x @ self.matrix
+
+
+class Offset(nn.Module):
+    """Sum with a vector, kept as a buffer.
+
+    Args:
+        vector: ``[features]``.
+    """
+
+    vector: Tensor
+
+    def __init__(self, vector: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("vector", vector)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Add the vector to the last axis."""
+        return x + self.vector
+
+
+def orthogonal(size: int, seed: int, like: Tensor) -> Tensor:
+    """A random orthogonal matrix, uniform (Haar), in the dtype and on the device of a tensor.
+
+    Args:
+        size: Number of rows.
+        seed: Seed of the matrix.
+        like: Any tensor.
+
+    References:
+        F. Mezzadri, "How to generate random matrices from the classical compact groups", Notices of
+        the AMS 54(5), 2007 (the signs).
+    """
+    generator = torch.Generator().manual_seed(seed)
+    gaussian = torch.randn(size, size, generator=generator, dtype=torch.float64)
+    q, r = torch.linalg.qr(gaussian)
+    rotation: Tensor = (q * r.diagonal().sign()).to(like)
+    return rotation
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """A copy of a model that shares nothing with it.
+
+    Raises:
+        InputError: if it is not a module.
+        ModelError: if it cannot be copied.
+    """
+    check_kind("model", model, nn.Module, "a torch.nn.Module")
+    try:
+        return copy.deepcopy(model)
+    except Exception as error:  # the user's code
+        raise ModelError(f"the model cannot be copied: {error}") from error
+
+
+def replace_modules(model: nn.Module, replacements: Mapping[nn.Module, nn.Module]) -> None:
+    """Replace modules of a model, wherever they are used.
+
+    Args:
+        model: The model, changed in place.
+        replacements: A module for each one that is replaced.
+
+    Raises:
+        ModelError: if one of them is not a child of any module.
+    """
+    left = set(replacements)
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if child in replacements:
+                setattr(parent, name, replacements[child])
+                left.discard(child)
+    if left:
+        refuse("the model", "one whose layer has no parent", "a layer within a model", ModelError)

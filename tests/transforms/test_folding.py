@@ -1,0 +1,19 @@
+"""Orthogonal matrices and replaced modules."""
+
+import torch
+from torch import nn
+
+from joulewise.transforms.folding import Offset, orthogonal, replace_modules
+
+
+def test_matrices_are_orthogonal_and_of_their_seed():
+    one, same, other = (orthogonal(12, seed, torch.zeros(())) for seed in (0, 0, 1))
+    assert torch.allclose(one @ one.mT, torch.eye(12), atol=1e-6)
+    assert torch.equal(one, same) and not torch.equal(one, other)
+
+
+def test_uses_of_a_module_are_all_replaced():
+    layer = nn.Linear(2, 2)
+    model = nn.ModuleList([nn.Sequential(layer), nn.Sequential(layer)])
+    replace_modules(model, {layer: Offset(torch.ones(2))})
+    assert all(isinstance(part[0], Offset) for part in model)
