@@ -42,7 +42,7 @@ def test_functions_win_over_rooms_of_a_like_name():
     """Whatever was imported first: a room named as a function would shadow it."""
     code = "import joulewise.study, joulewise as jw; assert callable(jw.simulate)"
     subprocess.run([sys.executable, "-c", code], check=True)
-    rooms = {"contrib", "mappers", "metrics", "optim"}
+    rooms = {"contrib", "mappers", "metrics", "optim", "transforms"}
     assert not (set(joulewise.__all__) - rooms) & {p.stem for p in SOURCE.iterdir()}
 
 
