@@ -373,3 +373,42 @@ def test_plans_of_many_tensors():
     plan = Plan({name: {"eta": 0.5} for name in names})
     assert list(many.points(plan)) == names
     assert set(many.points({"eta": 0.25}).values()) == {0.25}
+
+
+class Tied(nn.Module):
+    """A table that is the head, too."""
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.body = nn.Embedding(9, 4), nn.Linear(4, 4)
+        self.head = nn.Linear(4, 9, bias=False)
+        self.head.weight = self.table.weight
+
+    def forward(self, ids):
+        return self.head(self.body(self.table(ids)))
+
+
+def test_memories_by_pattern():
+    wide, narrow = SRAM(bits=8), SRAM(bits=4)
+    by_name = {"head.*": wide, "*": narrow}
+    placed = {p.name: p.device for p in place(Tied(), weights=by_name).placed}
+    assert placed == {"table.weight": wide, "body.weight": narrow}
+    # The first that matches; None leaves a weight in reliable memory.
+    placed = place(Tied(), weights={"body.weight": None, "*": narrow}).placed
+    assert [(p.name, p.device) for p in placed] == [("table.weight", narrow)]
+    assert [p.name for p in place(Tied(), weights={"body.*": wide}).placed] == ["body.weight"]
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ({"haed.*": SRAM()}, "weights is given for 'haed.*', which matches none; allowed: one of"),
+        ({"*": 8}, r"weights\['\*'\] is 8 .int.; allowed: a memory"),
+        ({"*": SRAM(), "table.*": SRAM()}, "weights is given for 'table..', which matches none"),
+        ({3: SRAM()}, "a pattern of weights is 3"),
+        ({}, "nothing is placed"),
+    ],
+)
+def test_memories_by_pattern_that_do_not_fit(weights, message):
+    with pytest.raises(InputError, match=message):
+        place(Tied(), weights=weights)

@@ -23,7 +23,7 @@ __all__ = ["place"]
 def place(
     model: nn.Module,
     *,
-    weights: Device[Any] | None = None,
+    weights: Device[Any] | Mapping[str, Device[Any] | None] | None = None,
     activations: Device[Any] | None = None,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
@@ -40,7 +40,9 @@ def place(
 
     Args:
         model: Any module.
-        weights: The memory that holds weights, or None.
+        weights: The memory that holds weights, or None; or memories by patterns of names, the first
+            that matches, such as ``{"lm_head.*": SRAM(bits=16), "*": SRAM(bits=8)}``. A weight with
+            several owners matches by each of its names.
         activations: The memory that holds layer inputs, or None.
         include: Patterns (``*``, ``?``, ``[...]``) on names such as ``layer1.0.conv1.weight`` or
             ``layer1.0.conv1:input``; empty for the default above.
@@ -74,7 +76,7 @@ def place(
     groups = parameter_groups(model)
     if not groups:
         raise ModelError("the model has no parameters; there is nothing to place")
-    stored = _place_weights(groups, weights, choice)
+    stored = _place_weights(groups, _Memories(weights), choice)
     placement = Placement(model=model, placed=stored, reliable_bits=0, rebuild=rebuild)
     if example_inputs is not None:
         layers = _layers(model) if activations is not None else []
@@ -92,9 +94,15 @@ def place(
 
 
 def _check_memories(
-    weights: Device[Any] | None, activations: Device[Any] | None, inputs: Any
+    weights: Device[Any] | Mapping[str, Device[Any] | None] | None,
+    activations: Device[Any] | None,
+    inputs: Any,
 ) -> None:
-    for field, device in (("weights", weights), ("activations", activations)):
+    by_field = {"activations": activations, "weights": weights}
+    if isinstance(weights, Mapping):
+        by_field |= {f"weights[{pattern!r}]": device for pattern, device in weights.items()}
+        del by_field["weights"]
+    for field, device in by_field.items():
         if device is not None:
             check_kind(field, device, Device, "a memory such as SRAM(bits=8), or None")
     if weights is None and activations is None:
@@ -124,6 +132,33 @@ class _Choice:
                 refuse("the pattern", f"{pattern!r}, which matches no tensor", f"one of {some}")
 
 
+class _Memories:
+    """Memories of weights by patterns of names."""
+
+    def __init__(self, weights: Device[Any] | Mapping[str, Device[Any] | None] | None) -> None:
+        by_pattern = weights if isinstance(weights, Mapping) else {"*": weights}
+        self._by_pattern = dict(
+            zip(_patterns("weights", by_pattern), by_pattern.values(), strict=True)
+        )
+        self._used = {"*"}
+
+    def of(self, group: ParameterGroup, name: str) -> Device[Any] | None:
+        """The memory of a parameter."""
+        names = [name, *(f"{path}.{own}".lstrip(".") for path, own in group.owners)]
+        for pattern, device in self._by_pattern.items():
+            if any(fnmatchcase(one, pattern) for one in names):
+                self._used.add(pattern)
+                return device
+        return None
+
+    def check_used(self, names: Sequence[str]) -> None:
+        """Refuse a pattern that no parameter has."""
+        for pattern in self._by_pattern:
+            if pattern not in self._used:
+                some = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
+                refuse("weights", f"given for {pattern!r}, which matches none", f"one of {some}")
+
+
 def _patterns(field: str, patterns: Iterable[str]) -> tuple[str, ...]:
     if isinstance(patterns, str):
         refuse(field, f"the string {patterns!r}", f"a list of patterns, [{patterns!r}]")
@@ -135,10 +170,12 @@ def _patterns(field: str, patterns: Iterable[str]) -> tuple[str, ...]:
 
 
 def _place_weights(
-    groups: Mapping[str, ParameterGroup], device: Device[Any] | None, choice: _Choice
+    groups: Mapping[str, ParameterGroup], memories: _Memories, choice: _Choice
 ) -> tuple[Placed, ...]:
     placed = []
-    for name, (tensor, owners) in groups.items():
+    for name, group in groups.items():
+        tensor, owners = group
+        device = memories.of(group, name)
         taken = choice.takes(name, tensor.ndim >= 2 and tensor.numel() > 0)
         if not taken or device is None:  # patterns on weights count as used in any case
             continue
@@ -148,6 +185,7 @@ def _place_weights(
         shape = tuple(tensor.shape)
         weight = Placed(name=name, role="weight", device=device, shape=shape, owners=owners)
         placed.append(weight)
+    memories.check_used(list(groups))
     return tuple(placed)
 
 
