@@ -13,6 +13,7 @@ private_copy         the copy that computes, put back for each chip; the user's 
 model_copy           deep copies whose parameters share the original's storage
 process_state        switches of PyTorch, random numbers and modes, left as they were
 activation_hooks     layer inputs pass through their memory
+kv_cache             keys and values pass through their memory as attention reads them
 straight_through     gradients through words, and of the ranges that weights are clipped to
 converters           products as arrays and their converters compute them
 tracing              reads, writes and multiply-accumulates of one forward pass

@@ -11,6 +11,7 @@ from torch import nn
 
 from joulewise.devices import Device
 from joulewise.errors import InputError, ModelError, check_kind, refuse
+from joulewise.placement.kv_cache import is_cache_name
 from joulewise.placement.placement import Placed, Placement
 from joulewise.placement.process_state import guarded
 from joulewise.placement.storage import ParameterGroup, parameter_groups
@@ -25,6 +26,7 @@ def place(
     *,
     weights: Device[Any] | Mapping[str, Device[Any] | None] | None = None,
     activations: Device[Any] | None = None,
+    kv_cache: Device[Any] | None = None,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     example_inputs: Any = None,
@@ -44,11 +46,14 @@ def place(
             that matches, such as ``{"lm_head.*": SRAM(bits=16), "*": SRAM(bits=8)}``. A weight with
             several owners matches by each of its names.
         activations: The memory that holds layer inputs, or None.
+        kv_cache: The memory that holds the keys and values of a causal model of transformers, or
+            None; tensors ``cache.0:key``, ``cache.0:value`` and so on, for as many positions as
+            ``example_inputs`` has. Each position has cells of its own.
         include: Patterns (``*``, ``?``, ``[...]``) on names such as ``layer1.0.conv1.weight`` or
             ``layer1.0.conv1:input``; empty for the default above.
         exclude: Patterns of names to leave in reliable memory; wins over ``include``.
         example_inputs: A batch, used to count accesses and to set the range of activations; needed
-            where ``activations`` is given.
+            where ``activations`` or ``kv_cache`` is given.
         rebuild: Builds an equal model, which is then given the state dict of ``model``: for a model
             that cannot be copied, since simulation and prediction run on a copy.
 
@@ -69,7 +74,7 @@ def place(
         ([('0.weight', 12), ('1.weight', 6)], 18.0)
     """
     check_kind("model", model, nn.Module, "a torch.nn.Module", ModelError)
-    _check_memories(weights, activations, example_inputs)
+    _check_memories(weights, activations, kv_cache, example_inputs)
     if rebuild is not None and not callable(rebuild):
         refuse("rebuild", f"of type {type(rebuild).__name__}", "a function that builds a model")
     choice = _Choice(include, exclude)
@@ -80,10 +85,9 @@ def place(
     placement = Placement(model=model, placed=stored, reliable_bits=0, rebuild=rebuild)
     if example_inputs is not None:
         layers = _layers(model) if activations is not None else []
-        counts = trace(placement, example_inputs, layers)
-        if activations is not None:
-            extra = _place_activations(counts, activations, choice, layers)
-            placement = replace(placement, placed=stored + extra)
+        counts = trace(placement, example_inputs, layers, cache=kv_cache is not None)
+        extra = _place_activations(counts, activations, kv_cache, choice, layers)
+        placement = replace(placement, placed=stored + extra)
         placement = placement.counted(counts)
     choice.check_used()
     if not placement.placed:
@@ -96,21 +100,24 @@ def place(
 def _check_memories(
     weights: Device[Any] | Mapping[str, Device[Any] | None] | None,
     activations: Device[Any] | None,
+    kv_cache: Device[Any] | None,
     inputs: Any,
 ) -> None:
-    by_field = {"activations": activations, "weights": weights}
+    by_field = {"activations": activations, "kv_cache": kv_cache, "weights": weights}
     if isinstance(weights, Mapping):
         by_field |= {f"weights[{pattern!r}]": device for pattern, device in weights.items()}
         del by_field["weights"]
     for field, device in by_field.items():
         if device is not None:
             check_kind(field, device, Device, "a memory such as SRAM(bits=8), or None")
-    if weights is None and activations is None:
+    if weights is None and activations is None and kv_cache is None:
         raise InputError("place was given no memory; give weights= or activations= a device")
-    if activations is not None and activations.array is not None:
-        refuse("activations", type(activations).__name__, "a memory that does not compute, an SRAM")
-    if activations is not None and inputs is None:
-        raise InputError("activations need example_inputs=, a batch that sets their range")
+    for field, device in (("activations", activations), ("kv_cache", kv_cache)):
+        if device is not None and device.array is not None:
+            refuse(field, type(device).__name__, "a memory that does not compute, an SRAM")
+        if device is not None and inputs is None:
+            verb = "need" if field == "activations" else "needs"
+            raise InputError(f"{field} {verb} example_inputs=, a batch that sets their range")
 
 
 class _Choice:
@@ -203,7 +210,11 @@ def _layers(model: nn.Module) -> list[str]:
 
 
 def _place_activations(
-    counts: Trace, device: Device[Any], choice: _Choice, layers: Sequence[str]
+    counts: Trace,
+    activations: Device[Any] | None,
+    kv_cache: Device[Any] | None,
+    choice: _Choice,
+    layers: Sequence[str],
 ) -> tuple[Placed, ...]:
     for layer in layers:
         if layer not in counts.called and choice.takes(f"{layer}:input", True):
@@ -213,7 +224,8 @@ def _place_activations(
             )
     placed = []
     for name, seen in counts.activations.items():
-        if not choice.takes(name, True):
+        device = kv_cache if is_cache_name(name) else activations
+        if device is None or not choice.takes(name, True):
             continue
         if seen.refusal is not None:
             raise ModelError(seen.refusal)
@@ -222,7 +234,8 @@ def _place_activations(
             role="activation",
             device=device,
             shape=seen.shape,
-            owners=((name.rpartition(":")[0], ""),),
+            # A cache belongs to the whole model.
+            owners=(("" if is_cache_name(name) else name.rpartition(":")[0], ""),),
             limit=seen.largest or 1.0,
         )
         placed.append(activation)

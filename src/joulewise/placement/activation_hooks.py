@@ -17,7 +17,7 @@ from joulewise.placement.placement import Placed
 from joulewise.placement.straight_through import straight_through
 from joulewise.placement.tracing import layer_inputs
 
-__all__ = ["Observer", "Reading", "pass_on", "pass_through"]
+__all__ = ["Observer", "Reading", "pass_on", "pass_through", "read_cache"]
 
 Observer = Callable[[Placed, Tensor, Tensor, Tensor], Tensor]
 """Called with a placed activation, its input, the mean read and the variance, ``[batch, ...]``.
@@ -61,6 +61,23 @@ def pass_through(
         if name in by_name:
             read[id(tensor)] = _round_trip(reading, by_name[name], tensor)
     return _swap(args, read), _swap(kwargs, read)
+
+
+def read_cache(
+    reading: Reading, by_name: Mapping[str, Placed], name: str, tensor: Tensor
+) -> Tensor:
+    """Pass the cached keys or values of a layer, ``[batch, positions, ...]``, through their memory.
+
+    Raises:
+        ModelError: if there are more positions than the memory holds.
+    """
+    if reading.points is None or name not in by_name:
+        return tensor
+    placed = by_name[name]
+    if tensor.shape[1] > placed.shape[0]:
+        allowed = f"at most {placed.shape[0]}, those of example_inputs"
+        refuse(f"the number of positions in {name}", tensor.shape[1], allowed, ModelError)
+    return _round_trip(reading, placed, tensor)
 
 
 def _round_trip(reading: Reading, placed: Placed, tensor: Tensor) -> Tensor:

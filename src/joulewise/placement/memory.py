@@ -14,9 +14,16 @@ from torch import Tensor, nn
 from joulewise.devices import Chip, Point, ReadMoments
 from joulewise.errors import ModelError, check_count, check_kind, refuse
 from joulewise.nested import batch_size
-from joulewise.placement.activation_hooks import Observer, Reading, pass_on, pass_through
+from joulewise.placement.activation_hooks import (
+    Observer,
+    Reading,
+    pass_on,
+    pass_through,
+    read_cache,
+)
 from joulewise.placement.converters import Conversion, Converters
 from joulewise.placement.execution import run, tensor_of
+from joulewise.placement.kv_cache import is_cache_name, watch_cache
 from joulewise.placement.placement import Placed, Placement
 from joulewise.placement.plan import At
 from joulewise.placement.private_copy import PrivateModel
@@ -273,10 +280,15 @@ class Memory:
 
     def attach(self) -> Callable[[], None]:
         """Pass placed activations through their memory from now on; call the result to stop."""
-        by_name = {p.name: p for p in self.placement.placed if p.role == "activation"}
+        activations = [p for p in self.placement.placed if p.role == "activation"]
+        cached = {p.name: p for p in activations if is_cache_name(p.name)}
+        by_name = {p.name: p for p in activations if p.name not in cached}
         stack = ExitStack()
         if self.watches:
             self._watch(stack)
+        if cached:
+            read = partial(read_cache, self._reading, cached)
+            stack.callback(watch_cache(self.placement.model, read))
         for layer in {path for p in by_name.values() for path, _ in p.owners}:
             hook = partial(pass_through, self._reading, layer, by_name)
             module = self._modules[layer]

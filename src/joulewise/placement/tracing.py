@@ -19,6 +19,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from joulewise.devices import MatrixInputs
 from joulewise.errors import ModelError, refuse
 from joulewise.nested import batch_size, tensors_in
+from joulewise.placement.kv_cache import is_cache_name, watch_cache
 from joulewise.placement.matrix_inputs import matrix_inputs_of
 from joulewise.placement.private_copy import PrivateModel
 from joulewise.placement.process_state import Exact, Opened
@@ -78,7 +79,9 @@ def layer_inputs(layer: str, args: Any, kwargs: Any) -> dict[str, Tensor]:
     return {f"{layer}:input{number or ''}": t for number, t in enumerate(distinct.values())}
 
 
-def trace(placement: Placement, inputs: Any, layers: Sequence[str] = ()) -> Trace:
+def trace(
+    placement: Placement, inputs: Any, layers: Sequence[str] = (), *, cache: bool = False
+) -> Trace:
     """Run one batch through a private copy of the model and count, per sample.
 
     A weight is read once by each operation that consumes it, whatever the batch (one inference is a
@@ -90,6 +93,7 @@ def trace(placement: Placement, inputs: Any, layers: Sequence[str] = ()) -> Trac
         placement: The model and its memories.
         inputs: A batch, first axis the samples.
         layers: The modules whose inputs to watch.
+        cache: True to watch cached keys and values, too.
 
     Returns:
         The counts; a model that fails on these inputs is refused with a ``ModelError``.
@@ -108,6 +112,8 @@ def trace(placement: Placement, inputs: Any, layers: Sequence[str] = ()) -> Trac
         if not isinstance(module, torch.jit.ScriptModule):  # which takes no hooks
             hook = partial(_look, found, samples, layer)
             module.register_forward_pre_hook(hook, with_kwargs=True)
+    if cache or any(is_cache_name(placed.name) for placed in placement.placed):
+        watch_cache(private.model, partial(_look_at_cache, found, samples))
     counter.mark(inputs)
     with Exact(private.model), Opened(), torch.no_grad(), counter:
         private.run(inputs)
@@ -124,6 +130,11 @@ def _look(
         odd = "a packed sequence" if packed else _odd_layout(module, tensor, name)
         now, before = _activation(name, tensor, odd, samples), found.activations.get(name)
         found.activations[name] = now if before is None else _together(before, now)
+
+
+def _look_at_cache(found: Trace, samples: int, name: str, tensor: Tensor) -> Tensor:
+    found.activations[name] = _activation(name, tensor, None, samples)
+    return tensor
 
 
 def _activation(name: str, tensor: Tensor, odd: str | None, samples: int) -> ActivationTrace:

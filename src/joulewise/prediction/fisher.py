@@ -40,8 +40,8 @@ class Fisher:
 
     Args:
         draws: Draws of classes for each row, 1 or more; one backward pass each.
-        precision: Relative standard error of the contributions; batches take more draws until it is
-            reached, at most ``most_draws``. Batches of few samples need fewer draws.
+        precision: Standard error of the divergence relative to it; batches take more draws until it
+            is reached, at most ``most_draws``. Batches of few samples need fewer draws.
         most_draws: The most draws for each row.
         channels: True for the contribution of each output channel too.
         seed: Seed of the draws.
@@ -73,12 +73,16 @@ class Fisher:
         """See `joulewise.prediction.predict`."""
         sums = _Sums(problem, channels=self.channels, seed=self.seed)
         sums.add(range(self.draws))
-        error = sums.relative_error
-        if error is not None and error > self.precision:
-            needed = math.ceil(self.draws * (error / self.precision) ** 2)
-            sums.add(range(self.draws, min(needed, self.most_draws)))
         with torch.set_grad_enabled(problem.differentiable):
-            return sums.forecast()
+            found = sums.forecast()
+            whole = float(found.divergence.detach())
+            if found.standard_error is not None and found.standard_error > self.precision * whole:
+                ratio = found.standard_error / (self.precision * max(whole, 1e-300))
+                needed = min(self.draws * ratio**2, self.most_draws)
+                with torch.no_grad():
+                    sums.add(range(self.draws, math.ceil(needed)))
+                found = sums.forecast()
+        return found
 
 
 class _Sums:
@@ -165,12 +169,6 @@ class _Sums:
         none = torch.zeros((), dtype=torch.float64)
         self._other[name] = self._other.get(name, none) + addend.cpu()
         return float(addend.detach())
-
-    @property
-    def relative_error(self) -> float | None:
-        """Relative standard error of all contributions over draws; None for single draws."""
-        error, whole = self._error(), sum(sum(t) / len(t) for t in self._totals.values())
-        return None if error is None else error / max(whole, 1e-300)
 
     def _error(self) -> float | None:
         """Standard error of the sum over rows."""

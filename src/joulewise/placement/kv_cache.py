@@ -1,0 +1,91 @@
+"""Key-value caches of causal models of transformers: keys and values that a memory stores."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+
+from joulewise.errors import ModelError, refuse
+
+__all__ = ["is_cache_name", "watch_cache"]
+
+# The argument of a model that takes its cache: newer and older releases.
+_ARGUMENTS = ("cache", "past_key_values")
+
+Each = Callable[[str, Tensor], Tensor]
+"""Called with a name such as ``cache.0:key`` and all keys of a layer so far, ``[batch, positions,
+heads, features]``; what it returns goes on in their place."""
+
+
+def is_cache_name(name: str) -> bool:
+    """True for names of cached keys and values, ``cache.0:key`` and ``cache.0:value``."""
+    return name.startswith("cache.")
+
+
+def watch_cache(model: nn.Module, each: Each) -> Callable[[], None]:
+    """Pass all cached keys and values through a function as attention reads them.
+
+    A model that is called without a cache gets a new one, so that keys and values of all positions
+    pass through it.
+
+    Args:
+        model: A causal model of transformers.
+        each: The function.
+
+    Returns:
+        A function that ends it.
+
+    Raises:
+        ModelError: if the model takes no cache, or is given one of another class than
+            ``DynamicCache``, or one with layers that forget positions.
+    """
+    parameters = inspect.signature(model.forward).parameters
+    argument = next((name for name in _ARGUMENTS if name in parameters), None)
+    if argument is None or not hasattr(model, "config"):
+        got = f"a {type(model).__name__}, which takes no cache"
+        refuse("the model", got, "a causal model of transformers, for kv_cache", ModelError)
+    hook = partial(_with_cache, argument, each)
+    stop: Callable[[], None] = model.register_forward_pre_hook(hook, with_kwargs=True).remove
+    return stop
+
+
+def _with_cache(argument: str, each: Each, model: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
+    """Give a call a cache whose reads pass through ``each``, in a pre-hook."""
+    given = next((name for name in _ARGUMENTS if kwargs.get(name) is not None), None)
+    if given is None:
+        made = importlib.import_module("transformers").DynamicCache(config=model.config)
+        kwargs = {name: value for name, value in kwargs.items() if name not in _ARGUMENTS}
+        kwargs[argument] = cache = made
+    else:
+        cache = kwargs[given]
+    kinds = [type(cache).__name__, *(type(layer).__name__ for layer in cache.layers)]
+    if kinds[0] != "DynamicCache" or set(kinds[1:]) - {"DynamicLayer"}:
+        got = " of ".join(dict.fromkeys(kinds))
+        refuse("the cache", f"a {got}", "a DynamicCache of all positions", ModelError)
+    if "update" not in vars(cache):  # in generation the same cache comes with each call
+        cache.update = partial(_update, cache.update, each)
+    return args, kwargs
+
+
+def _update(
+    update: Callable[..., tuple[Tensor, Tensor]],
+    each: Each,
+    key_states: Tensor,
+    value_states: Tensor,
+    layer_idx: int,
+    *args: Any,
+    **kwargs: Any,
+) -> tuple[Tensor, Tensor]:
+    keys, values = update(key_states, value_states, layer_idx, *args, **kwargs)
+    # Positions first: cells of a position do not depend on how many there are.
+    read = (
+        each(f"cache.{layer_idx}:{kind}", tensor.transpose(1, 2).contiguous()).transpose(1, 2)
+        for kind, tensor in (("key", keys), ("value", values))
+    )
+    key, value = read
+    return key, value
