@@ -53,9 +53,11 @@ from .placement import loaded as loaded
 from .placement import place as place
 from .placement import plan_by_component as plan_by_component
 from .placement import reference_energies as reference_energies
+from .placement import token_energy as token_energy
 from .placement import with_accesses as with_accesses
 from .prediction import Corrected as Corrected
 from .prediction import FirstOrder as FirstOrder
+from .prediction import Fisher as Fisher
 from .prediction import error_model as error_model
 from .prediction import predict as predict
 from .prediction import verification_scores as verification_scores

@@ -6,6 +6,7 @@ placement            placed tensors, their owners and their accesses
 _place               choice of what is stored, by patterns
 plan                 plans as small files, refused where they do not fit
 energy               joules per inference at given operating points
+token_energy         joules for a prompt token and for a generated one
 accesses             accesses that a mapper counted, in place of those that were traced
 component_plan       a plan by the memories of a mapper's accelerator
 memory               stored tensors, read back into a model by one chip after another
@@ -40,6 +41,7 @@ from joulewise.placement.placement import Placed, Placement
 from joulewise.placement.plan import At, Plan
 from joulewise.placement.process_state import TwiceDifferentiable, guarded, restored_modes
 from joulewise.placement.straight_through import clipped
+from joulewise.placement.token_energy import TokenEnergy, token_energy
 
 __all__ = [
     "At",
@@ -53,6 +55,7 @@ __all__ = [
     "Placement",
     "Plan",
     "Reference",
+    "TokenEnergy",
     "TwiceDifferentiable",
     "call",
     "check_finite",
@@ -72,5 +75,6 @@ __all__ = [
     "running",
     "score_pass",
     "take",
+    "token_energy",
     "with_accesses",
 ]

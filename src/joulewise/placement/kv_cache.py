@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from joulewise.errors import ModelError, refuse
 
-__all__ = ["is_cache_name", "watch_cache"]
+__all__ = ["cache_argument", "is_cache_name", "watch_cache"]
 
 # The argument of a model that takes its cache: newer and older releases.
 _ARGUMENTS = ("cache", "past_key_values")
@@ -44,14 +44,23 @@ def watch_cache(model: nn.Module, each: Each) -> Callable[[], None]:
         ModelError: if the model takes no cache, or is given one of another class than
             ``DynamicCache``, or one with layers that forget positions.
     """
+    hook = partial(_with_cache, cache_argument(model), each)
+    stop: Callable[[], None] = model.register_forward_pre_hook(hook, with_kwargs=True).remove
+    return stop
+
+
+def cache_argument(model: nn.Module) -> str:
+    """The argument by which a causal model takes its cache.
+
+    Raises:
+        ModelError: if it takes none.
+    """
     parameters = inspect.signature(model.forward).parameters
     argument = next((name for name in _ARGUMENTS if name in parameters), None)
     if argument is None or not hasattr(model, "config"):
         got = f"a {type(model).__name__}, which takes no cache"
-        refuse("the model", got, "a causal model of transformers, for kv_cache", ModelError)
-    hook = partial(_with_cache, argument, each)
-    stop: Callable[[], None] = model.register_forward_pre_hook(hook, with_kwargs=True).remove
-    return stop
+        refuse("the model", got, "a causal model of transformers", ModelError)
+    return argument
 
 
 def _with_cache(argument: str, each: Each, model: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:

@@ -1,0 +1,139 @@
+"""Energy of a prompt token and of a generated token of a causal language model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from joulewise.devices import HOROWITZ_INT8, Arithmetic
+from joulewise.errors import check_count, check_kind
+from joulewise.placement.energy import Energy, energy
+from joulewise.placement.kv_cache import cache_argument, is_cache_name
+from joulewise.placement.memory import private_memory
+from joulewise.placement.placement import Placed, Placement
+from joulewise.placement.plan import At
+from joulewise.placement.process_state import guarded
+from joulewise.placement.tracing import trace
+from joulewise.results import Result
+from joulewise.units import format_si
+
+__all__ = ["TokenEnergy", "token_energy"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class TokenEnergy(Result):
+    """Energy of a language model by token, in joules.
+
+    Args:
+        prompt: Energy of one token of the prompt.
+        generated: Energy of one generated token, at the end of the context.
+        context: Tokens of the prompt, and positions of the cache that a generated token reads.
+        batch: Sequences that share each fetch of a weight.
+    """
+
+    prompt: Energy
+    generated: Energy
+    context: int
+    batch: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """See `Result`."""
+        parts = {"prompt": self.prompt.to_dict(), "generated": self.generated.to_dict()}
+        return {**parts, "context": self.context, "batch": self.batch}
+
+    def _overview(self) -> tuple[str, Mapping[str, str]]:
+        rows = {"prompt token": self.prompt, "generated token": self.generated}
+        return f"context of {self.context} tokens, batch of {self.batch}", {
+            name: f"{format_si(one.total_j, 'J')}, {format_si(one.memory_total_j, 'J')} of it in "
+            "placed memory"
+            for name, one in rows.items()
+        }
+
+
+@guarded
+def token_energy(
+    placement: Placement,
+    *,
+    at: At,
+    context: int,
+    batch: int = 1,
+    arithmetic: Arithmetic = HOROWITZ_INT8,
+) -> TokenEnergy:
+    """Joules for a token of the prompt, and for a generated one, at a batch and a context.
+
+    A pass over the prompt reads each weight once for all its tokens, a step of decoding once for
+    one token of each sequence of the batch; weights in arrays that compute are not fetched, and
+    cost each token the same. A generated token reads the keys and values of the whole context, and
+    writes its own.
+
+    Args:
+        placement: A causal model of transformers; see `joulewise.placement.place`.
+        at: Operating points; see `Placement.points`.
+        context: Tokens, 1 or more; with a placed cache at most the positions that it holds.
+        batch: Sequences, 1 or more.
+        arithmetic: The energy of a multiply-accumulate.
+
+    Raises:
+        InputError: if a number is out of range, or the points do not fit.
+        ModelError: if the model does not take tokens and a cache.
+    """
+    check_kind("placement", placement, Placement, "the result of joulewise.place(model, ...)")
+    check_count("context", context, 1)
+    check_count("batch", batch, 1)
+    argument = cache_argument(placement.model)
+    device = next(iter(placement.model.parameters())).device
+    ids = torch.zeros(1, context, dtype=torch.long, device=device)
+    prompt = trace(placement, {"input_ids": ids})
+    with private_memory(placement) as memory:
+        memory.original()
+        output = memory.placement.model(input_ids=ids, use_cache=True)
+        cache = output[argument]
+    vars(cache).pop("update", None)  # no longer through that memory
+    step = trace(placement, {"input_ids": ids[:, :1], argument: cache})
+    bare = replace(placement, macs=None)
+    first, then = bare.counted(prompt), _written_once(bare.counted(step), context)
+    passes, decoded = (energy(one, at=at, arithmetic=arithmetic) for one in (first, then))
+    return TokenEnergy(
+        prompt=_per_token(first, passes, context, batch),
+        generated=_per_token(then, decoded, 1, batch),
+        context=context,
+        batch=batch,
+    )
+
+
+def _written_once(placement: Placement, context: int) -> Placement:
+    """Cached tensors of a step of decoding: one position is written, all are read."""
+
+    def own(placed: Placed) -> Placed:
+        if placed.traffic is None or not is_cache_name(placed.name):
+            return placed
+        writes = placed.traffic.reads / (context + 1)
+        return replace(placed, traffic=replace(placed.traffic, writes=writes))
+
+    return replace(placement, placed=tuple(own(placed) for placed in placement.placed))
+
+
+def _per_token(placement: Placement, whole: Energy, tokens: int, batch: int) -> Energy:
+    """Energy of a pass over tokens of one sequence, as that of a token."""
+    shared = {
+        placed.name: tokens * (batch if _fetched_once(placed) else 1) for placed in placement.placed
+    }
+    memory = {name: joules / shared[name] for name, joules in whole.memory_j.items()}
+    scale = float(sum(memory.values())) / whole.memory_total_j if whole.memory_total_j else 0.0
+    return replace(
+        whole,
+        memory_j=memory,
+        memory_reliable_j=whole.memory_reliable_j * scale,
+        unplaced_j=whole.unplaced_j / (tokens * batch),
+        arithmetic_j=whole.arithmetic_j / tokens,
+    )
+
+
+def _fetched_once(placed: Placed) -> bool:
+    """True for a weight that one fetch brings to all sequences of a batch."""
+    # A table of which rows are looked up is read for each sequence.
+    looked_up = placed.traffic is not None and placed.traffic.reads < placed.words
+    return placed.role == "weight" and placed.device.array is None and not looked_up

@@ -1,0 +1,87 @@
+"""Energy by token: weights once for a pass, the cache for each token."""
+
+import pytest
+import torch
+from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM
+
+import joulewise as jw
+from joulewise.errors import InputError, ModelError
+from joulewise.models import seeded
+from joulewise.placement import token_energy
+
+BIT_J, POINT = jw.SRAM(bits=8).reliable_bit_j, 0.5
+
+
+@pytest.fixture(scope="module")
+def model():
+    with seeded(0):
+        return LlamaForCausalLM(
+            LlamaConfig(
+                vocab_size=53,
+                hidden_size=16,
+                intermediate_size=24,
+                num_hidden_layers=2,
+                num_attention_heads=4,
+                num_key_value_heads=2,
+                max_position_embeddings=32,
+                bos_token_id=None,
+                eos_token_id=None,
+                pad_token_id=None,
+            )
+        ).eval()
+
+
+@pytest.fixture(scope="module")
+def placement(model):
+    example = {"input_ids": torch.zeros(1, 16, dtype=torch.long)}
+    memory = jw.SRAM(bits=8)
+    return jw.place(model, weights=memory, kv_cache=memory, example_inputs=example)
+
+
+def joules(words):
+    return words * 8 * BIT_J * POINT
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+@pytest.mark.parametrize("context", [1, 10])
+def test_figures_by_hand(placement, batch, context):
+    found = token_energy(placement, at={"eta": POINT}, context=context, batch=batch)
+    gate, head, table = 16 * 24, 16 * 53, 16
+    cache = 2 * 4  # heads times features, of a position
+    for energy, tokens in ((found.prompt, context), (found.generated, 1)):
+        for name, words in (("model.layers.0.mlp.gate_proj", gate), ("lm_head", head)):
+            spent = float(energy.memory_j[f"{name}.weight"])
+            assert spent == pytest.approx(joules(words) / (tokens * batch))
+        assert float(energy.memory_j["model.embed_tokens.weight"]) == pytest.approx(joules(table))
+    assert float(found.prompt.memory_j["cache.0:key"]) == pytest.approx(joules(2 * cache))
+    # All positions and its own are read, its own is written.
+    expected = joules((context + 1) * cache + cache)
+    assert float(found.generated.memory_j["cache.0:key"]) == pytest.approx(expected)
+    assert found.generated.normalised == pytest.approx(POINT)
+    assert "generated token" in repr(found)
+    assert found.to_dict()["batch"] == batch
+
+
+def test_arrays_that_compute_are_not_fetched(model):
+    example = {"input_ids": torch.zeros(1, 8, dtype=torch.long)}
+    placement = jw.place(
+        model,
+        weights=jw.Crossbar(sigma=1e-6),
+        include=["*.gate_proj.weight"],
+        example_inputs=example,
+    )
+    one, many = (
+        token_energy(placement, at={"g_max": 2e-5}, context=8, batch=batch) for batch in (1, 8)
+    )
+    assert one.generated.memory_total_j == pytest.approx(many.generated.memory_total_j)
+
+
+def test_what_is_refused(placement):
+    with pytest.raises(InputError, match="^context is 0"):
+        token_energy(placement, at={"eta": 0.5}, context=0)
+    with pytest.raises(InputError, match="^batch is 0"):
+        token_energy(placement, at={"eta": 0.5}, context=4, batch=0)
+    other = jw.place(nn.Linear(3, 2), weights=jw.SRAM(), example_inputs=torch.ones(1, 3))
+    with pytest.raises(ModelError, match="takes no cache; allowed: a causal"):
+        token_energy(other, at={"eta": 0.5}, context=4)
