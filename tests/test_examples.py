@@ -235,3 +235,13 @@ def test_huggingface_sam_runs(in_the_trainer, capsys):
     torch.random.set_rng_state(state)
     lines = [line for line in capsys.readouterr().out.splitlines() if "batches in a step" in line]
     assert [line.split()[0] for line in lines] == ["1", "2"]
+
+
+def test_a_language_model_to_a_plan_runs(capsys):
+    pytest.importorskip("transformers", reason="transformers is not installed")
+    state = torch.random.get_rng_state()
+    example("language_model").main(["--sequences", "4"])
+    torch.random.set_rng_state(state)
+    lines = capsys.readouterr().out.splitlines()
+    assert sum("2% more perplexity holds" in line for line in lines) == 2
+    assert [line.split(":")[0] for line in lines[-3:-1]] == ["clean", "faulty"]
