@@ -23,6 +23,12 @@ def test_options_are_in_the_order_of_energy():
         assert float(BOTH.energy(traffic, option)) == float(memory.energy(traffic, point))
 
 
+def test_words_are_independent_on_all_memories_or_on_none():
+    parity = SRAM(fault=Flip(), protection=Parity())
+    assert Alternatives(memories=((PLAIN, (0.6, 1.0)), (parity, (0.9,)))).independent_words
+    assert not BOTH.independent_words
+
+
 def test_options_are_described_with_their_points():
     from joulewise.devices import DRAM
 
