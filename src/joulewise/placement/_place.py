@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from joulewise.devices import Device
+from joulewise.devices import Device, WriteVerify
 from joulewise.errors import InputError, ModelError, check_kind, refuse
 from joulewise.placement.placement import Placed, Placement
 from joulewise.placement.process_state import guarded
@@ -74,6 +74,11 @@ def place(
     groups = parameter_groups(model)
     if not groups:
         raise ModelError("the model has no parameters; there is nothing to place")
+    if isinstance(weights, WriteVerify):
+        for name in weights.scores or {}:
+            if name not in groups:
+                got = f"of {name!r}, which is no tensor of the model"
+                refuse("the scores", got, f"those of {', '.join(list(groups)[:6])}")
     stored = _place_weights(groups, weights, choice)
     placement = Placement(model=model, placed=stored, reliable_bits=0, rebuild=rebuild)
     if example_inputs is not None:
