@@ -4,7 +4,7 @@ from torch import nn
 
 import joulewise as jw
 from joulewise.devices import SECDED, SRAM, Alternatives, Chip, Crossbar, Flip, Parity, Traffic
-from joulewise.errors import InputError
+from joulewise.errors import InputError, OperatingPointError
 
 PLAIN = SRAM(fault=Flip())
 GUARDED = SRAM(fault=Flip(), protection=SECDED())
@@ -21,6 +21,12 @@ def test_options_are_in_the_order_of_energy():
     }
     for option, (memory, point) in zip(BOTH.points, BOTH.options, strict=True):
         assert float(BOTH.energy(traffic, option)) == float(memory.energy(traffic, point))
+
+
+def test_words_are_independent_on_all_memories_or_on_none():
+    parity = SRAM(fault=Flip(), protection=Parity())
+    assert Alternatives(memories=((PLAIN, (0.6, 1.0)), (parity, (0.9,)))).independent_words
+    assert not BOTH.independent_words
 
 
 def test_options_are_described_with_their_points():
@@ -79,6 +85,38 @@ def test_an_allocation_weighs_protection_against_supply():
     assert len(chosen) == 2 and all("eta" in name for name in chosen)
 
 
+@pytest.mark.parametrize("option", [0.5, 1.5, -1, 99, float("nan"), "a", None])
+def test_only_options_are_points(option):
+    with pytest.raises(OperatingPointError, match="^option is "):
+        BOTH.point(option=option)
+    with pytest.raises(OperatingPointError, match="^option is "):
+        BOTH.label(option)
+
+
+def test_plans_and_levels_are_of_options():
+    model, x = nn.Linear(4, 2), torch.ones(3, 4)
+    placement = jw.place(model, weights=BOTH, example_inputs=x)
+    message = "^option is 0.5; allowed: a whole number, 0 to 3"
+    with pytest.raises(OperatingPointError, match=message):
+        jw.simulate(placement, [(x, None)], at={"option": 0.5}, chips=2)
+    with pytest.raises(OperatingPointError, match=message):
+        jw.Granularity(levels=(0.5,)).check(placement)
+    stored = BOTH.store(torch.ones(2))
+    for function in (BOTH.moments, lambda stored, point: BOTH.read(stored, point, Chip(seed=0))):
+        with pytest.raises(OperatingPointError, match=message):
+            function(stored, 0.5)
+
+
+def test_options_have_no_gradient():
+    option = torch.tensor(1.0, requires_grad=True)
+    model, x = nn.Linear(4, 2), torch.ones(3, 4)
+    placement = jw.place(model, weights=BOTH, example_inputs=x)
+    with pytest.raises(InputError, match="^Alternatives has no gradient in its operating point"):
+        jw.predict(placement, [(x, None)], at={"option": option})
+    with pytest.raises(InputError, match="^Alternatives has no gradient in its operating point"):
+        BOTH.energy(Traffic(words=1, reads=1, writes=0), option)
+
+
 @pytest.mark.parametrize(
     ("memories", "message"),
     [
@@ -89,6 +127,13 @@ def test_an_allocation_weighs_protection_against_supply():
             ((Crossbar(sigma=1e-6), (1e-5,)),),
             "^a memory is of type Crossbar; allowed: an SRAM",
         ),
+        (((PLAIN,),), "^memories is not of pairs; allowed: a tuple of pairs"),
+        ((PLAIN, (0.5, 0.6)), "^memories is not of pairs"),
+        (((PLAIN, 0.5),), "^the points of a memory is 0.5 .float.; allowed: a tuple of numbers"),
+        (((PLAIN, (x for x in (0.5, 0.6))),), "^the points of a memory is of type generator"),
+        (((PLAIN, ("a", "b")),), "^a point of a memory is 'a' .str.; allowed: a number"),
+        (((PLAIN, (None,)),), "^a point of a memory is None"),
+        (((PLAIN, (0.5, [0.6])),), "^a point of a memory is of type list"),
     ],
 )
 def test_refusals(memories, message):

@@ -64,8 +64,8 @@ def test_from_csv(tmp_path):
     [
         ("0,0,0", "table.csv is 1 rows; allowed: two or more"),
         ("1e-5,0,0\n0,0,0", "^targets is not ascending"),
-        ("0,0,0\n1e-5,-1,0", "^means is -1; allowed: 0 to 1"),
-        ("0,0,nan\n1e-5,0,0", "^stds is nan"),
+        ("0,0,0\n1e-5,-1,0", "line 3: mean_siemens is -1; allowed: 0 to 1"),
+        ("0,0,nan\n1e-5,0,0", "line 2: std_siemens is nan; allowed: 0 to 1"),
         ("0,0\n1e-5,0,0", "line 2 is '0,0'; allowed: 3 numbers"),
     ],
 )

@@ -58,6 +58,12 @@ def test_a_lower_supply():
     assert DRAM().reference_energies(traffic) == {}
 
 
+def test_energy_without_refresh_has_a_gradient():
+    interval = torch.tensor(1.0, dtype=torch.float64, requires_grad=True)
+    joules = DRAM(latency_s=0.0).energy(Traffic(words=10, reads=10, writes=0), interval)
+    assert torch.autograd.grad(joules, interval) == (torch.zeros((), dtype=torch.float64),)
+
+
 def test_a_list_is_a_range():
     assert hash(DRAM(refresh_range=[0.1, 1.0])) == hash(DRAM(refresh_range=(0.1, 1.0)))
 

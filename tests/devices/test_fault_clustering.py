@@ -91,6 +91,34 @@ def test_a_test_needs_classes_to_spare():
         fit_correlated_map(measured(IndependentMap()), column=2.0)
 
 
+@pytest.mark.parametrize("rate", [0.3, 0.6, 0.95])
+@pytest.mark.parametrize("share", [0.0, 0.3])
+def test_classes_of_high_rates_are_not_sparse(rate, share):
+    """The law that was drawn from is not rejected, and one of another share is, if tested."""
+    fault_map = law_of(share) if share else IndependentMap()
+    found = measured(fault_map, rates=(rate,))
+    for given, right in ((share, True), (0.7, False)):
+        fit = fit_correlated_map(found, column=given)
+        assert min(fit.expected) >= 5 or len(fit.expected) == 1
+        assert fit.p_value is None or (fit.p_value > 1e-4) == right
+
+
+@pytest.mark.parametrize("other", ["a", None, IndependentMap()])
+def test_what_is_no_measurement(other):
+    for function in (fit_correlated_map, neighbour_correlation):
+        with pytest.raises(TableError, match="^measured is .*; allowed: a FaultMeasurement"):
+            function(other, 0.5)
+
+
+def test_arrays_without_neighbours():
+    fields = {"rows": 2, "columns": 8, "supplies_v": (0.5,), "first_failure_v": (0.5, 0.5)}
+    alone = FaultMeasurement(arrays=1, cells=(1, 2), positions=((0, 0),), **fields)
+    alike = FaultMeasurement(arrays=2, cells=(1, 17), positions=((0, 0), (0, 1)), **fields)
+    for found in (alone, alike):
+        with pytest.raises(TableError, match="^the arrays is without neighbours in a column, or"):
+            neighbour_correlation(found, 0.5)
+
+
 def test_neighbour_correlation():
     places = tuple((n // 20, n % 20) for n in range(ARRAYS))
     alone = measured(IndependentMap(), positions=places)

@@ -216,6 +216,12 @@ def test_flips_by_sampling_agree_with_the_reference():
     assert error < 0.02 * expected
 
 
+def test_symmetric_kinds_err_alike_on_zeros_and_ones():
+    assert Flip().symmetric and Stuck().symmetric
+    assert not Flip(zero_to_one=2.0, one_to_zero=0.0).symmetric
+    assert not Stuck(at_one=0.0).symmetric
+
+
 @pytest.mark.parametrize("at_one", [0.0, 0.3, 1.0])
 def test_a_stuck_cell_shows_one_value_whatever_is_written(at_one):
     memory = SRAM(bits=8, fault=Stuck(at_one=at_one), limit=127.0)

@@ -1,9 +1,11 @@
+import math
+
 import numpy as np
 import pytest
 import torch
 
 from joulewise.devices import Chip, FaultMeasurement
-from joulewise.errors import TableError
+from joulewise.errors import InputError, TableError
 
 # Five cells of two arrays, two words to a row.
 MEASURED = FaultMeasurement(
@@ -76,6 +78,66 @@ def test_csv_names_the_line(tmp_path, line, message):
     path.write_text(f"row,column,v_dd\n0,3,0.6\n{line}\n")
     with pytest.raises(TableError, match=message):
         FaultMeasurement.from_csv(path, rows=2, columns=8)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"cells": ("a", "b")}, "^cells is not of numbers alone"),
+        ({"cells": (math.nan, 1)}, "^cells is empty, or out of order or range"),
+        ({"cells": (1, 10**30)}, "^cells is not of numbers alone"),
+        ({"cells": None}, "^cells is None .NoneType.; allowed: ascending"),
+        ({"first_failure_v": None}, "^first_failure_v is None"),
+        ({"first_failure_v": ([], [])}, "^first_failure_v is of other numbers"),
+        ({"first_failure_v": (0.53, 0.6)}, "^first_failure_v is of other numbers"),
+        ({"positions": 5}, "^positions is 5 .int.; allowed: 2 pairs of finite numbers"),
+        ({"positions": ((0, "a"), (1, 0))}, "^positions is not of numbers alone"),
+        ({"positions": ((0, math.inf), (1, 0))}, r"^positions is of shape \(2, 2\), or not finite"),
+        ({"positions": ((0, 1),)}, r"^positions is of shape \(1, 2\)"),
+        ({"recovered": -5}, "^recovered is -5; allowed: a whole number, 0 or more"),
+        ({"recovered": "x"}, "^recovered is 'x'; allowed: a whole number"),
+    ],
+)
+def test_fields_of_other_kinds(fields, message):
+    good = {"rows": 4, "columns": 8, "arrays": 2, "supplies_v": (0.53, 0.54)}
+    good |= {"cells": (1, 40), "first_failure_v": (0.53, 0.54)}
+    with pytest.raises(InputError, match=message):
+        FaultMeasurement(**good | fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"supplies_v": 5}, "^supplies_v is 5 .int.; allowed: a sequence of supplies"),
+        ({"supplies_v": [0.6, None]}, "^supplies_v is not of numbers alone"),
+        ({"rows": "a"}, "^rows is 'a'; allowed: a whole number"),
+        ({"path": "a\0b"}, "cannot be read: embedded null byte"),
+    ],
+)
+def test_arguments_of_other_kinds(tmp_path, fields, message):
+    (tmp_path / "map.csv").write_text("row,column,v_dd\n0,3,0.6\n")
+    with pytest.raises(InputError, match=message):
+        FaultMeasurement.from_csv(
+            **{"path": tmp_path / "map.csv", "rows": 2, "columns": 8, **fields}
+        )
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"energy_per_bit_j": "x"}, "^energy_per_bit_j is 'x' .str.; allowed: a number"),
+        ({"v_nominal": "1"}, "^v_nominal is '1' .str.; allowed: a number"),
+        ({"v_min": 0.55}, "^v_min is 0.55; allowed: above 0.55 to 100"),
+    ],
+)
+def test_figures_of_a_law(fields, message):
+    with pytest.raises(InputError, match=message):
+        MEASURED.law(**fields)
+
+
+def test_groups_of_counts():
+    with pytest.raises(TableError, match="^group is 'row'; allowed: array or column"):
+        MEASURED.failing_per("row", 0.53)
 
 
 def test_a_law_needs_two_supplies_with_faults(tmp_path):

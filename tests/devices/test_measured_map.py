@@ -112,10 +112,14 @@ def test_measured_from_csv_refuses_other_files(tmp_path):
         ({"cells": (3, 32)}, "^cells is empty, or out of order or range"),
         ({"cells": (-1, 3)}, "^cells is empty, or out of order or range"),
         ({"cells": (0.5, 3)}, "^cells is empty, or out of order or range"),
-        ({"cells": (3,)}, "^thresholds is 2 numbers; allowed: one for each of 1 cells$"),
-        ({"thresholds": (0.1, 0.0)}, "^thresholds is out of range; allowed: above 0 to 1$"),
+        ({"cells": (3,)}, r"^thresholds is of shape \(2,\); allowed: .* one for each of 1 cells"),
+        ({"thresholds": (0.1, 0.0)}, "^thresholds is out of range; allowed: above 0 to 1, one"),
         ({"thresholds": (0.1, math.nan)}, "^thresholds is out of range"),
-        ({"thresholds": ("a", "b")}, "^thresholds is out of range"),
+        ({"thresholds": ("a", "b")}, "^thresholds is not of numbers alone"),
+        ({"thresholds": ((0.1,), (0.1, 0.2))}, "^thresholds is not of numbers alone, or ragged"),
+        ({"thresholds": None}, "^thresholds is None .NoneType.; allowed: above 0"),
+        ({"cells": ((3, 8), (9, 10))}, "^cells is empty, or out of order or range"),
+        ({"cells": ((3, 8), (9,))}, "^cells is not of numbers alone, or ragged"),
         ({"layout": "mixed"}, "^layout is 'mixed'; allowed: adjacent or interleaved$"),
         ({"rows": 0}, "^rows is 0; allowed: a whole number, 1 to"),
     ],
@@ -124,6 +128,26 @@ def test_measured_refusals(fields, message):
     good = {"rows": 4, "columns": 8, "cells": (3, 8), "thresholds": (0.1, 0.2)}
     with pytest.raises(InputError, match=message):
         MeasuredMap(**{**good, **fields})
+
+
+@pytest.mark.parametrize(
+    ("thresholds", "message"),
+    [
+        ([[0.1, math.nan]], "^thresholds is out of range"),
+        ([[0.1, -math.inf]], "^thresholds is out of range"),
+        ([["a"]], "^thresholds cannot be read .*allowed: an array of numbers"),
+        ([[0.1], [0.1, 0.2]], "^thresholds cannot be read"),
+        (torch.ones(2, 2, requires_grad=True), "^thresholds cannot be read"),
+        ([0.1, 0.2], r"^thresholds is of shape \(2,\); allowed: an array of numbers, .rows"),
+    ],
+)
+def test_only_infinity_is_a_cell_that_never_fails(thresholds, message):
+    with pytest.raises(TableError, match=message):
+        MeasuredMap.from_thresholds(thresholds)
+
+
+def test_whole_rates_are_numbers():
+    assert MeasuredMap(rows=1, columns=8, cells=(3, 5), thresholds=(1, 1)).thresholds == (1, 1)
 
 
 def test_interleaved_words():

@@ -25,6 +25,9 @@ def test_names():
     assert PROFILES["exponential"] == ExponentialLaw()
     with pytest.raises(TypeError):
         PROFILES["mine"] = ExponentialLaw()
+    for other in ("mine", None, [], {}):
+        with pytest.raises(InputError, match="^the profile is .*; allowed: exponential, stutz"):
+            law(other)
 
 
 @pytest.mark.parametrize("name", PROFILES)

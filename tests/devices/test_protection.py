@@ -20,7 +20,7 @@ from joulewise.devices import (
     VoltageTable,
     check_device,
 )
-from joulewise.devices.fault_kinds import all_codes
+from joulewise.devices.fault_kinds import all_codes, planes_of
 from joulewise.devices.reliability_laws import VoltageRow
 from joulewise.errors import InputError
 
@@ -100,23 +100,27 @@ def test_parity_detects_odd_errors():
     assert decoded(code, [77], [(0, 3), (0, 4), (0, 5)]) == [0]
 
 
-def enumerated(code, rate, on_detected):
-    """Exact moments of the first word of a codeword over all patterns of failing cells."""
-    n = code.words * code.bits + code.check_bits
-    codes = all_codes(code.bits)
-    mean, square = torch.zeros(len(codes)).double(), torch.zeros(len(codes)).double()
-    held = codes[:, None].expand(-1, code.words).contiguous()
-    for pattern in range(1 << n):
-        chance = rate ** pattern.bit_count() * (1 - rate) ** (n - pattern.bit_count())
-        read = held.clone()
-        for word in range(code.words):
-            read[:, word] ^= pattern >> (word * code.bits) & ((1 << code.bits) - 1)
-        unused = 32 - code.bits
-        checks = torch.tensor(pattern >> (code.words * code.bits), dtype=torch.int32)
-        found = code.decode(held, (read << unused) >> unused, checks, checks, on_detected)
-        deviation = (found[:, 0] - codes).double()
-        mean += chance * deviation
-        square += chance * deviation**2
+def enumerated(code, rates, on_detected):
+    """Exact moments of the first word of a codeword over all patterns of wrong cells.
+
+    All words of a codeword hold the same; ``rates`` are those of cells that hold 0 and 1.
+    """
+    cells = code.words * code.bits + code.check_bits
+    codes, patterns = all_codes(code.bits), torch.arange(1 << cells, dtype=torch.int32)[:, None]
+    held = codes[:, None].expand(-1, code.words)
+    ones = [*[planes_of(codes, code.bits)] * code.words]
+    ones.append(planes_of(code._syndrome(held), code.check_bits))
+    chance = torch.ones(1 << cells, len(codes), dtype=torch.float64)
+    for cell, holds_one in enumerate(torch.cat(ones)):
+        rate = rates[0] + (rates[1] - rates[0]) * holds_one
+        chance *= torch.where((patterns >> cell & 1).bool(), rate, 1 - rate)
+    first = torch.arange(code.words, dtype=torch.int32) * code.bits
+    wrong = patterns >> first & ((1 << code.bits) - 1)  # [patterns, words]
+    unused, checks = 32 - code.bits, patterns >> (code.words * code.bits)
+    read = (held ^ wrong[:, None]) << unused >> unused
+    found = code.decode(held.expand_as(read), read, checks, checks, on_detected)
+    deviation = (found[..., 0] - codes).double()
+    mean, square = ((chance * deviation**power).sum(0) for power in (1, 2))
     return codes + mean, square - mean**2
 
 
@@ -126,10 +130,22 @@ def enumerated(code, rate, on_detected):
 def test_moments_of_parity_are_exact(words, planes, rate, on_detected):
     code = Parity(words=words, planes=planes).code(4)
     rates = torch.full((2, 4), rate, dtype=torch.float64)
-    mean, var = code.moments(rates, rates, on_detected)
-    expected = enumerated(code, rate, on_detected)
+    mean, var = code.moments(rates, on_detected)
+    expected = enumerated(code, (rate, rate), on_detected)
     torch.testing.assert_close(mean, expected[0], rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(var, expected[1], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("protection", [Parity(), Parity(planes=2), SECDED(words=1)])
+@pytest.mark.parametrize("rates", [(0.0, 0.01), (0.01, 0.0), (1e-3, 4e-3)])
+def test_check_bits_of_a_word_alone_are_known(protection, rates):
+    """Zeros and ones fail at different rates; three errors are approximated in SECDED."""
+    code = protection.code(4)
+    mean, var = code.moments(tensor(rates)[:, None].expand(2, 4), "zero")
+    expected = enumerated(code, rates, "zero")
+    relative = 0.5 * 6 * max(rates) / 3 if code.corrects else 1e-9
+    for found, exact in ((mean - all_codes(4), expected[0] - all_codes(4)), (var, expected[1])):
+        assert float((found - exact).abs().sum()) <= relative * float(exact.abs().sum())
 
 
 @pytest.mark.parametrize("on_detected", ["zero", "keep"])
@@ -139,8 +155,8 @@ def test_moments_of_a_correcting_code_are_exact_up_to_three_errors(words, planes
     code = SECDED(words=words, planes=planes).code(4)
     for rate in (1e-4, 1e-3, 1e-2):
         rates = torch.full((2, 4), rate, dtype=torch.float64)
-        mean, var = code.moments(rates, rates, on_detected)
-        expected = enumerated(code, rate, on_detected)
+        mean, var = code.moments(rates, on_detected)
+        expected = enumerated(code, (rate, rate), on_detected)
         cells = len(code.columns) + code.check_bits
         # Three errors are taken on the average over codes; their whole is off by half, at most.
         relative = 0.5 * (cells - 2) * rate / 3 + 1e-9
@@ -156,7 +172,7 @@ def test_moments_have_gradients():
 
     def mse(rate):
         rates = torch.stack([rate, rate])
-        mean, var = code.moments(rates, rates, "zero")
+        mean, var = code.moments(rates, "zero")
         return (var + (mean - all_codes(8)) ** 2).sum()
 
     assert torch.autograd.gradcheck(mse, rate)
@@ -166,9 +182,9 @@ def test_rates_of_zero_and_one():
     for protection in (Parity(), SECDED(), SECDED(planes=2)):
         code = protection.code(8)
         nothing = torch.zeros(2, 8, dtype=torch.float64)
-        mean, var = code.moments(nothing, nothing, "zero")
+        mean, var = code.moments(nothing, "zero")
         assert torch.equal(mean, all_codes(8).double()) and not var.any()
-        mean, var = code.moments(nothing + 1, nothing + 1, "zero")
+        mean, var = code.moments(nothing + 1, "zero")
         assert mean.isfinite().all() and var.isfinite().all()
 
 
@@ -188,14 +204,13 @@ def memory(protection, **fields):
     [
         (memory(SECDED()), 4e-3),
         (memory(SECDED(on_detected="keep")), 4e-3),
-        (memory(SECDED(words=4, planes=3), fault=Stuck(at_one=0.3)), 4e-3),
+        (memory(SECDED(words=4, planes=3), fault=Stuck(at_one=0.5)), 4e-3),
         (memory(Parity()), 4e-3),
         (memory(Parity(planes=1)), 4e-3),
-        (memory(SECDED(), fault_map=SpareRows(spares=2, rows=16, columns=64)), 4e-3),
         (memory(Parity(words=4, planes=2), bits=6), 1e-2),
-        (memory(SECDED(), fault_map=CorrelatedMap(row=0.3, columns=64)), 2e-3),
+        (memory(Parity(), fault=Stuck(at_one=1.0)), 4e-3),
     ],
-    ids=["secded", "keep", "planes", "parity", "sign", "spares", "parity of planes", "correlated"],
+    ids=["secded", "keep", "planes", "parity", "sign", "parity of planes", "one-sided parity"],
 )
 def test_moments_are_those_of_many_chips(device, rate):
     """Sum of squared errors of 4,096 words, over chips; three errors are approximated."""
@@ -214,6 +229,62 @@ def test_moments_are_those_of_many_chips(device, rate):
     for samples, expected in ((squares, predicted), (shifts, shift)):
         error = np.std(samples, ddof=1) / math.sqrt(len(samples))
         assert abs(np.mean(samples) - expected) < Z * error + 0.5 * third * abs(expected)
+
+
+CLUSTERED = [
+    SpareRows(spares=6, rows=64, columns=64),
+    CorrelatedMap(cluster=0.6, columns=64),
+]
+
+
+@pytest.mark.parametrize(
+    "device",
+    [
+        *(memory(SECDED(), fault_map=fault_map) for fault_map in CLUSTERED),
+        memory(SECDED(), fault=Stuck(at_one=0.0)),
+        memory(SECDED(), fault=Flip(zero_to_one=2.0, one_to_zero=0.0)),
+    ],
+    ids=["spares", "clusters", "stuck at 0", "only zeros fail"],
+)
+def test_moments_that_depend_on_other_words_are_estimated(device):
+    """Half of the words are zero: the fractions of ones and zeros are not equal."""
+    assert not device.states_moments and not device.smooth and not device.independent_words
+    weights = torch.randn(4096, generator=torch.Generator().manual_seed(3)).clamp(-3, 3)
+    weights[:2048] = 0.0
+    stored, rate = device.store(weights), 4e-3
+    ideal, moments = device.ideal(stored), device.moments(stored, rate)
+    squares = [
+        float((device.read(stored, rate, Chip(seed=s)) - ideal).square().sum()) for s in range(300)
+    ]
+    stated = float((moments.var + (moments.mean - ideal) ** 2).sum())
+    # The squared error of the estimated means adds one in `moment_chips`, at most.
+    error = np.std(squares, ddof=1) * (1 / 300 + 1 / device.moment_chips) ** 0.5
+    assert abs(np.mean(squares) - stated) < Z * error + stated / device.moment_chips
+    check_device(device, chips=20, shape=(8, 8))
+
+
+def test_words_of_a_codeword_depend_on_each_other():
+    assert not memory(SECDED()).independent_words
+    assert memory(SECDED(words=1)).independent_words and memory(Parity()).independent_words
+    assert memory(SECDED()).states_moments and memory(SECDED()).smooth
+
+
+def test_a_codeword_that_is_not_full_has_all_its_cells():
+    """Two words of a codeword of eight: errors in the cells of the other six count."""
+    device, chips = memory(SECDED()), 8000
+    stored = device.store(torch.tensor([0.5, -0.3]))
+    ideal, moments = device.ideal(stored), device.moments(stored, 4e-3)
+    predicted = float((moments.var + (moments.mean - ideal) ** 2).sum())
+    found = np.array(
+        [
+            float((device.read(stored, 4e-3, Chip(seed=s)) - ideal).square().sum())
+            for s in range(chips)
+        ]
+    )
+    third = 72 * 4e-3 / 3  # three errors are approximated
+    error = found.std(ddof=1) / math.sqrt(chips)
+    assert abs(found.mean() - predicted) < Z * error + 0.5 * third * predicted
+    assert Z * error < 0.5 * predicted
 
 
 def test_correction_helps_where_errors_are_rare_and_not_where_they_cluster():
@@ -284,6 +355,7 @@ def test_records_name_the_protection():
         (lambda: SRAM(protection=SECDED()), r"^fault is Mask\(\); allowed: Flip\(\) or Stuck\(\)"),
         (lambda: SECDED(words=0), "^words is 0; allowed: a whole number, 1 to 4096"),
         (lambda: SECDED(planes=9).code(8), "^planes is 9; allowed: at most the 8 bits of a word"),
+        (lambda: SECDED().overhead(0), "^bits is 0; allowed: a whole number, 2 to 16"),
         (lambda: Parity(on_detected="guess"), "^on_detected is 'guess'; allowed: zero or keep"),
         (lambda: Parity(decode_j=-1), "^decode_j is -1; allowed: 0 to 1"),
         (lambda: memory("secded"), "^protection is 'secded' .str.; allowed: Parity"),

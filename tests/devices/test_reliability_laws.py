@@ -249,21 +249,22 @@ def test_from_csv_refuses_other_files(tmp_path):
 
 def test_references_of_savings():
     rows = (VoltageRow(0.5, 1.0e-14, 1e-2), VoltageRow(0.7, 2.0e-14, 1e-4))
-    table = VoltageTable(rows=rows, source="made up", v_nominal=1.0, v_min=0.6)
+    table = VoltageTable(rows=rows, source="made up", v_nominal=1.0, v_min=0.8)
     # Above the table energy rises with the square of the voltage; within it is interpolated.
-    assert table.reference_supplies == {"nominal supply": 1.0, "V_min": 0.6}
+    assert table.reference_supplies == {"nominal supply": 1.0, "V_min": 0.8}
     assert table.access_j_at(1.0) == pytest.approx(2.0e-14 * (1.0 / 0.7) ** 2)
     assert table.access_j_at(0.6) == pytest.approx(1.5e-14)
     # No part of what is read: a plan for the table without them fits.
     assert table.describe() == VoltageTable(rows=rows, source="made up").describe()
     traffic = Traffic(words=10, reads=20, writes=5)
     assert SRAM(bits=4, law=table).reference_energies(traffic) == pytest.approx(
-        {"nominal supply": 100 * 2.0e-14 / 0.49, "V_min": 100 * 1.5e-14}
+        {"nominal supply": 100 * 2.0e-14 / 0.49, "V_min": 100 * 2.0e-14 * 0.64 / 0.49}
     )
     assert VoltageTable(rows=rows, source="made up").reference_supplies == {}
     assert SRAM(law=ExponentialLaw()).reference_energies(traffic) == {}
-    for supplies in ({"v_min": 0.4}, {"v_min": 0.6, "v_nominal": 0.55}):
-        with pytest.raises(TableError, match="v_min is 0.4|v_nominal is 0.55"):
+    for supplies in ({"v_min": 0.7}, {"v_min": 0.8, "v_nominal": 0.75}):
+        message = "v_min is 0.7; allowed: above 0.7 to 100|v_nominal is 0.75"
+        with pytest.raises(TableError, match=message):
             VoltageTable(rows=rows, source="made up", **supplies)
 
 

@@ -50,6 +50,51 @@ def test_block_rams_are_read_as_arrays_of_two_words_a_row(folder):
     assert columns.nonzero()[0].tolist() == [1, 15, 16 + 6]
 
 
+def write_plan(path, rows):
+    """A spreadsheet of rows of numbers."""
+    row = "<table:table-row>{}</table:table-row>"
+    cell = "<table:table-cell><text:p>{}</text:p></table:table-cell>"
+    text = "".join(row.format("".join(cell.format(number) for number in one)) for one in rows)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("content.xml", SHEET.format(rows=text))
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [(0, 4, 100), (1, 7, 7), (1, 7, 8)],
+        [(0, 4, 100), (1, "9" * 400, 7)],
+        [(0, 4, 100), ("1" * 5000, 7, 7)],
+    ],
+    ids=["a RAM twice", "an x of 400 digits", "a number of 5,000 digits"],
+)
+def test_rows_that_name_no_ram_once(folder, tmp_path, rows):
+    write_plan(tmp_path / "plan.ods", rows)
+    with pytest.raises(TableError, match=r"plan.ods is [13] rows; allowed: .*2 arrays, once"):
+        read_salami2018(folder, floorplan=tmp_path / "plan.ods")
+
+
+def test_other_encodings_and_archives(folder, tmp_path):
+    path = tmp_path / "plan.ods"
+    for encoding in ("foo", "utf-7"):
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("content.xml", f'<?xml version="1.0" encoding="{encoding}"?><a/>')
+        with pytest.raises(TableError, match="plan.ods cannot be read"):
+            read_salami2018(folder, floorplan=path)
+    write_plan(path, [(0, 1, 2), (1, 3, 4)])
+    good = path.read_bytes()
+    flags, method = good.rindex(b"PK\x01\x02") + 8, good.rindex(b"PK\x01\x02") + 10
+    for place, value in ((flags, 1), (method, 97), (method, 14)):  # encrypted, unknown, LZMA
+        # Headers of the entry itself lie two bytes earlier than those of the directory.
+        broken = bytearray(good)
+        broken[place] = broken[place - flags + 6] = value
+        path.write_bytes(broken)
+        with pytest.raises(TableError, match="plan.ods cannot be read"):
+            read_salami2018(folder, floorplan=path)
+    with pytest.raises(TableError, match="^floorplan is 3 .int.; allowed: a path, or None"):
+        read_salami2018(folder, floorplan=3)
+
+
 def test_floorplan(folder, tmp_path):
     row = "<table:table-row>{}</table:table-row>"
     cell = "<table:table-cell><text:p>{}</text:p></table:table-cell>"
@@ -100,6 +145,26 @@ def test_two_boards_in_one_folder(folder):
     write_rams(folder, "0.55", []).rename(folder / "other-0.55.bin")
     write_rams(folder, "0.55", [])
     with pytest.raises(TableError, match=r"is of the supply of .*; allowed: the files of one"):
+        read_salami2018(folder)
+
+
+def test_files_of_several_boards(folder):
+    for name in ("other-0.56.bin", "0.56.bin"):
+        (folder / "board-0.55.bin").rename(folder / name)
+        with pytest.raises(TableError, match=r"is of another board than (board-0.53|0.56).bin"):
+            read_salami2018(folder)
+        (folder / name).rename(folder / "board-0.55.bin")
+
+
+def test_a_folder_without_faults(tmp_path):
+    write_rams(tmp_path, "0.55", [])
+    with pytest.raises(TableError, match=f"^{tmp_path} is without any fault; allowed: files with"):
+        read_salami2018(tmp_path)
+
+
+@pytest.mark.parametrize("folder", ["a" * 5000, "a\0b"])
+def test_what_is_no_folder(folder):
+    with pytest.raises(TableError, match="the folder cannot be read|without files"):
         read_salami2018(folder)
 
 

@@ -3,6 +3,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from joulewise.devices import (
     SRAM,
@@ -65,6 +66,23 @@ def test_residual_rate_is_the_closed_form(rate, words):
     for samples, expected in ((cells, float(one)), (pairs, float(two))):
         error = np.std(samples, ddof=1) / math.sqrt(len(samples)) + 1e-9
         assert abs(np.mean(samples) - expected) < Z * error
+
+
+def test_fraction_of_rows_that_stay_is_that_of_its_definition():
+    """Averaged over rows: the chance that as many rows before it as there are spares fail."""
+    for rows, spares, rate in ((16, 2, 0.01), (300, 7, 1e-3), (64, 63, 0.2)):
+        repaired = SpareRows(spares=spares, rows=rows, columns=16)
+        stays = repaired.mixture(torch.full((2, 8), rate, dtype=torch.float64))[0][0]
+        struck = 1 - (1 - rate) ** 16
+        expected = stats.binom.sf(spares - 1, np.arange(rows), struck).mean()
+        assert float(stays) == pytest.approx(expected, rel=1e-9, abs=1e-300)
+
+
+def test_large_arrays_take_memory_by_row():
+    large = SpareRows(rows=1 << 20, spares=1 << 19)
+    weights, _ = large.mixture(torch.full((2, 8), 1e-2, dtype=torch.float64))
+    struck = 1 - 0.99**256  # nearly all rows of an array, of which half are replaced
+    assert float(weights[0]) == pytest.approx(1 - 0.5 / struck, rel=1e-6)
 
 
 def test_self_check_and_gradient():

@@ -2,11 +2,25 @@ import numpy as np
 import pytest
 import torch
 
-from joulewise.devices.tables import interpolate, read_csv
+from joulewise.devices.tables import as_numbers, has_column, interpolate, read_csv
 from joulewise.errors import TableError
 
 XS = torch.tensor([0.0, 0.1, 0.7, 1.5], dtype=torch.float64)
 YS = torch.tensor([[1.0, -2.0], [0.3, 5.0], [1 / 3, 0.0], [9.0, 1e-9]], dtype=torch.float64)
+
+
+def test_tuples_of_numbers():
+    assert as_numbers("x", ((1, 2.5), (3, 4)), "pairs").tolist() == [[1, 2.5], [3, 4]]
+    assert as_numbers("x", (), "pairs").size == 0
+    for other in ((1, "a"), ((1,), (1, 2)), (None,), (True,), (10**30,), [1, 2], 5, None):
+        with pytest.raises(TableError, match="^x is .*; allowed: pairs$"):
+            as_numbers("x", other, "pairs")
+
+
+def test_what_is_no_path():
+    for read in (has_column, lambda path, column: read_csv(path, (column,), "table")):
+        with pytest.raises(TableError, match="cannot be read: embedded null byte"):
+            read("a\0b", "x")
 
 
 def test_interpolation_is_numpys_within_the_table():

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 
@@ -55,11 +56,34 @@ def test_energy_is_that_of_reads_and_a_share_of_programming():
         ({"g_max": 1.0}, "^g_max is 1; allowed: 1e-07 to 0.001"),
         ({"pulses": (10.0, 1.0)}, r"^pulses\[1\] is 1; allowed: above 10 to"),
         ({"inferences": 0.0}, "^inferences is 0; allowed: 1 to"),
+        ({"pulses": (1.0,)}, r"^pulses is \(1.0,\); allowed: two numbers"),
+        ({"pulses": 5}, "^pulses is 5 .int.; allowed: two numbers"),
+        ({"pulses": None}, "^pulses is None"),
+        ({"pulses": ("a", 2.0)}, r"^pulses\[0\] is 'a' .str.; allowed: a number"),
+        ({"g_max": torch.tensor([[1e-6], [2e-6]])}, "^g_max is of type Tensor; allowed: a number"),
+        ({"scores": 5}, "^scores is 5 .int.; allowed: tensors by name, or None"),
+        ({"scores": [torch.ones(2)]}, "^scores is of type list; allowed: tensors by name"),
+        ({"scores": {"w": np.ones(2)}}, "^the scores of w is of type ndarray; allowed: a tensor"),
+        ({"scores": {"w": [1.0]}}, "^the scores of w is of type list; allowed: a tensor of real"),
+        (
+            {"scores": {"w": torch.ones(2, dtype=torch.complex64)}},
+            "^the scores of w is torch.complex64; allowed: a tensor of real numbers",
+        ),
     ],
 )
 def test_refusals(fields, message):
     with pytest.raises(InputError, match=message):
         device(**fields)
+
+
+def test_fractions_have_no_gradient():
+    from contracts import traffic
+
+    memory, fraction = device(), torch.tensor(0.5, requires_grad=True)
+    stored = memory.store(torch.eye(2))
+    for function in (memory.moments, lambda _, point: memory.energy(traffic(1), point)):
+        with pytest.raises(InputError, match="^WriteVerify has no gradient in its operating point"):
+            function(stored, fraction)
 
 
 def test_scores_of_another_shape():

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from joulewise.data import load_digits
-from joulewise.devices import SRAM, CorrelatedMap, Flip
+from joulewise.devices import SECDED, SRAM, CorrelatedMap, Flip
 from joulewise.errors import InputError
 from joulewise.models import build, seeded
 from joulewise.placement import place
@@ -123,9 +123,14 @@ def test_a_linear_network_needs_no_correction_at_any_point():
         assert corrected.standard_error < 1e-6 * float(linear.mse)
 
 
-def test_words_that_fail_together_are_refused():
+@pytest.mark.parametrize(
+    "fields",
+    [{"fault_map": CorrelatedMap(row=0.3)}, {"fault": Flip(), "protection": SECDED()}],
+    ids=["weak rows", "codewords"],
+)
+def test_words_that_fail_together_are_refused(fields):
     model, x = nn.Linear(8, 4), torch.ones(2, 8)
-    memory = SRAM(bits=8, fault_map=CorrelatedMap(row=0.3))
+    memory = SRAM(bits=8, **fields)
     with pytest.raises(InputError, match="the words of weight do not fail independently"):
         predict(place(model, weights=memory), [(x, None)], at={"eta": 0.5}, method="corrected")
 

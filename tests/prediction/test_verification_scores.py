@@ -50,6 +50,27 @@ def test_scores_by_error_are_squared_gradients_times_the_variance_saved(data):
     assert (scores["weight"].argsort(1)[:, -1] == squares.argmax()).all()
 
 
+def test_scores_of_a_misspelt_name_are_refused(model, data):
+    scores = verification_scores(placed(model, data), by="magnitude")
+    assert placed(model, data, scores={"0.weight": scores["0.weight"]}).placed  # a part of them
+    message = "^a WriteVerify is made for '0.weigth', which is no tensor of the model; .*0.weight"
+    with pytest.raises(InputError, match=message):
+        placed(model, data, scores={"0.weigth": scores["0.weight"]})
+
+
+@pytest.mark.parametrize(
+    ("placement", "fields", "message"),
+    [
+        (False, {}, "^placement is None .NoneType.; allowed: the result of joulewise.place"),
+        (True, {"memory_bytes": -1}, "^memory_bytes is -1; allowed: 1 to"),
+        (True, {"memory_bytes": "x"}, "^memory_bytes is 'x' .str.; allowed: a number"),
+    ],
+)
+def test_arguments_of_other_kinds(model, data, placement, fields, message):
+    with pytest.raises(InputError, match=message):
+        verification_scores(placed(model, data) if placement else None, data, **fields)
+
+
 def test_simple_scores(model, data):
     placement = placed(model, data)
     size = verification_scores(placement, by="magnitude")["0.weight"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any
 
 import torch
@@ -13,9 +14,9 @@ from joulewise.devices.chip import Chip, Traffic
 from joulewise.devices.device import Device
 from joulewise.devices.fault_kinds import all_codes
 from joulewise.devices.moments import ReadMoments, WordClasses
-from joulewise.devices.operating_point import Knob, Point
+from joulewise.devices.operating_point import Knob, Point, as_point, fixed_point
 from joulewise.devices.word_memory import WordMemory
-from joulewise.errors import check_kind, refuse
+from joulewise.errors import OperatingPointError, check_kind, refuse
 from joulewise.words import Words
 
 __all__ = ["Alternatives"]
@@ -38,6 +39,7 @@ class Alternatives(Device[Words]):
 
     Raises:
         InputError: if the words differ, a point is out of range, or fewer than two options remain.
+            An `OperatingPointError` where an operating point is none of `points`.
 
     Example:
         >>> from joulewise.devices import SECDED, SRAM, Flip
@@ -51,10 +53,17 @@ class Alternatives(Device[Words]):
     options: tuple[tuple[WordMemory, float], ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        check_kind("memories", self.memories, tuple, "a tuple of (memory, points)")
+        allowed = "a tuple of pairs, each a memory and a tuple of its points"
+        check_kind("memories", self.memories, tuple, allowed)
         options: list[tuple[WordMemory, float]] = []
-        for memory, points in self.memories:
+        for pair in self.memories:
+            if not isinstance(pair, tuple) or len(pair) != 2:
+                refuse("memories", "not of pairs", allowed)
+            memory, points = pair
             check_kind("a memory", memory, WordMemory, "an SRAM, DRAM or EDRAM")
+            check_kind("the points of a memory", points, tuple, "a tuple of numbers")
+            for point in points:
+                check_kind("a point of a memory", point, Real, "a number")
             if not memory.states_moments:
                 refuse("a memory", "one of estimated moments", "one that states its moments")
             first = self.memories[0][0]
@@ -101,13 +110,24 @@ class Alternatives(Device[Words]):
         """Joules per bit of the first memory at its most reliable point."""
         return self.memories[0][0].reliable_bit_j
 
+    def point(self, **setting: Point) -> Point:
+        """Check an option; see `Device.point`."""
+        point = Device.point(self, **setting)
+        self._at(as_point(point).detach())
+        return point
+
     def _at(self, point: Point) -> tuple[WordMemory, float]:
-        """Memory and point of the option nearest to a point."""
-        return self.options[min(max(round(float(point)), 0), len(self.options) - 1)]
+        """Memory and point of an option."""
+        option = fixed_point(point, type(self).__name__)
+        nearest = min(range(len(self.options)), key=lambda number: abs(option - number))
+        if not abs(option - nearest) < 1e-6:  # points are computed from levels
+            allowed = f"a whole number, 0 to {len(self.options) - 1}"
+            refuse("option", f"{option:g}", allowed, OperatingPointError)
+        return self.options[nearest]
 
     def label(self, point: Point) -> str:
         """An option in words, such as ``"secded, v_dd 0.55"``."""
-        memory, at = self._at(point)
+        memory, at = self._at(self.point(option=point))
         protection = [] if memory.protection is None else [type(memory.protection).__name__.lower()]
         return ", ".join([*protection, f"{memory.knob.name} {at:g}"])
 
@@ -150,7 +170,8 @@ class Alternatives(Device[Words]):
         )
 
     def _of_codes(self, point: Tensor) -> tuple[Tensor, Tensor]:
-        memory, at = self._at(point)
+        # The nearest option: predictions sample moments over the range of the knob.
+        memory, at = self._at(point.round())
         return memory.code_moments(at)
 
     def energy(self, traffic: Traffic, point: Point) -> Tensor:

@@ -69,6 +69,9 @@ class ConductanceTable:
         source, rows = read_csv(path, columns, "conductance table")
         if len(rows) < 2:
             refuse(str(path), f"{len(rows)} rows", "two or more", TableError)
+        for place, values in rows:
+            for name, value in zip(columns, values, strict=True):
+                check_in_range(f"{place}: {name}", value, 0.0, 1.0, error=TableError)
         targets, means, stds = zip(*(values for _, values in rows), strict=True)
         return cls(targets=targets, means=means, stds=stds, source=source or str(path))
 

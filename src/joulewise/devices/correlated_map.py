@@ -71,11 +71,6 @@ class CorrelatedMap(FaultMap):
         if self.layout not in get_args(Layout):
             refuse("layout", repr(self.layout), " or ".join(get_args(Layout)))
 
-    @property
-    def shared_by_row(self) -> bool:
-        """True: words of a row share its random effect."""
-        return True
-
     def check(self, bits: int) -> None:
         """Refuse a word width at which words would straddle rows or blocks.
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
+from collections.abc import Collection
 from dataclasses import Field, fields, is_dataclass
 from functools import lru_cache
 from typing import Any, ClassVar, Generic, TypeVar
@@ -53,6 +54,14 @@ class Device(ABC, Generic[Stored]):
     def smooth(self) -> bool:
         """True if moments are differentiable in the operating point; estimated ones are not."""
         return self.states_moments
+
+    @property
+    def tensors(self) -> Collection[str]:
+        """Names of tensors that this memory is made for, whatever others it holds; by default none.
+
+        `joulewise.placement.place` refuses names that the model does not have.
+        """
+        return ()
 
     @property
     def states_moments(self) -> bool:

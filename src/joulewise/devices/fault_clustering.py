@@ -12,7 +12,7 @@ from scipy.special import gammaln, ndtr, ndtri, xlog1py, xlogy
 
 from joulewise.devices.correlated_map import CorrelatedMap
 from joulewise.devices.fault_measurement import FaultMeasurement
-from joulewise.errors import TableError, check_in_range, refuse
+from joulewise.errors import TableError, check_in_range, check_kind, refuse
 
 __all__ = ["CorrelatedFit", "fit_correlated_map", "neighbour_correlation"]
 
@@ -78,13 +78,15 @@ def fit_correlated_map(
             supply; None to fit it.
 
     Raises:
-        TableError: if arrays were not read at that supply, or fewer than two cells failed.
+        TableError: if it is no measurement, arrays were not read at that supply, or fewer than two
+            cells failed.
 
     References:
         The Gaussian random effect models a threshold-voltage shift common to the cells of a column;
         gamma-distributed rates give negative binomial counts, the usual law of clustered defects
         (C. H. Stapper, IBM J. Res. Dev. 27, 1983).
     """
+    check_kind("measured", measured, FaultMeasurement, "a FaultMeasurement", TableError)
     fitted = column is None
     if column is not None:
         check_in_range("column", column, 0.0, 0.9)
@@ -141,11 +143,13 @@ def neighbour_correlation(measured: FaultMeasurement, v_dd: float) -> tuple[floa
         Moran's I, and its standard error where there is no correlation.
 
     Raises:
-        TableError: if positions are not known.
+        TableError: if positions are not known, no two arrays are neighbours, or all have equal
+            faults.
 
     References:
         A. D. Cliff, J. K. Ord, "Spatial Processes", 1981 (the moments under normality).
     """
+    check_kind("measured", measured, FaultMeasurement, "a FaultMeasurement", TableError)
     if not measured.positions:
         refuse("positions", "not known", "a measurement read with its floorplan", TableError)
     values = np.log1p(measured.failing_per("array", v_dd))
@@ -156,6 +160,9 @@ def neighbour_correlation(measured: FaultMeasurement, v_dd: float) -> tuple[floa
     # Each pair of neighbours is there twice. For such weights S1 = 2 S0, and S2 is the sum of the
     # squared sums of rows and columns.
     n, links = len(values), near.sum()
+    if not links or not values.any():
+        got = "without neighbours in a column, or of equal faults"
+        refuse("the arrays", got, "two or more arrays that differ", TableError)
     found = float(n / links * (values @ near @ values) / (values @ values))
     s1, s2 = 2 * links, float(np.square(2 * near.sum(0)).sum())
     variance = (n**2 * s1 - n * s2 + 3 * links**2) / ((n**2 - 1) * links**2) - 1 / (n - 1) ** 2
@@ -184,7 +191,9 @@ def _in_classes(
 ) -> tuple[tuple[int, ...], Floats, Floats]:
     """Classes of counts, and the columns observed and expected in each, sparse ones joined."""
     seen = np.bincount(counts, minlength=len(expected)).astype(np.float64)
-    starts = [first for first in _CLASSES if first < len(expected)]
-    while len(starts) > 2 and expected[starts[-1] :].sum() < _LEAST_EXPECTED:
-        starts.pop()
+    starts = [0]
+    for first in _CLASSES[1:]:
+        below, above = expected[starts[-1] : first].sum(), expected[first:].sum()
+        if min(below, above) >= _LEAST_EXPECTED:
+            starts.append(first)
     return tuple(starts), np.add.reduceat(seen, starts), np.add.reduceat(expected, starts)

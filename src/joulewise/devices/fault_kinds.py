@@ -45,6 +45,12 @@ class FaultKind:
         """Rates of wrong reads of cells that hold 0 and 1, from their failure rates."""
         return rates
 
+    @property
+    def symmetric(self) -> bool:
+        """True if cells that hold 0 and cells that hold 1 are read wrongly at equal rates."""
+        on_zero, on_one = self.errors(self.rates(torch.full((1,), 0.1, dtype=torch.float64)))
+        return torch.equal(on_zero, on_one)
+
     def read(self, codes: Tensor, on_zero: Tensor, on_one: Tensor, bits: int) -> Tensor:
         """Codes as read back; all arguments int32, of shapes that broadcast."""
         flipped = codes ^ ((~codes & on_zero) | (codes & on_one))

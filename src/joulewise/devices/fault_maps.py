@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from joulewise.devices.chip import Chip
-from joulewise.devices.tables import read_csv
-from joulewise.errors import TableError, check_count, check_in_range, check_kind, refuse
+from joulewise.devices.tables import as_numbers, read_csv
+from joulewise.errors import TableError, check_count, check_in_range, refuse
 
 __all__ = [
     "FaultMap",
@@ -51,11 +51,6 @@ class FaultMap(ABC):
     def channels(self) -> bool:
         """True if channels of a tensor may fail at rates of their own."""
         return True
-
-    @property
-    def shared_by_row(self) -> bool:
-        """True if all words of a row fail at the rates of one component of `mixture`."""
-        return False
 
     @abstractmethod
     def failing(self, words: int, rates: Rates, chip: Chip) -> tuple[Cells, Cells]:
@@ -203,11 +198,12 @@ def check_cells(cells: tuple[int, ...], rows: int, columns: int, arrays: int) ->
     """
     for field, count in (("rows", rows), ("columns", columns), ("arrays", arrays)):
         check_count(field, count, 1, 1 << 30)
-    check_kind("cells", cells, tuple, "a tuple of cell numbers")
-    numbers, most = np.asarray(cells), arrays * rows * columns
-    inside = numbers.dtype.kind in "iu" and numbers.min() >= 0 and numbers.max() < most
+    most = arrays * rows * columns
+    allowed = f"ascending numbers below {most}, at least one, in a tuple"
+    numbers = as_numbers("cells", cells, allowed)
+    listed = numbers.ndim == 1 and numbers.dtype.kind in "iu"
+    inside = listed and numbers.min() >= 0 and numbers.max() < most
     if not inside or (np.diff(numbers) <= 0).any():
-        allowed = f"ascending numbers below {most}, at least one"
         refuse("cells", "empty, or out of order or range", allowed, TableError)
 
 

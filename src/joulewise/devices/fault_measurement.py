@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from joulewise.devices.fault_maps import Layout, check_cells, read_cells
 from joulewise.devices.measured_map import MeasuredMap
 from joulewise.devices.reliability_laws import HOROWITZ_SRAM_BIT_J, VoltageRow, VoltageTable
-from joulewise.errors import TableError, check_in_range, check_kind, refuse
+from joulewise.devices.tables import as_numbers
+from joulewise.errors import TableError, check_count, check_in_range, check_kind, refuse
 
 __all__ = ["FaultMeasurement"]
 
@@ -65,14 +66,17 @@ class FaultMeasurement:
             check_in_range("supplies_v", v_dd, 0.0, 100.0, open_low=True, error=TableError)
         if not supplies or list(supplies) != sorted(set(supplies)):
             refuse("supplies_v", f"{supplies}", "supplies that ascend", TableError)
-        first = self.first_failure_v
-        if len(first) != len(self.cells) or not set(first) <= set(supplies):
-            allowed = "one of supplies_v for each cell"
-            refuse("first_failure_v", "not one for each cell", allowed, TableError)
+        allowed = f"one of supplies_v for each of {len(self.cells)} cells, in a tuple"
+        first = as_numbers("first_failure_v", self.first_failure_v, allowed)
+        if first.shape != (len(self.cells),) or not np.isin(first, supplies).all():
+            refuse("first_failure_v", "of other numbers, or too many or few", allowed, TableError)
+        check_count("recovered", self.recovered, 0)
         if self.layout not in get_args(Layout):
             refuse("layout", repr(self.layout), " or ".join(get_args(Layout)), TableError)
-        if len(self.positions) not in (0, self.arrays):
-            refuse("positions", f"{len(self.positions)}", f"{self.arrays}, or none", TableError)
+        allowed = f"{self.arrays} pairs of finite numbers (x, y), or none"
+        places = as_numbers("positions", self.positions, allowed)
+        if places.shape not in ((0,), (self.arrays, 2)) or not np.isfinite(places).all():
+            refuse("positions", f"of shape {places.shape}, or not finite", allowed, TableError)
 
     @classmethod
     def from_csv(
@@ -99,6 +103,10 @@ class FaultMeasurement:
         Raises:
             TableError: if the file cannot be read or a line is malformed; the message names it.
         """
+        if supplies_v is not None:
+            allowed = "a sequence of supplies, or None"
+            check_kind("supplies_v", supplies_v, Sequence, allowed, TableError)
+            as_numbers("supplies_v", tuple(supplies_v), allowed)
         source, cells, first_failure_v = read_cells(
             path, "v_dd", 100.0, rows=rows, columns=columns, arrays=arrays
         )
@@ -128,8 +136,10 @@ class FaultMeasurement:
         """Failing cells at a supply, of each array ``[arrays]`` or column ``[arrays * columns]``.
 
         Raises:
-            TableError: if arrays were not read at that supply.
+            TableError: if arrays were not read at that supply, or for another group.
         """
+        if group not in ("array", "column"):
+            refuse("group", repr(group), "array or column", TableError)
         if v_dd not in self.supplies_v:
             refuse("v_dd", v_dd, f"one of {', '.join(map(str, self.supplies_v))}", TableError)
         cells = np.asarray(self.cells)[np.asarray(self.first_failure_v) >= v_dd]
@@ -178,8 +188,11 @@ class FaultMeasurement:
                 measured one if that is not known.
 
         Raises:
-            TableError: if fewer than two supplies had a fault.
+            TableError: if fewer than two supplies had a fault, or a figure is out of range.
         """
+        check_in_range("energy_per_bit_j", energy_per_bit_j, 0.0, 1.0, open_low=True)
+        if v_nominal is not None:
+            check_in_range("v_nominal", v_nominal, self.supplies_v[0], 100.0, error=TableError)
         reference = v_nominal or self.supplies_v[-1]
         rows = tuple(
             VoltageRow(v_dd, energy_per_bit_j * (v_dd / reference) ** 2, count / self.num_cells)

@@ -24,7 +24,8 @@ from joulewise.devices.fault_maps import (
     read_cells,
     word_cells,
 )
-from joulewise.errors import check_kind, refuse
+from joulewise.devices.tables import as_numbers
+from joulewise.errors import TableError, refuse
 
 __all__ = ["MeasuredMap"]
 
@@ -49,7 +50,7 @@ class MeasuredMap(FaultMap):
         layout: ``"adjacent"`` or ``"interleaved"``; see `Layout`.
 
     Raises:
-        InputError: if cells are outside the arrays or not in order, or thresholds are out of range.
+        TableError: if cells are outside the arrays or not in order, or thresholds are out of range.
     """
 
     rows: int
@@ -61,13 +62,12 @@ class MeasuredMap(FaultMap):
 
     def __post_init__(self) -> None:
         check_cells(self.cells, self.rows, self.columns, self.arrays)
-        check_kind("thresholds", self.thresholds, tuple, "a tuple of bit error rates")
-        rates = np.asarray(self.thresholds)
-        if len(rates) != len(self.cells):
-            allowed = f"one for each of {len(self.cells)} cells"
-            refuse("thresholds", f"{len(rates)} numbers", allowed)
-        if rates.dtype.kind != "f" or not ((rates > 0) & (rates <= 1)).all():
-            refuse("thresholds", "out of range", "above 0 to 1")
+        allowed = f"above 0 to 1, one for each of {len(self.cells)} cells, in a tuple"
+        rates = as_numbers("thresholds", self.thresholds, allowed)
+        if rates.shape != (len(self.cells),):
+            refuse("thresholds", f"of shape {rates.shape}", allowed, TableError)
+        if not ((rates > 0) & (rates <= 1)).all():
+            refuse("thresholds", "out of range", allowed, TableError)
         if self.layout not in get_args(Layout):
             refuse("layout", repr(self.layout), " or ".join(get_args(Layout)))
 
@@ -83,13 +83,19 @@ class MeasuredMap(FaultMap):
             thresholds: ``[rows, columns]`` or ``[arrays, rows, columns]``; infinity for a cell that
                 never failed.
             layout: See `Layout`.
+
+        Raises:
+            TableError: if they are not such numbers.
         """
-        table = np.asarray(thresholds, dtype=np.float64)
+        allowed = "an array of numbers, [rows, columns] or [arrays, rows, columns]"
+        try:
+            table = np.asarray(thresholds, dtype=np.float64)
+        except (TypeError, ValueError, RuntimeError) as error:  # a tensor with a gradient, too
+            raise TableError(f"thresholds cannot be read ({error}); allowed: {allowed}") from error
         if table.ndim not in (2, 3):
-            allowed = "[rows, columns] or [arrays, rows, columns]"
-            refuse("thresholds", f"of shape {table.shape}", allowed)
+            refuse("thresholds", f"of shape {table.shape}", allowed, TableError)
         *arrays, rows, columns = table.shape
-        cells = np.flatnonzero(np.isfinite(table))
+        cells = np.flatnonzero(table != np.inf)
         return cls(
             rows=rows,
             columns=columns,
@@ -209,4 +215,4 @@ def _weak_cells(
     cells = row * found.columns + word_cells(bits, found.columns, found.layout)[column]
     order = np.argsort(array * size + cells)
     first = np.searchsorted(array, np.arange(found.arrays + 1))
-    return cells[order], np.asarray(found.thresholds)[order], first
+    return cells[order], np.asarray(found.thresholds, dtype=np.float64)[order], first

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from joulewise.errors import (
+    InputError,
     OperatingPointError,
     check_count,
     check_in_range,
@@ -24,6 +25,7 @@ __all__ = [
     "Point",
     "as_point",
     "checked_ends",
+    "fixed_point",
     "from_plain",
     "plain_point",
 ]
@@ -59,6 +61,20 @@ def checked_ends(field: str, ends: Any, low: float, high: float, unit: str) -> t
 def as_point(point: Point | PlainPoint) -> Tensor:
     """Convert an operating point to a float64 tensor; gradients flow back to a tensor argument."""
     return torch.as_tensor(point, dtype=torch.float64)
+
+
+def fixed_point(point: Point, device: str) -> float:
+    """A point as a number, for a device whose figures have no gradient in it.
+
+    Raises:
+        InputError: if the point requires a gradient.
+    """
+    if isinstance(point, Tensor) and point.requires_grad:
+        raise InputError(
+            f"{device} has no gradient in its operating point; allowed: a plan without gradients, "
+            "Granularity(levels=...) to allocate"
+        )
+    return float(point)
 
 
 def plain_point(point: Point) -> PlainPoint:

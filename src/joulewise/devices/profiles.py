@@ -132,6 +132,6 @@ def law(name: str) -> ReliabilityLaw:
         >>> round(low, 4), high
         (0.6125, 1.0)
     """
-    if name not in PROFILES:
+    if not isinstance(name, str) or name not in PROFILES:
         refuse("the profile", repr(name), ", ".join(PROFILES))
     return PROFILES[name]

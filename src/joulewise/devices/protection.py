@@ -1,7 +1,8 @@
 """Protection of words by check bits: parity and single-error-correcting codes.
 
 A codeword holds the protected bits of several neighbouring words and check bits that lie in further
-cells of the memory. Reads are decoded exactly; moments are closed forms for independent cells.
+cells of the memory. Reads are decoded exactly; moments are closed forms for independent cells, if
+they do not depend on what other words hold.
 """
 
 from __future__ import annotations
@@ -97,6 +98,7 @@ class SECDED(Protection):
 
 
 def _planes(protection: Protection, bits: int) -> int:
+    check_count("bits", bits, 2, 16)
     planes = bits if protection.planes is None else protection.planes
     if planes > bits:
         refuse("planes", planes, f"at most the {bits} bits of a word")
@@ -222,18 +224,16 @@ class Code:
             return decoded
         return torch.where((place == _DETECTED)[..., None], torch.zeros_like(decoded), decoded)
 
-    def moments(
-        self, rates: Tensor, others: Tensor, on_detected: OnDetected
-    ) -> tuple[Tensor, Tensor]:
+    def moments(self, rates: Tensor, on_detected: OnDetected) -> tuple[Tensor, Tensor]:
         """Mean and variance of the code that is read, for each stored code; differentiable.
 
-        Cells fail independently, and the other words of a codeword hold as many ones as zeros. For
-        codes that correct, an odd number of three or more errors is miscorrected with probability
-        `miscorrected`, at a uniformly drawn cell, and an even number is taken as detected.
+        Cells fail independently. For codes that correct, an odd number of three or more errors is
+        miscorrected with probability `miscorrected`, at a uniformly drawn cell, and an even number
+        is taken as detected.
 
         Args:
-            rates: Rates of errors of cells that hold 0 and 1, ``[2, bits]``.
-            others: Those of cells of other words, ``[2, bits]``.
+            rates: Rates of errors of cells that hold 0 and 1, ``[2, bits]``; equal ones, unless a
+                codeword has one word, whose check bits are then known.
             on_detected: See `OnDetected`.
 
         Returns:
@@ -248,9 +248,13 @@ class Code:
         step = weights[:, None] * (1 - 2 * ones)  # change of the code by an error
         guarded = torch.arange(self.bits) >= self.bits - self.planes
         own = _Errors(error[guarded], step[guarded])
-        average = others.mean(0).clamp(max=1 - 1e-12)
-        check = average[-1].repeat(self.check_bits)  # cells as those of the sign bit
-        rest = torch.cat([average[guarded].repeat(self.words - 1), check])
+        held: Tensor | float = 0.5  # by the check cells, which are as reliable as sign bits
+        if self.words == 1:
+            held = planes_of(self._syndrome(codes[:, None]), self.check_bits)
+        sign = rates[:, -1]
+        check = (sign[1] * held + sign[0] * (1 - held)) * rates.new_ones(self.check_bits, 1)
+        others = rates.mean(0)[guarded].repeat(self.words - 1)[:, None]
+        rest = torch.cat([others.expand(-1, check.shape[1]), check]).clamp(max=1 - 1e-12)
         read, detected = self._outcomes(own, rest, step[guarded])
         if on_detected == "keep":
             read, detected = _plus(read, detected), _times(detected, 0.0)
@@ -266,14 +270,15 @@ class Code:
 
         Args:
             own: Errors of the protected cells of a word.
-            rest: Error rates of the other cells of its codeword, ``[cells]``.
+            rest: Error rates of the other cells of its codeword, ``[cells, codes]``, or
+                ``[cells, 1]`` for all codes.
             step: Change of the code by an error in each protected plane, ``[planes, codes]``.
         """
         # Sums over patterns of an even and an odd number of errors in the codeword are those of
         # (P + S) / 2 and (P - S) / 2, with P the chance of a pattern and S that with the sign of
         # its parity, a product over cells: 1 - 2 p for each of the others.
-        none, odds = (1 - rest).prod(), (rest / (1 - rest)).sum()
-        parity = _times(own.signed, (1 - 2 * rest).prod())
+        none, odds = (1 - rest).prod(0), (rest / (1 - rest)).sum(0)
+        parity = _times(own.signed, (1 - 2 * rest).prod(0))
         even, odd = (_times(_plus(own.total, _times(parity, sign)), 0.5) for sign in (1.0, -1.0))
         if not self.corrects:
             return even, odd

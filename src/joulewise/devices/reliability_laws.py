@@ -244,8 +244,8 @@ class VoltageTable(ReliabilityLaw):
         leakage: Leakage of a cell; None if it is not known.
 
     Raises:
-        TableError: if the rows are not as above, or ``v_min`` or ``v_nominal`` is below the lowest
-            measured supply.
+        TableError: if the rows are not as above, ``v_min`` is at or below a supply with errors, or
+            ``v_nominal`` below the lowest measured one or ``v_min``.
 
     Example:
         >>> table = VoltageTable(
@@ -271,10 +271,13 @@ class VoltageTable(ReliabilityLaw):
             refuse("the voltage table", f"{len(self.rows)} row(s)", "two rows or more", TableError)
         places = [f"row {number}" for number in range(1, len(self.rows) + 1)]
         _check_rows(self.rows, places, self.voltage_unit)
-        for name, supply in (("v_min", self.v_min), ("v_nominal", self.v_nominal)):
-            least = self.rows[0].v_dd if name == "v_min" else self.v_min or self.rows[0].v_dd
-            if supply is not None:
-                check_in_range(name, supply, least, 100.0, error=TableError)
+        failed = max((row.v_dd for row in self.rows if row.bit_error_rate), default=0.0)
+        if self.v_min is not None:
+            least, errs = max(failed, self.rows[0].v_dd), failed > 0
+            check_in_range("v_min", self.v_min, least, 100.0, open_low=errs, error=TableError)
+        if self.v_nominal is not None:
+            least = self.v_min or self.rows[0].v_dd
+            check_in_range("v_nominal", self.v_nominal, least, 100.0, error=TableError)
         check_kind("leakage", self.leakage, Leakage | None, "a Leakage, or None", TableError)
         if self.leakage is not None and self.voltage_unit != "V":
             allowed = "None, since the supplies of the table are not in volts"

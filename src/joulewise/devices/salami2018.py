@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 import zipfile
-import zlib
-from collections.abc import Mapping
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -21,6 +19,7 @@ __all__ = ["read_salami2018"]
 # equal in all files: one byte was captured twice. Words of even and odd addresses fail in different
 # columns, so that two words share a row.
 _RAM_WORDS, _RAM_BITS, _RAM_ROW = 1024, 8, 2
+_SUPPLY = re.compile(r"(\d+\.\d+)\.bin$")
 _LARGEST_FILE = 1 << 30
 _TABLE = "{urn:oasis:names:tc:opendocument:xmlns:table:1.0}"
 
@@ -36,23 +35,32 @@ def read_salami2018(folder: str | Path, *, floorplan: str | Path | None = None) 
         floorplan: An OpenDocument spreadsheet with a table ``Floorplan`` of block RAM, x and y.
 
     Raises:
-        TableError: if a file is not like that.
+        TableError: if a file is not like that, or of another board.
 
     References:
         B. Salami, O. Unsal, A. Cristal, "Comprehensive evaluation of supply voltage
         underscaling in FPGA on-chip memories", MICRO 2018: 28 nm, nominal supply 1 V.
     """
     check_kind("the folder", folder, str | Path, "a path", TableError)
+    check_kind("floorplan", floorplan, str | Path | None, "a path, or None", TableError)
+    try:
+        paths = sorted(Path(folder).glob("*.bin"))
+    except (OSError, ValueError) as error:  # ValueError: no path at all
+        raise TableError(f"the folder cannot be read ({error}); allowed: a folder") from error
     files: dict[float, Path] = {}
-    for path in sorted(Path(folder).glob("*.bin")):
-        named = re.search(r"(\d+\.\d+)\.bin$", path.name)
+    for path in paths:
+        named = _SUPPLY.search(path.name)
         if named is None:
             allowed = "a name such as KC705B-0.53.bin"
             refuse(str(path), "not named by its supply", allowed, TableError)
-        if float(named[1]) in files:
-            got = f"of the supply of {files[float(named[1])].name}, too"
+        v_dd = float(named[1])
+        if v_dd in files:
+            got = f"of the supply of {files[v_dd].name}, too"
             refuse(str(path), got, "the files of one board", TableError)
-        files[float(named[1])] = path
+        if _SUPPLY.sub("", path.name) != _SUPPLY.sub("", paths[0].name):
+            got = f"of another board than {paths[0].name}"
+            refuse(str(path), got, "the files of one board", TableError)
+        files[v_dd] = path
     if not files:
         refuse(str(folder), "without files *.bin", "a file for each supply", TableError)
     fails = {v_dd: _block_rams(files[v_dd]) for v_dd in sorted(files, reverse=True)}
@@ -64,6 +72,8 @@ def read_salami2018(folder: str | Path, *, floorplan: str | Path | None = None) 
     for v_dd, found in fails.items():
         recovered += int(np.count_nonzero((first_failure_v > 0) & ~found))
         first_failure_v[(first_failure_v == 0) & found] = v_dd
+    if not first_failure_v.any():
+        refuse(str(folder), "without any fault", "files with a 0 bit", TableError)
     # Two words to a row, the columns of one bit side by side.
     table = first_failure_v.reshape(-1, _RAM_ROW, _RAM_BITS).transpose(0, 2, 1).reshape(-1)
     cells = np.flatnonzero(table)
@@ -115,23 +125,21 @@ def _floorplan(path: Path, arrays: int) -> tuple[tuple[float, float], ...]:
     """
     allowed = f"a spreadsheet with a table Floorplan: number, x, y for each of {arrays} arrays"
     try:
-        with zipfile.ZipFile(path) as archive:
-            if archive.getinfo("content.xml").file_size > _LARGEST_FILE:
-                refuse(str(path), "too large", allowed, TableError)
-            root = ElementTree.fromstring(archive.read("content.xml"))
-    except (OSError, KeyError, zipfile.BadZipFile, zlib.error, ElementTree.ParseError) as error:
+        with zipfile.ZipFile(path) as archive, archive.open("content.xml") as file:
+            root = ElementTree.fromstring(file.read(_LARGEST_FILE))
+    except Exception as error:  # archives, compression, encodings and XML each have their own
         raise TableError(f"{path} cannot be read ({error}); allowed: {allowed}") from error
-    found: Mapping[int, tuple[float, float]] = {
-        int(texts[0]): (float(texts[1]), float(texts[2]))
+    found = sorted(
+        (int(texts[0]), float(texts[1]), float(texts[2]))
         for table in root.iter(f"{_TABLE}table")
         if table.get(f"{_TABLE}name") == "Floorplan"
         for row in table.iter(f"{_TABLE}table-row")
         for texts in [_texts(row)]
-        if len(texts) >= 3 and all(text.isdecimal() for text in texts[:3])
-    }
-    if sorted(found) != list(range(arrays)):
-        refuse(str(path), f"{len(found)} rows", allowed, TableError)
-    return tuple(found[number] for number in range(arrays))
+        if len(texts) >= 3 and all(re.fullmatch(r"\d{1,9}", text) for text in texts[:3])
+    )
+    if [number for number, _, _ in found] != list(range(arrays)):
+        refuse(str(path), f"{len(found)} rows", allowed + ", once", TableError)
+    return tuple((x, y) for _, x, y in found)
 
 
 def _texts(row: ElementTree.Element) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,11 +42,6 @@ class SpareRows(FaultMap):
         check_count("columns", self.columns, 1, 1 << 20)
 
     @property
-    def shared_by_row(self) -> bool:
-        """True: words of a row are replaced together."""
-        return True
-
-    @property
     def channels(self) -> bool:
         """False: rows before and after a tensor fail at its one rate."""
         return False
@@ -81,21 +77,21 @@ class SpareRows(FaultMap):
     def mixture(self, rates: Tensor) -> tuple[Tensor, Tensor]:
         """Two components: words of rows that are replaced if they fail, and of others.
 
-        Row ``i`` stays if ``spares`` or more of the ``i`` rows before it fail, whatever its own
-        cells do; this is averaged over rows.
+        A row stays if ``spares`` or more of the rows before it fail, whatever its own cells do.
+        Averaged over the rows of an array, that is the expected number of failing rows that are
+        left, ``E max(N - spares, 0)``, over that of all failing rows, ``E N``, with a binomial N.
         """
         cells = rates.max(0).values  # a cell that fails holding 0 or 1 marks its row
         # Logarithms, which keep small rates and have finite gradients up to rates of 1.
         words = self.columns // rates.shape[1]
         whole = words * torch.log1p(-cells.clamp(max=1 - 1e-12)).sum()  # no cell of a row fails
         struck = torch.log(-torch.expm1(whole.clamp(max=-1e-300)))
-        before = torch.arange(self.rows, dtype=torch.float64)[:, None]
-        failing = torch.arange(self.spares, dtype=torch.float64)
-        # Chance of j failing rows of i: C(i, j) exp(j struck + (i - j) whole).
-        others = (before - failing).clamp(min=0)
-        ways = torch.lgamma(before + 1) - torch.lgamma(failing + 1) - torch.lgamma(others + 1)
-        few = ((ways + failing * struck + others * whole).exp() * (failing <= before)).sum(1)
-        stays = (1 - few).clamp(0, 1).mean()
+        failing = torch.arange(self.spares + 1, self.rows + 1, dtype=torch.float64)
+        others = self.rows - failing
+        # Chance of j failing rows of n: C(n, j) exp(j struck + (n - j) whole); E N: n exp(struck).
+        ways = -torch.lgamma(failing + 1) - torch.lgamma(others + 1) + math.lgamma(self.rows + 1)
+        chances = (ways + (failing - 1) * struck + others * whole).exp()
+        stays = ((failing - self.spares) / self.rows * chances).sum().clamp(max=1)
         return torch.stack([stays, 1 - stays]), torch.stack([rates, torch.zeros_like(rates)])
 
     def describe(self) -> dict[str, Any]:

@@ -6,16 +6,35 @@ import csv
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import embedding
 
 from joulewise.errors import TableError, check_kind, refuse
 
-__all__ = ["has_column", "interpolate", "read_csv"]
+__all__ = ["as_numbers", "has_column", "interpolate", "read_csv"]
 
 _LARGEST_FILE = 1 << 28
+
+
+def as_numbers(field: str, values: object, allowed: str) -> NDArray[Any]:
+    """Array of a tuple of numbers, or of tuples of equal lengths.
+
+    Raises:
+        TableError: if it is something else.
+    """
+    check_kind(field, values, tuple, allowed, TableError)
+    try:
+        numbers = np.asarray(values)
+    except (TypeError, ValueError, RuntimeError):  # ragged, or of objects
+        numbers = np.asarray(None)
+    if numbers.size and numbers.dtype.kind not in "iuf":
+        refuse(field, "not of numbers alone, or ragged", allowed, TableError)
+    return numbers
 
 
 def has_column(path: str | Path, column: str) -> bool:
@@ -27,7 +46,7 @@ def has_column(path: str | Path, column: str) -> bool:
     try:
         with Path(path).open(encoding="utf-8-sig") as file:
             header = next((line for line in file if line.split("#")[0].strip()), "")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # ValueError: no text, or no path at all
         raise TableError(f"{path} cannot be read: {error}") from error
     return column in [cell.strip() for cell in header.split(",")]
 
@@ -56,11 +75,12 @@ def read_csv(
     check_kind(f"the path of the {kind}", path, str | PathLike, "a path", TableError)
     try:
         size = Path(path).stat().st_size
-        if size > _LARGEST_FILE:
-            refuse(f"{kind} {path}", f"{size} bytes", f"at most {_LARGEST_FILE}", TableError)
-        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        content = Path(path).read_text(encoding="utf-8-sig") if size <= _LARGEST_FILE else ""
+    except (OSError, ValueError) as error:  # ValueError: no text, or no path at all
         raise TableError(f"{kind} {path} cannot be read: {error}") from error
+    if size > _LARGEST_FILE:
+        refuse(f"{kind} {path}", f"{size} bytes", f"at most {_LARGEST_FILE}", TableError)
+    lines = content.splitlines()
     comments = " ".join(one.lstrip("# ").strip() for one in lines if one.lstrip()[:1] == "#")
     numbered = [(n, line) for n, line in enumerate(lines, 1) if line.split("#")[0].strip()]
     names = ",".join(columns) + (f"[,{','.join(optional)}]" if optional else "")

@@ -92,8 +92,13 @@ class WordMemory(Device[Words]):
 
     @property
     def independent_words(self) -> bool:
-        """True for an `IndependentMap`; others have weak rows, columns or positions."""
-        return isinstance(self.fault_map, IndependentMap)
+        """True for an `IndependentMap` without codewords of several words.
+
+        Other maps have weak rows, columns or positions; the words of a codeword are decoded
+        together.
+        """
+        alone = self.protection is None or self.protection.words == 1
+        return alone and isinstance(self.fault_map, IndependentMap)
 
     @property
     def _channels(self) -> bool:
@@ -102,13 +107,20 @@ class WordMemory(Device[Words]):
 
     @property
     def states_moments(self) -> bool:
-        """False for a protection on a `MeasuredMap`."""
-        return self.protection is None or not isinstance(self.fault_map, MeasuredMap)
+        """False where a word's read depends on more than its own content and independent cells.
+
+        So it is for protected words on other maps than `IndependentMap`, whose faults cluster in
+        codewords, and in codewords of several words if zeros and ones fail at different rates.
+        """
+        if self.protection is None:
+            return True
+        known = self.fault.symmetric or self.protection.words == 1
+        return known and isinstance(self.fault_map, IndependentMap)
 
     @property
     def smooth(self) -> bool:
-        """False for a `MeasuredMap`, whose moments are step functions of the point."""
-        return not isinstance(self.fault_map, MeasuredMap)
+        """False for a `MeasuredMap`, whose moments are step functions, and for estimated ones."""
+        return self.states_moments and not isinstance(self.fault_map, MeasuredMap)
 
     @property
     def reliable_bit_j(self) -> float:
@@ -156,8 +168,8 @@ class WordMemory(Device[Words]):
         """Element-wise mean and variance of `read` over chips; differentiable in ``point``.
 
         Exact for an `IndependentMap`, a `MeasuredMap` and `SpareRows`; for a `CorrelatedMap` up to
-        the quadrature error that the class states. With a protection, see `Code.moments`; on a
-        `MeasuredMap`, whose faults cluster in codewords, they are then estimated from reads.
+        the quadrature error that the class states. With a protection, see `Code.moments`, or
+        estimated from reads where `states_moments` is False.
         """
         if not self.states_moments:
             return Device.moments(self, stored, point)
@@ -208,8 +220,7 @@ class WordMemory(Device[Words]):
     def _moments_at(self, rate: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and variance of each code for bit error rates ``[bits]``."""
         weights, rates = self.fault_map.mixture(self.fault.rates(rate))
-        average = torch.einsum("c,chb->hb", weights, rates)
-        parts = [self._word_moments(component, average) for component in rates]
+        parts = [self._word_moments(component) for component in rates]
         if len(parts) == 1:
             return parts[0]
         means, variances = (torch.stack(part) for part in zip(*parts, strict=True))
@@ -217,13 +228,12 @@ class WordMemory(Device[Words]):
         mean = weights @ means
         return mean, weights @ (variances + (means - mean) ** 2)
 
-    def _word_moments(self, rates: Tensor, average: Tensor) -> tuple[Tensor, Tensor]:
+    def _word_moments(self, rates: Tensor) -> tuple[Tensor, Tensor]:
         """Moments of each code where cells fail independently at ``rates [2, bits]``."""
         if self.protection is None:
             return self.fault.moments(rates, self.bits)
-        code, kept = self.protection.code(self.bits), self.fault.errors(rates)
-        others = kept if self.fault_map.shared_by_row else self.fault.errors(average)
-        return code.moments(kept, others, self.protection.on_detected)
+        code = self.protection.code(self.bits)
+        return code.moments(self.fault.errors(rates), self.protection.on_detected)
 
     @property
     def single_faults(self) -> tuple[Tensor, Tensor]:
@@ -325,17 +335,21 @@ class WordMemory(Device[Words]):
             chip: The chip, at the part that holds them.
         """
         rates, used = self._rates(point), values[0].numel()
-        faulty = self._faulty(words, rates, self.bits, chip).first(used)
         if self.protection is None:
+            faulty = self._faulty(words, rates, self.bits, chip).first(used)
             faulty.replace_in(values, scale, self.fault, self.bits)
             return
         code = self.protection.code(self.bits)
+        codewords, touched = -(-words // code.words), -(-used // code.words)
+        # The last codeword is filled up with zeros, whose cells fail as those of other words do.
+        faulty = self._faulty(codewords * code.words, rates, self.bits, chip)
+        faulty = faulty.first(touched * code.words)
         # Check cells lie in words of their own, each as reliable as a sign bit.
-        check_words = -(-(-(-words // code.words) * code.check_bits) // self.bits)
+        check_words = -(-(codewords * code.check_bits) // self.bits)
         checks = np.repeat(rates[..., -1:], self.bits, axis=-1)
         there = chip.region(f"{chip.part}/check bits")
         check = self._faulty(check_words, checks, code.check_bits, there)
-        check = check.first(-(-used // code.words))
+        check = check.first(touched)
         faulty.decode_in(values, scale, self.fault, code, check, self.protection.on_detected)
 
     def _rates(self, point: Point) -> NDArray[np.float64]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -16,7 +16,7 @@ from joulewise.devices.conductance_pairs import Pairs
 from joulewise.devices.crossbar import Crossbar
 from joulewise.devices.device import Device
 from joulewise.devices.moments import ReadMoments
-from joulewise.devices.operating_point import Knob, Point
+from joulewise.devices.operating_point import Knob, Point, fixed_point
 from joulewise.errors import check_in_range, check_kind, refuse
 
 __all__ = ["WriteVerify", "WrittenPairs"]
@@ -51,7 +51,7 @@ class WriteVerify(Device[WrittenPairs]):
         verified: The same crossbar with verification: equal, but for its noise.
         g_max: Operating point of both, siemens.
         scores: By the name of a placed tensor, a score for each weight; other tensors are verified
-            from the largest weight down.
+            from the largest weight down. `joulewise.place` refuses names that no tensor has.
         pulses: Pulses for each weight without and with verification, above 0, ascending.
         pulse_j: Joules of one pulse and its verification, 0 to 1.
         inferences: Inferences from one programming to the next, 1 or more, which share its energy.
@@ -80,8 +80,17 @@ class WriteVerify(Device[WrittenPairs]):
         for name in (field.name for field in fields(Crossbar) if field.name not in _NOISE):
             if getattr(self.unverified, name) != getattr(self.verified, name):
                 refuse(f"{name} of verified", getattr(self.verified, name), "that of unverified")
+        check_in_range("g_max", self.g_max, 0.0, 1.0)  # one number; its range is the knob's
         for device in (self.unverified, self.verified):
             device.point(g_max=self.g_max)
+        check_kind("scores", self.scores, Mapping | None, "tensors by name, or None")
+        for name, scores in (self.scores or {}).items():
+            check_kind(f"the scores of {name}", scores, Tensor, "a tensor of real numbers")
+            if scores.is_complex():
+                refuse(f"the scores of {name}", scores.dtype, "a tensor of real numbers")
+        check_kind("pulses", self.pulses, tuple | list, "two numbers")
+        if len(self.pulses) != 2:
+            refuse("pulses", self.pulses, "two numbers")
         low, high = self.pulses
         check_in_range("pulses[0]", low, 0.0, 1e9, open_low=True)
         check_in_range("pulses[1]", high, low, 1e9, open_low=True)
@@ -92,6 +101,11 @@ class WriteVerify(Device[WrittenPairs]):
     def array(self) -> Array:  # type: ignore[override]
         """Arrays and converters of the crossbar."""
         return self.unverified.array
+
+    @property
+    def tensors(self) -> Collection[str]:
+        """Those of `scores`."""
+        return tuple(self.scores or ())
 
     @property
     def knob(self) -> Knob:
@@ -138,23 +152,26 @@ class WriteVerify(Device[WrittenPairs]):
         """The tensor as read on one chip."""
         unverified = self.unverified.read(stored.pairs, self.g_max, chip)
         verified = self.verified.read(stored.pairs, self.g_max, chip)
-        return torch.where(stored.rank < float(point), verified, unverified)
+        return torch.where(stored.rank < self._fraction(point), verified, unverified)
 
     def moments(self, stored: WrittenPairs, point: Point) -> ReadMoments:
         """Mean and variance over chips and reads, those of the crossbar of each weight."""
         unverified, verified = (
             device.moments(stored.pairs, self.g_max) for device in (self.unverified, self.verified)
         )
-        chosen = stored.rank < float(point)
+        chosen = stored.rank < self._fraction(point)
         return ReadMoments(
             mean=torch.where(chosen, verified.mean, unverified.mean),
             var=torch.where(chosen, verified.var, unverified.var),
         )
 
+    def _fraction(self, point: Point) -> float:
+        return fixed_point(point, type(self).__name__)
+
     def pulses_per_weight(self, point: Point) -> float:
         """Mean pulses for a weight."""
         low, high = self.pulses
-        return low + (high - low) * float(point)
+        return low + (high - low) * self._fraction(point)
 
     def energy(self, traffic: Traffic, point: Point) -> Tensor:
         """Joules per inference: read-out, and its share of programming."""

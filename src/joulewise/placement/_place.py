@@ -159,10 +159,15 @@ class _Memories:
         return None
 
     def check_used(self, names: Sequence[str]) -> None:
-        """Refuse a pattern that no parameter has."""
+        """Refuse a pattern that no parameter has, or a memory made for others."""
+        some = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
+        for device in self._by_pattern.values():
+            for name in () if device is None else device.tensors:
+                if name not in names:
+                    got = f"made for {name!r}, which is no tensor of the model"
+                    refuse(f"a {type(device).__name__}", got, f"one for {some}")
         for pattern in self._by_pattern:
             if pattern not in self._used:
-                some = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
                 refuse("weights", f"given for {pattern!r}, which matches none", f"one of {some}")
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from joulewise.data import Split
 from joulewise.devices import WriteVerify
-from joulewise.errors import check_count, check_kind, refuse
+from joulewise.errors import check_count, check_in_range, check_kind, refuse
 from joulewise.placement import Placement, guarded, private_memory
 from joulewise.prediction.linearisation import Linearisation
 from joulewise.prediction.problem import loaded_problem
@@ -54,6 +54,8 @@ def verification_scores(
     if by not in get_args(By):
         refuse("by", repr(by), ", ".join(get_args(By)))
     check_count("seed", seed, 0)
+    check_in_range("memory_bytes", memory_bytes, 1, 1 << 60)
+    check_kind("placement", placement, Placement, "the result of joulewise.place(model, ...)")
     for placed in placement.placed:
         check_kind(f"the memory of {placed.name}", placed.device, WriteVerify, "a WriteVerify(...)")
     if by == "random":

@@ -39,8 +39,8 @@ class FirstOrder:
 
     Placed activations are noise sources like weights, each word of each sample with faults of its
     own. Left out are terms of higher order in the noise (large single faults, strong noise), and
-    correlations between faults of different words (correlated fault maps; words that pass through
-    the same cells in two calls of one layer).
+    correlations between faults of different words (correlated fault maps; codewords of several
+    words; words that pass through the same cells in two calls of one layer).
 
     Args:
         probes: Random +-1 probes of the outputs, 1 or more; more samples reduce the error more than

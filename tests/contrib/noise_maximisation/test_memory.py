@@ -10,7 +10,7 @@ from torch import nn
 from gaussian_memory import GaussianMemory
 from joulewise.contrib import NoiseMaximisation
 from joulewise.data import load_digits
-from joulewise.devices import SRAM, Crossbar, Flip, Knob
+from joulewise.devices import SRAM, Alternatives, Crossbar, Flip, Knob, WriteVerify
 from joulewise.errors import InputError, OperatingPointError
 from joulewise.models import build, seeded
 from joulewise.optim import SAM
@@ -63,6 +63,18 @@ def points_of(memory):
 
 
 # The points.
+
+
+LISTED = Alternatives(memories=((SRAM(), (0.3, 0.6)), (SRAM(fault=Flip()), (0.9,))))
+WRITTEN = WriteVerify(unverified=Crossbar(sigma=1e-6), verified=Crossbar(sigma=1e-7), g_max=2e-5)
+
+
+@pytest.mark.parametrize("device", [LISTED, WRITTEN], ids=["alternatives", "write-verify"])
+def test_memories_without_a_gradient_are_refused(device):
+    placement = Parts(1.0).placed(device)
+    message = "^the memory of parts.0.weight is one whose moments have no gradient"
+    with pytest.raises(InputError, match=message):
+        NoiseMaximisation(placement, price=0.1)
 
 
 class Conductance(GaussianMemory):

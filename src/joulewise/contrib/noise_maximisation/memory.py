@@ -361,7 +361,8 @@ def _check_learnable(placement: Placement) -> None:
     """Refuse a placement whose points have no energy or no gradient.
 
     Raises:
-        InputError: if the placement is not traced, no weight is placed, or one has no gradient.
+        InputError: if the placement is not traced, no weight is placed, or one or its memory
+            has no gradient.
     """
     if not placement.traced:
         refuse(
@@ -373,6 +374,9 @@ def _check_learnable(placement: Placement) -> None:
     if not weights:
         refuse("placement", "of activations alone", "one of weights; activations keep their points")
     for placed, parameters in weights:
+        if not placed.device.smooth:
+            got = "one whose moments have no gradient (measured faults, listed points, estimates)"
+            refuse(f"the memory of {placed.name}", got, "one whose moments have a gradient")
         if not any(parameter.requires_grad for parameter in parameters):
             refuse(f"requires_grad of {placed.name}", False, "True; or exclude the tensor")
 
