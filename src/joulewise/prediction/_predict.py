@@ -30,14 +30,13 @@ from joulewise.workers import check_executor, shared_with
 
 __all__ = ["METHODS", "predict", "register_method"]
 
-_METHODS: dict[str, Callable[[], Method | Fisher]] = {
+_METHODS: dict[str, Callable[[], Method]] = {
     "first-order": FirstOrder,
-    "fisher": Fisher,
     "second-order": partial(FirstOrder, noise_pairs=8),
     "corrected": Corrected,
 }
-METHODS: Mapping[str, Callable[[], Method | Fisher]] = MappingProxyType(_METHODS)
-"""Methods by name, each with its default options; read-only, see `register_method`."""
+METHODS: Mapping[str, Callable[[], Method]] = MappingProxyType(_METHODS)
+"""Methods that predict the output error, by name, each with its default options; read-only."""
 
 
 def register_method(name: str, factory: Callable[[], Method]) -> None:
@@ -104,7 +103,8 @@ def predict(
         data: See `joulewise.simulation.simulate`.
         at: Operating points: knobs with their values, such as ``{"eta": 0.5}``, or a plan. Values
             that are tensors with ``requires_grad`` get gradients from the forecast.
-        method: A name of `METHODS`, or a method with options, such as ``FirstOrder(probes=4)``.
+        method: A name of `METHODS`, ``"fisher"``, or a method with options, such as
+            ``FirstOrder(probes=4)``.
         metric: See `joulewise.simulation.simulate`. Top-1 accuracy of outputs ``[batch, classes]``
             is predicted; for others only the output error, and ``Forecast.refusal`` says why.
         batch_size: Samples in a forward pass; None chooses by the size of a sample.
@@ -136,9 +136,11 @@ def predict(
     """
     if isinstance(method, type) or not (isinstance(method, str) or hasattr(method, "forecast")):
         refuse("method", method, "a name, or a value such as FirstOrder(probes=4)")
+    if method == "fisher":
+        method = Fisher()
     if isinstance(method, str):
         if method not in METHODS:
-            allowed = f"one of {', '.join(METHODS)}; `import joulewise.contrib` for more"
+            allowed = f"one of {', '.join(METHODS)}, fisher; `import joulewise.contrib` for more"
             refuse("method", repr(method), allowed)
         method = METHODS[method]()
     check_executor(executor)
