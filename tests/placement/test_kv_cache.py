@@ -133,3 +133,18 @@ def test_what_is_refused(model, placement, ids):
         given = DynamicCache(config=model.config)
         faulty(input_ids=ids[:1], cache=given)
         assert given.get_seq_length() == 12
+        assert "update" not in vars(given)  # no longer through that memory
+
+
+def test_generation_without_a_cache(model, placement, ids):
+    options = {"max_new_tokens": 4, "do_sample": False, "pad_token_id": 0, "use_cache": False}
+    with torch.no_grad(), jw.loaded(placement, at={"eta": 0.3}) as faulty:
+        found = faulty.generate(ids[:1, :6], **options)
+        assert torch.equal(faulty(input_ids=found[:, :-1]).logits[:, -1].argmax(-1), found[:, -1])
+
+
+def test_modules_named_cache_are_none():
+    model = nn.Sequential()
+    model.add_module("cache", nn.Sequential(nn.Linear(3, 2)))
+    placed = jw.place(model, weights=jw.SRAM(), example_inputs=torch.ones(1, 3)).placed
+    assert [p.name for p in placed] == ["cache.0.weight"]

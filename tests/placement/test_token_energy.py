@@ -63,6 +63,14 @@ def test_figures_by_hand(placement, batch, context):
     assert found.to_dict()["batch"] == batch
 
 
+def test_the_most_reliable_plan_is_the_whole(placement):
+    plan = {p.name: {"eta": 0.9 if p.role == "activation" else 0.5} for p in placement.placed}
+    found = token_energy(placement, at=jw.Plan(plan), context=8, batch=16).generated
+    whole = token_energy(placement, at=placement.most_reliable(), context=8, batch=16).generated
+    assert found.memory_reliable_j == pytest.approx(whole.memory_total_j)
+    assert found.normalised == pytest.approx(found.memory_total_j / whole.memory_total_j)
+
+
 def test_arrays_that_compute_are_not_fetched(model):
     example = {"input_ids": torch.zeros(1, 8, dtype=torch.long)}
     placement = jw.place(

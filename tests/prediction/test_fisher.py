@@ -8,7 +8,7 @@ from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
 import joulewise as jw
-from joulewise.errors import InputError, ModelError
+from joulewise.errors import DataError, InputError, ModelError
 from joulewise.metrics import KLDivergence, NegativeLogLikelihood, NextToken
 from joulewise.models import seeded
 from joulewise.placement import Batch
@@ -149,30 +149,103 @@ def test_planes_of_independent_flips_add_up(net):
     assert (planes[1:] > planes[:-1]).all()
 
 
-def test_gradients_in_the_points(net):
+def test_gradients_in_the_points_are_refused(net):
     model, batches = net
     placement = jw.place(model, weights=jw.SRAM(bits=8), example_inputs=batches[0][0])
     eta = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
-    found = jw.predict(placement, batches, at={"eta": eta}, method="fisher")
-    (slope,) = torch.autograd.grad(found.total_contribution, eta)
-    assert float(slope) < 0
+    with pytest.raises(InputError, match="allowed: points without gradients, or joulewise.error"):
+        jw.predict(placement, batches, at={"eta": eta}, method="fisher")
+    errors = jw.error_model(placement, batches, at={"eta": 0.7}, of="divergence")
+    (slope,) = torch.autograd.grad(errors.error({"eta": eta}), eta)
+    ends = [float(errors.error({"eta": float(eta.detach()) + step})) for step in (1e-5, -1e-5)]
+    assert float(slope) == pytest.approx((ends[0] - ends[1]) / 2e-5, rel=1e-4)
+
+
+class Changed(nn.Module):
+    """A head whose output is changed in place, or that is used twice."""
+
+    def __init__(self, net, how):
+        super().__init__()
+        self.body, self.head, self.how = net[:2], net[2], how
+        self.back = nn.Linear(5, 12)
+
+    def forward(self, x):
+        logits = self.head(self.body(x))
+        if self.how == "scaled":
+            logits *= 2.0
+        return self.head(self.back(logits)) if self.how == "twice" else logits
+
+
+@pytest.mark.parametrize("how", ["scaled", "twice", "hook", "bias"])
+def test_heads_that_are_none(net, how):
+    """Logits that are not the output of one call of the head, as it is."""
+    with seeded(0):
+        model = Changed(net[0], how).eval()
+    if how == "hook":
+        model.head.register_forward_hook(lambda module, args, output: 2 * output)
+    data = [inputs for inputs, _ in net[1]]
+    placement = jw.place(
+        model,
+        weights=jw.Crossbar(sigma=1e-6, clip=False),
+        include=["head.weight"],
+        example_inputs=data[0],
+    )
+    if how == "bias":
+        placement = jw.place(model, weights=jw.SRAM(bits=8), include=["head.*"])
+        assert float(jw.predict(placement, data, at={"eta": 0.6}, method="fisher").divergence) > 0
+        return
+    at = {"g_max": 4e-5}
+    found = jw.predict(placement, data, at=at, method=Fisher(draws=64, most_draws=200))
+    chips = jw.simulate(placement, data, at=at, chips=200, metric=KLDivergence())
+    reach = chips.interval(0.999).half_width + 3.3 * found.standard_error
+    assert float(found.divergence) == pytest.approx(chips.mean, abs=reach + 0.1 * chips.mean)
+
+
+@pytest.mark.parametrize("channel_dim", [None, 0, 1])
+def test_scales_of_the_head(net, channel_dim):
+    model, batches = net
+    placement = jw.place(model, weights=jw.SRAM(bits=8, channel_dim=channel_dim))
+    at = {"eta": 0.5}
+    found = jw.predict(placement, batches, at=at, method=Fisher(draws=16, most_draws=64))
+    chips = jw.simulate(placement, batches, at=at, chips=1500, metric=KLDivergence())
+    reach = chips.interval(0.999).half_width + 3.3 * found.standard_error
+    assert float(found.divergence) == pytest.approx(chips.mean, abs=reach + 0.1 * chips.mean)
+
+
+def test_a_divergence_that_rounding_makes_negative(net):
+    model, batches = net
+    placement = jw.place(
+        model, weights=jw.SRAM(bits=16, channel_dim=0), example_inputs=batches[0][0]
+    )
+    errors = jw.error_model(placement, batches, at={"eta": 1.0}, of="divergence")
+    assert float(errors.error({"eta": 1.0})) >= 0
+
+
+def test_models_in_double_precision(net):
+    model, batches = net
+    twice = nn.Sequential(nn.Linear(6, 12), nn.Tanh(), nn.Linear(12, 5)).double()
+    twice.load_state_dict(model.state_dict())
+    data = [(inputs.double(), targets) for inputs, targets in batches]
+    placement = jw.place(twice, weights=jw.SRAM(bits=8))
+    found = jw.predict(placement, data, at={"eta": 0.6}, method=Fisher(channels=True))
+    assert float(found.by_channel["0.weight"].sum()) == pytest.approx(
+        float(found.contributions["0.weight"]), rel=1e-9
+    )
 
 
 def test_error_models_of_the_divergence_are_the_forecast_at_other_points(net, gpt):
     for model, batches in (net, gpt):
         placement = jw.place(model, weights=jw.SRAM(bits=8, fault=jw.Flip(), channel_dim=0))
         errors = jw.error_model(placement, batches, at={"eta": 0.7}, of="divergence")
-        forecast = jw.predict(
-            placement, batches, at={"eta": 0.7}, method=Fisher(draws=2, most_draws=2)
-        )
+        draws = max(2, math.ceil(16 / len(batches)))
+        method = Fisher(draws=draws, most_draws=draws)
+        forecast = jw.predict(placement, batches, at={"eta": 0.7}, method=method)
         _, found = errors.shift_and_variance(placement.points({"eta": 0.7}))
         for name, part in forecast.contributions.items():  # the same draws
             assert float(found[name]) == pytest.approx(float(part), rel=1e-5)
         # Elsewhere gradients are held fixed.
         _, found = errors.shift_and_variance(placement.points({"eta": 0.75}))
-        there = jw.predict(
-            placement, batches, at={"eta": 0.75}, method=Fisher(draws=2, most_draws=2)
-        )
+        there = jw.predict(placement, batches, at={"eta": 0.75}, method=method)
         whole = float(sum(found.values()))
         assert whole == pytest.approx(float(there.total_contribution), rel=0.1)
         plan = {name: {"eta": 0.75} for name in (p.name for p in placement.placed)}
@@ -270,13 +343,26 @@ def test_rows_that_count():
     assert mask.tolist() == [[True, True, True, False], [False, True, False, False]]
     mask, classes = counted_rows(None, batch, logits)
     assert mask.all() and classes is None
+    seen = torch.tensor([[1, 1, 0, 0], [1, 1, 1, 0]])
+    masked = Batch({"input_ids": labels, "attention_mask": seen}, None)
+    mask, classes = counted_rows(None, masked, logits)
+    assert torch.equal(mask, seen.bool()) and classes is None
+    wrong = Batch({"input_ids": labels}, labels + 4, labels=True)
+    with pytest.raises(DataError, match="^a target is 7; allowed: 0 to 6, or -100"):
+        counted_rows(NegativeLogLikelihood(), wrong, logits)
+    with pytest.raises(DataError, match="^the target is float32 .2, 4.; allowed: classes"):
+        counted_rows(NegativeLogLikelihood(), Batch(logits, logits[..., 0]), logits)
+    with pytest.raises(ModelError, match="allowed: logits .batch, classes. or"):
+        counted_rows(None, batch, logits[..., None, :])
 
 
 def test_what_is_refused(net):
     model, batches = net
     placement = jw.place(model, weights=jw.SRAM(bits=8), example_inputs=batches[0][0])
-    with pytest.raises(InputError, match="^most_draws is 1; allowed: 2"):
+    with pytest.raises(InputError, match="^most_draws is 1; allowed: "):
         Fisher(most_draws=1)
+    with pytest.raises(InputError, match="^draws is 2.5"):
+        Fisher(draws=2.5)
     with pytest.raises(InputError, match="^precision is 0"):
         Fisher(precision=0.0)
     single = nn.Linear(6, 1)

@@ -28,6 +28,23 @@ def test_an_outlier_among_the_inputs_is_spread():
     assert float(rotated[0](x).abs().max()) < 50.0
 
 
+class TwoNames(nn.Module):
+    """A layer that is used by its second name."""
+
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Linear(3, 3)
+        self.b = self.a
+
+    def forward(self, x):
+        return self.b(x)
+
+
+def test_layers_with_two_names():
+    model, x = TwoNames(), torch.randn(2, 3)
+    assert torch.allclose(rotate_linear(model, ["a"])(x), model(x), atol=1e-6)
+
+
 def test_what_is_refused():
     with pytest.raises(InputError, match="'1', which matches no linear layer; allowed: one of 0"):
         rotate_linear(nn.Sequential(nn.Linear(2, 2)), ["1"])

@@ -21,6 +21,8 @@ __all__ = [
 ]
 
 
+# Words that sums over classes work on at a time.
+_BLOCK = 1 << 20
 # Far from the seeds of simulated chips and of those that predictions draw.
 _SEED = 1 << 45
 
@@ -128,15 +130,26 @@ class WordClasses:
             by_channel: True for sums ``[channels, count]`` of each output channel, the first axis.
             power: 1 or 2.
         """
-        scaled = weights.double() * self.scale.double() ** power
-        index, channels = self.index, 1
-        if by_channel:
-            channels = len(index)
-            first = torch.arange(channels, device=index.device) * self.count
-            index = index + first.reshape(-1, *(1,) * (index.ndim - 1))
-        sums = torch.zeros(channels * self.count, dtype=torch.float64, device=scaled.device)
-        sums.index_add_(0, index.reshape(-1), scaled.reshape(-1))
+        channels = len(self.index) if by_channel else 1
+        sums = torch.zeros(channels * self.count, dtype=torch.float64, device=self.index.device)
+        # In blocks of the first axis: float64 of a whole language model's table would be large.
+        rows = self.index.shape[0] if self.index.ndim else 1
+        step = max(1, _BLOCK * rows // max(self.index.numel(), 1))
+        for start in range(0, rows, step):
+            block = slice(start, start + step) if self.index.ndim else ...
+            scale = self.scale[block] if self._scaled_by_row else self.scale
+            scaled = weights[block].double() * scale.double() ** power
+            index = self.index[block]
+            if by_channel:
+                first = torch.arange(start, start + len(index), device=index.device) * self.count
+                index = index + first.reshape(-1, *(1,) * (index.ndim - 1))
+            sums.index_add_(0, index.reshape(-1), scaled.reshape(-1))
         return sums.reshape(channels, -1) if by_channel else sums
+
+    @property
+    def _scaled_by_row(self) -> bool:
+        """True if the first axis has scales of its own."""
+        return self.scale.ndim == self.index.ndim > 0 and len(self.scale) > 1
 
     def spread(self, values: Tensor) -> Tensor:
         """Values of classes ``[..., count]`` as those of words ``[..., *tensor]``, times scales."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -24,7 +26,7 @@ heads, features]``; what it returns goes on in their place."""
 
 def is_cache_name(name: str) -> bool:
     """True for names of cached keys and values, ``cache.0:key`` and ``cache.0:value``."""
-    return name.startswith("cache.")
+    return re.fullmatch(r"cache\.\d+:(key|value)", name) is not None
 
 
 def watch_cache(model: nn.Module, each: Each) -> Callable[[], None]:
@@ -44,9 +46,13 @@ def watch_cache(model: nn.Module, each: Each) -> Callable[[], None]:
         ModelError: if the model takes no cache, or is given one of another class than
             ``DynamicCache``, or one with layers that forget positions.
     """
-    hook = partial(_with_cache, cache_argument(model), each)
-    stop: Callable[[], None] = model.register_forward_pre_hook(hook, with_kwargs=True).remove
-    return stop
+    calls: list[tuple[Any, bool]] = []
+    before = partial(_with_cache, cache_argument(model), each, calls)
+    stack = ExitStack()
+    stack.callback(model.register_forward_pre_hook(before, with_kwargs=True).remove)
+    after = partial(_without_cache, calls)
+    stack.callback(model.register_forward_hook(after, always_call=True).remove)
+    return stack.close
 
 
 def cache_argument(model: nn.Module) -> str:
@@ -63,7 +69,14 @@ def cache_argument(model: nn.Module) -> str:
     return argument
 
 
-def _with_cache(argument: str, each: Each, model: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
+def _with_cache(
+    argument: str,
+    each: Each,
+    calls: list[tuple[Any, bool]],
+    model: Any,
+    args: Any,
+    kwargs: Any,
+) -> tuple[Any, Any]:
     """Give a call a cache whose reads pass through ``each``, in a pre-hook."""
     given = next((name for name in _ARGUMENTS if kwargs.get(name) is not None), None)
     if given is None:
@@ -76,9 +89,20 @@ def _with_cache(argument: str, each: Each, model: Any, args: Any, kwargs: Any) -
     if kinds[0] != "DynamicCache" or set(kinds[1:]) - {"DynamicLayer"}:
         got = " of ".join(dict.fromkeys(kinds))
         refuse("the cache", f"a {got}", "a DynamicCache of all positions", ModelError)
-    if "update" not in vars(cache):  # in generation the same cache comes with each call
-        cache.update = partial(_update, cache.update, each)
+    cache.update = partial(_update, cache.update, each)
+    calls.append((cache, given is None and kwargs.get("use_cache") is False))
     return args, kwargs
+
+
+def _without_cache(calls: list[tuple[Any, bool]], model: Any, args: Any, output: Any) -> None:
+    """Leave the cache as it was, and drop one that the caller did not want, in a hook."""
+    if not calls:  # the call was refused before it began
+        return
+    cache, unwanted = calls.pop()
+    del cache.update
+    for name in _ARGUMENTS if unwanted else ():
+        if getattr(output, name, None) is not None:
+            output[name] = None
 
 
 def _update(

@@ -155,9 +155,10 @@ class Memory:
 
         In the weight's own shape and layout, the mean in its dtype; differentiable in the points.
         """
-        return {p.name: self._moments_of(p, points[p.name]) for p in self._weights}
+        return {p.name: self.moments_of(p, points[p.name]) for p in self._weights}
 
-    def _moments_of(self, placed: Placed, point: Point) -> ReadMoments:
+    def moments_of(self, placed: Placed, point: Point) -> ReadMoments:
+        """Those of one placed weight; see `moments`."""
         moments = placed.device.moments(self.stored[placed.name], point)
         like = self._originals[placed.name]
         # All laid out as the weight is, so that one view fits them.

@@ -91,7 +91,6 @@ def token_energy(
         memory.original()
         output = memory.placement.model(input_ids=ids, use_cache=True)
         cache = output[argument]
-    vars(cache).pop("update", None)  # no longer through that memory
     step = trace(placement, {"input_ids": ids[:, :1], argument: cache})
     bare = replace(placement, macs=None)
     first, then = bare.counted(prompt), _written_once(bare.counted(step), context)
@@ -121,12 +120,11 @@ def _per_token(placement: Placement, whole: Energy, tokens: int, batch: int) -> 
     shared = {
         placed.name: tokens * (batch if _fetched_once(placed) else 1) for placed in placement.placed
     }
-    memory = {name: joules / shared[name] for name, joules in whole.memory_j.items()}
-    scale = float(sum(memory.values())) / whole.memory_total_j if whole.memory_total_j else 0.0
+    reliable = energy(placement, at=placement.most_reliable()).memory_j
     return replace(
         whole,
-        memory_j=memory,
-        memory_reliable_j=whole.memory_reliable_j * scale,
+        memory_j={name: joules / shared[name] for name, joules in whole.memory_j.items()},
+        memory_reliable_j=sum(float(joules) / shared[name] for name, joules in reliable.items()),
         unplaced_j=whole.unplaced_j / (tokens * batch),
         arithmetic_j=whole.arithmetic_j / tokens,
     )

@@ -18,6 +18,7 @@ scores of sampled classes, whose products with a change of the outputs have the 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -42,8 +43,9 @@ from joulewise.progress import Progress, reporting
 __all__ = ["ErrorModel", "error_model", "weight_error_model"]
 
 
-# Random +-1 probes of the weights' relative error; draws of classes for each row.
-_PROBES, _DRAWS = 64, 2
+# Random +-1 probes of the weights' relative error; draws of classes for each row of a divergence,
+# and of all batches together, the fewest.
+_PROBES, _DRAWS, _FEWEST_DRAWS = 64, 2, 16
 # Divergence of a row, nats, below which it is rounding of float32.
 _NO_DIVERGENCE = 1e-7
 
@@ -109,9 +111,10 @@ class ErrorModel:
         moved, variance = group.single_changes(points, name, tried)
         if name in self.beyond:
             beyond, now = self.beyond[name], self.beyond[name](points[name])
-            each = torch.stack([beyond(row) for row in tried.flatten(0, 1)]) - now
-            # Channels share it equally.
-            variance = variance + each.reshape(variance.shape) / variance.shape[1]
+            if variance.shape[1] == 1:
+                each = torch.stack([beyond(row) for row in tried[:, 0]])
+                variance = variance + (each - now)[:, None]
+            # Else left out: one channel of many changes the mean rate of the head but little.
         return moved, variance
 
 
@@ -267,7 +270,7 @@ def _probed_error(
 def _divergence_model(
     placement: Placement, problem: Problem, groups: Sequence[Sequence[Part]], seed: int
 ) -> ErrorModel:
-    """The divergence as a function of the plan, from `_DRAWS` draws of classes for each row.
+    """The divergence as a function of the plan, from a few draws of classes for each row.
 
     For a change ``d`` of a batch's outputs at the mean, with divergence ``D = 1/2 d^T F d`` and
     gradient ``G = F d``, and a further change ``e``, ``d`` and ``F`` those of all its rows,
@@ -281,7 +284,7 @@ def _divergence_model(
     scores = FisherScores(problem, seed=seed)
     head = None if scores.head is None else HeadCurvature(parts[scores.head.name], problem)
     offsets: list[float] = []
-    rows = 0
+    rows, draws = 0, max(_DRAWS, math.ceil(_FEWEST_DRAWS / len(problem.numbers)))
     for place, number in enumerate(problem.numbers, 1):
         one = scores.forward(number)
         divergence, rows = one.divergence, rows + one.rows
@@ -289,26 +292,26 @@ def _divergence_model(
         offsets.append((2 * divergence) ** 0.5)
         # Without a divergence there is no direction to take off.
         along = 1 / (2 * divergence) if divergence > _NO_DIVERGENCE * one.rows else 0.0
-        for number_of_draw in range(_DRAWS):
+        for number_of_draw in range(draws):
             draw = scores.draw(one, number_of_draw)
             _add_responses(parts, draw, head, squares=True)
             for part in parts.values():
                 pulled = part.response[-2 - number_of_draw]
                 part.response[-1] -= draw.offset * along * pulled
-                part.response[-1] /= _DRAWS**0.5
+                part.response[-1] /= draws**0.5
             offsets.append(0.0)
         for part in parts.values():
-            part.response[-1 - _DRAWS] *= along**0.5
+            part.response[-1 - draws] *= along**0.5
         if head is not None and one.hidden is not None:
             head.add(one.hidden, one.log_p.detach())
         problem.progress(place, len(problem.numbers))
     if head is not None:
-        head.part.squares = head.part.squares + head.squares() * (rows * _DRAWS)
+        head.part.squares = head.part.squares + head.squares() * (rows * draws)
     return ErrorModel(
         placement=placement,
         outputs=2 * rows / len(offsets),
         offset=torch.tensor(offsets, dtype=torch.float64),
-        groups=tuple(tensor_group(group, 2 * rows * _DRAWS) for group in groups),
+        groups=tuple(tensor_group(group, 2 * rows * draws) for group in groups),
         beyond={} if head is None else head.beyond(),
     )
 

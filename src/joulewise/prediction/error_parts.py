@@ -90,7 +90,7 @@ class Part:
         Returns:
             The addend of ``squares``.
         """
-        squared = gradient.double().square_()
+        squared = gradient.double().square()
         summed = self.classes.summed(squared, by_channel=self.by_channel).cpu()
         self.squares = self.squares + summed
         return summed

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from joulewise.devices import WordMemory
 from joulewise.devices.operating_point import as_point
-from joulewise.errors import check_in_range, check_kind
+from joulewise.errors import check_count, check_in_range, check_kind, refuse
 from joulewise.prediction.error_parts import Part
 from joulewise.prediction.fisher_scores import Draw, FisherScores, LossPass
 from joulewise.prediction.head_curvature import HeadCurvature
@@ -43,7 +43,7 @@ class Fisher:
         precision: Standard error of the divergence relative to it; batches take more draws until it
             is reached, at most ``most_draws``. Batches of few samples need fewer draws.
         most_draws: The most draws for each row.
-        channels: True for the contribution of each output channel too.
+        channels: True for the contribution of each output channel too, but of the head's classes.
         seed: Seed of the draws.
 
     Raises:
@@ -63,25 +63,25 @@ class Fisher:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_in_range("draws", self.draws, 1, 10**4)
+        check_count("draws", self.draws, 1, 10**4)
         check_in_range("precision", self.precision, 0.0, 10.0, open_low=True)
-        check_in_range("most_draws", self.most_draws, self.draws, 10**4)
+        check_count("most_draws", self.most_draws, self.draws, 10**4)
         check_kind("channels", self.channels, bool, "True or False")
-        check_in_range("seed", self.seed, 0, 2**62)
+        check_count("seed", self.seed, 0, 2**62)
 
     def forecast(self, problem: Problem) -> LossForecast:
         """See `joulewise.prediction.predict`."""
+        if problem.differentiable:
+            allowed = "points without gradients, or joulewise.error_model(..., of='divergence')"
+            refuse("at", "points that require gradients, for method fisher", allowed)
         sums = _Sums(problem, channels=self.channels, seed=self.seed)
         sums.add(range(self.draws))
-        with torch.set_grad_enabled(problem.differentiable):
+        found = sums.forecast()
+        whole, error = float(found.divergence), found.standard_error
+        if error is not None and error > self.precision * whole > 0:
+            needed = min(self.draws * (error / (self.precision * whole)) ** 2, self.most_draws)
+            sums.add(range(self.draws, math.ceil(needed)))
             found = sums.forecast()
-            whole = float(found.divergence.detach())
-            if found.standard_error is not None and found.standard_error > self.precision * whole:
-                ratio = found.standard_error / (self.precision * max(whole, 1e-300))
-                needed = min(self.draws * ratio**2, self.most_draws)
-                with torch.no_grad():
-                    sums.add(range(self.draws, math.ceil(needed)))
-                found = sums.forecast()
         return found
 
 
@@ -97,12 +97,11 @@ class _Sums:
     def __init__(self, problem: Problem, *, channels: bool, seed: int) -> None:
         self._problem = problem
         self._scores = FisherScores(problem, seed=seed)
-        with torch.set_grad_enabled(problem.differentiable):
-            self._parts = {
-                p.name: Part(p, problem.memory, as_point(problem.points[p.name]))
-                for p in problem.placement.placed
-                if p.role == "weight"
-            }
+        self._parts = {
+            p.name: Part(p, problem.memory, as_point(problem.points[p.name]))
+            for p in problem.placement.placed
+            if p.role == "weight"
+        }
         # Per row of points and class, in units of half the squared score.
         self._half_var = {name: part.variance().detach() / 2 for name, part in self._parts.items()}
         self._other: dict[str, Tensor] = {}

@@ -8,7 +8,7 @@ for all weights at once: one plain backward pass, whatever the operations.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -17,9 +17,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from joulewise.errors import ModelError, refuse
+from joulewise.devices import SharedFactor
+from joulewise.errors import DataError, ModelError, refuse
 from joulewise.metrics import Metric, NextToken
 from joulewise.placement import Batch, Placed, check_finite, differentiating
+from joulewise.placement.batches import NOT_COUNTED
 from joulewise.prediction.problem import Problem
 
 __all__ = ["Draw", "FisherScores", "LossPass", "counted_rows"]
@@ -71,7 +73,8 @@ class LossPass:
     def divergence(self) -> float:
         """Divergence from the model as given, summed over rows, nats."""
         each = self.given.exp() * (self.given - self.log_p.detach())
-        return float(each.where(self.given > -torch.inf, 0.0).sum(dtype=torch.float64))
+        found = float(each.where(self.given > -torch.inf, 0.0).sum(dtype=torch.float64))
+        return max(found, 0.0)  # below 0 by rounding
 
     @property
     def losses(self) -> tuple[float, float] | None:
@@ -133,32 +136,43 @@ class FisherScores:
 
     def __init__(self, problem: Problem, *, seed: int) -> None:
         self._problem, self._seed = problem, seed
-        moments = problem.memory.moments(problem.points)
-        self.means = {n: m.mean.detach().requires_grad_() for n, m in moments.items()}
-        self.commons = {n: m.common for n, m in moments.items() if m.common is not None}
-        self.own_variances = {
-            n: c.own(moments[n].mean, moments[n].var).double() for n, c in self.commons.items()
-        }
-
+        self.means: dict[str, Tensor] = {}
+        self.commons: dict[str, SharedFactor] = {}
+        self.own_variances: dict[str, Tensor] = {}
+        for placed in problem.placement.weights:  # one by one: variances are not kept
+            name, m = placed.name, problem.memory.moments_of(placed, problem.points[placed.name])
+            self.means[name] = m.mean.detach().requires_grad_()
+            if m.common is not None:
+                self.commons[name] = m.common
+                self.own_variances[name] = m.common.own(m.mean, m.var).double()
         self.head = self._found_head()
 
     def _found_head(self) -> Head | None:
-        """The linear layer with a placed weight whose output is that of the model."""
-        problem, seen = self._problem, dict[nn.Linear, Tensor]()
+        """The linear layer with a placed weight whose output, unchanged, is that of the model."""
+        problem, calls = self._problem, list[tuple[nn.Linear, Tensor, int]]()
         linear = {
             module: placed
             for placed in problem.placement.weights
             for module in problem.memory.modules_of(placed)
             if type(module) is nn.Linear and placed.name not in self.commons
+            # No bias, no parametrised weight; and no hook may change the output.
+            if any(module.weight is own for own in problem.memory.parameters[placed.name])
+            and not module._forward_hooks
         }
         with ExitStack() as stack:
             for module in linear:
-                hook = module.register_forward_hook(partial(_remember, seen))
+                hook = module.register_forward_hook(partial(_remember, calls))
                 stack.callback(hook.remove)
-            problem.memory.expect(problem.points, self.means)
+            problem.memory.original()
             logits = problem.memory.call(problem.batches[problem.numbers[0]].inputs)
-        for layer, output in seen.items():
-            if output.data_ptr() == logits.data_ptr() and output.shape == logits.shape:
+        found = [
+            (layer, version)
+            for layer, output, version in calls
+            if output.data_ptr() == logits.data_ptr() and output.shape == logits.shape
+        ]
+        uses = [layer for layer, _, _ in calls]
+        for layer, version in found:
+            if uses.count(layer) == 1 and logits._version == version:
                 placed = linear[layer]
                 return Head(placed.name, layer, len(placed.owners) > 1)
         return None
@@ -244,8 +258,10 @@ class FisherScores:
         return hook.remove
 
 
-def _remember(seen: dict[nn.Linear, Tensor], module: Any, args: Any, output: Tensor) -> None:
-    seen[module] = output
+def _remember(
+    calls: list[tuple[nn.Linear, Tensor, int]], module: Any, args: Any, output: Tensor
+) -> None:
+    calls.append((module, output, output._version))
 
 
 def counted_rows(
@@ -263,20 +279,38 @@ def counted_rows(
 
     Raises:
         ModelError: if the outputs are not logits of two classes or more.
+        DataError: if targets are not classes.
     """
-    if logits.ndim < 2 or logits.shape[-1] < 2:
+    if logits.ndim not in (2, 3) or logits.shape[-1] < 2:
         got = f"one with outputs {list(logits.shape)}"
-        refuse("the model", got, "logits [..., classes] of two classes or more", ModelError)
-    mask = torch.ones(logits.shape[:-1], dtype=torch.bool, device=logits.device)
+        allowed = "logits [batch, classes] or [batch, tokens, classes] of two classes or more"
+        refuse("the model", got, allowed, ModelError)
+    rows = logits.shape[:-1]
+    mask = torch.ones(rows, dtype=torch.bool, device=logits.device)
+    seen = batch.inputs.get("attention_mask") if isinstance(batch.inputs, Mapping) else None
+    if isinstance(seen, Tensor) and seen.shape == rows:
+        mask = seen != 0
     targets, inner = batch.targets, metric
-    if metric is None or not isinstance(targets, Tensor) or targets.shape != mask.shape:
+    if metric is None or not isinstance(targets, Tensor):
+        return mask, None
+    if targets.is_floating_point():
+        got = f"{str(targets.dtype).removeprefix('torch.')} {list(targets.shape)}"
+        refuse("the target", got, "classes, for a loss", DataError)
+    if targets.shape != rows:
         return mask, None
     targets = targets.long()
     if isinstance(metric, NextToken):
         inner = metric.metric
+        mask = mask.clone()
         mask[..., -1] = False
         targets = targets.roll(-1, -1)
-    ignored = getattr(inner, "ignore_index", None)
+    ignored = getattr(inner, "ignore_index", NOT_COUNTED)
     if ignored is not None:
-        mask &= targets != ignored
-    return mask, targets[mask]
+        mask = mask & (targets != ignored)
+    kept = targets[mask]
+    if bool(((kept < 0) | (kept >= logits.shape[-1])).any()):
+        allowed = f"0 to {logits.shape[-1] - 1}, or {NOT_COUNTED} for targets that do not count"
+        refuse(
+            "a target", int(kept[(kept < 0) | (kept >= logits.shape[-1])][0]), allowed, DataError
+        )
+    return mask, kept

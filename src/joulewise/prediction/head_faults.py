@@ -19,6 +19,9 @@ Faults with ``|D| < 1``, and those of classes that stay below ``e^-7``, are left
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -39,6 +42,8 @@ _STEP = 0.4
 _NODES = torch.arange(-_HIGHEST - 3.0, 4.0, _STEP, dtype=torch.float64)
 # Cost of a fault in one row, nats, above which quantiles treat it as a random event.
 _LARGE = 1e-2
+# Classes whose words are unpacked at a time.
+_BLOCK = 4096
 # Chips drawn for quantiles.
 _CHIPS = 20_000
 
@@ -55,16 +60,29 @@ class HeadFaults:
 
     def __init__(self, memory: WordMemory, stored: Words) -> None:
         self._memory = memory
-        codes = (stored.codes + (1 << (memory.bits - 1))).cpu()
-        self._codes = codes.to(torch.int16 if memory.bits < 16 else torch.int32).numpy()
-        self._scale = stored.scale.float().cpu().expand(len(codes), 1).reshape(-1)
+        classes, inputs = stored.values.shape
+        self._codes = np.empty((classes, inputs), np.int16 if memory.bits < 16 else np.int32)
+        # One for each class, for each input, or for all.
+        scale = stored.scale.float().cpu()
+        scale = scale.reshape(scale.shape if scale.ndim == 2 else (1, 1))
+        self._row_scale = (
+            scale.expand(classes, 1) if scale.shape[1] == 1 else torch.ones(classes, 1)
+        )
+        self._column_scale = scale[0] if scale.shape[1] > 1 else torch.ones(inputs)
         shifts, holds = memory.single_faults
         self._shifts, self._holds = shifts.float(), holds
         self._kinds = 2 * memory.bits
-        # Largest change of a word in each column, by a fault in each cell: ``[bits, inputs]``.
-        self._columns = torch.stack(
-            [(shifts[codes] * self._scale[:, None]).amax(0) for shifts in self._shifts.abs()]
-        )
+        # Largest change of a word in each column, by a fault in each cell.
+        self._columns = torch.zeros(memory.bits, inputs)
+        for start in range(0, classes, _BLOCK):  # by blocks: codes are int64
+            block = slice(start, start + _BLOCK)
+            scales = self._row_scale[block] * self._column_scale
+            part = replace(stored, values=stored.values[block].cpu(), scale=scales)
+            codes = part.codes + (1 << (memory.bits - 1))
+            self._codes[block] = codes.numpy()
+            for shifts, largest in zip(self._shifts.abs(), self._columns, strict=True):
+                found = (shifts[codes] * scales).amax(0)
+                torch.maximum(largest, found, out=largest)
         self._rows = 0
         self._beyond = torch.zeros(self._kinds, dtype=torch.float64)  # of B
         self._alone: list[Tensor] = []  # sum of log(1 + X), by row and kind
@@ -83,28 +101,37 @@ class HeadFaults:
         middles = _LOWEST + _WIDTH * (torch.arange(_BINS, dtype=torch.float64) + 0.5)
         kernel = -torch.expm1(-torch.exp(middles[:, None] + _NODES))
         words, costs = [self._large[0]], [self._large[1]]
+        together, alone, zeros = [], [], torch.zeros(self._kinds, dtype=torch.float64)
         for h, row in zip(inputs.float().cpu(), log_p.float().cpu(), strict=True):
             found = [self._block(h, row, *ends) for ends in self._blocks(h)]
             kind, word, change, low = (torch.cat(parts) for parts in zip(*found, strict=True))
             p = low.exp()
             # log p + log(e^D - 1) for D > 0, without overflow.
             gain = (low + change + torch.log(-torch.expm1(-change.abs()))).double()
-            up, change = change > 0, change.double()
+            # Beyond this the integral over s would need more nodes; a fault then costs 40 nats.
+            gain, change = (
+                gain.clamp(max=_HIGHEST),
+                change.double().clamp(max=_HIGHEST - low.double()),
+            )
+            up = change > 0
             cost = torch.where(up, _log1p_exp(gain), torch.log1p(p * torch.expm1(change)))
             beyond = cost - p * change - 0.5 * p * (1 - p) * change.square()
             self._beyond.index_add_(0, kind, beyond)
             bins = ((gain[up] - _LOWEST) / _WIDTH).long().clamp(0, _BINS - 1)
             where = kind[up] * _BINS + bins
             counts = torch.bincount(where, minlength=self._kinds * _BINS).double()
-            self._together.append((counts.reshape(-1, _BINS) @ kernel).float())
-            alone = torch.zeros(self._kinds, dtype=torch.float64)
-            self._alone.append(alone.index_add_(0, kind[up], cost[up]))
+            together.append((counts.reshape(-1, _BINS) @ kernel).float())
+            # As the nodes have it: to the end of the histogram.
+            single = _log1p_exp(gain[up].clamp(max=_HIGHEST))
+            alone.append(zeros.clone().index_add_(0, kind[up], single))
             own = cost - p * change
             large = own > _LARGE
             words.append((word * self._kinds + kind)[large])
             costs.append(own[large])
             self._small.index_add_(0, kind[~large], own[~large])
             self._rows += 1
+        self._together.append(torch.stack(together))
+        self._alone.append(torch.stack(alone))
         found_words, place = torch.unique(torch.cat(words), return_inverse=True)
         summed = torch.zeros(len(found_words), dtype=torch.float64)
         self._large = found_words, summed.index_add_(0, place, torch.cat(costs))
@@ -126,12 +153,12 @@ class HeadFaults:
         # Two selections by NumPy take a third of the time of torch's.
         some_codes = self._codes.take(classes.numpy(), 0).take(columns.numpy(), 1)
         all_codes = torch.from_numpy(some_codes).long()
-        scale, low, found = self._scale[classes][:, None], log_p[classes][:, None], []
+        scale, low, found = self._row_scale[classes], log_p[classes][:, None], []
         possible = self._columns[:, columns] * h[columns].abs() > _LEAST_CHANGE
         for bit in possible.any(1).nonzero()[:, 0].tolist():
             some = possible[bit].nonzero()[:, 0]
             codes = all_codes if len(some) == len(columns) else all_codes.index_select(1, some)
-            change = self._shifts[bit][codes] * (scale * h[columns[some]])
+            change = self._shifts[bit][codes] * (scale * (self._column_scale * h)[columns[some]])
             counts = (change > _LEAST_CHANGE) & (change > _LEAST_LOG - low)
             counts |= (change < -_LEAST_CHANGE) & (low > _LEAST_LOG)
             row, column = counts.nonzero(as_tuple=True)
@@ -156,13 +183,14 @@ class HeadFaults:
             rates: Rates of wrong reads, ``[2, bits]``; see `WordMemory.wrong_rates`.
         """
         each = rates.double().reshape(-1)
-        single = (each @ self._beyond) / self._rows
-        alone = torch.stack(self._alone) @ each
-        # [rows, nodes]
-        together = torch.einsum("rkn,k->rn", torch.stack(self._together).double(), each)
         weights = _STEP * torch.exp(-torch.exp(_NODES))
-        several = -torch.expm1(-together) @ weights
-        return single + (several - alone).mean()
+        competing: Tensor = each.new_zeros(())
+        for together, alone in zip(self._together, self._alone, strict=True):
+            # r: rows, k: kinds, n: nodes.
+            exponents = torch.einsum("rkn,k->rn", together.double(), each)
+            several = -torch.expm1(-exponents) @ weights
+            competing = competing + (several - alone @ each).sum()
+        return (each @ self._beyond + competing) / self._rows
 
     def quantiles(self, rates: Tensor, levels: tuple[float, ...], seed: int = 0) -> list[float]:
         """Quantiles over chips of the divergence from faults that count, without second order.

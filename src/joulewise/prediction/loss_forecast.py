@@ -1,4 +1,4 @@
-"""Predicted loss and divergence at one plan, differentiable in the operating points."""
+"""Predicted loss and divergence at one plan."""
 
 from __future__ import annotations
 
@@ -31,12 +31,11 @@ class LossForecast(Result):
         method: Name of the method.
         plan: The operating point of each placed tensor.
         rows: Number of rows that count.
-        mean_divergence: Divergence at the mean that is read; a float64 scalar, differentiable in
-            the points of the plan.
-        contributions: Contribution of the noise of each placed tensor; float64 scalars,
-            differentiable.
+        mean_divergence: Divergence at the mean that is read, a float64 scalar.
+        contributions: Contribution of the noise of each placed tensor, float64 scalars.
         by_plane: The same for each bit plane alone, ``[bits]``, of memories of words.
-        by_channel: The same for each output channel, ``[channels]``; empty if not requested.
+        by_channel: The same for each output channel, ``[channels]``; without that of a head by its
+            use as such. Empty if not requested.
         standard_error: Standard error of ``divergence`` over draws of classes, for these rows; None
             for a single draw.
         draws: Draws of classes for each row, one backward pass each.
@@ -58,7 +57,7 @@ class LossForecast(Result):
 
     @property
     def divergence(self) -> Tensor:
-        """Divergence from the model as given, a float64 scalar, differentiable."""
+        """Divergence from the model as given, a float64 scalar."""
         return self.mean_divergence + self.total_contribution
 
     @property
@@ -71,7 +70,7 @@ class LossForecast(Result):
         """Negative log-likelihood of the targets; None without targets."""
         if self.mean_loss is None:
             return None
-        return self.mean_loss + float(self.total_contribution.detach())
+        return self.mean_loss + float(self.total_contribution)
 
     @property
     def perplexity(self) -> float | None:
@@ -81,10 +80,9 @@ class LossForecast(Result):
     @property
     def fractions(self) -> dict[str, float]:
         """Fraction of the divergence from each placed tensor; the mean read is the rest."""
-        whole = float(self.divergence.detach())
+        whole = float(self.divergence)
         return {
-            name: float(part.detach()) / whole if whole else 0.0
-            for name, part in self.contributions.items()
+            name: float(part) / whole if whole else 0.0 for name, part in self.contributions.items()
         }
 
     def to_dict(self) -> dict[str, Any]:
@@ -93,11 +91,11 @@ class LossForecast(Result):
             "method": self.method,
             "plan": self.plan.to_dict(),
             "rows": self.rows,
-            "divergence": float(self.divergence.detach()),
+            "divergence": float(self.divergence),
             "standard_error": self.standard_error,
             "draws": self.draws,
-            "mean_divergence": float(self.mean_divergence.detach()),
-            "contributions": {n: float(c.detach()) for n, c in self.contributions.items()},
+            "mean_divergence": float(self.mean_divergence),
+            "contributions": {n: float(c) for n, c in self.contributions.items()},
             "by_plane": {n: c.tolist() for n, c in self.by_plane.items()},
             "by_channel": {n: c.tolist() for n, c in self.by_channel.items()},
             "given": self.given,
@@ -114,13 +112,13 @@ class LossForecast(Result):
     def _rows(self) -> Sequence[Mapping[str, Any]]:
         fractions = self.fractions
         return [
-            {"tensor": name, "contribution": float(part.detach()), "fraction": fractions[name]}
+            {"tensor": name, "contribution": float(part), "fraction": fractions[name]}
             for name, part in self.contributions.items()
         ]
 
     def _overview(self) -> tuple[str, Mapping[str, str]]:
         error = "" if self.standard_error is None else f", standard error {self.standard_error:.2g}"
-        figures = {"divergence": f"{float(self.divergence.detach()):.4g} nats{error}"}
+        figures = {"divergence": f"{float(self.divergence):.4g} nats{error}"}
         if self.loss is not None and self.given is not None:
             figures["loss"] = f"{self.loss:.4g} nats; {self.given:.4g} as given"
             given = math.exp(min(self.given, 700.0))

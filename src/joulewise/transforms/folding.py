@@ -94,8 +94,8 @@ def replace_modules(model: nn.Module, replacements: Mapping[nn.Module, nn.Module
     """
     left = set(replacements)
     for parent in list(model.modules()):
-        for name, child in list(parent.named_children()):
-            if child in replacements:
+        for name, child in list(parent._modules.items()):  # named_children leaves out second names
+            if child is not None and child in replacements:
                 setattr(parent, name, replacements[child])
                 left.discard(child)
     if left:

@@ -41,6 +41,13 @@ def center_head(model: nn.Module) -> nn.Module:
     """
     model = copied(model)
     head, table = _head_of(model)
+    capped = getattr(getattr(model, "config", None), "final_logit_softcapping", None)
+    if capped is not None:
+        got = f"one with final_logit_softcapping of {capped}"
+        refuse("the model", got, "rotate_head, which changes no logit", ModelError)
+    if table is not None and type(table) is not nn.Embedding:
+        got = f"one whose input table is a {type(table).__name__}"
+        refuse("the model", got, "rotate_head, or a plain Embedding", ModelError)
     with torch.no_grad():
         mean = head.weight.double().mean(0).to(head.weight)
         head.weight -= mean
