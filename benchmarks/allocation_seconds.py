@@ -132,22 +132,22 @@ def timed(memory: str, granularity: Granularity, repeats: int) -> dict[str, Any]
 def counted() -> Any:
     """Counts evaluations of the error model: with gradients, without, and of single changes."""
     counts = {"gradients": 0, "values": 0, "changes": 0}
-    mse, changes = ErrorModel.mse_at, ErrorModel.single_changes
+    error, changes = ErrorModel.error_at, ErrorModel.single_changes
 
     def counting(self: ErrorModel, points: Any) -> torch.Tensor:
         counts["gradients" if torch.is_grad_enabled() else "values"] += 1
-        return mse(self, points)
+        return error(self, points)
 
     def counting_changes(self: ErrorModel, *what: Any) -> Any:
         counts["changes"] += 1
         return changes(self, *what)
 
-    ErrorModel.mse_at = counting  # type: ignore[method-assign]
+    ErrorModel.error_at = counting  # type: ignore[method-assign]
     ErrorModel.single_changes = counting_changes  # type: ignore[method-assign]
     try:
         yield counts
     finally:
-        ErrorModel.mse_at = mse  # type: ignore[method-assign]
+        ErrorModel.error_at = error  # type: ignore[method-assign]
         ErrorModel.single_changes = changes  # type: ignore[method-assign]
 
 
