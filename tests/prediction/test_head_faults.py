@@ -79,6 +79,29 @@ def test_rare_faults_cost_their_sum_and_competing_ones_less(head):
     assert much < 0.9 * 400 * float(faults.excess(rates))
 
 
+@pytest.mark.parametrize("size", [20.0, 60.0, 120.0])
+def test_rare_faults_cost_their_exact_sum_however_large(size):
+    """Logits that one fault changes by up to a hundred nats and more."""
+    memory = SRAM(bits=8, fault=Flip())
+    stored = memory.store(torch.linspace(-1.3, -0.7, 20)[:, None])
+    inputs, ideal = torch.tensor([[size]]), memory.ideal(stored)
+    log_p = (inputs @ ideal.mT).log_softmax(-1).double()
+    faults = HeadFaults(memory, stored)
+    faults.add(inputs, log_p)
+    rates = torch.full((2, 8), 1e-9, dtype=torch.float64)
+    shifts, _ = memory.single_faults
+    changes = shifts[:, (stored.codes + 128)[:, 0]] * float(stored.scale) * size
+    p = log_p[0].exp()
+    exact = torch.logaddexp(torch.log1p(-p), log_p[0] + changes)
+    beyond = exact - p * changes - 0.5 * p * (1 - p) * changes.square()
+    counts = (changes > 1) & (log_p[0] + changes > -7)
+    counts |= (changes < -1) & (log_p[0] > -7)
+    expected = float(beyond[counts].sum())
+    # Faults are binned by log X, to half of a tenth each; probabilities are float32.
+    binned, rounded = 0.05 * int(counts.sum()), 1e-5 * float(beyond[counts].abs().sum())
+    assert float(faults.excess(rates)) / 1e-9 == pytest.approx(expected, abs=binned + rounded)
+
+
 def test_gradients_are_those_of_differences(head):
     weight, inputs = head
     memory = SRAM(bits=8, channel_dim=0)

@@ -108,12 +108,7 @@ class HeadFaults:
             p = low.exp()
             # log p + log(e^D - 1) for D > 0, without overflow.
             gain = (low + change + torch.log(-torch.expm1(-change.abs()))).double()
-            # Beyond this the integral over s would need more nodes; a fault then costs 40 nats.
-            gain, change = (
-                gain.clamp(max=_HIGHEST),
-                change.double().clamp(max=_HIGHEST - low.double()),
-            )
-            up = change > 0
+            up, change = change > 0, change.double()
             cost = torch.where(up, _log1p_exp(gain), torch.log1p(p * torch.expm1(change)))
             beyond = cost - p * change - 0.5 * p * (1 - p) * change.square()
             self._beyond.index_add_(0, kind, beyond)

@@ -269,4 +269,4 @@ FaultMapEntry = Annotated[
 ProtectionEntry = Annotated[
     Annotated[ParityCheck | SECDEDCheck, Field(discriminator="kind")], BeforeValidator(kind_alone)
 ]
-"""ProtectionEntry bits over words; also from their kind alone."""
+"""Check bits over words; also from their kind alone."""
