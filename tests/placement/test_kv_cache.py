@@ -3,31 +3,20 @@
 import pytest
 import torch
 from torch import nn
-from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, StaticCache
+from transformers import DynamicCache, StaticCache
 
 import joulewise as jw
 from joulewise.devices import Chip
 from joulewise.errors import InputError, ModelError
 from joulewise.models import seeded
 from joulewise.prediction import Fisher
+from language_models import llama
 
 
 @pytest.fixture(scope="module")
 def model():
-    config = LlamaConfig(
-        vocab_size=53,
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=32,
-        bos_token_id=None,
-        eos_token_id=None,
-        pad_token_id=None,
-    )
     with seeded(0):
-        made = LlamaForCausalLM(config).eval()
+        made = llama()
         for parameter in made.parameters():
             parameter.data *= 4 if parameter.ndim > 1 else 1
     return made

@@ -3,12 +3,12 @@
 import pytest
 import torch
 from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM
 
 import joulewise as jw
 from joulewise.errors import InputError, ModelError
 from joulewise.models import seeded
 from joulewise.placement import token_energy
+from language_models import llama
 
 BIT_J, POINT = jw.SRAM(bits=8).reliable_bit_j, 0.5
 
@@ -16,20 +16,7 @@ BIT_J, POINT = jw.SRAM(bits=8).reliable_bit_j, 0.5
 @pytest.fixture(scope="module")
 def model():
     with seeded(0):
-        return LlamaForCausalLM(
-            LlamaConfig(
-                vocab_size=53,
-                hidden_size=16,
-                intermediate_size=24,
-                num_hidden_layers=2,
-                num_attention_heads=4,
-                num_key_value_heads=2,
-                max_position_embeddings=32,
-                bos_token_id=None,
-                eos_token_id=None,
-                pad_token_id=None,
-            )
-        ).eval()
+        return llama()
 
 
 @pytest.fixture(scope="module")

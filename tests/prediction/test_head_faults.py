@@ -66,12 +66,19 @@ def test_the_divergence_is_that_of_chips(head, fault, point):
     assert abs(mean + second_order - float(chips.mean())) > 4 * error, "what it is for"
 
 
-def test_rare_faults_cost_their_sum_and_competing_ones_less(head):
+@pytest.fixture
+def masked(head):
+    """A memory of masked words, and the large faults of the head in it."""
     weight, inputs = head
     memory = SRAM(bits=8, channel_dim=0)
     stored = memory.store(weight)
     faults = HeadFaults(memory, stored)
     faults.add(inputs, (inputs @ memory.ideal(stored).mT).log_softmax(-1))
+    return memory, faults
+
+
+def test_rare_faults_cost_their_sum_and_competing_ones_less(masked):
+    memory, faults = masked
     rates = memory.wrong_rates(0.7)
     rare, twice = (float(faults.excess(rates * factor)) for factor in (1e-6, 2e-6))
     assert twice == pytest.approx(2 * rare, rel=1e-4)
@@ -102,12 +109,8 @@ def test_rare_faults_cost_their_exact_sum_however_large(size):
     assert float(faults.excess(rates)) / 1e-9 == pytest.approx(expected, abs=binned + rounded)
 
 
-def test_gradients_are_those_of_differences(head):
-    weight, inputs = head
-    memory = SRAM(bits=8, channel_dim=0)
-    stored = memory.store(weight)
-    faults = HeadFaults(memory, stored)
-    faults.add(inputs, (inputs @ memory.ideal(stored).mT).log_softmax(-1))
+def test_gradients_are_those_of_differences(masked):
+    memory, faults = masked
     eta = torch.tensor(0.6, dtype=torch.float64, requires_grad=True)
     (slope,) = torch.autograd.grad(faults.excess(memory.wrong_rates(eta)), eta)
     with torch.no_grad():

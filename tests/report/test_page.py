@@ -8,7 +8,7 @@ import pytest
 from joulewise.errors import InputError
 from joulewise.report.blocks import blocks_of
 from joulewise.report.page import render_study, write_study
-from joulewise.report.view import View, energy_interval
+from joulewise.report.view import View
 from joulewise.simulation import mean_interval
 from joulewise.study.study import Study
 from joulewise.units import format_si
@@ -103,7 +103,7 @@ def test_a_page_that_cannot_be_written_is_named(study, tmp_path):
 
 
 def test_intervals_over_seeds_stay_above_0():
-    low, high = energy_interval([0.2, 0.4])
+    low, high = mean_interval([0.2, 0.4], geometric=True)
     assert 0 < low < 0.2 < 0.4 < high
     assert mean_interval([0.2, 0.4]).low < 0
 

@@ -3,37 +3,20 @@
 import pytest
 import torch
 from torch import nn
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import GPT2Config, GPT2LMHeadModel
 
 import joulewise as jw
 from joulewise.errors import InputError, ModelError
 from joulewise.models import seeded
 from joulewise.prediction import Fisher
 from joulewise.transforms import center_head, rotate_head
+from language_models import llama
 
 
 def gpt():
     config = GPT2Config(vocab_size=53, n_positions=16, n_embd=16, n_layer=2, n_head=2)
     config.bos_token_id = config.eos_token_id = None
     return GPT2LMHeadModel(config)
-
-
-def llama(*, tied):
-    return LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=53,
-            hidden_size=16,
-            intermediate_size=24,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            max_position_embeddings=16,
-            tie_word_embeddings=tied,
-            bos_token_id=None,
-            eos_token_id=None,
-            pad_token_id=None,
-        )
-    )
 
 
 @pytest.fixture(params=["gpt", "llama, tied", "llama"])
@@ -95,7 +78,7 @@ def test_columns(model):
 def test_faults_cost_less(ids):
     """An offset of a column whose input is large, as language models have."""
     with seeded(0):
-        model = llama(tied=True).eval()
+        model = llama(tied=True)
         model.lm_head.weight.data[:, 3] -= 0.5
         model.model.norm.weight.data[3] = 25.0
     data = [{"input_ids": ids, "labels": ids}]

@@ -17,6 +17,7 @@ from joulewise.metrics.tokens import (
     NextToken,
     Perplexity,
     TokenAccuracy,
+    divergences,
 )
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "TokenAccuracy",
     "as_metric",
     "default_metric",
+    "divergences",
     "margin",
     "resolve_metric",
 ]

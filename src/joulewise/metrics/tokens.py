@@ -21,7 +21,14 @@ from joulewise.metrics.metric import (
     refuse_pair,
 )
 
-__all__ = ["KLDivergence", "NegativeLogLikelihood", "NextToken", "Perplexity", "TokenAccuracy"]
+__all__ = [
+    "KLDivergence",
+    "NegativeLogLikelihood",
+    "NextToken",
+    "Perplexity",
+    "TokenAccuracy",
+    "divergences",
+]
 
 # Logarithm above which the exponential is not a float64.
 _OVERFLOWS = 709.0
@@ -132,11 +139,8 @@ class KLDivergence(MeanMetric):
         """See `MeanMetric`."""
         reference, classes = targets
         wide = torch.float64 if reference.dtype == torch.float64 else torch.float32
-        given = reference.to(wide).log_softmax(-1)
-        found = outputs.to(wide).log_softmax(-1)
-        # Tokens that the model as given excludes, by a logit of minus infinity, add nothing.
-        terms = given.exp() * (given - found)
-        scores: Tensor = terms.where(given > -math.inf, 0.0).sum(-1).flatten()
+        log_p, log_q = (logits.to(wide).log_softmax(-1) for logits in (reference, outputs))
+        scores = divergences(log_p, log_q).flatten()
         if self.ignore_index is None or not isinstance(classes, Tensor):
             return scores
         return scores[classes.flatten() != self.ignore_index]
@@ -182,6 +186,18 @@ class _Shifted(Accumulator):
         value = self._accumulator.compute()
         self.failure = self._accumulator.failure
         return math.nan if value is None else value
+
+
+def divergences(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """Kullback-Leibler divergence of each row, nats: ``sum_k p_k log(p_k / q_k)``, ``[...]``.
+
+    Args:
+        log_p: Logarithms of probabilities, ``[..., classes]``.
+        log_q: Those of the other distribution.
+    """
+    # Classes that p excludes add nothing, though they are 0 times infinity.
+    terms = (log_p.exp() * (log_p - log_q)).where(log_p > -math.inf, 0.0)
+    return terms.sum(-1)
 
 
 def _following(targets: Any) -> Any:

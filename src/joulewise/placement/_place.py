@@ -135,7 +135,7 @@ class _Choice:
     def check_used(self) -> None:
         for pattern in (*self.include, *self.exclude):
             if not any(fnmatchcase(name, pattern) for name in self.names):
-                some = ", ".join(self.names[:6]) + (", ..." if len(self.names) > 6 else "")
+                some = _some(self.names)
                 refuse("the pattern", f"{pattern!r}, which matches no tensor", f"one of {some}")
 
 
@@ -160,7 +160,7 @@ class _Memories:
 
     def check_used(self, names: Sequence[str]) -> None:
         """Refuse a pattern that no parameter has, or a memory made for others."""
-        some = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
+        some = _some(names)
         for device in self._by_pattern.values():
             for name in () if device is None else device.tensors:
                 if name not in names:
@@ -169,6 +169,11 @@ class _Memories:
         for pattern in self._by_pattern:
             if pattern not in self._used:
                 refuse("weights", f"given for {pattern!r}, which matches none", f"one of {some}")
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first names, for messages."""
+    return ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
 
 
 def _patterns(field: str, patterns: Iterable[str]) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from joulewise.errors import DataError, check_count, refuse
 from joulewise.nested import batch_size, map_tensors, tensors_in
 from joulewise.placement.process_state import SameDraws
 
-__all__ = ["NOT_COUNTED", "Batch", "prepare", "take"]
+__all__ = ["NOT_COUNTED", "Batch", "attention_mask", "prepare", "take"]
 
 NOT_COUNTED = -100
 """Target that metrics of tokens ignore, as the losses of torch do."""
@@ -155,12 +155,16 @@ def _targets(targets: Any, inputs: Any, device: torch.device) -> Any:
 
 def _without_masked(targets: Any, inputs: Any) -> Any:
     """Labels without those of positions that the attention mask leaves out."""
+    if not isinstance(targets, Tensor) or targets.ndim < 2 or targets.is_floating_point():
+        return targets
+    mask = attention_mask(inputs, targets.shape)
+    return targets if mask is None else targets.masked_fill(~mask, NOT_COUNTED)
+
+
+def attention_mask(inputs: Any, shape: torch.Size) -> Tensor | None:
+    """True at the positions that the attention mask of a batch keeps, if it has that shape."""
     mask = inputs.get("attention_mask") if isinstance(inputs, Mapping) else None
-    if not isinstance(mask, Tensor) or not isinstance(targets, Tensor) or mask.ndim < 2:
-        return targets
-    if mask.shape != targets.shape or targets.is_floating_point():
-        return targets
-    return targets.masked_fill(mask == 0, NOT_COUNTED)
+    return mask != 0 if isinstance(mask, Tensor) and mask.shape == shape else None
 
 
 def take(nested: Any, of: int, chosen: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from joulewise.errors import DataError, ModelError, refuse
 from joulewise.metrics import Compared, Metric, as_metric, resolve_metric
 from joulewise.nested import cloned
-from joulewise.placement.batches import NOT_COUNTED, Batch
+from joulewise.placement.batches import NOT_COUNTED, Batch, attention_mask
 from joulewise.placement.execution import check_finite, main_tensor
 from joulewise.placement.memory import Memory
 
@@ -131,8 +131,8 @@ def _targets(metric: Metric | None, batch: Batch, reference: Tensor | None) -> A
     if reference is None:
         got = "an output without a tensor of one shape"
         refuse("the model", f"one with {got}", f"a tensor, for {metric.name}", ModelError)
-    mask = batch.inputs.get("attention_mask") if isinstance(batch.inputs, Mapping) else None
-    if batch.targets is None and isinstance(mask, Tensor) and mask.shape == reference.shape[:-1]:
-        counts = torch.zeros_like(mask, dtype=torch.int64)
-        return Compared(reference, counts.masked_fill(mask == 0, NOT_COUNTED))
-    return Compared(reference, batch.targets)
+    mask = attention_mask(batch.inputs, reference.shape[:-1])
+    if batch.targets is not None or mask is None:
+        return Compared(reference, batch.targets)
+    counts = torch.zeros_like(mask, dtype=torch.int64)
+    return Compared(reference, counts.masked_fill(~mask, NOT_COUNTED))

@@ -324,11 +324,9 @@ def _add_responses(
         numbers = len(part.rows) * len(part.directions)
         part.response.append(torch.zeros(1, numbers, dtype=torch.float64))
     for name, gradient in draw.weights.items():
-        parts[name].add_response(gradient)
-        if squares:
-            parts[name].add_scores(gradient)
+        parts[name].add_response(gradient, squares=squares)
     if head is not None and draw.head is not None:
-        head.part.add_response(draw.head)
+        head.part.add_response(draw.head, squares=False)
     for use, caught in draw.activations:
         if caught is not None:
             parts[use.placed.name].add_activation(use.inputs, caught, squares=squares)

@@ -14,7 +14,7 @@ from joulewise.placement import Memory, Placed, Placement
 from joulewise.prediction.linearisation import WeightGradients
 from joulewise.prediction.tensor_groups import TensorGroup, mean_directions, moments_at
 
-__all__ = ["Part", "classes_of", "grouped", "tensor_group"]
+__all__ = ["Part", "grouped", "tensor_group"]
 
 
 class Part:
@@ -42,7 +42,7 @@ class Part:
     @property
     def classes(self) -> WordClasses:
         """Classes of the words, made anew: the index of all words takes more than the weights."""
-        return classes_of(self.placed, self._memory)
+        return _classes_of(self.placed, self._memory)
 
     def variance(self) -> Tensor:
         """Variance of each class at the points, ``[rows, classes]``; differentiable in them."""
@@ -75,9 +75,10 @@ class Part:
 
     def add_weight(self, gradients: WeightGradients) -> None:
         """Add the gradients of the last piece with respect to a weight."""
-        summed = self.classes.summed(gradients.summed(), by_channel=self.by_channel)
+        classes = self.classes
+        summed = classes.summed(gradients.summed(), by_channel=self.by_channel)
         self.squares = self.squares + summed.cpu()
-        spread = self.classes.spread(self.directions)
+        spread = classes.spread(self.directions)
         # In the memory layout of the weight.
         along = [torch.empty_like(gradients.mean).copy_(direction) for direction in spread]
         if along:
@@ -90,14 +91,25 @@ class Part:
         Returns:
             The addend of ``squares``.
         """
+        return self._add_squares(self.classes, gradient)
+
+    def _add_squares(self, classes: WordClasses, gradient: Tensor) -> Tensor:
         squared = gradient.double().square()
-        summed = self.classes.summed(squared, by_channel=self.by_channel).cpu()
+        summed = classes.summed(squared, by_channel=self.by_channel).cpu()
         self.squares = self.squares + summed
         return summed
 
-    def add_response(self, gradient: Tensor) -> None:
-        """Add the gradient of a weight to the last response, that of one draw of classes."""
-        along = self.classes.summed(gradient, by_channel=self.by_channel, power=1).cpu()
+    def add_response(self, gradient: Tensor, *, squares: bool) -> None:
+        """Add the gradient of a weight to the last response, that of one draw of classes.
+
+        Args:
+            gradient: In the shape of the weight.
+            squares: True to add its squares, too.
+        """
+        classes = self.classes
+        if squares:
+            self._add_squares(classes, gradient)
+        along = classes.summed(gradient, by_channel=self.by_channel, power=1).cpu()
         self.response[-1] += (along @ self.directions.mT).reshape(1, -1)
 
     def add_activation(self, inputs: Tensor, g: Tensor, *, squares: bool = True) -> None:
@@ -119,7 +131,7 @@ class Part:
         self.response[-1] += each if len(self.response[-1]) > 1 else each.sum(0, keepdim=True)
 
 
-def classes_of(placed: Placed, memory: Memory) -> WordClasses:
+def _classes_of(placed: Placed, memory: Memory) -> WordClasses:
     """Classes of the words of a placed tensor.
 
     Raises:

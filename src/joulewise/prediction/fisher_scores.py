@@ -8,7 +8,7 @@ for all weights at once: one plain backward pass, whatever the operations.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -19,29 +19,13 @@ from torch import Tensor, nn
 
 from joulewise.devices import SharedFactor
 from joulewise.errors import DataError, ModelError, refuse
-from joulewise.metrics import Metric, NextToken
+from joulewise.metrics import Metric, NextToken, divergences
 from joulewise.placement import Batch, Placed, check_finite, differentiating
-from joulewise.placement.batches import NOT_COUNTED
+from joulewise.placement.batches import NOT_COUNTED, attention_mask
+from joulewise.prediction.linearisation import ActivationUse
 from joulewise.prediction.problem import Problem
 
 __all__ = ["Draw", "FisherScores", "LossPass", "counted_rows"]
-
-
-@dataclass(slots=True, eq=False)
-class NoisyActivation:
-    """A placed activation in one forward pass.
-
-    Args:
-        placed: The placed tensor.
-        inputs: The values stored, ``[batch, ...]``.
-        mean: The mean read, in the same shape, part of the graph.
-        var: The variance, too.
-    """
-
-    placed: Placed
-    inputs: Tensor
-    mean: Tensor
-    var: Tensor
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -62,7 +46,7 @@ class LossPass:
     given: Tensor
     classes: Tensor | None
     hidden: Tensor | None
-    activations: Sequence[NoisyActivation]
+    activations: Sequence[ActivationUse]
 
     @property
     def rows(self) -> int:
@@ -72,9 +56,8 @@ class LossPass:
     @property
     def divergence(self) -> float:
         """Divergence from the model as given, summed over rows, nats."""
-        each = self.given.exp() * (self.given - self.log_p.detach())
-        found = float(each.where(self.given > -torch.inf, 0.0).sum(dtype=torch.float64))
-        return max(found, 0.0)  # below 0 by rounding
+        each = divergences(self.given, self.log_p.detach())
+        return max(float(each.sum(dtype=torch.float64)), 0.0)  # below 0 by rounding
 
     @property
     def losses(self) -> tuple[float, float] | None:
@@ -102,7 +85,7 @@ class Draw(NamedTuple):
 
     weights: dict[str, Tensor]
     head: Tensor | None
-    activations: list[tuple[NoisyActivation, Tensor | None]]
+    activations: list[tuple[ActivationUse, Tensor | None]]
     offset: float
 
 
@@ -112,12 +95,10 @@ class Head(NamedTuple):
     Args:
         name: Name of its placed weight.
         module: The layer, in the private copy.
-        shared: True if the weight has other owners, such as an input table.
     """
 
     name: str
     module: nn.Linear
-    shared: bool
 
 
 class FisherScores:
@@ -165,25 +146,21 @@ class FisherScores:
                 stack.callback(hook.remove)
             problem.memory.original()
             logits = problem.memory.call(problem.batches[problem.numbers[0]].inputs)
-        found = [
-            (layer, version)
-            for layer, output, version in calls
-            if output.data_ptr() == logits.data_ptr() and output.shape == logits.shape
-        ]
         uses = [layer for layer, _, _ in calls]
-        for layer, version in found:
-            if uses.count(layer) == 1 and logits._version == version:
-                placed = linear[layer]
-                return Head(placed.name, layer, len(placed.owners) > 1)
+        for layer, output, version in calls:
+            same = output.data_ptr() == logits.data_ptr() and output.shape == logits.shape
+            if same and logits._version == version and uses.count(layer) == 1:
+                return Head(linear[layer].name, layer)
         return None
 
     def forward(self, number: int) -> LossPass:
         """Run a batch at the mean read."""
-        problem, activations = self._problem, list[NoisyActivation]()
+        problem, activations = self._problem, list[ActivationUse]()
 
         def observe(placed: Placed, inputs: Tensor, mean: Tensor, var: Tensor) -> Tensor:
             mean = mean if mean.requires_grad else mean.detach().requires_grad_()
-            activations.append(NoisyActivation(placed, inputs, mean, var))
+            use = ActivationUse(placed=placed, inputs=inputs, mean=mean, var=var)
+            activations.append(use)
             return mean
 
         batch, reference = problem.batches[number], problem.references[number]
@@ -286,10 +263,8 @@ def counted_rows(
         allowed = "logits [batch, classes] or [batch, tokens, classes] of two classes or more"
         refuse("the model", got, allowed, ModelError)
     rows = logits.shape[:-1]
-    mask = torch.ones(rows, dtype=torch.bool, device=logits.device)
-    seen = batch.inputs.get("attention_mask") if isinstance(batch.inputs, Mapping) else None
-    if isinstance(seen, Tensor) and seen.shape == rows:
-        mask = seen != 0
+    seen = attention_mask(batch.inputs, rows)
+    mask = torch.ones(rows, dtype=torch.bool, device=logits.device) if seen is None else seen
     targets, inner = batch.targets, metric
     if metric is None or not isinstance(targets, Tensor):
         return mask, None
@@ -308,9 +283,8 @@ def counted_rows(
     if ignored is not None:
         mask = mask & (targets != ignored)
     kept = targets[mask]
-    if bool(((kept < 0) | (kept >= logits.shape[-1])).any()):
+    wrong = kept[(kept < 0) | (kept >= logits.shape[-1])]
+    if len(wrong):
         allowed = f"0 to {logits.shape[-1] - 1}, or {NOT_COUNTED} for targets that do not count"
-        refuse(
-            "a target", int(kept[(kept < 0) | (kept >= logits.shape[-1])][0]), allowed, DataError
-        )
+        refuse("a target", int(wrong[0]), allowed, DataError)
     return mask, kept

@@ -74,11 +74,8 @@ class HeadCurvature:
         """Divergence beyond second order as a function of the point, by name of the head."""
         if self.faults is None:
             return {}
-        return {self.part.placed.name: self._curve() if self._scalar else self._at}
-
-    @property
-    def _scalar(self) -> bool:
-        return len(self.part.rows) == 1 and self.part.rows.ndim == 1
+        scalar = self.part.rows.shape == (1,)
+        return {self.part.placed.name: self._curve() if scalar else self._at}
 
     def _curve(self) -> Callable[[Point], Tensor]:
         """The excess from a table over the knob: a plan costs one interpolation."""

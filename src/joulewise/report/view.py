@@ -25,7 +25,6 @@ __all__ = [
     "Network",
     "Replicates",
     "View",
-    "energy_interval",
 ]
 
 Floats = NDArray[np.float64]
@@ -224,16 +223,6 @@ class MetricText:
     def drop(self, value: float) -> str:
         """A difference of two values."""
         return f"{100 * value:g} pp" if self.is_fraction else f"{value:g}"
-
-
-def energy_interval(energies: Sequence[float]) -> Interval:
-    """95 % interval of the mean over seeds: Student's t of the logarithms.
-
-    Args:
-        energies: Two or more, in any unit.
-    """
-    low, high = mean_interval(np.log(energies).tolist())
-    return Interval(float(np.exp(low)), float(np.exp(high)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -140,9 +140,8 @@ class Simulation(Result):
             refuse(f"{metric.name} with a perfect memory", "None", "a finite value")
         loss = "perplexity" in metric.derived(self.ideal)
         limit = self.ideal + math.log(multiple) if loss else self.ideal * multiple
-        collapsed = sum(value is None or value > limit for value in self._known())
-        interval = proportion_interval(collapsed, self.chips, confidence)
-        return collapsed / self.chips, interval
+        good, interval = self.yield_at(limit, confidence)
+        return 1 - good, Interval(1 - interval.high, 1 - interval.low)
 
     def to_dict(self) -> dict[str, Any]:
         """See `Result`; output errors that are not finite are None."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from joulewise.errors import ModelError, check_kind, refuse
 
-__all__ = ["Offset", "Rotation", "copied", "orthogonal", "replace_modules"]
+__all__ = ["Offset", "Rotation", "copied", "orthogonal", "replace_modules", "rotated"]
 
 
 class Rotation(nn.Module):
@@ -49,13 +49,13 @@ class Offset(nn.Module):
         return x + self.vector
 
 
-def orthogonal(size: int, seed: int, like: Tensor) -> Tensor:
-    """A random orthogonal matrix, uniform (Haar), in the dtype and on the device of a tensor.
+def orthogonal(size: int, seed: int, device: torch.device) -> Tensor:
+    """A random orthogonal matrix, uniform (Haar), float64.
 
     Args:
         size: Number of rows.
         seed: Seed of the matrix.
-        like: Any tensor.
+        device: Device of the matrix.
 
     References:
         F. Mezzadri, "How to generate random matrices from the classical compact groups", Notices of
@@ -64,8 +64,20 @@ def orthogonal(size: int, seed: int, like: Tensor) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     gaussian = torch.randn(size, size, generator=generator, dtype=torch.float64)
     q, r = torch.linalg.qr(gaussian)
-    rotation: Tensor = (q * r.diagonal().sign()).to(like)
+    rotation: Tensor = (q * r.diagonal().sign()).to(device)
     return rotation
+
+
+def rotated(layer: nn.Linear, matrix: Tensor) -> nn.Sequential:
+    """A layer with its weight rotated in place, behind the rotation of its inputs.
+
+    Args:
+        layer: The layer; a weight that is tied to others stays tied.
+        matrix: Orthogonal, float64.
+    """
+    with torch.no_grad():
+        layer.weight.copy_(layer.weight.double() @ matrix)
+    return nn.Sequential(Rotation(matrix.to(layer.weight)), layer)
 
 
 def copied(model: nn.Module) -> nn.Module:

@@ -13,7 +13,14 @@ import torch
 from torch import nn
 
 from joulewise.errors import ModelError, check_count, refuse
-from joulewise.transforms.folding import Offset, Rotation, copied, orthogonal, replace_modules
+from joulewise.transforms.folding import (
+    Offset,
+    Rotation,
+    copied,
+    orthogonal,
+    replace_modules,
+    rotated,
+)
 
 __all__ = ["center_head", "rotate_head"]
 
@@ -78,13 +85,11 @@ def rotate_head(model: nn.Module, *, seed: int = 0) -> nn.Module:
     check_count("seed", seed, 0)
     model = copied(model)
     head, table = _head_of(model)
-    rotation = orthogonal(head.in_features, seed, head.weight)
-    with torch.no_grad():
-        # In place: a tied table keeps the parameter.
-        head.weight.copy_(head.weight.double() @ rotation.double())
-    replacements: dict[nn.Module, nn.Module] = {head: nn.Sequential(Rotation(rotation), head)}
+    matrix = orthogonal(head.in_features, seed, head.weight.device)
+    replacements: dict[nn.Module, nn.Module] = {head: rotated(head, matrix)}
     if table is not None:
-        replacements[table] = nn.Sequential(table, Rotation(rotation.mT.contiguous()))
+        back = Rotation(matrix.mT.contiguous().to(head.weight))
+        replacements[table] = nn.Sequential(table, back)
     replace_modules(model, replacements)
     return model
 

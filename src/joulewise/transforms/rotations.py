@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 
 from joulewise.errors import ModelError, check_count, refuse
-from joulewise.transforms.folding import Rotation, copied, orthogonal, replace_modules
+from joulewise.transforms.folding import copied, orthogonal, replace_modules, rotated
 
 __all__ = ["rotate_linear"]
 
@@ -32,8 +31,9 @@ def rotate_linear(model: nn.Module, include: Sequence[str], *, seed: int = 0) ->
 
     Example:
         >>> model = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 2))
-        >>> rotated, x = rotate_linear(model, ["0"]), torch.randn(3, 6)
-        >>> torch.allclose(model(x), rotated(x), atol=1e-6)
+        >>> import torch
+        >>> turned, x = rotate_linear(model, ["0"]), torch.randn(3, 6)
+        >>> torch.allclose(model(x), turned(x), atol=1e-6)
         True
     """
     check_count("seed", seed, 0)
@@ -50,15 +50,12 @@ def rotate_linear(model: nn.Module, include: Sequence[str], *, seed: int = 0) ->
     for module in chosen:
         if owners.count(id(module.weight)) > 1:
             refuse("a layer", "one with a shared weight", "rotate_head, for heads", ModelError)
-    matrices = {
-        size: orthogonal(size, seed, torch.zeros((), dtype=torch.float64))
-        for size in {module.in_features for module in chosen}
-    }
+    matrices: dict[int, Tensor] = {}
     replacements: dict[nn.Module, nn.Module] = {}
     for module in chosen:
-        matrix = matrices[module.in_features].to(module.weight.device)
-        with torch.no_grad():
-            module.weight.copy_(module.weight.double() @ matrix)
-        replacements[module] = nn.Sequential(Rotation(matrix.to(module.weight)), module)
+        size = module.in_features
+        if size not in matrices:
+            matrices[size] = orthogonal(size, seed, module.weight.device)
+        replacements[module] = rotated(module, matrices[size].to(module.weight.device))
     replace_modules(model, replacements)
     return model

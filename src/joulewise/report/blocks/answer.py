@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from joulewise.report.blocks.block import Block
 from joulewise.report.tables import Table
-from joulewise.report.view import Replicates, View, energy_interval
+from joulewise.report.view import Replicates, View
+from joulewise.simulation import mean_interval
 from joulewise.units import format_percent, format_si
 
 __all__ = ["answer"]
@@ -88,7 +89,7 @@ def _cells(view: View, group: Replicates, drop: float) -> list[str]:
     least = [network.least_energy(drop) for network in group.networks]
     low, high = least[0].low, least[0].high
     if len(energies) > 1:
-        low, high = energy_interval(energies)
+        low, high = mean_interval(energies, geometric=True)
         high = min(high, 1.0)
     reliable = view.reliable_j(group.first)
     interval = "" if low is None or high is None else f" [{100 * low:.1f}, {100 * high:.1f}]"

@@ -8,7 +8,8 @@ import numpy as np
 
 from joulewise.report.blocks.block import Block
 from joulewise.report.tables import Table
-from joulewise.report.view import Replicates, View, energy_interval
+from joulewise.report.view import Replicates, View
+from joulewise.simulation import mean_interval
 from joulewise.study.least_energy import least_energy
 from joulewise.units import format_percent, format_si
 
@@ -115,7 +116,9 @@ def _cells(view: View, group: Replicates, energies: list[float]) -> list[str]:
         return [given, "not reached", ""]
     interval = ""
     if len(energies) > 1:
-        interval = " to ".join(format_si(end, "J") for end in energy_interval(energies))
+        interval = " to ".join(
+            format_si(end, "J") for end in mean_interval(energies, geometric=True)
+        )
     cheapest = [network.points[-1].memory_j for network in group.networks]
     edge = "at most " if any(a == b for a, b in zip(energies, cheapest, strict=True)) else ""
     return [given, f"{edge}{format_si(float(np.mean(energies)), 'J')}", interval]
