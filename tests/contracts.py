@@ -71,7 +71,7 @@ def check_word_classes(device: Device[Any], stored: Any, point: Point) -> None:
     assert mean.shape == var.shape == (classes.count,)
     largest = float(device.ideal(stored).abs().max())
     assert (classes.spread(mean) - moments.mean).abs().max() <= 1e-3 * largest
-    spread = var[classes.index] * classes.scale.double() ** 2
+    spread = var[classes.index.long()] * classes.scale.double() ** 2
     assert (spread - moments.var).abs().max() <= 0.05 * moments.var.max()
     weights = torch.linspace(0, 1, classes.index.numel()).double().reshape(classes.index.shape)
     summed = float(classes.summed(weights) @ var)

@@ -69,15 +69,25 @@ class FixedPoint:
         return torch.where(steps > tiny, steps, torch.ones_like(steps))
 
     def encode(self, tensor: Tensor) -> Words:
-        """Round a tensor to words; values that are not finite are not refused (`check_storable`).
+        """Round a finite tensor to words; see `check_storable`.
 
         Where nothing saturates, words differ from the tensor by at most ``scale / 2``, up to the
         rounding of its dtype.
         """
+        steps, scale = self._steps(tensor)
+        codes = steps.to(torch.int8 if self.bits <= 8 else torch.int16)
+        return Words(codes=codes, scale=scale, dtype=tensor.dtype)
+
+    def rounded(self, tensor: Tensor) -> tuple[Tensor, Tensor]:
+        """Values of the words of a tensor, float32 or float64, and their scale; NaN stays NaN."""
+        steps, scale = self._steps(tensor)
+        return steps.mul_(scale), scale
+
+    def _steps(self, tensor: Tensor) -> tuple[Tensor, Tensor]:
+        """Codes in the dtype of the scale, and the scale."""
         scale = self.scale(tensor)
         steps = torch.div(tensor.to(scale.dtype), scale).round_()
-        values = steps.clamp_(self.lowest, self.highest).mul_(scale)
-        return Words(values=values, scale=scale, dtype=tensor.dtype)
+        return steps.clamp_(self.lowest, self.highest), scale
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,20 +95,19 @@ class Words:
     """A tensor in memory words.
 
     Args:
-        values: Fault-free values, each a code times its scale; float32 or float64, from which
-            codes of any width are recovered exactly.
-        scale: The value of one code step; broadcasts against ``values``.
+        codes: Two's complement codes, int8 for words of up to 8 bits, else int16.
+        scale: The value of one code step, float32 or float64; broadcasts against ``codes``.
         dtype: Dtype of the tensor that was stored.
     """
 
-    values: Tensor
+    codes: Tensor
     scale: Tensor
     dtype: torch.dtype
 
     @property
-    def codes(self) -> Tensor:
-        """Two's complement codes, int64, the shape of ``values``."""
-        return torch.round(self.values / self.scale).long()
+    def values(self) -> Tensor:
+        """Fault-free values, each a code times its scale, in the dtype of the scale."""
+        return self.codes.to(self.scale.dtype).mul_(self.scale)
 
 
 def largest_magnitude(tensor: Tensor, channel_dim: int | None) -> Tensor:

@@ -201,6 +201,31 @@ def test_heads_that_are_none(net, how):
     assert float(found.divergence) == pytest.approx(chips.mean, abs=reach + 0.1 * chips.mean)
 
 
+def test_quantiles_over_chips():
+    """A head with a common offset, read by an outlier: most chips lose nothing, few a lot."""
+    generator = torch.Generator().manual_seed(0)
+    model = nn.Sequential(nn.Identity(), nn.Linear(8, 500, bias=False))
+    weight = 0.3 * torch.randn(500, 8, generator=generator)
+    weight[:, 2] -= 0.8
+    model[1].weight.data = weight
+    inputs = torch.randn(5, 8, generator=generator)
+    inputs[:, 2] += 14.0
+    memory, at = jw.SRAM(bits=8, channel_dim=0), {"eta": 0.65}
+    placement = jw.place(model.eval(), weights=memory, example_inputs=inputs)
+    found = jw.predict(placement, [inputs], at=at, method="fisher")
+    chips = jw.simulate(placement, [inputs], at=at, chips=2000, metric=KLDivergence())
+    assert found.quantiles[0.5] < float(found.divergence) < found.quantiles[0.99]
+    values = torch.tensor(chips.values, dtype=torch.float64)
+    for level in (0.95, 0.99):
+        # Ranks of the chips that bracket the quantile with 99.99 % confidence.
+        reach = 3.9 * (level * (1 - level) / len(values)) ** 0.5
+        low, high = (float(values.quantile(min(level + s * reach, 1.0))) for s in (-1, 1))
+        assert 0.8 * low <= found.quantiles[level] <= 1.25 * high
+    assert "quantiles over chips" in str(found) and found.to_dict()["quantiles"]["0.95"] > 0
+    crossbar = jw.place(model, weights=jw.Crossbar(sigma=1e-6), example_inputs=inputs)
+    assert not jw.predict(crossbar, [inputs], at={"g_max": 4e-5}, method="fisher").quantiles
+
+
 @pytest.mark.parametrize("channel_dim", [None, 0, 1])
 def test_scales_of_the_head(net, channel_dim):
     model, batches = net

@@ -106,7 +106,7 @@ class WordClasses:
     moments at hundreds of operating points are cheap.
 
     Args:
-        index: Class of each word, int64, in the shape of the tensor.
+        index: Class of each word, integers of any dtype, in the shape of the tensor.
         scale: Unit of each word, above 0; broadcasts against ``index``.
         count: Number of classes.
         moments: Function from an operating point to mean and variance of each class, two float64
@@ -119,7 +119,9 @@ class WordClasses:
     count: int
     moments: ClassMoments
 
-    def summed(self, weights: Tensor, *, by_channel: bool = False, power: int = 2) -> Tensor:
+    def summed(
+        self, weights: Tensor, *, by_channel: bool = False, power: int = 2, squared: bool = False
+    ) -> Tensor:
         """Sum of ``weights * scale^power`` over the words of each class, float64 ``[count]``.
 
         Its product with ``var`` is the sum over all words of weight times variance; with the first
@@ -129,6 +131,7 @@ class WordClasses:
             weights: In the shape of the tensor.
             by_channel: True for sums ``[channels, count]`` of each output channel, the first axis.
             power: 1 or 2.
+            squared: True for the squares of ``weights`` in their place.
         """
         channels = len(self.index) if by_channel else 1
         sums = torch.zeros(channels * self.count, dtype=torch.float64, device=self.index.device)
@@ -138,8 +141,9 @@ class WordClasses:
         for start in range(0, rows, step):
             block = slice(start, start + step) if self.index.ndim else ...
             scale = self.scale[block] if self._scaled_by_row else self.scale
-            scaled = weights[block].double() * scale.double() ** power
-            index = self.index[block]
+            some = weights[block].double()
+            scaled = (some.square() if squared else some) * scale.double() ** power
+            index = self.index[block].int()
             if by_channel:
                 first = torch.arange(start, start + len(index), device=index.device) * self.count
                 index = index + first.reshape(-1, *(1,) * (index.ndim - 1))
@@ -153,7 +157,7 @@ class WordClasses:
 
     def spread(self, values: Tensor) -> Tensor:
         """Values of classes ``[..., count]`` as those of words ``[..., *tensor]``, times scales."""
-        return values.to(self.index.device)[..., self.index] * self.scale
+        return values.to(self.index.device)[..., self.index.long()] * self.scale
 
 
 def estimated_moments(read: Callable[[Chip], Tensor], ideal: Tensor, chips: int) -> ReadMoments:

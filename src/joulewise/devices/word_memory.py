@@ -139,8 +139,8 @@ class WordMemory(Device[Words]):
 
     def read(self, stored: Words, point: Point, chip: Chip) -> Tensor:
         """The values as read on one chip, at the part that holds this tensor."""
-        self._check_channels(point, stored.values)
-        values = stored.values.clone()
+        self._check_channels(point, stored.codes)
+        values = stored.values
         self._replace(values[None], stored.scale, values.numel(), point, chip)
         return values.to(stored.dtype)
 
@@ -157,11 +157,11 @@ class WordMemory(Device[Words]):
         self._check_channels(point, None)
         # One scale: ``channel_dim`` is an axis of weights, and axis 0 is the batch here.
         format = replace(self._format(limit), channel_dim=None)
-        held = format.encode(inputs.detach())
-        values = held.values if samples_are_dense(held.values) else held.values.contiguous()
+        values, scale = format.rounded(inputs.detach())
+        values = values if samples_are_dense(values) else values.contiguous()
         if chip is not None:
             used = values[0].numel()
-            self._replace(values, held.scale, max(words or used, used), point, chip)
+            self._replace(values, scale, max(words or used, used), point, chip)
         return values.to(inputs.dtype)
 
     def moments(self, stored: Words, point: Point) -> ReadMoments:
@@ -173,8 +173,8 @@ class WordMemory(Device[Words]):
         """
         if not self.states_moments:
             return Device.moments(self, stored, point)
-        self._check_channels(point, stored.values)
-        scale, index, points = stored.scale, self._index(stored), as_point(point)
+        self._check_channels(point, stored.codes)
+        scale, index, points = stored.scale, self._index(stored).long(), as_point(point)
         if points.ndim < 2:
             mean, var = (of_code.to(scale).take(index) for of_code in self.code_moments(point))
         else:
@@ -200,8 +200,9 @@ class WordMemory(Device[Words]):
         )
 
     def _index(self, stored: Words) -> Tensor:
-        """Index of the code of each word in ``all_codes(bits)``."""
-        return stored.codes + (1 << (self.bits - 1))
+        """Index of the code of each word in ``all_codes(bits)``, uint8 up to 8 bits, else int32."""
+        dtype = torch.uint8 if self.bits <= 8 else torch.int32
+        return stored.codes.to(dtype).add_(1 << (self.bits - 1))  # uint8 wraps around
 
     def code_moments(self, point: Point) -> tuple[Tensor, Tensor]:
         """Mean and variance of the code that is read, for each stored code.

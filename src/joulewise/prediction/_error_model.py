@@ -33,7 +33,7 @@ from joulewise.devices.operating_point import as_point
 from joulewise.errors import check_count, check_in_range, refuse
 from joulewise.placement import At, Memory, Placement, guarded, private_memory
 from joulewise.prediction.error_parts import Part, grouped, tensor_group
-from joulewise.prediction.fisher_scores import Draw, FisherScores
+from joulewise.prediction.fisher_scores import Draw, FisherScores, WeightGradient
 from joulewise.prediction.head_curvature import HeadCurvature
 from joulewise.prediction.linearisation import Linearisation
 from joulewise.prediction.problem import Problem, loaded_problem
@@ -288,22 +288,23 @@ def _divergence_model(
     for place, number in enumerate(problem.numbers, 1):
         one = scores.forward(number)
         divergence, rows = one.divergence, rows + one.rows
-        _add_responses(parts, scores.divergence(one), head, squares=False)
+        _add_responses(parts, partial(scores.divergence, one), head, squares=False)
         offsets.append((2 * divergence) ** 0.5)
         # Without a divergence there is no direction to take off.
         along = 1 / (2 * divergence) if divergence > _NO_DIVERGENCE * one.rows else 0.0
         for number_of_draw in range(draws):
-            draw = scores.draw(one, number_of_draw)
-            _add_responses(parts, draw, head, squares=True)
+            scored = partial(scores.draw, one, number_of_draw)
+            offset = _add_responses(parts, scored, head, squares=True).offset()
             for part in parts.values():
                 pulled = part.response[-2 - number_of_draw]
-                part.response[-1] -= draw.offset * along * pulled
+                part.response[-1] -= offset * along * pulled
                 part.response[-1] /= draws**0.5
             offsets.append(0.0)
         for part in parts.values():
             part.response[-1 - draws] *= along**0.5
         if head is not None and one.hidden is not None:
             head.add(one.hidden, one.log_p.detach())
+        del one, scored  # the graph of a batch, before that of the next
         problem.progress(place, len(problem.numbers))
     if head is not None:
         head.part.squares = head.part.squares + head.squares() * (rows * draws)
@@ -317,19 +318,23 @@ def _divergence_model(
 
 
 def _add_responses(
-    parts: Mapping[str, Part], draw: Draw, head: HeadCurvature | None, *, squares: bool
-) -> None:
+    parts: Mapping[str, Part],
+    differentiated: Callable[[WeightGradient], Draw],
+    head: HeadCurvature | None,
+    *,
+    squares: bool,
+) -> Draw:
     """Add the responses of a scalar function of the outputs, and its squared gradients."""
     for part in parts.values():
         numbers = len(part.rows) * len(part.directions)
         part.response.append(torch.zeros(1, numbers, dtype=torch.float64))
-    for name, gradient in draw.weights.items():
-        parts[name].add_response(gradient, squares=squares)
-    if head is not None and draw.head is not None:
-        head.part.add_response(draw.head, squares=False)
+    draw = differentiated(lambda name, g: parts[name].add_response(g, squares=squares))
+    if head is not None and (gradient := draw.head()) is not None:
+        head.part.add_response(gradient, squares=False)
     for use, caught in draw.activations:
         if caught is not None:
             parts[use.placed.name].add_activation(use.inputs, caught, squares=squares)
+    return draw
 
 
 def _weight_error(memory: Memory, parts: Sequence[Part]) -> Tensor:

@@ -68,7 +68,7 @@ class Part:
             factors: ``[rows, classes]``.
         """
         classes = self.classes
-        index = classes.index.flatten(1)
+        index = classes.index.flatten(1).long()
         table = factors.to(index.device).expand(len(index), -1)
         scaled = (gradient.double() * classes.scale.double()).flatten(1).square_()
         return (table.gather(1, index) * scaled).sum(1).cpu()
@@ -94,8 +94,7 @@ class Part:
         return self._add_squares(self.classes, gradient)
 
     def _add_squares(self, classes: WordClasses, gradient: Tensor) -> Tensor:
-        squared = gradient.double().square()
-        summed = classes.summed(squared, by_channel=self.by_channel).cpu()
+        summed = classes.summed(gradient, by_channel=self.by_channel, squared=True).cpu()
         self.squares = self.squares + summed
         return summed
 

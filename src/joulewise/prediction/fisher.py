@@ -22,12 +22,15 @@ from joulewise.devices import WordMemory
 from joulewise.devices.operating_point import as_point
 from joulewise.errors import check_count, check_in_range, check_kind, refuse
 from joulewise.prediction.error_parts import Part
-from joulewise.prediction.fisher_scores import Draw, FisherScores, LossPass
+from joulewise.prediction.fisher_scores import FisherScores, LossPass
 from joulewise.prediction.head_curvature import HeadCurvature
 from joulewise.prediction.loss_forecast import LossForecast
 from joulewise.prediction.problem import Problem
 
 __all__ = ["Fisher"]
+
+# Levels of the quantiles over chips.
+_LEVELS = (0.05, 0.5, 0.95, 0.99)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,8 +102,8 @@ class _Sums:
         self._scores = FisherScores(problem, seed=seed)
         self._parts = {
             p.name: Part(p, problem.memory, as_point(problem.points[p.name]))
-            for p in problem.placement.placed
-            if p.role == "weight"
+            for p in problem.placement.weights
+            if p.name not in self._scores.commons
         }
         # Per row of points and class, in units of half the squared score.
         self._half_var = {name: part.variance().detach() / 2 for name, part in self._parts.items()}
@@ -119,9 +122,8 @@ class _Sums:
             one = self._scores.forward(number)
             if number not in self._totals:
                 self._add_pass(one)
-            self._totals.setdefault(number, []).extend(
-                self._added(self._scores.draw(one, draw)) for draw in draws
-            )
+            self._totals.setdefault(number, []).extend(self._added(one, draw) for draw in draws)
+            del one  # the graph of a batch, before that of the next
             self._problem.progress(place, len(self._problem.numbers))
 
     def _add_pass(self, one: LossPass) -> None:
@@ -134,24 +136,26 @@ class _Sums:
         if self._head is not None and one.hidden is not None:
             self._head.add(one.hidden, one.log_p.detach())
 
-    def _added(self, draw: Draw) -> float:
+    def _added(self, one: LossPass, number: int) -> float:
         """Add a draw; its contributions at the plan."""
-        total = 0.0
-        for name, gradient in draw.weights.items():
-            if name in self._scores.commons:
-                total += self._add_shared(name, gradient)
-                continue
-            part, half = self._parts[name], self._half_var[name]
-            total += float((part.add_scores(gradient) * half).sum())
-            if self._channels is not None and gradient.ndim > 1:
-                self._add_channels(name, part.by_channel_sum(gradient, half))
+        found: list[float] = []
+        draw = self._scores.draw(one, number, lambda *of: found.append(self._added_weight(*of)))
         for use, caught in draw.activations:
             if caught is not None:
                 spent = (caught.double().square() * use.var.double()).sum() / 2
-                total += self._added_to(use.placed.name, spent)
-        return total
+                found.append(self._added_to(use.placed.name, spent))
+        return sum(found)
 
-    def _add_shared(self, name: str, gradient: Tensor) -> float:
+    def _added_weight(self, name: str, gradient: Tensor) -> float:
+        """Add the gradient of a weight; its contribution at the plan."""
+        if name in self._scores.commons:
+            return self._added_shared(name, gradient)
+        part, half = self._parts[name], self._half_var[name]
+        if self._channels is not None and gradient.ndim > 1:
+            self._add_channels(name, part.by_channel_sum(gradient, half))
+        return float((part.add_scores(gradient) * half).sum())
+
+    def _added_shared(self, name: str, gradient: Tensor) -> float:
         """Add the gradient of a weight whose words share a factor; its contribution."""
         common, mean = self._scores.commons[name], self._scores.means[name].detach()
         each = self._scores.own_variances[name] * gradient.double().square() / 2
@@ -200,16 +204,23 @@ class _Sums:
             contributions[name] = own
         error = self._error()
         known = self._with_targets == rows
+        mean_divergence = self._divergence / rows
+        deviations = [0.0] * len(_LEVELS) if self._head is None else self._head.deviations(_LEVELS)
+        whole = mean_divergence + sum(float(part.detach()) for part in contributions.values())
+        quantiles = {
+            level: max(whole + away, 0.0) for level, away in zip(_LEVELS, deviations, strict=True)
+        }
         return LossForecast(
             method="Fisher information",
             plan=problem.plan,
             rows=rows,
-            mean_divergence=torch.tensor(self._divergence / rows, dtype=torch.float64),
+            mean_divergence=torch.tensor(mean_divergence, dtype=torch.float64),
             contributions=contributions,
             by_plane=by_plane,
             by_channel={n: c / numbers for n, c in (self._channels or {}).items()},
             standard_error=None if error is None else error / rows,
             draws=draws,
+            quantiles=quantiles if any(deviations) else {},
             given=self._given / rows if known else None,
             mean_loss=self._loss / rows if known else None,
         )

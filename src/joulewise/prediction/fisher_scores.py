@@ -25,7 +25,7 @@ from joulewise.placement.batches import NOT_COUNTED, attention_mask
 from joulewise.prediction.linearisation import ActivationUse
 from joulewise.prediction.problem import Problem
 
-__all__ = ["Draw", "FisherScores", "LossPass", "counted_rows"]
+__all__ = ["Draw", "FisherScores", "LossPass", "WeightGradient", "counted_rows"]
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -71,22 +71,46 @@ class LossPass:
         return mean, given
 
 
-class Draw(NamedTuple):
-    """Gradients of a scalar function of the outputs of a batch.
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Draw:
+    """Gradients of a scalar function of the outputs of a batch, but those of weights.
 
     Args:
-        weights: Gradient of each placed weight, in the shape of the weight; of the head's, that of
-            its other uses, if any.
-        head: Gradient of the head by its use as such; None if there is none.
+        of: The pass.
+        drawn: Class of each row, whose negative log-likelihood is the function; None for the
+            divergence from the model as given.
         activations: Placed activations, each with its gradient; None where it has none.
-        offset: For a draw of classes, the sum over rows of the score times the change of the
-            outputs at the mean read.
     """
 
-    weights: dict[str, Tensor]
-    head: Tensor | None
+    of: LossPass
+    drawn: Tensor | None
     activations: list[tuple[ActivationUse, Tensor | None]]
-    offset: float
+
+    def head(self) -> Tensor | None:
+        """Gradient of the head by its use as such; None if there is none."""
+        if self.of.hidden is None:
+            return None
+        score = self.of.log_p.detach().exp()  # gradient in the logits
+        if self.drawn is None:
+            score -= self.of.given.exp()
+        else:
+            score.scatter_add_(1, self.drawn, -torch.ones_like(self.drawn, dtype=score.dtype))
+        return score.mT @ self.of.hidden.to(score)
+
+    def offset(self) -> float:
+        """Sum over rows of the score times the change of the outputs at the mean read."""
+        assert self.drawn is not None
+        # Scores sum to 0 over classes, so logarithms of probabilities serve as logits.
+        fixed = self.of.log_p.detach()
+        change = fixed - self.of.given
+        return float((fixed.exp() * change).sum() - change.gather(1, self.drawn).sum())
+
+
+WeightGradient = Callable[[str, Tensor], object]
+"""Takes the name and the gradient of each placed weight, one by one: no two need to be kept.
+
+Gradients are in the shape of the weight; that of the head is of its other uses, if any.
+"""
 
 
 class Head(NamedTuple):
@@ -182,49 +206,53 @@ class FisherScores:
             activations=activations,
         )
 
-    def draw(self, one: LossPass, number: int) -> Draw:
+    def draw(self, one: LossPass, number: int, take: WeightGradient) -> Draw:
         """Draw classes, and differentiate their negative log-likelihood.
 
         Args:
             one: The pass.
             number: Number of the draw, which seeds it.
+            take: Takes gradients of weights.
         """
-        fixed = one.log_p.detach()
-        probabilities, change = fixed.exp(), fixed - one.given
-        device = fixed.device
         # A hash of integers is the same in every process.
         seed = hash((self._seed, one.number, number)) & (2**62 - 1)
-        generator = torch.Generator(device).manual_seed(seed)
-        drawn = torch.multinomial(probabilities, 1, generator=generator)
-        # Scores sum to 0 over classes, so logarithms of probabilities serve as logits.
-        offset = (probabilities * change).sum() - change.gather(1, drawn).sum()
+        generator = torch.Generator(one.log_p.device).manual_seed(seed)
+        drawn = torch.multinomial(one.log_p.detach().exp(), 1, generator=generator)
         with torch.enable_grad():
             loss = -one.log_p.gather(1, drawn).sum()
-        score = probabilities.scatter_add(1, drawn, -torch.ones_like(drawn, dtype=fixed.dtype))
-        return self._differentiated(one, loss, score, float(offset))
+        return Draw(of=one, drawn=drawn, activations=self._differentiated(one, loss, take))
 
-    def divergence(self, one: LossPass) -> Draw:
+    def divergence(self, one: LossPass, take: WeightGradient) -> Draw:
         """Differentiate the divergence from the model as given."""
-        p = one.given.exp()
         with torch.enable_grad():
-            loss = -(p * one.log_p).sum()
-        return self._differentiated(one, loss, one.log_p.detach().exp() - p, 0.0)
+            loss = -(one.given.exp() * one.log_p).sum()
+        return Draw(of=one, drawn=None, activations=self._differentiated(one, loss, take))
 
-    def _differentiated(self, one: LossPass, loss: Tensor, score: Tensor, offset: float) -> Draw:
-        """Gradients of a loss, whose gradient in the logits is ``score``."""
-        wanted = [*self.means.values(), *(use.mean for use in one.activations)]
-        found: Sequence[Tensor | None] = [None] * len(wanted)
+    def _differentiated(
+        self, one: LossPass, loss: Tensor, take: WeightGradient
+    ) -> list[tuple[ActivationUse, Tensor | None]]:
+        """Differentiate a loss; the gradients of activations."""
+        found: list[Tensor | None] = [None] * len(one.activations)
+        leaves = [*self.means.values(), *(u.mean for u in one.activations if u.mean.is_leaf)]
+
+        def passed_on(name: str, leaf: Tensor) -> None:
+            gradient, leaf.grad = leaf.grad, None
+            assert gradient is not None
+            take(name, gradient)
+
         if loss.requires_grad:  # else the head alone is placed
-            with differentiating("; or simulate"):
-                found = torch.autograd.grad(loss, wanted, retain_graph=True, allow_unused=True)
-        weights = {
-            name: gradient
-            for name, gradient in zip(self.means, found, strict=False)
-            if gradient is not None
-        }
-        rest = found[len(self.means) :]
-        head = None if one.hidden is None else score.mT @ one.hidden.to(score)
-        return Draw(weights, head, list(zip(one.activations, rest, strict=True)), offset)
+            with ExitStack() as stack, differentiating("; or simulate"):
+                hooked: Any
+                for name, hooked in self.means.items():
+                    hook = hooked.register_post_accumulate_grad_hook(partial(passed_on, name))
+                    stack.callback(hook.remove)
+                for place, hooked in enumerate(use.mean for use in one.activations):
+                    hook = hooked.register_hook(partial(found.__setitem__, place))
+                    stack.callback(hook.remove)
+                torch.autograd.backward(loss, inputs=leaves, retain_graph=True)
+        for leaf in leaves:
+            leaf.grad = None
+        return list(zip(one.activations, found, strict=True))
 
     def _watch_head(self, hidden: list[Tensor]) -> Callable[[], None]:
         """Collect inputs of the head, whose own gradient is not needed; call the result to stop."""

@@ -6,7 +6,7 @@ inputs and ``p`` the probabilities: no classes are drawn.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -43,9 +43,11 @@ class HeadCurvature:
 
     def add(self, inputs: Tensor, log_p: Tensor) -> None:
         """Add rows; see `HeadFaults.add`."""
-        p = log_p.exp()
-        found = (p * (1 - p)).mT @ inputs.float().square()
-        self._information = found if self._information is None else self._information + found
+        spread = log_p.exp()
+        spread.addcmul_(spread, spread, value=-1)  # p (1 - p), in place: logits are large
+        if self._information is None:
+            self._information = torch.zeros(log_p.shape[1], inputs.shape[1]).to(log_p)
+        self._information.addmm_(spread.mT, inputs.float().square())
         self._rows += len(log_p)
         if self.faults is not None:
             self.faults.add(inputs, log_p)
@@ -69,6 +71,12 @@ class HeadCurvature:
         rates = self._rates(self.part.rows.detach())
         alone = [rates * plane for plane in torch.eye(rates.shape[1], dtype=rates.dtype)]
         return found + torch.stack([self.faults.excess(some) for some in alone])
+
+    def deviations(self, levels: Sequence[float]) -> list[float]:
+        """Quantiles of the divergence over chips, less its mean; see `HeadFaults.deviations`."""
+        if self.faults is None:
+            return [0.0] * len(levels)
+        return self.faults.deviations(self._rates(self.part.rows.detach()), levels)
 
     def beyond(self) -> dict[str, Callable[[Point], Tensor]]:
         """Divergence beyond second order as a function of the point, by name of the head."""

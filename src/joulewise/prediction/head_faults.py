@@ -19,7 +19,7 @@ Faults with ``|D| < 1``, and those of classes that stay below ``e^-7``, are left
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -60,8 +60,8 @@ class HeadFaults:
 
     def __init__(self, memory: WordMemory, stored: Words) -> None:
         self._memory = memory
-        classes, inputs = stored.values.shape
-        self._codes = np.empty((classes, inputs), np.int16 if memory.bits < 16 else np.int32)
+        classes, inputs = stored.codes.shape
+        self._codes = np.empty((classes, inputs), np.uint8 if memory.bits <= 8 else np.uint16)
         # One for each class, for each input, or for all.
         scale = stored.scale.float().cpu()
         scale = scale.reshape(scale.shape if scale.ndim == 2 else (1, 1))
@@ -77,8 +77,7 @@ class HeadFaults:
         for start in range(0, classes, _BLOCK):  # by blocks: codes are int64
             block = slice(start, start + _BLOCK)
             scales = self._row_scale[block] * self._column_scale
-            part = replace(stored, values=stored.values[block].cpu(), scale=scales)
-            codes = part.codes + (1 << (memory.bits - 1))
+            codes = stored.codes[block].cpu().long() + (1 << (memory.bits - 1))
             self._codes[block] = codes.numpy()
             for shifts, largest in zip(self._shifts.abs(), self._columns, strict=True):
                 found = (shifts[codes] * scales).amax(0)
@@ -178,6 +177,10 @@ class HeadFaults:
             rates: Rates of wrong reads, ``[2, bits]``; see `WordMemory.wrong_rates`.
         """
         each = rates.double().reshape(-1)
+        return (each @ self._beyond + self._competing(each)) / self._rows
+
+    def _competing(self, each: Tensor) -> Tensor:
+        """Sum over rows of what faults cost less, several at once, than one by one."""
         weights = _STEP * torch.exp(-torch.exp(_NODES))
         competing: Tensor = each.new_zeros(())
         for together, alone in zip(self._together, self._alone, strict=True):
@@ -185,13 +188,13 @@ class HeadFaults:
             exponents = torch.einsum("rkn,k->rn", together.double(), each)
             several = -torch.expm1(-exponents) @ weights
             competing = competing + (several - alone @ each).sum()
-        return (each @ self._beyond + competing) / self._rows
+        return competing
 
-    def quantiles(self, rates: Tensor, levels: tuple[float, ...], seed: int = 0) -> list[float]:
-        """Quantiles over chips of the divergence from faults that count, without second order.
+    def deviations(self, rates: Tensor, levels: Sequence[float], seed: int = 0) -> list[float]:
+        """Quantiles over chips of the divergence from large faults, less its mean, nats.
 
-        Costs of faults add up (compound Poisson); their competition is left out, so that quantiles
-        are too large where several large faults fall in one chip.
+        Costs of faults add up (compound Poisson); their competition is taken to lower all of them
+        by one factor.
 
         Args:
             rates: See `excess`.
@@ -200,9 +203,8 @@ class HeadFaults:
         """
         words, costs = self._large[0], self._large[1] / self._rows
         each = rates.detach().double().reshape(-1)
-        rest = float(each @ self._small) / self._rows
         if not len(words):
-            return [rest] * len(levels)
+            return [0.0] * len(levels)
         rate = each[words % self._kinds]
         # Faults of similar cost are drawn together.
         bins = (costs.clamp(min=1e-12).log() / _WIDTH).floor().long()
@@ -212,9 +214,12 @@ class HeadFaults:
         expected.index_add_(0, group, rate)
         generator = torch.Generator().manual_seed(seed)
         counts = torch.poisson(expected.expand(_CHIPS, -1).contiguous(), generator)
-        found = rest + counts @ (spent / expected.clamp(min=1e-300))
+        found = counts @ (spent / expected.clamp(min=1e-300))
+        alone = float(spent.sum()) * self._rows + float(each @ self._small)
+        factor = max(1 + float(self._competing(each)) / alone, 0.0) if alone > 0 else 1.0
         at = torch.tensor(levels, dtype=torch.float64)
-        return [float(value) for value in torch.quantile(found, at)]
+        away = torch.quantile(found, at) - spent.sum()
+        return [factor * float(value) for value in away]
 
 
 def _log1p_exp(x: Tensor) -> Tensor:

@@ -39,6 +39,8 @@ class LossForecast(Result):
         standard_error: Standard error of ``divergence`` over draws of classes, for these rows; None
             for a single draw.
         draws: Draws of classes for each row, one backward pass each.
+        quantiles: Quantiles of the divergence over chips, by level, where a head has large faults:
+            their sum is random, the rest is taken to be at its mean. Empty where it has none.
         given: Negative log-likelihood of the targets by the model as given; None without targets.
         mean_loss: The same at the mean that is read.
     """
@@ -52,6 +54,7 @@ class LossForecast(Result):
     by_channel: Mapping[str, Tensor]
     standard_error: float | None
     draws: int
+    quantiles: Mapping[float, float]
     given: float | None
     mean_loss: float | None
 
@@ -94,6 +97,7 @@ class LossForecast(Result):
             "divergence": float(self.divergence),
             "standard_error": self.standard_error,
             "draws": self.draws,
+            "quantiles": {str(level): value for level, value in self.quantiles.items()},
             "mean_divergence": float(self.mean_divergence),
             "contributions": {n: float(c) for n, c in self.contributions.items()},
             "by_plane": {n: c.tolist() for n, c in self.by_plane.items()},
@@ -123,6 +127,10 @@ class LossForecast(Result):
             figures["loss"] = f"{self.loss:.4g} nats; {self.given:.4g} as given"
             given = math.exp(min(self.given, 700.0))
             figures["perplexity"] = f"{self.perplexity:.4g}; {given:.4g} as given"
+        if self.quantiles:
+            levels = ", ".join(format_percent(level, 0) for level in self.quantiles)
+            values = ", ".join(f"{value:.3g}" for value in self.quantiles.values())
+            figures["quantiles over chips"] = f"{values} nats ({levels})"
         largest = sorted(self.fractions.items(), key=lambda item: -item[1])
         figures["from"] = ", ".join(f"{n} {format_percent(s, 0)}" for n, s in largest[:_SHOWN])
         return f"{self.method}, {self.rows} rows, {self.draws} draws", figures

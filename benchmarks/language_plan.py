@@ -1,0 +1,144 @@
+"""Plans for a language model at 2 % more perplexity: granularity, transforms, energy a token.
+
+    python benchmarks/language_plan.py --model FOLDER --text FILE --out results/language-plan.json
+
+FOLDER holds a causal model and its tokenizer, as transformers saves them; FILE a text, perhaps
+compressed by xz. All weight matrices are stored in SRAM words. Each plan is chosen and verified by
+`allocate`, then simulated on text and chips that had no part in it. Rows that OUT already has are
+not computed again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from language_model import tokens
+from torch import nn
+from transformers import AutoModelForCausalLM
+
+from joulewise.allocation import Allocation, Granularity, MetricDrop, allocate
+from joulewise.devices import SRAM
+from joulewise.files import write_atomically
+from joulewise.metrics import Perplexity
+from joulewise.placement import Plan, place, token_energy
+from joulewise.simulation import simulate
+from joulewise.study import Environment
+from joulewise.study.malloc import keep_freed_memory
+from joulewise.transforms import center_head, rotate_head
+
+TRANSFORMS = {"as it is": None, "center_head": center_head, "rotate_head": rotate_head}
+GRANULARITIES = {
+    "common point": Granularity(per="network"),
+    "head reliable, common point": Granularity(per="network"),
+    "tensor": Granularity(per="tensor"),
+    "tensor and plane": Granularity(per="tensor", bit_planes=True),
+    "tensor and plane, cache too": Granularity(per="tensor", bit_planes=True),
+}
+# First chip of the last simulation, far from those of allocate.
+HELD_OUT = 1 << 30
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--text", type=Path, required=True)
+    parser.add_argument("--sequences", type=int, default=4)
+    parser.add_argument("--length", type=int, default=256)
+    parser.add_argument("--chips", type=int, default=20)
+    parser.add_argument("--drop", type=float, default=0.02)
+    parser.add_argument("--transforms", nargs="*", default=list(TRANSFORMS))
+    parser.add_argument("--granularities", nargs="*", default=list(GRANULARITIES))
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    keep_freed_memory()
+    data = tokens(options.model, options.text, 2 * options.sequences, options.length)
+    record: dict[str, Any] = {"results": []}
+    if options.out.exists():
+        record = json.loads(options.out.read_text())
+    record |= {
+        "command": shlex.join(["python", *sys.argv]),
+        "environment": Environment.now().model_dump(),
+    }
+    known = {(row["transform"], row["granularity"]) for row in record["results"]}
+    given = AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.float32)
+    for name in options.transforms:
+        transform = TRANSFORMS[name]
+        model = given if transform is None else transform(given)
+        for which in options.granularities:
+            if (name, which) in known:
+                continue
+            row = {"transform": name, "granularity": which}
+            row |= planned(model, data, which, options)
+            record["results"].append(row)
+            write_atomically(options.out, json.dumps(record, indent=1))
+            print(json.dumps(row), flush=True)
+
+
+def planned(model: nn.Module, data: list[Any], which: str, options: Any) -> dict[str, Any]:
+    """Energy and evidence of one plan."""
+    memory = SRAM(bits=8, channel_dim=0)
+    head = [name for name, _ in model.named_parameters() if "embed_tokens" in name]
+    kept = {
+        "weights": memory,
+        "kv_cache": memory if "cache" in which else None,
+        "example_inputs": {"input_ids": data[0]["input_ids"]},
+    }
+    whole = place(model, **kept)
+    apart = "head reliable" in which
+    placement = place(model, **kept, exclude=head) if apart else whole
+    start = time.perf_counter()
+    found = allocate(
+        placement,
+        data[: options.sequences],
+        goal=MetricDrop(options.drop, relative=True),
+        metric=Perplexity(),
+        granularity=GRANULARITIES[which],
+        chips=options.chips,
+    )
+    spent = time.perf_counter() - start
+    again = simulate(
+        placement,
+        data[options.sequences :],
+        at=found.plan,
+        chips=options.chips,
+        seed=HELD_OUT,
+        metric=Perplexity(),
+    )
+    plan = Plan({**whole.plan(whole.most_reliable()), **found.plan})
+    joules = token_energy(whole, at=plan, context=options.length - 1).generated
+    reliable = token_energy(whole, at=whole.most_reliable(), context=options.length - 1).generated
+    losses = [math.log(value) for value in again.values if value is not None]
+    return {
+        "holds": found.holds,
+        "common": found.common,
+        "memory_j_a_token": joules.memory_total_j,
+        "reliable_j_a_token": reliable.memory_total_j,
+        "energy_at_goal": None if found.at_goal is None else found.at_goal.energy,
+        "ideal": again.ideal,
+        "held_out_losses": losses,
+        "attempts": len(found.attempts),
+        "trials": len(found.trials),
+        "allocate_s": spent,
+        "plan": points_of(found),
+    }
+
+
+def points_of(found: Allocation) -> dict[str, Any]:
+    """Operating points that JSON can hold."""
+    return {
+        name: torch.as_tensor(point).tolist()
+        for name, one in found.plan.items()
+        for point in one.values()
+    }
+
+
+if __name__ == "__main__":
+    main()
