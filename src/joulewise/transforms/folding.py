@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from joulewise.errors import ModelError, check_kind, refuse
 
-__all__ = ["Offset", "Rotation", "copied", "orthogonal", "replace_modules", "rotated"]
+__all__ = ["Offset", "Product", "copied", "hadamard", "orthogonal", "replace_modules", "rotated"]
 
 
-class Rotation(nn.Module):
-    """Product with an orthogonal matrix: ``x @ matrix``.
+class Product(nn.Module):
+    """Product with a square matrix: ``x @ matrix``.
 
     Args:
         matrix: ``[features, features]``, kept as a buffer.
@@ -27,7 +27,7 @@ class Rotation(nn.Module):
         self.register_buffer("matrix", matrix)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Rotate the last axis."""
+        """Multiply the last axis."""
         return x @ self.matrix
 
 
@@ -68,6 +68,28 @@ def orthogonal(size: int, seed: int, device: torch.device) -> Tensor:
     return rotation
 
 
+def hadamard(size: int, seed: int, device: torch.device) -> Tensor:
+    """A Hadamard matrix with rows of random signs, orthogonal, float64.
+
+    All entries have the magnitude ``1 / sqrt(size)``: an outlier is spread evenly.
+
+    Args:
+        size: Number of rows, a power of two.
+        seed: Seed of the signs.
+        device: Device of the matrix.
+
+    References:
+        J. J. Sylvester, Philosophical Magazine 34, 461, 1867 (by doubling).
+    """
+    generator = torch.Generator().manual_seed(seed)
+    signs = 2.0 * torch.randint(2, (size, 1), generator=generator) - 1
+    matrix = torch.ones(1, 1, dtype=torch.float64)
+    while len(matrix) < size:
+        matrix = torch.cat([torch.cat([matrix, matrix], 1), torch.cat([matrix, -matrix], 1)])
+    rotation: Tensor = (signs * matrix / size**0.5).to(device)
+    return rotation
+
+
 def rotated(layer: nn.Linear, matrix: Tensor) -> nn.Sequential:
     """A layer with its weight rotated in place, behind the rotation of its inputs.
 
@@ -77,7 +99,7 @@ def rotated(layer: nn.Linear, matrix: Tensor) -> nn.Sequential:
     """
     with torch.no_grad():
         layer.weight.copy_(layer.weight.double() @ matrix)
-    return nn.Sequential(Rotation(matrix.to(layer.weight)), layer)
+    return nn.Sequential(Product(matrix.to(layer.weight)), layer)
 
 
 def copied(model: nn.Module) -> nn.Module:

@@ -15,7 +15,7 @@ from torch import nn
 from joulewise.errors import ModelError, check_count, refuse
 from joulewise.transforms.folding import (
     Offset,
-    Rotation,
+    Product,
     copied,
     orthogonal,
     replace_modules,
@@ -88,7 +88,7 @@ def rotate_head(model: nn.Module, *, seed: int = 0) -> nn.Module:
     matrix = orthogonal(head.in_features, seed, head.weight.device)
     replacements: dict[nn.Module, nn.Module] = {head: rotated(head, matrix)}
     if table is not None:
-        back = Rotation(matrix.mT.contiguous().to(head.weight))
+        back = Product(matrix.mT.contiguous().to(head.weight))
         replacements[table] = nn.Sequential(table, back)
     replace_modules(model, replacements)
     return model
