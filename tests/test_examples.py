@@ -245,3 +245,58 @@ def test_a_language_model_to_a_plan_runs(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert sum("2% more perplexity holds" in line for line in lines) == 2
     assert [line.split(":")[0] for line in lines[-3:-1]] == ["clean", "faulty"]
+
+
+@pytest.fixture
+def finetuning(in_the_trainer, monkeypatch):
+    found = example("huggingface_finetuning")
+    for name, value in {"STEPS": 6, "MORE_STEPS": 3, "CHIPS": 2}.items():
+        monkeypatch.setattr(found, name, value)
+    state = torch.random.get_rng_state()
+    yield found
+    torch.random.set_rng_state(state)
+
+
+def test_the_trainer_trains_through_a_memory(finetuning):
+    """Its steps are those of AdamW in a plain loop, with a linear schedule and clipping."""
+    train, _ = finetuning.letters()
+    model, plain = finetuning.small_llama(), finetuning.small_llama()
+    finetuning.fit(model, train, steps=3, rate=1e-3, memory=True)
+    optimizer = torch.optim.AdamW(plain.parameters(), lr=1e-3, weight_decay=0)
+    memory = TrainingMemory(finetuning.placed(plain), at=finetuning.AT, seed=0)
+    for step in range(3):
+        rows = train[16 * step : 16 * step + 16]
+        optimizer.param_groups[0]["lr"] = 1e-3 * (1 - step / 3)
+        optimizer.zero_grad()
+        with memory:
+            plain(input_ids=rows, labels=rows).loss.backward()
+        torch.nn.utils.clip_grad_norm_(plain.parameters(), 1.0)
+        optimizer.step()
+    assert difference(model, plain) < 1e-6
+    assert difference(model, finetuning.small_llama()) > 1e-3
+
+
+def test_adapters_leave_the_weights_as_they_are(finetuning):
+    train, _ = finetuning.letters()
+    model = finetuning.with_adapters(finetuning.small_llama())
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    finetuning.fit(model, train, steps=3, rate=1e-3, memory=True)
+    changed = {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}
+    adapters = {name for name in before if name.endswith((".down", ".up"))}
+    assert changed == adapters and len(adapters) == 2 * 7 * 2
+    assert not adapters & {tensor.name for tensor in finetuning.placed(model).placed}
+
+
+def test_huggingface_finetuning_runs(finetuning, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    finetuning.main()
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines if ":" in line] == [
+        "before",
+        "all weights, plain steps",
+        "all weights, through the memory",
+        "adapters, through the memory",
+    ]
+    verdicts = [line for line in lines if line.startswith("  ")]
+    assert len(lines) == 6 and all("beside plain steps" in verdict for verdict in verdicts)
+    assert not list(tmp_path.iterdir())
