@@ -8,7 +8,7 @@ import joulewise as jw
 from joulewise.errors import InputError, ModelError
 from joulewise.models import seeded
 from joulewise.placement import token_energy
-from language_models import llama
+from language_models import llama, mistral
 
 BIT_J, POINT = jw.SRAM(bits=8).reliable_bit_j, 0.5
 
@@ -70,6 +70,28 @@ def test_arrays_that_compute_are_not_fetched(model):
         token_energy(placement, at={"g_max": 2e-5}, context=8, batch=batch) for batch in (1, 8)
     )
     assert one.generated.memory_total_j == pytest.approx(many.generated.memory_total_j)
+
+
+def test_refresh_of_the_entries_that_are_read(model):
+    """Over the seconds of a step; the plan is one for the memory as given."""
+    memory = jw.EDRAM(step_s=0.02, refresh_j=1e-12, access_j=1e-13, refresh_range=(1e-5, 1.0))
+    example = {"input_ids": torch.zeros(1, 16, dtype=torch.long)}
+    placement = jw.place(model, kv_cache=memory, example_inputs=example)
+    cache, at = 2 * 4 * 8, placement.plan({"refresh_s": 5e-3})
+    found = token_energy(placement, at=at, context=10, batch=3)
+    refreshes = 0.02 / 5e-3 * 1e-12
+    expected = cache * (12 * 1e-13 + 11 * refreshes)
+    assert float(found.generated.memory_j["cache.0:key"]) == pytest.approx(expected)
+    assert float(found.prompt.memory_j["cache.0:key"]) == pytest.approx(cache * (2e-13 + refreshes))
+
+
+def test_a_sliding_window_reads_its_last_positions():
+    with seeded(0):
+        model = mistral(window=4)
+    example = {"input_ids": torch.zeros(1, 16, dtype=torch.long)}
+    placement = jw.place(model, kv_cache=jw.SRAM(bits=8), example_inputs=example)
+    found = token_energy(placement, at={"eta": POINT}, context=10).generated
+    assert float(found.memory_j["cache.0:key"]) == pytest.approx(joules((4 + 1) * 2 * 4))
 
 
 def test_what_is_refused(placement):

@@ -15,6 +15,7 @@ sram                SRAM under voltage scaling
 dram                DRAM with fewer refreshes, or a lower supply
 edram               embedded DRAM with fewer refreshes
 retention           retention times of dynamic cells
+aged_memory         dynamic memories whose words were written at different times
 fault_kinds         effect of failing cells on a word: mask, flip, stuck
 fault_maps          positions of failing cells: the interface, independent cells
 correlated_map      weak rows, columns and blocks of cells

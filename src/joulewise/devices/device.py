@@ -40,10 +40,13 @@ class Device(ABC, Generic[Stored]):
         array: Size and converters of the arrays of a compute-in-memory device, whose `energy` is
             given the inputs of its matrix-vector products: a class attribute or a field. None for a
             memory that only stores.
+        step_s: Seconds of a decoding step, for a memory whose words fade with their age and whose
+            knob is a refresh interval; a class attribute or a field. None for all others.
     """
 
     moment_chips: ClassVar[int] = 64
     array: Array | None = None
+    step_s: float | None = None
 
     @property
     @abstractmethod

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from joulewise.devices.aged_memory import check_step
 from joulewise.devices.chip import Traffic
 from joulewise.devices.fault_kinds import FaultKind, Stuck
 from joulewise.devices.operating_point import Knob, Point, as_point, checked_ends
@@ -39,6 +40,7 @@ class DRAM(WordMemory):
             for DDR3, 5.3e-12 for LPDDR4.
         refresh_j: Joules to refresh one bit once: 44e-15 for DDR4, 156e-15 for DDR3, 24e-15 for
             LPDDR4.
+        step_s: Seconds of a decoding step, where the interval is the knob; see `EDRAM`.
         fault: Effect of a failing cell; by default stuck at its discharged value, half of the cells
             being true cells.
         latency_s: Seconds of an inference, over which refresh energy is counted. At 1 ms and a
@@ -63,6 +65,7 @@ class DRAM(WordMemory):
     refresh_range: tuple[float, float] = (0.064, 300.0)
     access_j: float = 8.8e-12
     refresh_j: float = 44e-15
+    step_s: float | None = None
     fault: FaultKind = field(default_factory=lambda: Stuck(at_one=0.5))
     latency_s: float = 1e-3
 
@@ -92,6 +95,7 @@ class DRAM(WordMemory):
             channels=self._channels,
         )
         object.__setattr__(self, "knob", knob)
+        check_step(self)
 
     def _at(self, point: Point) -> tuple[Tensor, Tensor, Tensor]:
         """Refresh interval, bit error rate by the supply, and access energy over `access_j`."""

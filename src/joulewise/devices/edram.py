@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from joulewise.devices.aged_memory import check_step
 from joulewise.devices.fault_kinds import FaultKind, Stuck
 from joulewise.devices.operating_point import Knob, Point, as_point, checked_ends
 from joulewise.devices.retention import GAIN_CELL_65NM, Retention
@@ -32,6 +33,9 @@ class EDRAM(WordMemory):
         refresh_range: Shortest and longest interval, seconds.
         access_j: Joules per access to one bit.
         refresh_j: Joules to refresh one bit once.
+        step_s: Seconds of a decoding step, for a key-value cache: an entry that is read k steps
+            after its write has the age ``k * step_s``, at most ``lifetime_s``. None for one age of
+            all words.
         fault: Effect of a failing cell; by default stuck at its discharged value, 0.
         latency_s: Seconds of an inference, over which refresh energy is counted.
 
@@ -51,6 +55,7 @@ class EDRAM(WordMemory):
     refresh_range: tuple[float, float] = (10e-6, 1e-3)
     access_j: float = 10.6e-12 / 16
     refresh_j: float = 0.79e-6 / (32 * 1024 * 8)
+    step_s: float | None = None
     fault: FaultKind = field(default_factory=lambda: Stuck(at_one=0.0))
     latency_s: float = 1e-3
 
@@ -63,6 +68,7 @@ class EDRAM(WordMemory):
         object.__setattr__(self, "refresh_range", ends)
         check_in_range("access_j", self.access_j, 0.0, 1.0, open_low=True)
         check_in_range("refresh_j", self.refresh_j, 0.0, 1.0)
+        check_step(self)
 
     @property
     def knob(self) -> Knob:

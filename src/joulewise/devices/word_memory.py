@@ -155,6 +155,20 @@ class WordMemory(Device[Words]):
     ) -> Tensor:
         """Write a batch of activations and read it back; see `Device.round_trip`."""
         self._check_channels(point, None)
+        return self.write_and_read(inputs, point, chip, limit, words)
+
+    def write_and_read(
+        self,
+        inputs: Tensor,
+        point: Point,
+        chip: Chip | None,
+        limit: float | None,
+        words: int | None,
+    ) -> Tensor:
+        """`round_trip`, also at points for each index of the first axis of a sample, ``[rows, 1]``.
+
+        Each index has an equal part of ``words``.
+        """
         # One scale: ``channel_dim`` is an axis of weights, and axis 0 is the batch here.
         format = replace(self._format(limit), channel_dim=None)
         values, scale = format.rounded(inputs.detach())
@@ -317,6 +331,8 @@ class WordMemory(Device[Words]):
         }
         if self.latency_s:
             described["latency_s"] = self.latency_s
+        if self.step_s is not None:
+            described["step_s"] = self.step_s
         return described | ({} if self.protection is None else self.protection.describe())
 
     def _format(self, limit: float | None) -> FixedPoint:

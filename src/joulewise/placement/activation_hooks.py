@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, MutableMapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from joulewise.devices import Chip, Point
+from joulewise.devices import Chip, Point, WordMemory
+from joulewise.devices.aged_memory import AgedMemory
 from joulewise.errors import ModelError, refuse
 from joulewise.nested import tensors_in
+from joulewise.placement.kv_cache import CacheEntries
 from joulewise.placement.placement import Placed
 from joulewise.placement.straight_through import straight_through
 from joulewise.placement.tracing import layer_inputs
@@ -64,7 +66,11 @@ def pass_through(
 
 
 def read_cache(
-    reading: Reading, by_name: Mapping[str, Placed], name: str, tensor: Tensor
+    reading: Reading,
+    by_name: Mapping[str, Placed],
+    name: str,
+    tensor: Tensor,
+    entries: CacheEntries,
 ) -> Tensor:
     """Pass the cached keys or values of a layer, ``[batch, positions, ...]``, through their memory.
 
@@ -73,11 +79,19 @@ def read_cache(
     """
     if reading.points is None or name not in by_name:
         return tensor
-    placed = by_name[name]
-    if tensor.shape[1] > placed.shape[0]:
+    placed, total = by_name[name], entries.first + tensor.shape[1]
+    if total > placed.shape[0]:
         allowed = f"at most {placed.shape[0]}, those of example_inputs"
-        refuse(f"the number of positions in {name}", tensor.shape[1], allowed, ModelError)
-    return _round_trip(reading, placed, tensor)
+        refuse(f"the number of positions in {name}", total, allowed, ModelError)
+    # Each position in its own cells: those before a sliding window are passed over.
+    left = tensor.new_zeros(len(tensor), entries.first, *tensor.shape[2:])
+    whole = torch.cat([left, tensor], 1) if entries.first else tensor
+    device = placed.device
+    if isinstance(device, WordMemory) and device.step_s is not None:
+        ages = torch.cat([entries.ages.new_zeros(entries.first), entries.ages])
+        aged = AgedMemory(memory=device, ages_s=ages.double() * device.step_s)
+        placed = replace(placed, device=aged)
+    return _round_trip(reading, placed, whole)[:, entries.first :]
 
 
 def _round_trip(reading: Reading, placed: Placed, tensor: Tensor) -> Tensor:
@@ -113,13 +127,16 @@ def _mean_round_trip(reading: Reading, placed: Placed, inputs: Tensor, point: Po
     mean = moments.mean.to(inputs.dtype)
     if torch.is_grad_enabled() or not reading.convert:
         ideal = device.ideal(stored).detach()
-        slope = _slope(ideal, moments.mean).to(inputs.dtype)
+        # Entries of a cache fade by their age: a line for each position.
+        axes = [a for a in range(ideal.ndim) if a != 1 or not isinstance(device, AgedMemory)]
+        slope = _slope(ideal, moments.mean, axes).to(inputs.dtype)
         if reading.convert:
             mean = mean + slope * (inputs - inputs.detach())
         else:
             # The line itself, where nothing is rounded.
             inside = inputs.clamp(float(ideal.min()), float(ideal.max()))
-            mean = mean.mean() + slope * (inside - ideal.to(inputs.dtype).mean())
+            middle = ideal.to(inputs.dtype).mean(axes, keepdim=True)
+            mean = mean.mean(axes, keepdim=True) + slope * (inside - middle)
     return reading.observer(placed, inputs.detach(), mean, moments.var)
 
 
@@ -128,11 +145,12 @@ def pass_on(placed: Placed, inputs: Tensor, mean: Tensor, var: Tensor) -> Tensor
     return mean
 
 
-def _slope(x: Tensor, y: Tensor) -> Tensor:
-    """Least-squares slope of ``y`` over ``x``; 1 where ``x`` does not vary."""
-    x, y = x.double() - x.double().mean(), y.double()
-    spread = x.square().sum()
-    return torch.where(spread > 0, (x * y).sum() / spread.clamp_min(1e-300), 1.0)
+def _slope(x: Tensor, y: Tensor, axes: list[int]) -> Tensor:
+    """Least-squares slope of ``y`` over ``x`` along some axes, kept; 1 where ``x`` is constant."""
+    x, y = x.double() - x.double().mean(axes, keepdim=True), y.double()
+    spread = x.square().sum(axes, keepdim=True)
+    slope = (x * y).sum(axes, keepdim=True) / spread.clamp_min(1e-300)
+    return torch.where(spread > 0, slope, 1.0)
 
 
 def _samples(placed: Placed, tensor: Tensor) -> int:

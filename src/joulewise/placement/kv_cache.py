@@ -7,21 +7,40 @@ import inspect
 import re
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
+import torch
 from torch import Tensor, nn
 
 from joulewise.errors import ModelError, refuse
 
-__all__ = ["cache_argument", "is_cache_name", "watch_cache"]
+__all__ = ["CacheEntries", "cache_argument", "is_cache_name", "watch_cache"]
 
 # The argument of a model that takes its cache: newer and older releases.
 _ARGUMENTS = ("cache", "past_key_values")
+_CACHES = ("DynamicCache", "StaticCache")
+_LAYERS = ("DynamicLayer", "DynamicSlidingWindowLayer", "StaticLayer", "StaticSlidingWindowLayer")
 
-Each = Callable[[str, Tensor], Tensor]
-"""Called with a name such as ``cache.0:key`` and all keys of a layer so far, ``[batch, positions,
-heads, features]``; what it returns goes on in their place."""
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class CacheEntries:
+    """The entries of a cache that a step of decoding reads, consecutive positions.
+
+    Args:
+        first: The first position; above 0 where a sliding window has left some behind.
+        ages: Steps of decoding since each was written, int64 ``[positions]``.
+    """
+
+    first: int
+    ages: Tensor
+
+
+Each = Callable[[str, Tensor, CacheEntries], Tensor]
+"""Called with a name such as ``cache.0:key``, the keys of a layer that are read, ``[batch,
+positions, heads, features]``, and their positions; what it returns goes on in their place."""
 
 
 def is_cache_name(name: str) -> bool:
@@ -33,7 +52,9 @@ def watch_cache(model: nn.Module, each: Each) -> Callable[[], None]:
     """Pass all cached keys and values through a function as attention reads them.
 
     A model that is called without a cache gets a new one, so that keys and values of all positions
-    pass through it.
+    pass through it. A call with a cache is one step of decoding, whatever its positions: a prompt
+    is written in one. A call without is teacher forcing, where each position stands for a step; its
+    one read of an entry is that of the last step, when the entry is oldest.
 
     Args:
         model: A causal model of transformers.
@@ -43,15 +64,13 @@ def watch_cache(model: nn.Module, each: Each) -> Callable[[], None]:
         A function that ends it.
 
     Raises:
-        ModelError: if the model takes no cache, or is given one of another class than
-            ``DynamicCache``, or one with layers that forget positions.
+        ModelError: if the model takes no cache, or has or is given one that keeps other than keys
+            and values of consecutive positions.
     """
-    calls: list[tuple[Any, bool]] = []
-    before = partial(_with_cache, cache_argument(model), each, calls)
+    watch = _Watch(cache_argument(model), each)
     stack = ExitStack()
-    stack.callback(model.register_forward_pre_hook(before, with_kwargs=True).remove)
-    after = partial(_without_cache, calls)
-    stack.callback(model.register_forward_hook(after, always_call=True).remove)
+    stack.callback(model.register_forward_pre_hook(watch.before, with_kwargs=True).remove)
+    stack.callback(model.register_forward_hook(watch.after, always_call=True).remove)
     return stack.close
 
 
@@ -69,56 +88,108 @@ def cache_argument(model: nn.Module) -> str:
     return argument
 
 
-def _with_cache(
-    argument: str,
-    each: Each,
-    calls: list[tuple[Any, bool]],
-    model: Any,
-    args: Any,
-    kwargs: Any,
-) -> tuple[Any, Any]:
-    """Give a call a cache whose reads pass through ``each``, in a pre-hook."""
-    given = next((name for name in _ARGUMENTS if kwargs.get(name) is not None), None)
-    if given is None:
-        made = importlib.import_module("transformers").DynamicCache(config=model.config)
-        kwargs = {name: value for name, value in kwargs.items() if name not in _ARGUMENTS}
-        kwargs[argument] = cache = made
-    else:
-        cache = kwargs[given]
-    kinds = [type(cache).__name__, *(type(layer).__name__ for layer in cache.layers)]
-    if kinds[0] != "DynamicCache" or set(kinds[1:]) - {"DynamicLayer"}:
-        got = " of ".join(dict.fromkeys(kinds))
-        refuse("the cache", f"a {got}", "a DynamicCache of all positions", ModelError)
-    cache.update = partial(_update, cache.update, each)
-    calls.append((cache, given is None and kwargs.get("use_cache") is False))
-    return args, kwargs
+@dataclass(slots=True)
+class _Clock:
+    """Steps of decoding of one cache: the present one, and that in which each position came."""
+
+    now: int = -1
+    written: list[int] = field(default_factory=list)
+
+    def write(self, before: int, total: int, together: bool) -> None:
+        """Take note of positions ``before`` to ``total``, new in this call."""
+        del self.written[before:]  # rejected by the caller since
+        # Filled elsewhere: in the step before.
+        self.written += [self.now - 1] * (before - len(self.written))
+        new = range(total - before)
+        self.written += [self.now + (0 if together else number) for number in new]
+        self.now = self.written[-1] if self.written else self.now
 
 
-def _without_cache(calls: list[tuple[Any, bool]], model: Any, args: Any, output: Any) -> None:
-    """Leave the cache as it was, and drop one that the caller did not want, in a hook."""
-    if not calls:  # the call was refused before it began
-        return
-    cache, unwanted = calls.pop()
-    del cache.update
-    for name in _ARGUMENTS if unwanted else ():
-        if getattr(output, name, None) is not None:
-            output[name] = None
+@dataclass(slots=True, eq=False)
+class _Call:
+    """A call of the model that is running: its cache, and what to do with it at the end."""
+
+    cache: Any
+    clock: _Clock
+    given: bool
+    unwanted: bool
+    begun: bool = False
 
 
-def _update(
-    update: Callable[..., tuple[Tensor, Tensor]],
-    each: Each,
-    key_states: Tensor,
-    value_states: Tensor,
-    layer_idx: int,
-    *args: Any,
-    **kwargs: Any,
-) -> tuple[Tensor, Tensor]:
-    keys, values = update(key_states, value_states, layer_idx, *args, **kwargs)
-    # Positions first: cells of a position do not depend on how many there are.
-    read = (
-        each(f"cache.{layer_idx}:{kind}", tensor.transpose(1, 2).contiguous()).transpose(1, 2)
-        for kind, tensor in (("key", keys), ("value", values))
-    )
-    key, value = read
-    return key, value
+class _Watch:
+    """Hooks of a model whose cached keys and values pass through a function."""
+
+    def __init__(self, argument: str, each: Each) -> None:
+        self._argument, self._each = argument, each
+        self._calls: list[_Call] = []
+        self._clocks: WeakKeyDictionary[Any, _Clock] = WeakKeyDictionary()
+
+    def before(self, model: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
+        """Give a call a cache whose reads pass through the function, in a pre-hook."""
+        given = next((name for name in _ARGUMENTS if kwargs.get(name) is not None), None)
+        if given is None:
+            made = importlib.import_module("transformers").DynamicCache(config=model.config)
+            kwargs = {name: value for name, value in kwargs.items() if name not in _ARGUMENTS}
+            kwargs[self._argument] = cache = made
+        else:
+            cache = kwargs[given]
+        _check_cache(cache)
+        clock = self._clocks.setdefault(cache, _Clock())
+        clock.now += 1
+        unwanted = given is None and kwargs.get("use_cache") is False
+        call = _Call(cache, clock, given is not None, unwanted)
+        cache.update = partial(self._update, call, cache.update)
+        self._calls.append(call)
+        return args, kwargs
+
+    def after(self, model: Any, args: Any, output: Any) -> None:
+        """Leave the cache as it was, and drop one that the caller did not want, in a hook."""
+        if not self._calls:  # the call was refused before it began
+            return
+        call = self._calls.pop()
+        del call.cache.update
+        for name in _ARGUMENTS if call.unwanted else ():
+            if getattr(output, name, None) is not None:
+                output[name] = None
+
+    def _update(
+        self,
+        call: _Call,
+        update: Callable[..., tuple[Tensor, Tensor]],
+        key_states: Tensor,
+        value_states: Tensor,
+        layer_idx: int,
+        *args: Any,
+        **kwargs: Any,
+    ) -> tuple[Tensor, Tensor]:
+        keys, values = update(key_states, value_states, layer_idx, *args, **kwargs)
+        total = int(call.cache.layers[layer_idx].get_seq_length())
+        if not call.begun:
+            call.clock.write(total - key_states.shape[-2], total, call.given)
+            call.begun = True
+        # Static layers return room for positions to come, too; sliding ones the last positions.
+        first, room = max(total - keys.shape[-2], 0), min(total, keys.shape[-2])
+        ages = call.clock.now - torch.tensor(call.clock.written[first : first + room])
+        entries = CacheEntries(first=first, ages=ages)
+        key, value = (
+            self._read(f"cache.{layer_idx}:{kind}", tensor, room, entries)
+            for kind, tensor in (("key", keys), ("value", values))
+        )
+        return key, value
+
+    def _read(self, name: str, tensor: Tensor, room: int, entries: CacheEntries) -> Tensor:
+        # Positions first: cells of a position do not depend on how many there are.
+        stored = tensor[..., :room, :].transpose(1, 2).contiguous()
+        read = self._each(name, stored, entries).transpose(1, 2)
+        empty = tensor[..., room:, :]
+        return torch.cat([read, empty], -2) if empty.numel() else read
+
+
+def _check_cache(cache: Any) -> None:
+    """Refuse caches whose layers keep other than keys and values of consecutive positions."""
+    layers = [type(layer).__name__ for layer in getattr(cache, "layers", ())]
+    odd = next((name for name in layers if name not in _LAYERS), None)
+    if type(cache).__name__ not in _CACHES or odd is not None:
+        got = f"of class {type(cache).__name__}" + (f", with a layer of class {odd}" if odd else "")
+        allowed = "a DynamicCache or StaticCache whose layers keep all positions, or the last ones"
+        refuse("the cache", got, allowed, ModelError)

@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 
-from joulewise.devices import HOROWITZ_INT8, Arithmetic
+from joulewise.devices import DRAM, EDRAM, HOROWITZ_INT8, Arithmetic
 from joulewise.errors import check_count, check_kind
 from joulewise.placement.energy import Energy, energy
 from joulewise.placement.kv_cache import cache_argument, is_cache_name
 from joulewise.placement.memory import private_memory
 from joulewise.placement.placement import Placed, Placement
-from joulewise.placement.plan import At
+from joulewise.placement.plan import At, Plan
 from joulewise.placement.process_state import guarded
 from joulewise.placement.tracing import trace
 from joulewise.results import Result
@@ -66,8 +66,9 @@ def token_energy(
 
     A pass over the prompt reads each weight once for all its tokens, a step of decoding once for
     one token of each sequence of the batch; weights in arrays that compute are not fetched, and
-    cost each token the same. A generated token reads the keys and values of the whole context, and
-    writes its own.
+    cost each token the same. A generated token reads the keys and values of the whole context, or
+    of its sliding window, and writes its own. In a cache whose memory states ``step_s`` the entries
+    that are read are refreshed over that time, once for a prompt and once for a generated token.
 
     Args:
         placement: A causal model of transformers; see `joulewise.placement.place`.
@@ -93,7 +94,9 @@ def token_energy(
         cache = output[argument]
     step = trace(placement, {"input_ids": ids[:, :1], argument: cache})
     bare = replace(placement, macs=None)
-    first, then = bare.counted(prompt), _written_once(bare.counted(step), context)
+    first, then = (_refreshed(bare.counted(counts)) for counts in (prompt, step))
+    then = _written_once(then)
+    at = Plan(placement.plan(at))  # checked; seconds of a step are no other memory
     passes, decoded = (energy(one, at=at, arithmetic=arithmetic) for one in (first, then))
     return TokenEnergy(
         prompt=_per_token(first, passes, context, batch),
@@ -103,13 +106,29 @@ def token_energy(
     )
 
 
-def _written_once(placement: Placement, context: int) -> Placement:
+def _refreshed(placement: Placement) -> Placement:
+    """Caches that state the seconds of a step: entries that are read are held that long."""
+
+    def own(placed: Placed) -> Placed:
+        device = placed.device
+        if not is_cache_name(placed.name) or not isinstance(device, EDRAM | DRAM):
+            return placed
+        if placed.traffic is None or device.step_s is None:
+            return placed
+        device = replace(device, latency_s=device.step_s)
+        held = replace(placed.traffic, words=int(placed.traffic.reads))
+        return replace(placed, device=device, traffic=held)
+
+    return replace(placement, placed=tuple(own(placed) for placed in placement.placed))
+
+
+def _written_once(placement: Placement) -> Placement:
     """Cached tensors of a step of decoding: one position is written, all are read."""
 
     def own(placed: Placed) -> Placed:
         if placed.traffic is None or not is_cache_name(placed.name):
             return placed
-        writes = placed.traffic.reads / (context + 1)
+        writes = placed.words / placed.shape[0]
         return replace(placed, traffic=replace(placed.traffic, writes=writes))
 
     return replace(placement, placed=tuple(own(placed) for placed in placement.placed))

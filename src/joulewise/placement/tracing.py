@@ -19,7 +19,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from joulewise.devices import MatrixInputs
 from joulewise.errors import ModelError, refuse
 from joulewise.nested import batch_size, tensors_in
-from joulewise.placement.kv_cache import is_cache_name, watch_cache
+from joulewise.placement.kv_cache import CacheEntries, is_cache_name, watch_cache
 from joulewise.placement.matrix_inputs import matrix_inputs_of
 from joulewise.placement.private_copy import PrivateModel
 from joulewise.placement.process_state import Exact, Opened
@@ -132,7 +132,9 @@ def _look(
         found.activations[name] = now if before is None else _together(before, now)
 
 
-def _look_at_cache(found: Trace, samples: int, name: str, tensor: Tensor) -> Tensor:
+def _look_at_cache(
+    found: Trace, samples: int, name: str, tensor: Tensor, entries: CacheEntries
+) -> Tensor:
     found.activations[name] = _activation(name, tensor, None, samples)
     return tensor
 

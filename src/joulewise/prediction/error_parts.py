@@ -150,6 +150,9 @@ def _classes_of(placed: Placed, memory: Memory) -> WordClasses:
             f"{type(device).__name__}, which knows no classes of words",
             "one with a word_classes that does not depend on what is stored, for activations",
         )
+    if device.step_s is not None:
+        allowed = "None, with lifetime_s for the oldest entries, or predict, which has their ages"
+        refuse(f"step_s of the memory of {placed.name}", device.step_s, allowed)
     # Any tensor will do: only the moments are used, which do not depend on the content.
     return device.word_classes(device.store(torch.zeros(1), limit=placed.limit))
 
