@@ -179,3 +179,37 @@ def test_refuses_what_is_not_real(dtype):
     message = f"^the dtype of ids is {dtype}; allowed: a floating dtype$"
     with pytest.raises(WeightsError, match=message):
         check_storable(torch.ones(3, dtype=dtype), "ids")
+
+
+@pytest.mark.parametrize("channel_dim", [0, 1, -1])
+@pytest.mark.parametrize("group_size", [1, 4, 5, 100])
+def test_groups_by_hand(channel_dim, group_size):
+    """Each group is stored as a tensor of its own; the last of a channel may be short."""
+    tensor = torch.randn(6, 3, 4, generator=torch.Generator().manual_seed(0))
+    format = FixedPoint(bits=4, channel_dim=channel_dim, group_size=group_size)
+    found = format.encode(tensor)
+    assert found.scale.shape == tensor.shape
+    values = found.values.movedim(channel_dim, 0).flatten(1)
+    for row, read in zip(tensor.movedim(channel_dim, 0).flatten(1), values, strict=True):
+        for group, stored in zip(row.split(group_size), read.split(group_size), strict=True):
+            assert torch.equal(stored, FixedPoint(bits=4).encode(group).values)
+
+
+@pytest.mark.parametrize("bits", range(3, 9))
+def test_weights_on_the_grid_of_their_groups_are_stored_exactly(bits):
+    """Symmetric grids whose largest code each group reaches."""
+    generator = torch.Generator().manual_seed(0)
+    highest = 2 ** (bits - 1) - 1
+    codes = torch.randint(-highest, highest + 1, (10, 64), generator=generator)
+    codes[:, ::32] = highest
+    scale = torch.rand(10, 2, generator=generator).repeat_interleave(32, 1)
+    found = FixedPoint(bits=bits, channel_dim=0, group_size=32).encode(codes * scale)
+    assert torch.equal(found.codes, codes)
+    assert torch.allclose(found.values, codes * scale, rtol=1e-6, atol=0)
+
+
+def test_what_groups_need():
+    with pytest.raises(InputError, match="^group_size is given without channel_dim"):
+        FixedPoint(group_size=32)
+    with pytest.raises(InputError, match="^group_size is 0"):
+        FixedPoint(group_size=0, channel_dim=0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from joulewise.errors import WeightsError, check_count, check_in_range, refuse
 
@@ -28,6 +28,8 @@ class FixedPoint:
             the output channels of a convolution or linear layer). None gives the tensor one scale,
             and so does a tensor with fewer than two axes: one word with its own scale would have
             no rounding error.
+        group_size: Entries of each index of ``channel_dim``, consecutive in row-major order, that
+            share a scale, 1 or more; the last group may have fewer. None for all of them.
 
     Example:
         >>> words = FixedPoint(bits=3).encode(torch.tensor([-1.0, 0.5, 0.25]))
@@ -38,9 +40,14 @@ class FixedPoint:
     bits: int = 8
     limit: float | None = None
     channel_dim: int | None = None
+    group_size: int | None = None
 
     def __post_init__(self) -> None:
         check_count("bits", self.bits, 2, 16)
+        if self.group_size is not None:
+            check_count("group_size", self.group_size, 1)
+            if self.channel_dim is None:
+                refuse("group_size", "given without channel_dim", "an axis, such as 0, beside it")
         if self.limit is not None:
             check_in_range("limit", self.limit, 0.0, 3e38, open_low=True)
 
@@ -57,14 +64,16 @@ class FixedPoint:
     def scale(self, tensor: Tensor) -> Tensor:
         """Real value of one code step: float32 or float64, above 0.
 
-        It has no axes, or those of ``tensor`` with length 1 except along ``channel_dim``.
+        It has no axes, or those of ``tensor`` with length 1 except along ``channel_dim``; with
+        groups the shape of ``tensor``.
         """
         wide = torch.float64 if tensor.dtype == torch.float64 else torch.float32
         tiny = torch.finfo(wide).tiny  # a denormal step would underflow
         if self.limit is not None:
             step = max(self.limit / self.highest, tiny)
             return torch.tensor(step, dtype=wide, device=tensor.device)
-        steps = largest_magnitude(tensor, self.channel_dim).to(wide) / self.highest
+        largest = largest_magnitude(tensor, self.channel_dim, self.group_size)
+        steps = largest.to(wide) / self.highest
         # All zeros: any positive step stores them exactly.
         return torch.where(steps > tiny, steps, torch.ones_like(steps))
 
@@ -110,12 +119,21 @@ class Words:
         return self.codes.to(self.scale.dtype).mul_(self.scale)
 
 
-def largest_magnitude(tensor: Tensor, channel_dim: int | None) -> Tensor:
-    """Largest magnitude of a tensor, or of each index along an axis; see `FixedPoint`."""
+def largest_magnitude(
+    tensor: Tensor, channel_dim: int | None, group_size: int | None = None
+) -> Tensor:
+    """Largest magnitude of a tensor, each index along an axis, or each group; see `FixedPoint`."""
     if channel_dim is None or tensor.ndim < 2:
         return tensor.abs().max()
-    axes = [d for d in range(tensor.ndim) if d != channel_dim % tensor.ndim]
-    return tensor.abs().amax(dim=axes, keepdim=True)
+    if group_size is None:
+        axes = [d for d in range(tensor.ndim) if d != channel_dim % tensor.ndim]
+        return tensor.abs().amax(dim=axes, keepdim=True)
+    first = tensor.abs().movedim(channel_dim, 0)
+    rows = first.flatten(1)
+    size, width = min(group_size, rows.shape[1]), rows.shape[1]
+    groups = nn.functional.pad(rows, (0, -width % size)).reshape(len(rows), -1, size)
+    each = groups.amax(2).repeat_interleave(size, 1)[:, :width]
+    return each.reshape(first.shape).movedim(0, channel_dim)
 
 
 def check_storable(tensor: Tensor, name: str = "tensor", channel_dim: int | None = None) -> None:

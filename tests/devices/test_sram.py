@@ -26,6 +26,7 @@ from joulewise.devices import (
 )
 from joulewise.devices.reliability_laws import VoltageRow
 from joulewise.errors import InputError, OperatingPointError, WeightsError
+from joulewise.placement import place
 
 LAW = settings(max_examples=40, derandomize=True, deadline=None)
 
@@ -87,6 +88,7 @@ def test_contract(kind, fault_map):
         (SRAM(bits=11, fault=Stuck(), channel_dim=0), "eta", (0.12, 0.3)),
         (SRAM(bits=2, fault=Flip(), channel_dim=1), "eta", (0.12, 0.3)),
         (SRAM(bits=5, limit=1.5), "eta", (0.12, 0.3)),
+        (SRAM(bits=4, fault=Flip(), channel_dim=0, group_size=8), "eta", (0.12, 0.3)),
     ],
     ids=lambda value: f"{value.bits} bits" if isinstance(value, SRAM) else "",
 )
@@ -366,9 +368,7 @@ def test_channels_may_have_volts():
 
 def test_activations_have_no_channels():
     point = torch.full((4, 1), 0.4, dtype=torch.float64)
-    with pytest.raises(
-        OperatingPointError, match="eta is for 4 channels; allowed: .* only weights"
-    ):
+    with pytest.raises(OperatingPointError, match="eta is for 4 channels; allowed: .* each of 3"):
         SRAM().round_trip(torch.ones(4, 3), point, Chip(seed=0), None)
     with pytest.raises(OperatingPointError, match="eta is of shape"):
         SRAM().point(eta=torch.full((4, 2), 0.4))
@@ -392,11 +392,11 @@ LAYOUTS = {
 
 
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
-@pytest.mark.parametrize("channel_dim", [None, 0, 1])
+@pytest.mark.parametrize(("channel_dim", "group"), [(None, None), (0, None), (1, None), (1, 7)])
 @pytest.mark.parametrize("kind", [Mask(), Stuck()], ids=["mask", "stuck"])
 @pytest.mark.parametrize("shape", [(4, 3, 5, 6), (4, 1, 5, 6), (1, 3, 1, 6)])
-def test_the_layout_in_memory_does_not_matter(layout, channel_dim, kind, shape):
-    memory = SRAM(fault=kind, channel_dim=channel_dim)
+def test_the_layout_in_memory_does_not_matter(layout, channel_dim, group, kind, shape):
+    memory = SRAM(fault=kind, channel_dim=channel_dim, group_size=group)
     tensor = images(*shape)
     other = layout(tensor)
     assert torch.equal(tensor, other)
@@ -491,6 +491,18 @@ def test_activations_are_not_changed_in_place():
 
 
 # Points and refusals
+
+
+def test_scales_of_groups_are_counted():
+    memory = SRAM(bits=4, channel_dim=1, group_size=32)
+    assert memory.scale_bits((70, 8)) == 16 * 8 * 3
+    assert SRAM(channel_dim=1).scale_bits((70, 8)) == 0
+    layer = torch.nn.Linear(70, 8, bias=False)
+    placed = [
+        place(layer, weights=SRAM(bits=4, channel_dim=0, group_size=size)).reliable_bits
+        for size in (32, None)
+    ]
+    assert placed == [16 * 8 * 3, 0]
 
 
 def test_points():

@@ -140,6 +140,7 @@ def channels_of(placement, seed=0, low=0.2, high=0.6):
     [
         SRAM(bits=6),
         SRAM(bits=6, fault=Flip(), channel_dim=0),
+        SRAM(bits=4, fault=Flip(), channel_dim=0, group_size=5),
         SRAM(bits=6, law=law("stutz2021-14nm")),
         Crossbar(sigma=2e-6, levels=512),
         Crossbar(variability=0.1, read_noise=1e-6, levels=512, channel_dim=0),

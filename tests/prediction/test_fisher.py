@@ -226,10 +226,11 @@ def test_quantiles_over_chips():
     assert not jw.predict(crossbar, [inputs], at={"g_max": 4e-5}, method="fisher").quantiles
 
 
-@pytest.mark.parametrize("channel_dim", [None, 0, 1])
-def test_scales_of_the_head(net, channel_dim):
+@pytest.mark.parametrize(("channel_dim", "group"), [(None, None), (0, None), (1, None), (0, 4)])
+def test_scales_of_the_head(net, channel_dim, group):
     model, batches = net
-    placement = jw.place(model, weights=jw.SRAM(bits=8, channel_dim=channel_dim))
+    memory = jw.SRAM(bits=8, channel_dim=channel_dim, group_size=group)
+    placement = jw.place(model, weights=memory)
     at = {"eta": 0.5}
     found = jw.predict(placement, batches, at=at, method=Fisher(draws=16, most_draws=64))
     chips = jw.simulate(placement, batches, at=at, chips=1500, metric=KLDivergence())

@@ -34,19 +34,20 @@ def divergences(memory, stored, point, ideal, inputs, chips):
 
 
 @pytest.mark.parametrize(
-    ("fault", "point"),
+    ("fault", "point", "group"),
     [
-        (Mask(), 0.75),
-        (Mask(), 0.5),
-        (Flip(), 0.75),
-        (Flip(), 0.6),
-        (Flip(zero_to_one=0.0, one_to_zero=2.0), 0.7),
-        (Stuck(at_one=0.3), 0.7),
+        (Mask(), 0.75, None),
+        (Mask(), 0.5, None),
+        (Flip(), 0.75, None),
+        (Flip(), 0.6, None),
+        (Flip(), 0.6, 4),
+        (Flip(zero_to_one=0.0, one_to_zero=2.0), 0.7, None),
+        (Stuck(at_one=0.3), 0.7, None),
     ],
 )
-def test_the_divergence_is_that_of_chips(head, fault, point):
+def test_the_divergence_is_that_of_chips(head, fault, point, group):
     weight, inputs = head
-    memory = SRAM(bits=8, fault=fault, channel_dim=0)
+    memory = SRAM(bits=8, fault=fault, channel_dim=0, group_size=group)
     stored, rates = memory.store(weight), memory.wrong_rates(point)
     ideal, moments = memory.ideal(stored), memory.moments(stored, point)
     given = (inputs @ ideal.mT).log_softmax(-1)

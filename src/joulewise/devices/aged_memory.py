@@ -43,7 +43,7 @@ class AgedMemory(Device[Words]):
 
     def store(self, tensor: Tensor, *, limit: float | None = None, name: str = "tensor") -> Words:
         """Round a batch ``[batch, rows, ...]`` to words of one scale."""
-        one = replace(self.memory, channel_dim=None)
+        one = replace(self.memory, channel_dim=None, group_size=None)
         return one.store(tensor, limit=limit, name=name)
 
     def ideal(self, stored: Words) -> Tensor:
@@ -78,7 +78,7 @@ class AgedMemory(Device[Words]):
         used = inputs[0].numel()
         held = max(words or used, used)
         points = self._points(point, held * inputs.shape[1] // used)
-        return self.memory.write_and_read(inputs, points, chip, limit, held)
+        return self.memory.round_trip(inputs, points, chip, limit, words=held)
 
     def _points(self, point: Point, rows: int) -> Tensor:
         """Refresh interval that stands for the age of each row, ``[rows, 1]`` or ``[rows, bits]``.

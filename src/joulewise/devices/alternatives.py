@@ -69,7 +69,7 @@ class Alternatives(Device[Words]):
             if not memory.states_moments:
                 refuse("a memory", "one of estimated moments", "one that states its moments")
             first = self.memories[0][0]
-            for name in ("bits", "channel_dim", "limit"):
+            for name in ("bits", "channel_dim", "group_size", "limit"):
                 value, other = getattr(memory, name), getattr(first, name)
                 if value != other:
                     refuse(f"{name} of a memory", value, f"{other}, as in the first")

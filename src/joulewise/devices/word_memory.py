@@ -9,6 +9,7 @@ from abc import abstractmethod
 from collections.abc import Hashable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,9 @@ class WordMemory(Device[Words]):
             `SpareRows`.
         channel_dim: The axis along which each index has a separate scale (0: output channels); None
             for one scale per tensor.
+        group_size: Consecutive entries of a channel that share a scale, such as 32 inputs of a
+            linear layer, beside ``channel_dim``; None for one scale a channel. Scales of groups lie
+            in reliable memory, and are counted at 16 bits each; those of channels are not counted.
         limit: The largest magnitude to represent; None takes the largest in the tensor.
         latency_s: Seconds of an inference, in which all words leak or are refreshed, 0 to 1e6.
         protection: Check bits over words, `Parity` or `SECDED`; None for none. Check cells fail,
@@ -59,6 +63,7 @@ class WordMemory(Device[Words]):
     fault: FaultKind = field(default_factory=Mask)
     fault_map: FaultMap = field(default_factory=IndependentMap)
     channel_dim: int | None = None
+    group_size: int | None = None
     limit: float | None = None
     latency_s: float = 0.0
     protection: Protection | None = None
@@ -139,7 +144,7 @@ class WordMemory(Device[Words]):
 
     def read(self, stored: Words, point: Point, chip: Chip) -> Tensor:
         """The values as read on one chip, at the part that holds this tensor."""
-        self._check_channels(point, stored.codes)
+        self._check_channels(point, len(stored.codes) if stored.codes.ndim else 0)
         values = stored.values
         self._replace(values[None], stored.scale, values.numel(), point, chip)
         return values.to(stored.dtype)
@@ -153,29 +158,20 @@ class WordMemory(Device[Words]):
         *,
         words: int | None = None,
     ) -> Tensor:
-        """Write a batch of activations and read it back; see `Device.round_trip`."""
-        self._check_channels(point, None)
-        return self.write_and_read(inputs, point, chip, limit, words)
+        """Write a batch of activations and read it back; see `Device.round_trip`.
 
-    def write_and_read(
-        self,
-        inputs: Tensor,
-        point: Point,
-        chip: Chip | None,
-        limit: float | None,
-        words: int | None,
-    ) -> Tensor:
-        """`round_trip`, also at points for each index of the first axis of a sample, ``[rows, 1]``.
-
-        Each index has an equal part of ``words``.
+        Points ``[rows, 1]`` or ``[rows, bits]`` are those of equal parts of ``words``, one for each
+        index of the first axis of a sample.
         """
+        used = inputs[0].numel()
+        held = max(words or used, used)
+        self._check_channels(point, held * inputs.shape[1] // used if inputs.ndim > 1 else 0)
         # One scale: ``channel_dim`` is an axis of weights, and axis 0 is the batch here.
-        format = replace(self._format(limit), channel_dim=None)
+        format = replace(self._format(limit), channel_dim=None, group_size=None)
         values, scale = format.rounded(inputs.detach())
         values = values if samples_are_dense(values) else values.contiguous()
         if chip is not None:
-            used = values[0].numel()
-            self._replace(values, scale, max(words or used, used), point, chip)
+            self._replace(values, scale, held, point, chip)
         return values.to(inputs.dtype)
 
     def moments(self, stored: Words, point: Point) -> ReadMoments:
@@ -187,7 +183,7 @@ class WordMemory(Device[Words]):
         """
         if not self.states_moments:
             return Device.moments(self, stored, point)
-        self._check_channels(point, stored.codes)
+        self._check_channels(point, len(stored.codes) if stored.codes.ndim else 0)
         scale, index, points = stored.scale, self._index(stored).long(), as_point(point)
         if points.ndim < 2:
             mean, var = (of_code.to(scale).take(index) for of_code in self.code_moments(point))
@@ -310,14 +306,11 @@ class WordMemory(Device[Words]):
         """Expand a function of the point to all bit planes: ``[bits]`` or ``[channels, bits]``."""
         return figures.expand(*figures.shape[:-1], self.bits)
 
-    def _check_channels(self, point: Point, weight: Tensor | None) -> None:
-        """Refuse points of another number of channels than the weight has; activations have 0."""
-        channels = len(weight) if weight is not None and weight.ndim else 0
+    def _check_channels(self, point: Point, channels: int) -> None:
+        """Refuse points of another number of channels than a tensor has."""
         if isinstance(point, float) or as_point(point).ndim < 2 or len(point) == channels:
             return
         allowed = f"one number, or one for each of {channels} output channels"
-        if not channels:
-            allowed = "one number, or one for each bit plane: only weights have output channels"
         refuse(self.knob.name, f"for {len(point)} channels", allowed, OperatingPointError)
 
     def describe(self) -> dict[str, Any]:
@@ -331,15 +324,25 @@ class WordMemory(Device[Words]):
         }
         if self.latency_s:
             described["latency_s"] = self.latency_s
-        if self.step_s is not None:
-            described["step_s"] = self.step_s
+        for name in ("group_size", "step_s"):
+            if getattr(self, name) is not None:
+                described[name] = getattr(self, name)
         return described | ({} if self.protection is None else self.protection.describe())
 
     def _format(self, limit: float | None) -> FixedPoint:
         # The limit of the device takes precedence over the observed one.
         chosen = limit if self.limit is None else self.limit
-        channel_dim = self.channel_dim if chosen is None else None
-        return FixedPoint(bits=self.bits, limit=chosen, channel_dim=channel_dim)
+        if chosen is not None:
+            return FixedPoint(bits=self.bits, limit=chosen)
+        return FixedPoint(bits=self.bits, channel_dim=self.channel_dim, group_size=self.group_size)
+
+    def scale_bits(self, shape: tuple[int, ...]) -> int:
+        """Bits of the scales of groups of a weight of some shape; 0 without groups."""
+        if self.group_size is None or self.channel_dim is None or len(shape) < 2:
+            return 0
+        channels = shape[self.channel_dim]
+        groups = channels * -(-prod(shape) // channels // self.group_size)
+        return 16 * groups if self.limit is None else 0
 
     def _replace(self, values: Tensor, scale: Tensor, words: int, point: Point, chip: Chip) -> None:
         """Replace what is not read as it was stored, in a batch of samples, in place.

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from joulewise.devices import Device
+from joulewise.devices import Device, WordMemory
 from joulewise.errors import InputError, ModelError, check_kind, refuse
 from joulewise.placement.kv_cache import is_cache_name
 from joulewise.placement.placement import Placed, Placement
@@ -94,6 +94,9 @@ def place(
         raise InputError("nothing is placed: every tensor is excluded or has fewer than two axes")
     placed = {tensor.name for tensor in placement.placed}
     reliable = sum(8 * g.tensor.nbytes for name, g in groups.items() if name not in placed)
+    for tensor in stored:
+        if isinstance(tensor.device, WordMemory):
+            reliable += tensor.device.scale_bits(tensor.shape)
     return replace(placement, reliable_bits=reliable)
 
 

@@ -62,9 +62,12 @@ class HeadFaults:
         self._memory = memory
         classes, inputs = stored.codes.shape
         self._codes = np.empty((classes, inputs), np.uint8 if memory.bits <= 8 else np.uint16)
-        # One for each class, for each input, or for all.
+        # One for each class, for each input, for all, or for groups.
         scale = stored.scale.float().cpu()
         scale = scale.reshape(scale.shape if scale.ndim == 2 else (1, 1))
+        self._group_scale = None
+        if min(scale.shape) > 1:
+            self._group_scale, scale = scale, torch.ones(1, 1)
         self._row_scale = (
             scale.expand(classes, 1) if scale.shape[1] == 1 else torch.ones(classes, 1)
         )
@@ -77,6 +80,8 @@ class HeadFaults:
         for start in range(0, classes, _BLOCK):  # by blocks: codes are int64
             block = slice(start, start + _BLOCK)
             scales = self._row_scale[block] * self._column_scale
+            if self._group_scale is not None:
+                scales = self._group_scale[block]
             codes = stored.codes[block].cpu().long() + (1 << (memory.bits - 1))
             self._codes[block] = codes.numpy()
             for shifts, largest in zip(self._shifts.abs(), self._columns, strict=True):
@@ -153,6 +158,8 @@ class HeadFaults:
             some = possible[bit].nonzero()[:, 0]
             codes = all_codes if len(some) == len(columns) else all_codes.index_select(1, some)
             change = self._shifts[bit][codes] * (scale * (self._column_scale * h)[columns[some]])
+            if self._group_scale is not None:
+                change = change * self._group_scale[classes][:, columns[some]]
             counts = (change > _LEAST_CHANGE) & (change > _LEAST_LOG - low)
             counts |= (change < -_LEAST_CHANGE) & (low > _LEAST_LOG)
             row, column = counts.nonzero(as_tuple=True)
