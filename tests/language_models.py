@@ -1,6 +1,13 @@
 """Small language models of transformers, shared by tests."""
 
-from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
+)
 
 _SIZES = dict(
     vocab_size=53,
@@ -24,3 +31,11 @@ def llama(*, tied=False):
 def mistral(*, window):
     """The same sizes, with attention to a window of so many positions."""
     return MistralForCausalLM(MistralConfig(**_SIZES, sliding_window=window)).eval()
+
+
+def mixtral(experts="grouped_mm"):
+    """The same sizes, each token in two of four experts; ``experts`` is their implementation."""
+    config = MixtralConfig(**_SIZES, num_local_experts=4, num_experts_per_tok=2)
+    model = MixtralForCausalLM(config).eval()
+    model.set_experts_implementation(experts)
+    return model

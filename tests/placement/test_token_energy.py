@@ -8,7 +8,7 @@ import joulewise as jw
 from joulewise.errors import InputError, ModelError
 from joulewise.models import seeded
 from joulewise.placement import token_energy
-from language_models import llama, mistral
+from language_models import llama, mistral, mixtral
 
 BIT_J, POINT = jw.SRAM(bits=8).reliable_bit_j, 0.5
 
@@ -92,6 +92,19 @@ def test_a_sliding_window_reads_its_last_positions():
     placement = jw.place(model, kv_cache=jw.SRAM(bits=8), example_inputs=example)
     found = token_energy(placement, at={"eta": POINT}, context=10).generated
     assert float(found.memory_j["cache.0:key"]) == pytest.approx(joules((4 + 1) * 2 * 4))
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_experts_are_fetched_for_the_tokens_that_choose_them(batch):
+    with seeded(0):
+        model = mixtral()
+    example = {"input_ids": torch.zeros(1, 8, dtype=torch.long)}
+    placement = jw.place(model, weights=jw.SRAM(bits=8), example_inputs=example)
+    found = token_energy(placement, at={"eta": POINT}, context=8, batch=batch)
+    name, words = "model.layers.1.mlp.experts.down_proj", 4 * 16 * 24
+    for energy, tokens in ((found.generated, batch), (found.prompt, 8 * batch)):
+        expected = joules(words) * (1 - 0.5**tokens) / tokens
+        assert float(energy.memory_j[name]) == pytest.approx(expected)
 
 
 def test_what_is_refused(placement):

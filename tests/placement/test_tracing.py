@@ -9,8 +9,10 @@ from torch.nn.utils.rnn import pack_padded_sequence
 
 from joulewise.devices import SRAM
 from joulewise.errors import InputError, ModelError
+from joulewise.models import seeded
 from joulewise.placement import place
 from joulewise.placement.tracing import layer_inputs
+from language_models import mixtral
 
 
 def rand(*shape):
@@ -313,3 +315,25 @@ def test_the_inputs_of_a_layer_are_distinct_and_in_order():
     found = layer_inputs("f", (b, [a, b], ids), {"k": a, "l": a + 1})
     assert list(found) == ["f:input", "f:input1", "f:input2"]
     assert found["f:input"] is b and found["f:input1"] is a
+
+
+@pytest.mark.parametrize("experts", ["grouped_mm", "batched_mm", "eager"])
+def test_the_experts_that_are_chosen_are_read(experts):
+    with seeded(0):
+        model = mixtral(experts)
+    ids = torch.randint(53, (1, 2), generator=torch.Generator().manual_seed(1))
+    chosen = []
+    for layer in model.model.layers:
+        layer.mlp.experts.register_forward_pre_hook(lambda _, args: chosen.append(args[1]))
+    with torch.no_grad():
+        model(input_ids=ids)
+    found = place(model, weights=SRAM(), example_inputs={"input_ids": ids})
+    shares = {p.name: p.traffic.reads / p.words for p in found.placed}
+    for layer, index in enumerate(chosen[:2]):
+        share = len(index.unique()) / 4
+        for name in ("gate_up_proj", "down_proj"):
+            assert shares[f"model.layers.{layer}.mlp.experts.{name}"] == share
+    projections, routing, scores_and_sums = 16 * (16 + 8 + 8 + 16), 4 * 16, 2 * 2 * 16
+    expert = 16 * 48 + 24 * 16
+    layer = projections + routing + scores_and_sums + 2 * expert  # for each of two tokens
+    assert found.macs == pytest.approx(2 * (2 * layer + 16 * 53), rel=0.01)  # rotary phases

@@ -14,6 +14,7 @@ from joulewise.models import seeded
 from joulewise.placement import Batch
 from joulewise.prediction import Fisher
 from joulewise.prediction.fisher_scores import counted_rows
+from language_models import mixtral
 
 
 @pytest.fixture(scope="module")
@@ -395,3 +396,23 @@ def test_what_is_refused(net):
     placement = jw.place(single, weights=jw.SRAM(bits=8))
     with pytest.raises(ModelError, match="allowed: logits"):
         jw.predict(placement, [torch.randn(3, 6)], at={"eta": 0.6}, method="fisher")
+
+
+def test_experts_but_not_their_choice():
+    with seeded(0):
+        model = mixtral()
+        for parameter in model.parameters():
+            parameter.data *= 4 if parameter.ndim > 1 else 1
+    ids = torch.randint(53, (6, 12), generator=torch.Generator().manual_seed(0))
+    data = [{"input_ids": some} for some in ids.split(2)]
+    example, at = {"input_ids": ids[:1]}, {"eta": 0.3}
+    ratios = []
+    for names in (["*layers.1*experts*"], ["*layers.1.mlp.gate*"]):
+        placement = jw.place(model, weights=jw.SRAM(), include=names, example_inputs=example)
+        found = jw.predict(placement, data, at=at, method=Fisher(draws=16))
+        chips = jw.simulate(placement, data, at=at, chips=200, metric=KLDivergence())
+        error = 3.3 * found.standard_error + chips.interval(0.999).half_width
+        ratios.append((float(found.divergence) / chips.mean, error / chips.mean))
+    experts, router = ratios
+    assert experts[0] == pytest.approx(1.0, abs=0.1 + experts[1])
+    assert router[0] < 0.2  # a token that goes to another expert is a step

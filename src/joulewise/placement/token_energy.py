@@ -69,6 +69,8 @@ def token_energy(
     cost each token the same. A generated token reads the keys and values of the whole context, or
     of its sliding window, and writes its own. In a cache whose memory states ``step_s`` the entries
     that are read are refreshed over that time, once for a prompt and once for a generated token.
+    Of a mixture of experts those are fetched that some token of the pass chooses, as if each chose
+    at random and on its own.
 
     Args:
         placement: A causal model of transformers; see `joulewise.placement.place`.
@@ -95,6 +97,9 @@ def token_energy(
     step = trace(placement, {"input_ids": ids[:, :1], argument: cache})
     bare = replace(placement, macs=None)
     first, then = (_refreshed(bare.counted(counts)) for counts in (prompt, step))
+    first, then = (
+        _routed(one, then, tokens) for one, tokens in ((first, context * batch), (then, batch))
+    )
     then = _written_once(then)
     at = Plan(placement.plan(at))  # checked; seconds of a step are no other memory
     passes, decoded = (energy(one, at=at, arithmetic=arithmetic) for one in (first, then))
@@ -120,6 +125,33 @@ def _refreshed(placement: Placement) -> Placement:
         return replace(placed, device=device, traffic=held)
 
     return replace(placement, placed=tuple(own(placed) for placed in placement.placed))
+
+
+def _routed(placement: Placement, step: Placement, tokens: int) -> Placement:
+    """Reads of experts in a pass over so many tokens.
+
+    If each token takes a fraction f of them at random, as it does in a step of decoding, all take
+    ``1 - (1 - f)^tokens``.
+    """
+    fractions = {
+        placed.name: placed.traffic.reads / placed.words
+        for placed in step.placed
+        if placed.traffic is not None and _of_experts(placed)
+    }
+
+    def own(placed: Placed) -> Placed:
+        if placed.traffic is None or placed.name not in fractions:
+            return placed
+        reads = placed.words * (1 - (1 - fractions[placed.name]) ** tokens)
+        return replace(placed, traffic=replace(placed.traffic, reads=reads))
+
+    return replace(placement, placed=tuple(own(placed) for placed in placement.placed))
+
+
+def _of_experts(placed: Placed) -> bool:
+    """True for a stack of matrices of which a pass reads some."""
+    reads = placed.words if placed.traffic is None else placed.traffic.reads
+    return placed.role == "weight" and len(placed.shape) > 2 and reads < placed.words
 
 
 def _written_once(placement: Placement) -> Placement:
@@ -153,4 +185,5 @@ def _fetched_once(placed: Placed) -> bool:
     """True for a weight that one fetch brings to all sequences of a batch."""
     # A table of which rows are looked up is read for each sequence.
     looked_up = placed.traffic is not None and placed.traffic.reads < placed.words
+    looked_up = looked_up and not _of_experts(placed)
     return placed.role == "weight" and placed.device.array is None and not looked_up

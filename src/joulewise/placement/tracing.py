@@ -85,7 +85,8 @@ def trace(
     """Run one batch through a private copy of the model and count, per sample.
 
     A weight is read once by each operation that consumes it, whatever the batch (one inference is a
-    batch of one), except that an embedding reads only the rows that are looked up. Work that does
+    batch of one), except that an embedding reads only the rows that are looked up, and a mixture of
+    experts, stacked in one parameter, those that some token of the batch chose. Work that does
     not depend on the batch (a weight made from parameters, positions looked up once) is counted in
     full; all else is divided by the samples.
 
@@ -213,6 +214,8 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
             macs = flop_registry[operation](*args, **kwargs, out_val=out) / 2 / share
         elif operation in _MORE_MACS:
             macs = _MORE_MACS[operation](*consumed, out) / share
+        elif operation.__name__ in _GROUPED:
+            macs = consumed[0].numel() * out.shape[-1] / share
         self.found.macs += macs
         if not _is_view(func):
             self._count_uses(consumed, operation, args, share, macs)
@@ -235,6 +238,8 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
             words: float = min(tensor.numel(), self.parameters[name].numel())
             if operation in _LOOK_UPS:
                 words = consumed[1].numel() / share * tensor.shape[-1]
+            elif tensor.ndim > 2:
+                words = min(words, _experts_read(operation, args, consumed) * tensor[0].numel())
             self.found.weight_reads[name] = self.found.weight_reads.get(name, 0.0) + words
             if name not in self.computing:
                 continue
@@ -258,6 +263,21 @@ _LOOK_UPS = (
     torch.ops.aten._embedding_bag,
     torch.ops.aten._embedding_bag_forward_only,
 )
+
+# Products of groups of rows with a matrix each, by ends of the groups: PyTorch's, and that of
+# transformers where it does not fit.
+_GROUPED = ("_grouped_mm", "grouped_mm_fallback")
+
+
+def _experts_read(operation: Any, args: Any, consumed: Sequence[Tensor]) -> float:
+    """Matrices of a stack that an operation reads; infinity where it may be all."""
+    if operation.__name__ in _GROUPED:
+        ends = consumed[2]
+        return int(torch.diff(ends, prepend=ends.new_zeros(1)).count_nonzero())
+    if operation is torch.ops.aten.index and len(args[1]) == 1 and args[1][0].dtype != torch.bool:
+        return len(torch.unique(args[1][0]))
+    return math.inf
+
 
 # What torch's flop counter leaves out. A bilinear layer's products with its first input dominate.
 _MORE_MACS: Mapping[Any, Callable[..., float]] = {

@@ -39,7 +39,8 @@ class Fisher:
 
     Logits ``[batch, classes]`` or ``[batch, tokens, classes]``; targets are not needed for the
     divergence. The curvature is that of the Fisher information at the mean read: left out are terms
-    of higher order in the noise, and correlations between faults of different words.
+    of higher order in the noise, correlations between faults of different words, and choices that
+    faults change. In a mixture of experts the last are most of the cost of faults in a router.
 
     Args:
         draws: Draws of classes for each row, 1 or more; one backward pass each.
