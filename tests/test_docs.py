@@ -18,7 +18,7 @@ COMMANDS = (
 )
 
 
-@pytest.mark.parametrize(("path", "blocks"), [("README.md", 1), ("docs/guide.md", 10)])
+@pytest.mark.parametrize(("path", "blocks"), [("README.md", 1), ("docs/guide.md", 11)])
 def test_the_python_of_a_document_runs(path, blocks, capsys):
     namespace = {}
     found = re.findall(r"```python\n(.*?)```", (ROOT / path).read_text(), flags=re.DOTALL)

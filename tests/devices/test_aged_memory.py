@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy import stats
 
-from joulewise.devices import DRAM, EDRAM, SECDED, SRAM, Alternatives, Chip, Flip, Retention
+from joulewise.devices import DRAM, EDRAM, SECDED, SRAM, Alternatives, Chip, Flip, Retention, law
 from joulewise.devices.aged_memory import AgedMemory
 from joulewise.devices.spare_rows import SpareRows
 from joulewise.errors import InputError
@@ -25,9 +25,15 @@ def wrong_cells(device, point, *, words=4000, chip=3, held=None):
     return (read[0].round().long()[..., None] >> torch.arange(8)) & 1
 
 
+@pytest.mark.parametrize(
+    "memory",
+    [MEMORY, DRAM(retention=RETENTION, fault=Flip(), step_s=1e-4, refresh_range=(1e-4, 1e-2))],
+    ids=["EDRAM", "DRAM"],
+)
 @pytest.mark.parametrize("interval", [4e-4, 1e-3])
-def test_rates_are_those_of_the_age_up_to_the_interval(interval):
-    found = wrong_cells(AGED, interval).double().mean((1, 2))
+def test_rates_are_those_of_the_age_up_to_the_interval(memory, interval):
+    aged = AgedMemory(memory=memory, ages_s=AGES)
+    found = wrong_cells(aged, interval).double().mean((1, 2))
     for rate, age in zip(found, AGES, strict=True):
         expected = stats.lognorm.cdf(min(float(age), interval), s=0.5, scale=1e-3)
         error = (expected * (1 - expected) / (4000 * 8)) ** 0.5
@@ -82,6 +88,10 @@ def test_gradients_are_finite_at_age_0():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (
+            lambda: DRAM(step_s=0.1, knob="v_dd", law=law("chang2017-ddr3l-c")),
+            "^step_s is given beside the knob v_dd",
+        ),
         (lambda: EDRAM(step_s=0.0), "^step_s is 0; allowed: above 0"),
         (lambda: EDRAM(step_s=1e-3, fault_map=SpareRows()), "^step_s is given beside a prot"),
         (

@@ -231,6 +231,15 @@ def test_positions_cut_off_are_written_anew(model, aged, ids):
     assert torch.equal(read, by_hand(first, stored, [1] * 5 + [0] * 2, 1))
 
 
+def test_a_cache_that_was_filled_elsewhere_is_one_step_old(model, aged, ids):
+    cache, first = DynamicCache(config=model.config), aged.placed[0]
+    with torch.no_grad():
+        model(input_ids=ids[:1, :5], cache=cache)
+    with jw.loaded(aged, at=AGED, chip=1) as faulty:
+        ((stored, read),) = keys_read(faulty, [{"input_ids": ids[:1, 5:7], "cache": cache}])
+    assert torch.equal(read, by_hand(first, stored, [1] * 5 + [0] * 2, 1))
+
+
 def test_refreshed_in_time_nothing_fades(model, ids):
     memory = replace(MEMORY, refresh_range=(1e-7, 1.0))  # 11 standard deviations below the median
     placement = jw.place(model, kv_cache=memory, example_inputs={"input_ids": ids})
