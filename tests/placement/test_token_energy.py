@@ -107,6 +107,17 @@ def test_experts_are_fetched_for_the_tokens_that_choose_them(batch):
         assert float(energy.memory_j[name]) == pytest.approx(expected)
 
 
+def test_inputs_of_layers_are_written_and_read_for_each_token(model):
+    example, memory = {"input_ids": torch.zeros(1, 8, dtype=torch.long)}, jw.SRAM(bits=8)
+    names = ["lm_head:input", "*.down_proj:input"]
+    placement = jw.place(model, activations=memory, include=names, example_inputs=example)
+    found = token_energy(placement, at={"eta": POINT}, context=5, batch=2)
+    for energy in (found.prompt, found.generated):
+        for name, words in (("lm_head", 16), ("model.layers.1.mlp.down_proj", 24)):
+            spent = float(energy.memory_j[f"{name}:input"])
+            assert spent == pytest.approx(joules(2 * words))
+
+
 def test_what_is_refused(placement):
     with pytest.raises(InputError, match="^context is 0"):
         token_energy(placement, at={"eta": 0.5}, context=0)

@@ -89,12 +89,13 @@ def token_energy(
     argument = cache_argument(placement.model)
     device = next(iter(placement.model.parameters())).device
     ids = torch.zeros(1, context, dtype=torch.long, device=device)
-    prompt = trace(placement, {"input_ids": ids})
+    layers = _layers(placement)
+    prompt = trace(placement, {"input_ids": ids}, layers)
     with private_memory(placement) as memory:
         memory.original()
         output = memory.placement.model(input_ids=ids, use_cache=True)
         cache = output[argument]
-    step = trace(placement, {"input_ids": ids[:, :1], argument: cache})
+    step = trace(placement, {"input_ids": ids[:, :1], argument: cache}, layers)
     bare = replace(placement, macs=None)
     first, then = (_refreshed(bare.counted(counts)) for counts in (prompt, step))
     first, then = (
@@ -109,6 +110,12 @@ def token_energy(
         context=context,
         batch=batch,
     )
+
+
+def _layers(placement: Placement) -> list[str]:
+    """Layers whose inputs are placed."""
+    placed = [p for p in placement.placed if p.role == "activation" and not is_cache_name(p.name)]
+    return list(dict.fromkeys(path for p in placed for path, _ in p.owners))
 
 
 def _refreshed(placement: Placement) -> Placement:
