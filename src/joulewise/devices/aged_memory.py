@@ -56,7 +56,7 @@ class AgedMemory(Device[Words]):
 
     def moments(self, stored: Words, point: Point) -> ReadMoments:
         """Mean and variance of each word of a batch; differentiable in ``point``."""
-        rows = replace(stored, values=stored.values.transpose(0, 1).contiguous())
+        rows = replace(stored, codes=stored.codes.transpose(0, 1).contiguous())
         found = self.memory.moments(rows, self._points(point, len(self.ages_s)))
         mean, var = found.mean.transpose(0, 1), found.var.transpose(0, 1)
         return replace(found, mean=mean, var=var)
