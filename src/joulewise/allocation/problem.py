@@ -16,7 +16,7 @@ from joulewise.allocation.granularity import DecisionVariables, Granularity
 from joulewise.allocation.plan_optimiser import PlanOptimiser
 from joulewise.data import Split
 from joulewise.errors import ModelError, check_count, check_kind, refuse
-from joulewise.metrics import KLDivergence, NegativeLogLikelihood, NextToken
+from joulewise.metrics import is_loss
 from joulewise.nested import batch_size, cloned
 from joulewise.placement import (
     Batch,
@@ -106,9 +106,7 @@ class AllocationProblem:
             condition: The condition of the goal.
             simulation: A simulation, which has output errors where outputs are tensors.
         """
-        metric = condition.metric
-        inner = metric.metric if isinstance(metric, NextToken) else metric
-        if isinstance(inner, (NegativeLogLikelihood, KLDivergence)) and not condition.of_error:
+        if is_loss(condition.metric) and not condition.of_error:
             self.of = "divergence"
         elif not self._has_fixed_outputs(simulation):
             # Lists of detections, for instance, or batches of several sequence lengths.

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any, Literal, TypeGuard, overload
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from joulewise.data import cifar, libraries
+from joulewise.data.batches import Batches, check_entries
 from joulewise.data.dataset import Dataset, Split, load_digits
 from joulewise.errors import DataError, check_kind, refuse
 from joulewise.user_code import cause_of, import_source, importable
@@ -28,12 +30,16 @@ ALLOWED = (
 )
 RETURNS = (
     "a joulewise Dataset, a pair (inputs, targets), a pair of such pairs (train, test), "
-    "a torch Dataset, or an iterable of (input batch, target batch)"
+    "a torch Dataset, or an iterable of (input batch, target batch) or of mappings with labels"
 )
 _BATCH = 256
 
 
-def load_data(source: str) -> Dataset:
+@overload
+def load_data(source: Literal["digits"]) -> Dataset: ...
+@overload
+def load_data(source: str) -> Dataset | Batches: ...
+def load_data(source: str) -> Dataset | Batches:
     """Load the data set that a user names.
 
     A function may return
@@ -42,7 +48,9 @@ def load_data(source: str) -> Dataset:
     - a pair (inputs, targets) of tensors or arrays, which becomes the test split;
     - a tuple of two such pairs, (train, test);
     - a torch ``Dataset`` of samples, or an iterable of (input batch, target batch), which is read
-      to its end and becomes the test split.
+      to its end and becomes the test split;
+    - an iterable of mappings such as ``{"input_ids": ids, "labels": ids}``, or one such mapping,
+      for language models.
 
     All but the first get as many classes as their largest target demands and are never mirrored;
     double-precision arrays become float32. A list of pairs is an iterable of batches.
@@ -54,8 +62,8 @@ def load_data(source: str) -> Dataset:
             ``path/to/file.py:function``, where modules in the current folder can be imported.
 
     Returns:
-        The data set. An unknown source, and whatever a user's function raises, is refused with a
-        ``DataError``.
+        The data set; `Batches` of mappings. An unknown source, and whatever a user's function
+        raises, is refused with a ``DataError``.
 
     Example:
         >>> load_data("digits").classes
@@ -97,7 +105,7 @@ def _load_folder(path: Path) -> Dataset:
     return cifar.load_cifar10(path)
 
 
-def _load_from_code(source: str, place: str, function: str) -> Dataset:
+def _load_from_code(source: str, place: str, function: str) -> Dataset | Batches:
     if place.endswith(".py") and not Path(place).is_file():
         refuse(f"the file {place}", "missing", ALLOWED, error=DataError)
     try:
@@ -111,16 +119,21 @@ def _load_from_code(source: str, place: str, function: str) -> Dataset:
         raise DataError(f"{source} raised {cause_of(error)}; allowed: {allowed}") from error
 
 
-def _as_dataset(value: object, *, name: str) -> Dataset:
-    if isinstance(value, Dataset):
+def _as_dataset(value: object, *, name: str) -> Dataset | Batches:
+    if isinstance(value, Dataset | Batches):
         return value
+    if isinstance(value, Mapping):
+        value = [value]
     train: Split | None = None
     if _is_array_pair(value):
         test = _as_split(*value)
     elif isinstance(value, tuple) and len(value) == 2 and all(map(_is_array_pair, value)):
         train, test = (_as_split(*pair) for pair in value)
     else:
-        test = _from_batches(value, name)
+        batches = list(_iterated(value, name))
+        if batches and isinstance(batches[0], Mapping):
+            return Batches(name=name, test=[_as_mapping(batch, name) for batch in batches])
+        test = _from_batches(batches, name)
     largest = max(int(split.targets.max()) for split in (train, test) if split is not None)
     return Dataset(name=name, train=train, test=test, classes=1 + largest, flips=False)
 
@@ -133,12 +146,29 @@ def _is_array_pair(value: object) -> TypeGuard[tuple[Array, Array]]:
     )
 
 
-def _from_batches(batches: object, name: str) -> Split:
+def _iterated(batches: object, name: str) -> Iterable[Any]:
     if isinstance(batches, TorchDataset):
         # With its own generator, because the loader otherwise draws from the global one.
         batches = DataLoader(batches, batch_size=_BATCH, generator=torch.Generator())
     if not isinstance(batches, Iterable) or isinstance(batches, Tensor | np.ndarray):
         refuse(f"the value that {name} returns", f"a {type(batches).__name__}", RETURNS, DataError)
+    return batches
+
+
+def _as_mapping(batch: object, name: str) -> dict[str, Any]:
+    """A batch of named tensors, from tensors, arrays or lists."""
+    if not isinstance(batch, Mapping):
+        got = f"a {type(batch).__name__} beside mappings"
+        refuse(f"a batch of {name}", got, "mappings alone", error=DataError)
+    check_entries(batch, f"of a batch of {name}")
+    found = dict(batch)
+    for key, value in found.items():
+        with suppress(TypeError, ValueError, RuntimeError):  # `Batches` names what is none
+            found[key] = torch.as_tensor(value)
+    return found
+
+
+def _from_batches(batches: Iterable[Any], name: str) -> Split:
     inputs, targets = [], []
     for batch in batches:
         if not _is_array_pair(batch):

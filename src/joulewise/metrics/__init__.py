@@ -18,6 +18,7 @@ from joulewise.metrics.tokens import (
     Perplexity,
     TokenAccuracy,
     divergences,
+    is_loss,
 )
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "as_metric",
     "default_metric",
     "divergences",
+    "is_loss",
     "margin",
     "resolve_metric",
 ]

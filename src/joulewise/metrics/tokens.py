@@ -28,6 +28,7 @@ __all__ = [
     "Perplexity",
     "TokenAccuracy",
     "divergences",
+    "is_loss",
 ]
 
 # Logarithm above which the exponential is not a float64.
@@ -198,6 +199,12 @@ def divergences(log_p: Tensor, log_q: Tensor) -> Tensor:
     # Classes that p excludes add nothing, though they are 0 times infinity.
     terms = (log_p.exp() * (log_p - log_q)).where(log_p > -math.inf, 0.0)
     return terms.sum(-1)
+
+
+def is_loss(metric: Metric | None) -> bool:
+    """True for metrics that follow from the softmax of outputs, as a cross-entropy does."""
+    inner = metric.metric if isinstance(metric, NextToken) else metric
+    return isinstance(inner, (NegativeLogLikelihood, KLDivergence))
 
 
 def _following(targets: Any) -> Any:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 from torch.utils.data import Dataset as TorchDataset
 
-from joulewise.data import Dataset, Split
+from joulewise.data import Batches, Dataset, Split, check_entries
 from joulewise.errors import DataError, check_count, refuse
 from joulewise.nested import batch_size, map_tensors, tensors_in
 from joulewise.placement.process_state import SameDraws
@@ -99,8 +99,9 @@ def _iterable(data: Any, batch: int | None) -> Iterable[Any]:
             refuse("data", "a Dataset without a length", "a DataLoader of it", DataError)
         count = sum(t.numel() for t in tensors_in(data[0])) if len(data) else 1
         return DataLoader(data, batch_size=batch or _fitting(count))
-    if isinstance(data, Dataset):
-        refuse("data", "a Dataset", "one of its splits, such as data.test", DataError)
+    if isinstance(data, (Dataset, Batches)):
+        got = f"a {type(data).__name__}"
+        refuse("data", got, "one of its splits, such as data.test", DataError)
     if isinstance(data, (Tensor, str, bytes, Mapping)) or not isinstance(data, Iterable):
         refuse("data", f"a {type(data).__name__}", batches, DataError)
     if isinstance(data, tuple) and data and all(isinstance(part, Tensor) for part in data):
@@ -117,15 +118,26 @@ def _fitting(numbers: int) -> int:
 def _parts(item: Any, model: nn.Module) -> tuple[Any, Any, bool]:
     """Inputs and targets of a batch, and True if the targets are labels of a mapping."""
     if isinstance(item, Mapping):
+        check_entries(item)
         inputs = dict(item)
         labels = inputs.get("labels")
         config = getattr(model, "config", None)
         if not getattr(config, "is_encoder_decoder", False):  # derives decoder inputs from labels
             inputs.pop("labels", None)
+            _check_labels(labels, inputs.get("input_ids"))
         return inputs, labels, labels is not None
     if isinstance(item, (tuple, list)) and len(item) == 2:
         return item[0], item[1], False
     return item, None, False
+
+
+def _check_labels(labels: Any, ids: Any) -> None:
+    """Refuse labels of tokens that are not those of the batch."""
+    tokens = isinstance(labels, Tensor) and isinstance(ids, Tensor) and labels.ndim == ids.ndim > 1
+    if tokens and labels.shape != ids.shape:
+        got = f"{list(labels.shape)} beside input_ids {list(ids.shape)}"
+        allowed = f"that of input_ids, {NOT_COUNTED} at tokens that do not count"
+        refuse("the shape of labels", got, allowed, DataError)
 
 
 def _kind(inputs: Any) -> Any:

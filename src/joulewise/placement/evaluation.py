@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from joulewise.errors import DataError, ModelError, refuse
-from joulewise.metrics import Compared, Metric, as_metric, resolve_metric
+from joulewise.metrics import Compared, Metric, as_metric, default_metric, is_loss, resolve_metric
 from joulewise.nested import cloned
 from joulewise.placement.batches import NOT_COUNTED, Batch, attention_mask
-from joulewise.placement.execution import check_finite, main_tensor
+from joulewise.placement.execution import check_finite, check_logits, main_tensor
 from joulewise.placement.memory import Memory
 
 __all__ = ["Reference", "reference_pass", "score_pass"]
@@ -49,7 +49,8 @@ def reference_pass(
 
     Raises:
         DataError: if targets do not fit the outputs or the metric, or a metric has no targets.
-        ModelError: if an output is NaN or infinite, naming the first such layer.
+        ModelError: if an output is NaN or infinite, naming the first such layer; or outputs are
+            hidden states, for a metric of their softmax.
     """
     given = None if metric is None else as_metric(metric)
     if given is not None and batches[0].targets is None and not given.compares:
@@ -76,6 +77,8 @@ def reference_pass(
             tokens = batch.labels and main is not None and main.ndim == 3
             seen = output if given is not None and given.raw and not tokens else main
             targets = _targets(given, batch, outputs[0])
+            if is_loss(given or default_metric(seen, targets)):
+                check_logits(output)
             resolved = resolve_metric(given, seen, targets, labels=batch.labels, required=required)
             accumulator = None if resolved is None else resolved.new()
         if resolved is not None and accumulator is not None:

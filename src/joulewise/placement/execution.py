@@ -19,6 +19,7 @@ from joulewise.user_code import cause_of
 __all__ = [
     "call",
     "check_finite",
+    "check_logits",
     "differentiating",
     "main_tensor",
     "run",
@@ -60,6 +61,18 @@ def main_tensor(output: Any) -> Tensor | None:
     elif isinstance(output, (tuple, list)) and output:
         output = output[0]
     return output if isinstance(output, Tensor) else None
+
+
+def check_logits(output: Any) -> None:
+    """Refuse hidden states, the output of language models without a head.
+
+    Raises:
+        ModelError: naming models with one.
+    """
+    if isinstance(output, Mapping) and "last_hidden_state" in output:
+        got = "one without a head, whose outputs are hidden states"
+        allowed = "one whose outputs are logits, for instance by AutoModelForCausalLM"
+        refuse("the model", got, allowed, ModelError)
 
 
 def call(model: nn.Module, inputs: Any) -> Tensor:

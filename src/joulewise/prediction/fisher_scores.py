@@ -22,6 +22,7 @@ from joulewise.errors import DataError, ModelError, refuse
 from joulewise.metrics import Metric, NextToken, divergences
 from joulewise.placement import Batch, Placed, check_finite, differentiating
 from joulewise.placement.batches import NOT_COUNTED, attention_mask
+from joulewise.placement.execution import check_logits, tensor_of
 from joulewise.prediction.linearisation import ActivationUse
 from joulewise.prediction.problem import Problem
 
@@ -169,7 +170,9 @@ class FisherScores:
                 hook = module.register_forward_hook(partial(_remember, calls))
                 stack.callback(hook.remove)
             problem.memory.original()
-            logits = problem.memory.call(problem.batches[problem.numbers[0]].inputs)
+            output = problem.memory.run(problem.batches[problem.numbers[0]].inputs)
+        check_logits(output)
+        logits = tensor_of(output)
         uses = [layer for layer, _, _ in calls]
         for layer, output, version in calls:
             same = output.data_ptr() == logits.data_ptr() and output.shape == logits.shape
