@@ -59,5 +59,5 @@ def test_intervals_cover():
 
 @pytest.mark.parametrize("lost", [[], [0.0, 0.1], [[0.0, 0.1]]])
 def test_shapes_that_do_not_fit(lost):
-    with pytest.raises(InputError, match="lost has the shape"):
+    with pytest.raises(InputError, match="losses has the shape"):
         least_energy(ENERGIES, lost, 0.1)

@@ -50,7 +50,11 @@ def allocate(
     """
     arguments.check_trained([model])
     file = arguments.study_file(
-        models=[model], memories=[memory], goals=[goal], granularities=[granularity]
+        models=[model],
+        memories=[memory],
+        goals=[goal],
+        granularities=[granularity],
+        metric=metric,
     )
     (chosen,), (wanted,) = file.granularities, file.goals
     # One point for all beside it, of the same levels.
@@ -66,7 +70,10 @@ def allocate(
         place=place,
         goals=[goal],
         granularities=[*common, granularity],
-        drops=None if wanted.drop is None or wanted.relative else [wanted.drop],
+        # Drops of a curve are fractions of a perplexity, and differences of others.
+        drops=None
+        if wanted.drop is None or wanted.relative != (metric == "perplexity")
+        else [wanted.drop],
         metric=metric,
         chips=chips,
         samples=samples,

@@ -45,7 +45,8 @@ Place = Annotated[
     typer.Option(
         "--place",
         help="store=weights, activations or both; include=PATTERN+PATTERN; exclude=PATTERN; "
-        "fold_batchnorm=true; common_range=true; accesses=FILE.csv; joined by commas",
+        "fold_batchnorm=true; kv_cache=true; common_range=true; accesses=FILE.csv; joined by "
+        "commas",
     ),
 ]
 At = Annotated[
@@ -56,7 +57,9 @@ PlanFile = Annotated[Path | None, typer.Option("--plan", help="plan.json, instea
 Metric = Annotated[
     str | None,
     typer.Option(
-        "--metric", help="accuracy, accuracy:5, tokens, nll or mse  \\[default: by the targets]"
+        "--metric",
+        help="accuracy, accuracy:5, tokens, nll, perplexity, kl or mse  "
+        "\\[default: by the targets]",
     ),
 ]
 Goal = Annotated[
@@ -69,7 +72,11 @@ Goal = Annotated[
 ]
 Drops = Annotated[
     list[str] | None,
-    typer.Option("--drop", help="drop of the metric, as 0.5pp; repeat it  \\[default: 0.5pp, 1pp]"),
+    typer.Option(
+        "--drop",
+        help="drop of the metric, as 0.5pp, or 2% of a perplexity; repeat it  "
+        "\\[default: 0.5pp, 1pp]",
+    ),
 ]
 Chips = Annotated[int, typer.Option("--chips", help="chips to simulate")]
 Samples = Annotated[int, typer.Option("--samples", help="samples to predict with")]

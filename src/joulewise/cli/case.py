@@ -16,7 +16,7 @@ from joulewise.units import format_point
 
 if TYPE_CHECKING:
     from joulewise.placement import Placement
-    from joulewise.prediction import Forecast, Method
+    from joulewise.prediction import Fisher, Forecast, LossForecast, Method
     from joulewise.simulation import Simulation
     from joulewise.study.study_file import StudyFile
 
@@ -70,7 +70,6 @@ class Case:
         file = arguments.study_file(
             data={"source": data, "images": images},
             models=[model],
-            training=[] if "=" in model else ["sgd"],  # weights of its own; nothing is trained
             memories=[memory],
             place=place,
             points=at,
@@ -136,11 +135,11 @@ class Case:
             engine.close()
             torch.set_num_threads(threads)
 
-    def predict(self, method: Method) -> list[Forecast]:
+    def predict(self, method: Method | Fisher) -> list[Forecast | LossForecast]:
         """Predict at each plan, with a progress bar."""
         from joulewise.prediction import predict as predict_one
 
-        found = []
+        found: list[Forecast | LossForecast] = []
         with self._executor() as executor, console.bar("predict") as update, console.users_code():
             for number, plan in enumerate(self.plans):
 

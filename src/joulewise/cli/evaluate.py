@@ -16,7 +16,7 @@ from joulewise.units import format_percent, format_si
 
 if TYPE_CHECKING:
     from joulewise.placement import Energy
-    from joulewise.prediction import Forecast, Method
+    from joulewise.prediction import Fisher, Forecast, LossForecast, Method
     from joulewise.simulation import Simulation
 
 __all__ = ["predict", "simulate"]
@@ -104,8 +104,8 @@ def predict(
     method: Annotated[
         str,
         typer.Option(
-            help="first-order, second-order, corrected or full-covariance, with settings: "
-            "first-order:single_faults=8,chips=100"
+            help="first-order, second-order, corrected, full-covariance or fisher (loss and "
+            "divergence), with settings: first-order:single_faults=8"
         ),
     ] = "first-order",
     check: Annotated[
@@ -117,6 +117,8 @@ def predict(
     json: arguments.Json = False,
 ) -> None:
     """Predict output error, accuracy and contributions of tensors, without simulating chips.
+
+    Method fisher predicts the loss and the divergence of language models and classifiers.
 
     Example: joulewise predict --model cnn=cnn.safetensors --at eta=0.5 --check 100
     """
@@ -140,11 +142,15 @@ def predict(
     )
     with console.users_code():
         case.load(torch_device)
+    from joulewise.metrics import KLDivergence
     from joulewise.placement import energy
+    from joulewise.prediction import LossForecast
 
     found = case.predict(_method(method, seed))
     simulated: list[Simulation | None] = [None] * len(found)
     if check is not None:
+        if isinstance(found[0], LossForecast):
+            case.metric = KLDivergence()  # which is predicted
         simulated = [*case.simulate("simulate, to check", check, seed)]
     spent = [energy(case.placement, at=one) for one in case.plans]
     if json:
@@ -163,7 +169,7 @@ def predict(
     _print_tensors(case, found)
 
 
-def _method(text: str, seed: int) -> Method:
+def _method(text: str, seed: int) -> Method | Fisher:
     """A method with its settings.
 
     Raises:
@@ -173,21 +179,22 @@ def _method(text: str, seed: int) -> Method:
 
     import joulewise.contrib  # noqa: F401  registers its methods
     from joulewise.errors import refuse
-    from joulewise.prediction import METHODS
+    from joulewise.prediction import METHODS, Fisher
     from joulewise.study.short_forms import short_form
 
     settings = short_form(text, "name")
     name = settings.pop("name")
-    if name not in METHODS:
-        refuse("method", repr(name), ", ".join(METHODS))
-    method: Any = METHODS[name]()
-    known = {field.name for field in fields(method)}
+    known: dict[str, Any] = {**METHODS, "fisher": Fisher}
+    if name not in known:
+        refuse("method", repr(name), ", ".join(known))
+    method: Any = known[name]()
+    options = {field.name for field in fields(method)}
     for setting in settings:
-        if setting not in known:
-            refuse(f"the setting of {name}", repr(setting), ", ".join(sorted(known)))
-    if "seed" in known:
+        if setting not in options:
+            refuse(f"the setting of {name}", repr(setting), ", ".join(sorted(options)))
+    if "seed" in options:
         settings = {"seed": seed, **settings}
-    chosen: Method = type(method)(**settings)
+    chosen: Method | Fisher = type(method)(**settings)
     return chosen
 
 
@@ -249,14 +256,24 @@ def _row(name: str, one: Simulation, limit: float | None) -> list[str]:
     return cells
 
 
-def _error(forecast: Forecast) -> str:
+def _figures(forecast: Forecast | LossForecast) -> list[str]:
+    """Predicted output error and accuracy; of a loss, divergence and perplexity."""
+    from joulewise.prediction import LossForecast
+
     error = "" if forecast.standard_error is None else f" +- {forecast.standard_error:.2g}"
-    return f"{float(forecast.mse):.3g}{error}"
+    if isinstance(forecast, LossForecast):
+        perplexity = "" if forecast.perplexity is None else f"{forecast.perplexity:.4g}"
+        return [f"{float(forecast.divergence):.3g}{error}", perplexity]
+    accuracy = "" if forecast.accuracy is None else format_percent(forecast.accuracy.mean)
+    return [f"{float(forecast.mse):.3g}{error}", accuracy]
 
 
-def _simulated(one: Simulation | None) -> list[str]:
+def _simulated(one: Simulation | None, loss: bool) -> list[str]:
+    """Simulated figures beside predicted ones; of a loss, the divergence."""
     if one is None:
         return []
+    if loss:
+        return [f"{one.mean:.3g} [{', '.join(f'{end:.3g}' for end in one.interval())}]"]
     low, high = one.mse_interval()
     metric = "" if one.metric is None else _text(one, one.mean)
     return [f"{one.mean_mse:.3g} [{low:.3g}, {high:.3g}]", metric]
@@ -264,31 +281,38 @@ def _simulated(one: Simulation | None) -> list[str]:
 
 def _print_forecasts(
     case: Case,
-    found: Sequence[Forecast],
+    found: Sequence[Forecast | LossForecast],
     spent: Sequence[Energy],
     simulated: Sequence[Simulation | None],
 ) -> None:
     """Predictions, beside simulations if there are any."""
-    columns = ["point", "memory energy", "% of reliable", "output error", "accuracy"]
-    columns += ["simulated error", "simulated accuracy"] if simulated[0] is not None else []
+    from joulewise.prediction import LossForecast
+
+    first = found[0]
+    loss = isinstance(first, LossForecast)
+    figures = ["divergence, nats", "perplexity"] if loss else ["output error", "accuracy"]
+    checked = ["simulated divergence"] if loss else ["simulated error", "simulated accuracy"]
+    columns = ["point", "memory energy", "% of reliable", *figures]
+    columns += checked if simulated[0] is not None else []
     rows = [
         [
             name,
             format_si(joules.memory_total_j, "J"),
             f"{100 * joules.normalised:.1f}",
-            _error(forecast),
-            "" if forecast.accuracy is None else format_percent(forecast.accuracy.mean),
-            *_simulated(one),
+            *_figures(forecast),
+            *_simulated(one, loss),
         ]
         for name, forecast, joules, one in zip(case.names, found, spent, simulated, strict=True)
     ]
-    console.print_table(f"{case.name}, predicted by {found[0].method}", columns, rows)
-    if found[0].refusal is not None:
-        typer.echo(f"The metric is not predicted: {found[0].refusal}")
+    console.print_table(f"{case.name}, predicted by {first.method}", columns, rows)
+    if not isinstance(first, LossForecast) and first.refusal is not None:
+        typer.echo(f"The metric is not predicted: {first.refusal}")
 
 
-def _print_tensors(case: Case, found: list[Forecast]) -> None:
-    """Contributions to the error at each point, of the tensors that contribute most at the last."""
+def _print_tensors(case: Case, found: list[Forecast | LossForecast]) -> None:
+    """Contributions at each point, of the tensors that contribute most at the last."""
+    from joulewise.prediction import LossForecast
+
     last = found[-1].fractions
     listed = sorted(last, key=lambda name: -last[name])[:_MOST_TENSORS]
     order = [placed.name for placed in case.placement.placed if placed.name in listed]
@@ -302,4 +326,5 @@ def _print_tensors(case: Case, found: list[Forecast]) -> None:
         rows.append([f"{rest} others", *(format_percent(other, 1) for other in others)])
     shifts = [1 - sum(forecast.fractions.values()) for forecast in found]
     rows.append(["shift of the mean", *(format_percent(shift, 1) for shift in shifts)])
-    console.print_table("Contributions to the output error", ["tensor", *case.names], rows)
+    figure = "divergence" if isinstance(found[0], LossForecast) else "output error"
+    console.print_table(f"Contributions to the {figure}", ["tensor", *case.names], rows)

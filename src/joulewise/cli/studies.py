@@ -36,6 +36,7 @@ models:                     # a name, NAME=WEIGHTS, or fields
   - mlp
   - cnn
   # - {{source: "my_models.py:net", weights: net.safetensors, label: mine}}
+  # - "my_models.py:language_model"   # its code loads its own weights
 
 training:                   # without it, models come with weights
   - {{method: sgd, epochs: 8, lr: 0.1}}
@@ -50,12 +51,17 @@ memories:                   # a kind, kind:setting=value,..., or fields
 place:
   store: weights            # weights, activations or both
   # exclude: ["fc.*"]
+  # kv_cache: true          # keys and values of a language model, too
 
 # points: [eta=0.6, eta=0.5]    # operating points; without them they are chosen around the drops
 drops: [0.005, 0.01]
 
 goals: [drop=1pp]           # drop, target, error or energy; chips=95% for a yield
 granularities: [network, tensor]
+
+# metric: perplexity        # accuracy, accuracy:5, tokens, nll, perplexity, kl or mse
+# generation:               # a prompt that language models continue, for the page
+#   {{prompt: "Once upon", tokenizer: "my_models.py:tokenizer", new_tokens: 20}}
 
 chips: 100
 seeds: [0, 1]

@@ -229,9 +229,14 @@ class Simulation(Result):
 
 
 def _described(metric: Metric) -> dict[str, Any]:
-    """Name and direction, and the bounds, None where there is none."""
-    direction = {"higher_is_better": metric.higher_is_better}
-    return {"name": metric.name, **direction, "bounds": finite(metric.bounds)}
+    """Name, direction, kind of mean and derived figures; bounds, None where there is none."""
+    return {
+        "name": metric.name,
+        "higher_is_better": metric.higher_is_better,
+        "bounds": finite(metric.bounds),
+        "geometric": metric.geometric,
+        "derived": list(metric.derived(1.0)),
+    }
 
 
 def _with_interval(

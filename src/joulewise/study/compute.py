@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +17,21 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from joulewise.allocation import allocate, pareto
+from joulewise.data import Batches, Dataset
 from joulewise.errors import JoulewiseError
-from joulewise.metrics import Metric
+from joulewise.metrics import KLDivergence, Metric, is_loss
 from joulewise.placement import Placement, Plan, energy, reference_energies
 from joulewise.prediction import predict
 from joulewise.progress import Report, silent
+from joulewise.simulation import Simulation, sweep
 from joulewise.study.energy_curve import energy_curve, losses
 from joulewise.study.entries import Place
 from joulewise.study.environment import Environment
+from joulewise.study.least_energy import lost_by
 from joulewise.study.networks import metric_of, place_network, test_split, train_network
 from joulewise.study.placed import placed_records
 from joulewise.study.sources import check_files, data_of, safetensors_of
+from joulewise.study.tokens import token_result
 from joulewise.study.trials import Allocate, Curve, Evaluate, Train
 
 __all__ = ["Outcome", "compute"]
@@ -62,7 +67,7 @@ def compute(
 
     Args:
         trial: The trial.
-        weights: The weights of its network; None for a training.
+        weights: The weights of its network; None for a training, or those of the model's code.
         report: Called with the progress.
         executor: Workers that the chips and batches of an evaluation are spread over; None for
             none.
@@ -77,7 +82,6 @@ def compute(
         if isinstance(trial, Train):
             result, content = _train(trial, report)
         else:
-            assert weights is not None
             result = _evaluate(trial, weights, report, executor)
     return Outcome(
         result=result,
@@ -113,7 +117,7 @@ def _train(trial: Train, report: Report) -> tuple[dict[str, Any], bytes]:
 
 
 def _evaluate(
-    trial: Evaluate, weights: Path, report: Report, executor: Executor | None
+    trial: Evaluate, weights: Path | None, report: Report, executor: Executor | None
 ) -> dict[str, Any]:
     """Facts of the placement, and the answer to what is asked."""
     network = trial.network
@@ -130,10 +134,12 @@ def _evaluate(
         "reference_energies_j": reference_energies(placement),
         "tensors": [record.model_dump() for record in placed_records(placement)],
     }
+    tokens = partial(_tokens, placement, data, trial)
+    facts["tokens"] = tokens(None)
     metric = metric_of(trial.metric)
     ask = trial.ask
     if isinstance(ask, Curve):
-        return facts | _curve(placement, test, trial, ask, metric, report, executor)
+        return facts | _curve(placement, test, trial, ask, metric, tokens, report, executor)
     common: dict[str, Any] = {
         "granularity": ask.granularity.build(),
         "samples": trial.samples,
@@ -146,8 +152,25 @@ def _evaluate(
     if isinstance(ask, Allocate):
         goal, confidence = ask.goal.build(), ask.confidence
         allocation = allocate(placement, test, goal=goal, confidence=confidence, **common)
-        return facts | {"allocation": allocation.to_dict(), "plan_file": _file_of(allocation.plan)}
+        plan = allocation.plan
+        facts |= {"plan_file": _file_of(plan), "tokens_at": [tokens(plan)]}
+        return facts | {"allocation": allocation.to_dict()}
     return facts | {"front": pareto(placement, test, plans=ask.plans, **common).to_dict()}
+
+
+def _tokens(
+    placement: Placement, data: Dataset | Batches, trial: Evaluate, plan: Plan | None
+) -> dict[str, Any] | None:
+    """Results of tokens at a plan; None for data that are not batches of mappings."""
+    if not isinstance(data, Batches):
+        return None
+    return token_result(
+        placement,
+        plan,
+        context=data.input_shape[-1],
+        generation=trial.generation,
+        chip=trial.chip_seed,
+    )
 
 
 def _file_of(plan: Plan) -> dict[str, Any]:
@@ -165,38 +188,58 @@ def _curve(
     trial: Evaluate,
     ask: Curve,
     metric: Metric | None,
+    tokens: Callable[[Plan | None], Any],
     report: Report,
     executor: Executor | None,
 ) -> dict[str, Any]:
-    """Simulations, and predictions beside some of them."""
+    """Simulations, and predictions, divergences and tokens beside some of them."""
+    geometric = metric is not None and metric.geometric
+    drops = tuple(lost_by(drop, geometric=geometric) for drop in ask.drops)
+    chips: dict[str, Any] = {"chips": ask.chips, "seed": trial.chip_seed, "executor": executor}
     found = energy_curve(
-        placement,
-        test,
-        points=ask.points,
-        drops=ask.drops,
-        chips=ask.chips,
-        seed=trial.chip_seed,
-        metric=metric,
-        report=report,
-        executor=executor,
+        placement, test, points=ask.points, drops=drops, metric=metric, report=report, **chips
     )
-    means = [float(losses(one).mean()) for one in found]
-    forecasts: list[Any] = [None] * len(found)
-    refused = ""
-    options: dict[str, Any] = {"method": "second-order", "executor": executor}
-    for number, index in enumerate(_spread(means, ask.drops)):
-        report("predicting", number, _FORECASTS)
-        try:
-            forecast = predict(placement, test, at=found[index].plan, **options)
-        except JoulewiseError as error:  # a curve is worth having without predictions
-            refused = str(error)
-            break
-        forecasts[index] = forecast.to_dict()
+    loss = is_loss(found[0].metric)
+    chosen = _spread([float(losses(one).mean()) for one in found], drops)
+    forecasts, refused = _predicted(placement, test, found, chosen, loss, report, executor)
+    shown = range(len(found)) if ask.points else chosen
+    divergences: list[Any] = [None] * len(found)
+    if loss:
+        at = [found[index].plan for index in chosen]
+        beside = sweep(placement, test, at=at, metric=KLDivergence(), progress=report, **chips)
+        for index, one in zip(chosen, beside, strict=True):
+            divergences[index] = one.to_dict()
     return {
         "simulations": [one.to_dict() for one in found],
         "forecasts": forecasts,
         "not_predicted": refused,
+        "divergences": divergences,
+        "tokens_at": [tokens(one.plan) if k in shown else None for k, one in enumerate(found)],
     }
+
+
+def _predicted(
+    placement: Placement,
+    test: Any,
+    found: Sequence[Simulation],
+    chosen: Sequence[int],
+    loss: bool,
+    report: Report,
+    executor: Executor | None,
+) -> tuple[list[Any], str]:
+    """Forecasts at the chosen points, None at others, and the reason where there is none."""
+    forecasts: list[Any] = [None] * len(found)
+    options: dict[str, Any] = {"method": "fisher"}
+    if not loss:
+        options = {"method": "second-order", "executor": executor}
+    for number, index in enumerate(chosen):
+        report("predicting", number, _FORECASTS)
+        try:
+            forecast = predict(placement, test, at=found[index].plan, **options)
+        except JoulewiseError as error:  # a curve is worth having without predictions
+            return forecasts, str(error)
+        forecasts[index] = forecast.to_dict()
+    return forecasts, ""
 
 
 def _spread(lost: list[float], drops: tuple[float, ...]) -> list[int]:

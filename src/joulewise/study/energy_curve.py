@@ -8,13 +8,13 @@ from concurrent.futures import Executor
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from joulewise.devices import Knob
 from joulewise.errors import InputError
 from joulewise.placement import Placement
 from joulewise.progress import Report, silent
 from joulewise.simulation import Simulation, simulate, sweep
+from joulewise.study.least_energy import Floats, lost
 
 __all__ = ["common_knob", "energy_curve", "losses"]
 
@@ -27,10 +27,8 @@ _STEP, _MOST_FINE = 0.02, 12
 _FAR = 8.0
 
 
-def losses(simulation: Simulation) -> NDArray[np.float64]:
-    """Loss of each chip against a perfect memory, ``[chips]``, in the unit of the metric.
-
-    Above 0 for a worse value; infinite for a chip that failed.
+def losses(simulation: Simulation) -> Floats:
+    """Loss of each chip against a perfect memory, ``[chips]``; see `lost`.
 
     Raises:
         InputError: without targets.
@@ -38,8 +36,8 @@ def losses(simulation: Simulation) -> NDArray[np.float64]:
     metric, ideal = simulation.metric, simulation.ideal
     if metric is None or ideal is None:
         raise InputError("a curve needs a metric; allowed: data with targets")
-    sign = 1.0 if metric.higher_is_better else -1.0
-    return np.array([np.inf if v is None else sign * (ideal - v) for v in simulation.values])
+    facts = {"higher_is_better": metric.higher_is_better, "geometric": metric.geometric}
+    return lost(np.array(simulation.values, dtype=float), ideal, **facts)
 
 
 def common_knob(placement: Placement) -> Knob:
@@ -78,7 +76,7 @@ def energy_curve(
         placement: The placement.
         data: See `joulewise.simulate`.
         points: Operating points; none to choose them.
-        drops: Losses that the curve will be read at, in the unit of the metric; above 0.
+        drops: Losses that the curve will be read at, as by `lost`; above 0.
         chips: Chips at each point.
         seed: Seed of the first chip.
         metric: See `joulewise.simulate`.
@@ -119,19 +117,21 @@ def _scout(
     report: Report,
 ) -> list[float]:
     """Levels worth simulating, the most reliable first."""
-    lost: list[float] = []
+    found: list[float] = []
     for number, level in enumerate(_COARSE):
         at = {knob.name: _rounded(knob, level)}
         result = simulate(placement, data, at=at, chips=chips, seed=seed, metric=metric)
-        lost.append(float(losses(result).mean()))
+        found.append(float(losses(result).mean()))
         report("scouting", number + 1, len(_COARSE))
         # Of a fraction such as accuracy, 0.2 at least.
         bounded = result.metric is not None and result.metric.bounds == (0.0, 1.0)
-        if lost[-1] > max(_FAR * max(drops), 0.2 if bounded else 0.0):
+        if found[-1] > max(_FAR * max(drops), 0.2 if bounded else 0.0):
             break
-    seen = _COARSE[: len(lost)]
-    start = min((s for s, d in zip(seen, lost, strict=True) if d < 0.4 * min(drops)), default=1.0)
-    stop = max((s for s, d in zip(seen, lost, strict=True) if d > 2 * max(drops)), default=seen[-1])
+    seen = _COARSE[: len(found)]
+    start = min((s for s, d in zip(seen, found, strict=True) if d < 0.4 * min(drops)), default=1.0)
+    stop = max(
+        (s for s, d in zip(seen, found, strict=True) if d > 2 * max(drops)), default=seen[-1]
+    )
     steps = min(_MOST_FINE, max(1, round((start - stop) / _STEP)))
     fine = [stop + (start - stop) * k / steps for k in range(steps + 1)]
     return sorted({*seen, *fine}, reverse=True)

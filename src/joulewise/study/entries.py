@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from joulewise.errors import refuse
 from joulewise.study.plain import Plain, settings_in_words
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Budget",
     "Data",
+    "GenerationEntry",
     "GoalEntry",
     "GranularityEntry",
     "ModelEntry",
@@ -68,6 +69,7 @@ class Place(Plain):
     include: tuple[str, ...] = Field(default=(), description="patterns such as conv*.weight")
     exclude: tuple[str, ...] = ()
     fold_batchnorm: bool = False
+    kv_cache: bool = Field(default=False, description="keys and values of a language model, too")
     common_range: bool = Field(default=False, description="weights: one range for the network")
     accesses: Path | None = Field(
         default=None, description="accesses per inference, a CSV of joulewise.mappers.AccessTable"
@@ -246,6 +248,45 @@ class GranularityEntry(Plain):
         from joulewise.allocation import Granularity
 
         return Granularity(**self.model_dump())
+
+
+class GenerationEntry(Plain):
+    """Text that a language model generates, by a faulty chip beside the model as given."""
+
+    prompt: str | tuple[int, ...] = Field(description="text, or numbers of tokens")
+    tokenizer: str = Field(
+        default="",
+        description="package.module:function or file.py:function that returns an object with "
+        "encode and decode, as tokenizers of transformers have them; needed for text",
+    )
+    new_tokens: int = Field(default=20, ge=1, le=10**4)
+
+    @field_validator("prompt", mode="before")
+    @classmethod
+    def _check_prompt(cls, prompt: Any) -> Any:
+        """Refuse anything but text and numbers of tokens.
+
+        Raises:
+            ValueError: naming both.
+        """
+        numbers = isinstance(prompt, (list, tuple)) and all(type(n) is int for n in prompt)
+        if not prompt or not (isinstance(prompt, str) or (numbers and min(prompt) >= 0)):
+            raise ValueError(f"{prompt!r:.60}; allowed: text, or a list of numbers of tokens")
+        return prompt
+
+    @model_validator(mode="after")
+    def _check_tokenizer(self) -> Self:
+        """Refuse text without a tokenizer.
+
+        Raises:
+            ValueError: naming what is allowed.
+        """
+        if isinstance(self.prompt, str) and not self.tokenizer:
+            raise ValueError("prompt is text without a tokenizer; allowed: numbers of tokens")
+        if self.tokenizer and not all(self.tokenizer.rpartition(":")):
+            allowed = "package.module:function or file.py:function"
+            raise ValueError(f"tokenizer is {self.tokenizer!r}; allowed: {allowed}")
+        return self
 
 
 class TrainingEntry(TrainingOptions):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from joulewise.errors import InputError, check_in_range
 
-__all__ = ["LeastEnergy", "least_energy"]
+__all__ = ["Floats", "LeastEnergy", "least_energy", "lost", "lost_by"]
 
 Floats = NDArray[np.float64]
 _RESAMPLES = 2000
@@ -37,8 +38,30 @@ class LeastEnergy:
     at_edge: bool
 
 
+def lost(values: ArrayLike, baseline: float, *, higher_is_better: bool, geometric: bool) -> Floats:
+    """Loss of each value of a metric against a baseline, above 0 for a worse value.
+
+    The logarithm of their ratio for metrics whose mean is geometric, so that the mean loss is that
+    of the mean; the difference for all others.
+
+    Args:
+        values: Values; NaN for a failed chip, whose loss is infinite.
+        baseline: The value that is lost from.
+        higher_is_better: Direction of the metric.
+        geometric: True if means are geometric.
+    """
+    found = np.asarray(values, dtype=np.float64)
+    difference = np.log(baseline / found) if geometric else baseline - found
+    return np.where(np.isnan(found), np.inf, difference if higher_is_better else -difference)
+
+
+def lost_by(drop: float, *, geometric: bool) -> float:
+    """The loss, as by `lost`, of a drop: a fraction of metrics whose mean is geometric."""
+    return math.log1p(drop) if geometric else drop
+
+
 def least_energy(
-    energies: Sequence[float], lost: ArrayLike, drop: float, *, seed: int = 0
+    energies: Sequence[float], losses: ArrayLike, drop: float, *, seed: int = 0
 ) -> LeastEnergy:
     """The least energy within a drop, and a bootstrap interval over chips.
 
@@ -47,7 +70,7 @@ def least_energy(
 
     Args:
         energies: Energy of each plan, in any unit and order.
-        lost: Loss of each chip under each plan, ``[chips, plans]``; infinite for a failed chip.
+        losses: Loss of each chip under each plan, ``[chips, plans]``; infinite for a failed chip.
         drop: The loss that is allowed, above 0.
         seed: Seed of the bootstrap.
 
@@ -60,10 +83,10 @@ def least_energy(
         (0.45, False)
     """
     check_in_range("drop", drop, 0.0, 1e30, open_low=True)
-    losses = np.asarray(lost, dtype=np.float64)
+    losses = np.asarray(losses, dtype=np.float64)
     if losses.ndim != 2 or losses.shape[1] != len(energies) or not losses.size:
         raise InputError(
-            f"lost has the shape {losses.shape} for {len(energies)} energies; allowed: [chips, "
+            f"losses has the shape {losses.shape} for {len(energies)} energies; allowed: [chips, "
             "plans]"
         )
     order = np.argsort(energies, kind="stable")[::-1]

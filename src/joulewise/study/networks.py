@@ -8,21 +8,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from joulewise.contrib import LearnedRanges, NoiseMaximisation, weight_noise
-from joulewise.data import Dataset, Split
+from joulewise.data import Batches, Dataset, Split
 from joulewise.devices import Point
-from joulewise.errors import InputError
+from joulewise.errors import DataError, InputError, check_kind
 from joulewise.metrics import (
     Accuracy,
+    KLDivergence,
     MeanSquaredError,
     Metric,
     NegativeLogLikelihood,
+    Perplexity,
     TokenAccuracy,
 )
 from joulewise.models import host, load_model, load_weights
+from joulewise.nested import batch_size
 from joulewise.placement import Placement, fold_batchnorm, place, prepare, with_accesses
+from joulewise.placement.batches import take
 from joulewise.study.entries import Place, TrainingEntry
 from joulewise.training import EpochRecord, TrainingMemory, TrainingRecord, TrainingSpec, train
 
@@ -33,7 +37,12 @@ _CALIBRATION, _FOLDING = 512, 8
 
 
 def place_network(
-    source: str, weights: Path | None, seed: int, data: Dataset, memory: Any, where: Place
+    source: str,
+    weights: Path | None,
+    seed: int,
+    data: Dataset | Batches,
+    memory: Any,
+    where: Place,
 ) -> Placement:
     """Load a model and its weights, and place it.
 
@@ -53,12 +62,15 @@ def place_network(
         load_weights(model, weights)
     model = host(model, data.input_shape)
     if where.fold_batchnorm:
-        model = fold_batchnorm(model, _calibration(data, model)[:_FOLDING])
+        inputs = _calibration(data, model)
+        model = fold_batchnorm(model, take(inputs, batch_size(inputs), slice(_FOLDING)))
     return _placed(model, data, memory, where)
 
 
-def test_split(data: Dataset, images: int | None) -> Split:
+def test_split(data: Dataset | Batches, images: int | None) -> Split | list[Any]:
     """The test split, or a random subset of so many samples, the same for all trials."""
+    if isinstance(data, Batches):
+        return list((data if images is None else data.subset(images)).test)
     if images is None:
         return data.test
     return data.test.subset(min(images, len(data.test)), seed=0)
@@ -67,7 +79,7 @@ def test_split(data: Dataset, images: int | None) -> Split:
 def train_network(
     source: str,
     entry: TrainingEntry,
-    data: Dataset,
+    data: Dataset | Batches,
     memory: Any,
     where: Place,
     *,
@@ -88,6 +100,8 @@ def train_network(
     Returns:
         The network; the record of its training; and the memory that it was trained through.
     """
+    check_kind("data", data, Dataset, "samples with classes, as a Dataset or a pair", DataError)
+    assert isinstance(data, Dataset)
     model = load_model(source, data.input_shape, data.classes, seed=seed)
     model = host(model, data.input_shape)
     through = _training_memory(entry, memory, where, seed, model, data)
@@ -190,6 +204,8 @@ def metric_of(name: str | None) -> Metric | None:
     known: dict[str, type[Metric]] = {
         "tokens": TokenAccuracy,
         "nll": NegativeLogLikelihood,
+        "perplexity": Perplexity,
+        "kl": KLDivergence,
         "mse": MeanSquaredError,
     }
     if name not in known:
@@ -197,7 +213,7 @@ def metric_of(name: str | None) -> Metric | None:
     return known[name]()
 
 
-def _placed(model: nn.Module, data: Dataset, memory: Any, where: Place) -> Placement:
+def _placed(model: nn.Module, data: Dataset | Batches, memory: Any, where: Place) -> Placement:
     """Placed and traced on up to 512 training samples, or test samples where there are none."""
     limit = None
     if where.common_range:
@@ -207,6 +223,7 @@ def _placed(model: nn.Module, data: Dataset, memory: Any, where: Place) -> Place
         model,
         weights=None if where.store == "activations" else memory.build(limit),
         activations=None if where.store == "weights" else memory.build(),
+        kv_cache=memory.build() if where.kv_cache else None,
         include=where.include,
         exclude=where.exclude,
         example_inputs=_calibration(data, model),
@@ -214,8 +231,11 @@ def _placed(model: nn.Module, data: Dataset, memory: Any, where: Place) -> Place
     return with_accesses(placement, where.accesses) if where.accesses else placement
 
 
-def _calibration(data: Dataset, model: nn.Module) -> Tensor:
+def _calibration(data: Dataset | Batches, model: nn.Module) -> Any:
+    """Inputs that ranges of activations are set by, and accesses counted on."""
+    if isinstance(data, Batches):
+        (batch,) = prepare([data.longest], model)
+        return batch.inputs
     split = data.train or data.test
     (batch,) = prepare(split.subset(min(_CALIBRATION, len(split))), model, _CALIBRATION)
-    inputs: Tensor = batch.inputs
-    return inputs
+    return batch.inputs

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from joulewise.simulation import mean_interval
+from joulewise.simulation import mean_interval, mean_value
 from joulewise.study.trials import Evaluate, Train, Trial, kind_of
 
 __all__ = ["Record"]
@@ -23,10 +23,12 @@ class Record:
     Args:
         trial: What was asked.
         result: Plain data. ``training`` of a training, a `TrainingRecord`; facts of the placement
-            of an evaluation (``knob``, ``parameters``, ``macs``, ``reliable``, ``tensors`` and
-            ``reference_energies_j``), and ``simulations``, ``forecasts`` and ``not_predicted`` of a
-            curve, the ``allocation``, or the ``front``, as the ``to_dict`` of these results gives
-            them.
+            of an evaluation (``knob``, ``parameters``, ``macs``, ``reliable``, ``tensors``,
+            ``reference_energies_j``, and ``tokens`` of a language model, see `token_result`), and
+            ``simulations``, ``forecasts`` and ``not_predicted`` of a curve, the ``allocation``, or
+            the ``front``, as the ``to_dict`` of these results gives them. Of a curve of a loss,
+            ``divergences`` are simulations of the KL divergence at some of its points.
+            ``tokens_at`` are results of tokens at some points, or at the allocation's plan.
         weights: Digest of the weights, of a training; empty for others.
         seconds: Duration with one thread.
         environment: Versions and machine; see `Environment`.
@@ -87,7 +89,9 @@ class Record:
         common = points[0] if all(point == points[0] for point in points) else {}
         values = [value for value in simulation["values"] if value is not None]
         several = len(values) > 1
-        low, high = mean_interval(values) if several else (None, None)
+        metric = simulation["metric"] or {}
+        geometric = metric.get("geometric", False)  # records of 0.2 do not say
+        low, high = mean_interval(values, geometric=geometric) if several else (None, None)
         known = [mse for mse in simulation["mse"] if mse is not None]
         return {
             "kind": self.kind,
@@ -95,9 +99,9 @@ class Record:
             **_spent(simulation["energy"]),
             "chips": simulation["chips"],
             "failed": simulation["chips"] - len(values) if simulation["values"] else 0,
-            "metric": None if simulation["metric"] is None else simulation["metric"]["name"],
+            "metric": metric.get("name"),
             "ideal": simulation["ideal"],
-            "mean": sum(values) / len(values) if values else None,
+            "mean": mean_value(values, geometric=geometric) if values else None,
             "low": low,
             "high": high,
             "output_error": sum(known) / len(known) if known else None,
@@ -114,10 +118,11 @@ def _spent(energy: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _predicted(forecast: Mapping[str, Any] | None) -> dict[str, Any]:
-    if forecast is None:
-        return {"predicted_error": None, "predicted_accuracy": None}
-    accuracy = forecast["accuracy"]
+    """Figures of a forecast of the output error, or of one of the loss."""
+    found = forecast or {}
     return {
-        "predicted_error": forecast["mse"],
-        "predicted_accuracy": None if accuracy is None else accuracy["mean"],
+        "predicted_error": found.get("mse"),
+        "predicted_accuracy": (found.get("accuracy") or {}).get("mean"),
+        "predicted_divergence": found.get("divergence"),
+        "predicted_perplexity": found.get("perplexity"),
     }

@@ -101,7 +101,7 @@ def _work(trial: Any, weights: str, folder: Path, content: bytes | None) -> Outc
     return compute(trial, path)
 
 
-def _in_thread(trial: Evaluate, weights: Path, executor: Executor) -> Future[Outcome | None]:
+def _in_thread(trial: Evaluate, weights: Path | None, executor: Executor) -> Future[Outcome | None]:
     """Compute a trial here, its chips and batches in workers that would have nothing to do."""
     future: Future[Outcome | None] = Future()
 
@@ -233,7 +233,7 @@ class Run:
             weights = self._weights_of(cell)
             unfinished = len(self._pending) + len(self._running) + 1
             if isinstance(cell.trial, Evaluate) and 2 * unfinished <= self.engine.workers():
-                path = self.store.weights_path(weights)
+                path = self.store.weights_path(weights) if weights else None
                 future = _in_thread(cell.trial, path, self._executor)
             else:
                 future = self._executor.submit(_work, cell.trial, weights, folder, content)
@@ -248,10 +248,10 @@ class Run:
         self._running[future] = cell, lock, self._executor
 
     def _weights_of(self, cell: Cell) -> str:
-        """Digest of the weights that a trial needs; empty for a training."""
+        """Digest of the weights that a trial needs; empty for none."""
         if not isinstance(cell.trial, Evaluate):
             return ""
-        return cell.trial.network.weights or self._weights[cell.needs]
+        return cell.trial.network.weights or self._weights.get(cell.needs, "")
 
     def _collect(self, future: Future[Outcome | None]) -> None:
         """Keep the outcome of a trial.

@@ -13,11 +13,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from joulewise.data import Dataset, load_data
-from joulewise.errors import DataError
+from joulewise.data import Batches, Dataset, load_data
+from joulewise.errors import DataError, refuse
 from joulewise.models import ZOO, load_model, load_weights, save_weights
 from joulewise.study.checks import check_study
-from joulewise.study.entries import Place
+from joulewise.study.entries import GenerationEntry, Place
 from joulewise.study.memories import CustomMemory, Memory
 from joulewise.study.named_files import content_of
 from joulewise.study.store import content_digest
@@ -41,6 +41,9 @@ def sources_of(study: StudyFile, keep: Callable[[bytes], str]) -> Sources:
     check_study(study)
     _data.cache_clear()  # files may have changed since the last study of this process
     data, content = _data(study.data.source)
+    if study.training and isinstance(data, Batches):
+        got = f"given for {study.data.source}, which holds batches of mappings"
+        refuse("training", got, "models with weights, or whose code loads them")
     models, weights = [], []
     for entry in study.models:
         model, code = load_model(entry.source, data.input_shape, data.classes, seed=0), ""
@@ -60,13 +63,14 @@ def sources_of(study: StudyFile, keep: Callable[[bytes], str]) -> Sources:
         content=content,
         images=study.data.images,
     )
-    files = [_files_digest(memory, study.place) for memory in study.memories]
+    files = [_files_digest(memory, study.place, study.generation) for memory in study.memories]
     return Sources(data=reference, models=models, weights=weights, files=files)
 
 
-def _files_digest(memory: Memory, place: Place) -> str:
-    """Digest of the files, and of the code of one's own, that a memory and a place name."""
+def _files_digest(memory: Memory, place: Place, generation: GenerationEntry | None) -> str:
+    """Digest of the files, and of the code of one's own, that parts of a study name."""
     contents = [_code_of(memory.factory)] if isinstance(memory, CustomMemory) else []
+    contents += [] if generation is None else [_code_of(generation.tokenizer)]
     files = (*memory.files, *([] if place.accesses is None else [place.accesses]))
     return content_digest(b"".join([*contents, *map(content_of, files)]))
 
@@ -77,8 +81,9 @@ def check_files(trial: Train | Evaluate) -> None:
     Raises:
         DataError: naming the memory.
     """
-    memory = trial.memory
-    if memory is not None and _files_digest(memory, trial.place or Place()) != trial.files:
+    memory, place = trial.memory, trial.place or Place()
+    generation = trial.generation if isinstance(trial, Evaluate) else None
+    if memory is not None and _files_digest(memory, place, generation) != trial.files:
         raise DataError(f"the files of {memory.name} have changed; run the study again")
 
 
@@ -93,18 +98,25 @@ def _code_of(source: str) -> bytes:
 
 
 @lru_cache(maxsize=2)
-def _data(source: str) -> tuple[Dataset, str]:
+def _data(source: str) -> tuple[Dataset | Batches, str]:
     """Data and the digest of all that results depend on."""
     data = load_data(source)
-    facts = (data.classes, data.flips, data.test.mean, data.test.std)
-    content = hashlib.sha256(repr(facts).encode())
+    if isinstance(data, Batches):
+        content = hashlib.sha256()
+        for batch in data.test:
+            for name, tensor in batch.items():
+                facts = repr((name, tensor.shape, tensor.dtype))
+                content.update(facts.encode() + _bytes_of(tensor))
+        return data, content.hexdigest()[:16]
+    statistics = (data.classes, data.flips, data.test.mean, data.test.std)
+    content = hashlib.sha256(repr(statistics).encode())
     for split in (data.train, data.test):
         for tensor in () if split is None else (split.inputs, split.targets):
             content.update(repr((tensor.shape, tensor.dtype)).encode() + _bytes_of(tensor))
     return data, content.hexdigest()[:16]
 
 
-def data_of(reference: DataRef) -> Dataset:
+def data_of(reference: DataRef) -> Dataset | Batches:
     """The data of a trial.
 
     Raises:

@@ -16,6 +16,7 @@ from joulewise.errors import InputError, refuse
 from joulewise.study.entries import (
     Budget,
     Data,
+    GenerationEntry,
     GoalEntry,
     GranularityEntry,
     ModelEntry,
@@ -54,7 +55,8 @@ class StudyFile(Plain):
     drops: tuple[Annotated[Number, Field(gt=0)], ...] = Field(
         default=(0.005, 0.01),
         min_length=1,
-        description="drops of the metric that curves are read at, the main one first",
+        description="drops of the metric that curves are read at, the main one first; of a "
+        "perplexity, fractions",
     )
     goals: tuple[GoalEntry, ...] = ()
     granularities: tuple[GranularityEntry, ...] = Field(
@@ -62,7 +64,11 @@ class StudyFile(Plain):
     )
     front: int = Field(default=0, ge=0, le=1000, description="plans of a Pareto front; 0 for none")
     metric: str | None = Field(
-        default=None, description="accuracy, accuracy:5, tokens, nll, mse; none: by the targets"
+        default=None,
+        description="accuracy, accuracy:5, tokens, nll, perplexity, kl, mse; none: by the targets",
+    )
+    generation: GenerationEntry | None = Field(
+        default=None, description="a prompt that language models continue, for the page"
     )
     chips: int = Field(default=200, ge=2, le=10**7)
     curve_chips: int | None = Field(
@@ -89,7 +95,8 @@ class StudyFile(Plain):
         for number, model in enumerate(self.models):
             if self.training and model.weights is not None:
                 raise ValueError(f"models[{number}].weights is given beside training")
-            if not self.training and model.weights is None:
+            # Code of the user's own may load weights.
+            if not self.training and model.weights is None and ":" not in model.source:
                 raise ValueError(
                     f"models[{number}] ({model.name}) has neither weights nor training; allowed: "
                     "weights beside it, or a list of training methods"
@@ -136,10 +143,10 @@ class StudyFile(Plain):
         Raises:
             ValueError: naming those allowed.
         """
-        if metric is not None and not re.fullmatch(r"accuracy(:[1-9]\d*)?|tokens|nll|mse", metric):
-            raise ValueError(
-                f"{metric!r} is no metric; allowed: accuracy, accuracy:5, tokens, nll, mse"
-            )
+        known = "tokens|nll|perplexity|kl|mse"
+        if metric is not None and not re.fullmatch(rf"accuracy(:[1-9]\d*)?|{known}", metric):
+            allowed = f"accuracy, accuracy:5, {known.replace('|', ', ')}"
+            raise ValueError(f"{metric!r} is no metric; allowed: {allowed}")
         return metric
 
     def points_of(self, memory: Memory) -> tuple[Point, ...]:

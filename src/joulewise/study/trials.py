@@ -9,7 +9,14 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from joulewise.study.entries import GoalEntry, GranularityEntry, Place, Point, TrainingEntry
+from joulewise.study.entries import (
+    GenerationEntry,
+    GoalEntry,
+    GranularityEntry,
+    Place,
+    Point,
+    TrainingEntry,
+)
 from joulewise.study.memories import Memory
 from joulewise.study.store import digest_of
 from joulewise.study.study_file import StudyFile
@@ -78,7 +85,7 @@ class Network(_Value):
     Args:
         model: The model.
         seed: Seed of its initial weights.
-        weights: Digest of the content of a weights file; empty for none.
+        weights: Digest of the content of a weights file; empty for those of the model's code.
         path: Path of that file.
         trained: Digest of the `Train` that gives the weights; empty for none.
     """
@@ -152,6 +159,7 @@ class Evaluate(_Value):
     chips: int
     chip_seed: int
     samples: int
+    generation: GenerationEntry | None = None
     ask: Curve | Allocate | Front = Field(discriminator="kind")
 
 
@@ -220,7 +228,9 @@ def cells_of(study: StudyFile, sources: Sources) -> list[Cell]:
                     found += _trained(study, sources, model, training, seed)
             continue
         network = Network(
-            model=sources.models[model], weights=sources.weights[model], path=str(entry.weights)
+            model=sources.models[model],
+            weights=sources.weights[model],
+            path="" if entry.weights is None else str(entry.weights),
         )
         for memory in range(len(study.memories)):
             found += [
@@ -281,6 +291,7 @@ def _evaluations(
             chips=study.chips,
             chip_seed=study.chip_seed,
             samples=study.samples,
+            generation=study.generation,
             ask=ask,
         )
 
