@@ -61,6 +61,7 @@ def curves(
     x_format: str,
     y_format: str,
     y_domain: tuple[float, float],
+    log: bool = False,
 ) -> Any:
     """Lines with 95 % intervals, bands of chips where there are few lines, and crossings marked.
 
@@ -74,6 +75,7 @@ def curves(
         x_format: d3 format of its ticks.
         y_format: Likewise.
         y_domain: Ends of the vertical axis; points beyond are cut off.
+        log: True for a logarithmic vertical axis.
     """
     data = alt.InlineData(values=[dict(row) for row in rows])
     base = alt.Chart(data).encode(
@@ -86,7 +88,7 @@ def curves(
         color=_colour(rows, "name"),
     )
     # Each layer states the scale: one without would add 0 to the axis.
-    scale = alt.Scale(domain=list(y_domain), nice=False)
+    scale = alt.Scale(type="log" if log else "linear", domain=list(y_domain), nice=False)
 
     def vertical(field: str) -> alt.Y:
         return alt.Y(f"{field}:Q", title=y, scale=scale, axis=alt.Axis(format=y_format))

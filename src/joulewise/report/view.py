@@ -8,12 +8,12 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from joulewise.results import format_value
-from joulewise.simulation import Interval, mean_interval
+from joulewise.simulation import Interval, mean_interval, mean_value
 from joulewise.study.entries import GoalEntry, GranularityEntry
-from joulewise.study.least_energy import LeastEnergy, least_energy
+from joulewise.study.least_energy import LeastEnergy, least_energy, lost, lost_by
 from joulewise.study.record import Record
 from joulewise.study.study import Position, Study
 from joulewise.study.study_file import StudyFile
@@ -44,6 +44,7 @@ class CurvePoint:
         errors: Output error of each chip.
         predicted_error: Predicted output error; None where it was not predicted.
         predicted: Predicted metric, likewise.
+        geometric: True if means over chips are geometric.
     """
 
     knob: str
@@ -55,11 +56,13 @@ class CurvePoint:
     errors: Floats
     predicted_error: float | None
     predicted: float | None
+    geometric: bool
 
     @property
     def mean(self) -> float:
         """Mean of the metric over chips that did not fail; NaN if all did."""
-        return float(self.known.mean()) if len(self.known) else float("nan")
+        known = self.known.tolist()
+        return mean_value(known, geometric=self.geometric) if known else float("nan")
 
     @property
     def known(self) -> Floats:
@@ -70,7 +73,8 @@ class CurvePoint:
     @property
     def interval(self) -> Interval | None:
         """95 % interval of the mean over chips; None for fewer than two."""
-        return mean_interval(self.known.tolist()) if len(self.known) > 1 else None
+        known = self.known.tolist()
+        return mean_interval(known, geometric=self.geometric) if len(known) > 1 else None
 
 
 class Allocated:
@@ -88,6 +92,7 @@ class Allocated:
         memory_j: Memory energy of an inference, J.
         total_j: The same with unplaced memory and arithmetic, J.
         mean: Mean of the metric over held-out chips; None where it was not simulated.
+        tokens: See `joulewise.study.tokens.token_result`; empty where it is not known.
     """
 
     def __init__(self, record: Record) -> None:
@@ -100,6 +105,7 @@ class Allocated:
         self.memory_j: float = row["memory_j"]
         self.total_j: float = row["total_j"]
         self.mean: float | None = row.get("mean")
+        self.tokens: Mapping[str, Any] = record.result.get("tokens_at", [None])[0] or {}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -166,8 +172,9 @@ class Network:
                     total_j=row["total_j"],
                     values=np.array(simulation["values"], dtype=float),
                     errors=np.array(simulation["mse"], dtype=float),
-                    predicted_error=None if forecast is None else forecast["mse"],
+                    predicted_error=(forecast or {}).get("mse"),
                     predicted=None if accuracy is None else accuracy["mean"],
+                    geometric=self.metric.geometric,
                 )
             )
         return found
@@ -179,19 +186,17 @@ class Network:
             baseline: The value that is lost from; None for that with a perfect memory.
         """
         values = np.stack([point.values for point in self.points], axis=1)
-        from_value = self.ideal if baseline is None else baseline
-        lost = self.direction * (from_value - values)
-        return np.where(np.isnan(lost), np.inf, lost)
+        return self.metric.lost(values, self.ideal if baseline is None else baseline)
 
-    @property
-    def direction(self) -> float:
-        """1 if higher is better, -1 if lower is."""
-        metric = self.record.result["simulations"][0]["metric"]
-        return 1.0 if metric["higher_is_better"] else -1.0
+    @cached_property
+    def metric(self) -> MetricText:
+        """The metric."""
+        return MetricText.of(self.record.result["simulations"][0]["metric"])
 
     def least_energy(self, drop: float, baseline: float | None = None) -> LeastEnergy:
         """The least energy within a drop, with an interval over chips; see `losses`."""
-        return least_energy([point.energy for point in self.points], self.losses(baseline), drop)
+        energies = [point.energy for point in self.points]
+        return least_energy(energies, self.losses(baseline), self.metric.lost_by(drop))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,10 +206,47 @@ class MetricText:
     Args:
         name: Its name.
         bounds: Its least and largest value, infinite where there is none.
+        higher_is_better: Its direction.
+        geometric: True if means are geometric; drops are then fractions.
+        derived: Names of figures that follow from its values.
     """
 
     name: str
     bounds: tuple[float, float]
+    higher_is_better: bool
+    geometric: bool
+    derived: Sequence[str]
+
+    @classmethod
+    def of(cls, plain: Mapping[str, Any]) -> MetricText:
+        """The metric of a simulation as plain data."""
+        low, high = plain["bounds"]
+        return cls(
+            name=plain["name"],
+            bounds=(-np.inf if low is None else low, np.inf if high is None else high),
+            higher_is_better=plain["higher_is_better"],
+            # Records of 0.2 do not say.
+            geometric=plain.get("geometric", False),
+            derived=plain.get("derived", ()),
+        )
+
+    @property
+    def direction(self) -> float:
+        """1 if higher is better, -1 if lower is."""
+        return 1.0 if self.higher_is_better else -1.0
+
+    def lost(self, values: ArrayLike, baseline: float) -> Floats:
+        """Losses against a baseline; see `joulewise.study.least_energy.lost`."""
+        facts = {"higher_is_better": self.higher_is_better, "geometric": self.geometric}
+        return lost(values, baseline, **facts)
+
+    def lost_by(self, drop: float) -> float:
+        """The loss of a drop; see `joulewise.study.least_energy.lost_by`."""
+        return lost_by(drop, geometric=self.geometric)
+
+    def after(self, value: float, drop: float) -> float:
+        """A value that is worse by a drop."""
+        return value - self.direction * drop * (value if self.geometric else 1.0)
 
     @property
     def is_fraction(self) -> bool:
@@ -222,6 +264,8 @@ class MetricText:
 
     def drop(self, value: float) -> str:
         """A difference of two values."""
+        if self.geometric:
+            return f"{100 * value:g} %"
         return f"{100 * value:g} pp" if self.is_fraction else f"{value:g}"
 
 
@@ -328,15 +372,12 @@ class View:
     @cached_property
     def metric(self) -> MetricText:
         """The metric of the study."""
-        found = self.networks[0].record.result["simulations"][0]["metric"]
-        low, high = found["bounds"]
-        bounds = (-np.inf if low is None else low, np.inf if high is None else high)
-        return MetricText(name=found["name"], bounds=bounds)
+        return self.networks[0].metric
 
     @cached_property
     def best(self) -> float:
         """The best metric with a perfect memory, mean over seeds."""
-        direction = self.networks[0].direction
+        direction = self.metric.direction
         return direction * max(direction * group.ideal for group in self.replicates)
 
     def reliable_j(self, network: Network) -> float:

@@ -4,6 +4,7 @@ block             the interface
 answer            the question, and the least energy within each drop
 best_by_energy    the best network at each energy
 accuracy_energy   the metric against energy
+language_model    perplexity, divergence, joules by token and generated text
 front             Pareto fronts
 plan              operating points along the network
 savings           savings of plans, against every reference
@@ -19,6 +20,7 @@ from joulewise.report.blocks.best_by_energy import best_by_energy
 from joulewise.report.blocks.block import Block
 from joulewise.report.blocks.energy_breakdown import energy_breakdown
 from joulewise.report.blocks.front import front
+from joulewise.report.blocks.language_model import language_model
 from joulewise.report.blocks.plan import plan
 from joulewise.report.blocks.prediction_check import prediction_check
 from joulewise.report.blocks.provenance import provenance
@@ -32,6 +34,7 @@ BLOCKS = (
     answer,
     best_by_energy,
     accuracy_energy,
+    language_model,
     front,
     plan,
     savings,

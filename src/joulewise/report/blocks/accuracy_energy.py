@@ -68,7 +68,7 @@ def _chart(view: View, groups: Sequence[Replicates], field: str, label: str, for
     networks = [group.first for group in groups]
     rows = [_row(view, group.first, point) for group in groups for point in _shown(group)]
     marks = [mark for network in networks for mark in _marks(view, network)]
-    ends = [end for n in networks for end in (n.ideal, n.ideal - n.direction * _WINDOW)]
+    ends = [end for n in networks for end in (n.ideal, n.metric.after(n.ideal, _WINDOW))]
     return charts.curves(
         rows,
         marks,
@@ -77,18 +77,21 @@ def _chart(view: View, groups: Sequence[Replicates], field: str, label: str, for
         y=view.metric.name,
         x_format=form,
         y_format=view.metric.tick_format,
-        y_domain=(min(ends), max(*ends, *(row["best"] for row in rows))),
+        y_domain=(min(ends), max(*ends, *(row["best"] for row in rows)))
+        if view.metric.higher_is_better
+        else (min(*ends, *(row["worst"] for row in rows)), max(ends)),
     )
 
 
 def _shown(group: Replicates) -> list[CurvePoint]:
     """Points down to the first one below the window."""
     found: list[CurvePoint] = []
+    metric, ideal = group.first.metric, group.first.ideal
     for point in group.first.points:
         if not len(point.known):
             break
         found.append(point)
-        if group.first.direction * (group.first.ideal - point.mean) > _WINDOW:
+        if metric.lost(point.mean, ideal) > metric.lost_by(_WINDOW):
             break
     return found
 
@@ -131,7 +134,7 @@ def _marks(view: View, network: Network) -> list[dict[str, Any]]:
                 "energy": least.energy,
                 "memory": least.energy * reliable,
                 "total": least.energy * reliable + fixed,
-                "y": network.ideal - network.direction * drop,
+                "y": network.metric.after(network.ideal, drop),
                 "tooltip": f"{lost}{format_percent(least.energy, 1)} of reliable memory's energy",
             }
         )

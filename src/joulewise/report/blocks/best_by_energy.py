@@ -121,14 +121,14 @@ def _envelope(view: View, groups: Sequence[Replicates]) -> list[_Candidate]:
     """
     found = [one for group in groups for one in (*_points(group), *_plans(view, group))]
     best: list[_Candidate] = []
-    direction = view.networks[0].direction
+    direction, limit = view.metric.direction, view.metric.lost_by(view.drop)
     for one in sorted(found, key=lambda one: (one.total_j, -direction * one.mean)):
         if not best or direction * one.mean > direction * best[-1].mean:
             best.append(one)
     kept: list[_Candidate] = []
     for one, following in zip(best, [*best[1:], None], strict=True):
         last = following is None or following.group is not one.group
-        gains = not kept or abs(one.mean - kept[-1].mean) >= view.drop
+        gains = not kept or abs(view.metric.lost(one.mean, kept[-1].mean)) >= limit
         if last or gains or kept[-1].group is not one.group:
             kept.append(one)
     return kept

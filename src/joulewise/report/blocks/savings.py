@@ -67,7 +67,9 @@ def _references(network: Network, one: Allocated) -> dict[str, float]:
     common, goal = _common(network, one), one.goal
     if common is not None and common is not one:
         found[_COMMON] = common.memory_j
-    if common is None and goal.drop is not None and not goal.relative and goal.chips is None:
+    # Drops of the curve are fractions where those of such goals are.
+    alike = goal.relative == network.metric.geometric
+    if common is None and goal.drop is not None and alike and goal.chips is None:
         least = network.least_energy(goal.drop)
         if least.energy is not None and not least.at_edge:
             found[_CURVE] = least.energy * reliable

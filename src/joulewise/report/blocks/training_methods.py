@@ -55,8 +55,8 @@ def training_methods(view: View) -> Block | None:
             Table(
                 caption=(
                     "The least memory energy of an inference at which the mean is at most "
-                    f"{view.metric.drop(drop)} below that of {view.file.training[0].name} (same "
-                    "seed, no faults). Energy saved and training time are relative to it."
+                    f"{view.metric.drop(drop)} worse than that of {view.file.training[0].name} "
+                    "(same seed, no faults). Energy saved and training time are relative to it."
                 ),
                 columns=[*columns, "saved", "time"],
                 rows=rows,
@@ -92,12 +92,13 @@ def _energies(group: Replicates, baselines: Mapping[int, float], drop: float) ->
         # A network that was trained with faults may lose more on a better memory: the least energy
         # at which it is within the drop counts.
         lost = network.losses(baselines[network.seed]).mean(0)
-        within = [k for k in range(len(energies)) if lost[k] <= drop + 1e-9]
+        limit = network.metric.lost_by(drop)
+        within = [k for k in range(len(energies)) if lost[k] <= limit + 1e-9]
         if not within:
             return []
         last = within[-1]
         pair = [last, last + 1] if last + 1 < len(energies) else [last]
-        least = least_energy([energies[k] for k in pair], lost[None, pair], drop)
+        least = least_energy([energies[k] for k in pair], lost[None, pair], limit)
         assert least.energy is not None
         found.append(least.energy)
     return found
