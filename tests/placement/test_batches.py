@@ -5,12 +5,13 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from joulewise.data import Dataset, Split, load_digits
+from joulewise.data import Batches, Dataset, Split, load_digits
 from joulewise.errors import DataError
 from joulewise.placement.batches import prepare
 
 X = torch.randn(10, 4, generator=torch.Generator().manual_seed(0))
 Y = torch.arange(10) % 3
+TOKENS = {"input_ids": Y.reshape(2, 5), "labels": Y.reshape(2, 5)}
 MODEL = nn.Linear(4, 3)
 
 
@@ -82,6 +83,24 @@ class Endless(IterableDataset):
         ([{"a": X}, {"b": X}], "the data is batches of different kinds"),
         ([(X, Y[:3])], r"inputs whose first axis is 10 and targets of shape \(3,\)"),
         ([], "the data holds no batch"),
+        (Batches(name="text", test=[TOKENS]), "data is a Batches; allowed: one of its splits"),
+        (
+            [{**TOKENS, "labels": Y.reshape(2, 5)[:, :4]}],
+            r"shape of labels is \[2, 4\] beside input_ids \[2, 5\]; allowed: that of input_ids",
+        ),
+        (
+            [{**TOKENS, "attention_mask": torch.ones(2, 4)}],
+            r"shape of attention_mask .* is \[2, 4\] beside input_ids \[2, 5\]; allowed",
+        ),
+        (
+            [{"input_ids": [[1, 2], [3]], "labels": Y[:2]}],
+            "input_ids of a batch is a list of 2 sequences of 1 and 2 tokens; allowed: a tensor",
+        ),
+        (
+            [{**TOKENS, "labels": [Y[:5], Y[:4]]}],
+            "labels of a batch is a list of 2 sequences of 4 and 5 tokens; allowed: a tensor",
+        ),
+        ([{"input_ids": Y}], r"shape of input_ids of a batch is \[10\]; allowed: \[batch, tokens"),
     ],
 )
 def test_data_that_is_none_is_refused_by_name(data, said):

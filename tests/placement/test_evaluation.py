@@ -6,7 +6,7 @@ from torch import nn
 
 from joulewise.devices import SRAM, Chip
 from joulewise.errors import DataError, ModelError
-from joulewise.metrics import Accuracy, MeanSquaredError
+from joulewise.metrics import Accuracy, KLDivergence, MeanSquaredError, NegativeLogLikelihood
 from joulewise.placement import place, prepare, private_memory, reference_pass, score_pass
 
 
@@ -31,6 +31,18 @@ def passes(make, data, metric=None, **options):
         reference = reference_pass(memory, batches, metric, **options)
         memory.read(placement.points({"eta": 0.1}), Chip(seed=0))
         return reference, *score_pass(memory, batches, reference), model
+
+
+@pytest.mark.parametrize("metric", [None, NegativeLogLikelihood(), KLDivergence()])
+def test_hidden_states_are_no_logits(metric):
+    """The outputs of a model without a head have classes enough for some targets."""
+    tokens = [(X[:, None], CLASSES[:, None])]
+    hidden = passes(lambda y: {"logits": y, "hidden": y}, tokens, metric)[0]
+    assert hidden.metric is not None
+    with pytest.raises(ModelError, match="without a head, whose outputs are hidden states; allow"):
+        passes(lambda y: {"last_hidden_state": y}, tokens, metric)
+    # Errors of hidden states are as good as any.
+    assert passes(lambda y: {"last_hidden_state": y}, [X])[2] > 0
 
 
 def test_by_hand():

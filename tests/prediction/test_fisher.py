@@ -416,3 +416,18 @@ def test_experts_but_not_their_choice():
     experts, router = ratios
     assert experts[0] == pytest.approx(1.0, abs=0.1 + experts[1])
     assert router[0] < 0.2  # a token that goes to another expert is a step
+
+
+def test_models_without_a_head_are_refused(gpt):
+    """Also without labels, where the size of the hidden state is not seen to be wrong."""
+    model, batches = gpt
+    placement = jw.place(model.transformer, weights=jw.SRAM())
+    with pytest.raises(ModelError, match="without a head, .*; allowed: one whose outputs are log"):
+        jw.predict(placement, batches, at={"eta": 0.5}, method="fisher")
+    alone = [{"input_ids": batch["input_ids"]} for batch in batches]
+    with pytest.raises(ModelError, match="without a head"):
+        jw.predict(placement, alone, at={"eta": 0.5}, method="fisher")
+    goal, metric = jw.MetricDrop(0.02, relative=True), jw.metrics.Perplexity()
+    traced = jw.place(model.transformer, weights=jw.SRAM(), example_inputs=alone[0])
+    with pytest.raises(ModelError, match="without a head"):
+        jw.allocate(traced, batches, goal=goal, metric=metric, chips=20)

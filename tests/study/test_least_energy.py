@@ -1,10 +1,12 @@
 """The least energy within a drop: crossings, intervals, failed chips."""
 
+import math
+
 import numpy as np
 import pytest
 
 from joulewise.errors import InputError
-from joulewise.study.least_energy import least_energy
+from joulewise.study.least_energy import least_energy, lost, lost_by
 
 ENERGIES = [1.0, 0.8, 0.6, 0.4]
 
@@ -57,7 +59,21 @@ def test_intervals_cover():
     assert 0.90 <= covered / 300 <= 0.985
 
 
-@pytest.mark.parametrize("lost", [[], [0.0, 0.1], [[0.0, 0.1]]])
-def test_shapes_that_do_not_fit(lost):
+def test_losses_of_perplexities_are_logarithms_of_ratios():
+    """The mean loss is within that of a drop where the geometric mean is within the fraction."""
+    found = lost([10.0, 14.4, np.nan], 12.0, higher_is_better=False, geometric=True)
+    assert found[:2] == pytest.approx([-math.log(1.2), math.log(1.2)])
+    assert np.isinf(found[2])
+    assert lost([11.0], 10.0, higher_is_better=False, geometric=True) == pytest.approx(
+        lost_by(0.1, geometric=True)
+    )
+    differences = lost([0.9, np.nan], 0.95, higher_is_better=True, geometric=False)
+    assert differences == pytest.approx([0.05, np.inf])
+    assert lost([2.0], 1.5, higher_is_better=False, geometric=False) == 0.5
+    assert lost_by(0.1, geometric=False) == 0.1
+
+
+@pytest.mark.parametrize("losses", [[], [0.0, 0.1], [[0.0, 0.1]]])
+def test_shapes_that_do_not_fit(losses):
     with pytest.raises(InputError, match="losses has the shape"):
-        least_energy(ENERGIES, lost, 0.1)
+        least_energy(ENERGIES, losses, 0.1)

@@ -121,15 +121,17 @@ def study_file(**fields: Any) -> Any:
 
 
 def check_trained(models: list[str]) -> None:
-    """Refuse networks of joulewise's own without weights.
+    """Refuse unknown networks, and those of joulewise's own without weights.
 
     Raises:
-        InputError: naming the network and a command that trains it.
+        InputError: naming the network, and a command that trains it.
     """
-    from joulewise.errors import InputError
+    from joulewise.errors import InputError, refuse
 
     for text in models:
         name, _, weights = text.partition("=")
+        if name not in ZOO_NAMES and ":" not in name:
+            refuse("model", repr(text), _MODELS)
         if not weights and name in ZOO_NAMES:
             raise InputError(
                 f"model is {text!r}, an untrained network; allowed: {name}=WEIGHTS, made for "

@@ -204,10 +204,10 @@ def _curve(
     forecasts, refused = _predicted(placement, test, found, chosen, loss, report, executor)
     shown = range(len(found)) if ask.points else chosen
     divergences: list[Any] = [None] * len(found)
-    if loss:
-        at = [found[index].plan for index in chosen]
+    if loss and shown:
+        at = [found[index].plan for index in shown]
         beside = sweep(placement, test, at=at, metric=KLDivergence(), progress=report, **chips)
-        for index, one in zip(chosen, beside, strict=True):
+        for index, one in zip(shown, beside, strict=True):
             divergences[index] = one.to_dict()
     return {
         "simulations": [one.to_dict() for one in found],
