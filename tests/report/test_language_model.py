@@ -42,8 +42,9 @@ def test_losses_are_simulated_beside_predicted(view):
     low, high = network.points[1].interval
     assert row["perplexity [95 %]"] == f"{network.points[1].mean:.4g} [{low:.4g}, {high:.4g}]"
     forecast = network.record.result["forecasts"][1]
-    assert row["predicted"] == f"{forecast['divergence']:.3g}"
-    assert row["above 10x [95 %]"] == "0.0 % [0.0, 16.8]"
+    assert row["predicted KL"] == f"{forecast['divergence']:.2g}"
+    assert row["predicted perplexity"] == f"{forecast['perplexity']:.4g}"
+    assert row["above 10x [95 %]"] == "0 % [0, 17]"
     spent = network.record.result["tokens_at"][1]["energy"]["generated"]["memory_j"]
     assert energies.rows[2][1] == "eta 0.4"
     assert energies.rows[2][4] == format_si(sum(spent.values()), "J")
@@ -69,7 +70,7 @@ def test_chips_that_collapse_or_fail_are_counted(view):
     record["values"][:5] = [None, *[1000 * network.ideal] * 4]
     del network.__dict__["points"]
     row = next(row for row in language_model(view).tables[0].rows if row[1] == "eta 0.2")
-    assert "25.0 % [8.7, 49.1]" in row
+    assert "25 % [9, 49]" in row
 
 
 def test_other_metrics_have_no_such_block(study):

@@ -100,7 +100,8 @@ def test_views(result):
     assert "<caption>4 chips, 100 samples</caption>" in result._repr_html_()
     plain = json.loads(json.dumps(result.to_dict(), allow_nan=False))
     assert plain["values"] == [0.90, 0.92, 0.94, 0.80]
-    assert plain["metric"] == {"name": "accuracy", "higher_is_better": True, "bounds": [0.0, 1.0]}
+    described = {"name": "accuracy", "higher_is_better": True, "bounds": [0.0, 1.0]}
+    assert plain["metric"] == {**described, "geometric": False, "derived": []}
     assert result._rows()[0] == {"chip": 7, "accuracy": 0.90, "output error": 1.0}
     assert len(result.plot().data.values) == 4
 

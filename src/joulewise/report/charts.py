@@ -91,7 +91,9 @@ def curves(
     scale = alt.Scale(type="log" if log else "linear", domain=list(y_domain), nice=False)
 
     def vertical(field: str) -> alt.Y:
-        return alt.Y(f"{field}:Q", title=y, scale=scale, axis=alt.Axis(format=y_format))
+        # Few, so that the labels of a logarithmic axis are powers of ten.
+        axis = alt.Axis(format=y_format, tickCount=5 if log else alt.Undefined)
+        return alt.Y(f"{field}:Q", title=y, scale=scale, axis=axis)
 
     band = base.mark_area(opacity=0.13, clip=True).encode(y=vertical("worst"), y2="best:Q")
     line = base.mark_line(strokeWidth=2, clip=True).encode(y=vertical("y"), strokeDash=_dash(rows))

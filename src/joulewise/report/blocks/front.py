@@ -18,8 +18,7 @@ def front(view: View) -> Block | None:
     rows, cells = [], []
     for network in view.networks:
         for record in network.fronts:
-            granularity = record.ask.granularity.name
-            name = f"{view.name(network)}, {granularity}"
+            name = f"{view.name(network)}, {record.ask.granularity.name}"
             for point in record.result["front"]["points"]:
                 row = record.simulated_row(point["simulation"])
                 values = np.array(point["simulation"]["values"], dtype=float)
@@ -56,6 +55,7 @@ def front(view: View) -> Block | None:
         x_format="%",
         y_format=view.metric.tick_format,
         y_domain=(min(row["low"] for row in rows), max(row["best"] for row in rows)),
+        log=view.metric.geometric,
     )
     columns = ["plans", "memory energy", "of reliable", view.metric.name, "95 % interval"]
     return Block(

@@ -20,6 +20,7 @@ __all__ = ["language_model"]
 
 # A chip of this many times the perplexity of a perfect memory has collapsed.
 _COLLAPSED = 10.0
+_KINDS = ("prompt", "generated")
 
 
 class _At(NamedTuple):
@@ -102,8 +103,7 @@ def _collapsed(network: Network, point: CurvePoint) -> int:
 def _rate(bad: int, point: CurvePoint) -> str:
     """A fraction of the chips, and its 95 % interval."""
     low, high = proportion_interval(bad, len(point.values))
-    fraction = format_percent(bad / len(point.values), 1)
-    return f"{fraction} [{100 * low:.1f}, {100 * high:.1f}]"
+    return f"{100 * bad / len(point.values):.0f} % [{100 * low:.0f}, {100 * high:.0f}]"
 
 
 def _losses(view: View, points: Mapping[Network, Sequence[_At]]) -> Table | None:
@@ -124,11 +124,11 @@ def _losses(view: View, points: Mapping[Network, Sequence[_At]]) -> Table | None
                 continue
             row["perplexity [95 %]"] = _interval(found, geometric=True) if found else ""
             predicted = at.forecast.get("perplexity")
-            row["predicted "] = f"{predicted:.4g}" if found and predicted else ""
+            row["predicted perplexity"] = f"{predicted:.4g}" if found and predicted else ""
             row[f"above {_COLLAPSED:g}x [95 %]"] = _rate(collapsed, at.point) if loss else ""
-            row["KL, nats [95 %]"] = _interval(at.divergences, 3) if at.divergences else ""
+            row["KL, nats [95 %]"] = _interval(at.divergences, 2) if at.divergences else ""
             nats = at.forecast.get("divergence")
-            row["predicted"] = "" if nats is None else f"{nats:.3g}"
+            row["predicted KL"] = "" if nats is None else f"{nats:.2g}"
             rows.append(row)
     columns = [name for name in (rows[0] if rows else ()) if any(row[name] for row in rows)]
     if not rows:
@@ -160,13 +160,13 @@ def _energies(view: View, points: Mapping[Network, Sequence[_At]]) -> Table | No
             continue
         context = found["energy"]["context"]
         cells = []
-        for kind in ("prompt", "generated"):
+        for kind in _KINDS:
             memory, total = _spent(found["energy"][kind])
             cells += [format_si(memory, "J"), format_si(total, "J")]
         rows.append([view.name(network), at, *cells])
     if not rows:
         return None
-    columns = ["network", "at", "prompt: memory", "in all", "generated: memory", "in all"]
+    columns = ["network", "at", *(f"{t}: {e}" for t in _KINDS for e in ("memory", "in all"))]
     return Table(
         caption=f"Energy of a token of the prompt and of a generated one, at a context of {context}"
         " tokens: placed memory alone, and with other memory and arithmetic.",
