@@ -26,6 +26,11 @@ def test_perplexities_are_geometric_and_drops_fractions(view):
     assert point.mean == mean_value(point.values.tolist(), geometric=True)
     assert point.interval == mean_interval(point.values.tolist(), geometric=True)
     assert view.metric.drop(0.05) == "5 %"
+    (allocated,) = network.allocations
+    assert view.goal(allocated) == "drop of 5 %"
+    allocated.goal = allocated.goal.model_copy(update={"relative": False})
+    assert view.goal(allocated) == "drop of 0.05"
+    allocated.goal = allocated.goal.model_copy(update={"relative": True})
     assert view.metric.after(20.0, 0.05) == 21.0
     # A mean loss within that of the drop is a geometric mean within the fraction.
     lost = network.losses().mean(0)

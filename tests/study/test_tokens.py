@@ -47,6 +47,10 @@ def test_rows_have_geometric_means_and_predicted_losses(records, placement):
     assert row["predicted_error"] is None
     beside = simulate(placement, TEXT, at={"eta": 0.4}, chips=20, metric=KLDivergence())
     assert records[0].result["divergences"][1]["values"] == list(beside.values)
+    assert row["divergence"] == pytest.approx(beside.mean)
+    spent = token_energy(placement, at={"eta": 0.4}, context=10)
+    assert row["prompt_token_j"] == pytest.approx(spent.prompt.total_j)
+    assert row["generated_token_j"] == pytest.approx(spent.generated.total_j)
 
 
 def test_tokens_are_those_of_the_calls(records, placement):

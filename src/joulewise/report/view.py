@@ -361,7 +361,7 @@ class View:
     def goal(self, one: Allocated) -> str:
         """The goal of an allocation, its drop in the unit of the metric."""
         goal = one.goal
-        if goal.drop is None or goal.relative:
+        if goal.drop is None or goal.relative or not self.metric.is_fraction:
             return goal.name
         return goal.name.replace(f"{goal.drop:g}", self.metric.drop(goal.drop))
 

@@ -69,19 +69,24 @@ class Record:
             accuracy = result["training"]["test_accuracy"]
             return [{"kind": self.kind, "mean": accuracy, "seconds": self.seconds}]
         if self.kind == "curve":
-            pairs = zip(result["simulations"], result["forecasts"], strict=True)
-            return [self.simulated_row(one) | _predicted(forecast) for one, forecast in pairs]
+            missing = [None] * len(result["forecasts"])  # records of 0.2
+            beside = (result.get(key, missing) for key in ("divergences", "tokens_at"))
+            points = zip(result["simulations"], result["forecasts"], *beside, strict=True)
+            return [
+                self.simulated_row(one) | _predicted(forecast) | _divergence(kl) | _of_tokens(at)
+                for one, forecast, kl, at in points
+            ]
         if self.kind == "front":
             return [self.simulated_row(point["simulation"]) for point in result["front"]["points"]]
-        found = result["allocation"]
+        found, tokens = result["allocation"], _of_tokens(result.get("tokens_at", [None])[0])
         asked = {
             "goal": self.ask.goal.name,
             "granularity": self.ask.granularity.name,
             "holds": found["holds"],
         }
         if found["simulation"] is not None:
-            return [asked | self.simulated_row(found["simulation"])]
-        return [asked | {"kind": self.kind} | _spent(found["energy"])]
+            return [asked | self.simulated_row(found["simulation"]) | tokens]
+        return [asked | {"kind": self.kind} | _spent(found["energy"]) | tokens]
 
     def simulated_row(self, simulation: Mapping[str, Any]) -> dict[str, Any]:
         """The row of a simulated plan; ``point`` is None where tensors differ."""
@@ -114,6 +119,21 @@ def _spent(energy: Mapping[str, Any]) -> dict[str, Any]:
         "energy": memory / energy["memory_reliable_j"],
         "memory_j": memory,
         "total_j": memory + energy["unplaced_j"] + energy["arithmetic_j"],
+    }
+
+
+def _divergence(simulation: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Mean simulated divergence, nats."""
+    known = [value for value in (simulation or {}).get("values", ()) if value is not None]
+    return {"divergence": sum(known) / len(known) if known else None}
+
+
+def _of_tokens(found: Mapping[str, Any] | None) -> dict[str, Any]:
+    """All energy of a token of the prompt and of a generated one, J."""
+    spent = (found or {}).get("energy")
+    return {
+        f"{kind}_token_j": None if spent is None else _spent(spent[kind])["total_j"]
+        for kind in ("prompt", "generated")
     }
 
 

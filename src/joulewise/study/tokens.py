@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -42,11 +43,8 @@ def token_result(
     """
     at = placement.most_reliable() if plan is None else plan
     found: dict[str, Any] = {"energy": None, "text": None}
-    try:
+    with suppress(ModelError):  # not causal, or not of transformers
         found["energy"] = token_energy(placement, at=at, context=context).to_dict()
-    except ModelError:  # not causal, or not of transformers
-        if generation is None:
-            return found
     if generation is None:
         return found
     if plan is None:
