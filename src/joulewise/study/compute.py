@@ -202,6 +202,7 @@ def _curve(
     loss = is_loss(found[0].metric)
     chosen = _spread([float(losses(one).mean()) for one in found], drops)
     forecasts, refused = _predicted(placement, test, found, chosen, loss, report, executor)
+    # Points that were asked for are all shown; of those on a grid, the predicted ones.
     shown = range(len(found)) if ask.points else chosen
     divergences: list[Any] = [None] * len(found)
     if loss and shown:
