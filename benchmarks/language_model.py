@@ -15,17 +15,19 @@ import lzma
 import shlex
 import sys
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from joulewise.devices import PCM, SRAM, Crossbar, Flip
+from joulewise.devices import PCM, SRAM, Chip, Crossbar, Flip
 from joulewise.files import write_atomically
 from joulewise.metrics import Compared, KLDivergence, NegativeLogLikelihood
-from joulewise.placement import Placement, loaded, place
+from joulewise.placement import Placement, place, private_memory
 from joulewise.prediction import Fisher, predict
 from joulewise.study import Environment
 from joulewise.study.malloc import keep_freed_memory
@@ -37,7 +39,7 @@ ROWS: dict[str, tuple[Any, list[dict[str, float]]]] = {
     ),
     "SRAM, flipped": (
         SRAM(bits=8, channel_dim=0, fault=Flip()),
-        [{"eta": eta} for eta in (1.1, 1.0, 0.95)],
+        [{"eta": eta} for eta in (1.0, 0.95, 0.9)],
     ),
     "crossbar, not clipped": (
         Crossbar(sigma=1e-6, clip=False, channel_dim=0),
@@ -65,7 +67,7 @@ def tokens(folder: str, text: Path, sequences: int, length: int) -> list[dict[st
     return [{"input_ids": one, "labels": one} for one in ids]
 
 
-def training_step(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> float:
+def training_step(model: nn.Module, batch: dict[str, torch.Tensor]) -> float:
     """Seconds of a forward and a backward pass, the second of two."""
     for _ in range(2):
         start = time.perf_counter()
@@ -131,21 +133,32 @@ def predicted(placement: Placement, data: Any, at: dict[str, float]) -> dict[str
     }
 
 
+def next_tokens(model: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:
+    """Logits of the tokens that have a next one, and these."""
+    logits = model(input_ids=batch["input_ids"]).logits
+    return logits[:, :-1], batch["labels"][:, 1:]
+
+
 @torch.no_grad()
 def simulated(
-    placement: Placement, data: Any, at: dict[str, float], chips: int
+    placement: Placement,
+    data: Any,
+    at: dict[str, float],
+    chips: int,
+    outputs: Callable[[nn.Module, Any], tuple[Tensor, Tensor]] = next_tokens,
 ) -> dict[str, list[float]]:
     """Loss and divergence of each chip, from the same passes."""
-    given = [placement.model(input_ids=one["input_ids"]).logits for one in data]
+    given = [outputs(placement.model, batch)[0] for batch in data]
     found: list[tuple[float, float]] = []
-    for chip in range(chips):
-        with loaded(placement, at=at, chip=chip) as faulty:
+    with private_memory(placement) as memory:
+        for chip in range(chips):
+            memory.read(placement.points(at), Chip(seed=chip))
             passes = NegativeLogLikelihood().new(), KLDivergence().new()
-            for one, reference in zip(data, given, strict=True):
-                logits = faulty(input_ids=one["input_ids"]).logits[:, :-1]
-                passes[0].update(logits, one["labels"][:, 1:])
-                passes[1].update(logits, Compared(reference[:, :-1], None))
-        found.append(tuple(one.compute() for one in passes))
+            for batch, reference in zip(data, given, strict=True):
+                logits, targets = outputs(memory.placement.model, batch)
+                passes[0].update(logits, targets)
+                passes[1].update(logits, Compared(reference, None))
+            found.append(tuple(one.compute() for one in passes))
     losses, divergences = zip(*found, strict=True)
     return {"losses": list(losses), "divergences": list(divergences)}
 

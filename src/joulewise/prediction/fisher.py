@@ -7,6 +7,14 @@ the mean,
 
 to second order in the noise, and the same for the loss. The first term is exact. The second takes
 one backward pass for each draw of classes; see `joulewise.prediction.fisher_scores`.
+
+Orders above the second come from the information at ``w_t = wbar + sqrt(t) (w - wbar)``, ``w`` what
+one chip reads and ``t`` uniform in [0, 1]: for independent Gaussian noise the heat equation has
+
+    d/dt E[KL(w_t)] = 1/2 sum_i v_i E[d^2 KL(w_t) / dw_i^2],
+
+whose second derivative is the information but for the curvature of the logits themselves, which
+softmax and labels weigh by differences of probabilities (Gauss-Newton).
 """
 
 from __future__ import annotations
@@ -18,7 +26,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from joulewise.devices import WordMemory
+from joulewise.devices import Chip, WordMemory
 from joulewise.devices.operating_point import as_point
 from joulewise.errors import check_count, check_in_range, check_kind, refuse
 from joulewise.prediction.error_parts import Part
@@ -31,22 +39,30 @@ __all__ = ["Fisher"]
 
 # Levels of the quantiles over chips.
 _LEVELS = (0.05, 0.5, 0.95, 0.99)
+# Least degrees of freedom of a standard error.
+_FREEDOM = 8
+# Chips that predictions read start here, far from those of simulations. Multiples of the golden
+# ratio are spread evenly over the way to them.
+_FIRST_CHIP = 1 << 46
+_GOLDEN = (5**0.5 - 1) / 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fisher:
-    """Loss and divergence to second order in the noise, for outputs that are logits.
+    """Loss and divergence by the Fisher information, for outputs that are logits.
 
     Logits ``[batch, classes]`` or ``[batch, tokens, classes]``; targets are not needed for the
-    divergence. The curvature is that of the Fisher information at the mean read: left out are terms
-    of higher order in the noise, correlations between faults of different words, and choices that
-    faults change. In a mixture of experts the last are most of the cost of faults in a router.
+    divergence. Left out are correlations between faults of different words, and choices that faults
+    change. In a mixture of experts the last are most of the cost of faults in a router.
 
     Args:
         draws: Draws of classes for each row, 1 or more; one backward pass each.
         precision: Standard error of the divergence relative to it; batches take more draws until it
             is reached, at most ``most_draws``. Batches of few samples need fewer draws.
         most_draws: The most draws for each row.
+        higher_order: True for the information between the mean and what chips read, a forward pass
+            and a read of all weights for each draw; False for that at the mean alone, which is
+            second order in the noise.
         channels: True for the contribution of each output channel too, but of the head's classes.
         seed: Seed of the draws.
 
@@ -62,7 +78,8 @@ class Fisher:
 
     draws: int = 2
     precision: float = 0.05
-    most_draws: int = 16
+    most_draws: int = 64
+    higher_order: bool = True
     channels: bool = False
     seed: int = 0
 
@@ -70,6 +87,7 @@ class Fisher:
         check_count("draws", self.draws, 1, 10**4)
         check_in_range("precision", self.precision, 0.0, 10.0, open_low=True)
         check_count("most_draws", self.most_draws, self.draws, 10**4)
+        check_kind("higher_order", self.higher_order, bool, "True or False")
         check_kind("channels", self.channels, bool, "True or False")
         check_count("seed", self.seed, 0, 2**62)
 
@@ -78,13 +96,16 @@ class Fisher:
         if problem.differentiable:
             allowed = "points without gradients, or joulewise.error_model(..., of='divergence')"
             refuse("at", "points that require gradients, for method fisher", allowed)
-        sums = _Sums(problem, channels=self.channels, seed=self.seed)
-        sums.add(range(self.draws))
+        sums = _Sums(problem, self)
+        done = self.draws
+        if done > 1:  # enough for a standard error that can be relied on
+            done = max(done, min(1 + math.ceil(_FREEDOM / len(problem.numbers)), self.most_draws))
+        sums.add(range(done))
         found = sums.forecast()
         whole, error = float(found.divergence), found.standard_error
         if error is not None and error > self.precision * whole > 0:
-            needed = min(self.draws * (error / (self.precision * whole)) ** 2, self.most_draws)
-            sums.add(range(self.draws, math.ceil(needed)))
+            needed = min(done * (error / (self.precision * whole)) ** 2, self.most_draws)
+            sums.add(range(done, math.ceil(needed)))
             found = sums.forecast()
         return found
 
@@ -94,22 +115,21 @@ class _Sums:
 
     Args:
         problem: The problem.
-        channels: See `Fisher`.
-        seed: See `Fisher`.
+        method: The options.
     """
 
-    def __init__(self, problem: Problem, *, channels: bool, seed: int) -> None:
-        self._problem = problem
-        self._scores = FisherScores(problem, seed=seed)
+    def __init__(self, problem: Problem, method: Fisher) -> None:
+        self._problem, self._method = problem, method
+        self._scores = FisherScores(problem, seed=method.seed)
         self._parts = {
             p.name: Part(p, problem.memory, as_point(problem.points[p.name]))
             for p in problem.placement.weights
-            if p.name not in self._scores.commons
+            if p.name not in self._scores.shared
         }
         # Per row of points and class, in units of half the squared score.
         self._half_var = {name: part.variance().detach() / 2 for name, part in self._parts.items()}
         self._other: dict[str, Tensor] = {}
-        self._channels: dict[str, Tensor] | None = {} if channels else None
+        self._channels: dict[str, Tensor] | None = {} if method.channels else None
         self._head: HeadCurvature | None = None
         if (head := self._scores.head) is not None:
             self._head = HeadCurvature(self._parts[head.name], problem)
@@ -118,14 +138,46 @@ class _Sums:
         self._divergence = self._loss = self._given = 0.0
 
     def add(self, draws: Sequence[int]) -> None:
-        """Go through the batches with some draws each."""
-        for place, number in enumerate(self._problem.numbers, 1):
-            one = self._scores.forward(number)
-            if number not in self._totals:
-                self._add_pass(one)
-            self._totals.setdefault(number, []).extend(self._added(one, draw) for draw in draws)
-            del one  # the graph of a batch, before that of the next
-            self._problem.progress(place, len(self._problem.numbers))
+        """Add draws for each row."""
+        done = 0
+        for number in self._problem.numbers:
+            self._add_mean(number, draws)
+            done += 1
+            self._report(done, draws)
+        for draw in draws if self._method.higher_order else ():
+            for number in self._problem.numbers:
+                self._add_read(number, draw)
+                done += 1
+                self._report(done, draws)
+
+    def _report(self, done: int, draws: Sequence[int]) -> None:
+        passes = 1 + self._method.higher_order * len(draws)
+        self._problem.progress(done / passes, len(self._problem.numbers))
+
+    def _add_mean(self, number: int, draws: Sequence[int]) -> None:
+        """Add a batch at the mean read, with its draws unless they are elsewhere."""
+        first, apart = number not in self._totals, self._method.higher_order
+        if apart and not first:
+            return
+        one = self._scores.forward(number)
+        if first:
+            self._totals[number] = []
+            self._add_pass(one)
+        if not apart:
+            self._totals[number] += [self._added(one, draw) for draw in draws]
+
+    def _add_read(self, number: int, draw: int) -> None:
+        """Add a draw of a batch between the mean and what a chip of its own reads."""
+        which = draw * len(self._problem.batches) + number
+        chip = Chip(seed=_FIRST_CHIP + (self._method.seed << 20) + which)
+        # The head with its large faults is that of the mean: these are added one by one.
+        counted = self._head is not None and self._head.faults is not None
+        head = self._scores.head
+        self._scores.move(chip, which * _GOLDEN % 1, head.name if head and counted else None)
+        one = self._scores.forward(number)
+        if self._head is not None and not counted and one.hidden is not None:
+            self._head.add(one.hidden, one.log_p.detach())
+        self._totals[number].append(self._added(one, draw))
 
     def _add_pass(self, one: LossPass) -> None:
         """Add what does not depend on draws."""
@@ -134,7 +186,9 @@ class _Sums:
         if (losses := one.losses) is not None:
             self._loss, self._given = self._loss + losses[0], self._given + losses[1]
             self._with_targets += one.rows
-        if self._head is not None and one.hidden is not None:
+        if self._head is None or one.hidden is None:
+            return
+        if self._head.faults is not None or not self._method.higher_order:
             self._head.add(one.hidden, one.log_p.detach())
 
     def _added(self, one: LossPass, number: int) -> float:
@@ -149,7 +203,7 @@ class _Sums:
 
     def _added_weight(self, name: str, gradient: Tensor) -> float:
         """Add the gradient of a weight; its contribution at the plan."""
-        if name in self._scores.commons:
+        if name in self._scores.shared:
             return self._added_shared(name, gradient)
         part, half = self._parts[name], self._half_var[name]
         if self._channels is not None and gradient.ndim > 1:
@@ -158,12 +212,14 @@ class _Sums:
 
     def _added_shared(self, name: str, gradient: Tensor) -> float:
         """Add the gradient of a weight whose words share a factor; its contribution."""
-        common, mean = self._scores.commons[name], self._scores.means[name].detach()
-        each = self._scores.own_variances[name] * gradient.double().square() / 2
+        m = self._scores.moments_of(name)
+        assert m.common is not None
+        each = m.common.own(m.mean, m.var).double() * gradient.double().square() / 2
         if self._channels is not None and gradient.ndim > 1:
             self._add_channels(name, each.flatten(1).sum(1).cpu())
-        sums = ((part * gradient).sum(dtype=torch.float64) for part in (mean, common.coupling))
-        return self._added_to(name, each.sum() + common.variance(*sums) / 2)
+        parts = (m.mean, m.common.coupling)
+        sums = ((part * gradient).sum(dtype=torch.float64) for part in parts)
+        return self._added_to(name, each.sum() + m.common.variance(*sums) / 2)
 
     def _add_channels(self, name: str, found: Tensor) -> None:
         assert self._channels is not None

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from joulewise.devices import SharedFactor
+from joulewise.devices import Chip, ReadMoments
 from joulewise.errors import DataError, ModelError, refuse
 from joulewise.metrics import Metric, NextToken, divergences
 from joulewise.placement import Batch, Placed, check_finite, differentiating
@@ -134,24 +134,40 @@ class FisherScores:
         seed: Seed of the classes that are drawn.
 
     Attributes:
-        means: Mean read of each placed weight, leaves of the graph.
-        commons: The factor that the words of a weight share, for each weight that has one.
-        own_variances: Variance of the words of these weights without that factor.
+        means: Mean read of each placed weight, or what `move` sets; leaves of the graph.
+        shared: Names of weights whose words share a factor.
         head: The layer that gives the logits; None if no placed weight is that of one.
     """
 
     def __init__(self, problem: Problem, *, seed: int) -> None:
         self._problem, self._seed = problem, seed
         self.means: dict[str, Tensor] = {}
-        self.commons: dict[str, SharedFactor] = {}
-        self.own_variances: dict[str, Tensor] = {}
-        for placed in problem.placement.weights:  # one by one: variances are not kept
-            name, m = placed.name, problem.memory.moments_of(placed, problem.points[placed.name])
+        self.shared: set[str] = set()
+        self._placed = {placed.name: placed for placed in problem.placement.weights}
+        for name in self._placed:  # one by one: variances are not kept
+            m = self.moments_of(name)
             self.means[name] = m.mean.detach().requires_grad_()
             if m.common is not None:
-                self.commons[name] = m.common
-                self.own_variances[name] = m.common.own(m.mean, m.var).double()
+                self.shared.add(name)
         self.head = self._found_head()
+
+    def moments_of(self, name: str) -> ReadMoments:
+        """Moments of a placed weight at its point."""
+        return self._problem.memory.moments_of(self._placed[name], self._problem.points[name])
+
+    def move(self, chip: Chip, t: float, fixed: str | None) -> None:
+        """Set weights to the mean, plus ``sqrt(t)`` times what a chip reads beyond the mean.
+
+        Args:
+            chip: The chip.
+            t: 0 to 1.
+            fixed: Name of a weight that stays; None for none.
+        """
+        for name, placed in self._placed.items():
+            if name != fixed:
+                mean = self.moments_of(name).mean.detach()
+                read = self._problem.memory.weight(placed, self._problem.points[name], chip)
+                self.means[name].data = torch.lerp(mean, read.to(mean), t**0.5)
 
     def _found_head(self) -> Head | None:
         """The linear layer with a placed weight whose output, unchanged, is that of the model."""
@@ -160,7 +176,7 @@ class FisherScores:
             module: placed
             for placed in problem.placement.weights
             for module in problem.memory.modules_of(placed)
-            if type(module) is nn.Linear and placed.name not in self.commons
+            if type(module) is nn.Linear and placed.name not in self.shared
             # No bias, no parametrised weight; and no hook may change the output.
             if any(module.weight is own for own in problem.memory.parameters[placed.name])
             and not module._forward_hooks

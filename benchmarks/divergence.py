@@ -1,0 +1,92 @@
+"""Predicted beside simulated divergence of classifiers: the Fisher form beside language models.
+
+    python benchmarks/divergence.py --networks transformer --out results/divergence-digits.json
+    python benchmarks/divergence.py --networks resnet20=WEIGHTS --data CIFAR10 --out ...
+
+A network without weights is trained on the digits. `benchmarks/language_model.py` has the same
+table for a language model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from language_model import predicted, simulated
+from prediction_error import network_of
+from torch import Tensor, nn
+
+from joulewise.data import load_data
+from joulewise.devices import PCM, SRAM, Crossbar, Flip
+from joulewise.files import write_atomically
+from joulewise.placement import place
+from joulewise.study import Environment
+
+ROWS: dict[str, tuple[Any, list[dict[str, float]]]] = {
+    "SRAM, masked": (SRAM(bits=8), [{"eta": eta} for eta in (0.6, 0.5, 0.45, 0.4, 0.35)]),
+    "SRAM, flipped": (SRAM(bits=8, fault=Flip()), [{"eta": e} for e in (0.8, 0.75, 0.7, 0.65)]),
+    "crossbar, not clipped": (
+        Crossbar(sigma=1e-6, clip=False),
+        [{"g_max": g} for g in (2e-4, 1e-4, 5e-5, 2.5e-5)],
+    ),
+    "crossbar, clipped": (
+        Crossbar(sigma=1e-6),
+        [{"g_max": g} for g in (2e-4, 1e-4, 5e-5, 2.5e-5)],
+    ),
+    "PCM": (PCM(), [{"seconds": s} for s in (60.0, 3600.0, 86400.0)]),
+}
+
+
+def classes(model: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:
+    """Logits, and the classes."""
+    inputs, targets = batch
+    return model(inputs), targets
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--networks", nargs="+", required=True, help="NAME or NAME=WEIGHTS")
+    parser.add_argument("--data", default="digits")
+    parser.add_argument("--images", type=int, default=250)
+    parser.add_argument("--chips", type=int, default=40)
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    dataset = load_data(options.data)
+    data = list(dataset.test.subset(options.images, seed=0).batches(options.images))
+    rows: list[dict[str, Any]] = []
+    for network in options.networks:
+        name, _, weights = network.partition("=")
+        model = network_of(name, weights, dataset)
+        for memory, (device, points) in ROWS.items():
+            # Positions are in no product with vectors.
+            names = [name for name, _ in model.named_parameters() if name == "positions"]
+            exclude = [] if device.array is None else names
+            placement = place(model, weights=device, exclude=exclude, example_inputs=data[0][0][:1])
+            for at in points:
+                row: dict[str, Any] = {"network": name, "memory": memory, "at": at}
+                chips = partial(simulated, chips=options.chips, outputs=classes)
+                computed = {"simulated": chips, "predicted": predicted}
+                for what, compute in computed.items():
+                    start = time.perf_counter()
+                    row |= compute(placement, data, at)
+                    row[f"{what}_s"] = time.perf_counter() - start
+                rows.append(row)
+                print(json.dumps({k: v for k, v in row.items() if k != "contributions"}))
+    record = {
+        "command": shlex.join(["python", *sys.argv]),
+        "environment": Environment.now().model_dump(),
+        "results": rows,
+    }
+    write_atomically(options.out, json.dumps(record, indent=1))
+
+
+if __name__ == "__main__":
+    main()
