@@ -118,9 +118,11 @@ def main() -> None:
                 print(what, json.dumps({k: v for k, v in row.items() if k != "contributions"}))
 
 
-def predicted(placement: Placement, data: Any, at: dict[str, float]) -> dict[str, Any]:
+def predicted(
+    placement: Placement, data: Any, at: dict[str, float], most_draws: int = 8
+) -> dict[str, Any]:
     """Predicted divergence and loss at one point."""
-    forecast = predict(placement, data, at=at, method=Fisher(most_draws=8))
+    forecast = predict(placement, data, at=at, method=Fisher(most_draws=most_draws))
     head = next(iter(forecast.contributions))
     return {
         "predicted_divergence": float(forecast.divergence),

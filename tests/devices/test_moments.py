@@ -251,3 +251,28 @@ def test_the_check_finds_noise_that_does_nothing_and_reads_of_another_shape():
         check_device(Silent(), chips=40)
     with pytest.raises(DeviceError, match=r"^a read of Flat at std 1 is of shape \(1024,\)"):
         check_device(Flat(), chips=40)
+
+
+@pytest.mark.parametrize(
+    ("memory", "point"),
+    [
+        (jw.SRAM(bits=6), 0.5),
+        (Crossbar(sigma=1e-6), 2e-5),
+        (jw.PCM(), 86400.0),
+        (jw.PCM(compensate=False), 3600.0),
+    ],
+)
+def test_noise_has_the_moments_and_the_shared_factor(memory, point):
+    weights = torch.tensor([[0.9, -0.5, 0.2], [-1.0, 0.7, 0.05]], dtype=torch.float64)
+    moments = memory.moments(memory.store(weights), point)
+    generator, draws = torch.Generator().manual_seed(0), 40_000
+    noise = torch.stack([moments.noise(generator).flatten() for _ in range(draws)]).double()
+    var = moments.var.double().flatten()
+    expected = torch.diag(var)
+    if moments.common is not None:
+        mean, coupling = moments.mean.double().flatten(), moments.common.coupling.double().flatten()
+        expected = moments.common.covariance(mean, coupling).fill_diagonal_(0.0) + expected
+    # Standard errors of a mean and of a covariance of Gaussian numbers.
+    assert (noise.mean(0).abs() <= 5 * (var / draws).sqrt()).all()
+    spread = (torch.outer(var, var) + expected.square()) / draws
+    assert ((noise.T.cov() - expected).abs() <= 5 * spread.sqrt()).all()

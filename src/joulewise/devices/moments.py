@@ -96,6 +96,24 @@ class ReadMoments:
     common: SharedFactor | None = None
     estimate: MomentEstimate | None = None
 
+    def noise(self, generator: torch.Generator) -> Tensor:
+        """Gaussian noise of these variances, and of the factor that words share; mean 0.
+
+        Args:
+            generator: On the device of the moments.
+        """
+        drawn = torch.empty_like(self.var).normal_(generator=generator)
+        if self.common is None:
+            return self.var.sqrt() * drawn
+        own, coupling = self.common.own(self.mean, self.var), self.common.coupling.to(self.var)
+        each = own.sqrt() * drawn
+        # The factor is the regression on the words' own noise, independent between words, and a
+        # rest of its own.
+        weights = torch.where(own > 0, coupling / own, 0.0)
+        rest = (self.common.var.to(self.var) - (weights * coupling).sum()).clamp(min=0)
+        alone = torch.empty_like(rest).normal_(generator=generator)
+        return self.mean.to(self.var) * ((weights * each).sum() + rest.sqrt() * alone) + each
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class WordClasses:

@@ -8,13 +8,14 @@ the mean,
 to second order in the noise, and the same for the loss. The first term is exact. The second takes
 one backward pass for each draw of classes; see `joulewise.prediction.fisher_scores`.
 
-Orders above the second come from the information at ``w_t = wbar + sqrt(t) (w - wbar)``, ``w`` what
-one chip reads and ``t`` uniform in [0, 1]: for independent Gaussian noise the heat equation has
+Orders above the second come from the information at ``w_t = wbar + sqrt(t v) n``, with ``n``
+standard normal and ``t`` uniform in [0, 1]: for independent Gaussian noise, the heat equation has
 
     d/dt E[KL(w_t)] = 1/2 sum_i v_i E[d^2 KL(w_t) / dw_i^2],
 
-whose second derivative is the information but for the curvature of the logits themselves, which
-softmax and labels weigh by differences of probabilities (Gauss-Newton).
+whose second derivative is the information, up to the curvature of the logits weighted by the
+difference of the probabilities (Gauss-Newton). Noise of other laws differs from it by terms of
+fourth order in the noise of single words.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from joulewise.devices import Chip, WordMemory
+from joulewise.devices import WordMemory
 from joulewise.devices.operating_point import as_point
 from joulewise.errors import check_count, check_in_range, check_kind, refuse
 from joulewise.prediction.error_parts import Part
@@ -41,9 +42,7 @@ __all__ = ["Fisher"]
 _LEVELS = (0.05, 0.5, 0.95, 0.99)
 # Least degrees of freedom of a standard error.
 _FREEDOM = 8
-# Chips that predictions read start here, far from those of simulations. Multiples of the golden
-# ratio are spread evenly over the way to them.
-_FIRST_CHIP = 1 << 46
+# Multiples of the golden ratio, modulo 1, are spread evenly.
 _GOLDEN = (5**0.5 - 1) / 2
 
 
@@ -60,9 +59,9 @@ class Fisher:
         precision: Standard error of the divergence relative to it; batches take more draws until it
             is reached, at most ``most_draws``. Batches of few samples need fewer draws.
         most_draws: The most draws for each row.
-        higher_order: True for the information between the mean and what chips read, a forward pass
-            and a read of all weights for each draw; False for that at the mean alone, which is
-            second order in the noise.
+        higher_order: True for the information at noise between none and that of the memory, one
+            more forward pass for each draw; False for that at the mean alone, which is second order
+            in the noise.
         channels: True for the contribution of each output channel too, but of the head's classes.
         seed: Seed of the draws.
 
@@ -146,7 +145,7 @@ class _Sums:
             self._report(done, draws)
         for draw in draws if self._method.higher_order else ():
             for number in self._problem.numbers:
-                self._add_read(number, draw)
+                self._add_noisy(number, draw)
                 done += 1
                 self._report(done, draws)
 
@@ -166,14 +165,13 @@ class _Sums:
         if not apart:
             self._totals[number] += [self._added(one, draw) for draw in draws]
 
-    def _add_read(self, number: int, draw: int) -> None:
-        """Add a draw of a batch between the mean and what a chip of its own reads."""
-        which = draw * len(self._problem.batches) + number
-        chip = Chip(seed=_FIRST_CHIP + (self._method.seed << 20) + which)
+    def _add_noisy(self, number: int, draw: int) -> None:
+        """Add a draw of a batch at noise of its own."""
+        t = (0.5 + (draw * len(self._problem.batches) + number) * _GOLDEN) % 1
         # The head with its large faults is that of the mean: these are added one by one.
         counted = self._head is not None and self._head.faults is not None
         head = self._scores.head
-        self._scores.move(chip, which * _GOLDEN % 1, head.name if head and counted else None)
+        self._scores.move(number, draw, t, head.name if head and counted else None)
         one = self._scores.forward(number)
         if self._head is not None and not counted and one.hidden is not None:
             self._head.add(one.hidden, one.log_p.detach())

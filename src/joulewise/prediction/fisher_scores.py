@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from joulewise.devices import Chip, ReadMoments
+from joulewise.devices import ReadMoments
 from joulewise.errors import DataError, ModelError, refuse
 from joulewise.metrics import Metric, NextToken, divergences
 from joulewise.placement import Batch, Placed, check_finite, differentiating
@@ -155,19 +155,25 @@ class FisherScores:
         """Moments of a placed weight at its point."""
         return self._problem.memory.moments_of(self._placed[name], self._problem.points[name])
 
-    def move(self, chip: Chip, t: float, fixed: str | None) -> None:
-        """Set weights to the mean, plus ``sqrt(t)`` times what a chip reads beyond the mean.
+    def move(self, number: int, draw: int, t: float, fixed: str | None) -> None:
+        """Set weights to the mean plus Gaussian noise of ``t`` times the variance of what is read.
 
         Args:
-            chip: The chip.
+            number: Index of a batch, which seeds the noise.
+            draw: Number of a draw, which seeds it too.
             t: 0 to 1.
             fixed: Name of a weight that stays; None for none.
         """
-        for name, placed in self._placed.items():
+        for place, name in enumerate(self._placed):
             if name != fixed:
-                mean = self.moments_of(name).mean.detach()
-                read = self._problem.memory.weight(placed, self._problem.points[name], chip)
-                self.means[name].data = torch.lerp(mean, read.to(mean), t**0.5)
+                m = self.moments_of(name)
+                generator = self._generator(m.mean.device, number, draw, place)
+                self.means[name].data = (m.mean + t**0.5 * m.noise(generator)).to(m.mean.dtype)
+
+    def _generator(self, device: torch.device, *of: int) -> torch.Generator:
+        # A hash of integers is the same in every process.
+        seed = hash((self._seed, *of)) & (2**62 - 1)
+        return torch.Generator(device).manual_seed(seed)
 
     def _found_head(self) -> Head | None:
         """The linear layer with a placed weight whose output, unchanged, is that of the model."""
@@ -233,9 +239,7 @@ class FisherScores:
             number: Number of the draw, which seeds it.
             take: Takes gradients of weights.
         """
-        # A hash of integers is the same in every process.
-        seed = hash((self._seed, one.number, number)) & (2**62 - 1)
-        generator = torch.Generator(one.log_p.device).manual_seed(seed)
+        generator = self._generator(one.log_p.device, one.number, number)
         drawn = torch.multinomial(one.log_p.detach().exp(), 1, generator=generator)
         with torch.enable_grad():
             loss = -one.log_p.gather(1, drawn).sum()
