@@ -304,7 +304,7 @@ def _divergence_model(
             part.response[-1 - draws] *= along**0.5
         if head is not None and one.hidden is not None:
             head.add(one.hidden, one.log_p.detach())
-        del one, scored  # the graph of a batch, before that of the next
+        del one, scored  # frees the graph of this batch before the next one is built
         problem.progress(place, len(problem.numbers))
     if head is not None:
         head.part.squares = head.part.squares + head.squares() * (rows * draws)
