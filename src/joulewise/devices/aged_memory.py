@@ -22,7 +22,7 @@ __all__ = ["AgedMemory", "check_step"]
 class AgedMemory(Device[Words]):
     """A dynamic memory of activations ``[batch, rows, ...]`` at the ages of its rows.
 
-    A cell has a retention time, the same on its chip for ever. Charge is renewed by a write and at
+    A cell has a retention time, fixed on its chip. Charge is renewed by a write and at
     every refresh, one interval ``T`` after the other from the write on; a bit whose retention time
     is below the time since its charge was renewed is lost, and a refresh then renews the leaked
     value. A word of age ``a`` has lost the bits with retention times below ``min(a, T)``: it reads
@@ -75,6 +75,7 @@ class AgedMemory(Device[Words]):
         words: int | None = None,
     ) -> Tensor:
         """Write a batch and read it back; see `Device.round_trip`."""
+        # Of `held` words the first `used` are given; rows are as long in all of them.
         used = inputs[0].numel()
         held = max(words or used, used)
         points = self._points(point, held * inputs.shape[1] // used)

@@ -338,11 +338,13 @@ class WordMemory(Device[Words]):
 
     def scale_bits(self, shape: tuple[int, ...]) -> int:
         """Bits of the scales of groups of a weight of some shape; 0 without groups."""
-        if self.group_size is None or self.channel_dim is None or len(shape) < 2:
+        if self.group_size is None or self.channel_dim is None or self.limit is not None:
+            return 0
+        if len(shape) < 2:  # one scale
             return 0
         channels = shape[self.channel_dim]
-        groups = channels * -(-prod(shape) // channels // self.group_size)
-        return 16 * groups if self.limit is None else 0
+        # The last group of a channel may be short: rounded up.
+        return 16 * channels * -(-prod(shape) // channels // self.group_size)
 
     def _replace(self, values: Tensor, scale: Tensor, words: int, point: Point, chip: Chip) -> None:
         """Replace what is not read as it was stored, in a batch of samples, in place.
