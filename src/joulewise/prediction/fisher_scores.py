@@ -204,6 +204,7 @@ class FisherScores:
         problem, activations = self._problem, list[ActivationUse]()
 
         def observe(placed: Placed, inputs: Tensor, mean: Tensor, var: Tensor) -> Tensor:
+            # A leaf, where nothing before it in the graph is placed.
             mean = mean if mean.requires_grad else mean.detach().requires_grad_()
             use = ActivationUse(placed=placed, inputs=inputs, mean=mean, var=var)
             activations.append(use)
