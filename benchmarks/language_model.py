@@ -49,7 +49,7 @@ ROWS: dict[str, tuple[Any, list[dict[str, float]]]] = {
         Crossbar(sigma=1e-6, channel_dim=0),
         [{"g_max": g} for g in (2e-4, 1e-4, 6e-5)],
     ),
-    # One device a weight is far outside: a divergence of 6 nats after a day.
+    # One device a weight is too few for a language model.
     "PCM, 64 devices": (
         PCM(channel_dim=0, devices=64),
         [{"seconds": s} for s in (60.0, 3600.0, 86400.0)],
@@ -100,32 +100,30 @@ def main() -> None:
     }
     rows = {(row["memory"], json.dumps(row["at"])): row for row in record["results"]}
     computations = {"simulated": partial(simulated, chips=options.chips), "predicted": predicted}
-    for what, compute in computations.items():
+    for kind, compute in computations.items():
         for name in options.only:
             memory, points = ROWS[name]
             example = {"input_ids": data[0]["input_ids"]}
             placement = place(model, weights=memory, example_inputs=example)
             for at in points:
                 row = rows.setdefault((name, json.dumps(at)), {"memory": name, "at": at})
-                if f"{what}_s" in row:
+                if f"{kind}_s" in row:
                     continue
                 start = time.perf_counter()
                 row |= compute(placement, data, at)
-                row |= {f"{what}_s": time.perf_counter() - start, "training_step_s": step}
+                row |= {f"{kind}_s": time.perf_counter() - start, "training_step_s": step}
                 record["results"] = list(rows.values())
                 write_atomically(options.out, json.dumps(record, indent=1))
-                print(what, json.dumps({k: v for k, v in row.items() if k != "contributions"}))
+                print(kind, json.dumps({k: v for k, v in row.items() if k != "contributions"}))
 
 
 def predicted(placement: Placement, data: Any, at: dict[str, float]) -> dict[str, Any]:
     """Predicted divergence and loss at one point."""
     forecast = predict(placement, data, at=at, method=Fisher())
-    head = next(iter(forecast.contributions))
     return {
         "predicted_divergence": float(forecast.divergence),
         "standard_error": forecast.standard_error,
         "mean_divergence": float(forecast.mean_divergence),
-        "head": float(forecast.contributions[head]),
         "predicted_loss": forecast.loss,
         "given_loss": forecast.given,
         "draws": forecast.draws,
@@ -134,7 +132,7 @@ def predicted(placement: Placement, data: Any, at: dict[str, float]) -> dict[str
 
 
 def next_tokens(model: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:
-    """Logits of the tokens that have a next one, and these."""
+    """Logits of the tokens that have a next one, and the next tokens."""
     logits = model(input_ids=batch["input_ids"]).logits
     return logits[:, :-1], batch["labels"][:, 1:]
 
