@@ -52,10 +52,13 @@ class AgedMemory(Device[Words]):
 
     def read(self, stored: Words, point: Point, chip: Chip) -> Tensor:
         """A batch as read on one chip, all samples from the same cells."""
-        return self.round_trip(stored.values, point, chip, None).to(stored.dtype)
+        # The limit of its scale: the largest value that is stored may be smaller.
+        limit = float(stored.scale) * ((1 << (self.memory.bits - 1)) - 1)
+        return self.round_trip(stored.values, point, chip, limit).to(stored.dtype)
 
     def moments(self, stored: Words, point: Point) -> ReadMoments:
         """Mean and variance of each word of a batch; differentiable in ``point``."""
+        # Points are those of indices of the first axis.
         rows = replace(stored, codes=stored.codes.transpose(0, 1).contiguous())
         found = self.memory.moments(rows, self._points(point, len(self.ages_s)))
         mean, var = found.mean.transpose(0, 1), found.var.transpose(0, 1)
@@ -105,4 +108,4 @@ def check_step(memory: WordMemory) -> None:
         refuse("step_s", f"given beside the knob {memory.knob.name}", "None there")
     if memory.protection is not None or not memory.fault_map.channels:
         got = "given beside a protection or spare rows"
-        refuse("step_s", got, "None there: entries of a cache fail at rates of their own")
+        refuse("step_s", got, "None there, as entries of a cache fail at different rates")
