@@ -338,12 +338,11 @@ class WordMemory(Device[Words]):
 
     def scale_bits(self, shape: tuple[int, ...]) -> int:
         """Bits of the scales of groups of a weight of some shape; 0 without groups."""
-        if self.group_size is None or self.channel_dim is None or self.limit is not None:
-            return 0
-        if len(shape) < 2:  # one scale
+        one = self.limit is not None or len(shape) < 2
+        if one or self.group_size is None or self.channel_dim is None:
             return 0
         channels = shape[self.channel_dim]
-        # The last group of a channel may be short: rounded up.
+        # Rounded up: the last group of a channel may be short.
         return 16 * channels * -(-prod(shape) // channels // self.group_size)
 
     def _replace(self, values: Tensor, scale: Tensor, words: int, point: Point, chip: Chip) -> None:
