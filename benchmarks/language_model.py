@@ -85,6 +85,8 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=256)
     parser.add_argument("--chips", type=int, default=20)
     parser.add_argument("--only", nargs="*", default=list(ROWS), help="memories")
+    kinds = ("simulated", "predicted")
+    parser.add_argument("--what", nargs="*", choices=kinds, default=kinds)
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     keep_freed_memory()
@@ -100,26 +102,26 @@ def main() -> None:
     }
     rows = {(row["memory"], json.dumps(row["at"])): row for row in record["results"]}
     computations = {"simulated": partial(simulated, chips=options.chips), "predicted": predicted}
-    for kind, compute in computations.items():
+    for what in options.what:
         for name in options.only:
             memory, points = ROWS[name]
             example = {"input_ids": data[0]["input_ids"]}
             placement = place(model, weights=memory, example_inputs=example)
             for at in points:
                 row = rows.setdefault((name, json.dumps(at)), {"memory": name, "at": at})
-                if f"{kind}_s" in row:
+                if f"{what}_s" in row:
                     continue
                 start = time.perf_counter()
-                row |= compute(placement, data, at)
-                row |= {f"{kind}_s": time.perf_counter() - start, "training_step_s": step}
+                row |= computations[what](placement, data, at)
+                row |= {f"{what}_s": time.perf_counter() - start, "training_step_s": step}
                 record["results"] = list(rows.values())
                 write_atomically(options.out, json.dumps(record, indent=1))
-                print(kind, json.dumps({k: v for k, v in row.items() if k != "contributions"}))
+                print(what, json.dumps({k: v for k, v in row.items() if k != "contributions"}))
 
 
 def predicted(placement: Placement, data: Any, at: dict[str, float]) -> dict[str, Any]:
     """Predicted divergence and loss at one point."""
-    forecast = predict(placement, data, at=at, method=Fisher())
+    forecast = predict(placement, data, at=at, method=Fisher(most_draws=8))
     return {
         "predicted_divergence": float(forecast.divergence),
         "standard_error": forecast.standard_error,
@@ -127,6 +129,7 @@ def predicted(placement: Placement, data: Any, at: dict[str, float]) -> dict[str
         "predicted_loss": forecast.loss,
         "given_loss": forecast.given,
         "draws": forecast.draws,
+        "quantiles": forecast.to_dict()["quantiles"],
         "contributions": {n: float(c) for n, c in forecast.contributions.items()},
     }
 

@@ -1,0 +1,104 @@
+"""Contributions to the divergence of a language model, predicted and one at a time on chips.
+
+    python benchmarks/language_groups.py --model FOLDER --text FILE --out results/OUT.json
+
+All weights are stored in SRAM words of 8 bits whose faults are masked. The predictions of all
+groups of tensors and of all bit planes come from one call; on chips, one group or plane is at the
+point and the others are at their most reliable one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from language_model import simulated, tokens
+from transformers import AutoModelForCausalLM
+
+from joulewise.devices import SRAM
+from joulewise.files import write_atomically
+from joulewise.placement import Placement, Plan, place
+from joulewise.prediction import Fisher, predict
+from joulewise.study import Environment
+from joulewise.study.malloc import keep_freed_memory
+
+BITS, ETA = 8, 0.6
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--text", type=Path, required=True)
+    parser.add_argument("--sequences", type=int, default=2)
+    parser.add_argument("--length", type=int, default=128)
+    parser.add_argument("--chips", type=int, default=40)
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    keep_freed_memory()
+    data = tokens(options.model, options.text, options.sequences, options.length)
+    model = AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.float32)
+    memory = SRAM(bits=BITS, channel_dim=0)
+    placement = place(model, weights=memory, example_inputs={"input_ids": data[0]["input_ids"]})
+    start = time.perf_counter()
+    forecast = predict(placement, data, at={"eta": ETA}, method=Fisher())
+    predicted_s = time.perf_counter() - start
+    names = [placed.name for placed in placement.weights]
+    groups = {kind: [n for n in names if kind_of(n) == kind] for kind in map(kind_of, names)}
+    rows = [
+        {
+            "part": group,
+            "predicted": sum(float(forecast.contributions[name]) for name in tensors),
+            **divergences(placement, plan_of(placement, tensors), data, options.chips),
+        }
+        for group, tensors in groups.items()
+    ]
+    for plane in range(BITS):
+        predicted = sum(float(planes[plane]) for planes in forecast.by_plane.values())
+        found = divergences(placement, plan_of(placement, names, plane), data, options.chips)
+        rows.append({"part": f"plane {plane}", "predicted": predicted, **found})
+        print(rows[-1]["part"], predicted, statistics.mean(rows[-1]["divergences"]), flush=True)
+    reliable = divergences(placement, placement.plan(placement.most_reliable()), data, 2)
+    record = {
+        "command": shlex.join(["python", *sys.argv]),
+        "environment": Environment.now().model_dump(),
+        "at": {"eta": ETA},
+        "predicted_s": predicted_s,
+        "standard_error": forecast.standard_error,
+        "reliable_divergence": statistics.mean(reliable["divergences"]),
+        "results": rows,
+    }
+    write_atomically(options.out, json.dumps(record, indent=1))
+
+
+def kind_of(name: str) -> str:
+    """Kind of the layer of a weight, such as ``q_proj``."""
+    return name.removesuffix(".weight").rpartition(".")[2]
+
+
+def plan_of(placement: Placement, names: Sequence[str], plane: int | None = None) -> Plan:
+    """A plan with some tensors at the point, or one bit plane of them; the rest reliable."""
+    reliable = placement.plan(placement.most_reliable())
+    point: Any = ETA
+    if plane is not None:
+        point = torch.full((BITS,), float(SRAM(bits=BITS).knob.most_reliable))
+        point[plane] = ETA
+    return Plan({**reliable, **{name: {"eta": point} for name in names}})
+
+
+def divergences(placement: Placement, at: Plan, data: Any, chips: int) -> dict[str, Any]:
+    """Divergence of each chip, and seconds."""
+    start = time.perf_counter()
+    found = simulated(placement, data, at, chips)
+    return {"divergences": found["divergences"], "seconds": time.perf_counter() - start}
+
+
+if __name__ == "__main__":
+    main()
