@@ -1,4 +1,4 @@
-"""Plans for a language model at 2 % more perplexity: granularity, transforms, energy by token.
+"""Plans for a language model at 2 % more perplexity: granularity, transforms, energy per token.
 
     python benchmarks/language_plan.py --model FOLDER --text FILE --out results/language-plan.json
 

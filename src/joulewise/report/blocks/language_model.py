@@ -1,4 +1,4 @@
-"""Language models: perplexity and divergence, joules by token, text beside that without faults."""
+"""Language models: perplexity, divergence, joules per token, and text with and without faults."""
 
 from __future__ import annotations
 
