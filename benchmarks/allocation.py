@@ -1,4 +1,4 @@
-"""How much energy do points of their own save, at one goal of accuracy?
+"""Energy that per-tensor operating points save, at one goal of accuracy.
 
     python benchmarks/allocation.py --data CIFAR10 --out results/allocation.json
     python benchmarks/allocation.py --table results/allocation.json.gz

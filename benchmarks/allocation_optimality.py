@@ -1,4 +1,4 @@
-"""How far are the plans of `jw.allocate` from the best there are, by the same error model?
+"""Distance of the plans of `jw.allocate` from the optimum of the same error model.
 
     python benchmarks/allocation_optimality.py --out results/allocation-optimality.json
     python benchmarks/allocation_optimality.py --table results/allocation-optimality.json.gz

@@ -1,4 +1,4 @@
-"""How many evaluations of a network does a genetic search need for what `jw.allocate` finds?
+"""Evaluations of a network that a genetic search needs to find the energy of `jw.allocate`.
 
     pip install pymoo
     python benchmarks/allocation_search.py --out results/allocation-search.json
@@ -335,7 +335,7 @@ def evolved(counted: Counted, seed: int) -> None:
 
 
 def judged(problem: Posed, test: Split, shares: list[float]) -> dict[str, Any]:
-    """What nobody searched by."""
+    """Figures of a plan on samples and chips that no search has used."""
     plan = problem.plan_at(np.array(shares))
     forecast = predict(problem.placement, test, at=plan)
     simulation = simulate(problem.placement, test, at=plan, chips=CHIPS, seed=0)

@@ -1,4 +1,4 @@
-"""How long does it take to allocate a network of 50 layers, once its gradients are known?
+"""Seconds to allocate a network of 50 layers, once its gradients are known.
 
     python benchmarks/allocation_seconds.py --repeats 3 --out results/allocation-seconds.json
     python benchmarks/allocation_seconds.py --table results/allocation-seconds.json.gz

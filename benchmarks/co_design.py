@@ -1,4 +1,4 @@
-"""How much energy do robust training and allocation save together?
+"""Energy that robust training and allocation save together.
 
     python benchmarks/co_design.py --data CIFAR10 --out results/co-design.json
 

@@ -34,7 +34,7 @@ os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "32")
 WARM_UP = 3
 
 Read = Callable[[Tensor, torch.Generator], Tensor]
-"""What a chip that is drawn anew reads of a weight."""
+"""A weight as read on a new chip."""
 
 
 def additive(relative: float) -> Read:

@@ -45,7 +45,7 @@ ROWS: dict[str, tuple[Any, list[dict[str, float]]]] = {
 
 
 def classes(model: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:
-    """Logits, and the classes."""
+    """Logits and targets."""
     inputs, targets = batch
     return model(inputs), targets
 
@@ -60,24 +60,24 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     dataset = load_data(options.data)
-    data = list(dataset.test.subset(options.images, seed=0).batches(options.images))
+    data = list(dataset.test.subset(options.images, seed=0).batches(32))
     rows: list[dict[str, Any]] = []
     for network in options.networks:
         name, _, weights = network.partition("=")
         model = network_of(name, weights, dataset)
         for memory, (device, points) in ROWS.items():
-            # Positions are in no product with vectors.
-            names = [name for name, _ in model.named_parameters() if name == "positions"]
-            exclude = [] if device.array is None else names
+            # Position embeddings are added, not multiplied: arrays that compute cannot hold them.
+            added = [path for path, _ in model.named_parameters() if path == "positions"]
+            exclude = [] if device.array is None else added
             placement = place(model, weights=device, exclude=exclude, example_inputs=data[0][0][:1])
             for at in points:
                 row: dict[str, Any] = {"network": name, "memory": memory, "at": at}
                 chips = partial(simulated, chips=options.chips, outputs=classes)
-                computed = {"simulated": chips, "predicted": partial(predicted, most_draws=100)}
-                for what, compute in computed.items():
+                computations = {"simulated": chips, "predicted": partial(predicted, most_draws=100)}
+                for kind, compute in computations.items():
                     start = time.perf_counter()
                     row |= compute(placement, data, at)
-                    row[f"{what}_s"] = time.perf_counter() - start
+                    row[f"{kind}_s"] = time.perf_counter() - start
                 rows.append(row)
                 print(json.dumps({k: v for k, v in row.items() if k != "contributions"}))
     record = {

@@ -1,4 +1,4 @@
-"""What one Monte-Carlo draw costs, in plain forward passes of the same process.
+"""Cost of one Monte-Carlo draw, in plain forward passes of the same process.
 
     python benchmarks/draw_cost.py [--threads 1] [--repeats 30] [--json]
 

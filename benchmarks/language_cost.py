@@ -4,8 +4,8 @@
     python benchmarks/language_cost.py --layers 16 --hidden 2048 --dtype bfloat16 --out ...
 
 FOLDER holds a causal model, as transformers saves them; else a Llama of random weights is made.
-Tokens are random. Each figure is of a process of its own; peaks are of all memory that it used, its
-interpreter included. A training step is a forward and a backward pass, its gradients kept.
+Tokens are random. Each task runs in a process of its own, whose peak memory includes the
+interpreter. A training step is a forward and a backward pass that keeps the gradients.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ def main() -> None:
     forecast = predict(placement, data, at={"eta": ETA}, method=Fisher())
     predicted_s = time.perf_counter() - start
     names = [placed.name for placed in placement.weights]
-    groups = {group: [n for n in names if group_of(n) == group] for group in map(group_of, names)}
+    groups = {kind: [n for n in names if kind_of(n) == kind] for kind in map(kind_of, names)}
     rows = [
         {
             "part": group,
@@ -78,8 +78,8 @@ def main() -> None:
     write_atomically(options.out, json.dumps(record, indent=1))
 
 
-def group_of(name: str) -> str:
-    """Kind of layer: its name without the number of its block."""
+def kind_of(name: str) -> str:
+    """Kind of the layer of a weight, such as ``q_proj``."""
     return name.removesuffix(".weight").rpartition(".")[2]
 
 

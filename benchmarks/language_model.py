@@ -49,7 +49,7 @@ ROWS: dict[str, tuple[Any, list[dict[str, float]]]] = {
         Crossbar(sigma=1e-6, channel_dim=0),
         [{"g_max": g} for g in (2e-4, 1e-4, 6e-5)],
     ),
-    # One device a weight is far outside: a divergence of 6 nats after a day.
+    # One device a weight is too few for a language model.
     "PCM, 64 devices": (
         PCM(channel_dim=0, devices=64),
         [{"seconds": s} for s in (60.0, 3600.0, 86400.0)],
@@ -85,7 +85,8 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=256)
     parser.add_argument("--chips", type=int, default=20)
     parser.add_argument("--only", nargs="*", default=list(ROWS), help="memories")
-    parser.add_argument("--what", nargs="*", default=["simulated", "predicted"])
+    kinds = ("simulated", "predicted")
+    parser.add_argument("--what", nargs="*", choices=kinds, default=kinds)
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     keep_freed_memory()
@@ -123,12 +124,10 @@ def predicted(
 ) -> dict[str, Any]:
     """Predicted divergence and loss at one point."""
     forecast = predict(placement, data, at=at, method=Fisher(most_draws=most_draws))
-    head = next(iter(forecast.contributions))
     return {
         "predicted_divergence": float(forecast.divergence),
         "standard_error": forecast.standard_error,
         "mean_divergence": float(forecast.mean_divergence),
-        "head": float(forecast.contributions[head]),
         "predicted_loss": forecast.loss,
         "given_loss": forecast.given,
         "draws": forecast.draws,
@@ -138,7 +137,7 @@ def predicted(
 
 
 def next_tokens(model: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:
-    """Logits of the tokens that have a next one, and these."""
+    """Logits of the tokens that have a next one, and the next tokens."""
     logits = model(input_ids=batch["input_ids"]).logits
     return logits[:, :-1], batch["labels"][:, 1:]
 

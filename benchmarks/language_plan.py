@@ -1,4 +1,4 @@
-"""Plans for a language model at 2 % more perplexity: granularity, transforms, energy a token.
+"""Plans for a language model at 2 % more perplexity: granularity, transforms, energy per token.
 
     python benchmarks/language_plan.py --model FOLDER --text FILE --out results/language-plan.json
 
@@ -17,7 +17,7 @@ import shlex
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from language_model import tokens
@@ -34,15 +34,25 @@ from joulewise.study import Environment
 from joulewise.study.malloc import keep_freed_memory
 from joulewise.transforms import center_head, rotate_head
 
+
+class Choice(NamedTuple):
+    """Tensors that are placed, and the granularity of their plan."""
+
+    granularity: Granularity
+    head: bool = True
+    cache: bool = False
+
+
+_BY_PLANE = Granularity(per="tensor", bit_planes=True)
 TRANSFORMS = {"as it is": None, "center_head": center_head, "rotate_head": rotate_head}
-GRANULARITIES = {
-    "common point": Granularity(per="network"),
-    "head reliable, common point": Granularity(per="network"),
-    "tensor": Granularity(per="tensor"),
-    "tensor and plane": Granularity(per="tensor", bit_planes=True),
-    "tensor and plane, cache too": Granularity(per="tensor", bit_planes=True),
+CHOICES = {
+    "common point": Choice(Granularity(per="network")),
+    "head reliable, common point": Choice(Granularity(per="network"), head=False),
+    "tensor": Choice(Granularity(per="tensor")),
+    "tensor and plane": Choice(_BY_PLANE),
+    "tensor and plane, cache too": Choice(_BY_PLANE, cache=True),
 }
-# First chip of the last simulation, far from those of allocate.
+# Seed of the first chip of the last simulation, far from those of allocate.
 HELD_OUT = 1 << 30
 
 
@@ -55,7 +65,7 @@ def main() -> None:
     parser.add_argument("--chips", type=int, default=20)
     parser.add_argument("--drop", type=float, default=0.02)
     parser.add_argument("--transforms", nargs="*", default=list(TRANSFORMS))
-    parser.add_argument("--granularities", nargs="*", default=list(GRANULARITIES))
+    parser.add_argument("--granularities", nargs="*", default=list(CHOICES))
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     keep_freed_memory()
@@ -72,39 +82,38 @@ def main() -> None:
     for name in options.transforms:
         transform = TRANSFORMS[name]
         model = given if transform is None else transform(given)
-        for which in options.granularities:
-            if (name, which) in known:
+        for granularity in options.granularities:
+            if (name, granularity) in known:
                 continue
-            row = {"transform": name, "granularity": which}
-            row |= planned(model, data, which, options)
+            row = {"transform": name, "granularity": granularity}
+            row |= planned(model, data, CHOICES[granularity], options)
             record["results"].append(row)
             write_atomically(options.out, json.dumps(record, indent=1))
             print(json.dumps(row), flush=True)
 
 
-def planned(model: nn.Module, data: list[Any], which: str, options: Any) -> dict[str, Any]:
-    """Energy and evidence of one plan."""
+def planned(model: nn.Module, data: list[Any], choice: Choice, options: Any) -> dict[str, Any]:
+    """Energy of one plan, and its losses on held-out text and chips."""
     memory = SRAM(bits=8, channel_dim=0)
     head = [name for name, _ in model.named_parameters() if "embed_tokens" in name]
-    kept = {
+    arguments = {
         "weights": memory,
-        "kv_cache": memory if "cache" in which else None,
+        "kv_cache": memory if choice.cache else None,
         "example_inputs": {"input_ids": data[0]["input_ids"]},
     }
-    whole = place(model, **kept)
-    apart = "head reliable" in which
-    placement = place(model, **kept, exclude=head) if apart else whole
+    whole = place(model, **arguments)
+    placement = whole if choice.head else place(model, **arguments, exclude=head)
     start = time.perf_counter()
     found = allocate(
         placement,
         data[: options.sequences],
         goal=MetricDrop(options.drop, relative=True),
         metric=Perplexity(),
-        granularity=GRANULARITIES[which],
+        granularity=choice.granularity,
         chips=options.chips,
     )
     spent = time.perf_counter() - start
-    again = simulate(
+    held_out = simulate(
         placement,
         data[options.sequences :],
         at=found.plan,
@@ -112,17 +121,18 @@ def planned(model: nn.Module, data: list[Any], which: str, options: Any) -> dict
         seed=HELD_OUT,
         metric=Perplexity(),
     )
+    # Of the whole model, so that energies of a reliable head are counted too.
     plan = Plan({**whole.plan(whole.most_reliable()), **found.plan})
     joules = token_energy(whole, at=plan, context=options.length - 1).generated
     reliable = token_energy(whole, at=whole.most_reliable(), context=options.length - 1).generated
-    losses = [math.log(value) for value in again.values if value is not None]
+    losses = [math.log(value) for value in held_out.values if value is not None]
     return {
         "holds": found.holds,
         "common": found.common,
         "memory_j_a_token": joules.memory_total_j,
         "reliable_j_a_token": reliable.memory_total_j,
         "energy_at_goal": None if found.at_goal is None else found.at_goal.energy,
-        "ideal": again.ideal,
+        "ideal": held_out.ideal,
         "held_out_losses": losses,
         "attempts": len(found.attempts),
         "trials": len(found.trials),

@@ -48,7 +48,7 @@ Data = list[tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What a worker needs to know."""
+    """Input of a worker."""
 
     model: str
     weights: Path | None

@@ -1,4 +1,4 @@
-"""What a prediction costs, in plain forward passes of the same process, and what simulation would.
+"""Cost of a prediction and of a simulation, in plain forward passes of the same process.
 
     python benchmarks/prediction_cost.py --data CIFAR10 [--threads 1] [--repeats 9] [--json]
 
@@ -177,7 +177,7 @@ def _peak_mb(*, reset: bool = False) -> float:
 
 
 def simulation(model: nn.Module, images: Tensor, arguments: argparse.Namespace) -> dict[str, Any]:
-    """How many chips the interval takes: for the whole network, for each layer, for one image."""
+    """Chips that the interval takes: for the whole network, for each layer, for one image."""
     whole = placed(model, images)
     layers = {
         tensor.name: chips_needed(

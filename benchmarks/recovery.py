@@ -1,4 +1,4 @@
-"""What fitting a network to its own chip wins back: digits, and CIFAR-10 where there is a copy.
+"""Accuracy regained by fitting a network to its own chip: digits, and CIFAR-10 if there is a copy.
 
     python benchmarks/recovery.py --out results/recovery.json
     python benchmarks/recovery.py --data CIFAR10 --out results/recovery-cifar10.json

@@ -261,7 +261,7 @@ def train_all(arguments: argparse.Namespace) -> None:
 
 
 def judge(arguments: argparse.Namespace) -> None:
-    """What each arm is told: the best on average over seeds, clean and on memories."""
+    """Choose the setting of each training method, the best on average: clean and on memories."""
     rows = read(arguments, "train.json")["rows"]
     given = [
         trial(arguments, row, memory, (point,), True) for row in rows for memory, point in JUDGES

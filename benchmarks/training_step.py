@@ -1,4 +1,4 @@
-"""What a robust training step costs, in plain SGD steps of the same process.
+"""Cost of a robust training step, in plain SGD steps of the same process.
 
     pip install pytorch_optimizer sam-pytorch  # peers, where you want them beside
     python benchmarks/training_step.py [--threads 1] [--repeats 15] [--device cpu] [--json]
@@ -107,7 +107,7 @@ def methods() -> dict[str, Callable[[list[nn.Parameter]], torch.optim.Optimizer]
 
 
 def memories() -> dict[str, Callable[[nn.Module, Tensor], tuple[Placement, dict[str, float]]]]:
-    """Where the network's tensors lie, and the operating point."""
+    """Placement of the network's tensors, and the operating point."""
     crossbar, sram = Crossbar(sigma=1e-6), SRAM(bits=8)
     return {
         "SRAM, eta = 0.5": lambda model, x: (
@@ -171,7 +171,7 @@ def peers(device: torch.device) -> dict[str, Callable[[], Step]]:
 
 
 def in_two_calls(sam: Any, device: torch.device) -> Step:
-    """Of pytorch_optimizer; it leaves the first pass to the caller."""
+    """SAM of pytorch_optimizer; it leaves the first pass to the caller."""
     forward_backward, model = problem(device)
     optimizer = sam(list(model.parameters()), torch.optim.SGD, rho=0.05, **SGD)
 
@@ -185,7 +185,7 @@ def in_two_calls(sam: Any, device: torch.device) -> Step:
 
 
 def around_an_optimizer(sam: Any, device: torch.device) -> Step:
-    """Of sam-pytorch."""
+    """SAM of sam-pytorch."""
     forward_backward, model = problem(device)
     base = torch.optim.SGD(model.parameters(), **SGD)
     optimizer = sam(model.parameters(), base, rho=0.05)

@@ -63,7 +63,7 @@ class LoRA(nn.Module):
 
 
 def with_adapters(model: nn.Module) -> nn.Module:
-    """The model, with adapters as all that is trained; the head, tied to the table, has none."""
+    """Freeze a model and add adapters; the head, tied to the input table, has none."""
     model.requires_grad_(False)
     with seeded(0):
         for module in list(model.model.layers.modules()):
@@ -91,7 +91,7 @@ def small_llama() -> nn.Module:
 
 
 def placed(model: nn.Module) -> jw.Placement:
-    """All weights in the memory; adapters, where there are some, in a reliable one."""
+    """All weights in the memory; adapters, if any, in a reliable one."""
     adapted = any(isinstance(module, LoRA) for module in model.modules())
     exclude = ["*.down", "*.up"] if adapted else []
     example = {"input_ids": torch.zeros(1, LENGTH, dtype=torch.long)}
@@ -99,7 +99,7 @@ def placed(model: nn.Module) -> jw.Placement:
 
 
 def fit(model: nn.Module, ids: Tensor, *, steps: int, rate: float, memory: bool = False) -> None:
-    """Train what requires gradients; no files are left."""
+    """Train the parameters that require gradients, leaving no files."""
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
             output_dir=folder,

@@ -1,4 +1,4 @@
-"""A language model to a plan: perplexity against joules a token.
+"""A language model to a plan: perplexity against joules per token.
 
     python examples/language_model.py
     python examples/language_model.py --model FOLDER --text FILE --length 256

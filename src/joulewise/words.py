@@ -130,7 +130,9 @@ def largest_magnitude(
         return tensor.abs().amax(dim=axes, keepdim=True)
     first = tensor.abs().movedim(channel_dim, 0)
     rows = first.flatten(1)
-    size, width = min(group_size, rows.shape[1]), rows.shape[1]
+    width = rows.shape[1]
+    size = min(group_size, width)
+    # The last group is filled up by zeros, which no magnitude is below.
     groups = nn.functional.pad(rows, (0, -width % size)).reshape(len(rows), -1, size)
     each = groups.amax(2).repeat_interleave(size, 1)[:, :width]
     return each.reshape(first.shape).movedim(0, channel_dim)

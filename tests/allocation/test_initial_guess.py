@@ -28,7 +28,7 @@ def test_a_drop_that_no_noise_causes():
 
 
 def test_noise_that_turns_wrong_samples_right():
-    """Of a network that is wrong more often than right; far more noise brings it to a half."""
+    """A network that is wrong more often than right: far more noise brings it to a half."""
     outputs = torch.tensor([[1.0, 0.0]] * 4 + [[0.0, 30.0]] * 6)
     batch = Batch(outputs, torch.zeros(10, dtype=torch.int64))
     error = mse_for_accuracy_drop([outputs], [batch], 0.05)

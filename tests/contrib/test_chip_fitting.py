@@ -103,7 +103,7 @@ def test_the_statistics_are_those_that_the_chip_makes_and_then_stay():
 
 
 def test_a_layer_outside_the_memory_is_fitted_with_the_scales():
-    """What is not placed lies in reliable memory, whatever it is."""
+    """Tensors that are not placed lie in reliable memory."""
     model = network()
     placement = place(model, weights=SRAM(bits=8), exclude=["0.weight"])
     record = fit_to_chip(placement, DATA, chip=CHIP, at={"eta": 0.3})

@@ -38,7 +38,7 @@ def python_2_string(content):
 
 
 def python_2_batch(core=b"numpy.core", dtype=b"u1", state=None, data=bytes(range(6))):
-    """What Python 2 wrote: protocol 2, byte strings throughout, an array of 2 x 3."""
+    """A pickle as Python 2 wrote it: protocol 2, byte strings throughout, an array of 2 x 3."""
     order = (
         state if state is not None else b"(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
     )

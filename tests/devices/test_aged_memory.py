@@ -65,8 +65,11 @@ def test_each_row_reads_as_a_memory_with_that_lifetime():
         assert torch.equal(first, read[:, :3])
 
 
-def test_moments_are_those_of_reads():
+@pytest.mark.parametrize("size", [0.1, 1.0])
+def test_moments_are_those_of_reads(size):
+    """Also where no value comes near the limit."""
     inputs = torch.randn(2, len(AGES), 30, generator=torch.Generator().manual_seed(0)).double()
+    inputs *= size
     stored, at = AGED.store(inputs, limit=3.0), torch.tensor(7e-4, dtype=torch.float64)
     found = AGED.moments(stored, at)
     chips = 2000

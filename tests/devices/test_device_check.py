@@ -45,7 +45,7 @@ def test_our_devices_pass(name):
 
 
 def test_a_right_device_is_refused_no_more_often_than_chance():
-    """Of 40 runs with 2 x 8 x 6 comparisons none beyond 5 standard errors, and a normal spread."""
+    """In 40 runs with 2 x 8 x 6 comparisons none beyond 5 standard errors, and a normal spread."""
     values = [
         check.standard_errors
         for seed in range(40)

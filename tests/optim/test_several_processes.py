@@ -51,7 +51,7 @@ distributed.destroy_process_group()
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """What both ranks trained, for each method, averaged in the first pass or apart."""
+    """Parameters that both ranks trained, by method, averaged in the first pass or apart."""
     folder = tmp_path_factory.mktemp("ranks")
     path = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
     ranks = [

@@ -41,7 +41,7 @@ def test_hidden_states_are_no_logits(metric):
     assert hidden.metric is not None
     with pytest.raises(ModelError, match="without a head, whose outputs are hidden states; allow"):
         passes(lambda y: {"last_hidden_state": y}, tokens, metric)
-    # Errors of hidden states are as good as any.
+    # Without a metric, output errors of hidden states are computed.
     assert passes(lambda y: {"last_hidden_state": y}, [X])[2] > 0
 
 

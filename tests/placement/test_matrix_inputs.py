@@ -105,7 +105,7 @@ def test_many_vectors_are_sampled_all_over():
 
 @pytest.mark.parametrize("batch", [85, 255, 256, 510])
 def test_a_sample_is_not_in_step_with_the_picture(batch):
-    """Of 255 pictures, evenly spaced positions would be the corners and no more."""
+    """Evenly spaced positions of 255 pictures would be their corners alone."""
     layer = nn.Conv2d(1, 2, 3, padding=1, bias=False)
     x = torch.zeros(batch, 1, 8, 8)
     x[:, :, 2:6, 2:6] = rand(batch, 1, 4, 4)

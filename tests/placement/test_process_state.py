@@ -28,7 +28,7 @@ def settings():
 
 
 def older():
-    """What models and libraries read, some of it in every forward pass."""
+    """Settings that models and libraries read, some of them in every forward pass."""
     return torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
 
 

@@ -1,4 +1,4 @@
-"""Energy by token: weights once for a pass, the cache for each token."""
+"""Energy per token: weights once for a pass, the cache for each token."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What the tests of prediction share: a problem around a model, loaded and frozen."""
+"""A problem around a model, loaded and frozen, shared by the tests of prediction."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,7 +22,7 @@ def problem(model, inputs, targets=None, eta=0.4, bits=4, **choice) -> Iterator[
 
 
 class Cases:
-    """What tests build their problems from."""
+    """Builder of problems."""
 
     problem = staticmethod(problem)
 

@@ -88,7 +88,7 @@ def test_accuracy_counts_chips_over_pieces():
 
 
 def test_a_covariance_of_low_rank_in_single_precision():
-    """What float32 gradients give: a rank below the number of rivals, and rounding around it."""
+    """As float32 gradients give them: of a rank below the number of rivals, up to rounding."""
     generator = torch.Generator().manual_seed(0)
     for rank in (1, 2, 5):
         factor = torch.randn(30, 10, rank, generator=generator)

@@ -110,7 +110,7 @@ def test_where_first_order_is_far_off(make, seed):
 
 
 def test_a_linear_network_needs_no_correction_at_any_point():
-    """Where no chip drawn has a fault, too."""
+    """Also if no chip that is drawn has a fault."""
     with seeded(0):
         model = nn.Linear(8, 4).double()
     x = torch.randn(9, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))

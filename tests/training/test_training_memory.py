@@ -67,7 +67,7 @@ def same(one, other):
 
 
 def as_read(placement, plan, chip):
-    """What a chip reads of each placed weight, by the device alone."""
+    """Each placed weight as read on a chip, by the device alone."""
     return {
         p.name: p.device.read(
             p.device.store(placement.model.get_parameter(p.name)),

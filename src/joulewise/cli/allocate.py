@@ -57,6 +57,8 @@ def allocate(
         metric=metric,
     )
     (chosen,), (wanted,) = file.granularities, file.goals
+    # Drops of a curve are fractions of a perplexity, and differences of other metrics.
+    on_curve = wanted.relative == (metric == "perplexity")
     # One point for all beside it, of the same levels.
     common = [] if chosen.per == "network" else [{"per": "network", "levels": chosen.levels}]
     records = run_options(
@@ -70,10 +72,7 @@ def allocate(
         place=place,
         goals=[goal],
         granularities=[*common, granularity],
-        # Drops of a curve are fractions of a perplexity, and differences of others.
-        drops=None
-        if wanted.drop is None or wanted.relative != (metric == "perplexity")
-        else [wanted.drop],
+        drops=[wanted.drop] if wanted.drop is not None and on_curve else None,
         metric=metric,
         chips=chips,
         samples=samples,

@@ -150,7 +150,7 @@ def predict(
     simulated: list[Simulation | None] = [None] * len(found)
     if check is not None:
         if isinstance(found[0], LossForecast):
-            case.metric = KLDivergence()  # which is predicted
+            case.metric = KLDivergence()  # the figure that is predicted
         simulated = [*case.simulate("simulate, to check", check, seed)]
     spent = [energy(case.placement, at=one) for one in case.plans]
     if json:

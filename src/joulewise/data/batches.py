@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from joulewise.errors import DataError, refuse
+from joulewise.nested import batch_size
 
 __all__ = ["Batches", "check_entries"]
 
@@ -46,7 +47,7 @@ class Batches:
             _check_batch(f"of batch {number} of {self.name}", batch)
 
     def __len__(self) -> int:
-        return sum(len(next(iter(batch.values()))) for batch in self.test)
+        return sum(map(batch_size, self.test))
 
     @property
     def longest(self) -> Mapping[str, Tensor]:
@@ -70,7 +71,7 @@ class Batches:
         found: list[Mapping[str, Tensor]] = []
         start = 0
         for batch in self.test:
-            size = len(next(iter(batch.values())))
+            size = batch_size(batch)
             rows = (chosen[(chosen >= start) & (chosen < start + size)] - start).sort().values
             if len(rows):
                 found.append({name: tensor[rows] for name, tensor in batch.items()})
@@ -79,6 +80,7 @@ class Batches:
 
 
 def _check_batch(where: str, batch: Mapping[str, Any]) -> None:
+    """Refuse entries that are no tensors ``[batch, ...]`` of as many samples each."""
     check_entries(batch, where)
     sizes = {}
     for name, value in batch.items():
@@ -107,7 +109,12 @@ def check_entries(batch: Mapping[str, Any], where: str = "of a batch") -> None:
         value = batch.get(name)
         if not isinstance(value, (list, tuple)):
             continue
-        lengths = sorted({len(one) for one in value if isinstance(one, Sequence) or _has_axis(one)})
+        sequences = [
+            one
+            for one in value
+            if isinstance(one, Sequence) or isinstance(one, Tensor) and one.ndim
+        ]
+        lengths = sorted({*map(len, sequences)})
         if len(lengths) > 1 or (lengths and name != "labels"):
             got = f"a list of {len(value)} sequences of {' and '.join(map(str, lengths))} tokens"
             allowed = "a tensor [batch, tokens]"
@@ -123,7 +130,3 @@ def check_entries(batch: Mapping[str, Any], where: str = "of a batch") -> None:
     if isinstance(mask, Tensor) and ids.ndim == mask.ndim and ids.shape != mask.shape:
         got = f"{list(mask.shape)} beside input_ids {list(ids.shape)}"
         refuse(f"the shape of attention_mask {where}", got, "that of input_ids", DataError)
-
-
-def _has_axis(value: object) -> bool:
-    return isinstance(value, Tensor) and value.ndim > 0

@@ -163,7 +163,7 @@ def _as_mapping(batch: object, name: str) -> dict[str, Any]:
     check_entries(batch, f"of a batch of {name}")
     found = dict(batch)
     for key, value in found.items():
-        with suppress(TypeError, ValueError, RuntimeError):  # `Batches` names what is none
+        with suppress(TypeError, ValueError, RuntimeError):  # `Batches` refuses it by name
             found[key] = torch.as_tensor(value)
     return found
 

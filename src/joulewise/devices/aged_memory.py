@@ -22,7 +22,7 @@ __all__ = ["AgedMemory", "check_step"]
 class AgedMemory(Device[Words]):
     """A dynamic memory of activations ``[batch, rows, ...]`` at the ages of its rows.
 
-    A cell has a retention time, the same on its chip for ever. Charge is renewed by a write and at
+    A cell has a retention time, fixed on its chip. Charge is renewed by a write and at
     every refresh, one interval ``T`` after the other from the write on; a bit whose retention time
     is below the time since its charge was renewed is lost, and a refresh then renews the leaked
     value. A word of age ``a`` has lost the bits with retention times below ``min(a, T)``: it reads
@@ -52,10 +52,13 @@ class AgedMemory(Device[Words]):
 
     def read(self, stored: Words, point: Point, chip: Chip) -> Tensor:
         """A batch as read on one chip, all samples from the same cells."""
-        return self.round_trip(stored.values, point, chip, None).to(stored.dtype)
+        # The limit of its scale: the largest value that is stored may be smaller.
+        limit = float(stored.scale) * ((1 << (self.memory.bits - 1)) - 1)
+        return self.round_trip(stored.values, point, chip, limit).to(stored.dtype)
 
     def moments(self, stored: Words, point: Point) -> ReadMoments:
         """Mean and variance of each word of a batch; differentiable in ``point``."""
+        # Points are those of indices of the first axis.
         rows = replace(stored, codes=stored.codes.transpose(0, 1).contiguous())
         found = self.memory.moments(rows, self._points(point, len(self.ages_s)))
         mean, var = found.mean.transpose(0, 1), found.var.transpose(0, 1)
@@ -75,6 +78,7 @@ class AgedMemory(Device[Words]):
         words: int | None = None,
     ) -> Tensor:
         """Write a batch and read it back; see `Device.round_trip`."""
+        # Of `held` words the first `used` are given; rows are as long in all of them.
         used = inputs[0].numel()
         held = max(words or used, used)
         points = self._points(point, held * inputs.shape[1] // used)
@@ -104,4 +108,4 @@ def check_step(memory: WordMemory) -> None:
         refuse("step_s", f"given beside the knob {memory.knob.name}", "None there")
     if memory.protection is not None or not memory.fault_map.channels:
         got = "given beside a protection or spare rows"
-        refuse("step_s", got, "None there: entries of a cache fail at rates of their own")
+        refuse("step_s", got, "None there, as entries of a cache fail at different rates")

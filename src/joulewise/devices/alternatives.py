@@ -65,7 +65,7 @@ class Alternatives(Device[Words]):
             for point in points:
                 check_kind("a point of a memory", point, Real, "a number")
             if memory.step_s is not None:
-                refuse("step_s of a memory", memory.step_s, "None: options have one age")
+                refuse("step_s of a memory", memory.step_s, "None, as options have one age")
             if not memory.states_moments:
                 refuse("a memory", "one of estimated moments", "one that states its moments")
             first = self.memories[0][0]

@@ -338,11 +338,12 @@ class WordMemory(Device[Words]):
 
     def scale_bits(self, shape: tuple[int, ...]) -> int:
         """Bits of the scales of groups of a weight of some shape; 0 without groups."""
-        if self.group_size is None or self.channel_dim is None or len(shape) < 2:
+        one = self.limit is not None or len(shape) < 2
+        if one or self.group_size is None or self.channel_dim is None:
             return 0
         channels = shape[self.channel_dim]
-        groups = channels * -(-prod(shape) // channels // self.group_size)
-        return 16 * groups if self.limit is None else 0
+        # Rounded up: the last group of a channel may be short.
+        return 16 * channels * -(-prod(shape) // channels // self.group_size)
 
     def _replace(self, values: Tensor, scale: Tensor, words: int, point: Point, chip: Chip) -> None:
         """Replace what is not read as it was stored, in a batch of samples, in place.

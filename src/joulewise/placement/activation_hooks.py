@@ -83,9 +83,9 @@ def read_cache(
     if total > placed.shape[0]:
         allowed = f"at most {placed.shape[0]}, those of example_inputs"
         refuse(f"the number of positions in {name}", total, allowed, ModelError)
-    # Each position in its own cells: those before a sliding window are passed over.
-    left = tensor.new_zeros(len(tensor), entries.first, *tensor.shape[2:])
-    whole = torch.cat([left, tensor], 1) if entries.first else tensor
+    # Each position has its own cells: zeros stand for those before a sliding window.
+    before = tensor.new_zeros(len(tensor), entries.first, *tensor.shape[2:])
+    whole = torch.cat([before, tensor], 1) if entries.first else tensor
     device = placed.device
     if isinstance(device, WordMemory) and device.step_s is not None:
         ages = torch.cat([entries.ages.new_zeros(entries.first), entries.ages])
@@ -127,7 +127,7 @@ def _mean_round_trip(reading: Reading, placed: Placed, inputs: Tensor, point: Po
     mean = moments.mean.to(inputs.dtype)
     if torch.is_grad_enabled() or not reading.convert:
         ideal = device.ideal(stored).detach()
-        # Entries of a cache fade by their age: a line for each position.
+        # Entries of a cache fade with their age: a line for each position.
         axes = [a for a in range(ideal.ndim) if a != 1 or not isinstance(device, AgedMemory)]
         slope = _slope(ideal, moments.mean, axes).to(inputs.dtype)
         if reading.convert:

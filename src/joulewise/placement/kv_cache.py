@@ -40,7 +40,7 @@ class CacheEntries:
 
 Each = Callable[[str, Tensor, CacheEntries], Tensor]
 """Called with a name such as ``cache.0:key``, the keys of a layer that are read, ``[batch,
-positions, heads, features]``, and their positions; what it returns goes on in their place."""
+positions, heads, features]``, and their positions; its result is used in their place."""
 
 
 def is_cache_name(name: str) -> bool:
@@ -90,15 +90,21 @@ def cache_argument(model: nn.Module) -> str:
 
 @dataclass(slots=True)
 class _Clock:
-    """Steps of decoding of one cache: the present one, and that in which each position came."""
+    """Steps of decoding of one cache: the present one, and the one that wrote each position."""
 
     now: int = -1
     written: list[int] = field(default_factory=list)
 
     def write(self, before: int, total: int, together: bool) -> None:
-        """Take note of positions ``before`` to ``total``, new in this call."""
-        del self.written[before:]  # rejected by the caller since
-        # Filled elsewhere: in the step before.
+        """Record positions ``before`` to ``total``, written in this call.
+
+        Args:
+            before: Positions that the cache held before the call.
+            total: Positions that it holds now.
+            together: True if they are written in one step, False if in one step each.
+        """
+        del self.written[before:]  # cropped by the caller between calls
+        # Positions that were written while nothing watched: in the step before.
         self.written += [self.now - 1] * (before - len(self.written))
         new = range(total - before)
         self.written += [self.now + (0 if together else number) for number in new]
@@ -107,7 +113,15 @@ class _Clock:
 
 @dataclass(slots=True, eq=False)
 class _Call:
-    """A call of the model that is running: its cache, and what to do with it at the end."""
+    """A running call of the model.
+
+    Args:
+        cache: Its cache.
+        clock: The clock of that cache.
+        given: True if the caller gave the cache.
+        unwanted: True if the caller asked for none, so that the output should hold none.
+        begun: True once a layer has updated the cache: the clock is set by the first.
+    """
 
     cache: Any
     clock: _Clock
@@ -167,21 +181,21 @@ class _Watch:
         if not call.begun:
             call.clock.write(total - key_states.shape[-2], total, call.given)
             call.begun = True
-        # Static layers return room for positions to come, too; sliding ones the last positions.
-        first, room = max(total - keys.shape[-2], 0), min(total, keys.shape[-2])
-        ages = call.clock.now - torch.tensor(call.clock.written[first : first + room])
+        # Static layers return empty positions behind the filled ones; sliding ones the last alone.
+        first, filled = max(total - keys.shape[-2], 0), min(total, keys.shape[-2])
+        ages = call.clock.now - torch.tensor(call.clock.written[first : first + filled])
         entries = CacheEntries(first=first, ages=ages)
         key, value = (
-            self._read(f"cache.{layer_idx}:{kind}", tensor, room, entries)
+            self._read(f"cache.{layer_idx}:{kind}", tensor, filled, entries)
             for kind, tensor in (("key", keys), ("value", values))
         )
         return key, value
 
-    def _read(self, name: str, tensor: Tensor, room: int, entries: CacheEntries) -> Tensor:
+    def _read(self, name: str, tensor: Tensor, filled: int, entries: CacheEntries) -> Tensor:
         # Positions first: cells of a position do not depend on how many there are.
-        stored = tensor[..., :room, :].transpose(1, 2).contiguous()
+        stored = tensor[..., :filled, :].transpose(1, 2).contiguous()
         read = self._each(name, stored, entries).transpose(1, 2)
-        empty = tensor[..., room:, :]
+        empty = tensor[..., filled:, :]
         return torch.cat([read, empty], -2) if empty.numel() else read
 
 

@@ -69,8 +69,8 @@ def token_energy(
     cost each token the same. A generated token reads the keys and values of the whole context, or
     of its sliding window, and writes its own. In a cache whose memory states ``step_s`` the entries
     that are read are refreshed over that time, once for a prompt and once for a generated token.
-    Of a mixture of experts those are fetched that some token of the pass chooses, as if each chose
-    at random and on its own.
+    In a mixture of experts, the experts that any token of the pass chooses are fetched; tokens are
+    taken to choose at random, independently of each other.
 
     Args:
         placement: A causal model of transformers; see `joulewise.placement.place`.
@@ -97,13 +97,12 @@ def token_energy(
         cache = output[argument]
     step = trace(placement, {"input_ids": ids[:, :1], argument: cache}, layers)
     bare = replace(placement, macs=None)
-    first, then = (_refreshed(bare.counted(counts)) for counts in (prompt, step))
-    first, then = (
-        _routed(one, then, tokens) for one, tokens in ((first, context * batch), (then, batch))
-    )
-    then = _written_once(then)
-    at = Plan(placement.plan(at))  # checked; seconds of a step are no other memory
-    passes, decoded = (energy(one, at=at, arithmetic=arithmetic) for one in (first, then))
+    one_prompt, one_step = (_refreshed(bare.counted(counts)) for counts in (prompt, step))
+    first = _routed(one_prompt, one_step, context * batch)
+    then = _written_once(_routed(one_step, one_step, batch))
+    # Checked against the placement as given: those above have other latencies.
+    plan = Plan(placement.plan(at))
+    passes, decoded = (energy(one, at=plan, arithmetic=arithmetic) for one in (first, then))
     return TokenEnergy(
         prompt=_per_token(first, passes, context, batch),
         generated=_per_token(then, decoded, 1, batch),
@@ -119,7 +118,7 @@ def _layers(placement: Placement) -> list[str]:
 
 
 def _refreshed(placement: Placement) -> Placement:
-    """Caches that state the seconds of a step: entries that are read are held that long."""
+    """A placement whose caches with a ``step_s`` refresh the entries that are read for one step."""
 
     def own(placed: Placed) -> Placed:
         device = placed.device
@@ -135,10 +134,15 @@ def _refreshed(placement: Placement) -> Placement:
 
 
 def _routed(placement: Placement, step: Placement, tokens: int) -> Placement:
-    """Reads of experts in a pass over so many tokens.
+    """A placement with the reads of experts in a pass over so many tokens.
 
-    If each token takes a fraction f of them at random, as it does in a step of decoding, all take
+    If each token takes a fraction f of them at random, as in a step of decoding, all tokens take
     ``1 - (1 - f)^tokens``.
+
+    Args:
+        placement: The placement.
+        step: The same in a step of decoding of one token.
+        tokens: Tokens of the pass, of all sequences.
     """
     fractions = {
         placed.name: placed.traffic.reads / placed.words
@@ -190,7 +194,7 @@ def _per_token(placement: Placement, whole: Energy, tokens: int, batch: int) -> 
 
 def _fetched_once(placed: Placed) -> bool:
     """True for a weight that one fetch brings to all sequences of a batch."""
+    partly_read = placed.traffic is not None and placed.traffic.reads < placed.words
     # A table of which rows are looked up is read for each sequence.
-    looked_up = placed.traffic is not None and placed.traffic.reads < placed.words
-    looked_up = looked_up and not _of_experts(placed)
+    looked_up = partly_read and not _of_experts(placed)
     return placed.role == "weight" and placed.device.array is None and not looked_up

@@ -288,6 +288,7 @@ def _divergence_model(
     for place, number in enumerate(problem.numbers, 1):
         one = scores.forward(number)
         divergence, rows = one.divergence, rows + one.rows
+        # The exact term: the offset sqrt(2 D), and responses G, divided by sqrt(2 D) at the end.
         _add_responses(parts, partial(scores.divergence, one), head, squares=False)
         offsets.append((2 * divergence) ** 0.5)
         # Without a divergence there is no direction to take off.
@@ -296,6 +297,7 @@ def _divergence_model(
             scored = partial(scores.draw, one, number_of_draw)
             offset = _add_responses(parts, scored, head, squares=True).offset()
             for part in parts.values():
+                # s' = s - (s d) / (2 D) G; its square is a mean over draws.
                 pulled = part.response[-2 - number_of_draw]
                 part.response[-1] -= offset * along * pulled
                 part.response[-1] /= draws**0.5
@@ -304,7 +306,7 @@ def _divergence_model(
             part.response[-1 - draws] *= along**0.5
         if head is not None and one.hidden is not None:
             head.add(one.hidden, one.log_p.detach())
-        del one, scored  # the graph of a batch, before that of the next
+        del one, scored  # frees the graph of this batch before the next one is built
         problem.progress(place, len(problem.numbers))
     if head is not None:
         head.part.squares = head.part.squares + head.squares() * (rows * draws)

@@ -8,14 +8,15 @@ the mean,
 to second order in the noise, and the same for the loss. The first term is exact. The second takes
 one backward pass for each draw of classes; see `joulewise.prediction.fisher_scores`.
 
-Orders above the second come from the information at ``w_t = wbar + sqrt(t v) n``, with ``n``
-standard normal and ``t`` uniform in [0, 1]: for independent Gaussian noise, the heat equation has
+Higher orders come from the information at ``w_t = wbar + sqrt(t v) n``, with ``n`` standard normal
+and ``t`` uniform in [0, 1]. For independent Gaussian noise the heat equation gives
 
     d/dt E[KL(w_t)] = 1/2 sum_i v_i E[d^2 KL(w_t) / dw_i^2],
 
-whose second derivative is the information, up to the curvature of the logits weighted by the
-difference of the probabilities (Gauss-Newton). Noise of other laws differs from it by terms of
-fourth order in the noise of single words.
+and the integral over ``t`` is ``E[KL] - KL(wbar)``. The second derivative is taken to be the
+information at ``w_t`` (Gauss-Newton): left out is the curvature of the logits, weighted by the
+differences between the probabilities at ``w_t`` and those of the model as given. Noise of another
+law differs by terms of fourth order in the noise of single words.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ __all__ = ["Fisher"]
 _LEVELS = (0.05, 0.5, 0.95, 0.99)
 # Least degrees of freedom of a standard error.
 _FREEDOM = 8
-# Multiples of the golden ratio, modulo 1, are spread evenly.
+# Multiples of the golden ratio, modulo 1, are spread evenly over [0, 1]: values of t.
 _GOLDEN = (5**0.5 - 1) / 2
 
 
@@ -97,13 +98,18 @@ class Fisher:
             refuse("at", "points that require gradients, for method fisher", allowed)
         sums = _Sums(problem, self)
         done = self.draws
-        if done > 1:  # enough for a standard error that can be relied on
+        if done > 1:  # enough draws for a reliable standard error
             done = max(done, min(1 + math.ceil(_FREEDOM / len(problem.numbers)), self.most_draws))
         sums.add(range(done))
         found = sums.forecast()
         whole, error = float(found.divergence), found.standard_error
-        if error is not None and error > self.precision * whole > 0:
-            needed = min(done * (error / (self.precision * whole)) ** 2, self.most_draws)
+        if error is None or whole <= 0:
+            return found
+        # One standard deviation above the estimated error: where the draws so far happen to be low,
+        # so is their error, and stopping then would make predictions too low.
+        error *= 1 + (2 * len(problem.numbers) * (done - 1)) ** -0.5
+        needed = min(done * (error / (self.precision * whole)) ** 2, self.most_draws)
+        if needed > done:
             sums.add(range(done, math.ceil(needed)))
             found = sums.forecast()
         return found
@@ -127,11 +133,13 @@ class _Sums:
         }
         # Per row of points and class, in units of half the squared score.
         self._half_var = {name: part.variance().detach() / 2 for name, part in self._parts.items()}
+        # Contributions that are no sum over classes of words: activations, shared factors.
         self._other: dict[str, Tensor] = {}
         self._channels: dict[str, Tensor] | None = {} if method.channels else None
         self._head: HeadCurvature | None = None
         if (head := self._scores.head) is not None:
             self._head = HeadCurvature(self._parts[head.name], problem)
+        # By batch, the contributions of each draw at the plan.
         self._totals: dict[int, list[float]] = {}
         self._rows = self._with_targets = 0
         self._divergence = self._loss = self._given = 0.0
@@ -154,21 +162,22 @@ class _Sums:
         self._problem.progress(done / passes, len(self._problem.numbers))
 
     def _add_mean(self, number: int, draws: Sequence[int]) -> None:
-        """Add a batch at the mean read, with its draws unless they are elsewhere."""
-        first, apart = number not in self._totals, self._method.higher_order
-        if apart and not first:
+        """Add a batch at the mean read, with its draws unless `_add_noisy` has them."""
+        first, higher_order = number not in self._totals, self._method.higher_order
+        if higher_order and not first:
             return
         one = self._scores.forward(number)
         if first:
             self._totals[number] = []
             self._add_pass(one)
-        if not apart:
+        if not higher_order:
             self._totals[number] += [self._added(one, draw) for draw in draws]
 
     def _add_noisy(self, number: int, draw: int) -> None:
         """Add a draw of a batch at noise of its own."""
         t = (0.5 + (draw * len(self._problem.batches) + number) * _GOLDEN) % 1
-        # The head with its large faults is that of the mean: these are added one by one.
+        # A head whose single faults are added one by one stays at its mean, so that none of them is
+        # counted twice.
         counted = self._head is not None and self._head.faults is not None
         head = self._scores.head
         self._scores.move(number, draw, t, head.name if head and counted else None)
@@ -212,6 +221,7 @@ class _Sums:
         """Add the gradient of a weight whose words share a factor; its contribution."""
         m = self._scores.moments_of(name)
         assert m.common is not None
+        # 1/2 g^T C g: the variances of the words alone, and that of the factor along g.
         each = m.common.own(m.mean, m.var).double() * gradient.double().square() / 2
         if self._channels is not None and gradient.ndim > 1:
             self._add_channels(name, each.flatten(1).sum(1).cpu())
@@ -229,7 +239,8 @@ class _Sums:
         return float(addend.detach())
 
     def _error(self) -> float | None:
-        """Standard error of the sum over rows."""
+        """Standard error of the sum over rows; None for one draw."""
+        # Draws of different batches are independent: the variances of their means add up.
         squared = 0.0
         for totals in self._totals.values():
             if len(totals) < 2:
@@ -260,8 +271,8 @@ class _Sums:
         error = self._error()
         known = self._with_targets == rows
         mean_divergence = self._divergence / rows
-        deviations = [0.0] * len(_LEVELS) if self._head is None else self._head.deviations(_LEVELS)
         whole = mean_divergence + sum(float(part.detach()) for part in contributions.values())
+        deviations = [0.0] * len(_LEVELS) if self._head is None else self._head.deviations(_LEVELS)
         quantiles = {
             level: max(whole + away, 0.0) for level, away in zip(_LEVELS, deviations, strict=True)
         }

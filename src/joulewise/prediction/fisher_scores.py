@@ -77,33 +77,35 @@ class Draw:
     """Gradients of a scalar function of the outputs of a batch, but those of weights.
 
     Args:
-        of: The pass.
+        loss_pass: The pass.
         drawn: Class of each row, whose negative log-likelihood is the function; None for the
             divergence from the model as given.
         activations: Placed activations, each with its gradient; None where it has none.
     """
 
-    of: LossPass
+    loss_pass: LossPass
     drawn: Tensor | None
     activations: list[tuple[ActivationUse, Tensor | None]]
 
     def head(self) -> Tensor | None:
         """Gradient of the head by its use as such; None if there is none."""
-        if self.of.hidden is None:
+        if self.loss_pass.hidden is None:
             return None
-        score = self.of.log_p.detach().exp()  # gradient in the logits
+        # Gradient in the logits: p less the probabilities of the model as given, or less 1 at the
+        # class that was drawn.
+        score = self.loss_pass.log_p.detach().exp()
         if self.drawn is None:
-            score -= self.of.given.exp()
+            score -= self.loss_pass.given.exp()
         else:
             score.scatter_add_(1, self.drawn, -torch.ones_like(self.drawn, dtype=score.dtype))
-        return score.mT @ self.of.hidden.to(score)
+        return score.mT @ self.loss_pass.hidden.to(score)
 
     def offset(self) -> float:
         """Sum over rows of the score times the change of the outputs at the mean read."""
         assert self.drawn is not None
         # Scores sum to 0 over classes, so logarithms of probabilities serve as logits.
-        fixed = self.of.log_p.detach()
-        change = fixed - self.of.given
+        fixed = self.loss_pass.log_p.detach()
+        change = fixed - self.loss_pass.given
         return float((fixed.exp() * change).sum() - change.gather(1, self.drawn).sum())
 
 
@@ -207,6 +209,7 @@ class FisherScores:
         problem, activations = self._problem, list[ActivationUse]()
 
         def observe(placed: Placed, inputs: Tensor, mean: Tensor, var: Tensor) -> Tensor:
+            # A leaf, where nothing before it in the graph is placed.
             mean = mean if mean.requires_grad else mean.detach().requires_grad_()
             use = ActivationUse(placed=placed, inputs=inputs, mean=mean, var=var)
             activations.append(use)
@@ -243,18 +246,20 @@ class FisherScores:
         drawn = torch.multinomial(one.log_p.detach().exp(), 1, generator=generator)
         with torch.enable_grad():
             loss = -one.log_p.gather(1, drawn).sum()
-        return Draw(of=one, drawn=drawn, activations=self._differentiated(one, loss, take))
+        return Draw(loss_pass=one, drawn=drawn, activations=self._differentiated(one, loss, take))
 
     def divergence(self, one: LossPass, take: WeightGradient) -> Draw:
         """Differentiate the divergence from the model as given."""
         with torch.enable_grad():
             loss = -(one.given.exp() * one.log_p).sum()
-        return Draw(of=one, drawn=None, activations=self._differentiated(one, loss, take))
+        return Draw(loss_pass=one, drawn=None, activations=self._differentiated(one, loss, take))
 
     def _differentiated(
         self, one: LossPass, loss: Tensor, take: WeightGradient
     ) -> list[tuple[ActivationUse, Tensor | None]]:
         """Differentiate a loss; the gradients of activations."""
+        # Each leaf passes its gradient on as soon as it is complete, and drops it: all at once
+        # would take the memory of the weights a second time.
         found: list[Tensor | None] = [None] * len(one.activations)
         leaves = [*self.means.values(), *(u.mean for u in one.activations if u.mean.is_leaf)]
 

@@ -62,7 +62,8 @@ class HeadFaults:
         self._memory = memory
         classes, inputs = stored.codes.shape
         self._codes = np.empty((classes, inputs), np.uint8 if memory.bits <= 8 else np.uint16)
-        # One for each class, for each input, for all, or for groups.
+        # Scales are those of classes, of inputs, one for all, or those of groups. All but the last
+        # are products of a row and a column: no matrix of scales is kept for them.
         scale = stored.scale.float().cpu()
         scale = scale.reshape(scale.shape if scale.ndim == 2 else (1, 1))
         self._group_scale = None
@@ -84,8 +85,8 @@ class HeadFaults:
                 scales = self._group_scale[block]
             codes = stored.codes[block].cpu().long() + (1 << (memory.bits - 1))
             self._codes[block] = codes.numpy()
-            for shifts, largest in zip(self._shifts.abs(), self._columns, strict=True):
-                found = (shifts[codes] * scales).amax(0)
+            for shift, largest in zip(self._shifts.abs(), self._columns, strict=True):
+                found = (shift[codes] * scales).amax(0)
                 torch.maximum(largest, found, out=largest)
         self._rows = 0
         self._beyond = torch.zeros(self._kinds, dtype=torch.float64)  # of B
@@ -102,6 +103,7 @@ class HeadFaults:
             inputs: Inputs of the head, ``[rows, inputs]``.
             log_p: Logarithms of the probabilities at the mean read, ``[rows, classes]``.
         """
+        # 1 - e^{-s X} at each bin of log X and node of log s.
         middles = _LOWEST + _WIDTH * (torch.arange(_BINS, dtype=torch.float64) + 0.5)
         kernel = -torch.expm1(-torch.exp(middles[:, None] + _NODES))
         words, costs = [self._large[0]], [self._large[1]]
@@ -113,6 +115,7 @@ class HeadFaults:
             # log p + log(e^D - 1) for D > 0, without overflow.
             gain = (low + change + torch.log(-torch.expm1(-change.abs()))).double()
             up, change = change > 0, change.double()
+            # log(1 + X): the first form where e^D may overflow, the second where X is below 0.
             cost = torch.where(up, _log1p_exp(gain), torch.log1p(p * torch.expm1(change)))
             beyond = cost - p * change - 0.5 * p * (1 - p) * change.square()
             self._beyond.index_add_(0, kind, beyond)
@@ -120,9 +123,10 @@ class HeadFaults:
             where = kind[up] * _BINS + bins
             counts = torch.bincount(where, minlength=self._kinds * _BINS).double()
             together.append((counts.reshape(-1, _BINS) @ kernel).float())
-            # As the nodes have it: to the end of the histogram.
+            # Cut off at the end of the histogram, as in the integral that it is compared with.
             single = _log1p_exp(gain[up].clamp(max=_HIGHEST))
             alone.append(zeros.clone().index_add_(0, kind[up], single))
+            # Its whole divergence, second order included.
             own = cost - p * change
             large = own > _LARGE
             words.append((word * self._kinds + kind)[large])
@@ -131,6 +135,7 @@ class HeadFaults:
             self._rows += 1
         self._together.append(torch.stack(together))
         self._alone.append(torch.stack(alone))
+        # The same fault costs in each row: one event, whose cost is their sum.
         found_words, place = torch.unique(torch.cat(words), return_inverse=True)
         summed = torch.zeros(len(found_words), dtype=torch.float64)
         self._large = found_words, summed.index_add_(0, place, torch.cat(costs))
@@ -148,6 +153,7 @@ class HeadFaults:
         self, h: Tensor, log_p: Tensor, columns: Tensor, reach: float
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Kind, word, change of the logit and log-probability of each fault that counts."""
+        # Classes that no fault of these columns lifts above the least logarithm are passed over.
         classes = (log_p > _LEAST_LOG - reach).nonzero()[:, 0]
         # Two selections by NumPy take a third of the time of torch's.
         some_codes = self._codes.take(classes.numpy(), 0).take(columns.numpy(), 1)
@@ -187,7 +193,8 @@ class HeadFaults:
         return (each @ self._beyond + self._competing(each)) / self._rows
 
     def _competing(self, each: Tensor) -> Tensor:
-        """Sum over rows of what faults cost less, several at once, than one by one."""
+        """Cost of several faults at once less that of each alone, summed over rows; 0 or less."""
+        # With u = log s, ds / s = du: Frullani's integral is a sum over equidistant nodes of u.
         weights = _STEP * torch.exp(-torch.exp(_NODES))
         competing: Tensor = each.new_zeros(())
         for together, alone in zip(self._together, self._alone, strict=True):
@@ -212,7 +219,7 @@ class HeadFaults:
         each = rates.detach().double().reshape(-1)
         if not len(words):
             return [0.0] * len(levels)
-        rate = each[words % self._kinds]
+        rate = each[words % self._kinds]  # the kind is the remainder: see `add`
         # Faults of similar cost are drawn together.
         bins = (costs.clamp(min=1e-12).log() / _WIDTH).floor().long()
         _, group = torch.unique(bins, return_inverse=True)
@@ -221,7 +228,8 @@ class HeadFaults:
         expected.index_add_(0, group, rate)
         generator = torch.Generator().manual_seed(seed)
         counts = torch.poisson(expected.expand(_CHIPS, -1).contiguous(), generator)
-        found = counts @ (spent / expected.clamp(min=1e-300))
+        found = counts @ (spent / expected.clamp(min=1e-300))  # of a group, the mean cost
+        # The mean cost with competition over that of faults one by one.
         alone = float(spent.sum()) * self._rows + float(each @ self._small)
         factor = max(1 + float(self._competing(each)) / alone, 0.0) if alone > 0 else 1.0
         at = torch.tensor(levels, dtype=torch.float64)

@@ -91,7 +91,7 @@ def curves(
     scale = alt.Scale(type="log" if log else "linear", domain=list(y_domain), nice=False)
 
     def vertical(field: str) -> alt.Y:
-        # Few, so that the labels of a logarithmic axis are powers of ten.
+        # Few ticks, so that the labels of a logarithmic axis are powers of ten.
         axis = alt.Axis(format=y_format, tickCount=5 if log else alt.Undefined)
         return alt.Y(f"{field}:Q", title=y, scale=scale, axis=axis)
 

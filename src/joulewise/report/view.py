@@ -237,8 +237,12 @@ class MetricText:
 
     def lost(self, values: ArrayLike, baseline: float) -> Floats:
         """Losses against a baseline; see `joulewise.study.least_energy.lost`."""
-        facts = {"higher_is_better": self.higher_is_better, "geometric": self.geometric}
-        return lost(values, baseline, **facts)
+        return lost(
+            values,
+            baseline,
+            higher_is_better=self.higher_is_better,
+            geometric=self.geometric,
+        )
 
     def lost_by(self, drop: float) -> float:
         """The loss of a drop; see `joulewise.study.least_energy.lost_by`."""

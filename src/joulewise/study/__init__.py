@@ -15,7 +15,7 @@ faults       faults of memories of words as plain data
 short_forms  settings as they stand on a command line
 trials       pieces of work with a digest
 compute      the computation of one trial
-tokens       joules by token and generated text of language models
+tokens       joules per token and generated text of language models
 energy_curve simulations around the fall of a metric
 store        the folder of a study
 engine       sources of executors

@@ -161,7 +161,7 @@ def _evaluate(
 def _tokens(
     placement: Placement, data: Dataset | Batches, trial: Evaluate, plan: Plan | None
 ) -> dict[str, Any] | None:
-    """Results of tokens at a plan; None for data that are not batches of mappings."""
+    """Energy and text of tokens at a plan; None for data that are not batches of mappings."""
     if not isinstance(data, Batches):
         return None
     return token_result(
@@ -202,7 +202,7 @@ def _curve(
     loss = is_loss(found[0].metric)
     chosen = _spread([float(losses(one).mean()) for one in found], drops)
     forecasts, refused = _predicted(placement, test, found, chosen, loss, report, executor)
-    # Points that were asked for are all shown; of those on a grid, the predicted ones.
+    # All points that the study names are shown; of points on a grid, the predicted ones.
     shown = range(len(found)) if ask.points else chosen
     divergences: list[Any] = [None] * len(found)
     if loss and shown:

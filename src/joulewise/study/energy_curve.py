@@ -36,8 +36,12 @@ def losses(simulation: Simulation) -> Floats:
     metric, ideal = simulation.metric, simulation.ideal
     if metric is None or ideal is None:
         raise InputError("a curve needs a metric; allowed: data with targets")
-    facts = {"higher_is_better": metric.higher_is_better, "geometric": metric.geometric}
-    return lost(np.array(simulation.values, dtype=float), ideal, **facts)
+    return lost(
+        np.array(simulation.values, dtype=float),
+        ideal,
+        higher_is_better=metric.higher_is_better,
+        geometric=metric.geometric,
+    )
 
 
 def common_knob(placement: Placement) -> Knob:

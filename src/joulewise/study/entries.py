@@ -282,7 +282,10 @@ class GenerationEntry(Plain):
             ValueError: naming what is allowed.
         """
         if isinstance(self.prompt, str) and not self.tokenizer:
-            raise ValueError("prompt is text without a tokenizer; allowed: numbers of tokens")
+            raise ValueError(
+                "prompt is text without a tokenizer; allowed: a tokenizer beside it, or a list of "
+                "numbers of tokens"
+            )
         if self.tokenizer and not all(self.tokenizer.rpartition(":")):
             allowed = "package.module:function or file.py:function"
             raise ValueError(f"tokenizer is {self.tokenizer!r}; allowed: {allowed}")

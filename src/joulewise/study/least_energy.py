@@ -41,8 +41,8 @@ class LeastEnergy:
 def lost(values: ArrayLike, baseline: float, *, higher_is_better: bool, geometric: bool) -> Floats:
     """Loss of each value of a metric against a baseline, above 0 for a worse value.
 
-    The logarithm of their ratio for metrics whose mean is geometric, so that the mean loss is that
-    of the mean; the difference for all others.
+    The logarithm of their ratio for metrics whose mean over chips is geometric, so that the mean of
+    the losses is the loss of the mean; for all others the difference, in the unit of the metric.
 
     Args:
         values: Values; NaN for a failed chip, whose loss is infinite.
@@ -56,7 +56,7 @@ def lost(values: ArrayLike, baseline: float, *, higher_is_better: bool, geometri
 
 
 def lost_by(drop: float, *, geometric: bool) -> float:
-    """The loss, as by `lost`, of a drop: a fraction of metrics whose mean is geometric."""
+    """Loss, as by `lost`, that a drop allows: a fraction where means over chips are geometric."""
     return math.log1p(drop) if geometric else drop
 
 

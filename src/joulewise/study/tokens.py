@@ -1,4 +1,4 @@
-"""Joules by token and generated text of a causal language model, as plain data."""
+"""Joules per token and generated text of a causal language model, as plain data."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def token_result(
     generation: GenerationEntry | None,
     chip: int,
 ) -> dict[str, Any]:
-    """Joules by token at a plan, and the text of one chip.
+    """Joules per token at a plan, and the text of one chip.
 
     Args:
         placement: The placement.

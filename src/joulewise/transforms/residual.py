@@ -24,7 +24,8 @@ from joulewise.user_code import cause_of
 
 __all__ = ["rotate_residual"]
 
-_TOLERANCE = 1e-3  # of the norm of the outputs, in float32; a layer left out changes them by more
+# Largest change of the outputs over their norm, in float32; a layer left out changes them by more.
+_TOLERANCE = 1e-3
 
 
 @torch.no_grad()
@@ -93,7 +94,15 @@ def rotate_residual(model: nn.Module, example_inputs: Any, *, seed: int = 0) -> 
 
 
 def _rotate(model: nn.Module, stream: ResidualStream, seed: int) -> dict[nn.Module, nn.Sequential]:
-    """Fold and rotate in place; the chains that stand for tied heads."""
+    """Fold and rotate in place.
+
+    With the stream ``x`` stored as ``x q``, a norm without its gain gives ``n q`` for ``n``, since
+    it keeps lengths (and the mean, see `_matrix`). A reader ``(n * gain + offset) W^T + b`` is then
+    ``(n q) (W * gain q)^T + W offset + b``; a writer adds ``W x + b`` as ``q^T W x + q^T b``.
+
+    Returns:
+        The modules that stand for tied heads, by head.
+    """
     tables = [m.weight for m in stream.writers if isinstance(m, nn.Embedding)]
     size, device = tables[0].shape[1], tables[0].device
     norms = {norm: _affine(norm, tables[0][0]) for norm in stream.readers.values()}
@@ -102,6 +111,8 @@ def _rotate(model: nn.Module, stream: ResidualStream, seed: int) -> dict[nn.Modu
     for layer, norm in stream.readers.items():
         gain, offset, _ = norms[norm]
         if any(layer.weight is table for table in tables):
+            # Its weight becomes E q below, as the table: (n q) (q^T diag(gain) q) is the input
+            # (n * gain) q, whose product with (E q)^T is that of n * gain with E^T.
             products: list[nn.Module] = [Product(q.mT * gain @ q)]
             if offset.any():
                 products.append(Offset(offset @ q))
@@ -112,7 +123,7 @@ def _rotate(model: nn.Module, stream: ResidualStream, seed: int) -> dict[nn.Modu
             bias = weight @ offset + (0 if layer.bias is None else layer.bias)
             layer.bias = nn.Parameter(bias.to(layer.weight), layer.weight.requires_grad)
         matrix_of(layer).copy_(weight * gain @ q)
-    for norm, (gain, *_) in norms.items():
+    for norm, (gain, *_) in norms.items():  # once all of its readers are folded
         _make_plain(norm, gain)
     for writer in stream.writers:
         if isinstance(writer, Offset):
@@ -137,11 +148,13 @@ class _Affine(NamedTuple):
 
 def _affine(norm: nn.Module, like: Tensor) -> _Affine:
     """Gain and offset of a norm, by its outputs: classes store them in several ways."""
+    # Rows of mean 0 and one magnitude, far above eps: a norm gives +-signs * gain + offset.
     signs = torch.ones_like(like)
     signs[1::2] = -1
-    rows = 1024 * torch.stack([signs, -signs, torch.ones_like(signs)])  # beside it, eps is nothing
+    rows = 1024 * torch.stack([signs, -signs, torch.ones_like(signs)])
     up, down, flat = norm(rows[None])[0].double()
     gain, offset = signs * (up - down) / 2, (up + down) / 2
+    # Of a constant row LayerNorm leaves the offset alone, RMSNorm the gain too.
     return _Affine(gain, offset, bool((flat - offset).norm() < gain.norm() / 2))
 
 
@@ -150,7 +163,7 @@ def _make_plain(norm: nn.Module, gain: Tensor) -> None:
     for name, parameter in norm.named_parameters():
         if name == "bias":
             parameter.zero_()
-        else:  # the weight of some, such as Gemma's, is the gain less 1
+        else:  # 1 if it is the gain; 0 if it is the gain less 1, as in Gemma
             parameter.fill_(float(torch.allclose(parameter.double(), gain, rtol=1e-4)))
 
 
@@ -158,8 +171,10 @@ def _matrix(size: int, seed: int, device: torch.device, *, keep_mean: bool) -> T
     """A random orthogonal matrix, float64; one that keeps the mean commutes with LayerNorm."""
     if not keep_mean:
         return (orthogonal if size & (size - 1) else hadamard)(size, seed, device)
+    # A Householder reflection exchanges the first axis and (1, ..., 1) / sqrt(size). Between two of
+    # them the matrix fixes the first axis and rotates the others.
     axis = torch.full((size,), size**-0.5, dtype=torch.float64, device=device)
-    axis[0] -= 1  # a reflection takes the first axis to (1, ..., 1), the rest is turned
+    axis[0] -= 1
     reflection = torch.eye(size).to(axis) - 2 * torch.outer(axis, axis) / axis.dot(axis)
     matrix = torch.eye(size).to(axis)
     matrix[1:, 1:] = orthogonal(size - 1, seed, device)

@@ -62,20 +62,21 @@ _LINEAR = {
 
 
 class _Sums(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Knows the modules whose outputs add up to a tensor, by its storage: views are the same."""
+    """Modules whose outputs add up to a tensor, by its storage, which views share."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.stream = ResidualStream()
         self._terms: dict[int, dict[nn.Module, None]] = {}
         self._norms: dict[int, nn.Module] = {}
-        self._alive: list[Tensor] = []  # so that no other tensor is given their address
+        self._alive: list[Tensor] = []  # keeps addresses from being given to other tensors
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         out = func(*args, **(kwargs or {}))
         if func._overloadpacket in _LINEAR:
+            # Scalars are factors. One tensor of unknown terms makes those of the sum unknown.
             terms = [self._terms_of(x) for x in tensors_in(args) if x.ndim]
             if all(terms):
                 self._mark(out, {module: None for some in terms for module in some})
@@ -103,6 +104,7 @@ class _Sums(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if norm is not None and self.stream.readers.setdefault(module, norm) is not norm:
                 refuse("a layer", "one that reads two norms", "a layer for each norm", ModelError)
             self._mark(output, {module: None})
+        # Any other module that reads a sum with an embedding in it: a norm of the stream.
         elif any(isinstance(term, nn.Embedding) for term in terms) and output.shape == x.shape:
             self._norms[_address(output)] = module
             self._alive.append(output)

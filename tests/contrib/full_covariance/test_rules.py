@@ -54,7 +54,7 @@ def means_of(model, placement):
 
 
 def responses(model, parameters, name, x):
-    """How the output moves with each weight of one tensor: ``[batch, outputs, weights]``."""
+    """Derivatives of the output in the weights of one tensor, ``[batch, outputs, weights]``."""
 
     def run(weight):
         return torch.func.functional_call(model, {**parameters, name: weight}, (x,)).flatten(1)
@@ -330,7 +330,7 @@ def test_activations_of_gaussian_values_against_samples(name, scale):
 
 
 def test_four_terms_of_the_series_are_within_two_percent():
-    """Of the product of standard deviations, for ReLU where it matters most: a mean of zero."""
+    """Relative to the product of standard deviations, for ReLU at its worst: a mean of zero."""
     layer = filled(nn.Sequential(nn.Conv1d(1, 2, 3, padding=1, bias=False), nn.ReLU()))
     with torch.no_grad():
         layer[0].weight.zero_()

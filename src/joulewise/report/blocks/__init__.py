@@ -4,7 +4,7 @@ block             the interface
 answer            the question, and the least energy within each drop
 best_by_energy    the best network at each energy
 accuracy_energy   the metric against energy
-language_model    perplexity, divergence, joules by token and generated text
+language_model    perplexity, divergence, joules per token and generated text
 front             Pareto fronts
 plan              operating points along the network
 savings           savings of plans, against every reference

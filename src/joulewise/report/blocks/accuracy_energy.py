@@ -69,6 +69,12 @@ def _chart(view: View, groups: Sequence[Replicates], field: str, label: str, for
     rows = [_row(view, group.first, point) for group in groups for point in _shown(group)]
     marks = [mark for network in networks for mark in _marks(view, network)]
     ends = [end for n in networks for end in (n.ideal, n.metric.after(n.ideal, _WINDOW))]
+    low, high = min(ends), max(ends)
+    # The better end shows all chips; the other cuts those off that are worse than the window.
+    if view.metric.higher_is_better:
+        high = max([high, *(row["best"] for row in rows)])
+    else:
+        low = min([low, *(row["worst"] for row in rows)])
     return charts.curves(
         rows,
         marks,
@@ -77,9 +83,7 @@ def _chart(view: View, groups: Sequence[Replicates], field: str, label: str, for
         y=view.metric.name,
         x_format=form,
         y_format=view.metric.tick_format,
-        y_domain=(min(ends), max(*ends, *(row["best"] for row in rows)))
-        if view.metric.higher_is_better
-        else (min(*ends, *(row["worst"] for row in rows)), max(ends)),
+        y_domain=(low, high),
     )
 
 

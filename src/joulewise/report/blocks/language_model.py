@@ -1,4 +1,4 @@
-"""Language models: perplexity and divergence, joules by token, text beside that without faults."""
+"""Language models: perplexity, divergence, joules per token, and text with and without faults."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _KINDS = ("prompt", "generated")
 
 
 class _At(NamedTuple):
-    """A point of a curve, with what is known of it beside the metric.
+    """A point of a curve, and its results beside the metric.
 
     Args:
         point: The point.
@@ -80,8 +80,9 @@ def _perplexities(metric: MetricText, values: Sequence[float]) -> list[float]:
     """Perplexities of values of a metric; empty for metrics that do not give them."""
     if metric.geometric:
         return list(values)
-    logarithms = "perplexity" in metric.derived
-    return [math.exp(min(value, 700.0)) for value in values] if logarithms else []
+    if "perplexity" not in metric.derived:
+        return []
+    return [math.exp(min(value, 700.0)) for value in values]  # of a likelihood; no overflow
 
 
 def _interval(values: Sequence[float], digits: int = 4, *, geometric: bool = False) -> str:
@@ -94,10 +95,10 @@ def _interval(values: Sequence[float], digits: int = 4, *, geometric: bool = Fal
 
 
 def _collapsed(network: Network, point: CurvePoint) -> int:
-    """Chips that have collapsed, and those that failed."""
+    """Chips that have collapsed or failed, by a metric that gives perplexities."""
     found = _perplexities(network.metric, point.known.tolist())
-    limit = _COLLAPSED * sum(_perplexities(network.metric, [network.ideal]))
-    return len(point.values) - sum(value <= limit for value in found)
+    (ideal,) = _perplexities(network.metric, [network.ideal])
+    return len(point.values) - sum(value <= _COLLAPSED * ideal for value in found)
 
 
 def _rate(bad: int, point: CurvePoint) -> str:
@@ -109,7 +110,7 @@ def _rate(bad: int, point: CurvePoint) -> str:
 def _losses(view: View, points: Mapping[Network, Sequence[_At]]) -> Table | None:
     """Perplexity and divergence, simulated and predicted.
 
-    At points where something is known beside the metric, or chips have collapsed: another block has
+    Only at points with results beside the metric, or chips that collapsed: `accuracy_energy` shows
     all points.
     """
     rows = []
@@ -118,23 +119,25 @@ def _losses(view: View, points: Mapping[Network, Sequence[_At]]) -> Table | None
             row = {"network": view.name(network), "point": at.name}
             row["of reliable"] = format_percent(at.point.energy, 1)
             found = _perplexities(network.metric, at.point.known.tolist())
-            loss = bool(network.metric.derived)
-            collapsed = _collapsed(network, at.point) if loss else 0
-            if not (at.divergences or at.forecast or (loss and at.tokens) or collapsed):
+            # The perplexity follows from the likelihood, and that from the perplexity.
+            likelihood = bool(network.metric.derived)
+            collapsed = _collapsed(network, at.point) if likelihood else 0
+            if not (at.divergences or at.forecast or (likelihood and at.tokens) or collapsed):
                 continue
             row["perplexity [95 %]"] = _interval(found, geometric=True) if found else ""
             predicted = at.forecast.get("perplexity")
             row["predicted perplexity"] = f"{predicted:.4g}" if found and predicted else ""
-            row[f"above {_COLLAPSED:g}x [95 %]"] = _rate(collapsed, at.point) if loss else ""
+            row[f"above {_COLLAPSED:g}x [95 %]"] = _rate(collapsed, at.point) if likelihood else ""
             row["KL, nats [95 %]"] = _interval(at.divergences, 2) if at.divergences else ""
             nats = at.forecast.get("divergence")
             row["predicted KL"] = "" if nats is None else f"{nats:.2g}"
             rows.append(row)
-    columns = [name for name in (rows[0] if rows else ()) if any(row[name] for row in rows)]
     if not rows:
         return None
+    columns = [name for name in rows[0] if any(row[name] for row in rows)]
     return Table(
-        caption="Perplexity, chips above ten times that of a perfect memory, and KL divergence.",
+        caption=f"Perplexity, chips above {_COLLAPSED:g} times that of a perfect memory, and KL "
+        "divergence.",
         columns=columns,
         rows=[[row[name] for name in columns] for row in rows],
         words=2,
@@ -144,7 +147,7 @@ def _losses(view: View, points: Mapping[Network, Sequence[_At]]) -> Table | None
 def _tokens(
     view: View, points: Mapping[Network, Sequence[_At]]
 ) -> Iterator[tuple[Network, str, Mapping[str, Any]]]:
-    """What is known of tokens: of reliable memory, of points and of plans."""
+    """Results of tokens: with reliable memory, at points and of plans."""
     for network, some in points.items():
         if network.record.result.get("tokens"):
             yield network, "no faults", network.record.result["tokens"]
@@ -275,7 +278,7 @@ def _row(name: str, at: _At, values: Sequence[float], *, geometric: bool) -> dic
         "name": name,
         "energy": at.point.energy,
         "y": mean,
-        # An axis of logarithms has no end below 0.
+        # A logarithmic axis has no values below 0.
         "low": max(low, mean / 10),
         "high": high,
         "worst": float(worst),
