@@ -22,7 +22,7 @@ __all__ = [
 
 
 # Words that sums over classes work on at a time.
-_BLOCK = 1 << 20
+_BLOCK = 1 << 18
 # Far from the seeds of simulated chips and of those that predictions draw.
 _SEED = 1 << 45
 
