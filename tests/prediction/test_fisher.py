@@ -363,6 +363,39 @@ def test_batches_of_several_lengths(gpt):
     assert found.rows == 2 * 4 + 6 * 11
 
 
+def test_padding_on_the_left(gpt):
+    """Rows are those of the metric, and of the losses of transformers."""
+    model, batches = gpt
+    ids, mask = batches[0]["input_ids"], torch.ones(2, 12, dtype=torch.long)
+    mask[0, :5] = 0
+    data = [{"input_ids": ids, "attention_mask": mask, "labels": ids}]
+    placement = jw.place(model, weights=jw.SRAM(bits=8), example_inputs={"input_ids": ids})
+    found = jw.predict(placement, data, at={"eta": 0.6}, method="fisher")
+    with torch.no_grad():
+        labels = ids.masked_fill(mask == 0, -100)
+        loss = model(input_ids=ids, attention_mask=mask, labels=labels).loss
+    assert found.rows == 11 + 7 and found.given == pytest.approx(float(loss), rel=1e-5)
+
+
+def test_inputs_that_require_gradients(gpt):
+    """They are constants: placed activations count, and the caller's tensor gets no gradient."""
+    model, batches = gpt
+    vectors = model.transformer.wte(batches[0]["input_ids"]).detach()
+    own = vectors.clone().requires_grad_()
+    placement = jw.place(
+        model,
+        kv_cache=jw.SRAM(bits=8),
+        example_inputs={"inputs_embeds": vectors},
+    )
+    method = Fisher(draws=4)
+    one, other = (
+        jw.predict(placement, [{"inputs_embeds": x}], at={"eta": 0.5}, method=method)
+        for x in (vectors, own)
+    )
+    assert other.contributions == one.contributions and float(one.total_contribution) > 0
+    assert own.grad is None
+
+
 def test_rows_that_count():
     logits = torch.randn(2, 4, 7)
     labels = torch.tensor([[1, 2, 3, 4], [5, -100, 6, -100]])

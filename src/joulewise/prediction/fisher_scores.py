@@ -310,8 +310,9 @@ def counted_rows(
         allowed = "logits [batch, classes] or [batch, tokens, classes] of two classes or more"
         refuse("the model", got, allowed, ModelError)
     rows = logits.shape[:-1]
+    everything = torch.ones(rows, dtype=torch.bool, device=logits.device)
     seen = attention_mask(batch.inputs, rows)
-    mask = torch.ones(rows, dtype=torch.bool, device=logits.device) if seen is None else seen
+    mask = everything if seen is None else seen
     targets, inner = batch.targets, metric
     if metric is None or not isinstance(targets, Tensor):
         return mask, None
@@ -320,10 +321,11 @@ def counted_rows(
         refuse("the target", got, "classes, for a loss", DataError)
     if targets.shape != rows:
         return mask, None
-    targets = targets.long()
+    # The targets alone say what counts, as for the metric: those of masked tokens do not, but with
+    # padding on the left an output before the first token does.
+    targets, mask = targets.long(), everything
     if isinstance(metric, NextToken):
         inner = metric.metric
-        mask = mask.clone()
         mask[..., -1] = False
         targets = targets.roll(-1, -1)
     ignored = getattr(inner, "ignore_index", NOT_COUNTED)
