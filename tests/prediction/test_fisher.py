@@ -8,6 +8,7 @@ from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
 import joulewise as jw
+from joulewise.devices import SECDED, Device
 from joulewise.errors import DataError, InputError, ModelError
 from joulewise.metrics import KLDivergence, NegativeLogLikelihood, NextToken
 from joulewise.models import seeded
@@ -361,6 +362,27 @@ def test_batches_of_several_lengths(gpt):
     )
     found = jw.predict(placement, short, at={"eta": 0.6}, method="fisher")
     assert found.rows == 2 * 4 + 6 * 11
+
+
+def test_moments_are_estimated_once(net, monkeypatch):
+    """An estimate takes many reads: not one for each draw."""
+    model, batches = net
+    weak = jw.CorrelatedMap(row=0.2)
+    memory = jw.SRAM(bits=8, fault=jw.Flip(), fault_map=weak, protection=SECDED())
+    placement = jw.place(model, weights=memory, example_inputs=batches[0][0])
+    estimates, moments = [], Device.moments
+
+    def counted(self, stored, point):
+        estimates.append(point)
+        return moments(self, stored, point)
+
+    monkeypatch.setattr(Device, "moments", counted)
+    counts = []
+    for draws in (1, 4):
+        method = Fisher(draws=draws, most_draws=draws)
+        jw.predict(placement, batches, at={"eta": 0.4}, method=method)
+        counts.append(len(estimates))
+    assert counts[1] == 2 * counts[0]
 
 
 def test_padding_on_the_left(gpt):

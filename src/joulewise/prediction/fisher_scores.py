@@ -143,12 +143,15 @@ class FisherScores:
         self._problem, self._seed = problem, seed
         self.means: dict[str, Tensor] = {}
         self.shared: set[str] = set()
+        self._estimated: dict[str, Tensor] = {}
         self._placed = {placed.name: placed for placed in problem.placement.weights}
         for name in self._placed:  # one by one: variances are not kept
             m = self.moments_of(name)
             self.means[name] = m.mean.detach().requires_grad_()
             if m.common is not None:
                 self.shared.add(name)
+            if not self._placed[name].device.states_moments:  # many reads: not for each move
+                self._estimated[name] = m.mean.detach()
         self.head = self._found_head()
 
     def moments_of(self, name: str) -> ReadMoments:
@@ -165,7 +168,9 @@ class FisherScores:
         """
         for name, placed in self._placed.items():
             if name != fixed:
-                mean = self.moments_of(name).mean.detach()
+                mean = self._estimated.get(name)
+                if mean is None:
+                    mean = self.moments_of(name).mean.detach()
                 read = self._problem.memory.weight(placed, self._problem.points[name], chip)
                 self.means[name].data = torch.lerp(mean, read.to(mean), t**0.5)
 
