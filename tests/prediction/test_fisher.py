@@ -399,6 +399,25 @@ def test_padding_on_the_left(gpt):
     assert found.rows == 11 + 7 and found.given == pytest.approx(float(loss), rel=1e-5)
 
 
+def test_batches_in_which_nothing_counts(gpt):
+    model, batches = gpt
+    placement = jw.place(
+        model, weights=jw.SRAM(bits=8), example_inputs={"input_ids": batches[0]["input_ids"]}
+    )
+    ignored = {**batches[1], "labels": torch.full_like(batches[1]["labels"], -100)}
+    some = [batches[0], ignored]
+    found = jw.predict(placement, some, at={"eta": 0.6}, method="fisher")
+    alone = jw.predict(placement, batches[:1], at={"eta": 0.6}, method="fisher")
+    assert found.rows == alone.rows and found.given == pytest.approx(alone.given)
+    assert float(found.mean_divergence) == pytest.approx(float(alone.mean_divergence))
+    errors = jw.error_model(placement, some, at={"eta": 0.6}, of="divergence")
+    assert float(errors.error({"eta": 0.6})) > 0
+    mask = torch.zeros_like(batches[0]["labels"])
+    unseen = [{"input_ids": batches[0]["input_ids"], "attention_mask": mask}]
+    with pytest.raises(DataError, match="^the number of outputs that count is 0; allowed: 1 or m"):
+        jw.predict(placement, unseen, at={"eta": 0.6}, method="fisher")
+
+
 def test_inputs_that_require_gradients(gpt):
     """They are constants: placed activations count, and the caller's tensor gets no gradient."""
     model, batches = gpt

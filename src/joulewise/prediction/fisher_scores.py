@@ -137,10 +137,19 @@ class FisherScores:
         means: Mean read of each placed weight, or what `move` sets; leaves of the graph.
         shared: Names of weights whose words share a factor.
         head: The layer that gives the logits; None if no placed weight is that of one.
+
+    Raises:
+        DataError: if no row counts.
     """
 
     def __init__(self, problem: Problem, *, seed: int) -> None:
         self._problem, self._seed = problem, seed
+        some = (
+            counted_rows(problem.metric, problem.batches[number], problem.references[number])[0]
+            for number in problem.numbers
+        )
+        if not any(mask.any() for mask in some):
+            refuse("the number of outputs that count", 0, "1 or more", DataError)
         self.means: dict[str, Tensor] = {}
         self.shared: set[str] = set()
         self._estimated: dict[str, Tensor] = {}
