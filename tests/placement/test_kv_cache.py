@@ -143,6 +143,36 @@ def test_generation_without_a_cache(model, placement, ids):
         assert torch.equal(faulty(input_ids=found[:, :-1]).logits[:, -1].argmax(-1), found[:, -1])
 
 
+def test_a_cache_is_left_as_it_was_by_ctrl_c(model, placement, ids):
+    """No hook of torch runs after it."""
+    caches = [DynamicCache(config=model.config) for _ in range(2)]
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with jw.loaded(placement, at={"eta": 0.4}, chip=3) as faulty, torch.no_grad():
+        expected = faulty(input_ids=ids[:1]).logits
+        for cache in caches:
+            hook = faulty.model.layers[1].mlp.register_forward_pre_hook(interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                faulty(input_ids=ids[:1], cache=cache)
+            hook.remove()
+            if cache is caches[0]:
+                assert torch.equal(faulty(input_ids=ids[:1]).logits, expected)
+                assert "update" not in vars(cache)
+    assert "update" not in vars(caches[1])
+
+
+def test_a_cache_by_position(model, placement, ids):
+    with jw.loaded(placement, at={"eta": 0.4}, chip=3) as faulty, torch.no_grad():
+        expected = faulty(input_ids=ids[:1]).logits
+        cache = DynamicCache(config=model.config)
+        assert torch.equal(faulty(ids[:1], None, None, cache).logits, expected)
+        assert cache.get_seq_length() == 12
+        assert torch.equal(faulty(ids[:1], None, None, None).logits, expected)
+        assert len(faulty(input_ids=ids[:1], use_cache=False, return_dict=False)) == 1
+
+
 def test_modules_named_cache_are_none():
     model = nn.Sequential()
     model.add_module("cache", nn.Sequential(nn.Linear(3, 2)))

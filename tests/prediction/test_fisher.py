@@ -8,6 +8,7 @@ from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
 import joulewise as jw
+from joulewise.devices import SECDED, Device
 from joulewise.errors import DataError, InputError, ModelError
 from joulewise.metrics import KLDivergence, NegativeLogLikelihood, NextToken
 from joulewise.models import seeded
@@ -361,6 +362,79 @@ def test_batches_of_several_lengths(gpt):
     )
     found = jw.predict(placement, short, at={"eta": 0.6}, method="fisher")
     assert found.rows == 2 * 4 + 6 * 11
+
+
+def test_moments_are_estimated_once(net, monkeypatch):
+    """An estimate takes many reads: not one for each draw."""
+    model, batches = net
+    weak = jw.CorrelatedMap(row=0.2)
+    memory = jw.SRAM(bits=8, fault=jw.Flip(), fault_map=weak, protection=SECDED())
+    placement = jw.place(model, weights=memory, example_inputs=batches[0][0])
+    estimates, moments = [], Device.moments
+
+    def counted(self, stored, point):
+        estimates.append(point)
+        return moments(self, stored, point)
+
+    monkeypatch.setattr(Device, "moments", counted)
+    counts = []
+    for draws in (1, 4):
+        method = Fisher(draws=draws, most_draws=draws)
+        jw.predict(placement, batches, at={"eta": 0.4}, method=method)
+        counts.append(len(estimates))
+    assert counts[1] == 2 * counts[0]
+
+
+def test_padding_on_the_left(gpt):
+    """Rows are those of the metric, and of the losses of transformers."""
+    model, batches = gpt
+    ids, mask = batches[0]["input_ids"], torch.ones(2, 12, dtype=torch.long)
+    mask[0, :5] = 0
+    data = [{"input_ids": ids, "attention_mask": mask, "labels": ids}]
+    placement = jw.place(model, weights=jw.SRAM(bits=8), example_inputs={"input_ids": ids})
+    found = jw.predict(placement, data, at={"eta": 0.6}, method="fisher")
+    with torch.no_grad():
+        labels = ids.masked_fill(mask == 0, -100)
+        loss = model(input_ids=ids, attention_mask=mask, labels=labels).loss
+    assert found.rows == 11 + 7 and found.given == pytest.approx(float(loss), rel=1e-5)
+
+
+def test_batches_in_which_nothing_counts(gpt):
+    model, batches = gpt
+    placement = jw.place(
+        model, weights=jw.SRAM(bits=8), example_inputs={"input_ids": batches[0]["input_ids"]}
+    )
+    ignored = {**batches[1], "labels": torch.full_like(batches[1]["labels"], -100)}
+    some = [batches[0], ignored]
+    found = jw.predict(placement, some, at={"eta": 0.6}, method="fisher")
+    alone = jw.predict(placement, batches[:1], at={"eta": 0.6}, method="fisher")
+    assert found.rows == alone.rows and found.given == pytest.approx(alone.given)
+    assert float(found.mean_divergence) == pytest.approx(float(alone.mean_divergence))
+    errors = jw.error_model(placement, some, at={"eta": 0.6}, of="divergence")
+    assert float(errors.error({"eta": 0.6})) > 0
+    mask = torch.zeros_like(batches[0]["labels"])
+    unseen = [{"input_ids": batches[0]["input_ids"], "attention_mask": mask}]
+    with pytest.raises(DataError, match="^the number of outputs that count is 0; allowed: 1 or m"):
+        jw.predict(placement, unseen, at={"eta": 0.6}, method="fisher")
+
+
+def test_inputs_that_require_gradients(gpt):
+    """They are constants: placed activations count, and the caller's tensor gets no gradient."""
+    model, batches = gpt
+    vectors = model.transformer.wte(batches[0]["input_ids"]).detach()
+    own = vectors.clone().requires_grad_()
+    placement = jw.place(
+        model,
+        kv_cache=jw.SRAM(bits=8),
+        example_inputs={"inputs_embeds": vectors},
+    )
+    method = Fisher(draws=4)
+    one, other = (
+        jw.predict(placement, [{"inputs_embeds": x}], at={"eta": 0.5}, method=method)
+        for x in (vectors, own)
+    )
+    assert other.contributions == one.contributions and float(one.total_contribution) > 0
+    assert own.grad is None
 
 
 def test_rows_that_count():

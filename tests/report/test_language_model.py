@@ -53,7 +53,7 @@ def test_losses_are_simulated_beside_predicted(view):
     spent = network.record.result["tokens_at"][1]["energy"]["generated"]["memory_j"]
     assert energies.rows[2][1] == "eta 0.4"
     assert energies.rows[2][4] == format_si(sum(spent.values()), "J")
-    assert "context of 10 tokens" in energies.caption
+    assert "context of 9 tokens" in energies.caption
     assert [row[1] for row in texts.rows][:2] == ["no faults", "eta 1"]
     assert texts.rows[0][2] == network.record.result["tokens"]["text"]
     assert '"abc"' in texts.caption

@@ -48,14 +48,14 @@ def test_rows_have_geometric_means_and_predicted_losses(records, placement):
     beside = simulate(placement, TEXT, at={"eta": 0.4}, chips=20, metric=KLDivergence())
     assert records[0].result["divergences"][1]["values"] == list(beside.values)
     assert row["divergence"] == pytest.approx(beside.mean)
-    spent = token_energy(placement, at={"eta": 0.4}, context=10)
+    spent = token_energy(placement, at={"eta": 0.4}, context=9)
     assert row["prompt_token_j"] == pytest.approx(spent.prompt.total_j)
     assert row["generated_token_j"] == pytest.approx(spent.generated.total_j)
 
 
 def test_tokens_are_those_of_the_calls(records, placement):
     result = records[0].result
-    spent = token_energy(placement, at={"eta": 0.4}, context=10)
+    spent = token_energy(placement, at={"eta": 0.4}, context=9)
     assert result["tokens_at"][1]["energy"] == spent.to_dict()
     with loaded(placement, at={"eta": 0.2}, chip=0) as faulty:
         tokens = faulty.generate(torch.tensor([[0, 1, 2]]), max_new_tokens=4, do_sample=False)
@@ -101,6 +101,34 @@ def test_what_cannot_be_generated_is_named(placement, tmp_path, prompt, tokenize
         token_result(
             placement, None, context=4, generation=GenerationEntry(**entry, new_tokens=4), chip=0
         )
+
+
+_CODE = """
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel
+ids = torch.randint(53, (6, 10), generator=torch.Generator().manual_seed(0))
+sizes = dict(vocab_size=53, n_positions=10, n_embd=8, n_layer=1, n_head=1)
+tokens = dict(bos_token_id=None, eos_token_id=None)
+gpt = lambda: GPT2LMHeadModel(GPT2Config(**sizes, **tokens))
+text = lambda: [{"attention_mask": torch.ones_like(ids), "input_ids": ids, "labels": ids}]
+class Net(torch.nn.Linear):
+    def __init__(self): super().__init__(5, 3)
+    def forward(self, x): return super().forward(x)
+samples = lambda: [{"labels": torch.tensor([0, 1, 2, 0]), "x": torch.ones(4, 5)}]
+"""
+
+
+@pytest.mark.parametrize(("data", "model"), [("text", "gpt"), ("samples", "Net")])
+def test_sequences_as_long_as_learned_positions_and_batches_without_tokens(tmp_path, data, model):
+    path = tmp_path / "code.py"
+    path.write_text(_CODE)
+    fields = {"data": f"{path}:{data}", "models": [f"{path}:{model}"], "memories": ["sram"]}
+    file = StudyFile.model_validate(fields | {"points": ["eta=0.5"], "chips": 2})
+    study = Study(file, tmp_path / "study")
+    assert study.run() == {}
+    ((_, record),) = study.records()
+    energy = record.result["tokens"]["energy"]
+    assert energy["context"] == 9 if data == "text" else energy is None
 
 
 def test_training_on_batches_of_mappings_is_refused(tmp_path):

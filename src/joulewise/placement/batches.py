@@ -71,7 +71,8 @@ def prepare(data: Split | Iterable[Any], model: nn.Module, batch: int | None = N
     batches = []
     for item in items:
         inputs, targets, labels = _parts(item, model)
-        inputs = map_tensors(lambda tensor: tensor.to(parameter.device), inputs)
+        # Detached: no gradient is taken in inputs, and none flows into the caller's graph.
+        inputs = map_tensors(lambda tensor: tensor.detach().to(parameter.device), inputs)
         if channels_last and isinstance(inputs, Tensor) and inputs.ndim == 4:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         if isinstance(inputs, Tensor) and isinstance(data, Split) and inputs.is_floating_point():

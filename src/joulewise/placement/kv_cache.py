@@ -67,8 +67,9 @@ def watch_cache(model: nn.Module, each: Each) -> Callable[[], None]:
         ModelError: if the model takes no cache, or has or is given one that keeps other than keys
             and values of consecutive positions.
     """
-    watch = _Watch(cache_argument(model), each)
+    watch = _Watch(model, each)
     stack = ExitStack()
+    stack.callback(watch.end)
     stack.callback(model.register_forward_pre_hook(watch.before, with_kwargs=True).remove)
     stack.callback(model.register_forward_hook(watch.after, always_call=True).remove)
     return stack.close
@@ -133,13 +134,17 @@ class _Call:
 class _Watch:
     """Hooks of a model whose cached keys and values pass through a function."""
 
-    def __init__(self, argument: str, each: Each) -> None:
-        self._argument, self._each = argument, each
-        self._calls: list[_Call] = []
+    def __init__(self, model: nn.Module, each: Each) -> None:
+        self._argument, self._each = cache_argument(model), each
+        self._names = list(inspect.signature(model.forward).parameters)
+        self._call: _Call | None = None
         self._clocks: WeakKeyDictionary[Any, _Clock] = WeakKeyDictionary()
 
     def before(self, model: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
         """Give a call a cache whose reads pass through the function, in a pre-hook."""
+        self.end()  # a call that Ctrl-C stopped, after which no hook runs
+        if len(args) > self._names.index(self._argument):  # given by position
+            args, kwargs = (), dict(zip(self._names, args, strict=False)) | kwargs
         given = next((name for name in _ARGUMENTS if kwargs.get(name) is not None), None)
         if given is None:
             made = importlib.import_module("transformers").DynamicCache(config=model.config)
@@ -151,20 +156,28 @@ class _Watch:
         clock = self._clocks.setdefault(cache, _Clock())
         clock.now += 1
         unwanted = given is None and kwargs.get("use_cache") is False
-        call = _Call(cache, clock, given is not None, unwanted)
-        cache.update = partial(self._update, call, cache.update)
-        self._calls.append(call)
+        self._call = _Call(cache, clock, given is not None, unwanted)
+        cache.update = partial(self._update, self._call, cache.update)
         return args, kwargs
 
-    def after(self, model: Any, args: Any, output: Any) -> None:
+    def end(self) -> _Call | None:
+        """Leave the cache of the present call as it was."""
+        call, self._call = self._call, None
+        if call is not None:
+            del call.cache.update
+        return call
+
+    def after(self, model: Any, args: Any, output: Any) -> Any:
         """Leave the cache as it was, and drop one that the caller did not want, in a hook."""
-        if not self._calls:  # the call was refused before it began
-            return
-        call = self._calls.pop()
-        del call.cache.update
-        for name in _ARGUMENTS if call.unwanted else ():
+        call = self.end()
+        if call is None or not call.unwanted:  # None: refused before it began
+            return output
+        if isinstance(output, tuple):
+            return tuple(part for part in output if part is not call.cache)
+        for name in _ARGUMENTS:
             if getattr(output, name, None) is not None:
                 output[name] = None
+        return output
 
     def _update(
         self,

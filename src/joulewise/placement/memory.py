@@ -346,8 +346,9 @@ def private_memory(placement: Placement, *, frozen: bool = False) -> Iterator[Me
     for parameter in private.model.parameters() if frozen else ():
         parameter.requires_grad_(False)
     memory = Memory(placement, private)
-    with Exact(private.model), torch.no_grad():
-        memory.attach()
+    with Exact(private.model), torch.no_grad(), ExitStack() as stack:
+        # After Ctrl-C in a forward pass no hook leaves the caller's cache as it was.
+        stack.callback(memory.attach())
         memory.ideal()
         yield memory
 

@@ -75,7 +75,8 @@ def token_energy(
     Args:
         placement: A causal model of transformers; see `joulewise.placement.place`.
         at: Operating points; see `Placement.points`.
-        context: Tokens, 1 or more; with a placed cache at most the positions that it holds.
+        context: Tokens, 1 or more; with a placed cache at most the positions that it holds. A model
+            with learned positions needs one more, for the generated token.
         batch: Sequences, 1 or more.
         arithmetic: The energy of a multiply-accumulate.
 

@@ -139,22 +139,36 @@ class FisherScores:
         means: Mean read of each placed weight, or what `move` sets; leaves of the graph.
         shared: Names of weights whose words share a factor.
         head: The layer that gives the logits; None if no placed weight is that of one.
+
+    Raises:
+        DataError: if no row counts.
     """
 
     def __init__(self, problem: Problem, *, seed: int) -> None:
         self._problem, self._seed = problem, seed
+        some = (
+            counted_rows(problem.metric, problem.batches[number], problem.references[number])[0]
+            for number in problem.numbers
+        )
+        if not any(mask.any() for mask in some):
+            refuse("the number of outputs that count", 0, "1 or more", DataError)
         self.means: dict[str, Tensor] = {}
         self.shared: set[str] = set()
+        self._estimated: dict[str, ReadMoments] = {}
         self._placed = {placed.name: placed for placed in problem.placement.weights}
         for name in self._placed:  # one by one: variances are not kept
             m = self.moments_of(name)
             self.means[name] = m.mean.detach().requires_grad_()
             if m.common is not None:
                 self.shared.add(name)
+            if not self._placed[name].device.states_moments:  # many reads: not for each move
+                self._estimated[name] = m
         self.head = self._found_head()
 
     def moments_of(self, name: str) -> ReadMoments:
         """Moments of a placed weight at its point."""
+        if name in self._estimated:
+            return self._estimated[name]
         return self._problem.memory.moments_of(self._placed[name], self._problem.points[name])
 
     def move(self, number: int, draw: int, t: float, fixed: str | None) -> None:
@@ -319,8 +333,9 @@ def counted_rows(
         allowed = "logits [batch, classes] or [batch, tokens, classes] of two classes or more"
         refuse("the model", got, allowed, ModelError)
     rows = logits.shape[:-1]
+    everything = torch.ones(rows, dtype=torch.bool, device=logits.device)
     seen = attention_mask(batch.inputs, rows)
-    mask = torch.ones(rows, dtype=torch.bool, device=logits.device) if seen is None else seen
+    mask = everything if seen is None else seen
     targets, inner = batch.targets, metric
     if metric is None or not isinstance(targets, Tensor):
         return mask, None
@@ -329,10 +344,11 @@ def counted_rows(
         refuse("the target", got, "classes, for a loss", DataError)
     if targets.shape != rows:
         return mask, None
-    targets = targets.long()
+    # The targets alone say what counts, as for the metric: those of masked tokens do not, but with
+    # padding on the left an output before the first token does.
+    targets, mask = targets.long(), everything
     if isinstance(metric, NextToken):
         inner = metric.metric
-        mask = mask.clone()
         mask[..., -1] = False
         targets = targets.roll(-1, -1)
     ignored = getattr(inner, "ignore_index", NOT_COUNTED)

@@ -103,6 +103,8 @@ class HeadFaults:
             inputs: Inputs of the head, ``[rows, inputs]``.
             log_p: Logarithms of the probabilities at the mean read, ``[rows, classes]``.
         """
+        if not len(inputs):  # a batch whose targets are all ignored
+            return
         # 1 - e^{-s X} at each bin of log X and node of log s.
         middles = _LOWEST + _WIDTH * (torch.arange(_BINS, dtype=torch.float64) + 0.5)
         kernel = -torch.expm1(-torch.exp(middles[:, None] + _NODES))

@@ -164,10 +164,12 @@ def _tokens(
     """Energy and text of tokens at a plan; None for data that are not batches of mappings."""
     if not isinstance(data, Batches):
         return None
+    ids = data.longest.get("input_ids")
     return token_result(
         placement,
         plan,
-        context=data.input_shape[-1],
+        # Models with learned positions may have none after the last token.
+        context=None if ids is None else max(ids.shape[-1] - 1, 1),
         generation=trial.generation,
         chip=trial.chip_seed,
     )

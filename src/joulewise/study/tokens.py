@@ -20,7 +20,7 @@ def token_result(
     placement: Placement,
     plan: Plan | None,
     *,
-    context: int,
+    context: int | None,
     generation: GenerationEntry | None,
     chip: int,
 ) -> dict[str, Any]:
@@ -29,13 +29,13 @@ def token_result(
     Args:
         placement: The placement.
         plan: The plan; None for the most reliable one, and a perfect memory for the text.
-        context: Tokens of the prompt that energy is counted for.
+        context: Tokens of the prompt that energy is counted for; None for no energy.
         generation: The prompt to continue; None for no text.
         chip: Seed of the chip.
 
     Returns:
-        ``energy``, the ``to_dict`` of a `joulewise.TokenEnergy`, or None for models that take no
-        cache; and ``text``, or None.
+        ``energy``, the ``to_dict`` of a `joulewise.TokenEnergy`, or None without a context and for
+        models that take no cache; and ``text``, or None.
 
     Raises:
         InputError: if the tokenizer fails.
@@ -43,8 +43,9 @@ def token_result(
     """
     at = placement.most_reliable() if plan is None else plan
     found: dict[str, Any] = {"energy": None, "text": None}
-    with suppress(ModelError):  # not causal, or not of transformers
-        found["energy"] = token_energy(placement, at=at, context=context).to_dict()
+    if context is not None:
+        with suppress(ModelError):  # not causal, or not of transformers
+            found["energy"] = token_energy(placement, at=at, context=context).to_dict()
     if generation is None:
         return found
     if plan is None:
