@@ -68,16 +68,6 @@ def tokens(folder: str, text: Path, sequences: int, length: int) -> list[dict[st
     return [{"input_ids": one, "labels": one} for one in ids]
 
 
-def training_step(model: nn.Module, batch: dict[str, torch.Tensor]) -> float:
-    """Seconds of a forward and a backward pass, the second of two."""
-    for _ in range(2):
-        start = time.perf_counter()
-        model(**batch).loss.backward()
-        seconds = time.perf_counter() - start
-        model.zero_grad(set_to_none=True)
-    return seconds
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", required=True)
@@ -96,7 +86,6 @@ def main() -> None:
     record: dict[str, Any] = {"results": []}
     if options.out.exists():
         record = json.loads(options.out.read_text())
-    step = training_step(model, data[0]) * len(data)
     record |= {
         "command": shlex.join(["python", *sys.argv]),
         "environment": Environment.now().model_dump(),
@@ -118,7 +107,7 @@ def main() -> None:
                     continue
                 start = time.perf_counter()
                 row |= computations[what](placement, data, at)
-                row |= {f"{what}_s": time.perf_counter() - start, "training_step_s": step}
+                row[f"{what}_s"] = time.perf_counter() - start
                 record["results"] = list(rows.values())
                 write_atomically(options.out, json.dumps(record, indent=1))
                 print(what, json.dumps({k: v for k, v in row.items() if k != "contributions"}))
