@@ -10,6 +10,7 @@ table for a language model.
 from __future__ import annotations
 
 import argparse
+import gzip
 import json
 import shlex
 import sys
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from language_model import predicted, simulated
+from language_model import predicted, simulated, table
 from prediction_error import network_of
 from torch import Tensor, nn
 
@@ -52,12 +53,16 @@ def classes(model: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--networks", nargs="+", required=True, help="NAME or NAME=WEIGHTS")
+    parser.add_argument("--networks", nargs="+", help="NAME or NAME=WEIGHTS")
     parser.add_argument("--data", default="digits")
     parser.add_argument("--images", type=int, default=250)
     parser.add_argument("--chips", type=int, default=40)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--table", type=Path, help="a record to print")
     options = parser.parse_args()
+    if options.table is not None:
+        print(table(json.loads(gzip.decompress(options.table.read_bytes()))["results"]))
+        return
     torch.set_num_threads(1)
     dataset = load_data(options.data)
     data = list(dataset.test.subset(options.images, seed=0).batches(32))

@@ -10,9 +10,11 @@ simulated, then predicted; what OUT already has is not computed again.
 from __future__ import annotations
 
 import argparse
+import gzip
 import json
 import lzma
 import shlex
+import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -21,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from scipy import stats
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -70,16 +73,20 @@ def tokens(folder: str, text: Path, sequences: int, length: int) -> list[dict[st
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--text", type=Path, required=True)
+    parser.add_argument("--model")
+    parser.add_argument("--text", type=Path)
     parser.add_argument("--sequences", type=int, default=8)
     parser.add_argument("--length", type=int, default=256)
     parser.add_argument("--chips", type=int, default=20)
     parser.add_argument("--only", nargs="*", default=list(ROWS), help="memories")
     kinds = ("simulated", "predicted")
     parser.add_argument("--what", nargs="*", choices=kinds, default=kinds)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--table", type=Path, help="a record to print")
     options = parser.parse_args()
+    if options.table is not None:
+        print(table(json.loads(gzip.decompress(options.table.read_bytes()))["results"]))
+        return
     keep_freed_memory()
     data = tokens(options.model, options.text, options.sequences, options.length)
     model = AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.float32)
@@ -111,6 +118,27 @@ def main() -> None:
                 record["results"] = list(rows.values())
                 write_atomically(options.out, json.dumps(record, indent=1))
                 print(what, json.dumps({k: v for k, v in row.items() if k != "contributions"}))
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Rows of Markdown: divergence and increase of the loss, on chips and predicted, nats."""
+    lines = [
+        "| memory | at | KL on chips | predicted | NLL on chips | predicted |",
+        "|" + "---|" * 6,
+    ]
+    for row in rows:
+        at = ", ".join(f"{name} {value:g}" for name, value in row["at"].items())
+        cells = [row["memory"], at]
+        increases = [loss - row["given_loss"] for loss in row["losses"]]
+        increase = row["predicted_loss"] - row["given_loss"]
+        for chips, forecast in (
+            (row["divergences"], row["predicted_divergence"]),
+            (increases, increase),
+        ):
+            half = stats.t.ppf(0.975, len(chips) - 1) * statistics.stdev(chips) / len(chips) ** 0.5
+            cells += [f"{statistics.mean(chips):.4f} +- {half:.4f}", f"{forecast:.4f}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def predicted(
