@@ -184,7 +184,8 @@ class FisherScores:
             if name != fixed:
                 m = self.moments_of(name)
                 generator = self._generator(m.mean.device, number, draw, place)
-                self.means[name].data = (m.mean + t**0.5 * m.noise(generator)).to(m.mean.dtype)
+                # In place: the memory of the passes before is taken again.
+                self.means[name].data.copy_(m.mean + t**0.5 * m.noise(generator))
 
     def _generator(self, device: torch.device, *of: int) -> torch.Generator:
         # A hash of integers is the same in every process.
