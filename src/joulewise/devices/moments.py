@@ -18,10 +18,11 @@ __all__ = [
     "SharedFactor",
     "WordClasses",
     "estimated_moments",
+    "taken",
 ]
 
 
-# Words that sums over classes work on at a time.
+# Words that are summed over classes, or looked up, at a time.
 _BLOCK = 1 << 18
 # Far from the seeds of simulated chips and of those that predictions draw.
 _SEED = 1 << 45
@@ -104,7 +105,7 @@ class ReadMoments:
         """
         drawn = torch.empty_like(self.var).normal_(generator=generator)
         if self.common is None:
-            return self.var.sqrt() * drawn
+            return drawn.mul_(self.var.sqrt())
         own, coupling = self.common.own(self.mean, self.var), self.common.coupling.to(self.var)
         each = own.sqrt() * drawn
         # The factor is the regression on the words' own noise, independent between words, and a
@@ -205,3 +206,15 @@ def estimated_moments(read: Callable[[Chip], Tensor], ideal: Tensor, chips: int)
     error = float(each.std()) / len(each) ** 0.5 / max(float(each.mean()), 1e-300)
     estimate = MomentEstimate(chips=chips, relative_error=error)
     return ReadMoments(mean=mean, var=squares / (chips - 1), estimate=estimate)
+
+
+def taken(table: Tensor, index: Tensor) -> Tensor:
+    """Entries of a table; in blocks without a gradient, since int64 takes more than the words."""
+    if table.requires_grad or index.numel() <= _BLOCK or index.ndim < 2:
+        return table.take(index.long())
+    found = torch.empty_like(index, dtype=table.dtype)
+    rows = max(1, _BLOCK * len(index) // index.numel())
+    for start in range(0, len(index), rows):
+        block = slice(start, start + rows)
+        found[block] = table.take(index[block].long())
+    return found

@@ -23,7 +23,7 @@ from joulewise.devices.fault_kinds import FaultKind, Mask, all_codes
 from joulewise.devices.fault_maps import FaultMap, IndependentMap
 from joulewise.devices.faulty_words import FaultyWords, samples_are_dense
 from joulewise.devices.measured_map import MeasuredMap
-from joulewise.devices.moments import ReadMoments, WordClasses
+from joulewise.devices.moments import ReadMoments, WordClasses, taken
 from joulewise.devices.operating_point import Point, as_point
 from joulewise.devices.protection import Protection
 from joulewise.errors import OperatingPointError, check_in_range, check_kind, refuse
@@ -184,10 +184,11 @@ class WordMemory(Device[Words]):
         if not self.states_moments:
             return Device.moments(self, stored, point)
         self._check_channels(point, len(stored.codes) if stored.codes.ndim else 0)
-        scale, index, points = stored.scale, self._index(stored).long(), as_point(point)
+        scale, index, points = stored.scale, self._index(stored), as_point(point)
         if points.ndim < 2:
-            mean, var = (of_code.to(scale).take(index) for of_code in self.code_moments(point))
+            mean, var = (taken(of_code.to(scale), index) for of_code in self.code_moments(point))
         else:
+            index = index.long()
             which = torch.arange(len(points))
             if not points.requires_grad:  # equal points are worked out once
                 points, which = torch.unique(points, dim=0, return_inverse=True)
@@ -196,17 +197,15 @@ class WordMemory(Device[Words]):
                 for of_code in zip(*map(self.code_moments, points), strict=True)
             )
         # In the precision of the scale: squares would underflow in half precision.
-        return ReadMoments(mean=mean * scale, var=var * scale**2)
+        return ReadMoments(mean=mean.mul_(scale), var=var.mul_(scale**2))
 
     def word_classes(self, stored: Words) -> WordClasses:
         """One class for each code; for each word if moments are estimated."""
         if not self.states_moments:
             return Device.word_classes(self, stored)
+        index, scale = self._index(stored), stored.scale
         return WordClasses(
-            index=self._index(stored),
-            scale=stored.scale,
-            count=1 << self.bits,
-            moments=self.code_moments,
+            index=index, scale=scale, count=1 << self.bits, moments=self.code_moments
         )
 
     def _index(self, stored: Words) -> Tensor:

@@ -185,7 +185,7 @@ class FisherScores:
                 m = self.moments_of(name)
                 generator = self._generator(m.mean.device, number, draw, place)
                 # In place: the memory of the passes before is taken again.
-                self.means[name].data.copy_(m.mean + t**0.5 * m.noise(generator))
+                self.means[name].data.copy_(m.noise(generator).mul_(t**0.5).add_(m.mean))
 
     def _generator(self, device: torch.device, *of: int) -> torch.Generator:
         # A hash of integers is the same in every process.
