@@ -71,6 +71,13 @@ def tokens(folder: str, text: Path, sequences: int, length: int) -> list[dict[st
     return [{"input_ids": one, "labels": one} for one in ids]
 
 
+def opened(out: Path) -> dict[str, Any]:
+    """The record of a benchmark: its rows so far, under ``results``, and its command."""
+    record: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {"results": []}
+    command, environment = shlex.join(["python", *sys.argv]), Environment.now().model_dump()
+    return record | {"command": command, "environment": environment}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model")
@@ -90,13 +97,7 @@ def main() -> None:
     keep_freed_memory()
     data = tokens(options.model, options.text, options.sequences, options.length)
     model = AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.float32)
-    record: dict[str, Any] = {"results": []}
-    if options.out.exists():
-        record = json.loads(options.out.read_text())
-    record |= {
-        "command": shlex.join(["python", *sys.argv]),
-        "environment": Environment.now().model_dump(),
-    }
+    record = opened(options.out)
     rows = {(row["memory"], json.dumps(row["at"])): row for row in record["results"]}
     computations = {"simulated": partial(simulated, chips=options.chips), "predicted": predicted}
     for what in options.what:

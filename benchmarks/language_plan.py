@@ -13,14 +13,12 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import shlex
-import sys
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from language_model import tokens
+from language_model import opened, tokens
 from torch import nn
 from transformers import AutoModelForCausalLM
 
@@ -30,7 +28,6 @@ from joulewise.files import write_atomically
 from joulewise.metrics import Perplexity
 from joulewise.placement import Plan, place, token_energy
 from joulewise.simulation import simulate
-from joulewise.study import Environment
 from joulewise.study.malloc import keep_freed_memory
 from joulewise.transforms import center_head, rotate_head
 
@@ -70,13 +67,7 @@ def main() -> None:
     options = parser.parse_args()
     keep_freed_memory()
     data = tokens(options.model, options.text, 2 * options.sequences, options.length)
-    record: dict[str, Any] = {"results": []}
-    if options.out.exists():
-        record = json.loads(options.out.read_text())
-    record |= {
-        "command": shlex.join(["python", *sys.argv]),
-        "environment": Environment.now().model_dump(),
-    }
+    record = opened(options.out)
     known = {(row["transform"], row["granularity"]) for row in record["results"]}
     given = AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.float32)
     for name in options.transforms:

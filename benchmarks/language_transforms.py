@@ -12,14 +12,12 @@ import argparse
 import gzip
 import json
 import math
-import shlex
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
-from language_model import simulated, tokens
+from language_model import opened, simulated, tokens
 from torch import nn
 from transformers import AutoModelForCausalLM
 
@@ -27,7 +25,6 @@ from joulewise.devices import SRAM, Flip, Mask
 from joulewise.files import write_atomically
 from joulewise.placement import place
 from joulewise.prediction import Fisher, predict
-from joulewise.study import Environment
 from joulewise.study.malloc import keep_freed_memory
 from joulewise.transforms import center_head, rotate_head, rotate_residual
 
@@ -61,13 +58,7 @@ def main() -> None:
         return
     keep_freed_memory()
     data = tokens(options.model, options.text, options.sequences, options.length)
-    record: dict[str, Any] = {"results": []}
-    if options.out.exists():
-        record = json.loads(options.out.read_text())
-    record |= {
-        "command": shlex.join(["python", *sys.argv]),
-        "environment": Environment.now().model_dump(),
-    }
+    record = opened(options.out)
     known = {(row["faults"], row["transform"]) for row in record["results"]}
     given = AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.float32)
     for faults in options.faults:

@@ -13,7 +13,7 @@ from joulewise.devices.moments import ReadMoments
 from joulewise.devices.operating_point import Knob, Point, as_point
 from joulewise.devices.word_memory import WordMemory
 from joulewise.errors import check_in_range, refuse
-from joulewise.words import Words
+from joulewise.words import FixedPoint, Words
 
 __all__ = ["AgedMemory", "check_step"]
 
@@ -53,7 +53,7 @@ class AgedMemory(Device[Words]):
     def read(self, stored: Words, point: Point, chip: Chip) -> Tensor:
         """A batch as read on one chip, all samples from the same cells."""
         # The limit of its scale: the largest value that is stored may be smaller.
-        limit = float(stored.scale) * ((1 << (self.memory.bits - 1)) - 1)
+        limit = float(stored.scale) * FixedPoint(bits=self.memory.bits).highest
         return self.round_trip(stored.values, point, chip, limit).to(stored.dtype)
 
     def moments(self, stored: Words, point: Point) -> ReadMoments:

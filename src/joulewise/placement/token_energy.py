@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -98,9 +98,9 @@ def token_energy(
         cache = output[argument]
     step = trace(placement, {"input_ids": ids[:, :1], argument: cache}, layers)
     bare = replace(placement, macs=None)
-    one_prompt, one_step = (_refreshed(bare.counted(counts)) for counts in (prompt, step))
+    one_prompt, one_step = (_each(bare.counted(c), _refreshed) for c in (prompt, step))
     first = _routed(one_prompt, one_step, context * batch)
-    then = _written_once(_routed(one_step, one_step, batch))
+    then = _each(_routed(one_step, one_step, batch), _written_once)
     # Checked against the placement as given: those above have other latencies.
     plan = Plan(placement.plan(at))
     passes, decoded = (energy(one, at=plan, arithmetic=arithmetic) for one in (first, then))
@@ -118,20 +118,21 @@ def _layers(placement: Placement) -> list[str]:
     return list(dict.fromkeys(path for p in placed for path, _ in p.owners))
 
 
-def _refreshed(placement: Placement) -> Placement:
-    """A placement whose caches with a ``step_s`` refresh the entries that are read for one step."""
+def _each(placement: Placement, change: Callable[[Placed], Placed]) -> Placement:
+    """A placement with each of its tensors changed."""
+    return replace(placement, placed=tuple(change(placed) for placed in placement.placed))
 
-    def own(placed: Placed) -> Placed:
-        device = placed.device
-        if not is_cache_name(placed.name) or not isinstance(device, EDRAM | DRAM):
-            return placed
-        if placed.traffic is None or device.step_s is None:
-            return placed
-        device = replace(device, latency_s=device.step_s)
-        held = replace(placed.traffic, words=int(placed.traffic.reads))
-        return replace(placed, device=device, traffic=held)
 
-    return replace(placement, placed=tuple(own(placed) for placed in placement.placed))
+def _refreshed(placed: Placed) -> Placed:
+    """Cached tensors with a ``step_s``, whose entries that are read are refreshed for one step."""
+    device = placed.device
+    if not is_cache_name(placed.name) or not isinstance(device, EDRAM | DRAM):
+        return placed
+    if placed.traffic is None or device.step_s is None:
+        return placed
+    device = replace(device, latency_s=device.step_s)
+    held = replace(placed.traffic, words=int(placed.traffic.reads))
+    return replace(placed, device=device, traffic=held)
 
 
 def _routed(placement: Placement, step: Placement, tokens: int) -> Placement:
@@ -157,7 +158,7 @@ def _routed(placement: Placement, step: Placement, tokens: int) -> Placement:
         reads = placed.words * (1 - (1 - fractions[placed.name]) ** tokens)
         return replace(placed, traffic=replace(placed.traffic, reads=reads))
 
-    return replace(placement, placed=tuple(own(placed) for placed in placement.placed))
+    return _each(placement, own)
 
 
 def _of_experts(placed: Placed) -> bool:
@@ -166,16 +167,12 @@ def _of_experts(placed: Placed) -> bool:
     return placed.role == "weight" and len(placed.shape) > 2 and reads < placed.words
 
 
-def _written_once(placement: Placement) -> Placement:
+def _written_once(placed: Placed) -> Placed:
     """Cached tensors of a step of decoding: one position is written, all are read."""
-
-    def own(placed: Placed) -> Placed:
-        if placed.traffic is None or not is_cache_name(placed.name):
-            return placed
-        writes = placed.words / placed.shape[0]
-        return replace(placed, traffic=replace(placed.traffic, writes=writes))
-
-    return replace(placement, placed=tuple(own(placed) for placed in placement.placed))
+    if placed.traffic is None or not is_cache_name(placed.name):
+        return placed
+    writes = placed.words / placed.shape[0]
+    return replace(placed, traffic=replace(placed.traffic, writes=writes))
 
 
 def _per_token(placement: Placement, whole: Energy, tokens: int, batch: int) -> Energy:

@@ -101,18 +101,16 @@ class Fisher:
         if done > 1:  # enough draws for a reliable standard error
             done = max(done, min(1 + math.ceil(_FREEDOM / len(problem.numbers)), self.most_draws))
         sums.add(range(done))
-        found = sums.forecast()
-        whole, error = float(found.divergence), found.standard_error
+        whole, error = sums.divergence(), sums.standard_error()
         if error is None or whole <= 0:
-            return found
+            return sums.forecast()
         # One standard deviation above the estimated error: where the draws so far happen to be low,
         # so is their error, and stopping then would make predictions too low.
         error *= 1 + (2 * len(problem.numbers) * (done - 1)) ** -0.5
         needed = min(done * (error / (self.precision * whole)) ** 2, self.most_draws)
         if needed > done:
             sums.add(range(done, math.ceil(needed)))
-            found = sums.forecast()
-        return found
+        return sums.forecast()
 
 
 class _Sums:
@@ -238,15 +236,21 @@ class _Sums:
         self._other[name] = self._other.get(name, none) + addend.cpu()
         return float(addend.detach())
 
-    def _error(self) -> float | None:
-        """Standard error of the sum over rows; None for one draw."""
+    def divergence(self) -> float:
+        """Divergence at the plan, mean over rows, nats."""
+        draws = sum(sum(totals) / len(totals) for totals in self._totals.values())
+        head = 0.0 if self._head is None else float(self._head.contribution().detach())
+        return (self._divergence + draws) / self._rows + head
+
+    def standard_error(self) -> float | None:
+        """Standard error of the divergence over draws; None for one draw."""
         # Draws of different batches are independent: the variances of their means add up.
         squared = 0.0
         for totals in self._totals.values():
             if len(totals) < 2:
                 return None
             squared += float(torch.tensor(totals, dtype=torch.float64).var()) / len(totals)
-        return float(squared**0.5)
+        return float(squared**0.5) / self._rows
 
     def forecast(self) -> LossForecast:
         """The forecast."""
@@ -268,10 +272,8 @@ class _Sums:
                 if name in by_plane:
                     by_plane[name] = by_plane[name] + self._head.by_plane()
             contributions[name] = own
-        error = self._error()
         known = self._with_targets == rows
-        mean_divergence = self._divergence / rows
-        whole = mean_divergence + sum(float(part.detach()) for part in contributions.values())
+        whole = self.divergence()
         deviations = [0.0] * len(_LEVELS) if self._head is None else self._head.deviations(_LEVELS)
         quantiles = {
             level: max(whole + away, 0.0) for level, away in zip(_LEVELS, deviations, strict=True)
@@ -280,11 +282,11 @@ class _Sums:
             method="Fisher information",
             plan=problem.plan,
             rows=rows,
-            mean_divergence=torch.tensor(mean_divergence, dtype=torch.float64),
+            mean_divergence=torch.tensor(self._divergence / rows, dtype=torch.float64),
             contributions=contributions,
             by_plane=by_plane,
             by_channel={n: c / numbers for n, c in (self._channels or {}).items()},
-            standard_error=None if error is None else error / rows,
+            standard_error=self.standard_error(),
             draws=draws,
             quantiles=quantiles if any(deviations) else {},
             given=self._given / rows if known else None,

@@ -1,4 +1,4 @@
-"""Gradients of the log-likelihood of sampled classes at the mean read, and the loss there.
+"""Gradients of the log-likelihood of sampled classes at the mean read or near it, and the loss.
 
 For one class ``y`` a row, drawn from the model's own softmax ``q``, the score ``d log q_y / dw``
 has mean zero, and scores of different rows are independent. The squared gradient of the summed
@@ -31,7 +31,7 @@ __all__ = ["Draw", "FisherScores", "LossPass", "WeightGradient", "counted_rows"]
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class LossPass:
-    """A forward pass of a batch at the mean read; rows are those that count.
+    """A forward pass of a batch at the present means; rows are those that count.
 
     Args:
         number: Index of the batch.
@@ -129,7 +129,7 @@ class Head(NamedTuple):
 
 
 class FisherScores:
-    """Passes at the mean read of a problem whose outputs are logits ``[..., classes]``.
+    """Passes of a problem whose outputs are logits ``[..., classes]``, at the mean read or near it.
 
     Args:
         problem: The problem.
@@ -213,14 +213,14 @@ class FisherScores:
         check_logits(output)
         logits = tensor_of(output)
         uses = [layer for layer, _, _ in calls]
-        for layer, output, version in calls:
-            same = output.data_ptr() == logits.data_ptr() and output.shape == logits.shape
+        for layer, found, version in calls:
+            same = found.data_ptr() == logits.data_ptr() and found.shape == logits.shape
             if same and logits._version == version and uses.count(layer) == 1:
                 return Head(linear[layer].name, layer)
         return None
 
     def forward(self, number: int) -> LossPass:
-        """Run a batch at the mean read."""
+        """Run a batch at the present means."""
         problem, activations = self._problem, list[ActivationUse]()
 
         def observe(placed: Placed, inputs: Tensor, mean: Tensor, var: Tensor) -> Tensor:

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -61,7 +60,8 @@ class HeadFaults:
     def __init__(self, memory: WordMemory, stored: Words) -> None:
         self._memory = memory
         classes, inputs = stored.codes.shape
-        self._codes = np.empty((classes, inputs), np.uint8 if memory.bits <= 8 else np.uint16)
+        index = memory.word_classes(stored).index.cpu()
+        self._codes = index.numpy()
         # Scales are those of classes, of inputs, one for all, or those of groups. All but the last
         # are products of a row and a column: no matrix of scales is kept for them.
         scale = stored.scale.float().cpu()
@@ -78,13 +78,12 @@ class HeadFaults:
         self._kinds = 2 * memory.bits
         # Largest change of a word in each column, by a fault in each cell.
         self._columns = torch.zeros(memory.bits, inputs)
-        for start in range(0, classes, _BLOCK):  # by blocks: codes are int64
+        for start in range(0, classes, _BLOCK):  # by blocks: an index of int64 is large
             block = slice(start, start + _BLOCK)
             scales = self._row_scale[block] * self._column_scale
             if self._group_scale is not None:
                 scales = self._group_scale[block]
-            codes = stored.codes[block].cpu().long() + (1 << (memory.bits - 1))
-            self._codes[block] = codes.numpy()
+            codes = index[block].long()
             for shift, largest in zip(self._shifts.abs(), self._columns, strict=True):
                 found = (shift[codes] * scales).amax(0)
                 torch.maximum(largest, found, out=largest)

@@ -5,6 +5,7 @@ entries      data, models, training, places, points and goals as plain data
 messages     messages on what a validation refused
 checks       memories and levels checked before the first trial
 named_files  content of the files that a study names
+factories    results of users' functions
 sources      content behind the names of a study
 networks     networks loaded, placed, and trained through a memory
 plain        base of the parts of a study file

@@ -11,10 +11,10 @@ from pydantic import BeforeValidator, Field
 
 from joulewise.errors import InputError, check_kind
 from joulewise.study.analog_memories import CrossbarMemory, PCMMemory
+from joulewise.study.factories import made_by
 from joulewise.study.plain import Plain
 from joulewise.study.short_forms import short_form
 from joulewise.study.word_memories import DRAMMemory, EDRAMMemory, SRAMMemory
-from joulewise.user_code import cause_of, import_source, importable
 
 if TYPE_CHECKING:
     from joulewise.devices import Device
@@ -54,15 +54,8 @@ class CustomMemory(Plain):
                 "place.common_range is true, and the range of a custom memory is its own; allowed: "
                 "false"
             )
-        module, _, function = self.factory.rpartition(":")
-        try:
-            with importable(module):
-                device = getattr(import_source(module), function)()
-        except (Exception, SystemExit) as error:  # user code: anything may happen
-            raise InputError(
-                f"factory is {self.factory!r}, which fails with {cause_of(error)}; allowed: "
-                "a function without arguments that returns a joulewise.Device"
-            ) from error
+        allowed = "a function without arguments that returns a joulewise.Device"
+        device = made_by(self.factory, field="factory", allowed=allowed)
         check_kind(f"what {self.factory} returns", device, Device, "a joulewise.Device")
         checked: Device[Any] = device
         return checked

@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from joulewise.errors import InputError, JoulewiseError, ModelError, refuse
+from joulewise.errors import JoulewiseError, ModelError, refuse
 from joulewise.placement import Placement, Plan, loaded, private_memory, token_energy
 from joulewise.study.entries import GenerationEntry
-from joulewise.user_code import cause_of, import_source, importable
+from joulewise.study.factories import made_by
+from joulewise.user_code import cause_of
 
 __all__ = ["token_result"]
 
@@ -98,16 +99,9 @@ def _tokenizer(source: str) -> Any:
     Raises:
         InputError: if it cannot be made, or has no ``encode`` and ``decode``.
     """
-    module, _, function = source.rpartition(":")
-    try:
-        with importable(module):
-            made = getattr(import_source(module), function)()
-    except (Exception, SystemExit) as error:  # user code: anything may happen
-        raise InputError(
-            f"generation.tokenizer is {source!r}, which fails with {cause_of(error)}; allowed: a "
-            "function without arguments that returns a tokenizer"
-        ) from error
+    field, allowed = "generation.tokenizer", "a function without arguments that returns a tokenizer"
+    made = made_by(source, field=field, allowed=allowed)
     if not all(callable(getattr(made, method, None)) for method in ("encode", "decode")):
         got = f"{source!r}, which returns a {type(made).__name__}"
-        refuse("generation.tokenizer", got, "an object with encode and decode")
+        refuse(field, got, "an object with encode and decode")
     return made
