@@ -43,7 +43,7 @@ from joulewise.progress import Progress, reporting
 __all__ = ["ErrorModel", "error_model", "weight_error_model"]
 
 
-# Random +-1 probes of the weights' relative error; draws of classes for each row of a divergence,
+# Random +-1 probes of the weights' relative error; draws of scores for each row of a divergence,
 # and of all batches together, the fewest.
 _PROBES, _DRAWS, _FEWEST_DRAWS = 64, 2, 16
 # Divergence of a row, nats, below which it is rounding of float32.
@@ -270,14 +270,14 @@ def _probed_error(
 def _divergence_model(
     placement: Placement, problem: Problem, groups: Sequence[Sequence[Part]], seed: int
 ) -> ErrorModel:
-    """The divergence as a function of the plan, from a few draws of classes for each row.
+    """The divergence as a function of the plan, from a few draws of scores for each row.
 
     For a change ``d`` of a batch's outputs at the mean, with divergence ``D = 1/2 d^T F d`` and
     gradient ``G = F d``, and a further change ``e``, ``d`` and ``F`` those of all its rows,
 
         1/2 (d + e)^T F (d + e) = 1/2 (sqrt(2 D) + G e / sqrt(2 D))^2 + 1/2 E (s' e)^2.
 
-    The first is exact: a probed output of its own. Scores ``s`` of sampled classes give the rest
+    The first is exact: a probed output of its own. Scores ``s`` (see `FisherScores`) give the rest
     without the part along ``d``, ``s' = s - (s d) / (2 D) G``.
     """
     parts = {part.placed.name: part for group in groups for part in group}

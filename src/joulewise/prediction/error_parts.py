@@ -44,6 +44,12 @@ class Part:
         """Classes of the words, made anew: the index of all words takes more than the weights."""
         return _classes_of(self.placed, self._memory)
 
+    @property
+    def has_single_faults(self) -> bool:
+        """True for words, not protected, whose faults are independent and have rates."""
+        memory = self.placed.device
+        return isinstance(memory, WordMemory) and memory.protection is None and memory.smooth
+
     def variance(self) -> Tensor:
         """Variance of each class at the points, ``[rows, classes]``; differentiable in them."""
         return moments_at(self.moments, self.rows, self.placed.device.smooth)[1]
@@ -85,21 +91,21 @@ class Part:
             response = gradients.response_by_channel if self.by_channel else gradients.response
             self.response[-1] += response(along).flatten(1).double().cpu()
 
-    def add_scores(self, gradient: Tensor) -> Tensor:
-        """Add the gradient of a weight for one draw of classes.
+    def add_scores(self, gradient: Tensor, weight: float) -> Tensor:
+        """Add the squared gradient of a weight, times ``weight``.
 
         Returns:
-            The addend of ``squares``.
+            Sums of the squared gradient, without ``weight``.
         """
-        return self._add_squares(self.classes, gradient)
+        return self._add_squares(self.classes, gradient, weight)
 
-    def _add_squares(self, classes: WordClasses, gradient: Tensor) -> Tensor:
+    def _add_squares(self, classes: WordClasses, gradient: Tensor, weight: float = 1.0) -> Tensor:
         summed = classes.summed(gradient, by_channel=self.by_channel, squared=True).cpu()
-        self.squares = self.squares + summed
+        self.squares = self.squares + weight * summed
         return summed
 
     def add_response(self, gradient: Tensor, *, squares: bool) -> None:
-        """Add the gradient of a weight to the last response, that of one draw of classes.
+        """Add the gradient of a weight to the last response, that of one draw.
 
         Args:
             gradient: In the shape of the weight.

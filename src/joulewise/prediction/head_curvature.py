@@ -1,7 +1,7 @@
 """The layer that gives the logits: its curvature exactly, and its large single faults.
 
 The Fisher information of its weight ``w_kd`` is ``sum p_k (1 - p_k) h_d^2`` over rows, ``h`` its
-inputs and ``p`` the probabilities: no classes are drawn.
+inputs and ``p`` the probabilities: nothing is drawn.
 """
 
 from __future__ import annotations
@@ -34,21 +34,22 @@ class HeadCurvature:
     """
 
     def __init__(self, part: Part, problem: Problem) -> None:
-        self.part, self._rows = part, 0
+        self.part, self._rows = part, 0.0
         self._information: Tensor | None = None
         self.faults: HeadFaults | None = None
-        memory = part.placed.device
-        if isinstance(memory, WordMemory) and memory.protection is None and memory.smooth:
+        if part.has_single_faults:
+            memory = part.placed.device
+            assert isinstance(memory, WordMemory)
             self.faults = HeadFaults(memory, problem.memory.stored[part.placed.name])
 
-    def add(self, inputs: Tensor, log_p: Tensor) -> None:
-        """Add rows; see `HeadFaults.add`."""
+    def add(self, inputs: Tensor, log_p: Tensor, weight: float = 1.0) -> None:
+        """Add rows; see `HeadFaults.add`, for which ``weight`` is 1."""
         spread = log_p.exp()
         spread.addcmul_(spread, spread, value=-1)  # p (1 - p), in place: logits are large
         if self._information is None:
             self._information = torch.zeros(log_p.shape[1], inputs.shape[1]).to(log_p)
-        self._information.addmm_(spread.mT, inputs.float().square())
-        self._rows += len(log_p)
+        self._information.addmm_(spread.mT, inputs.float().square(), alpha=weight)
+        self._rows += weight * len(log_p)
         if self.faults is not None:
             self.faults.add(inputs, log_p)
 

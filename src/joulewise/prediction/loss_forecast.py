@@ -36,9 +36,12 @@ class LossForecast(Result):
         by_plane: The same for each bit plane alone, ``[bits]``, of memories of words.
         by_channel: The same for each output channel, ``[channels]``; without that of a head by its
             use as such. Empty if not requested.
-        standard_error: Standard error of ``divergence`` over draws of classes, for these rows; None
-            for a single draw.
-        draws: Draws of classes for each row, one backward pass each.
+        standard_error: Standard error of ``divergence`` over draws, for these rows; None for one
+            draw.
+        draws: Draws of all batches together, one backward pass each.
+        large_faults: Part of the contributions from words whose single faults cost more than 0.1
+            nats by their curvature, by tensor; these are tried one by one. Empty where they are
+            negligible. Those of a head are not among them.
         quantiles: Quantiles of the divergence over chips, by level, where a head has large faults:
             their sum is random, the rest is taken to be at its mean. Empty where it has none.
         given: Negative log-likelihood of the targets by the model as given; None without targets.
@@ -54,6 +57,7 @@ class LossForecast(Result):
     by_channel: Mapping[str, Tensor]
     standard_error: float | None
     draws: int
+    large_faults: Mapping[str, float]
     quantiles: Mapping[float, float]
     given: float | None
     mean_loss: float | None
@@ -97,6 +101,7 @@ class LossForecast(Result):
             "divergence": float(self.divergence),
             "standard_error": self.standard_error,
             "draws": self.draws,
+            "large_faults": dict(self.large_faults),
             "quantiles": {str(level): value for level, value in self.quantiles.items()},
             "mean_divergence": float(self.mean_divergence),
             "contributions": {n: float(c) for n, c in self.contributions.items()},
@@ -131,6 +136,9 @@ class LossForecast(Result):
             levels = ", ".join(format_percent(level, 0) for level in self.quantiles)
             values = ", ".join(f"{value:.3g}" for value in self.quantiles.values())
             figures["quantiles over chips"] = f"{values} nats ({levels})"
+        if self.large_faults:
+            large = sum(self.large_faults.values()) / float(self.divergence)
+            figures["large single faults"] = format_percent(large, 0)
         largest = sorted(self.fractions.items(), key=lambda item: -item[1])
         figures["from"] = ", ".join(f"{n} {format_percent(s, 0)}" for n, s in largest[:_SHOWN])
         return f"{self.method}, {self.rows} rows, {self.draws} draws", figures
