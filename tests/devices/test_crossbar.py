@@ -369,3 +369,26 @@ def test_a_range_given_as_a_list_is_kept_as_a_tuple():
     given = Crossbar(g_range=[1e-6, 4e-5])
     assert given == Crossbar(g_range=(1e-6, 4e-5))
     assert hash(given) == hash(Crossbar(g_range=(1e-6, 4e-5)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"clip": False}, {"variability": 0.1}, {"sigma": 0.0, "variability": 0.1}],
+    ids=["additive", "unclipped", "variable", "variable alone"],
+)
+def test_moments_of_many_words_are_those_of_few(options, dtype):
+    crossbar = Crossbar(**{"sigma": 1e-6, "read_noise": 2e-7, "limit": 3.0} | options)
+    weights = torch.randn(80, 100, dtype=dtype, generator=torch.Generator().manual_seed(0))
+    weights[0, :50] = 0
+    many = crossbar.moments(crossbar.store(weights), 5e-5)
+    few = [crossbar.moments(crossbar.store(row), 5e-5) for row in weights]  # the general form
+    for name in ("mean", "var"):
+        found, expected = getattr(many, name), torch.stack([getattr(one, name) for one in few])
+        scale = float(few[0].var.max()) ** (0.5 if name == "mean" else 1)
+        torch.testing.assert_close(
+            found,
+            expected,
+            rtol=4 * torch.finfo(dtype).eps,
+            atol=4 * scale * torch.finfo(dtype).eps,
+        )

@@ -13,6 +13,9 @@ from joulewise.devices.conductance_table import ConductanceTable
 
 __all__ = ["AnalogCells"]
 
+# Beyond this many standard deviations from 0, clipping changes moments by less than 1e-16.
+_FAR = 9.0
+
 
 class AnalogCells:
     """Base of arrays whose devices are programmed to a target, with noise.
@@ -44,7 +47,7 @@ class AnalogCells:
         if not self.sigma:  # the gradient of hypot is undefined at (0, 0)
             return own
         added = (devices**0.5 * self.sigma * unit).to(target.dtype)
-        return torch.hypot(added, own) if self.variability else added.expand(target.shape)
+        return torch.hypot(added, own) if self.variability else added + torch.zeros_like(target)
 
     def _center_and_std(self, target: Tensor, unit: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation before clipping."""
@@ -63,6 +66,26 @@ class AnalogCells:
         """Conductances with stuck devices, for ``uniform`` numbers in the shape of ``held``."""
         held = torch.where(uniform < self.stuck_off, low.to(held), held)
         return torch.where(uniform >= 1 - self.stuck_on, high.to(held), held)
+
+    def _pair_moments(self, weights: Tensor, unit: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variance of ``sign(w) (active - idle)``, in the dtype of the weights.
+
+        For independent devices with Gaussian noise, targets ``|w|`` and 0. Only weights that
+        clipping changes take the time of its moments.
+        """
+        target = weights.abs()
+        if not self.clip:
+            return weights, self._std(target, unit, devices=2).square()
+        none = torch.zeros_like(unit)
+        idle_mean, idle_var = rectified_moments(none, self._std(none, unit))
+        std = self._std(target, unit)
+        near = target < _FAR * std
+        active = rectified_moments(target[near].double(), std[near].double())
+        mean, var = (
+            one.masked_scatter(near, clipped.to(one))
+            for one, clipped in zip((target, std.square()), active, strict=True)
+        )
+        return weights.sign() * (mean - idle_mean.to(mean)), var + idle_var.to(var)
 
     def _device_moments(
         self, target: Tensor, unit: Tensor, low: Tensor, high: Tensor

@@ -29,6 +29,8 @@ __all__ = ["Crossbar"]
 
 # Positive targets, and as many negative ones, that `word_classes` rounds weights to.
 _TARGETS = 512
+# Weights, more than targets, from which moments that save time are worth it.
+_FEW = 4096
 # The default range of ``g_max``, siemens.
 _G_RANGE = (1e-7, 1e-3)
 
@@ -214,11 +216,14 @@ class Crossbar(AnalogCells, PairDevice):
         return simple and self.mapping == "pair" and not self.wire_ohm
 
     def _targets(self, stored: Pairs) -> tuple[Tensor, ...]:
-        """Targets of the active and the idle device of pairs, or of the one of an offset."""
+        """Targets of the active and the idle device of pairs, or of the one of an offset.
+
+        The idle one is one number, or one for each scale; it broadcasts against the weights.
+        """
         weights, base = stored.weights, self._base(stored)
         if self.mapping == "offset":
             return (weights + (stored.limit + base).to(weights),)
-        return weights.abs() + base.to(weights), base.to(weights).expand(weights.shape)
+        return weights.abs() + base.to(weights), base.to(weights)
 
     def _width(self, stored: Pairs) -> Tensor:
         """Range of conductances, in the unit of the weights: of weights of one sign, or of both."""
@@ -293,6 +298,9 @@ class Crossbar(AnalogCells, PairDevice):
         """
         unit, wide = self._unit(stored, point), stored.weights.dtype
         fresh = len(self._targets(stored)) * (self.read_noise * unit).square()
+        if self._pair_is_gaussian and self.slices == 1 and stored.weights.numel() > _FEW:
+            mean, var = self._pair_moments(stored.weights, unit)
+            return ReadMoments(mean=mean, var=var + fresh.to(wide))
         means, variances = [], []
         for digit, factor in digits_of(stored, self.levels, self.slices):
             found = self._devices(digit, unit)
@@ -316,9 +324,9 @@ class Crossbar(AnalogCells, PairDevice):
         """
         if self.wire_ohm:
             return PairDevice.word_classes(self, stored)
-        normalised = stored.weights.double() / stored.limit
+        targets = (stored.weights / stored.limit.to(stored.weights) * _TARGETS).round_()
         return WordClasses(
-            index=((normalised + 1) * _TARGETS).round().long(),
+            index=targets.add_(_TARGETS).short(),
             scale=stored.limit,
             count=2 * _TARGETS + 1,
             moments=self._class_moments,
