@@ -463,7 +463,7 @@ def test_what_is_refused(net):
     model, batches = net
     placement = jw.place(model, weights=jw.SRAM(bits=8), example_inputs=batches[0][0])
     with pytest.raises(InputError, match="^most_draws is 1; allowed: "):
-        Fisher(most_draws=1)
+        Fisher(draws=2, most_draws=1)
     with pytest.raises(InputError, match="^draws is 2.5"):
         Fisher(draws=2.5)
     with pytest.raises(InputError, match="^precision is 0"):
@@ -474,7 +474,7 @@ def test_what_is_refused(net):
         jw.predict(placement, [torch.randn(3, 6)], at={"eta": 0.6}, method="fisher")
 
 
-def test_experts_but_not_their_choice():
+def test_experts_and_their_choice():
     with seeded(0):
         model = mixtral()
         for parameter in model.parameters():
@@ -489,9 +489,8 @@ def test_experts_but_not_their_choice():
         chips = jw.simulate(placement, data, at=at, chips=200, metric=KLDivergence())
         error = 3.3 * found.standard_error + chips.interval(0.999).half_width
         ratios.append((float(found.divergence) / chips.mean, error / chips.mean))
-    experts, router = ratios
-    assert experts[0] == pytest.approx(1.0, abs=0.1 + experts[1])
-    assert router[0] < 0.2  # a change of expert is a step, without a derivative
+    for ratio, error in ratios:
+        assert ratio == pytest.approx(1.0, abs=0.1 + error)
 
 
 def test_models_without_a_head_are_refused(gpt):

@@ -169,16 +169,16 @@ class FisherScores:
         self,
         number: int,
         draw: int,
-        t: float,
+        scale: float,
         fixed: str | None,
         still: Mapping[str, tuple[Tensor, ...]],
     ) -> None:
-        """Set weights to the mean plus Gaussian noise of ``t`` times the variance of what is read.
+        """Set weights to the mean plus ``scale`` times Gaussian noise of their variance.
 
         Args:
             number: Index of a batch, which seeds the noise.
             draw: Number of a draw, which seeds it too.
-            t: 0 to 1.
+            scale: -1 to 1.
             fixed: Name of a weight that stays; None for none.
             still: Index of words that stay, by name of their weight.
         """
@@ -190,7 +190,13 @@ class FisherScores:
                 if name in still:
                     noise[still[name]] = 0
                 # In place: the memory of the passes before is taken again.
-                self.means[name].data.copy_(noise.mul_(t**0.5).add_(m.mean))
+                self.means[name].data.copy_(noise.mul_(scale).add_(m.mean))
+
+    def mirror(self, fixed: str | None) -> None:
+        """Turn the noise of the last `move` around the mean; ``fixed`` as there."""
+        for name in self._placed:
+            if name != fixed:
+                self.means[name].data.neg_().add_(self.moments_of(name).mean, alpha=2)
 
     def generator(self, device: torch.device, *of: int) -> torch.Generator:
         """A generator seeded by the seed and some integers."""

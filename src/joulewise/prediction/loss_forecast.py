@@ -25,7 +25,7 @@ class LossForecast(Result):
     """Predicted loss of a network with a cross-entropy, and its divergence from the model as given.
 
     Figures are means over rows, that is samples or tokens, and expectations over chips, in nats.
-    ``E[KL] = KL(mean) + sum of contributions``, and the same for the loss; see `Fisher`.
+    ``E[KL] = KL(mean) + sum of contributions``; see `Fisher`.
 
     Args:
         method: Name of the method.
@@ -46,6 +46,8 @@ class LossForecast(Result):
             their sum is random, the rest is taken to be at its mean. Empty where it has none.
         given: Negative log-likelihood of the targets by the model as given; None without targets.
         mean_loss: The same at the mean that is read.
+        loss_excess: Increase of the loss by noise less that of the divergence: 0 for targets that
+            are distributed as the model says.
     """
 
     method: str
@@ -61,6 +63,7 @@ class LossForecast(Result):
     quantiles: Mapping[float, float]
     given: float | None
     mean_loss: float | None
+    loss_excess: float
 
     @property
     def divergence(self) -> Tensor:
@@ -77,7 +80,7 @@ class LossForecast(Result):
         """Negative log-likelihood of the targets; None without targets."""
         if self.mean_loss is None:
             return None
-        return self.mean_loss + float(self.total_contribution)
+        return self.mean_loss + float(self.total_contribution) + self.loss_excess
 
     @property
     def perplexity(self) -> float | None:
