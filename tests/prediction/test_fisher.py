@@ -1,5 +1,6 @@
 """Loss and divergence by the Fisher information: exact curvature, chips, and what is refused."""
 
+import copy
 import math
 
 import pytest
@@ -25,8 +26,7 @@ def net():
         model = nn.Sequential(nn.Linear(6, 12), nn.Tanh(), nn.Linear(12, 5)).eval()
         model[2].weight.data *= 4
         inputs = torch.randn(24, 6)
-    with torch.no_grad():
-        targets = torch.distributions.Categorical(logits=model(inputs)).sample()
+        targets = torch.distributions.Categorical(logits=model(inputs).detach()).sample()
     return model, [(inputs[k : k + 4], targets[k : k + 4]) for k in range(0, 24, 4)]
 
 
@@ -184,7 +184,7 @@ class Changed(nn.Module):
 def test_heads_that_are_none(net, how):
     """Logits that are not the output of one call of the head, as it is."""
     with seeded(0):
-        model = Changed(net[0], how).eval()
+        model = Changed(copy.deepcopy(net[0]), how).eval()
     if how == "hook":
         model.head.register_forward_hook(lambda module, args, output: 2 * output)
     data = [inputs for inputs, _ in net[1]]
@@ -506,3 +506,57 @@ def test_models_without_a_head_are_refused(gpt):
     traced = jw.place(model.transformer, weights=jw.SRAM(), example_inputs=alone[0])
     with pytest.raises(ModelError, match="without a head"):
         jw.allocate(traced, batches, goal=goal, metric=metric, chips=20)
+
+
+@pytest.mark.parametrize("channels", [False, True])
+def test_large_single_faults_are_tried(net, channels):
+    """Rare faults: the divergence is the sum over single ones, here by one pass each."""
+    model, batches = net
+    model = copy.deepcopy(model)
+    model[2].weight.data *= 5  # of the order of 20 nats: a fault moves a row from class to class
+    memory, at = jw.SRAM(bits=8), {"eta": 0.95}
+    placement = jw.place(model, weights=memory, include=["0.weight"], example_inputs=batches[0][0])
+    inputs = torch.cat([inputs for inputs, _ in batches])
+    stored = memory.store(model[0].weight)
+    faulty, exact = copy.deepcopy(model), 0.0
+    faulty[0].weight.data.copy_(memory.ideal(stored))
+    words = faulty[0].weight.detach().clone()
+    clean, index = faulty(inputs).log_softmax(-1), memory.word_classes(stored).index.long()
+    shifts, holds = memory.single_faults
+    rates = memory.wrong_rates(memory.knob.points(torch.tensor(0.95)))
+    with torch.no_grad():
+        for row, column in torch.cartesian_prod(*map(torch.arange, words.shape)):
+            for bit in range(8):
+                faulty[0].weight[row, column] += shifts[bit, index[row, column]] * stored.scale
+                log_q = faulty(inputs).log_softmax(-1)
+                faulty[0].weight[row, column] = words[row, column]
+                rate = float(rates[holds[bit, index[row, column]], bit])
+                exact += rate * float((clean.exp() * (clean - log_q)).sum(-1).mean())
+    method = Fisher(draws=400, most_draws=400, channels=channels)
+    found = jw.predict(placement, batches, at=at, method=method)
+    assert sum(found.large_faults.values()) > 0.2 * exact
+    predicted = float(found.total_contribution)
+    assert predicted == pytest.approx(exact, abs=4 * found.standard_error)
+    assert found.standard_error < 0.05 * exact
+    by_plane = float(found.by_plane["0.weight"].sum())
+    assert by_plane == pytest.approx(predicted, rel=1e-4)  # pairs of faults in a word are rarer
+    if channels:
+        by_channel = float(found.by_channel["0.weight"].sum())
+        assert by_channel == pytest.approx(predicted, rel=1e-9)
+    second = jw.predict(placement, batches, at=at, method=Fisher(draws=50, higher_order=False))
+    assert abs(float(second.total_contribution) / exact - 1) > 0.1  # far from second order
+
+
+def test_the_loss_of_an_overconfident_classifier(net):
+    """Its loss grows less than the divergence: targets are not distributed as it says."""
+    model, batches = net
+    sharp = copy.deepcopy(model)
+    sharp[2].weight.data *= 5
+    placement = jw.place(
+        sharp, weights=jw.Crossbar(sigma=1e-6, clip=False), example_inputs=batches[0][0]
+    )
+    at = {"g_max": 5e-5}
+    found = jw.predict(placement, batches, at=at, method=Fisher(draws=200, most_draws=200))
+    chips = jw.simulate(placement, batches, at=at, chips=2000, metric=NegativeLogLikelihood())
+    assert found.loss == pytest.approx(chips.mean, abs=2 * chips.interval(0.999).half_width)
+    assert found.loss_excess < -0.1 * float(found.divergence)

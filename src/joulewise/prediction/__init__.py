@@ -9,8 +9,11 @@ second_order     correction for curvature, from pairs of opposite noise
 single_faults    correction for large single faults, tried one by one
 corrected        first order as a control variate for a few simulated chips
 accuracy         accuracy from Gaussian logits
-fisher           loss and divergence by the Fisher information: any cross-entropy
-fisher_scores    gradients of the log-likelihood of sampled classes
+fisher           loss and divergence of any cross-entropy, by noise and the Fisher information
+fisher_scores    gradients of random combinations of the logits
+fisher_sums      sums over rows and draws for it
+noise_draws      draws of noise for each batch, and the error of their mean
+large_faults     large single faults of the body, drawn and tried
 loss_forecast    results of these
 head_curvature   curvature of the layer that gives the logits
 head_faults      its large single faults
