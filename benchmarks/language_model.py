@@ -153,7 +153,9 @@ def predicted(
         "mean_divergence": float(forecast.mean_divergence),
         "predicted_loss": forecast.loss,
         "given_loss": forecast.given,
+        "loss_standard_error": forecast.loss_standard_error,
         "draws": forecast.draws,
+        "large_faults": dict(forecast.large_faults),
         "quantiles": forecast.to_dict()["quantiles"],
         "contributions": {n: float(c) for n, c in forecast.contributions.items()},
     }

@@ -86,7 +86,10 @@ class Fisher:
         if problem.differentiable:
             allowed = "points without gradients, or joulewise.error_model(..., of='divergence')"
             refuse("at", "points that require gradients, for method fisher", allowed)
-        sums, numbers = FisherSums(problem, self), problem.numbers
+        numbers = problem.numbers
+        sums = FisherSums(
+            problem, higher_order=self.higher_order, channels=self.channels, seed=self.seed
+        )
         sums.add({number: range(self.draws) for number in numbers})
         # Two draws or more of a batch give its own variance, and several batches a variance that
         # the differences between them increase.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -33,22 +33,6 @@ _SEARCH = 10**6
 _ROUNDING = 1e-6
 
 
-class Options(Protocol):
-    """The options of `Fisher` that sums depend on."""
-
-    @property
-    def higher_order(self) -> bool:
-        """See `Fisher`."""
-
-    @property
-    def channels(self) -> bool:
-        """See `Fisher`."""
-
-    @property
-    def seed(self) -> int:
-        """See `Fisher`."""
-
-
 class _Mean(NamedTuple):
     """A batch at the mean read: rows, and divergence and loss summed over them."""
 
@@ -62,16 +46,20 @@ class FisherSums:
 
     Args:
         problem: The problem.
-        options: Options of the prediction.
+        higher_order: False for the information at the mean alone.
+        channels: True for the contribution of each output channel.
+        seed: Seed of the draws.
 
     Attributes:
         rows: Number of rows.
         draws: The draws.
     """
 
-    def __init__(self, problem: Problem, options: Options) -> None:
-        self._problem, self._options = problem, options
-        self._scores = FisherScores(problem, seed=options.seed)
+    def __init__(self, problem: Problem, *, higher_order: bool, channels: bool, seed: int) -> None:
+        self._problem, self._by_channel = problem, channels
+        self._scores = FisherScores(problem, seed=seed)
+        # Noise of weights, if there are any.
+        self._noisy = higher_order and bool(problem.placement.weights)
         self._parts = {
             p.name: Part(p, problem.memory, as_point(problem.points[p.name]))
             for p in problem.placement.weights
@@ -89,12 +77,12 @@ class FisherSums:
         body = dict(self._parts)
         if (head := self._scores.head) is not None:
             self._head = HeadCurvature(body.pop(head.name), problem)
-        self._large = LargeFaults(problem, body if options.higher_order else {})
+        self._large = LargeFaults(problem, body if higher_order else {})
         self._means: dict[int, _Mean] = {}
         self.draws = NoiseDraws()
         self.rows = self._with_targets = 0
         self._divergence = self._loss = self._given = 0.0
-        self.draws.all_orders = options.higher_order
+        self.draws.all_orders = self._noisy
 
     @property
     def _counted(self) -> bool:
@@ -130,8 +118,9 @@ class FisherSums:
             self._select()
         found: list[tuple[int, NoiseDraw]] = []
         for number, own in draws.items():
-            # A backward pass for every other draw, in the order of their numbers.
-            curved = own if self._all_curvature else own[not first and share is None :: 2]
+            # A backward pass for every other draw; the second is without one.
+            start = 0 if first or share is not None else 1
+            curved = own if self._all_curvature else own[start::2]
             weight = curvature_weight = 1.0
             if share is not None:
                 more = 1 / share - 1
@@ -153,16 +142,17 @@ class FisherSums:
 
     def _add_mean(self, number: int) -> None:
         """Add a batch at the mean read."""
-        one = self._scores.forward(number, graph=self._large.possible)
+        searched = self._large.possible and len(self._means) < _SEARCHED
+        one = self._scores.forward(number, graph=searched)
         self.rows += one.rows
         self._divergence += one.divergence
         if (losses := one.losses) is not None:
             self._loss, self._given = self._loss + losses[0], self._given + losses[1]
             self._with_targets += one.rows
-        exact = self._counted or not self._options.higher_order
+        exact = self._counted or not self._noisy
         if self._head is not None and exact and one.hidden is not None:
             self._head.add(one.hidden, one.log_p.detach())
-        if self._large.possible and len(self._means) < _SEARCHED:
+        if searched:
             # A draw that is not used again, so that words are not selected by what they add.
             self._scores.draw(one, _SEARCH, partial(self._large.search, rows=one.rows))
         self._means[number] = _Mean(one.rows, one.divergence, None if losses is None else losses[0])
@@ -177,7 +167,7 @@ class FisherSums:
     def _drawn(self, number: int, draw: int, weight: float, curvature_weight: float) -> NoiseDraw:
         """A draw of a batch, with a backward pass if it has a weight for it."""
         curvature = others = noise = excess = 0.0
-        if not self._options.higher_order:
+        if not self._noisy:
             one = self._scores.forward(number)
             curvature, others = self._added(one, draw, curvature_weight)
             return NoiseDraw(weight, curvature_weight, noise, curvature, others, excess)
@@ -210,7 +200,7 @@ class FisherSums:
         memory = self._parts[fault.name].placed.device
         assert isinstance(memory, WordMemory)
         _add_at(self._tried, fault.name, memory.bits, fault.bit, weight * found)
-        if self._options.channels and len(fault.word) > 1:
+        if self._by_channel and len(fault.word) > 1:
             channels = len(self._scores.means[fault.name])
             place = int(fault.word[0])
             _add_at(self._tried_channels, fault.name, channels, place, weight * found)
@@ -238,7 +228,7 @@ class FisherSums:
         if name in self._large.words:
             gradient[self._large.words[name]] = 0
         part, half = self._parts[name], self._half_var[name]
-        if self._options.channels and gradient.ndim > 1:
+        if self._by_channel and gradient.ndim > 1:
             self._add_channels(name, weight * part.by_channel_sum(gradient, half))
         return float((part.add_scores(gradient, weight) * half).sum())
 
@@ -248,7 +238,7 @@ class FisherSums:
         assert m.common is not None
         # 1/2 g^T C g: the variances of the words alone, and that of the factor along g.
         each = m.common.own(m.mean, m.var).double() * gradient.double().square() / 2
-        if self._options.channels and gradient.ndim > 1:
+        if self._by_channel and gradient.ndim > 1:
             self._add_channels(name, weight * each.flatten(1).sum(1).cpu())
         parts = (m.mean, m.common.coupling)
         sums = ((part * gradient).sum(dtype=torch.float64) for part in parts)
@@ -280,9 +270,9 @@ class FisherSums:
         others = (self._divergence + self.draws.mean_of("others")) / self.rows
         return others + self._noise()[0] + (self._head_divergence() if self._counted else 0.0)
 
-    def standard_error(self) -> float | None:
-        """Standard error of the divergence over draws; None for one draw of one batch."""
-        squared = self.draws.squared_error()
+    def standard_error(self, *, loss: bool = False) -> float | None:
+        """Standard error of the divergence or the loss; None for one draw of one batch."""
+        squared = self.draws.squared_error(loss=loss)
         return None if squared is None else float(squared**0.5) / self.rows
 
     def forecast(self) -> LossForecast:
@@ -296,21 +286,25 @@ class FisherSums:
             level: max(whole + away, 0.0) for level, away in zip(_LEVELS, deviations, strict=True)
         }
         known = self._with_targets == rows
+        # Noise that changes choices alone has no information to divide it by.
+        noise, curvature = self._noise()
+        undivided = noise if curvature <= 0 else 0.0
         tried = self.draws.weight * rows
         return LossForecast(
             method="Fisher information",
             plan=problem.plan,
             rows=rows,
-            mean_divergence=torch.tensor(self._divergence / rows, dtype=torch.float64),
+            mean_divergence=torch.tensor(self._divergence / rows + undivided, dtype=torch.float64),
             contributions=contributions,
             by_plane=by_plane,
-            by_channel=self._by_channel(),
+            by_channel=self._channel_contributions(),
             standard_error=self.standard_error(),
+            loss_standard_error=self.standard_error(loss=True) if known else None,
             draws=len(self.draws),
             large_faults={name: float(f.sum()) / tried for name, f in self._tried.items()},
             quantiles=quantiles if any(deviations) else {},
             given=self._given / rows if known else None,
-            mean_loss=self._loss / rows if known else None,
+            mean_loss=self._loss / rows + undivided if known else None,
             loss_excess=self.draws.mean_of("excess") / rows if self.draws.all_orders else 0.0,
         )
 
@@ -342,7 +336,7 @@ class FisherSums:
             contributions[name] = own + tried.sum()
         return contributions, by_plane
 
-    def _by_channel(self) -> dict[str, Tensor]:
+    def _channel_contributions(self) -> dict[str, Tensor]:
         scale = self._scale() / (self.rows * self.draws.curvature_weight)
         found = {name: scale * channels for name, channels in self._channels.items()}
         for name, channels in self._tried_channels.items():

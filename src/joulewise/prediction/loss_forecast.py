@@ -31,13 +31,15 @@ class LossForecast(Result):
         method: Name of the method.
         plan: The operating point of each placed tensor.
         rows: Number of rows that count.
-        mean_divergence: Divergence at the mean that is read, a float64 scalar.
+        mean_divergence: Divergence at the mean that is read, a float64 scalar; with that by noise if
+            no weight has a derivative, as where they decide choices alone.
         contributions: Contribution of the noise of each placed tensor, float64 scalars.
         by_plane: The same for each bit plane alone, ``[bits]``, of memories of words.
         by_channel: The same for each output channel, ``[channels]``; without that of a head by its
             use as such. Empty if not requested.
         standard_error: Standard error of ``divergence`` over draws, for these rows; None for one
             draw.
+        loss_standard_error: The same of ``loss``; None without targets.
         draws: Draws of all batches together, one backward pass each.
         large_faults: Part of the contributions from words whose single faults cost more than 0.1
             nats by their curvature, by tensor; these are tried one by one. Empty where they are
@@ -58,6 +60,7 @@ class LossForecast(Result):
     by_plane: Mapping[str, Tensor]
     by_channel: Mapping[str, Tensor]
     standard_error: float | None
+    loss_standard_error: float | None
     draws: int
     large_faults: Mapping[str, float]
     quantiles: Mapping[float, float]
@@ -103,6 +106,7 @@ class LossForecast(Result):
             "rows": self.rows,
             "divergence": float(self.divergence),
             "standard_error": self.standard_error,
+            "loss_standard_error": self.loss_standard_error,
             "draws": self.draws,
             "large_faults": dict(self.large_faults),
             "quantiles": {str(level): value for level, value in self.quantiles.items()},
@@ -132,7 +136,9 @@ class LossForecast(Result):
         error = "" if self.standard_error is None else f", standard error {self.standard_error:.2g}"
         figures = {"divergence": f"{float(self.divergence):.4g} nats{error}"}
         if self.loss is not None and self.given is not None:
-            figures["loss"] = f"{self.loss:.4g} nats; {self.given:.4g} as given"
+            away = self.loss_standard_error
+            off = "" if away is None else f", standard error {away:.2g}"
+            figures["loss"] = f"{self.loss:.4g} nats{off}; {self.given:.4g} as given"
             given = math.exp(min(self.given, 700.0))
             figures["perplexity"] = f"{self.perplexity:.4g}; {given:.4g} as given"
         if self.quantiles:

@@ -76,11 +76,14 @@ class NoiseDraws:
                 found += weight * float(getattr(draw, field))
         return found / (self.curvature_weight if curved else self.weight)
 
-    def _values(self) -> list[list[tuple[float, float]]]:
-        """Weight and addend of the draws of each batch."""
+    def _values(self, *, loss: bool = False) -> list[list[tuple[float, float]]]:
+        """Weight and addend of the draws of each batch: to the divergence, or to the loss."""
         batches = self._draws.values()
         if self.all_orders:
-            return [[(one.weight, one.noise + one.others) for one in own] for own in batches]
+            return [
+                [(one.weight, one.noise + one.others + loss * one.excess) for one in own]
+                for own in batches
+            ]
         return [
             [
                 (one.curvature_weight, one.curvature + one.others)
@@ -96,23 +99,30 @@ class NoiseDraws:
         numbers = [len(own) for own in self._values()]
         return sum(numbers) - len(numbers) if min(numbers) > 1 else len(numbers) - 1
 
-    def variances(self) -> list[float]:
-        """Variance of a draw of each batch.
+    def variances(self, *, loss: bool = False) -> list[float]:
+        """Variance of a draw of each batch; see `squared_error`.
 
         With one draw a batch, that of all batches, which the differences between them increase.
         """
-        values = [torch.tensor(own, dtype=torch.float64)[:, 1] for own in self._values()]
+        values = [torch.tensor(own, dtype=torch.float64)[:, 1] for own in self._values(loss=loss)]
         if min(map(len, values)) > 1:
             return [float(own.var()) for own in values]
         return [float(torch.stack([own.mean() for own in values]).var())] * len(values)
 
-    def squared_error(self) -> float | None:
-        """Squared standard error of the sum over batches of means over draws; None for one draw."""
+    def squared_error(self, *, loss: bool = False) -> float | None:
+        """Squared standard error of the sum over batches of means over draws.
+
+        Args:
+            loss: True for the error of the loss, False for that of the divergence.
+
+        Returns:
+            A number of nats squared; None for one draw of one batch.
+        """
         if not self.freedom:
             return None
         # Draws of different batches are independent: the variances of their means add up.
         found = 0.0
-        for own, variance in zip(self._values(), self.variances(), strict=True):
+        for own, variance in zip(self._values(loss=loss), self.variances(loss=loss), strict=True):
             weights = torch.tensor(own, dtype=torch.float64)[:, 0]
             found += variance * float(weights.square().sum() / weights.sum() ** 2)
         return found
