@@ -31,8 +31,8 @@ class LossForecast(Result):
         method: Name of the method.
         plan: The operating point of each placed tensor.
         rows: Number of rows that count.
-        mean_divergence: Divergence at the mean that is read, a float64 scalar; with that by noise if
-            no weight has a derivative, as where they decide choices alone.
+        mean_divergence: Divergence at the mean that is read, a float64 scalar; and by noise, if no
+            weight has a derivative, as where they decide choices alone.
         contributions: Contribution of the noise of each placed tensor, float64 scalars.
         by_plane: The same for each bit plane alone, ``[bits]``, of memories of words.
         by_channel: The same for each output channel, ``[channels]``; without that of a head by its
