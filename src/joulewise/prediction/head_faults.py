@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -62,6 +63,7 @@ class HeadFaults:
         classes, inputs = stored.codes.shape
         index = memory.word_classes(stored).index.cpu()
         self._codes = index.numpy()
+        self._columns_of_codes = np.ascontiguousarray(self._codes.T)
         # Scales are those of classes, of inputs, one for all, or those of groups. All but the last
         # are products of a row and a column: no matrix of scales is kept for them.
         scale = stored.scale.float().cpu()
@@ -156,8 +158,12 @@ class HeadFaults:
         """Kind, word, change of the logit and log-probability of each fault that counts."""
         # Classes that no fault of these columns lifts above the least logarithm are passed over.
         classes = (log_p > _LEAST_LOG - reach).nonzero()[:, 0]
-        # Two selections by NumPy take a third of the time of torch's.
-        some_codes = self._codes.take(classes.numpy(), 0).take(columns.numpy(), 1)
+        # Two selections by NumPy take a third of the time of torch's; the smaller one first.
+        rows, some_columns = classes.numpy(), columns.numpy()
+        if len(rows) * self._codes.shape[1] > len(some_columns) * len(self._codes):
+            some_codes = self._columns_of_codes.take(some_columns, 0).take(rows, 1).T
+        else:
+            some_codes = self._codes.take(rows, 0).take(some_columns, 1)
         all_codes = torch.from_numpy(some_codes).long()
         scale, low, found = self._row_scale[classes], log_p[classes][:, None], []
         possible = self._columns[:, columns] * h[columns].abs() > _LEAST_CHANGE
