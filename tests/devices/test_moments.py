@@ -12,7 +12,7 @@ from gaussian_memory import GaussianMemory
 from joulewise.allocation import Granularity, OutputError, allocate
 from joulewise.contrib import FullCovariance, NoiseMaximisation
 from joulewise.data import load_digits
-from joulewise.devices import Array, Chip, Crossbar, Device, Knob, check_device
+from joulewise.devices import Array, Chip, Crossbar, Device, Knob, ReadMoments, check_device
 from joulewise.errors import DeviceError, InputError
 from joulewise.models import build, seeded
 from joulewise.placement import place
@@ -276,3 +276,18 @@ def test_noise_has_the_moments_and_the_shared_factor(memory, point):
     assert (noise.mean(0).abs() <= 5 * (var / draws).sqrt()).all()
     spread = (torch.outer(var, var) + expected.square()) / draws
     assert ((noise.T.cov() - expected).abs() <= 5 * spread.sqrt()).all()
+
+
+@pytest.mark.parametrize("size", [1e-4, 1e-3, 1e-2, 0.1])
+def test_noise_of_narrow_numbers_has_its_variance(size):
+    mean = torch.randn(200_000, generator=torch.Generator().manual_seed(0)).bfloat16()
+    moments = ReadMoments(mean=mean, var=torch.full(mean.shape, size**2))
+    generator = torch.Generator().manual_seed(1)
+    noise = moments.noise(generator)
+    for sign in (1, -1):
+        rounded = (mean + sign * noise).to(torch.bfloat16)
+        away = rounded.float() - mean.float()
+        error = float(away.square().std()) / len(mean) ** 0.5
+        assert float(away.square().mean()) == pytest.approx(size**2, abs=4 * error)
+        assert error < 0.2 * size**2
+        assert abs(float(away.mean())) < 4 * size / len(mean) ** 0.5

@@ -75,7 +75,7 @@ class AnalogCells:
         """
         target = weights.abs()
         if not self.clip:
-            return weights, self._std(target, unit, devices=2).square()
+            return weights.clone(), self._std(target, unit, devices=2).square()
         none = torch.zeros_like(unit)
         idle_mean, idle_var = rectified_moments(none, self._std(none, unit))
         std = self._std(target, unit)

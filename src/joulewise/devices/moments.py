@@ -97,12 +97,30 @@ class ReadMoments:
     common: SharedFactor | None = None
     estimate: MomentEstimate | None = None
 
-    def noise(self, generator: torch.Generator) -> Tensor:
-        """Gaussian noise of these variances, and of the factor that words share; mean 0.
+    def noise(self, generator: torch.Generator, scale: float = 1.0) -> Tensor:
+        """Noise of these variances, and of the factor that words share; mean 0.
+
+        Gaussian, but for a mean of fewer bits than float32: there it has these variances once its
+        sum with the mean is rounded.
 
         Args:
             generator: On the device of the moments.
+            scale: Factor of the noise, above 0.
         """
+        noise = self._gaussian(generator).mul_(scale)
+        if self.mean.dtype.itemsize >= 4:
+            return noise
+        var = scale**2 * self.var
+        # The spacing of numbers at the mean.
+        _, exponent = torch.frexp(self.mean.float())
+        u = torch.ldexp(torch.full_like(noise, torch.finfo(self.mean.dtype).eps / 2), exponent)
+        # Below it, noise is one step or none; above it, rounding adds u^2 / 12.
+        fine = noise * (1 - u.square() / (12 * var)).clamp(min=0).sqrt()
+        uniform = torch.empty_like(noise).uniform_(generator=generator)
+        coarse = noise.sign() * torch.where(uniform * u.square() < var, u, 0.0)
+        return torch.where(var < u.square(), coarse, fine)
+
+    def _gaussian(self, generator: torch.Generator) -> Tensor:
         drawn = torch.empty_like(self.var).normal_(generator=generator)
         if self.common is None:
             return drawn.mul_(self.var.sqrt())

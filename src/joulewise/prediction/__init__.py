@@ -10,6 +10,7 @@ single_faults    correction for large single faults, tried one by one
 corrected        first order as a control variate for a few simulated chips
 accuracy         accuracy from Gaussian logits
 fisher           loss and divergence of any cross-entropy, by noise and the Fisher information
+counted_rows     rows of logits that count, and their targets
 fisher_scores    gradients of random combinations of the logits
 fisher_sums      sums over rows and draws for it
 noise_draws      draws of noise for each batch, and the error of their mean

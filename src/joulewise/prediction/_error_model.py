@@ -12,7 +12,7 @@ differentiable in every operating point. Where each output channel has a point, 
 the words of each class in each channel, and each channel's mean shifts separately.
 
 For the divergence of a network with a cross-entropy, random +-1 probes of the outputs give way to
-scores of sampled classes, whose products with a change of the outputs have the square
+random scores, whose products with a change of the outputs have the square
 ``d^T (diag p - p p^T) d``, twice the divergence to second order; see `joulewise.prediction.fisher`.
 """
 
@@ -55,7 +55,7 @@ class ErrorModel:
     """Output error or divergence as a function of the plan; see `error_model`.
 
     A probed output is the inner product of a sample's outputs with a random +-1 vector, or that of
-    a batch's with the scores of sampled classes. Where ``points`` is an argument it holds an
+    a batch's with random scores (see `FisherScores`). Where ``points`` is an argument it holds an
     operating point for each placed tensor, on its device's knob, of a shape that fits; points may
     require gradients.
 

@@ -11,7 +11,7 @@ gradients: with it, estimates for a language model spread twice as much.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -21,16 +21,16 @@ import torch
 from torch import Tensor, nn
 
 from joulewise.devices import ReadMoments
-from joulewise.errors import DataError, ModelError, refuse
-from joulewise.metrics import Metric, NextToken, divergences
-from joulewise.placement import Batch, Placed, check_finite, differentiating
-from joulewise.placement.batches import NOT_COUNTED, attention_mask
+from joulewise.errors import DataError, refuse
+from joulewise.metrics import divergences
+from joulewise.placement import Placed, check_finite, differentiating
 from joulewise.placement.execution import check_logits, tensor_of
-from joulewise.prediction.large_faults import LargeFault
+from joulewise.prediction.counted_rows import counted_rows
+from joulewise.prediction.large_faults import HeldWords, LargeFault
 from joulewise.prediction.linearisation import ActivationUse
 from joulewise.prediction.problem import Problem
 
-__all__ = ["Draw", "FisherScores", "LossPass", "WeightGradient", "counted_rows"]
+__all__ = ["Draw", "FisherScores", "LossPass", "WeightGradient"]
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -158,6 +158,8 @@ class FisherScores:
             if not self._placed[name].device.states_moments:  # many reads: not for each move
                 self._estimated[name] = m
         self.head = self._found_head()
+        self._held: Head | None = None
+        self._held_weight: Tensor | None = None
 
     def moments_of(self, name: str) -> ReadMoments:
         """Moments of a placed weight at its point."""
@@ -165,38 +167,45 @@ class FisherScores:
             return self._estimated[name]
         return self._problem.memory.moments_of(self._placed[name], self._problem.points[name])
 
-    def move(
-        self,
-        number: int,
-        draw: int,
-        scale: float,
-        fixed: str | None,
-        still: Mapping[str, tuple[Tensor, ...]],
-    ) -> None:
+    def hold_head(self) -> None:
+        """Keep the head at its mean when weights move; not another use of the same weight."""
+        assert self.head is not None
+        self._held = self.head
+        if len(self._placed[self.head.name].owners) > 1:  # tied
+            self._held_weight = self.means[self.head.name].detach().clone()
+
+    @property
+    def _moving(self) -> Iterator[tuple[int, str]]:
+        """Place and name of the weights that move."""
+        alone = self._held.name if self._held is not None and self._held_weight is None else None
+        return ((place, name) for place, name in enumerate(self._placed) if name != alone)
+
+    def move(self, number: int, draw: int, scale: float, held: Mapping[str, HeldWords]) -> None:
         """Set weights to the mean plus ``scale`` times Gaussian noise of their variance.
 
         Args:
             number: Index of a batch, which seeds the noise.
             draw: Number of a draw, which seeds it too.
-            scale: -1 to 1.
-            fixed: Name of a weight that stays; None for none.
-            still: Index of words that stay, by name of their weight.
+            scale: 0 to 1.
+            held: Words without noise, by name of their weight.
         """
-        for place, name in enumerate(self._placed):
-            if name != fixed:
-                m = self.moments_of(name)
-                generator = self.generator(m.mean.device, number, draw, place)
-                noise = m.noise(generator)
-                if name in still:
-                    noise[still[name]] = 0
-                # In place: the memory of the passes before is taken again.
-                self.means[name].data.copy_(noise.mul_(scale).add_(m.mean))
+        for place, name in self._moving:
+            m, leaf = self.moments_of(name), self.means[name].data
+            generator = self.generator(m.mean.device, number, draw, place)
+            noise = m.noise(generator, scale)
+            # In place: the memory of the passes before is taken again.
+            leaf.copy_(noise.add_(m.mean))
+        self._hold(held)
 
-    def mirror(self, fixed: str | None) -> None:
-        """Turn the noise of the last `move` around the mean; ``fixed`` as there."""
-        for name in self._placed:
-            if name != fixed:
-                self.means[name].data.neg_().add_(self.moments_of(name).mean, alpha=2)
+    def mirror(self, held: Mapping[str, HeldWords]) -> None:
+        """Turn the noise of the last `move` around the mean; ``held`` as there."""
+        for _, name in self._moving:
+            self.means[name].data.neg_().add_(self.moments_of(name).mean, alpha=2)
+        self._hold(held)
+
+    def _hold(self, held: Mapping[str, HeldWords]) -> None:
+        for name, words in held.items():
+            self.means[name].data[words.where] = words.value.to(self.means[name].dtype)
 
     def generator(self, device: torch.device, *of: int) -> torch.Generator:
         """A generator seeded by the seed and some integers."""
@@ -231,18 +240,45 @@ class FisherScores:
                 return Head(linear[layer].name, layer)
         return None
 
-    def tried(self, one: LossPass, fault: LargeFault) -> float:
-        """Divergence of a pass with a fault from the same without, summed over rows, nats."""
+    def tried(
+        self, one: LossPass, fault: LargeFault, others: Sequence[LargeFault]
+    ) -> tuple[float, float]:
+        """Change of divergence and loss by a fault, summed over rows, nats.
+
+        Args:
+            one: A pass at the present means.
+            fault: The fault.
+            others: Other faults on the same chip.
+        """
+        with ExitStack() as stack:
+            for other in others:
+                self._install(other, stack)
+            if others:
+                one = self.forward(one.number, graph=False, where="with large faults")
+            self._install(fault, stack)
+            faulty = self.forward(one.number, graph=False, where="with large faults")
+        loss = 0.0
+        if one.losses is not None and faulty.losses is not None:
+            loss = faulty.losses[0] - one.losses[0]
+        return faulty.divergence - one.divergence, loss
+
+    def _install(self, fault: LargeFault, stack: ExitStack) -> None:
+        """Add a fault to the present means, until the stack is closed."""
         mean = self.means[fault.name].data
         before = mean[fault.word].clone()
         mean[fault.word] = before + fault.change
-        faulty = self.forward(one.number, graph=False)
-        mean[fault.word] = before
-        each = divergences(one.log_p.detach(), faulty.log_p)
-        return max(float(each.sum(dtype=torch.float64)), 0.0)
+        stack.callback(mean.__setitem__, fault.word, before)
 
-    def forward(self, number: int, *, graph: bool = True) -> LossPass:
-        """Run a batch at the present means; without a graph, to save memory."""
+    def forward(
+        self, number: int, *, graph: bool = True, where: str = "at the mean read"
+    ) -> LossPass:
+        """Run a batch at the present means.
+
+        Args:
+            number: Index of the batch.
+            graph: False to save memory, for a pass without gradients.
+            where: Place of the means, for messages.
+        """
         problem, activations = self._problem, list[ActivationUse]()
 
         def observe(placed: Placed, inputs: Tensor, mean: Tensor, var: Tensor) -> Tensor:
@@ -259,7 +295,7 @@ class FisherScores:
             if self.head is not None:
                 stack.callback(self._watch_head(hidden))
             logits = problem.memory.call(batch.inputs)
-            check_finite(problem.memory.placement.model, batch.inputs, logits, "at the mean read")
+            check_finite(problem.memory.placement.model, batch.inputs, logits, where)
             counts, classes = counted_rows(problem.metric, batch, logits)
             log_p = logits[counts].float().log_softmax(-1)
         return LossPass(
@@ -321,7 +357,8 @@ class FisherScores:
         """Collect inputs of the head, whose own gradient is not needed; call the result to stop."""
         assert self.head is not None
         table: dict[str, Any] = self.head.module._parameters
-        table["weight"] = self.means[self.head.name].detach()
+        held = self._held_weight
+        table["weight"] = self.means[self.head.name].detach() if held is None else held
         hook = self.head.module.register_forward_pre_hook(lambda _, args: hidden.append(args[0]))
         return hook.remove
 
@@ -330,54 +367,3 @@ def _remember(
     calls: list[tuple[nn.Linear, Tensor, int]], module: Any, args: Any, output: Tensor
 ) -> None:
     calls.append((module, output, output._version))
-
-
-def counted_rows(
-    metric: Metric | None, batch: Batch, logits: Tensor
-) -> tuple[Tensor, Tensor | None]:
-    """Rows of logits that count, as the metric counts them, and their targets.
-
-    Args:
-        metric: The metric; None without targets.
-        batch: The batch, whose targets are classes if they have the shape of the rows.
-        logits: ``[..., classes]``.
-
-    Returns:
-        A mask in the shape of the rows, and classes ``[rows]``, int64; None without targets.
-
-    Raises:
-        ModelError: if the outputs are not logits of two classes or more.
-        DataError: if targets are not classes.
-    """
-    if logits.ndim not in (2, 3) or logits.shape[-1] < 2:
-        got = f"one with outputs {list(logits.shape)}"
-        allowed = "logits [batch, classes] or [batch, tokens, classes] of two classes or more"
-        refuse("the model", got, allowed, ModelError)
-    rows = logits.shape[:-1]
-    everything = torch.ones(rows, dtype=torch.bool, device=logits.device)
-    seen = attention_mask(batch.inputs, rows)
-    mask = everything if seen is None else seen
-    targets, inner = batch.targets, metric
-    if metric is None or not isinstance(targets, Tensor):
-        return mask, None
-    if targets.is_floating_point():
-        got = f"{str(targets.dtype).removeprefix('torch.')} {list(targets.shape)}"
-        refuse("the target", got, "classes, for a loss", DataError)
-    if targets.shape != rows:
-        return mask, None
-    # The targets alone say what counts, as for the metric: those of masked tokens do not, but with
-    # padding on the left an output before the first token does.
-    targets, mask = targets.long(), everything
-    if isinstance(metric, NextToken):
-        inner = metric.metric
-        mask[..., -1] = False
-        targets = targets.roll(-1, -1)
-    ignored = getattr(inner, "ignore_index", NOT_COUNTED)
-    if ignored is not None:
-        mask = mask & (targets != ignored)
-    kept = targets[mask]
-    wrong = kept[(kept < 0) | (kept >= logits.shape[-1])]
-    if len(wrong):
-        allowed = f"0 to {logits.shape[-1] - 1}, or {NOT_COUNTED} for targets that do not count"
-        refuse("a target", int(wrong[0]), allowed, DataError)
-    return mask, kept

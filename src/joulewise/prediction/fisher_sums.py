@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
@@ -29,6 +30,7 @@ _GOLDEN = (5**0.5 - 1) / 2
 _SEARCHED, _NEGLIGIBLE = 4, 0.01
 # Number of the draw for that search; those of batches are smaller.
 _SEARCH = 10**6
+_AT_NOISE = "at noise of the memory"
 # Divergence of a row, nats, below which rounding errors matter, and higher orders do not.
 _ROUNDING = 1e-6
 
@@ -77,7 +79,10 @@ class FisherSums:
         body = dict(self._parts)
         if (head := self._scores.head) is not None:
             self._head = HeadCurvature(body.pop(head.name), problem)
+        if self._counted and self._noisy:  # none of the head's faults is counted twice
+            self._scores.hold_head()
         self._large = LargeFaults(problem, body if higher_order else {})
+        self._searched = 0  # batches with rows
         self._means: dict[int, _Mean] = {}
         self.draws = NoiseDraws()
         self.rows = self._with_targets = 0
@@ -86,15 +91,8 @@ class FisherSums:
 
     @property
     def _counted(self) -> bool:
-        """True for a head whose single faults are added one by one.
-
-        It keeps its mean in all passes, so that none of them is counted twice.
-        """
+        """True for a head whose single faults are added one by one."""
         return self._head is not None and self._head.faults is not None
-
-    @property
-    def _fixed(self) -> str | None:
-        return self._head.part.placed.name if self._head is not None and self._counted else None
 
     def add(self, draws: Mapping[int, Sequence[int]], share: float | None = None) -> None:
         """Add draws of each batch.
@@ -131,7 +129,7 @@ class FisherSums:
                 found.append((number, self._drawn(number, draw, weight, curvature)))
                 report()
         self.draws.add(found)
-        if first and self.draws.mean_of("noise") < _ROUNDING * self.rows:
+        if first and abs(self.draws.mean_of("noise")) < _ROUNDING * self.rows:
             self.draws.all_orders = False
 
     @property
@@ -153,13 +151,17 @@ class FisherSums:
         if self._head is not None and exact and one.hidden is not None:
             self._head.add(one.hidden, one.log_p.detach())
         if searched:
-            # A draw that is not used again, so that words are not selected by what they add.
-            self._scores.draw(one, _SEARCH, partial(self._large.search, rows=one.rows))
+            # Draws that are not used again, so that words are not selected by what they add.
+            scores = math.ceil(_SEARCHED / len(self._problem.numbers))
+            for score in range(scores):
+                search = partial(self._large.search, rows=one.rows * scores)
+                self._scores.draw(one, _SEARCH + score, search)
+            self._searched += one.rows > 0
         self._means[number] = _Mean(one.rows, one.divergence, None if losses is None else losses[0])
 
     def _select(self) -> None:
         """Try single faults of words, if those found matter beside what is known of the rest."""
-        cost = self._large.select(min(len(self._means), _SEARCHED))
+        cost = self._large.select(max(self._searched, 1))
         head = self._head_divergence() if self._counted else 0.0
         if cost < _NEGLIGIBLE * (self._divergence / max(self.rows, 1) + head + cost):
             self._large.clear()
@@ -173,38 +175,39 @@ class FisherSums:
             return NoiseDraw(weight, curvature_weight, noise, curvature, others, excess)
         if curvature_weight:
             t = (0.5 + (draw * len(self._problem.batches) + number) * _GOLDEN) % 1
-            self._scores.move(number, draw, t**0.5, self._fixed, self._large.words)
-            one = self._scores.forward(number)
+            self._scores.move(number, draw, t**0.5, self._large.words)
+            one = self._scores.forward(number, where=_AT_NOISE)
             if self._head is not None and not self._counted and one.hidden is not None:
                 self._head.add(one.hidden, one.log_p.detach(), curvature_weight)
             curvature, others = self._added(one, draw, curvature_weight)
             del one  # frees the graph
         mean = self._means[number]
-        self._scores.move(number, draw, 1.0, self._fixed, self._large.words)
+        self._scores.move(number, draw, 1.0, self._large.words)
         for sign in (1, -1):  # opposite noise: odd orders cancel
             if sign < 0:
-                self._scores.mirror(self._fixed)
-            one = self._scores.forward(number, graph=False)
+                self._scores.mirror(self._large.words)
+            one = self._scores.forward(number, graph=False, where=_AT_NOISE)
             found = one.divergence - mean.divergence
             noise += found / 2
             if one.losses is not None and mean.loss is not None:
                 excess += (one.losses[0] - mean.loss - found) / 2
             if sign > 0 and self._large.words and one.rows:
-                others += self._added_fault(one, draw, weight)
+                cost, beyond = self._added_fault(one, draw, weight)
+                others, excess = others + cost, excess + beyond
         return NoiseDraw(weight, curvature_weight, noise, curvature, others, excess)
 
-    def _added_fault(self, one: LossPass, draw: int, weight: float) -> float:
-        """Add a fault of one word, tried; its contribution."""
-        fault = self._large.draw(self._scores.generator(torch.device("cpu"), one.number, draw))
-        found = self._scores.tried(one, fault) * fault.weight
+    def _added_fault(self, one: LossPass, draw: int, weight: float) -> tuple[float, float]:
+        """Add a fault of one word, tried; its contribution, and the excess of that to the loss."""
+        generator = self._scores.generator(torch.device("cpu"), one.number, draw, _SEARCH)
+        fault, others = self._large.draw(generator)
+        found, loss = (fault.weight * x for x in self._scores.tried(one, fault, others))
         memory = self._parts[fault.name].placed.device
         assert isinstance(memory, WordMemory)
         _add_at(self._tried, fault.name, memory.bits, fault.bit, weight * found)
         if self._by_channel and len(fault.word) > 1:
             channels = len(self._scores.means[fault.name])
-            place = int(fault.word[0])
-            _add_at(self._tried_channels, fault.name, channels, place, weight * found)
-        return found
+            _add_at(self._tried_channels, fault.name, channels, fault.word[0], weight * found)
+        return found, loss - found if one.losses is not None else 0.0
 
     def _added(self, one: LossPass, number: int, weight: float) -> tuple[float, float]:
         """Add a backward pass; contributions of weights and of activations at the plan."""
@@ -226,7 +229,7 @@ class FisherSums:
         if name in self._scores.shared:
             return self._added_shared(name, gradient, weight)
         if name in self._large.words:
-            gradient[self._large.words[name]] = 0
+            gradient[self._large.words[name].where] = 0
         part, half = self._parts[name], self._half_var[name]
         if self._by_channel and gradient.ndim > 1:
             self._add_channels(name, weight * part.by_channel_sum(gradient, half))

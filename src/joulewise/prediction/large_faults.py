@@ -3,9 +3,9 @@
 A fault that changes word ``i`` by ``d`` costs ``1/2 d^2 F_ii`` to second order, with ``F`` the
 Fisher information. Divergences saturate: a word behind an outlier activation of a language model
 may cost tens of nats by its curvature and two in fact, at every rate of faults, so that noise of
-the same variance does not show it. Such words are found from a few batches, keep their mean in all
-passes that add curvature, and cost the sum over their possible faults of rate times divergence.
-One fault a pass, drawn with known probability, estimates that sum without bias.
+the same variance does not show it. Such words are found from a few batches, and are read
+without faults in all passes with noise. One of their faults a draw, of known probability, is tried
+among others that happen on the same chip: the mean over draws is the change by all of them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from joulewise.devices.moments import taken
 from joulewise.prediction.error_parts import Part
 from joulewise.prediction.problem import Problem
 
-__all__ = ["LargeFault", "LargeFaults"]
+__all__ = ["HeldWords", "LargeFault", "LargeFaults"]
 
 # Divergence by curvature, nats, above which the faults of a word are tried.
 _LEAST = 0.1
@@ -39,23 +39,35 @@ class LargeFault(NamedTuple):
     """
 
     name: str
-    word: tuple[Tensor, ...]
+    word: tuple[int, ...]
     bit: int
     change: float
     weight: float
+
+
+class HeldWords(NamedTuple):
+    """Words of one tensor that are read without faults.
+
+    Args:
+        where: As of ``nonzero(as_tuple=True)``, ``[words]`` each.
+        value: Their values, ``[words]``.
+    """
+
+    where: tuple[Tensor, ...]
+    value: Tensor
 
 
 class _Words(NamedTuple):
     """Words of one tensor, each with its possible faults.
 
     Args:
-        where: As of ``nonzero(as_tuple=True)``, ``[words]`` each.
+        held: The words.
         change: Change of what is read by a fault in each cell, ``[bits, words]``.
         rate: Rate of that fault, the same shape.
         cost: Its divergence by curvature, nats.
     """
 
-    where: tuple[Tensor, ...]
+    held: HeldWords
     change: Tensor
     rate: Tensor
     cost: Tensor
@@ -83,9 +95,9 @@ class LargeFaults:
         return bool(self._parts)
 
     @property
-    def words(self) -> Mapping[str, tuple[Tensor, ...]]:
-        """Index of the words found, by name of their tensor."""
-        return {name: words.where for name, words in self._found.items()}
+    def words(self) -> Mapping[str, HeldWords]:
+        """The words found, by name of their tensor."""
+        return {name: words.held for name, words in self._found.items()}
 
     def search(self, name: str, gradient: Tensor, rows: int) -> None:
         """Look for large faults by the gradient of a draw of a batch with ``rows`` rows."""
@@ -112,8 +124,8 @@ class LargeFaults:
         for name, found in self._candidates.items():
             self._found[name] = self._words(name, found, batches)
         self._candidates.clear()
-        # Costs saturate: probabilities in proportion to their logarithms waste few passes.
-        chances = [(one.rate * one.cost.log1p()).flatten() for one in self._found.values()]
+        chances = [one.rate * _attention(one) for one in self._found.values()]
+        chances = [chance.flatten() for chance in chances]
         self._chances = torch.cat([*chances, torch.zeros(0, dtype=torch.float64)])
         if float(self._chances.sum()) == 0:  # no cell fails
             self._found.clear()
@@ -123,12 +135,21 @@ class LargeFaults:
         """Leave all words to second order."""
         self._found.clear()
 
-    def draw(self, generator: torch.Generator) -> LargeFault:
-        """Draw a fault.
+    def draw(self, generator: torch.Generator) -> tuple[LargeFault, list[LargeFault]]:
+        """Draw a fault, and others that happen on the same chip before it.
+
+        With rates ``t r_i``, the mean of any function ``f`` of independent faults changes by
+        ``sum_i r_i E[f(with fault i) - f(without)]`` in ``t``: faults compete for the same damage.
 
         Args:
             generator: On the processor.
         """
+        t = torch.rand((), generator=generator, dtype=torch.float64)
+        others: list[LargeFault] = []
+        for name, words in self._found.items():
+            hit = torch.rand(words.rate.shape, generator=generator, dtype=torch.float64)
+            for bit, word in (hit < t * words.rate).nonzero().tolist():
+                others.append(_fault(name, words, bit, word, 1.0))
         sums = self._chances.cumsum(0)
         at = torch.rand((), generator=generator, dtype=torch.float64) * sums[-1]
         place = int(torch.searchsorted(sums, at, right=True).clamp(max=len(sums) - 1))
@@ -138,13 +159,8 @@ class LargeFaults:
         name, words = list(self._found.items())[which]
         start = int(ends[which]) - words.rate.numel()
         bit, word = divmod(place - start, words.rate.shape[1])
-        return LargeFault(
-            name=name,
-            word=tuple(axis[word] for axis in words.where),
-            bit=bit,
-            change=float(words.change[bit, word]),
-            weight=float(words.rate[bit, word]) / chance,
-        )
+        fault = _fault(name, words, bit, word, float(words.rate[bit, word]) / chance)
+        return fault, [one for one in others if (one.name, one.word) != (name, fault.word)]
 
     def _words(self, name: str, found: Mapping[int, float], batches: int) -> _Words:
         """Possible faults of the words found in a tensor, given sums of their information."""
@@ -162,9 +178,25 @@ class LargeFaults:
         rate = rates.to(codes.device)[row, holds[:, some], bits].double()
         information = torch.tensor(list(found.values()), dtype=torch.float64) / batches
         change = change.cpu()
-        return _Words(where, change, rate.cpu(), 0.5 * change.square() * information)
+        held = HeldWords(where, part.placed.device.ideal(stored)[where])
+        return _Words(held, change, rate.cpu(), 0.5 * change.square() * information)
 
     def _memory(self, name: str) -> WordMemory:
         memory = self._parts[name].placed.device
         assert isinstance(memory, WordMemory)
         return memory
+
+
+def _attention(words: _Words) -> Tensor:
+    """Probability of a draw over the rate of a fault, up to a factor.
+
+    Costs saturate, so it grows with their logarithm; estimates from few scores may be far too low,
+    so no large change of a word is passed over.
+    """
+    farthest = words.change.abs().amax(0).clamp(min=1e-300)
+    return words.cost.log1p() + 0.3 * (words.change / farthest).square()
+
+
+def _fault(name: str, words: _Words, bit: int, word: int, weight: float) -> LargeFault:
+    place = tuple(int(axis[word]) for axis in words.held.where)
+    return LargeFault(name, place, bit, float(words.change[bit, word]), weight)

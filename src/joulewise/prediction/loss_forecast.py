@@ -40,16 +40,16 @@ class LossForecast(Result):
         standard_error: Standard error of ``divergence`` over draws, for these rows; None for one
             draw.
         loss_standard_error: The same of ``loss``; None without targets.
-        draws: Draws of all batches together, one backward pass each.
+        draws: Draws of noise, those of all batches together; see `Fisher`.
         large_faults: Part of the contributions from words whose single faults cost more than 0.1
             nats by their curvature, by tensor; these are tried one by one. Empty where they are
             negligible. Those of a head are not among them.
         quantiles: Quantiles of the divergence over chips, by level, where a head has large faults:
             their sum is random, the rest is taken to be at its mean. Empty where it has none.
         given: Negative log-likelihood of the targets by the model as given; None without targets.
-        mean_loss: The same at the mean that is read.
+        mean_loss: The same at the mean that is read; see ``mean_divergence``.
         loss_excess: Increase of the loss by noise less that of the divergence: 0 for targets that
-            are distributed as the model says.
+            are distributed as the model says. Large faults of a head are taken to have none.
     """
 
     method: str
