@@ -131,6 +131,8 @@ def table(rows: list[dict[str, Any]]) -> str:
         "|" + "---|" * 6,
     ]
     for row in rows:
+        if not {"losses", "predicted_loss"} <= row.keys():
+            continue  # not complete
         at = ", ".join(f"{name} {value:g}" for name, value in row["at"].items())
         cells = [row["memory"], at]
         increases = [loss - row["given_loss"] for loss in row["losses"]]
