@@ -124,10 +124,13 @@ class FisherSums:
                 more = 1 / share - 1
                 weight = more * self.draws.weight / len(own)
                 curvature_weight = more * self.draws.curvature_weight / len(curved)
+            # Without noise all draws of a batch share a pass.
+            mean_pass = None if self._noisy else self._scores.forward(number)
             for draw in own:
                 curvature = curvature_weight if draw in curved else 0.0
-                found.append((number, self._drawn(number, draw, weight, curvature)))
+                found.append((number, self._drawn(number, draw, weight, curvature, mean_pass)))
                 report()
+            del mean_pass  # frees its graph before that of the next batch
         self.draws.add(found)
         if first and abs(self.draws.mean_of("noise")) < _ROUNDING * self.rows:
             self.draws.all_orders = False
@@ -166,12 +169,18 @@ class FisherSums:
         if cost < _NEGLIGIBLE * (self._divergence / max(self.rows, 1) + head + cost):
             self._large.clear()
 
-    def _drawn(self, number: int, draw: int, weight: float, curvature_weight: float) -> NoiseDraw:
+    def _drawn(
+        self,
+        number: int,
+        draw: int,
+        weight: float,
+        curvature_weight: float,
+        mean_pass: LossPass | None,
+    ) -> NoiseDraw:
         """A draw of a batch, with a backward pass if it has a weight for it."""
         curvature = others = noise = excess = 0.0
-        if not self._noisy:
-            one = self._scores.forward(number)
-            curvature, others = self._added(one, draw, curvature_weight)
+        if mean_pass is not None:
+            curvature, others = self._added(mean_pass, draw, curvature_weight)
             return NoiseDraw(weight, curvature_weight, noise, curvature, others, excess)
         if curvature_weight:
             t = (0.5 + (draw * len(self._problem.batches) + number) * _GOLDEN) % 1

@@ -124,8 +124,7 @@ class LargeFaults:
         for name, found in self._candidates.items():
             self._found[name] = self._words(name, found, batches)
         self._candidates.clear()
-        chances = [one.rate * _attention(one) for one in self._found.values()]
-        chances = [chance.flatten() for chance in chances]
+        chances = [(one.rate * _attention(one)).flatten() for one in self._found.values()]
         self._chances = torch.cat([*chances, torch.zeros(0, dtype=torch.float64)])
         if float(self._chances.sum()) == 0:  # no cell fails
             self._found.clear()
