@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
 import sys
 import time
 from collections.abc import Callable
@@ -28,17 +27,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from compact import read_record
+from records import origin, read_record, write_record
 
 from joulewise.allocation import Granularity, MetricDrop, allocate
 from joulewise.data import Split, load_data
 from joulewise.devices import ISAAC, SRAM, Crossbar, Device, Flip
-from joulewise.files import write_atomically
 from joulewise.models import build, load_weights
 from joulewise.placement import Placement, place
 from joulewise.report.blocks.savings import saving_at_goal
 from joulewise.simulation import mean_interval
-from joulewise.study import Environment
 from joulewise.study.malloc import keep_freed_memory
 from joulewise.training import TrainingSpec, train
 
@@ -113,7 +110,7 @@ def run(network: str, arguments: argparse.Namespace) -> None:
             placement = place(model, weights=MEMORIES[memory], example_inputs=inputs)
             record = allocated(placement, split, granularity, arguments.chips)
             records.append(record | {"network": network, "memory": memory, "granularity": name})
-            write_atomically(arguments.out, json.dumps(records, indent=1))
+            write_record(arguments.out, records)
             holds = record["allocation"]["holds"]
             print(f"{network} {memory} {name}: {normalised(record):.4f}, holds: {holds}")
 
@@ -152,8 +149,7 @@ def allocated(
     energy = {key: whole["energy"][key] for key in ("memory_j", "memory_reliable_j")}
     values = list(found.simulation.values)
     return {
-        "command": shlex.join(["python", *sys.argv]),
-        "environment": Environment.now().model_dump(),
+        **origin(),
         "seconds": time.perf_counter() - began,
         "allocation": {**{key: whole[key] for key in kept}, "energy": energy, "values": values},
     }

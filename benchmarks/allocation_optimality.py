@@ -21,8 +21,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
-import shlex
 import sys
 import time
 from collections.abc import Callable
@@ -32,8 +30,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from compact import read_record
 from numpy.typing import NDArray
+from records import origin, read_record, write_record
 from scipy.optimize import Bounds, NonlinearConstraint, minimize
 
 from allocation import MEMORIES, begun
@@ -41,10 +39,8 @@ from joulewise.allocation import Granularity
 from joulewise.allocation.plan_optimiser import PlanOptimiser
 from joulewise.allocation.problem import AllocationProblem
 from joulewise.data import Dataset, load_data
-from joulewise.files import write_atomically
 from joulewise.models import build
 from joulewise.placement import place
-from joulewise.study import Environment
 from joulewise.training import TrainingSpec, train
 
 Floats = NDArray[np.float64]
@@ -80,7 +76,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments = begun(parser, lambda path: table(read_record(path)))
     record: dict[str, Any] = {
-        "command": shlex.join(["python", *sys.argv]),
+        **origin(),
         "seed": 0,
         "images": IMAGES,
         "cases": [],
@@ -89,9 +85,8 @@ def main() -> None:
         found = compared(*case)
         print({k: v for k, v in found.items() if k != "others"}, file=sys.stderr, flush=True)
         record["cases"].append(found)
-        record["environment"] = Environment.now().model_dump()
         if arguments.out is not None:
-            write_atomically(arguments.out, json.dumps(record, indent=1))
+            write_record(arguments.out, record)
     print(table(record))
 
 

@@ -30,8 +30,6 @@ images, and the power worked out in full.
 from __future__ import annotations
 
 import argparse
-import json
-import shlex
 import sys
 import time
 from collections.abc import Callable
@@ -40,8 +38,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from compact import read_record
 from numpy.typing import NDArray
+from records import origin, read_record, write_record
 from scipy.optimize import NonlinearConstraint, differential_evolution
 
 from allocation import MEMORIES, begun
@@ -50,12 +48,10 @@ from joulewise.allocation.energy_model import EnergyModel
 from joulewise.allocation.granularity import DecisionVariables
 from joulewise.data import Dataset, Split, load_data
 from joulewise.devices import Knob
-from joulewise.files import write_atomically
 from joulewise.models import build
 from joulewise.placement import Placement, Plan, energy, place
 from joulewise.prediction import ErrorModel, FirstOrder, error_model, predict
 from joulewise.simulation import simulate
-from joulewise.study import Environment
 from joulewise.training import TrainingSpec, train
 
 Floats = NDArray[np.float64]
@@ -74,7 +70,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     arguments = begun(parser, lambda path: table(read_record(path)))
     record: dict[str, Any] = {
-        "command": shlex.join(["python", *sys.argv]),
+        **origin(),
         "seeds": list(range(arguments.seeds)),
         "images": IMAGES,
         "chips": CHIPS,
@@ -92,10 +88,9 @@ def main() -> None:
                 run |= judged(problem, data.test, run["shares"])
                 print(line(run), file=sys.stderr, flush=True)
                 record["runs"].append(run)
-    record["environment"] = Environment.now().model_dump()
     print(table(record))
     if arguments.out is not None:
-        write_atomically(arguments.out, json.dumps(record, indent=1))
+        write_record(arguments.out, record)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -15,8 +15,6 @@ least of the repeats.
 from __future__ import annotations
 
 import argparse
-import json
-import shlex
 import sys
 import time
 from contextlib import contextmanager
@@ -25,18 +23,16 @@ from functools import cache
 from typing import Any
 
 import torch
-from compact import read_record
+from records import origin, read_record, write_record
 
 from allocation import MEMORIES, begun
 from joulewise.allocation import Granularity
 from joulewise.allocation.plan_optimiser import PlanOptimiser
 from joulewise.allocation.problem import AllocationProblem
-from joulewise.files import write_atomically
 from joulewise.models import seeded
 from joulewise.models.resnet import ResNet
 from joulewise.placement import place
 from joulewise.prediction import ErrorModel
-from joulewise.study import Environment
 
 DEPTH, IMAGES = 50, 256
 ETAS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.85, 1.0)
@@ -65,7 +61,7 @@ def main() -> None:
     parser.add_argument("--only", help="cases whose name has this in it")
     arguments = begun(parser, lambda path: table(read_record(path)))
     record: dict[str, Any] = {
-        "command": shlex.join(["python", *sys.argv]),
+        **origin(),
         "seed": 0,
         "depth": DEPTH,
         "images": IMAGES,
@@ -76,10 +72,9 @@ def main() -> None:
             case = timed(memory, granularity, arguments.repeats)
             record["cases"][name] = case
             print(f"{name}: {min(case['seconds']):.2f} s", file=sys.stderr, flush=True)
-    record["environment"] = Environment.now().model_dump()
     print(table(record))
     if arguments.out is not None:
-        write_atomically(arguments.out, json.dumps(record, indent=1))
+        write_record(arguments.out, record)
 
 
 @cache

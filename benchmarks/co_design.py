@@ -14,25 +14,21 @@ freedom, how reliable it is as a whole, is chosen on the test images, as for all
 from __future__ import annotations
 
 import argparse
-import json
-import shlex
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import torch
+from records import origin, write_record
 from robust_training import dataset
 
 from joulewise.allocation import Granularity, MetricTarget
 from joulewise.contrib import co_design
 from joulewise.data import Split
 from joulewise.devices import SRAM
-from joulewise.files import write_atomically
 from joulewise.models import build, load_weights, save_weights
 from joulewise.placement import place
 from joulewise.simulation import simulate
-from joulewise.study import Environment
 from joulewise.study.malloc import keep_freed_memory
 from joulewise.training import TrainingSpec, accuracy
 
@@ -82,11 +78,9 @@ def main() -> None:
     )
     last = record.allocation
     elsewhere = simulate(placement, others, at=last.plan, chips=20, seed=1 << 40)
-    command = shlex.join(["python", *sys.argv])
     stored = {
-        "command": command,
+        **origin(),
         "seconds": time.perf_counter() - began,
-        "environment": Environment.now().model_dump(),
         "plain": {"accuracy": accuracy(plain, judge), "elsewhere": accuracy(plain, others)},
         "elsewhere": elsewhere.to_dict(),
         "rounds": [
@@ -99,8 +93,8 @@ def main() -> None:
         ],
         "allocation": last.to_dict(),
     }
-    write_atomically(arguments.out, json.dumps(stored, indent=1))
-    save_weights(model, arguments.out.with_suffix(".safetensors"), {"command": command})
+    write_record(arguments.out, stored)
+    save_weights(model, arguments.out.with_suffix(".safetensors"), {"command": stored["command"]})
     for number, turn in enumerate(record.rounds):
         print(number, turn.training_energy, turn.allocation.energy.normalised, turn.kept)
     print(f"energy {last.energy.normalised:.4f}, holds: {last.holds}, at the goal: {last.at_goal}")

@@ -10,10 +10,7 @@ table for a language model.
 from __future__ import annotations
 
 import argparse
-import gzip
 import json
-import shlex
-import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -22,13 +19,12 @@ from typing import Any
 import torch
 from language_model import predicted, simulated, table
 from prediction_error import network_of
+from records import origin, read_record, write_record
 from torch import Tensor, nn
 
 from joulewise.data import load_data
 from joulewise.devices import PCM, SRAM, Crossbar, Flip
-from joulewise.files import write_atomically
 from joulewise.placement import place
-from joulewise.study import Environment
 
 ROWS: dict[str, tuple[Any, list[dict[str, float]]]] = {
     "SRAM, masked": (SRAM(bits=8), [{"eta": eta} for eta in (0.6, 0.5, 0.45, 0.4, 0.35)]),
@@ -61,7 +57,7 @@ def main() -> None:
     parser.add_argument("--table", type=Path, help="a record to print")
     options = parser.parse_args()
     if options.table is not None:
-        print(table(json.loads(gzip.decompress(options.table.read_bytes()))["results"]))
+        print(table(read_record(options.table)["results"]))
         return
     torch.set_num_threads(1)
     dataset = load_data(options.data)
@@ -86,11 +82,10 @@ def main() -> None:
                 rows.append(row)
                 print(json.dumps({k: v for k, v in row.items() if k != "contributions"}))
     record = {
-        "command": shlex.join(["python", *sys.argv]),
-        "environment": Environment.now().model_dump(),
+        **origin(),
         "results": rows,
     }
-    write_atomically(options.out, json.dumps(record, indent=1))
+    write_record(options.out, record)
 
 
 if __name__ == "__main__":

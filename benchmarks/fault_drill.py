@@ -26,7 +26,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from joulewise.files import write_atomically
+from records import write_record
 
 STUDY = """\
 data: {source: digits, images: 40}
@@ -68,7 +68,7 @@ def main() -> None:
                 found[name] = disturb()
                 print(name, found[name], flush=True)
     if arguments.out is not None:
-        write_atomically(arguments.out, json.dumps(found, indent=1))
+        write_record(arguments.out, found)
     if any(counts.get(k) for counts in found.values() for k in ("lost", "changed", "twice")):
         sys.exit(1)
 

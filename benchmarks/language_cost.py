@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import resource
-import shlex
 import subprocess
 import sys
 import time
@@ -21,16 +20,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from records import origin, write_record
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from joulewise.devices import SRAM
-from joulewise.files import write_atomically
 from joulewise.metrics import KLDivergence
 from joulewise.models import seeded
 from joulewise.placement import place
 from joulewise.prediction import Fisher, predict
 from joulewise.simulation import simulate
-from joulewise.study import Environment
 
 TASKS = ("training", "prediction", "simulation")
 AT = {"eta": 0.7}
@@ -119,12 +117,11 @@ def main() -> None:
         one["peak_over_training"] = one["peak_bytes"] / training["peak_bytes"]
         print(task, json.dumps(one))
     record = {
-        "command": shlex.join(["python", *sys.argv]),
-        "environment": Environment.now().model_dump(),
+        **origin(),
         "threads": torch.get_num_threads(),
         "results": found,
     }
-    write_atomically(options.out, json.dumps(record, indent=1))
+    write_record(options.out, record)
 
 
 if __name__ == "__main__":

@@ -10,10 +10,7 @@ point and the others are at their most reliable one.
 from __future__ import annotations
 
 import argparse
-import json
-import shlex
 import statistics
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,13 +18,12 @@ from typing import Any
 
 import torch
 from language_model import simulated, tokens
+from records import origin, write_record
 from transformers import AutoModelForCausalLM
 
 from joulewise.devices import SRAM
-from joulewise.files import write_atomically
 from joulewise.placement import Placement, Plan, place
 from joulewise.prediction import Fisher, predict
-from joulewise.study import Environment
 from joulewise.study.malloc import keep_freed_memory
 
 BITS, ETA = 8, 0.6
@@ -67,15 +63,14 @@ def main() -> None:
         print(rows[-1]["part"], predicted, statistics.mean(rows[-1]["divergences"]), flush=True)
     reliable = divergences(placement, placement.plan(placement.most_reliable()), data, 2)
     record = {
-        "command": shlex.join(["python", *sys.argv]),
-        "environment": Environment.now().model_dump(),
+        **origin(),
         "at": {"eta": ETA},
         "predicted_s": predicted_s,
         "standard_error": forecast.standard_error,
         "reliable_divergence": statistics.mean(reliable["divergences"]),
         "results": rows,
     }
-    write_atomically(options.out, json.dumps(record, indent=1))
+    write_record(options.out, record)
 
 
 def kind_of(name: str) -> str:

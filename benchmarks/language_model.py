@@ -10,12 +10,9 @@ simulated, then predicted; what OUT already has is not computed again.
 from __future__ import annotations
 
 import argparse
-import gzip
 import json
 import lzma
-import shlex
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -23,16 +20,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from records import opened, read_record, write_record
 from scipy import stats
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from joulewise.devices import PCM, SRAM, Chip, Crossbar, Flip
-from joulewise.files import write_atomically
 from joulewise.metrics import Compared, KLDivergence, NegativeLogLikelihood
 from joulewise.placement import Placement, place, private_memory
 from joulewise.prediction import Fisher, predict
-from joulewise.study import Environment
 from joulewise.study.malloc import keep_freed_memory
 
 ROWS: dict[str, tuple[Any, list[dict[str, float]]]] = {
@@ -71,13 +67,6 @@ def tokens(folder: str, text: Path, sequences: int, length: int) -> list[dict[st
     return [{"input_ids": one, "labels": one} for one in ids]
 
 
-def opened(out: Path) -> dict[str, Any]:
-    """The record of a benchmark: its rows so far, under ``results``, and its command."""
-    record: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {"results": []}
-    command, environment = shlex.join(["python", *sys.argv]), Environment.now().model_dump()
-    return record | {"command": command, "environment": environment}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model")
@@ -92,7 +81,7 @@ def main() -> None:
     parser.add_argument("--table", type=Path, help="a record to print")
     options = parser.parse_args()
     if options.table is not None:
-        print(table(json.loads(gzip.decompress(options.table.read_bytes()))["results"]))
+        print(table(read_record(options.table)["results"]))
         return
     keep_freed_memory()
     data = tokens(options.model, options.text, options.sequences, options.length)
@@ -120,7 +109,7 @@ def main() -> None:
                 row |= computations[what](placement, whole if joined else data, at)
                 row[f"{what}_s"] = time.perf_counter() - start
                 record["results"] = list(rows.values())
-                write_atomically(options.out, json.dumps(record, indent=1))
+                write_record(options.out, record)
                 print(what, json.dumps({k: v for k, v in row.items() if k != "contributions"}))
 
 

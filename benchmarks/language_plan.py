@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from language_model import opened, tokens
+from language_model import tokens
+from records import opened, write_record
 from torch import nn
 from transformers import AutoModelForCausalLM
 
 from joulewise.allocation import Allocation, Granularity, MetricDrop, allocate
 from joulewise.devices import SRAM
-from joulewise.files import write_atomically
 from joulewise.metrics import Perplexity
 from joulewise.placement import Plan, place, token_energy
 from joulewise.simulation import simulate
@@ -79,7 +79,7 @@ def main() -> None:
             row = {"transform": name, "granularity": granularity}
             row |= planned(model, data, CHOICES[granularity], options)
             record["results"].append(row)
-            write_atomically(options.out, json.dumps(record, indent=1))
+            write_record(options.out, record)
             print(json.dumps(row), flush=True)
 
 

@@ -9,20 +9,18 @@ already has are not computed again; `--table OUT` prints them.
 from __future__ import annotations
 
 import argparse
-import gzip
-import json
 import math
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
-from language_model import opened, simulated, tokens
+from language_model import simulated, tokens
+from records import opened, read_record, write_record
 from torch import nn
 from transformers import AutoModelForCausalLM
 
 from joulewise.devices import SRAM, Flip, Mask
-from joulewise.files import write_atomically
 from joulewise.placement import place
 from joulewise.prediction import Fisher, predict
 from joulewise.study.malloc import keep_freed_memory
@@ -54,7 +52,7 @@ def main() -> None:
     parser.add_argument("--table", type=Path)
     options = parser.parse_args()
     if options.table is not None:
-        print(table(json.loads(gzip.decompress(options.table.read_bytes()))["results"]))
+        print(table(read_record(options.table)["results"]))
         return
     keep_freed_memory()
     data = tokens(options.model, options.text, options.sequences, options.length)
@@ -77,7 +75,7 @@ def main() -> None:
             row |= simulated(placement, data, at, options.chips)
             row["seconds"] = time.perf_counter() - start
             record["results"].append(row)
-            write_atomically(options.out, json.dumps(record, indent=1))
+            write_record(options.out, record)
             print(table([row]), flush=True)
 
 

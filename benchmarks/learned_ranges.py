@@ -14,25 +14,21 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from compact import read_record
+from records import origin, read_record, write_record
 from torch import nn
 
 from joulewise.contrib import LearnedRanges
 from joulewise.data import Dataset, load_digits
 from joulewise.devices import SRAM, Flip, Mask
-from joulewise.files import write_atomically
 from joulewise.models import build
 from joulewise.placement import Placement, place
 from joulewise.simulation import simulate
-from joulewise.study import Environment
 from joulewise.study.malloc import keep_freed_memory
 from joulewise.training import TrainingMemory, TrainingSpec, accuracy, train
 
@@ -89,13 +85,12 @@ def main() -> None:
     print(table(rows))
     if arguments.out:
         record = {
-            "command": shlex.join(["python", *sys.argv]),
-            "environment": Environment.now().model_dump(),
+            **origin(),
             "options": {name: str(value) for name, value in vars(arguments).items()},
             "cpu_seconds": time.process_time() - began,
             "rows": rows,
         }
-        write_atomically(arguments.out, json.dumps(record, indent=1))
+        write_record(arguments.out, record)
 
 
 def measured(

@@ -13,14 +13,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
-import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from records import origin, write_record
 
 from joulewise.data import load_data
 from joulewise.devices import (
@@ -32,12 +31,10 @@ from joulewise.devices import (
     read_salami2018,
 )
 from joulewise.devices.fault_clustering import neighbour_correlation
-from joulewise.files import write_atomically
 from joulewise.models import build, load_weights
 from joulewise.placement import place
 from joulewise.prediction import FirstOrder, predict
 from joulewise.simulation import simulate
-from joulewise.study import Environment
 from joulewise.study.malloc import keep_freed_memory
 
 FAULTS = {"reads 0": Stuck(at_one=0.0), "flips": Flip()}
@@ -61,8 +58,7 @@ def main() -> None:
     measured = read_salami2018(options.maps, floorplan=options.floorplan)
     fit, lowest = fit_correlated_map(measured), measured.supplies_v[:4]
     record: dict[str, Any] = {
-        "command": shlex.join(["python", *sys.argv]),
-        "environment": Environment.now().model_dump(),
+        **origin(),
         "measurement": measured.describe(),
         "fits": [asdict(fit_correlated_map(measured, v_dd)) for v_dd in lowest],
         "at_the_share_of_the_lowest": [
@@ -118,7 +114,7 @@ def main() -> None:
                     "seconds": time.perf_counter() - begun,
                 }
                 record["results"].append(row)
-                write_atomically(options.out, json.dumps(record, indent=1).encode())
+                write_record(options.out, record)
                 print(json.dumps({k: v for k, v in row.items() if k != "seconds"}), flush=True)
 
 

@@ -17,8 +17,6 @@ import argparse
 import json
 import math
 import multiprocessing
-import shlex
-import sys
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, fields
 from functools import cache, partial
@@ -26,17 +24,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from compact import read_record
+from records import origin, read_record, write_record
 from torch import Tensor, nn
 
 from joulewise.data import load_data
 from joulewise.devices import Crossbar
-from joulewise.files import write_atomically
 from joulewise.models import build, host, load_weights
 from joulewise.placement import place, prepare
 from joulewise.prediction import predict
 from joulewise.simulation import simulate
-from joulewise.study import Environment
 from joulewise.study.malloc import keep_freed_memory
 
 G_MAX, G_RANGE = 25e-6, (1e-7, 1e-2)
@@ -74,8 +70,7 @@ def main() -> None:
         draw(arguments.draw)
         return
     record: dict[str, Any] = {
-        "command": shlex.join(["python", *sys.argv]),
-        "environment": Environment.now().model_dump(),
+        **origin(),
         "rows": [],
     }
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -87,7 +82,7 @@ def main() -> None:
         for row in pool.map(partial(measured, options), cases()):
             print(json.dumps(row), flush=True)
             record["rows"].append(row)
-            write_atomically(arguments.out / "figures.json", json.dumps(record, indent=1))
+            write_record(arguments.out / "figures.json", record)
 
 
 @cache

@@ -20,25 +20,21 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from compact import read_record
+from records import origin, read_record, write_record
 from scipy import stats
 
 from joulewise.contrib import NoiseMaximisation
 from joulewise.data import Dataset, load_digits
 from joulewise.devices import SRAM
-from joulewise.files import write_atomically
 from joulewise.models import build, host
 from joulewise.placement import Placement, Plan, energy, place
 from joulewise.simulation import simulate
-from joulewise.study import Environment
 from joulewise.study.malloc import keep_freed_memory
 from joulewise.training import TrainingMemory, TrainingSpec, train
 
@@ -69,14 +65,13 @@ def main() -> None:
                 rows.append(row)
                 print(json.dumps(row), flush=True)
     record = {
-        "command": shlex.join(["python", *sys.argv]),
-        "environment": Environment.now().model_dump(),
+        **origin(),
         "options": {key: str(value) for key, value in vars(arguments).items()},
         "seconds": time.perf_counter() - began,
         "rows": rows,
     }
     if arguments.out is not None:
-        write_atomically(arguments.out, json.dumps(record, indent=1))
+        write_record(arguments.out, record)
     print(table(rows))
 
 

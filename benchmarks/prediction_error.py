@@ -19,9 +19,6 @@ without weights are trained on the digits (seed 0), as `joulewise train` would.
 from __future__ import annotations
 
 import argparse
-import json
-import shlex
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -30,19 +27,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from compact import read_record
+from records import origin, read_record, write_record
 from torch import Tensor, nn
 
 from joulewise.contrib import FullCovariance
 from joulewise.data import Dataset, load_data
 from joulewise.devices import PCM, SRAM, Crossbar, Device, Flip, Mask
 from joulewise.devices.fault_kinds import FaultKind
-from joulewise.files import write_atomically
 from joulewise.models import build, host, load_weights
 from joulewise.placement import Placement, place, prepare
 from joulewise.prediction import Corrected, FirstOrder, predict
 from joulewise.simulation import Simulation, simulate
-from joulewise.study import Environment
 from joulewise.study.malloc import keep_freed_memory
 from joulewise.training import TrainingSpec, train
 from joulewise.units import format_si
@@ -186,13 +181,12 @@ def level_of(row: dict[str, Any]) -> int:
 
 def save(rows: list[dict[str, Any]], arguments: argparse.Namespace, simulated_by: str = "") -> None:
     record = {
-        "command": shlex.join(["python", *sys.argv]),
-        "simulated_by": simulated_by or shlex.join(["python", *sys.argv]),
-        "environment": Environment.now().model_dump(),
+        **origin(),
+        "simulated_by": simulated_by or origin()["command"],
         "options": {key: str(value) for key, value in vars(arguments).items()},
         "rows": rows,
     }
-    write_atomically(arguments.out, json.dumps(record, indent=1))
+    write_record(arguments.out, record)
 
 
 def network_of(name: str, weights: str, dataset: Dataset) -> nn.Module:

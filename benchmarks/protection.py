@@ -12,21 +12,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from records import origin, write_record
 
 from joulewise.allocation import Granularity, MetricDrop, allocate
 from joulewise.data import load_data
 from joulewise.devices import SECDED, SRAM, Alternatives, Flip, Parity, law
-from joulewise.files import write_atomically
 from joulewise.models import build
 from joulewise.placement import energy, place
-from joulewise.study import Environment
 from joulewise.study.malloc import keep_freed_memory
 from joulewise.training import TrainingSpec, train
 
@@ -49,8 +46,7 @@ def main() -> None:
     keep_freed_memory()
     digits = load_data("digits")
     record: dict[str, Any] = {
-        "command": shlex.join(["python", *sys.argv]),
-        "environment": Environment.now().model_dump(),
+        **origin(),
         "results": [],
     }
     for network in options.networks:
@@ -96,7 +92,7 @@ def main() -> None:
                     "seconds": time.perf_counter() - begun,
                 }
                 record["results"].append(row)
-                write_atomically(options.out, json.dumps(record, indent=1).encode())
+                write_record(options.out, record)
                 print(json.dumps(row), flush=True)
 
 

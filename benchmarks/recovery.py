@@ -18,9 +18,6 @@ without augmentation: that by itself can lift accuracy above that of a perfect m
 from __future__ import annotations
 
 import argparse
-import json
-import shlex
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -28,17 +25,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from records import origin, write_record
 from torch import nn
 
 from joulewise.contrib import fit_to_chip
 from joulewise.data import Dataset, load_data
 from joulewise.devices import SRAM, Chip, Crossbar, Device
-from joulewise.files import write_atomically
 from joulewise.models import build, load_weights
 from joulewise.placement import place
 from joulewise.simulation import Simulation, simulate
 from joulewise.simulation.statistics import mean_interval
-from joulewise.study import Environment
 from joulewise.study.malloc import keep_freed_memory
 from joulewise.training import (
     TrainingMemory,
@@ -211,14 +207,13 @@ def interval(values: list[float]) -> dict[str, Any]:
 
 def write(arguments: argparse.Namespace, rows: list[dict[str, Any]], seconds: float) -> None:
     record = {
-        "command": shlex.join(["python", *sys.argv]),
-        "environment": Environment.now().model_dump(),
+        **origin(),
         "options": {key: str(value) for key, value in vars(arguments).items()},
         "seconds": seconds,
         "summaries": summaries(rows),
         "rows": rows,
     }
-    write_atomically(arguments.out, json.dumps(record, indent=1))
+    write_record(arguments.out, record)
 
 
 def table(found: list[dict[str, Any]]) -> str:

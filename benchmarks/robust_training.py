@@ -19,8 +19,6 @@ import argparse
 import json
 import math
 import multiprocessing
-import shlex
-import sys
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
@@ -30,14 +28,13 @@ from typing import Any
 
 import cuda_lanes
 import torch
+from records import origin, write_record
 
 from joulewise.data import Dataset, Split, load_data
 from joulewise.devices import SRAM, Crossbar, Device
-from joulewise.files import write_atomically
 from joulewise.models import build, host, load_weights, save_weights
 from joulewise.placement import place
 from joulewise.simulation import simulate
-from joulewise.study import Environment
 from joulewise.study.malloc import keep_freed_memory
 from joulewise.training import Method, TrainingMemory, TrainingSpec, accuracy, train
 
@@ -336,12 +333,11 @@ def run(
 
 def write(arguments: argparse.Namespace, name: str, **content: Any) -> None:
     record = {
-        "command": shlex.join(["python", *sys.argv]),
-        "environment": Environment.now().model_dump(),
+        **origin(),
         "options": {key: str(value) for key, value in vars(arguments).items()},
         **content,
     }
-    write_atomically(arguments.out / name, json.dumps(record, indent=1))
+    write_record(arguments.out / name, record)
 
 
 def read(arguments: argparse.Namespace, name: str) -> dict[str, Any]:

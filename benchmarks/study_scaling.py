@@ -11,10 +11,7 @@ are missing in the end. Nothing else should be running.
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import shlex
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -22,10 +19,11 @@ from concurrent.futures import wait
 from pathlib import Path
 from typing import Any
 
+from records import origin, write_record
+
 from joulewise.data import load_data
-from joulewise.files import write_atomically
 from joulewise.models import build, save_weights
-from joulewise.study import DaskWorkers, Engine, Environment, LocalProcesses, Study, StudyFile
+from joulewise.study import DaskWorkers, Engine, LocalProcesses, Study, StudyFile
 
 ENGINES: dict[str, Callable[[int], Engine]] = {
     "processes": LocalProcesses,
@@ -41,7 +39,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
-    record: dict[str, Any] = {"command": shlex.join(["python", *sys.argv])}
+    record: dict[str, Any] = origin()
     with tempfile.TemporaryDirectory() as scratch:
         weights = Path(scratch) / "mlp.safetensors"
         digits = load_data("digits")
@@ -62,9 +60,8 @@ def main() -> None:
             print(name, record[name], flush=True)
         record["16 workers"] = timed("dask", 16, weights, arguments.short, 2)
         print("16 workers", record["16 workers"], flush=True)
-    record["environment"] = Environment.now().model_dump()
     if arguments.out is not None:
-        write_atomically(arguments.out, json.dumps(record, indent=1))
+        write_record(arguments.out, record)
 
 
 def timed(name: str, workers: int, weights: Path, trials: int, chips: int) -> dict[str, float]:

@@ -13,17 +13,14 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import shlex
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
+from records import origin, write_record
 
 from joulewise.devices import solved_conductances, wire_factors
-from joulewise.files import write_atomically
-from joulewise.study import Environment
 
 
 def main() -> None:
@@ -71,11 +68,10 @@ def main() -> None:
             )
             print(json.dumps(rows[-1]), flush=True)
     record = {
-        "command": shlex.join(["python", *sys.argv]),
-        "environment": Environment.now().model_dump(),
+        **origin(),
         "results": rows,
     }
-    write_atomically(options.out, json.dumps(record, indent=1).encode())
+    write_record(options.out, record)
 
 
 if __name__ == "__main__":

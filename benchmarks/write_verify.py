@@ -12,20 +12,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
+from records import origin, write_record
+
 from joulewise.allocation import Granularity, MetricDrop, allocate
 from joulewise.data import load_data
 from joulewise.devices import Crossbar, WriteVerify
-from joulewise.files import write_atomically
 from joulewise.models import build, load_weights
 from joulewise.placement import place
 from joulewise.prediction import verification_scores
-from joulewise.study import Environment
 from joulewise.study.malloc import keep_freed_memory
 
 LEVELS = (0.0, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
@@ -61,8 +59,7 @@ def main() -> None:
         return place(model, weights=memory, example_inputs=next(iter(few.batches(64)))[0])
 
     record: dict[str, Any] = {
-        "command": shlex.join(["python", *sys.argv]),
-        "environment": Environment.now().model_dump(),
+        **origin(),
         "results": [],
     }
     for by in ("error", "magnitude", "random"):
@@ -96,7 +93,7 @@ def main() -> None:
                 "plan": parts,
             }
             record["results"].append(row)
-            write_atomically(options.out, json.dumps(record, indent=1).encode())
+            write_record(options.out, record)
             print(json.dumps({k: v for k, v in row.items() if k != "plan"}), flush=True)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -97,7 +97,9 @@ class ReadMoments:
     common: SharedFactor | None = None
     estimate: MomentEstimate | None = None
 
-    def noise(self, generator: torch.Generator, scale: float = 1.0) -> Tensor:
+    def noise(
+        self, generator: torch.Generator, scale: float = 1.0, out: Tensor | None = None
+    ) -> Tensor:
         """Noise of these variances, and of the factor that words share; mean 0.
 
         Gaussian, but for a mean of fewer bits than float32: there it has these variances once its
@@ -106,8 +108,9 @@ class ReadMoments:
         Args:
             generator: On the device of the moments.
             scale: Factor of the noise, above 0.
+            out: Memory that the noise may take, in the shape of the mean.
         """
-        noise = self._gaussian(generator).mul_(scale)
+        noise = self._gaussian(generator, out).mul_(scale)
         if self.mean.dtype.itemsize >= 4:
             return noise
         var = scale**2 * self.var
@@ -120,10 +123,16 @@ class ReadMoments:
         coarse = noise.sign() * torch.where(uniform * u.square() < var, u, 0.0)
         return torch.where(var < u.square(), coarse, fine)
 
-    def _gaussian(self, generator: torch.Generator) -> Tensor:
-        drawn = torch.empty_like(self.var).normal_(generator=generator)
+    def _gaussian(self, generator: torch.Generator, out: Tensor | None) -> Tensor:
+        if out is None or out.dtype != self.var.dtype:
+            out = torch.empty_like(self.var)
+        drawn = out.normal_(generator=generator)
         if self.common is None:
-            return drawn.mul_(self.var.sqrt())
+            if self.var.numel() <= _BLOCK:
+                return drawn.mul_(self.var.sqrt())
+            for block in _blocks(drawn):  # tables of language models are large
+                drawn[block].mul_(self.var[block].sqrt())
+            return drawn
         own, coupling = self.common.own(self.mean, self.var), self.common.coupling.to(self.var)
         each = own.sqrt() * drawn
         # The factor is the regression on the words' own noise, independent between words, and a
@@ -231,8 +240,13 @@ def taken(table: Tensor, index: Tensor) -> Tensor:
     if table.requires_grad or index.numel() <= _BLOCK or index.ndim < 2:
         return table.take(index.long())
     found = torch.empty_like(index, dtype=table.dtype)
-    rows = max(1, _BLOCK * len(index) // index.numel())
-    for start in range(0, len(index), rows):
-        block = slice(start, start + rows)
+    for block in _blocks(index):
         found[block] = table.take(index[block].long())
     return found
+
+
+def _blocks(tensor: Tensor) -> Iterator[slice]:
+    """Rows of a tensor of one axis or more, in blocks of one row at least."""
+    rows = max(1, _BLOCK * len(tensor) // max(tensor.numel(), 1))
+    for start in range(0, len(tensor), rows):
+        yield slice(start, start + rows)

@@ -24,6 +24,7 @@ function_mode        tracing into composite functions of torch.nn.functional
 batches              data as batches on the model's device
 execution            calls of a model, and the first layer whose output is not finite
 evaluation           passes over data: outputs, metric and output error
+given_outputs        outputs of the model as given, in little memory
 batchnorm_folding    batch normalisation folded into the layer before it
 """
 

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from joulewise.errors import DataError, ModelError, refuse
 from joulewise.metrics import Compared, Metric, as_metric, default_metric, is_loss, resolve_metric
 from joulewise.nested import cloned
 from joulewise.placement.batches import NOT_COUNTED, Batch, attention_mask
 from joulewise.placement.execution import check_finite, check_logits, main_tensor
+from joulewise.placement.given_outputs import GivenOutputs, output_layer
 from joulewise.placement.memory import Memory
 
 __all__ = ["Reference", "reference_pass", "score_pass"]
@@ -24,19 +25,23 @@ class Reference:
     """Outputs and metric of the model as given, from which output errors are measured.
 
     Args:
-        outputs: The main tensor of the output for each batch, float32 or float64; None where an
-            output has none.
+        outputs: The main tensor of the output for each batch.
         metric: The metric of the targets; None without targets.
         value: Its value; None without targets.
     """
 
-    outputs: Sequence[Tensor | None]
+    outputs: GivenOutputs
     metric: Metric | None
     value: float | None
 
 
 def reference_pass(
-    memory: Memory, batches: Sequence[Batch], metric: Any = None, *, required: bool = True
+    memory: Memory,
+    batches: Sequence[Batch],
+    metric: Any = None,
+    *,
+    required: bool = True,
+    kept_bytes: int = 2**30,
 ) -> Reference:
     """Run the model as given over the data.
 
@@ -46,6 +51,7 @@ def reference_pass(
         metric: Anything that `joulewise.metrics.as_metric` takes; None for the default of the
             targets.
         required: True to refuse targets without a default metric, False to ignore them.
+        kept_bytes: See `GivenOutputs`.
 
     Raises:
         DataError: if targets do not fit the outputs or the metric, or a metric has no targets.
@@ -59,31 +65,30 @@ def reference_pass(
             "with labels"
         )
     memory.original()
-    outputs: list[Tensor | None] = []
+    outputs = GivenOutputs(kept_bytes)
     resolved: Metric | None = None
-    for number, batch in enumerate(batches):
-        # Clones: the model may write to its inputs, which is known only after a pass.
-        output = memory.run(cloned(batch.inputs))
-        check_finite(memory.placement.model, batch.inputs, output, "without any fault")
-        main = main_tensor(output)
-        if main is None:
-            outputs.append(None)
-        else:
-            # A copy: a model may return its own buffer, and a metric may work in place.
-            dtype = torch.float64 if main.dtype == torch.float64 else torch.float32
-            outputs.append(main.to(dtype, copy=True))
-        if number == 0 and (batch.targets is not None or (given and given.compares)):
-            # Labels that may be those of tokens are compared with the tensor, shifted by one.
-            tokens = batch.labels and main is not None and main.ndim == 3
-            seen = output if given is not None and given.raw and not tokens else main
-            targets = _targets(given, batch, outputs[0])
-            if is_loss(given or default_metric(seen, targets)):
-                check_logits(output)
-            resolved = resolve_metric(given, seen, targets, labels=batch.labels, required=required)
-            accumulator = None if resolved is None else resolved.new()
-        if resolved is not None and accumulator is not None:
-            targets = _targets(resolved, batch, outputs[-1])
-            accumulator.update(output if resolved.raw else main, targets)
+    layers = [layer for layer in memory.placement.model.modules() if type(layer) is nn.Linear]
+    with output_layer(layers) as source:
+        for number, batch in enumerate(batches):
+            # Clones: the model may write to its inputs, which is known only after a pass.
+            output = memory.run(cloned(batch.inputs))
+            check_finite(memory.placement.model, batch.inputs, output, "without any fault")
+            main = main_tensor(output)
+            outputs.append(main, source(main))
+            if number == 0 and (batch.targets is not None or (given and given.compares)):
+                # Labels that may be those of tokens are compared with the tensor, shifted by one.
+                tokens = batch.labels and main is not None and main.ndim == 3
+                seen = output if given is not None and given.raw and not tokens else main
+                targets = _targets(given, batch, outputs[0])
+                if is_loss(given or default_metric(seen, targets)):
+                    check_logits(output)
+                resolved = resolve_metric(
+                    given, seen, targets, labels=batch.labels, required=required
+                )
+                accumulator = None if resolved is None else resolved.new()
+            if resolved is not None and accumulator is not None:
+                targets = _targets(resolved, batch, outputs[-1])
+                accumulator.update(output if resolved.raw else main, targets)
     if resolved is None or accumulator is None:
         return Reference(outputs, None, None)
     value = accumulator.compute()

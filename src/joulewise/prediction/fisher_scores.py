@@ -25,6 +25,7 @@ from joulewise.errors import DataError, refuse
 from joulewise.metrics import divergences
 from joulewise.placement import Placed, check_finite, differentiating
 from joulewise.placement.execution import check_logits, tensor_of
+from joulewise.placement.given_outputs import output_layer
 from joulewise.prediction.counted_rows import counted_rows
 from joulewise.prediction.large_faults import HeldWords, LargeFault
 from joulewise.prediction.linearisation import ActivationUse
@@ -160,6 +161,7 @@ class FisherScores:
         self.head = self._found_head()
         self._held: Head | None = None
         self._held_weight: Tensor | None = None
+        self._kept: tuple[int, Tensor] | None = None
 
     def moments_of(self, name: str) -> ReadMoments:
         """Moments of a placed weight at its point."""
@@ -192,9 +194,8 @@ class FisherScores:
         for place, name in self._moving:
             m, leaf = self.moments_of(name), self.means[name].data
             generator = self.generator(m.mean.device, number, draw, place)
-            noise = m.noise(generator, scale)
             # In place: the memory of the passes before is taken again.
-            leaf.copy_(noise.add_(m.mean))
+            leaf.copy_(m.noise(generator, scale, leaf).add_(m.mean))
         self._hold(held)
 
     def mirror(self, held: Mapping[str, HeldWords]) -> None:
@@ -215,7 +216,7 @@ class FisherScores:
 
     def _found_head(self) -> Head | None:
         """The linear layer with a placed weight whose output, unchanged, is that of the model."""
-        problem, calls = self._problem, list[tuple[nn.Linear, Tensor, int]]()
+        problem = self._problem
         linear = {
             module: placed
             for placed in problem.placement.weights
@@ -225,20 +226,12 @@ class FisherScores:
             if any(module.weight is own for own in problem.memory.parameters[placed.name])
             and not module._forward_hooks
         }
-        with ExitStack() as stack:
-            for module in linear:
-                hook = module.register_forward_hook(partial(_remember, calls))
-                stack.callback(hook.remove)
+        with output_layer(linear) as source:
             problem.memory.original()
             output = problem.memory.run(problem.batches[problem.numbers[0]].inputs)
         check_logits(output)
-        logits = tensor_of(output)
-        uses = [layer for layer, _, _ in calls]
-        for layer, found, version in calls:
-            same = found.data_ptr() == logits.data_ptr() and found.shape == logits.shape
-            if same and logits._version == version and uses.count(layer) == 1:
-                return Head(linear[layer].name, layer)
-        return None
+        found = source(tensor_of(output))
+        return None if found is None else Head(linear[found.layer].name, found.layer)
 
     def tried(
         self, one: LossPass, fault: LargeFault, others: Sequence[LargeFault]
@@ -288,7 +281,7 @@ class FisherScores:
             activations.append(use)
             return mean
 
-        batch, reference = problem.batches[number], problem.references[number]
+        batch = problem.batches[number]
         problem.memory.expect(problem.points, self.means, observe)
         hidden: list[Tensor] = []
         with torch.set_grad_enabled(graph), ExitStack() as stack:
@@ -301,11 +294,19 @@ class FisherScores:
         return LossPass(
             number=number,
             log_p=log_p,
-            given=reference[counts].float().log_softmax(-1),
+            given=self._given(number, counts),
             classes=classes,
             hidden=hidden[-1].detach()[counts] if hidden else None,
             activations=activations,
         )
+
+    def _given(self, number: int, counts: Tensor) -> Tensor:
+        """Logarithms of the probabilities of the model as given; those of one batch are kept."""
+        if self._kept is None or self._kept[0] != number:
+            self._kept = None  # frees its memory first
+            logits = self._problem.references[number][counts]
+            self._kept = number, logits.float().log_softmax(-1)
+        return self._kept[1]
 
     def draw(self, one: LossPass, number: int, take: WeightGradient) -> Draw:
         """Differentiate a random combination of the logits.
@@ -361,9 +362,3 @@ class FisherScores:
         table["weight"] = self.means[self.head.name].detach() if held is None else held
         hook = self.head.module.register_forward_pre_hook(lambda _, args: hidden.append(args[0]))
         return hook.remove
-
-
-def _remember(
-    calls: list[tuple[nn.Linear, Tensor, int]], module: Any, args: Any, output: Tensor
-) -> None:
-    calls.append((module, output, output._version))

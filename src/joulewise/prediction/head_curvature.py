@@ -35,7 +35,7 @@ class HeadCurvature:
 
     def __init__(self, part: Part, problem: Problem) -> None:
         self.part, self._rows = part, 0.0
-        self._information: Tensor | None = None
+        self._squares: Tensor | None = None
         self.faults: HeadFaults | None = None
         if part.has_single_faults:
             memory = part.placed.device
@@ -46,18 +46,18 @@ class HeadCurvature:
         """Add rows; see `HeadFaults.add`, for which ``weight`` is 1."""
         spread = log_p.exp()
         spread.addcmul_(spread, spread, value=-1)  # p (1 - p), in place: logits are large
-        if self._information is None:
-            self._information = torch.zeros(log_p.shape[1], inputs.shape[1]).to(log_p)
-        self._information.addmm_(spread.mT, inputs.float().square(), alpha=weight)
+        information = spread.mT @ inputs.float().square()
+        squares = self.part.classes.summed(information, by_channel=self.part.by_channel)
+        addend = weight * squares.cpu()
+        self._squares = addend if self._squares is None else self._squares + addend
         self._rows += weight * len(log_p)
         if self.faults is not None:
             self.faults.add(inputs, log_p)
 
     def squares(self) -> Tensor:
         """Information summed over the words of each class, mean over rows; see `Part`."""
-        assert self._information is not None
-        by_channel = self.part.by_channel
-        return self.part.classes.summed(self._information, by_channel=by_channel).cpu() / self._rows
+        assert self._squares is not None
+        return self._squares / self._rows
 
     def contribution(self) -> Tensor:
         """Contribution to the divergence at the plan, nats; differentiable."""

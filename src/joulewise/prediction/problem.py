@@ -28,6 +28,9 @@ from joulewise.prediction.forecast import Forecast
 
 __all__ = ["Method", "Problem", "loaded_problem"]
 
+# See `joulewise.placement.GivenOutputs`: passes with gradients cost more than outputs do.
+_KEPT_BYTES = 2**26
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Problem:
@@ -115,10 +118,9 @@ def loaded_problem(
     if not targets:
         batches = [replace(batch, targets=None) for batch in batches]
     with private_memory(placement, frozen=True) as memory:
-        reference = reference_pass(memory, batches, metric, required=False)
-        outputs = [tensor for tensor in reference.outputs if tensor is not None]
-        several = one_shape and len({output.shape[1:] for output in outputs}) > 1
-        if len(outputs) < len(batches) or several:
+        reference = reference_pass(memory, batches, metric, required=False, kept_bytes=_KEPT_BYTES)
+        shapes = {shape and shape[1:] for shape in reference.outputs.shapes}
+        if None in shapes or (one_shape and len(shapes) > 1):
             got = "outputs without a tensor of one shape, such as lists of detections"
             refuse("the model", f"one with {got}", "simulate, with a metric", ModelError)
         yield Problem(
@@ -127,7 +129,7 @@ def loaded_problem(
             plan=plan,
             points=points,
             batches=batches,
-            references=outputs,
+            references=reference.outputs,
             metric=reference.metric,
             progress=progress,
             numbers=range(len(batches)),

@@ -1,15 +1,17 @@
-"""Store records of benchmarks compactly: numbers to six significant digits, as .json.gz.
+"""Records of benchmarks. Store them compactly: numbers to six significant digits, as .json.gz.
 
-python benchmarks/compact.py results/recovery.json [...]
+python benchmarks/records.py results/recovery.json [...]
 """
 
 import gzip
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
 
 from joulewise.files import write_atomically
+from joulewise.study import Environment
 
 
 def main() -> None:
@@ -29,10 +31,28 @@ def rounded(value: Any) -> Any:
     return [rounded(inner) for inner in value] if isinstance(value, list) else value
 
 
+def origin() -> dict[str, Any]:
+    """The command that runs, and its environment."""
+    return {
+        "command": shlex.join(["python", *sys.argv]),
+        "environment": Environment.now().model_dump(),
+    }
+
+
+def opened(path: Path) -> dict[str, Any]:
+    """A record with its rows so far, under ``results``, and the present origin."""
+    record: dict[str, Any] = read_record(path) if path.exists() else {"results": []}
+    return record | origin()
+
+
 def read_record(path: Path) -> Any:
     """A record as a benchmark wrote it, or compact."""
     content = path.read_bytes()
     return json.loads(gzip.decompress(content) if path.suffix == ".gz" else content)
+
+
+def write_record(path: Path, record: Any) -> None:
+    write_atomically(path, json.dumps(record, indent=1))
 
 
 if __name__ == "__main__":
