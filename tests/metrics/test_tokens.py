@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import transformers
 from torch.nn.functional import kl_div
 from torchmetrics.functional.text import perplexity
 from transformers import GPT2Config, GPT2LMHeadModel
@@ -147,6 +148,43 @@ def test_masked_tokens_do_not_count(gpt):
     cut, whole = simulated(KLDivergence(), batches(ids[:, :7]), batches(ids, attention_mask=mask))
     # Log-probabilities near log(31) are rounded to float32.
     assert whole == pytest.approx(cut, abs=6e-8 * math.log(31))
+    pads = KLDivergence(ignore_index=0)  # of targets; there are none here
+    cut, whole = simulated(pads, batches(ids[:, :7]), batches(ids, attention_mask=mask))
+    assert whole == pytest.approx(cut, abs=6e-8 * math.log(31))
+
+
+def test_padding_on_the_left_leaves_the_loss_as_it_is(gpt):
+    ids = torch.randint(31, (8, 12), generator=torch.Generator().manual_seed(0))
+    mask = torch.ones_like(ids)
+    mask[:, :5] = 0
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    placement = jw.place(gpt, weights=jw.SRAM(bits=8), example_inputs={"input_ids": ids[:2]})
+    padded = batches(ids, attention_mask=mask, position_ids=positions, labels=ids)
+    cut, whole = (
+        jw.simulate(placement, data, at={"eta": 0.5}, chips=2).values
+        for data in (batches(ids[:, 5:], labels=ids[:, 5:]), padded)
+    )
+    assert whole == pytest.approx(cut, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["BertForMaskedLM", "BertForTokenClassification", "T5"])
+def test_labels_of_models_that_are_not_causal(name):
+    """Their losses compare labels with the output at the same position."""
+    sizes = dict(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
+    with seeded(0):
+        if name == "T5":
+            sizes = dict(d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
+            config = transformers.T5Config(vocab_size=31, **sizes, decoder_start_token_id=0)
+            model = transformers.T5ForConditionalGeneration(config).eval()
+        else:
+            config = transformers.BertConfig(vocab_size=31, **sizes, num_labels=31)
+            model = getattr(transformers, name)(config).eval()
+        ids, labels = torch.randint(31, (4, 6)), torch.randint(31, (4, 6))
+    labels[:, 2] = -100
+    data = [{"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}]
+    placement = jw.place(model, weights=jw.SRAM(bits=8), example_inputs=data[0])
+    found = jw.simulate(placement, data, at={"eta": 0.9}, chips=2)
+    assert found.original == pytest.approx(float(model(**data[0]).loss.detach()), rel=1e-5)
 
 
 def simulation(values, metric=None, ideal=20.0):

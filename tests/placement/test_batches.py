@@ -8,6 +8,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 from joulewise.data import Batches, Dataset, Split, load_digits
 from joulewise.errors import DataError
 from joulewise.placement.batches import prepare
+from language_models import llama
 
 X = torch.randn(10, 4, generator=torch.Generator().manual_seed(0))
 Y = torch.arange(10) % 3
@@ -53,6 +54,20 @@ def test_labels_of_a_mapping_are_targets():
     model.config = transformers.T5Config()
     (batch,) = prepare([{"input_ids": X, "labels": Y}], model)
     assert list(batch.inputs) == ["input_ids", "labels"] and torch.equal(batch.targets, Y)
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        (torch.tensor([[1, 2], [53, 0]]), "a token of input_ids is 53; allowed: 0 to 52"),
+        (torch.tensor([[1, -1]]), "a token of input_ids is -1; allowed"),
+        (torch.ones(1, 2), "type of input_ids is float32; allowed: integers"),
+        (torch.ones(2, 0, dtype=torch.long), r"shape of input_ids is \[2, 0\]; allowed"),
+    ],
+)
+def test_tokens_that_a_model_does_not_have(ids, message):
+    with pytest.raises(DataError, match=message):
+        prepare([{"input_ids": ids}], llama())
 
 
 def test_several_inputs_and_targets_of_any_kind():

@@ -88,6 +88,7 @@ def by_keyword(model, h):
         (inputs_written, False),
         (by_keyword, False),
         (lambda model, h: None, False),
+        (lambda model, h: model.head(h[:9]).T, False),
     ],
 )
 def test_the_layer_that_gives_the_output(use, found):
@@ -122,3 +123,17 @@ def test_precision():
             outputs = reference_pass(memory, batches, kept_bytes=0).outputs
             assert outputs[0].dtype == read
             assert torch.equal(outputs[0].to(dtype), model(X.to(dtype)))
+
+
+def test_autocast_in_the_model():
+    """A layer computes in another type there than its weights have: its output is kept."""
+
+    class Cast(nn.Sequential):
+        def forward(self, x):
+            with torch.autocast("cpu", torch.bfloat16):
+                return super().forward(x)
+
+    model = Cast(*wide())
+    with private_memory(place(model, weights=SRAM(bits=4))) as memory, torch.no_grad():
+        outputs = reference_pass(memory, prepare([X], model), kept_bytes=0).outputs
+        assert torch.equal(outputs[0], model(X).float())

@@ -26,6 +26,13 @@ def placement(model):
     return jw.place(model, weights=memory, kv_cache=memory, example_inputs=example)
 
 
+def test_contexts_that_do_not_fit(model, placement):
+    with pytest.raises(InputError, match="context is 17; allowed: at most 16, the tokens of"):
+        token_energy(placement, at={"eta": POINT}, context=17)
+    with pytest.raises(InputError, match="context is 1000000000; allowed: at most 31, by max_pos"):
+        token_energy(jw.place(model, weights=jw.SRAM()), at={"eta": POINT}, context=10**9)
+
+
 def joules(words):
     return words * 8 * BIT_J * POINT
 

@@ -383,8 +383,21 @@ def test_moments_are_estimated_once(net, monkeypatch):
     assert counts[1] == 2 * counts[0]
 
 
+def test_estimated_moments_are_not_written_to(net):
+    """Noise of one draw is not that of the next."""
+    model, batches = net
+    weak = jw.CorrelatedMap(row=0.2)
+    memory = jw.SRAM(bits=8, fault=jw.Flip(), fault_map=weak, protection=SECDED())
+    placement = jw.place(model, weights=memory, example_inputs=batches[0][0])
+    at = {"eta": 0.45}
+    second = jw.predict(placement, batches, at=at, method=Fisher(draws=32, higher_order=False))
+    found = jw.predict(placement, batches, at=at, method=Fisher(draws=32, most_draws=32))
+    # Second order is within a third of all orders here; noise that adds up is orders beyond.
+    assert float(found.divergence) == pytest.approx(float(second.divergence), rel=1 / 3)
+
+
 def test_padding_on_the_left(gpt):
-    """Rows are those of the metric, and of the losses of transformers."""
+    """The first token does not count: its prediction would come from padding."""
     model, batches = gpt
     ids, mask = batches[0]["input_ids"], torch.ones(2, 12, dtype=torch.long)
     mask[0, :5] = 0
@@ -393,8 +406,9 @@ def test_padding_on_the_left(gpt):
     found = jw.predict(placement, data, at={"eta": 0.6}, method="fisher")
     with torch.no_grad():
         labels = ids.masked_fill(mask == 0, -100)
+        labels[0, 5] = -100
         loss = model(input_ids=ids, attention_mask=mask, labels=labels).loss
-    assert found.rows == 11 + 7 and found.given == pytest.approx(float(loss), rel=1e-5)
+    assert found.rows == 11 + 6 and found.given == pytest.approx(float(loss), rel=1e-5)
 
 
 def test_batches_in_which_nothing_counts(gpt):
@@ -590,3 +604,51 @@ def test_tied_tables_in_word_memories():
     assert float(found.divergence) == pytest.approx(chips.mean, abs=reach)
     for name, part in found.contributions.items():
         assert float(part) == pytest.approx(float(second.contributions[name]), rel=0.25)
+
+
+def test_points_by_channel_of_a_head():
+    """Classes fail at their own rates: unlikely ones cost by large faults, likely ones do not."""
+    generator = torch.Generator().manual_seed(0)
+    weight = 0.3 * torch.randn(60, 8, generator=generator)
+    weight[:30, 2] -= 0.8
+    weight[30:] *= 0.2
+    weight[30:, 2] += 0.16
+    inputs = torch.randn(5, 8, generator=generator)
+    inputs[:, 2] += 14.0
+    model = nn.Sequential(nn.Identity(), nn.Linear(8, 60, bias=False)).eval()
+    model[1].weight.data = weight
+    placement = jw.place(model, weights=jw.SRAM(bits=8, channel_dim=0), example_inputs=inputs)
+
+    def plan(unlikely, likely):
+        eta = [[unlikely]] * 30 + [[likely]] * 30
+        return placement.plan({"eta": torch.tensor(eta, dtype=torch.float64)})
+
+    together = {}
+    for etas in ((0.6, 0.6), (0.6, 1.0), (1.0, 0.6)):
+        forecast = jw.predict(placement, [inputs], at=plan(*etas), method=Fisher(draws=4))
+        together[etas] = float(forecast.total_contribution)
+        found = jw.simulate(placement, [inputs], at=plan(*etas), chips=3000, metric=KLDivergence())
+        error = 3 * found.interval().half_width / 1.96
+        assert float(forecast.divergence) == pytest.approx(found.mean, abs=error), etas
+    # Faults are rare, so that those of both halves add up.
+    parts = together[0.6, 1.0] + together[1.0, 0.6]
+    assert parts == pytest.approx(together[0.6, 0.6], rel=0.05)
+    assert together[0.6, 1.0] < 0.8 * together[0.6, 0.6]
+    with pytest.raises(InputError, match="granularity is by output channel for 1.weight, which"):
+        jw.error_model(placement, [inputs], at=plan(0.6, 0.6), of="divergence")
+
+
+def test_large_faults_are_found_in_one_batch_too(net):
+    model, batches = net
+    model = copy.deepcopy(model)
+    model[2].weight.data *= 5
+    placement = jw.place(
+        model, weights=jw.SRAM(bits=8), include=["0.weight"], example_inputs=batches[0][0]
+    )
+    whole = [torch.cat([inputs for inputs, _ in batches])]
+    found = [
+        jw.predict(placement, data, at={"eta": 0.7}, method=Fisher(draws=64, most_draws=64))
+        for data in (whole, list(whole[0].split(6)))
+    ]
+    one, several = (sum(forecast.large_faults.values()) for forecast in found)
+    assert one > 0.7 * several

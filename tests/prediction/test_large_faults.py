@@ -24,7 +24,7 @@ def searched():
         large = LargeFaults(problem, {"weight": part})
         gradient = torch.full((4, 6), 1e-4)
         gradient[1, 2], gradient[3, 0] = 40.0, 3.0
-        large.search("weight", gradient, rows=2)
+        large.search("weight", gradient, rows=2, draws=1)
         large.select(1)
         yield large, problem
 

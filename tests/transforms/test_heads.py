@@ -104,10 +104,21 @@ def test_faults_cost_less(ids):
     assert found["rotated"] < found["as it is"] / 2
 
 
+def test_a_model_may_ask_for_the_weight_of_its_head():
+    turned = rotate_head(gpt())
+    assert turned.lm_head.weight.dtype == torch.float32
+    assert list(turned.lm_head.parameters())[0] is turned.lm_head.weight
+
+
 def test_what_is_refused():
     with pytest.raises(InputError, match="^model is 3"):
         center_head(3)
     with pytest.raises(ModelError, match="a Linear, whose output embeddings are a NoneType"):
         center_head(nn.Linear(2, 2))
+    broken = gpt()
+    broken.lm_head.weight.data[3, 2] = torch.nan
+    for transform in (center_head, rotate_head):
+        with pytest.raises(ModelError, match="weight of the head is NaN or infinite; allowed"):
+            transform(broken)
     with pytest.raises(InputError, match="^seed is -1"):
         rotate_head(gpt(), seed=-1)

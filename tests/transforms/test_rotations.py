@@ -46,6 +46,9 @@ def test_layers_with_two_names():
 
 
 def test_what_is_refused():
+    for include in ("*", "0", [3]):
+        with pytest.raises(InputError, match="^include is .*; allowed: a list of patterns"):
+            rotate_linear(nn.Sequential(nn.Linear(2, 2)), include)
     with pytest.raises(InputError, match="'1', which matches no linear layer; allowed: one of 0"):
         rotate_linear(nn.Sequential(nn.Linear(2, 2)), ["1"])
     shared = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))

@@ -117,8 +117,10 @@ class ReadMoments:
         # The spacing of numbers at the mean.
         _, exponent = torch.frexp(self.mean.float())
         u = torch.ldexp(torch.full_like(noise, torch.finfo(self.mean.dtype).eps / 2), exponent)
+        u = torch.where(self.mean == 0, 0.0, u)  # next to 0, numbers are as fine as noise is
         # Below it, noise is one step or none; above it, rounding adds u^2 / 12.
-        fine = noise * (1 - u.square() / (12 * var)).clamp(min=0).sqrt()
+        left = torch.where(u == 0, 1.0, 1 - u.square() / (12 * var))
+        fine = noise * left.clamp(min=0).sqrt()
         uniform = torch.empty_like(noise).uniform_(generator=generator)
         coarse = noise.sign() * torch.where(uniform * u.square() < var, u, 0.0)
         return torch.where(var < u.square(), coarse, fine)

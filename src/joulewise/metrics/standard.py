@@ -72,9 +72,8 @@ def resolve_metric(
         value: Anything that `as_metric` takes; None for the `default_metric`.
         outputs: Outputs of the first batch, by the model as given.
         targets: Targets of the first batch; `Compared` for a metric that compares.
-        labels: True if the targets were the entry ``labels`` of a dict. Beside outputs ``[batch,
-            tokens, classes]`` they are then compared as by `NextToken`. Labels of a model that is
-            not causal belong into a tuple ``(inputs, targets)``.
+        labels: True if the targets were the entry ``labels`` of a dict, for a causal model. Beside
+            outputs ``[batch, tokens, classes]`` they are then compared as by `NextToken`.
         required: False to return None, instead of refusing, if no metric is given or chosen.
 
     Returns:

@@ -29,7 +29,7 @@ class Batch:
     Args:
         inputs: As for `joulewise.placement.execution.call`.
         targets: A tensor with the batch as its first axis, or anything else that a metric takes.
-        labels: True if the targets were the entry ``labels`` of a mapping.
+        labels: True if the targets were the entry ``labels`` of a mapping, for a causal model.
     """
 
     inputs: Any
@@ -78,7 +78,9 @@ def prepare(data: Split | Iterable[Any], model: nn.Module, batch: int | None = N
         if isinstance(inputs, Tensor) and isinstance(data, Split) and inputs.is_floating_point():
             inputs = inputs.to(parameter.dtype)  # a split holds float32, whatever the model is
         targets = _targets(targets, inputs, parameter.device)
-        batches.append(Batch(inputs, _without_masked(targets, inputs), labels))
+        if not _is_encoder_decoder(model):  # whose attention mask is that of other tokens
+            targets = _without_masked(targets, inputs, shifted=labels)
+        batches.append(Batch(inputs, targets, labels))
     if not batches:
         raise DataError("the data holds no batch; allowed: at least one batch of samples")
     if len({(b.targets is None, b.labels, _kind(b.inputs)) for b in batches}) > 1:
@@ -117,19 +119,45 @@ def _fitting(numbers: int) -> int:
 
 
 def _parts(item: Any, model: nn.Module) -> tuple[Any, Any, bool]:
-    """Inputs and targets of a batch, and True if the targets are labels of a mapping."""
+    """Inputs and targets of a batch, and True if the targets are labels of the next token."""
     if isinstance(item, Mapping):
         check_entries(item)
         inputs = dict(item)
         labels = inputs.get("labels")
-        config = getattr(model, "config", None)
-        if not getattr(config, "is_encoder_decoder", False):  # derives decoder inputs from labels
-            inputs.pop("labels", None)
-            _check_labels(labels, inputs.get("input_ids"))
-        return inputs, labels, labels is not None
+        _check_ids(inputs.get("input_ids"), model)
+        if _is_encoder_decoder(model):  # derives decoder inputs from labels
+            return inputs, labels, False
+        inputs.pop("labels", None)
+        _check_labels(labels, inputs.get("input_ids"))
+        # Losses of transformers that compare labels with the output at their own position.
+        own = getattr(model, "loss_type", None) in ("ForMaskedLM", "ForTokenClassification")
+        return inputs, labels, labels is not None and not own
     if isinstance(item, (tuple, list)) and len(item) == 2:
         return item[0], item[1], False
     return item, None, False
+
+
+def _is_encoder_decoder(model: nn.Module) -> bool:
+    return bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
+
+
+def _check_ids(ids: Any, model: nn.Module) -> None:
+    """Refuse token ids that the model's input table does not have."""
+    try:
+        table = model.get_input_embeddings()  # type: ignore[operator]
+    except (AttributeError, NotImplementedError, TypeError):  # no model of transformers
+        return
+    rows = getattr(table, "num_embeddings", None)
+    if not isinstance(ids, Tensor) or not isinstance(rows, int):
+        return
+    if ids.is_floating_point():
+        got = str(ids.dtype).removeprefix("torch.")
+        refuse("the type of input_ids", got, "integers", DataError)
+    if not ids.numel():
+        refuse("the shape of input_ids", list(ids.shape), "one token or more", DataError)
+    if int(ids.min()) < 0 or int(ids.max()) >= rows:
+        wrong = ids[(ids < 0) | (ids >= rows)][0]
+        refuse("a token of input_ids", int(wrong), f"0 to {rows - 1}", DataError)
 
 
 def _check_labels(labels: Any, ids: Any) -> None:
@@ -166,12 +194,24 @@ def _targets(targets: Any, inputs: Any, device: torch.device) -> Any:
     return tensor
 
 
-def _without_masked(targets: Any, inputs: Any) -> Any:
-    """Labels without those of positions that the attention mask leaves out."""
+def _without_masked(targets: Any, inputs: Any, *, shifted: bool) -> Any:
+    """Labels without those of positions that the attention mask leaves out.
+
+    Args:
+        targets: The labels.
+        inputs: Inputs of the batch.
+        shifted: True for labels of the next token, which do not count if the token before them is
+            left out either: its output is that of padding.
+    """
     if not isinstance(targets, Tensor) or targets.ndim < 2 or targets.is_floating_point():
         return targets
     mask = attention_mask(inputs, targets.shape)
-    return targets if mask is None else targets.masked_fill(~mask, NOT_COUNTED)
+    if mask is None:
+        return targets
+    if shifted:
+        mask = mask.clone()
+        mask[:, 1:] &= mask[:, :-1].clone()
+    return targets.masked_fill(~mask, NOT_COUNTED)
 
 
 def attention_mask(inputs: Any, shape: torch.Size) -> Tensor | None:

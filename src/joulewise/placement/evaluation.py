@@ -142,5 +142,6 @@ def _targets(metric: Metric | None, batch: Batch, reference: Tensor | None) -> A
     mask = attention_mask(batch.inputs, reference.shape[:-1])
     if batch.targets is not None or mask is None:
         return Compared(reference, batch.targets)
-    counts = torch.zeros_like(mask, dtype=torch.int64)
-    return Compared(reference, counts.masked_fill(~mask, NOT_COUNTED))
+    ignored = getattr(metric, "ignore_index", NOT_COUNTED)
+    ignored = NOT_COUNTED if ignored is None else int(ignored)
+    return Compared(reference, torch.where(mask, ignored + 1, ignored))

@@ -43,6 +43,10 @@ class _Recomputed:
     def tensor(self) -> Tensor:
         return nn.functional.linear(self._inputs, self._weight, self._bias)
 
+    def gives(self, output: Tensor) -> bool:
+        one_type = self._inputs.dtype == self._weight.dtype == output.dtype
+        return one_type and torch.equal(self.tensor(), output)
+
 
 class GivenOutputs(Sequence[Any]):
     """Main tensors of the outputs, one a batch, float32 or float64; None where one has none.
@@ -69,8 +73,8 @@ class GivenOutputs(Sequence[Any]):
         kept: Tensor | _Recomputed | None = None
         if self._left < output.nbytes and source and source.inputs.numel() < output.numel():
             again = _Recomputed(source)
-            # Hooks and reparametrisations may change what the layer computes.
-            kept = again if torch.equal(again.tensor(), output) else None
+            # Hooks, reparametrisations and autocast may change what the layer computes.
+            kept = again if again.gives(output) else None
         if kept is None:
             # A copy: a model may return its own buffer, and a metric may work in place.
             kept = output.to(_precise(output.dtype), copy=True)
@@ -92,6 +96,12 @@ class GivenOutputs(Sequence[Any]):
 
 def _precise(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    """True if two tensors are the same numbers in memory."""
+    layouts = [(x.data_ptr(), x.shape, x.stride()) for x in (one, other)]
+    return layouts[0] == layouts[1]
 
 
 @contextmanager
@@ -119,8 +129,7 @@ def output_layer(
         uses.clear()
         for layer, inputs, inputs_version, output, version in calls:
             unwritten = output._version == version and inputs._version == inputs_version
-            same = found is not None and found.data_ptr() == output.data_ptr()
-            if same and found.shape == output.shape and unwritten and layer in once:
+            if unwritten and layer in once and isinstance(found, Tensor) and _same(found, output):
                 return LinearOutput(layer, inputs)
         return None
 

@@ -195,8 +195,11 @@ class Placement(Result):
             names = (tensor.device.knob.name, *tensor.device.knob.aliases)
             taken = {name: value for name, value in at.items() if name in names}
             if len(taken) != 1:
-                got = " and ".join(at) or "nothing"
+                got = " and ".join(list(at)[:2]) or "nothing"
+                got += f" and {len(at) - 2} more" if len(at) > 2 else ""
                 allowed = names[0] if len(names) == 1 else f"one of {', '.join(names)}"
+                if any(placed.name in at for placed in self.placed):
+                    allowed += ", or a Plan, for points by tensor"
                 where = f"at, for {tensor.name} on a {type(tensor.device).__name__},"
                 refuse(where, got, allowed, OperatingPointError)
             used.update(taken)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from joulewise.devices import DRAM, EDRAM, HOROWITZ_INT8, Arithmetic
-from joulewise.errors import check_count, check_kind
+from joulewise.errors import check_count, check_kind, refuse
 from joulewise.placement.energy import Energy, energy
 from joulewise.placement.kv_cache import cache_argument, is_cache_name
 from joulewise.placement.memory import private_memory
@@ -75,8 +75,8 @@ def token_energy(
     Args:
         placement: A causal model of transformers; see `joulewise.placement.place`.
         at: Operating points; see `Placement.points`.
-        context: Tokens, 1 or more; with a placed cache at most the positions that it holds. A model
-            with learned positions needs one more, for the generated token.
+        context: Tokens, 1 or more; with a placed cache at most the positions that it holds, unless
+            its window slides, and fewer than the positions of the model.
         batch: Sequences, 1 or more.
         arithmetic: The energy of a multiply-accumulate.
 
@@ -87,6 +87,7 @@ def token_energy(
     check_kind("placement", placement, Placement, "the result of joulewise.place(model, ...)")
     check_count("context", context, 1)
     check_count("batch", batch, 1)
+    _check_context(placement, context)
     argument = cache_argument(placement.model)
     device = next(iter(placement.model.parameters())).device
     ids = torch.zeros(1, context, dtype=torch.long, device=device)
@@ -110,6 +111,18 @@ def token_energy(
         context=context,
         batch=batch,
     )
+
+
+def _check_context(placement: Placement, context: int) -> None:
+    """Refuse more tokens than the model has positions, or than a placed cache holds."""
+    config = getattr(placement.model, "config", None)
+    most = getattr(config, "max_position_embeddings", None)
+    if isinstance(most, int) and context >= most:  # one more position for the generated token
+        refuse("context", context, f"at most {most - 1}, by max_position_embeddings of the model")
+    cells = [p.shape[0] for p in placement.placed if is_cache_name(p.name)]
+    if cells and context > max(cells) and getattr(config, "sliding_window", None) is None:
+        allowed = f"at most {max(cells)}, the tokens of example_inputs of the placed cache"
+        refuse("context", context, allowed)
 
 
 def _layers(placement: Placement) -> list[str]:

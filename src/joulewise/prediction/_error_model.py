@@ -282,7 +282,9 @@ def _divergence_model(
     """
     parts = {part.placed.name: part for group in groups for part in group}
     scores = FisherScores(problem, seed=seed)
-    head = None if scores.head is None else HeadCurvature(parts[scores.head.name], problem)
+    head = None
+    if scores.head is not None:
+        head = HeadCurvature(parts[scores.head.name], problem, variable=True)
     offsets: list[float] = []
     rows, draws = 0, max(_DRAWS, math.ceil(_FEWEST_DRAWS / len(problem.numbers)))
     for place, number in enumerate(problem.numbers, 1):

@@ -16,6 +16,7 @@ from torch.utils.checkpoint import CheckpointError
 
 from joulewise.data import Split
 from joulewise.errors import ModelError, refuse
+from joulewise.metrics import as_metric, is_loss
 from joulewise.placement import At, Placement, guarded, private_memory
 from joulewise.prediction.accumulation import ForecastAccumulator
 from joulewise.prediction.corrected import Corrected
@@ -105,7 +106,8 @@ def predict(
             that are tensors with ``requires_grad`` get gradients from the forecast.
         method: A name of `METHODS`, ``"fisher"``, or a method with options, such as
             ``FirstOrder(probes=4)``.
-        metric: See `joulewise.simulation.simulate`. Top-1 accuracy of outputs ``[batch, classes]``
+        metric: See `joulewise.simulation.simulate`. Method fisher takes losses, for the outputs
+            that they count. Top-1 accuracy of outputs ``[batch, classes]``
             is predicted; for others only the output error, and ``Forecast.refusal`` says why.
         batch_size: Samples in a forward pass; None chooses by the size of a sample.
         progress: True for a bar in terminals and notebooks, or a function of step, done, expected.
@@ -143,6 +145,9 @@ def predict(
             allowed = f"one of {', '.join(METHODS)}, fisher; `import joulewise.contrib` for more"
             refuse("method", repr(method), allowed)
         method = METHODS[method]()
+    if isinstance(method, Fisher) and metric is not None and not is_loss(as_metric(metric)):
+        allowed = "a loss, such as NegativeLogLikelihood or KLDivergence, for method fisher"
+        refuse("metric", as_metric(metric).name, allowed)
     check_executor(executor)
     if executor is not None and not isinstance(method, FirstOrder):
         got = f"given with {type(method).__name__}"

@@ -42,9 +42,11 @@ class Fisher:
     """Loss and divergence by the Fisher information, for outputs that are logits.
 
     Logits ``[batch, classes]`` or ``[batch, tokens, classes]``; targets are not needed for the
-    divergence. Left out are correlations between faults of different words. Choices that faults
-    change, as in a router of experts, are in the whole but have no information: the whole is then
-    divided among the other tensors, or, without higher orders, too low.
+    divergence. Left out are correlations between faults of different words; those of the calls of a
+    layer that a pass calls several times, for its placed activations; for words, the product of the
+    two gradients of a table that is the head too; and large faults of a head's bias. Choices that
+    faults change, as in a router of experts, are in the whole but have no information: the whole is
+    then divided among the other tensors, or, without higher orders, too low.
 
     Args:
         draws: Draws of noise for each batch, 1 or more: two passes, and a backward pass for every

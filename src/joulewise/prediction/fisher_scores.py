@@ -153,10 +153,12 @@ class FisherScores:
         self._placed = {placed.name: placed for placed in problem.placement.weights}
         for name in self._placed:  # one by one: variances are not kept
             m = self.moments_of(name)
-            self.means[name] = m.mean.detach().requires_grad_()
+            estimated = not self._placed[name].device.states_moments
+            # Passes write to the leaf, and estimated moments are kept.
+            self.means[name] = (m.mean.clone() if estimated else m.mean.detach()).requires_grad_()
             if m.common is not None:
                 self.shared.add(name)
-            if not self._placed[name].device.states_moments:  # many reads: not for each move
+            if estimated:  # from many reads: not for each move
                 self._estimated[name] = m
         self.head = self._found_head()
         self._held: Head | None = None

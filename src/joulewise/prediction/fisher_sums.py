@@ -24,6 +24,8 @@ __all__ = ["FisherSums"]
 
 # Levels of the quantiles over chips.
 _LEVELS = (0.05, 0.5, 0.95, 0.99)
+# Share of the divergence by large faults of a head, above which they decide the quantiles.
+_RANDOM = 0.5
 # Multiples of the golden ratio, modulo 1, are spread evenly over [0, 1]: values of t.
 _GOLDEN = (5**0.5 - 1) / 2
 # Batches searched for large faults, and the share of the divergence below which they are not tried.
@@ -157,7 +159,7 @@ class FisherSums:
             # Draws that are not used again, so that words are not selected by what they add.
             scores = math.ceil(_SEARCHED / len(self._problem.numbers))
             for score in range(scores):
-                search = partial(self._large.search, rows=one.rows * scores)
+                search = partial(self._large.search, rows=one.rows, draws=scores)
                 self._scores.draw(one, _SEARCH + score, search)
             self._searched += one.rows > 0
         self._means[number] = _Mean(one.rows, one.divergence, None if losses is None else losses[0])
@@ -292,11 +294,6 @@ class FisherSums:
         problem, rows = self._problem, self.rows
         whole = self.divergence()
         contributions, by_plane = self._contributions()
-        head = self._head if self._counted else None
-        deviations = [0.0] * len(_LEVELS) if head is None else head.deviations(_LEVELS)
-        quantiles = {
-            level: max(whole + away, 0.0) for level, away in zip(_LEVELS, deviations, strict=True)
-        }
         known = self._with_targets == rows
         # Noise that changes choices alone has no information to divide it by.
         noise, curvature = self._noise()
@@ -314,11 +311,19 @@ class FisherSums:
             loss_standard_error=self.standard_error(loss=True) if known else None,
             draws=len(self.draws),
             large_faults={name: float(f.sum()) / tried for name, f in self._tried.items()},
-            quantiles=quantiles if any(deviations) else {},
+            quantiles=self._quantiles(whole),
             given=self._given / rows if known else None,
             mean_loss=self._loss / rows + undivided if known else None,
             loss_excess=self.draws.mean_of("excess") / rows if self.draws.all_orders else 0.0,
         )
+
+    def _quantiles(self, whole: float) -> dict[float, float]:
+        """Quantiles of the divergence over chips; empty where large faults are not most of it."""
+        head = self._head
+        if head is None or head.random_part() < _RANDOM * whole:
+            return {}
+        away = head.deviations(_LEVELS)
+        return {q: max(whole + one, 0.0) for q, one in zip(_LEVELS, away, strict=True)}
 
     def _scale(self) -> float:
         """Contributions to all orders over those from the information, the same for all weights."""

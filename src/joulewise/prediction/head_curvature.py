@@ -13,6 +13,7 @@ from torch import Tensor
 
 from joulewise.devices import Point, WordMemory
 from joulewise.devices.operating_point import as_point
+from joulewise.errors import refuse
 from joulewise.prediction.error_parts import Part
 from joulewise.prediction.head_faults import HeadFaults
 from joulewise.prediction.moment_curves import MomentCurves
@@ -27,20 +28,28 @@ class HeadCurvature:
     Args:
         part: Its placed weight.
         problem: The problem.
+        variable: True if points change after rows are added.
+
+    Raises:
+        InputError: for points by output channel that change: costs are summed over classes.
 
     Attributes:
         part: As given.
         faults: Its large faults; None for memories without words of independent faults.
     """
 
-    def __init__(self, part: Part, problem: Problem) -> None:
+    def __init__(self, part: Part, problem: Problem, *, variable: bool = False) -> None:
         self.part, self._rows = part, 0.0
         self._squares: Tensor | None = None
         self.faults: HeadFaults | None = None
         if part.has_single_faults:
+            if variable and part.by_channel:
+                got = f"by output channel for {part.placed.name}, which gives the logits"
+                refuse("the granularity", got, "one point there, or one for each bit plane")
             memory = part.placed.device
             assert isinstance(memory, WordMemory)
-            self.faults = HeadFaults(memory, problem.memory.stored[part.placed.name])
+            stored = problem.memory.stored[part.placed.name]
+            self.faults = HeadFaults(memory, stored, self._shares() if part.by_channel else None)
 
     def add(self, inputs: Tensor, log_p: Tensor, weight: float = 1.0) -> None:
         """Add rows; see `HeadFaults.add`, for which ``weight`` is 1."""
@@ -73,10 +82,15 @@ class HeadCurvature:
         alone = [rates * plane for plane in torch.eye(rates.shape[1], dtype=rates.dtype)]
         return found + torch.stack([self.faults.excess(some) for some in alone])
 
+    def random_part(self) -> float:
+        """Divergence from large faults, which quantiles take as random events; see `HeadFaults`."""
+        if self.faults is None:
+            return 0.0
+        return self.faults.random_part(self._rates(self.part.rows.detach()))
+
     def deviations(self, levels: Sequence[float]) -> list[float]:
         """Quantiles of the divergence over chips, less its mean; see `HeadFaults.deviations`."""
-        if self.faults is None:
-            return [0.0] * len(levels)
+        assert self.faults is not None
         return self.faults.deviations(self._rates(self.part.rows.detach()), levels)
 
     def beyond(self) -> dict[str, Callable[[Point], Tensor]]:
@@ -98,9 +112,7 @@ class HeadCurvature:
         return lambda point: curve.at(as_point(point), none)
 
     def _at(self, point: Point) -> Tensor:
-        point = as_point(point)
-        own = point.ndim > self.part.rows.ndim - 1
-        return self._excess(point if own else point[None])
+        return self._excess(as_point(point)[None])
 
     def _excess(self, rows: Tensor) -> Tensor:
         assert self.faults is not None
@@ -108,6 +120,14 @@ class HeadCurvature:
 
     def _rates(self, rows: Tensor) -> Tensor:
         """Rates of wrong reads, mean over the rows of points, ``[2, bits]``."""
+        return self._rates_by_row(rows).mean(0)
+
+    def _rates_by_row(self, rows: Tensor) -> Tensor:
         memory = self.part.placed.device
         assert isinstance(memory, WordMemory)
-        return torch.stack([memory.wrong_rates(row) for row in rows]).mean(0)
+        return torch.stack([memory.wrong_rates(row) for row in rows])
+
+    def _shares(self) -> Tensor:
+        """Rates of each class over their mean, ``[kinds, classes]``."""
+        rates = self._rates_by_row(self.part.rows.detach()).double().flatten(1)
+        return (rates / rates.mean(0).clamp(min=1e-300)).mT.contiguous()

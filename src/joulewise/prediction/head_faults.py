@@ -56,10 +56,12 @@ class HeadFaults:
     Args:
         memory: The memory of the head, whose words are not protected.
         stored: Its words, ``[classes, inputs]``.
+        shares: Rates of each class over those that methods take, ``[kinds, classes]``; None for
+            equal rates.
     """
 
-    def __init__(self, memory: WordMemory, stored: Words) -> None:
-        self._memory = memory
+    def __init__(self, memory: WordMemory, stored: Words, shares: Tensor | None = None) -> None:
+        self._memory, self._shares = memory, shares
         classes, inputs = stored.codes.shape
         index = memory.word_classes(stored).index.cpu()
         self._codes = index.numpy()
@@ -121,20 +123,21 @@ class HeadFaults:
             # log(1 + X): the first form where e^D may overflow, the second where X is below 0.
             cost = torch.where(up, _log1p_exp(gain), torch.log1p(p * torch.expm1(change)))
             beyond = cost - p * change - 0.5 * p * (1 - p) * change.square()
-            self._beyond.index_add_(0, kind, beyond)
+            share = self._share(word, kind)
+            self._beyond.index_add_(0, kind, share * beyond)
             bins = ((gain[up] - _LOWEST) / _WIDTH).long().clamp(0, _BINS - 1)
             where = kind[up] * _BINS + bins
-            counts = torch.bincount(where, minlength=self._kinds * _BINS).double()
+            counts = torch.bincount(where, share[up], minlength=self._kinds * _BINS).double()
             together.append((counts.reshape(-1, _BINS) @ kernel).float())
             # Cut off at the end of the histogram, as in the integral that it is compared with.
             single = _log1p_exp(gain[up].clamp(max=_HIGHEST))
-            alone.append(zeros.clone().index_add_(0, kind[up], single))
+            alone.append(zeros.clone().index_add_(0, kind[up], share[up] * single))
             # Its whole divergence, second order included.
             own = cost - p * change
             large = own > _LARGE
             words.append((word * self._kinds + kind)[large])
             costs.append(own[large])
-            self._small.index_add_(0, kind[~large], own[~large])
+            self._small.index_add_(0, kind[~large], (share * own)[~large])
             self._rows += 1
         self._together.append(torch.stack(together))
         self._alone.append(torch.stack(alone))
@@ -185,6 +188,12 @@ class HeadFaults:
         kind, word, change, low = (torch.cat(parts) for parts in zip(*found, strict=True))
         return kind, word, change, low
 
+    def _share(self, word: Tensor, kind: Tensor) -> Tensor:
+        """Relative rate of faults of these words and kinds, float64."""
+        if self._shares is None:
+            return torch.ones(len(word), dtype=torch.float64)
+        return self._shares[kind, word // self._codes.shape[1]]
+
     @property
     def numbers(self) -> int:
         """Numbers that one call of `excess` works on."""
@@ -211,6 +220,17 @@ class HeadFaults:
             competing = competing + (several - alone @ each).sum()
         return competing
 
+    def random_part(self, rates: Tensor) -> float:
+        """Divergence from the faults that quantiles take as random events, one by one, nats.
+
+        Args:
+            rates: See `excess`.
+        """
+        words, costs = self._large
+        kind = words % self._kinds  # the remainder: see `add`
+        rate = rates.detach().double().reshape(-1)[kind]
+        return float((rate * self._share(words // self._kinds, kind)) @ costs) / max(self._rows, 1)
+
     def deviations(self, rates: Tensor, levels: Sequence[float], seed: int = 0) -> list[float]:
         """Quantiles over chips of the divergence from large faults, less its mean, nats.
 
@@ -226,7 +246,8 @@ class HeadFaults:
         each = rates.detach().double().reshape(-1)
         if not len(words):
             return [0.0] * len(levels)
-        rate = each[words % self._kinds]  # the kind is the remainder: see `add`
+        kind = words % self._kinds  # the remainder: see `add`
+        rate = each[kind] * self._share(words // self._kinds, kind)
         # Faults of similar cost are drawn together.
         bins = (costs.clamp(min=1e-12).log() / _WIDTH).floor().long()
         _, group = torch.unique(bins, return_inverse=True)

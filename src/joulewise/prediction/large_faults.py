@@ -99,8 +99,15 @@ class LargeFaults:
         """The words found, by name of their tensor."""
         return {name: words.held for name, words in self._found.items()}
 
-    def search(self, name: str, gradient: Tensor, rows: int) -> None:
-        """Look for large faults by the gradient of a draw of a batch with ``rows`` rows."""
+    def search(self, name: str, gradient: Tensor, rows: int, draws: int) -> None:
+        """Look for large faults by the gradient of one of several draws of a batch.
+
+        Args:
+            name: Name of the placed weight.
+            gradient: Its gradient.
+            rows: Number of rows of the batch.
+            draws: Number of draws of the batch.
+        """
         if name not in self._parts or not rows:
             return
         memory, stored = self._memory(name), self._problem.memory.stored[name]
@@ -114,7 +121,7 @@ class LargeFaults:
         flat = ((farthest * gradient).abs() > least).flatten().nonzero()[:, 0]
         if not len(flat):
             return
-        information = gradient.flatten()[flat].double().square() / rows
+        information = gradient.flatten()[flat].double().square() / (rows * draws)
         found = self._candidates.setdefault(name, {})
         for word, value in zip(flat.tolist(), information.tolist(), strict=True):
             found[word] = found.get(word, 0.0) + value

@@ -44,8 +44,9 @@ class LossForecast(Result):
         large_faults: Part of the contributions from words whose single faults cost more than 0.1
             nats by their curvature, by tensor; these are tried one by one. Empty where they are
             negligible. Those of a head are not among them.
-        quantiles: Quantiles of the divergence over chips, by level, where a head has large faults:
-            their sum is random, the rest is taken to be at its mean. Empty where it has none.
+        quantiles: Quantiles of the divergence over chips, by level, where large faults of a head
+            cause at least half of it: their sum is random, the rest is taken to be at its mean.
+            Empty elsewhere.
         given: Negative log-likelihood of the targets by the model as given; None without targets.
         mean_loss: The same at the mean that is read; see ``mean_divergence``.
         loss_excess: Increase of the loss by noise less that of the divergence: 0 for targets that

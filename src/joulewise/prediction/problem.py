@@ -120,9 +120,13 @@ def loaded_problem(
     with private_memory(placement, frozen=True) as memory:
         reference = reference_pass(memory, batches, metric, required=False, kept_bytes=_KEPT_BYTES)
         shapes = {shape and shape[1:] for shape in reference.outputs.shapes}
-        if None in shapes or (one_shape and len(shapes) > 1):
+        if None in shapes:
             got = "outputs without a tensor of one shape, such as lists of detections"
             refuse("the model", f"one with {got}", "simulate, with a metric", ModelError)
+        if one_shape and len(shapes) > 1:
+            got = "of several shapes, such as sequences of several lengths"
+            allowed = "batches of one shape, method fisher, or simulate"
+            refuse("the outputs", got, allowed, ModelError)
         yield Problem(
             placement=memory.placement,
             memory=memory,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -90,6 +91,24 @@ def hadamard(size: int, seed: int, device: torch.device) -> Tensor:
     return rotation
 
 
+class Rotated(nn.Sequential):
+    """A rotation of the inputs, and a linear layer.
+
+    Args:
+        rotation: The rotation.
+        layer: The layer.
+    """
+
+    def __init__(self, rotation: Product, layer: nn.Linear) -> None:
+        super().__init__(rotation, layer)
+
+    @property
+    def weight(self) -> Tensor:
+        """Stored weight of the layer, whose type and device models ask for."""
+        layer: Any = self[1]
+        return cast(Tensor, layer.weight)
+
+
 def rotated(layer: nn.Linear, matrix: Tensor) -> nn.Sequential:
     """A layer with its weight rotated in place, behind the rotation of its inputs.
 
@@ -99,7 +118,7 @@ def rotated(layer: nn.Linear, matrix: Tensor) -> nn.Sequential:
     """
     with torch.no_grad():
         layer.weight.copy_(layer.weight.double() @ matrix)
-    return nn.Sequential(Product(matrix.to(layer.weight)), layer)
+    return Rotated(Product(matrix.to(layer.weight)), layer)
 
 
 def copied(model: nn.Module) -> nn.Module:

@@ -37,7 +37,7 @@ def center_head(model: nn.Module) -> nn.Module:
 
     Raises:
         InputError: if it is not a module.
-        ModelError: if it has no linear head.
+        ModelError: if it has no linear head, or one that is not finite.
 
     Example:
         >>> from transformers import GPT2Config, GPT2LMHeadModel
@@ -100,6 +100,8 @@ def _head_of(model: nn.Module) -> tuple[nn.Linear, nn.Embedding | None]:
     if not isinstance(found, nn.Linear):
         got = f"a {type(model).__name__}, whose output embeddings are a {type(found).__name__}"
         refuse("the model", got, "a causal language model with a linear head", ModelError)
+    if not found.weight.isfinite().all():
+        refuse("the weight of the head", "NaN or infinite", "finite numbers", ModelError)
     tables = [m for m in model.modules() if isinstance(m, nn.Embedding)]
     tied = [table for table in tables if table.weight is found.weight]
     if len(tied) > 1:

@@ -37,6 +37,8 @@ def rotate_linear(model: nn.Module, include: Sequence[str], *, seed: int = 0) ->
         True
     """
     check_count("seed", seed, 0)
+    if isinstance(include, str) or not all(isinstance(pattern, str) for pattern in include):
+        refuse("include", repr(include), 'a list of patterns, such as ["*.down_proj"]')
     model = copied(model)
     linear = {n: m for n, m in model.named_modules() if type(m) is nn.Linear}
     chosen: dict[nn.Linear, None] = {}
