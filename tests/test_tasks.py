@@ -269,7 +269,7 @@ def test_batches_of_several_lengths():
     assert jw.simulate(placement, data, at={"eta": 0.3}, chips=3).mse
     found = jw.allocate(placement, data, goal=jw.MetricDrop(0.1), chips=20)
     assert found.holds and found.of == "divergence"
-    with pytest.raises(jw.ModelError, match="outputs without a tensor of one shape"):
+    with pytest.raises(jw.ModelError, match="shape of the outputs is another one in some batches"):
         jw.predict(placement, data, at={"eta": 0.3})
     with pytest.raises(jw.ModelError, match="outputs differ in shape from batch to batch"):
         jw.pareto(placement, data, plans=2, chips=2)

@@ -184,7 +184,14 @@ class FisherScores:
         alone = self._held.name if self._held is not None and self._held_weight is None else None
         return ((place, name) for place, name in enumerate(self._placed) if name != alone)
 
-    def move(self, number: int, draw: int, scale: float, held: Mapping[str, HeldWords]) -> None:
+    def move(
+        self,
+        number: int,
+        draw: int,
+        scale: float,
+        held: Mapping[str, HeldWords],
+        before: float | None = None,
+    ) -> None:
         """Set weights to the mean plus ``scale`` times Gaussian noise of their variance.
 
         Args:
@@ -192,9 +199,13 @@ class FisherScores:
             draw: Number of a draw, which seeds it too.
             scale: 0 to 1.
             held: Words without noise, by name of their weight.
+            before: Scale of the same noise in the last call, above 0; None for other noise.
         """
         for place, name in self._moving:
             m, leaf = self.moments_of(name), self.means[name].data
+            if before is not None and leaf.dtype.itemsize >= 4:  # else, what was added is rounded
+                leaf.sub_(m.mean).mul_(scale / before).add_(m.mean)
+                continue
             generator = self.generator(m.mean.device, number, draw, place)
             # In place: the memory of the passes before is taken again.
             leaf.copy_(m.noise(generator, scale, leaf).add_(m.mean))

@@ -184,16 +184,18 @@ class FisherSums:
         if mean_pass is not None:
             curvature, others = self._added(mean_pass, draw, curvature_weight)
             return NoiseDraw(weight, curvature_weight, noise, curvature, others, excess)
+        root = None
         if curvature_weight:
             t = (0.5 + (draw * len(self._problem.batches) + number) * _GOLDEN) % 1
-            self._scores.move(number, draw, t**0.5, self._large.words)
+            root = t**0.5
+            self._scores.move(number, draw, root, self._large.words)
             one = self._scores.forward(number, where=_AT_NOISE)
             if self._head is not None and not self._counted and one.hidden is not None:
                 self._head.add(one.hidden, one.log_p.detach(), curvature_weight)
             curvature, others = self._added(one, draw, curvature_weight)
             del one  # frees the graph
         mean = self._means[number]
-        self._scores.move(number, draw, 1.0, self._large.words)
+        self._scores.move(number, draw, 1.0, self._large.words, root)
         for sign in (1, -1):  # opposite noise: odd orders cancel
             if sign < 0:
                 self._scores.mirror(self._large.words)

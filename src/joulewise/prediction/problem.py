@@ -124,9 +124,9 @@ def loaded_problem(
             got = "outputs without a tensor of one shape, such as lists of detections"
             refuse("the model", f"one with {got}", "simulate, with a metric", ModelError)
         if one_shape and len(shapes) > 1:
-            got = "of several shapes, such as sequences of several lengths"
+            got = "another one in some batches, such as sequences of several lengths"
             allowed = "batches of one shape, method fisher, or simulate"
-            refuse("the outputs", got, allowed, ModelError)
+            refuse("the shape of the outputs", got, allowed, ModelError)
         yield Problem(
             placement=memory.placement,
             memory=memory,
