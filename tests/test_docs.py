@@ -18,6 +18,26 @@ COMMANDS = (
 )
 
 
+PAGES = sorted(
+    path.relative_to(ROOT)
+    for path in (ROOT / "docs").rglob("*.md")
+    if "reference" not in path.parts
+)
+NOTEBOOKS = [path for path in PAGES if "file_format: mystnb" in (ROOT / path).read_text()]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=str)
+def test_the_cells_of_a_page_run(path, capsys):
+    """Without the cells that run a command line, which other tests do."""
+    namespace = {"__name__": "page"}
+    cells = re.findall(r"```\{code-cell\} ipython3\n(.*?)```", (ROOT / path).read_text(), re.DOTALL)
+    assert len(cells) > 4
+    for cell in cells:
+        if not cell.startswith(":tags: [remove-input]"):
+            exec(re.sub(r"chips=\d+", "chips=20", cell), namespace)
+    assert capsys.readouterr().out
+
+
 @pytest.mark.parametrize(("path", "blocks"), [("README.md", 1), ("docs/guide.md", 11)])
 def test_the_python_of_a_document_runs(path, blocks, capsys):
     namespace = {}
@@ -30,11 +50,18 @@ def test_the_python_of_a_document_runs(path, blocks, capsys):
     assert namespace["result"].chips == 20
 
 
-def test_the_readme_is_one_screen_and_its_links_lead_somewhere():
+def test_the_readme_is_one_screen():
     assert len(README.encode()) <= 6000
-    for path in ("README.md", "docs/guide.md", "docs/evidence.md"):
-        for target in re.findall(r"\]\(([^)#]+)\)", (ROOT / path).read_text()):
-            assert "://" in target or (ROOT / path).parent.joinpath(target).exists(), (path, target)
+
+
+@pytest.mark.parametrize("path", [Path("README.md"), *PAGES], ids=str)
+def test_links_lead_somewhere(path):
+    """To files, to pages by their name without ``.md``, or to pages made from the code."""
+    folder = (ROOT / path).parent
+    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", (ROOT / path).read_text()):
+        made = target in ("command-line", "command-line.md") or "reference/" in target
+        exists = made or any(folder.joinpath(name).exists() for name in (target, f"{target}.md"))
+        assert "://" in target or exists, (path, target)
 
 
 def test_values_of_options_in_the_readme_are_allowed():

@@ -50,8 +50,8 @@ def energy_breakdown(view: View) -> Block | None:
         name="energy-breakdown",
         title="Where the energy goes",
         sentence=(
-            f"With reliable memory, {_PARTS[largest]} take {share} of the energy of "
-            f"{view.name(network)}."
+            f"With reliable memory, {share} of the energy of {view.name(network)} is that of "
+            f"{_PARTS[largest]}."
         ),
         charts={
             "Energy": charts.bars(
