@@ -18,12 +18,13 @@ from typing import Any
 
 import torch
 from language_model import simulated, tokens
-from records import origin, write_record
+from records import origin, read_record, write_record
 from transformers import AutoModelForCausalLM
 
 from joulewise.devices import SRAM
 from joulewise.placement import Placement, Plan, place
 from joulewise.prediction import Fisher, predict
+from joulewise.simulation import mean_interval
 from joulewise.study.malloc import keep_freed_memory
 
 BITS, ETA = 8, 0.6
@@ -31,13 +32,17 @@ BITS, ETA = 8, 0.6
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--text", type=Path, required=True)
+    parser.add_argument("--model")
+    parser.add_argument("--text", type=Path)
     parser.add_argument("--sequences", type=int, default=2)
     parser.add_argument("--length", type=int, default=128)
     parser.add_argument("--chips", type=int, default=40)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--table", type=Path, help="a record to print")
     options = parser.parse_args()
+    if options.table is not None:
+        print(table(read_record(options.table)))
+        return
     keep_freed_memory()
     data = tokens(options.model, options.text, options.sequences, options.length)
     model = AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.float32)
@@ -61,16 +66,30 @@ def main() -> None:
         found = divergences(placement, plan_of(placement, names, plane), data, options.chips)
         rows.append({"part": f"plane {plane}", "predicted": predicted, **found})
         print(rows[-1]["part"], predicted, statistics.mean(rows[-1]["divergences"]), flush=True)
-    reliable = divergences(placement, placement.plan(placement.most_reliable()), data, 2)
+    reliable = simulated(placement, data, placement.most_reliable(), options.chips)
     record = {
         **origin(),
         "at": {"eta": ETA},
         "predicted_s": predicted_s,
         "standard_error": forecast.standard_error,
-        "reliable_divergence": statistics.mean(reliable["divergences"]),
+        "reliable_divergences": reliable["divergences"],
         "results": rows,
     }
     write_record(options.out, record)
+
+
+def table(record: dict[str, Any]) -> str:
+    """Rows of Markdown, nats: on chips, beside the same chips at their most reliable point."""
+    lines = ["| disturbed | predicted | on chips |", "|---|---|---|"]
+    for row in record["results"]:
+        pairs = zip(row["divergences"], record["reliable_divergences"], strict=True)
+        found = [one - reliable for one, reliable in pairs]
+        low, high = mean_interval(found)
+        mean = statistics.mean(found)
+        lines.append(
+            f"| {row['part']} | {row['predicted']:.5f} | {mean:.5f} [{low:.5f}, {high:.5f}] |"
+        )
+    return "\n".join(lines)
 
 
 def kind_of(name: str) -> str:

@@ -5,7 +5,7 @@
 FOLDER holds a causal model and its tokenizer, as transformers saves them; FILE a text, perhaps
 compressed by xz. All weight matrices are stored in SRAM words. Each plan is chosen and verified by
 `allocate`, then simulated on text and chips that had no part in it. Rows that OUT already has are
-not computed again.
+not computed again; `--table OUT` prints them.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import statistics
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from language_model import tokens
-from records import opened, write_record
+from records import opened, read_record, write_record
 from torch import nn
 from transformers import AutoModelForCausalLM
 
@@ -27,7 +28,7 @@ from joulewise.allocation import Allocation, Granularity, MetricDrop, allocate
 from joulewise.devices import SRAM
 from joulewise.metrics import Perplexity
 from joulewise.placement import Plan, place, token_energy
-from joulewise.simulation import simulate
+from joulewise.simulation import mean_interval, simulate
 from joulewise.study.malloc import keep_freed_memory
 from joulewise.transforms import center_head, rotate_head
 
@@ -55,16 +56,20 @@ HELD_OUT = 1 << 30
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--text", type=Path, required=True)
+    parser.add_argument("--model")
+    parser.add_argument("--text", type=Path)
     parser.add_argument("--sequences", type=int, default=4)
     parser.add_argument("--length", type=int, default=256)
     parser.add_argument("--chips", type=int, default=20)
     parser.add_argument("--drop", type=float, default=0.02)
     parser.add_argument("--transforms", nargs="*", default=list(TRANSFORMS))
     parser.add_argument("--granularities", nargs="*", default=list(CHOICES))
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--table", type=Path)
     options = parser.parse_args()
+    if options.table is not None:
+        print(table(read_record(options.table)["results"]))
+        return
     keep_freed_memory()
     data = tokens(options.model, options.text, 2 * options.sequences, options.length)
     record = opened(options.out)
@@ -130,6 +135,24 @@ def planned(model: nn.Module, data: list[Any], choice: Choice, options: Any) -> 
         "allocate_s": spent,
         "plan": points_of(found),
     }
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Rows of Markdown."""
+    lines = [
+        "| model | points | shown to hold | memory, mJ a token | of reliable | loss, held out |"
+    ]
+    lines.append("|" + "---|" * 6)
+    for row in rows:
+        losses = [loss - math.log(row["ideal"]) for loss in row["held_out_losses"]]
+        low, high = mean_interval(losses)
+        energy, reliable = row["memory_j_a_token"], row["reliable_j_a_token"]
+        lines.append(
+            f"| {row['transform']} | {row['granularity']} | {'yes' if row['holds'] else 'no'} | "
+            f"{energy * 1e3:.3f} | {energy / reliable:.1%} | "
+            f"{statistics.mean(losses):+.4f} [{low:+.4f}, {high:+.4f}] |"
+        )
+    return "\n".join(lines)
 
 
 def points_of(found: Allocation) -> dict[str, Any]:

@@ -55,6 +55,7 @@ nb_execution_cache_path = str(DOCS.parent / "build/notebooks")
 nb_execution_raise_on_error = True
 nb_execution_timeout = 120
 nb_merge_streams = True
+nb_output_stderr = "remove"  # warnings of packages; errors stop the build
 
 autodoc_typehints = "none"  # signatures have them
 autodoc_member_order = "bysource"

@@ -1,5 +1,6 @@
 """A language model to a plan: perplexity against joules per token.
 
+    pip install transformers
     python examples/language_model.py
     python examples/language_model.py --model FOLDER --text FILE --length 256
 
