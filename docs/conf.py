@@ -45,7 +45,6 @@ extensions = [
     "sphinx_copybutton",
     "sphinx-mathjax-offline",
 ]
-exclude_patterns = ["README.md"]
 # Names in single backticks are links where they are known.
 default_role = "py:obj"
 myst_enable_extensions = ["dollarmath", "deflist", "colon_fence"]

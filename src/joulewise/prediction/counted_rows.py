@@ -46,8 +46,7 @@ def counted_rows(
         refuse("the target", got, "classes, for a loss", DataError)
     if targets.shape != rows:
         return mask, None
-    # The targets alone say what counts, as for the metric: those of masked tokens do not, but with
-    # padding on the left an output before the first token does.
+    # The targets alone say what counts, as for the metric: those of masked tokens do not.
     targets, mask = targets.long(), everything
     if isinstance(metric, NextToken):
         inner = metric.metric

@@ -226,10 +226,14 @@ class HeadFaults:
         Args:
             rates: See `excess`.
         """
-        words, costs = self._large
+        each = rates.detach().double().reshape(-1)
+        return float(self._large_rates(each) @ self._large[1]) / max(self._rows, 1)
+
+    def _large_rates(self, each: Tensor) -> Tensor:
+        """Rate of each large fault, given those of all kinds."""
+        words = self._large[0]
         kind = words % self._kinds  # the remainder: see `add`
-        rate = rates.detach().double().reshape(-1)[kind]
-        return float((rate * self._share(words // self._kinds, kind)) @ costs) / max(self._rows, 1)
+        return each[kind] * self._share(words // self._kinds, kind)
 
     def deviations(self, rates: Tensor, levels: Sequence[float], seed: int = 0) -> list[float]:
         """Quantiles over chips of the divergence from large faults, less its mean, nats.
@@ -246,8 +250,7 @@ class HeadFaults:
         each = rates.detach().double().reshape(-1)
         if not len(words):
             return [0.0] * len(levels)
-        kind = words % self._kinds  # the remainder: see `add`
-        rate = each[kind] * self._share(words // self._kinds, kind)
+        rate = self._large_rates(each)
         # Faults of similar cost are drawn together.
         bins = (costs.clamp(min=1e-12).log() / _WIDTH).floor().long()
         _, group = torch.unique(bins, return_inverse=True)
