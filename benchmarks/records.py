@@ -3,10 +3,12 @@
 python benchmarks/records.py results/recovery.json [...]
 """
 
+import csv
 import gzip
 import json
 import shlex
 import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +48,16 @@ def opened(path: Path) -> dict[str, Any]:
 
 
 def read_record(path: Path) -> Any:
-    """A record as a benchmark wrote it, or compact."""
+    """A record as a benchmark wrote it, or compact; of a study, its rows."""
     content = path.read_bytes()
-    return json.loads(gzip.decompress(content) if path.suffix == ".gz" else content)
+    text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode()
+    return list(csv.DictReader(text.splitlines())) if ".csv" in path.name else json.loads(text)
+
+
+def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table of Markdown."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def write_record(path: Path, record: Any) -> None:
