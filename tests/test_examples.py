@@ -300,3 +300,19 @@ def test_huggingface_finetuning_runs(finetuning, capsys, tmp_path, monkeypatch):
     verdicts = [line for line in lines if line.startswith("  ")]
     assert len(lines) == 6 and all("beside plain steps" in verdict for verdict in verdicts)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_voltage_table_to_a_page_runs(capsys, tmp_path):
+    example("voltage_table").main(tmp_path, epochs=1, chips=20)
+    lines = capsys.readouterr().out.splitlines()
+    assert sum("nJ of memory an inference, holds: True" in line for line in lines) == 4
+    assert "What supply does each network need" in (tmp_path / "index.html").read_text()
+
+
+def test_a_dask_study_runs(capsys, tmp_path):
+    pytest.importorskip("distributed", reason="Dask is not installed")
+    found = example("dask_study")
+    found.main(tmp_path, epochs=1)
+    assert "6 of 6 trials" in capsys.readouterr().out
+    found.main(tmp_path, epochs=1)
+    assert "6 done" in capsys.readouterr().out

@@ -26,7 +26,6 @@ app = typer.Typer(
     help="Energy that neural networks save on unreliable memory, and the accuracy they keep.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
 )
 
 
