@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from joulewise.files import write_atomically
+from joulewise.simulation import mean_interval
 from joulewise.study import Environment
 
 
@@ -60,8 +61,19 @@ def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def bracketed(value: float, interval: Sequence[float], digits: int = 1) -> str:
+    """A value and its interval, such as 44.4 [43.5, 46.0]."""
+    return f"{value:.{digits}f} [{interval[0]:.{digits}f}, {interval[1]:.{digits}f}]"
+
+
 def write_record(path: Path, record: Any) -> None:
     write_atomically(path, json.dumps(record, indent=1))
+
+
+def plus_minus(values: Sequence[float], digits: int = 1) -> str:
+    """A mean and the half width of its 95 % interval, such as 83.7 ± 1.6."""
+    low, high = mean_interval(values)
+    return f"{(low + high) / 2:.{digits}f} ± {(high - low) / 2:.{digits}f}"
 
 
 if __name__ == "__main__":
