@@ -60,6 +60,11 @@ def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def bracketed(value: float, interval: Sequence[float], digits: int = 1) -> str:
+    """A value and its interval, such as 44.4 [43.5, 46.0]."""
+    return f"{value:.{digits}f} [{interval[0]:.{digits}f}, {interval[1]:.{digits}f}]"
+
+
 def write_record(path: Path, record: Any) -> None:
     write_atomically(path, json.dumps(record, indent=1))
 
