@@ -23,11 +23,12 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
-from records import origin, read_record, write_record
+from records import markdown, origin, read_record, write_record
 
 from joulewise.allocation import Granularity, MetricDrop, allocate
 from joulewise.data import Split, load_data
@@ -35,7 +36,6 @@ from joulewise.devices import ISAAC, SRAM, Crossbar, Device, Flip
 from joulewise.models import build, load_weights
 from joulewise.placement import Placement, place
 from joulewise.report.blocks.savings import saving_at_goal
-from joulewise.simulation import mean_interval
 from joulewise.study.malloc import keep_freed_memory
 from joulewise.training import TrainingSpec, train
 
@@ -43,6 +43,7 @@ STORED = {  # networks on CIFAR-10, without any robust training
     "resnet8-cifar": Path("trained/SGD-0-0.safetensors"),
     "resnet20-cifar": Path("trained/resnet20-cifar10.safetensors"),
 }
+NETWORKS = ["cnn", "resnet8", *STORED]
 DROP = 0.005
 MEMORIES: dict[str, Device[Any]] = {
     "mask": SRAM(bits=8),
@@ -55,11 +56,11 @@ MEMORIES: dict[str, Device[Any]] = {
 GRANULARITIES = {
     "network": Granularity(per="network"),
     "tensor": Granularity(),
+    "tensor-2-rails": Granularity(rails=2),
+    "tensor-3-rails": Granularity(rails=3),
     "channel": Granularity(per="channel"),
     "plane": Granularity(per="network", bit_planes=True),
     "tensor-plane": Granularity(bit_planes=True),
-    "tensor-2-rails": Granularity(rails=2),
-    "tensor-3-rails": Granularity(rails=3),
     "tensor-plane-2-rails": Granularity(bit_planes=True, rails=2),
     "tensor-plane-3-rails": Granularity(bit_planes=True, rails=3),
 }
@@ -68,7 +69,7 @@ GRANULARITIES = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", help="a folder with CIFAR-10; digits alone without it")
-    parser.add_argument("--networks", nargs="+", default=["cnn", "resnet8", *STORED])
+    parser.add_argument("--networks", nargs="+", default=NETWORKS)
     parser.add_argument("--memories", nargs="+", choices=list(MEMORIES), default=list(MEMORIES))
     parser.add_argument(
         "--granularities", nargs="+", choices=list(GRANULARITIES), default=list(GRANULARITIES)
@@ -82,14 +83,14 @@ def main() -> None:
         run(network, arguments)
 
 
-def begun(parser: argparse.ArgumentParser, table: Callable[[Path], str]) -> argparse.Namespace:
+def begun(parser: argparse.ArgumentParser, table: Callable[[Any], str]) -> argparse.Namespace:
     """The arguments, with those of every benchmark of allocation; prints a table if that is all."""
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--table", type=Path, help="print the table of what is there, and stop")
     arguments = parser.parse_args()
     if arguments.table is not None:
-        print(table(arguments.table))
+        print(table(read_record(arguments.table)))
         sys.exit()
     keep_freed_memory()
     torch.set_num_threads(arguments.threads)
@@ -155,30 +156,28 @@ def allocated(
     }
 
 
-def table(path: Path) -> str:
-    """Energies and savings, in Markdown."""
-    records = read_record(path)
-    found = {(r["network"], r["memory"], r["granularity"]): r for r in records}
-    lines = [
-        "| network | memory | a point for each | memory energy | against one point | accuracy |"
-    ]
-    lines.append("|---|---|---|---|---|---|")
-    for (network, memory, name), record in sorted(
-        found.items(), key=lambda item: (*item[0][:2], list(GRANULARITIES).index(item[0][2]))
-    ):
-        common, allocation = found.get((network, memory, "network")), record["allocation"]
-        saved = ""
-        if common is not None and name != "network":
-            saved = saving_at_goal(common["allocation"]["at_goal"], allocation["at_goal"])
-            saved = saved or f"{100 * (1 - normalised(record) / normalised(common)):.1f} %"
-        values = allocation["values"]
-        low, high = mean_interval(values)
-        shown = "" if allocation["holds"] else " (not shown)"
-        lines.append(
-            f"| {network} | {memory} | {name} | {100 * normalised(record):.1f} % | {saved} | "
-            f"{100 * sum(values) / len(values):.2f} [{100 * low:.2f}, {100 * high:.2f}]{shown} |"
-        )
-    return "\n".join(lines)
+def table(records: list[dict[str, Any]]) -> str:
+    """One common point in per cent of reliable memory, and what finer plans save of it."""
+    found: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
+    for record in records:
+        case = found.setdefault((record["network"], record["memory"]), {})
+        case[record["granularity"]] = record
+    _, *finer = GRANULARITIES
+    rows = []
+    for case in filter(found.get, product(NETWORKS, MEMORIES)):
+        plans = found[case]
+        common = plans["network"]
+        cells = [saving(common, plans[name]) if name in plans else "" for name in finer]
+        rows.append([*case, f"{100 * normalised(common):.1f} %", *cells])
+    return markdown(["network", "memory", "one point, of reliable", *finer], rows)
+
+
+def saving(common: dict[str, Any], finer: dict[str, Any]) -> str:
+    """Energy saved where both plans just meet the goal."""
+    first, second = common["allocation"], finer["allocation"]
+    if not (first["holds"] and second["holds"]):
+        return "not shown"
+    return saving_at_goal(first["at_goal"], second["at_goal"])
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from records import origin, read_record, write_record
+from records import origin, write_record
 from scipy.optimize import Bounds, NonlinearConstraint, minimize
 
 from allocation import MEMORIES, begun
@@ -74,7 +74,7 @@ CASES: list[Case] = [
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments = begun(parser, lambda path: table(read_record(path)))
+    arguments = begun(parser, table)
     record: dict[str, Any] = {
         **origin(),
         "seed": 0,

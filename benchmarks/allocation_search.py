@@ -39,7 +39,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from records import origin, read_record, write_record
+from records import origin, write_record
 from scipy.optimize import NonlinearConstraint, differential_evolution
 
 from allocation import MEMORIES, begun
@@ -68,7 +68,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--networks", nargs="+", default=["cnn", "resnet8"])
     parser.add_argument("--seeds", type=int, default=3)
-    arguments = begun(parser, lambda path: table(read_record(path)))
+    arguments = begun(parser, table)
     record: dict[str, Any] = {
         **origin(),
         "seeds": list(range(arguments.seeds)),

@@ -23,7 +23,7 @@ from functools import cache
 from typing import Any
 
 import torch
-from records import origin, read_record, write_record
+from records import origin, write_record
 
 from allocation import MEMORIES, begun
 from joulewise.allocation import Granularity
@@ -59,7 +59,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--only", help="cases whose name has this in it")
-    arguments = begun(parser, lambda path: table(read_record(path)))
+    arguments = begun(parser, table)
     record: dict[str, Any] = {
         **origin(),
         "seed": 0,

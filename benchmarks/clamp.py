@@ -17,6 +17,7 @@ import json
 from typing import Any
 
 import torch
+from records import markdown
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -49,11 +50,8 @@ def main() -> None:
         for weights, model in networks(digits)
         for s in NOISE
     ]
-    print(
-        json.dumps({"options": vars(arguments), "rows": rows}, indent=1)
-        if arguments.json
-        else table(rows)
-    )
+    record = {"options": vars(arguments), "rows": rows}
+    print(json.dumps(record, indent=1) if arguments.json else table(record))
 
 
 def scaled(digits: Dataset) -> Dataset:
@@ -112,16 +110,16 @@ def measured(weights: str, model: nn.Module, split: Split, s: float, chips: int)
     }
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    heads = ["weights", "s", "interval", *METHODS, *(f"{method}, no clamp" for method in METHODS)]
-    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
-    for row in rows:
+def table(record: dict[str, Any]) -> str:
+    """Predictions over the simulated error, and those of the published form: moments, no clamp."""
+    rows = []
+    for row in record["rows"]:
         low, high = row["mse_interval"]
+        predicted, unclamped = row["predicted"].values(), row["without_clamp"].values()
         cells = [row["weights"], f"{row['s']:g}", f"±{50 * (high - low) / row['mse']:.1f} %"]
-        for found in (row["predicted"], row["without_clamp"]):
-            cells += [f"{found[method]:.3f}" for method in METHODS]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        rows.append([*cells, *(f"{ratio:.2f}" for ratio in (*predicted, [*unclamped][-1]))])
+    heads = ["weights", "sigma / g_max", "95 % interval of the simulated error"]
+    return markdown([*heads, *record["rows"][0]["predicted"], "published form"], rows)
 
 
 if __name__ == "__main__":

@@ -15,11 +15,12 @@ import argparse
 import json
 import time
 from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from records import origin, write_record
+from records import bracketed, markdown, origin, write_record
 
 from joulewise.data import load_data
 from joulewise.devices import (
@@ -116,6 +117,43 @@ def main() -> None:
                 record["results"].append(row)
                 write_record(options.out, record)
                 print(json.dumps({k: v for k, v in row.items() if k != "seconds"}), flush=True)
+
+
+def faults_in_columns(record: dict[str, Any]) -> str:
+    """Columns of cells by their faults at the lowest supply: as fitted, and as measured."""
+    fit = record["fits"][0]
+    classes = [
+        str(first) if after == first + 1 else f"{first} to {after - 1}"
+        for first, after in pairwise(fit["classes"])
+    ]
+    return markdown(
+        ["faults in a column", *classes, "more"],
+        [
+            ["expected columns", *(f"{count:,.1f}" for count in fit["expected"])],
+            ["observed columns", *(f"{count:,}" for count in fit["observed"])],
+        ],
+    )
+
+
+def accuracies(record: dict[str, Any]) -> str:
+    """Accuracy, yield and output error at each supply with each map."""
+    rows = []
+    for row in sorted(record["results"], key=lambda row: row["v_dd"]):
+        low, high = row["mse_interval"]
+        rows.append(
+            [
+                f"{row['v_dd']:g} V",
+                row["map"],
+                bracketed(100 * row["mean"], (100 * row["low"], 100 * row["high"]), 2),
+                f"{100 * row['quantile_5']:.1f}",
+                f"{100 * row['worst']:.1f}",
+                bracketed(100 * row["yield"], [100 * end for end in row["yield_interval"]]),
+                bracketed(row["mse"], (max(low, 0), high), 3),
+            ]
+        )
+    heads = ["supply", "map", "mean accuracy, %", "5th percentile of chips, %"]
+    heads += ["worst chip, %", "chips within 1 pp of a perfect memory, %", "output error"]
+    return markdown(heads, rows)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ over that of a reliable one, equal for all arms:
 - `SGD, learned points`: those of `SGD` with them.
 
 Accuracy on the test images, mean over fresh chips and then over seeds of training. The interval is
-that of Student's t over seeds, and so are those of differences, which are paired by seed.
+that of Student's t over seeds.
 """
 
 from __future__ import annotations
@@ -26,20 +26,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from records import origin, read_record, write_record
-from scipy import stats
+from records import markdown, origin, read_record, write_record
 
 from joulewise.contrib import NoiseMaximisation
 from joulewise.data import Dataset, load_digits
 from joulewise.devices import SRAM
 from joulewise.models import build, host
 from joulewise.placement import Placement, Plan, energy, place
-from joulewise.simulation import simulate
+from joulewise.simulation import mean_interval, simulate
 from joulewise.study.malloc import keep_freed_memory
 from joulewise.training import TrainingMemory, TrainingSpec, train
 
 ENERGIES = {"cnn": (0.25, 0.2, 0.15), "resnet8": (0.25, 0.2)}
-BASE = "masks"
 
 
 def main() -> None:
@@ -53,7 +51,7 @@ def main() -> None:
     parser.add_argument("--table", type=Path, help="print the table of a record, and nothing else")
     arguments = parser.parse_args()
     if arguments.table is not None:
-        print(table(read_record(arguments.table)["rows"]))
+        print(table(read_record(arguments.table)))
         return
     keep_freed_memory()
     torch.set_num_threads(arguments.threads)
@@ -72,7 +70,7 @@ def main() -> None:
     }
     if arguments.out is not None:
         write_record(arguments.out, record)
-    print(table(rows))
+    print(table(record))
 
 
 def measured(
@@ -103,7 +101,7 @@ def measured(
         common, learned = own.plan({"eta": share}), memory.plan_at(memory.steps)
         arms = {
             "SGD": (plain, common),
-            BASE: (through, common),
+            "masks": (through, common),
             "learned": (own, learned),
             "masks, learned points": (through, learned),
             "SGD, learned points": (plain, learned),
@@ -133,28 +131,21 @@ def perfect(placement: Placement, digits: Dataset) -> float:
     return found
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """Means over seeds in percent, and differences to training at one eta."""
-    arms = list(rows[0]["accuracy"])
-    heads = ["network", "energy", *arms, f"learned - {BASE}"]
-    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
-    for network, share in dict.fromkeys((row["network"], row["energy"]) for row in rows):
-        chosen = [r for r in rows if (r["network"], r["energy"]) == (network, share)]
-        means = {arm: [100 * float(np.mean(r["accuracy"][arm])) for r in chosen] for arm in arms}
-        pairs = zip(means["learned"], means[BASE], strict=True)
-        cells = [network, f"{share:g}", *(interval(means[arm]) for arm in arms)]
-        lines.append(
-            "| " + " | ".join([*cells, interval([one - other for one, other in pairs])]) + " |"
-        )
-    return "\n".join(lines)
+def table(record: dict[str, Any]) -> str:
+    """Accuracies in per cent: means over seeds of training."""
+    found: dict[tuple[str, float], list[dict[str, list[float]]]] = {}
+    for row in record["rows"]:
+        found.setdefault((row["network"], row["energy"]), []).append(row["accuracy"])
+    arms = list(record["rows"][0]["accuracy"])
+    rows = []
+    for (network, share), seeds in found.items():
+        cells = [over_seeds([100 * float(np.mean(seed[arm])) for seed in seeds]) for arm in arms]
+        rows.append([network, f"{share:.2f}", *cells])
+    return markdown(["network", "energy", *arms], rows)
 
 
-def interval(values: list[float]) -> str:
-    mean = float(np.mean(values))
-    if len(values) < 2:
-        return f"{mean:.2f}"
-    half = float(stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5)
-    return f"{mean:.2f} ± {half:.2f}"
+def over_seeds(values: list[float]) -> str:
+    return f"{np.mean(values):.1f} ± {mean_interval(values).half_width:.1f}"
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from records import origin, read_record, write_record
+from records import markdown, origin, read_record, write_record
 from torch import Tensor, nn
 
 from joulewise.contrib import FullCovariance
@@ -138,7 +138,8 @@ def main() -> None:
     parser.add_argument("--table", type=Path, nargs="+", help="print records as Markdown instead")
     arguments = parser.parse_args()
     if arguments.table:
-        print(table([read_record(path) for path in arguments.table]))
+        for path in arguments.table:
+            print(f"{path}\n\n{table(read_record(path))}\n")
         return
     keep_freed_memory()
     torch.set_num_threads(arguments.threads)
@@ -325,29 +326,28 @@ def together(one: Simulation, more: Simulation) -> Simulation:
     return replace(one, values=one.values + more.values, mse=one.mse + more.mse)
 
 
-def table(records: list[dict[str, Any]]) -> str:
-    """Markdown: a row for each network, fault kind and point; accuracies in points."""
-    lines = []
-    for record in records:
-        rows = record["rows"]
-        methods = list(rows[0]["predicted"])
-        heads = ["network", "noise", "point", "points lost", "chips", "simulated MSE", "interval"]
-        heads += [f"{method}: ratio" for method in methods]
-        heads += [f"{method}: accuracy off" for method in methods]
-        command = record.get("simulated_by", record["command"])
-        lines += [f"`{command}`: {rows[0]['data']}, {rows[0]['images']} images", ""]
-        lines += ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
-        for row in rows:
-            low, high = row["mse_interval"]
-            cells = [row["network"], row["noise"], row["point"]]
-            cells += [f"{100 * (row['ideal_accuracy'] - row['accuracy']):.2f}", str(row["chips"])]
-            cells += [f"{row['mse']:.3g}", f"±{50 * (high - low) / row['mse']:.1f} %"]
-            found = [row["predicted"][method] for method in methods]
-            cells += [f"{one['ratio']:.3f}" for one in found]
-            cells += [f"{100 * (one['accuracy'] - row['accuracy']):+.2f}" for one in found]
-            lines.append("| " + " | ".join(cells) + " |")
-        lines.append("")
-    return "\n".join(lines)
+def table(record: dict[str, Any]) -> str:
+    """Each point: predicted over simulated MSE, predicted less simulated accuracy in points."""
+    # Stored predictions of `corrected` are by an earlier version of it.
+    methods = [method for method in record["rows"][0]["predicted"] if method != "corrected"]
+    rows = []
+    for row in record["rows"]:
+        low, high = row["mse_interval"]
+        found = [row["predicted"][method] for method in methods]
+        rows.append(
+            [
+                row["network"],
+                row["noise"],
+                row["point"],
+                f"{100 * (row['ideal_accuracy'] - row['accuracy']):.2f}",
+                f"±{50 * (high - low) / row['mse']:.1f} %",
+                *(f"{one['ratio']:.2f}" for one in found),
+                *(f"{100 * (one['accuracy'] - row['accuracy']):+.2f}" for one in found),
+            ]
+        )
+    heads = ["network", "noise", "point", "points lost", "95 % interval of the simulated MSE"]
+    heads += [f"MSE, {method}" for method in methods]
+    return markdown([*heads, *(f"accuracy, {method}" for method in methods)], rows)
 
 
 def line(row: dict[str, Any]) -> str:

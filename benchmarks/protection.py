@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from records import origin, write_record
+from records import markdown, origin, write_record
 
 from joulewise.allocation import Granularity, MetricDrop, allocate
 from joulewise.data import load_data
@@ -94,6 +94,17 @@ def main() -> None:
                 record["results"].append(row)
                 write_record(options.out, record)
                 print(json.dumps(row), flush=True)
+
+
+def table(record: dict[str, Any]) -> str:
+    """Memory energies in nJ, of plans that are shown to hold."""
+    found: dict[tuple[str, str], dict[str, str]] = {}
+    for row in record["results"]:
+        energy_nj = f"{1e9 * row['memory_j']:.3g}" if row["holds"] else "not shown"
+        found.setdefault((row["network"], row["law"]), {})[row["choice"]] = energy_nj
+    choices = (*PROTECTIONS, "all")
+    rows = [[*case, *(energies[choice] for choice in choices)] for case, energies in found.items()]
+    return markdown(["network", "law", *PROTECTIONS, "any of these, by tensor"], rows)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from records import origin, write_record
+from records import bracketed, markdown, origin, write_record
 from torch import nn
 
 from joulewise.contrib import fit_to_chip
@@ -48,6 +48,7 @@ WEIGHTS = Path("trained/resnet20-cifar10.safetensors")
 FIRST_CHIP = 100
 FITTED = ("scales", "last", "all")
 STAGES = ("before", "statistics", *FITTED)
+MEMORIES = {"mask": "masking, eta", "noise": "additive noise"}
 # Energy of an access for masking; deviation of a weight over the largest one of its tensor.
 POINTS = {
     "cnn": {"mask": 0.2, "noise": 0.12},
@@ -88,11 +89,11 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     began, rows = time.perf_counter(), []
     for network in on_cifar10(arguments) if arguments.data else on_digits(arguments.seeds):
-        for memory in ("mask", "noise"):
+        for memory in MEMORIES:
             for chip in range(FIRST_CHIP, FIRST_CHIP + arguments.chips):
                 rows.append(measured(network, memory, chip, arguments.epochs))
                 write(arguments, rows, time.perf_counter() - began)
-    print(table(summaries(rows)))
+    print(table({"summaries": summaries(rows)}))
 
 
 def on_digits(seeds: int) -> Iterator[Trained]:
@@ -216,23 +217,20 @@ def write(arguments: argparse.Namespace, rows: list[dict[str, Any]], seconds: fl
     write_record(arguments.out, record)
 
 
-def table(found: list[dict[str, Any]]) -> str:
-    """In percent: accuracy, and what is won in pairs, each with half of its interval."""
-    lines = ["| network | memory | perfect | " + " | ".join(STAGES) + " |", "|---" * 8 + "|"]
-    for row in found:
-        cells = [row["network"], f"{row['memory']} {row['point']:g}", f"{100 * row['ideal']:.2f}"]
-        cells += [percent(row["accuracy"][stage]) for stage in STAGES]
-        lines.append("| " + " | ".join(cells) + " |")
-        gains = [f"{percent(row['gain'][stage], '+')}" for stage in STAGES[1:]]
-        lines.append("| | paired gain | | | " + " | ".join(gains) + " |")
-    return "\n".join(lines)
+def table(*records: dict[str, Any]) -> str:
+    """Accuracies in per cent, with their intervals over chips."""
+    rows = []
+    for row in (row for record in records for row in record["summaries"]):
+        memory = f"{MEMORIES[row['memory']]} {row['point']:g}"
+        accuracies = [percent(row["accuracy"][stage]) for stage in STAGES]
+        rows.append([row["network"], memory, f"{100 * row['ideal']:.1f}", *accuracies])
+    stages = ["before", "BatchNorm re-estimated", "scales", "last layer", "all"]
+    return markdown(["network", "memory", "perfect memory", *stages], rows)
 
 
-def percent(found: dict[str, Any], sign: str = "") -> str:
-    if found["interval_95"] is None:
-        return f"{100 * found['mean']:{sign}.2f}"
-    low, high = found["interval_95"]
-    return f"{100 * found['mean']:{sign}.2f} ± {50 * (high - low):.2f}"
+def percent(found: dict[str, Any]) -> str:
+    mean, ends = 100 * found["mean"], found["interval_95"]
+    return f"{mean:.1f}" if ends is None else bracketed(mean, [100 * end for end in ends])
 
 
 if __name__ == "__main__":

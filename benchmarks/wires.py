@@ -15,10 +15,11 @@ import json
 import logging
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from records import origin, write_record
+from records import markdown, origin, write_record
 
 from joulewise.devices import solved_conductances, wire_factors
 
@@ -72,6 +73,24 @@ def main() -> None:
         "results": rows,
     }
     write_record(options.out, record)
+
+
+def table(record: dict[str, Any]) -> str:
+    """Drop, error and seconds of each array."""
+    heads = ["array", "ohms a segment", "mean drop"]
+    heads += ["error of the first-order model, relative to the drop", "nodal equations"]
+    rows = [
+        [
+            f"{row['size']} x {row['size']}",
+            f"{row['ohm']:g}",
+            f"{100 * row['mean_drop']:.1f} %",
+            f"{100 * row['error_over_drop']:.2f} %",
+            f"{row['solved_s']:.2f} s",
+            f"{1e3 * row['first_order_s']:.1f} ms",
+        ]
+        for row in record["results"]
+    ]
+    return markdown([*heads, "first order"], rows)
 
 
 if __name__ == "__main__":
