@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from language_model import predicted, simulated, table
+from language_model import COLUMNS, cells, predicted, simulated
 from prediction_error import network_of
-from records import origin, read_record, write_record
+from records import markdown, origin, read_record, write_record
 from torch import Tensor, nn
 
 from joulewise.data import load_data
@@ -57,7 +57,7 @@ def main() -> None:
     parser.add_argument("--table", type=Path, help="a record to print")
     options = parser.parse_args()
     if options.table is not None:
-        print(table(read_record(options.table)["results"]))
+        print(table(read_record(options.table)))
         return
     torch.set_num_threads(1)
     dataset = load_data(options.data)
@@ -86,6 +86,12 @@ def main() -> None:
         "results": rows,
     }
     write_record(options.out, record)
+
+
+def table(record: dict[str, Any]) -> str:
+    """Divergence and increase of the loss, on chips and predicted, in Markdown."""
+    rows = [[row["network"], *cells(row)] for row in record["results"]]
+    return markdown(["network", *COLUMNS], rows)
 
 
 if __name__ == "__main__":

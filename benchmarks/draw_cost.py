@@ -19,6 +19,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from records import markdown
 from torch import nn
 
 from joulewise.devices import SRAM, Chip, Crossbar, Device
@@ -44,16 +45,19 @@ def main() -> None:
         for name, limit, placement, inputs in cases()
         if arguments.only in name
     ]
-    if arguments.json:
-        print(json.dumps({"torch": torch.__version__, **vars(arguments), "rows": rows}, indent=2))
-        return
-    print(f"torch {torch.__version__}, {arguments.threads} thread(s), batch {BATCH}")
-    for row in rows:
+    found = {"torch": torch.__version__, **vars(arguments), "rows": rows}
+    print(json.dumps(found, indent=2) if arguments.json else table(found))
+
+
+def table(found: dict[str, Any]) -> str:
+    """Draws in plain passes, in Markdown."""
+    rows = []
+    for row in found["rows"]:
         low, high = row["middle_half"]
-        print(
-            f"{row['case']:<44} plain {row['plain_ms']:7.2f} ms   draw {row['ratio']:.3f}x "
-            f"[{low:.3f}, {high:.3f}]   limit {row['limit']}x"
-        )
+        cells = [f"{row['plain_ms']:.1f}", f"{row['ratio']:.2f}", f"[{low:.2f}, {high:.2f}]"]
+        rows.append([row["case"], *cells, f"{row['limit']:.2f}"])
+    columns = ["network, memory", "plain pass, ms", "draw / plain pass", "middle half", "goal"]
+    return markdown(columns, rows)
 
 
 def cases() -> list[tuple[str, float, Placement, torch.Tensor]]:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from records import origin, write_record
+from records import markdown, origin, read_record, write_record
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from joulewise.devices import SRAM
@@ -46,6 +46,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--chips", type=int, default=2)
     parser.add_argument("--task", choices=TASKS, help="one of the three, in this process")
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--table", type=Path, help="a record to print")
     return parser
 
 
@@ -103,6 +104,9 @@ def main() -> None:
     if options.task is not None:
         print(json.dumps(measured(options)))
         return
+    if options.table is not None:
+        print(table(read_record(options.table)))
+        return
     if options.out is None:
         parser.error("--out is required")
     found: dict[str, Any] = {}
@@ -110,18 +114,32 @@ def main() -> None:
         command = [sys.executable, *sys.argv, "--task", task]
         process = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
         found[task] = json.loads(process.stdout)
-    training = found["training"]
-    for task in TASKS[1:]:
-        one = found[task]
-        one["training_steps"] = one["seconds"] / training["seconds"]
-        one["peak_over_training"] = one["peak_bytes"] / training["peak_bytes"]
-        print(task, json.dumps(one))
     record = {
         **origin(),
         "threads": torch.get_num_threads(),
         "results": found,
     }
     write_record(options.out, record)
+    print(table(record))
+
+
+def table(record: dict[str, Any]) -> str:
+    """Time, of a simulation that of one chip, and peak memory, in Markdown."""
+    training, prediction, simulation = (record["results"][task] for task in TASKS)
+    tasks = [
+        ("training step", training, 1),
+        (f"prediction, {prediction['draws']} draws", prediction, 1),
+        ("simulation, a chip", simulation, simulation["chips"]),
+    ]
+    rows = []
+    for name, one, times in tasks:
+        seconds, peak = one["seconds"] / times, one["peak_bytes"]
+        steps, steps_peak = seconds / training["seconds"], peak / training["peak_bytes"]
+        rows.append(
+            [name, f"{steps:.2f}", f"{seconds:.1f}", f"{steps_peak:.2f}", f"{peak / 1e9:.1f}"]
+        )
+    columns = ["", "time, training steps", "seconds", "peak memory / training step", "GB"]
+    return markdown(columns, rows)
 
 
 if __name__ == "__main__":

@@ -18,13 +18,12 @@ from typing import Any
 
 import torch
 from language_model import simulated, tokens
-from records import origin, read_record, write_record
+from records import markdown, origin, read_record, with_interval, write_record
 from transformers import AutoModelForCausalLM
 
 from joulewise.devices import SRAM
 from joulewise.placement import Placement, Plan, place
 from joulewise.prediction import Fisher, predict
-from joulewise.simulation import mean_interval
 from joulewise.study.malloc import keep_freed_memory
 
 BITS, ETA = 8, 0.6
@@ -79,17 +78,13 @@ def main() -> None:
 
 
 def table(record: dict[str, Any]) -> str:
-    """Rows of Markdown, nats: on chips, beside the same chips at their most reliable point."""
-    lines = ["| disturbed | predicted | on chips |", "|---|---|---|"]
+    """Contributions in Markdown; on chips, less the same chips at their most reliable point."""
+    rows = []
     for row in record["results"]:
         pairs = zip(row["divergences"], record["reliable_divergences"], strict=True)
-        found = [one - reliable for one, reliable in pairs]
-        low, high = mean_interval(found)
-        mean = statistics.mean(found)
-        lines.append(
-            f"| {row['part']} | {row['predicted']:.5f} | {mean:.5f} [{low:.5f}, {high:.5f}] |"
-        )
-    return "\n".join(lines)
+        found = with_interval([one - reliable for one, reliable in pairs], digits=5)
+        rows.append([row["part"], f"{row['predicted']:.5f}", found])
+    return markdown(["disturbed", "predicted, nats", "on chips"], rows)
 
 
 def kind_of(name: str) -> str:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import lzma
-import statistics
 import time
 from collections.abc import Callable
 from functools import partial
@@ -20,8 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from records import opened, read_record, write_record
-from scipy import stats
+from records import markdown, opened, point_text, read_record, with_interval, write_record
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -55,6 +53,21 @@ ROWS: dict[str, tuple[Any, list[dict[str, float]]]] = {
 }
 # Layers on one device a side lose all; so does the table, which is also the head, on four.
 RELIABLE = {"PCM, 4 devices, table reliable": ["*embed_tokens.weight"]}
+COLUMNS = [
+    "memory",
+    "at",
+    "KL on chips, nats",
+    "predicted",
+    "increase of the loss on chips",
+    "predicted",
+]
+# Models after a transform, as tables name them.
+MODELS = {
+    "as it is": "as it is",
+    "center_head": "mean row of the head subtracted",
+    "rotate_head": "head rotated",
+    "rotate_residual": "residual stream rotated",
+}
 
 
 def tokens(folder: str, text: Path, sequences: int, length: int) -> list[dict[str, torch.Tensor]]:
@@ -81,7 +94,7 @@ def main() -> None:
     parser.add_argument("--table", type=Path, help="a record to print")
     options = parser.parse_args()
     if options.table is not None:
-        print(table(read_record(options.table)["results"]))
+        print(table(read_record(options.table)))
         return
     keep_freed_memory()
     data = tokens(options.model, options.text, options.sequences, options.length)
@@ -113,27 +126,22 @@ def main() -> None:
                 print(what, json.dumps({k: v for k, v in row.items() if k != "contributions"}))
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """Rows of Markdown: divergence and increase of the loss, on chips and predicted, nats."""
-    lines = [
-        "| memory | at | KL on chips | predicted | NLL on chips | predicted |",
-        "|" + "---|" * 6,
+def table(record: dict[str, Any]) -> str:
+    """Divergence and increase of the loss, on chips and predicted, in Markdown."""
+    complete = [row for row in record["results"] if {"losses", "predicted_loss"} <= row.keys()]
+    return markdown(COLUMNS, map(cells, complete))
+
+
+def cells(row: dict[str, Any]) -> list[str]:
+    increases = [loss - row["given_loss"] for loss in row["losses"]]
+    return [
+        row["memory"],
+        point_text(row["at"]),
+        with_interval(row["divergences"]),
+        f"{row['predicted_divergence']:.4f}",
+        with_interval(increases),
+        f"{row['predicted_loss'] - row['given_loss']:.4f}",
     ]
-    for row in rows:
-        if not {"losses", "predicted_loss"} <= row.keys():
-            continue  # not complete
-        at = ", ".join(f"{name} {value:g}" for name, value in row["at"].items())
-        cells = [row["memory"], at]
-        increases = [loss - row["given_loss"] for loss in row["losses"]]
-        increase = row["predicted_loss"] - row["given_loss"]
-        for chips, forecast in (
-            (row["divergences"], row["predicted_divergence"]),
-            (increases, increase),
-        ):
-            half = stats.t.ppf(0.975, len(chips) - 1) * statistics.stdev(chips) / len(chips) ** 0.5
-            cells += [f"{statistics.mean(chips):.4f} +- {half:.4f}", f"{forecast:.4f}"]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
 
 
 def predicted(

@@ -13,14 +13,13 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import statistics
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from language_model import tokens
-from records import opened, read_record, write_record
+from language_model import MODELS, tokens
+from records import markdown, opened, read_record, with_interval, write_record
 from torch import nn
 from transformers import AutoModelForCausalLM
 
@@ -28,9 +27,10 @@ from joulewise.allocation import Allocation, Granularity, MetricDrop, allocate
 from joulewise.devices import SRAM
 from joulewise.metrics import Perplexity
 from joulewise.placement import Plan, place, token_energy
-from joulewise.simulation import mean_interval, simulate
+from joulewise.simulation import simulate
 from joulewise.study.malloc import keep_freed_memory
 from joulewise.transforms import center_head, rotate_head
+from joulewise.units import format_percent
 
 
 class Choice(NamedTuple):
@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("--table", type=Path)
     options = parser.parse_args()
     if options.table is not None:
-        print(table(read_record(options.table)["results"]))
+        print(table(read_record(options.table)))
         return
     keep_freed_memory()
     data = tokens(options.model, options.text, 2 * options.sequences, options.length)
@@ -137,22 +137,27 @@ def planned(model: nn.Module, data: list[Any], choice: Choice, options: Any) -> 
     }
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """Rows of Markdown."""
-    lines = [
-        "| model | points | shown to hold | memory, mJ a token | of reliable | loss, held out |"
+def table(record: dict[str, Any]) -> str:
+    """Energy and held-out loss of every plan, in Markdown."""
+    models, choices = list(MODELS), list(CHOICES)
+    rows = sorted(
+        record["results"],
+        key=lambda row: (models.index(row["transform"]), choices.index(row["granularity"])),
+    )
+    columns = ["model", "points", "shown to hold", "memory, mJ a token", "of eta 1"]
+    return markdown([*columns, "increase of the loss, held out"], map(cells, rows))
+
+
+def cells(row: dict[str, Any]) -> list[str]:
+    energy = row["memory_j_a_token"]
+    return [
+        MODELS[row["transform"]],
+        row["granularity"],
+        "yes" if row["holds"] else "no",
+        f"{1e3 * energy:.3f}",
+        format_percent(energy / row["reliable_j_a_token"], 1),
+        with_interval([loss - math.log(row["ideal"]) for loss in row["held_out_losses"]]),
     ]
-    lines.append("|" + "---|" * 6)
-    for row in rows:
-        losses = [loss - math.log(row["ideal"]) for loss in row["held_out_losses"]]
-        low, high = mean_interval(losses)
-        energy, reliable = row["memory_j_a_token"], row["reliable_j_a_token"]
-        lines.append(
-            f"| {row['transform']} | {row['granularity']} | {'yes' if row['holds'] else 'no'} | "
-            f"{energy * 1e3:.3f} | {energy / reliable:.1%} | "
-            f"{statistics.mean(losses):+.4f} [{low:+.4f}, {high:+.4f}] |"
-        )
-    return "\n".join(lines)
 
 
 def points_of(found: Allocation) -> dict[str, Any]:

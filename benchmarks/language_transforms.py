@@ -14,9 +14,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from language_model import simulated, tokens
-from records import opened, read_record, write_record
+from language_model import MODELS, simulated, tokens
+from records import markdown, opened, point_text, read_record, with_interval, write_record
 from torch import nn
 from transformers import AutoModelForCausalLM
 
@@ -25,9 +26,11 @@ from joulewise.placement import place
 from joulewise.prediction import Fisher, predict
 from joulewise.study.malloc import keep_freed_memory
 from joulewise.transforms import center_head, rotate_head, rotate_residual
+from joulewise.units import format_percent
 
 FAULTS = {"masked": (Mask(), 0.7), "flipped": (Flip(), 0.9)}
 COLLAPSE = 10.0  # times the perplexity of the model as given
+LEVELS = (0.05, 0.5, 0.95, 0.99)  # of quantiles over chips
 
 
 def transformed(model: nn.Module, name: str, ids: torch.Tensor) -> nn.Module:
@@ -46,13 +49,12 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=128)
     parser.add_argument("--chips", type=int, default=200)
     parser.add_argument("--faults", nargs="*", default=list(FAULTS))
-    names = ("as it is", "center_head", "rotate_head", "rotate_residual")
-    parser.add_argument("--transforms", nargs="*", default=names)
+    parser.add_argument("--transforms", nargs="*", default=list(MODELS))
     parser.add_argument("--out", type=Path)
     parser.add_argument("--table", type=Path)
     options = parser.parse_args()
     if options.table is not None:
-        print(table(read_record(options.table)["results"]))
+        print(table(read_record(options.table)))
         return
     keep_freed_memory()
     data = tokens(options.model, options.text, options.sequences, options.length)
@@ -76,25 +78,33 @@ def main() -> None:
             row["seconds"] = time.perf_counter() - start
             record["results"].append(row)
             write_record(options.out, record)
-            print(table([row]), flush=True)
+            print(table({"results": [row]}), flush=True)
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """One line for each transform."""
-    lines = []
-    for row in rows:
-        found = torch.tensor(row["divergences"], dtype=torch.float64)
-        losses = torch.tensor(row["losses"], dtype=torch.float64)
-        half = 1.97 * float(found.std()) / len(found) ** 0.5
-        collapsed = float((losses > row["given"] + math.log(COLLAPSE)).double().mean())
-        levels = torch.tensor([0.05, 0.5, 0.95, 0.99], dtype=torch.float64)
-        quantiles = " / ".join(f"{q:.4f}" for q in found.quantile(levels).tolist())
-        lines.append(
-            f"{row['faults']:8} {row['transform']:16} {float(found.mean()):.4f} +- {half:.4f} "
-            f"(predicted {row['predicted_divergence']:.4f}; {quantiles}), perplexity "
-            f"x {math.exp(float(losses.mean()) - row['given']):.4f}, collapsed {collapsed:.1%}"
-        )
-    return "\n".join(lines)
+def table(record: dict[str, Any]) -> str:
+    """Divergence and perplexity of every model, faults after faults, in Markdown."""
+    faults, models = list(FAULTS), list(MODELS)
+    rows = sorted(
+        record["results"],
+        key=lambda row: (faults.index(row["faults"]), models.index(row["transform"])),
+    )
+    levels = ", ".join(f"{100 * level:.0f} %" for level in LEVELS)
+    columns = ["faults", "model", "KL on chips, nats", "predicted", f"{levels} of chips"]
+    return markdown([*columns, "perplexity", "collapsed"], map(cells, rows))
+
+
+def cells(row: dict[str, Any]) -> list[str]:
+    found, losses = row["divergences"], np.array(row["losses"])
+    collapsed = losses > row["given"] + math.log(COLLAPSE)
+    return [
+        f"{row['faults']}, {point_text(row['at'])}",
+        MODELS[row["transform"]],
+        with_interval(found),
+        f"{row['predicted_divergence']:.4f}",
+        ", ".join(f"{quantile:.3f}" for quantile in np.quantile(found, LEVELS)),
+        f"x {np.exp(losses.mean() - row['given']):.3f}",
+        format_percent(collapsed.mean(), 1),
+    ]
 
 
 if __name__ == "__main__":

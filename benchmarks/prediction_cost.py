@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from records import markdown
 from torch import Tensor, nn
 
 from joulewise.data import load_data
@@ -63,8 +64,7 @@ def main() -> None:
     }
     if arguments.chips:
         found["simulation"] = simulation(model, images, arguments)
-        conclude(found)
-    print(json.dumps(found, indent=2) if arguments.json else text(found))
+    print(json.dumps(found, indent=2) if arguments.json else table(found))
 
 
 def network(data: str | None, batch: int) -> tuple[nn.Module, Tensor, Tensor]:
@@ -198,34 +198,18 @@ def chips_needed(placement: Placement, images: Tensor, chips: int) -> float:
     return float((QUANTILE * errors.std() / errors.mean() / CLOSE) ** 2)
 
 
-def conclude(found: dict[str, Any]) -> None:
-    cost, sim = found["cost"], found["simulation"]
-    known = cost["error and all shares, outputs known"]["passes"]
-    one = cost["predict() with accuracy, one image"]["passes"]
-    memory = found["memory_mb"]
-    found["ratios"] = {
-        "fewer passes, total error": sim["chips, whole network"] / known,
-        "fewer passes, share of every layer": sim["chips, all layers"] / known,
-        "fewer passes, one image": sim["chips, one image"] / one,
-        "memory over a training step": memory["first order"] / memory["training step"],
-    }
-
-
-def text(found: dict[str, Any]) -> str:
-    lines = [f"torch {found['torch']}, {found['threads']} thread(s), batch {found['batch']}"]
+def table(found: dict[str, Any]) -> str:
+    """Costs in Markdown; chips are those that the interval takes."""
+    rows = []
     for name, row in found["cost"].items():
         low, high = row["middle_half"]
-        lines.append(
-            f"{name:<42} {row['passes']:8.2f} passes [{low:.2f}, {high:.2f}]"
-            f"   (plain {row['plain_ms']:.1f} ms)"
-        )
+        rows.append([name, f"{row['passes']:.1f} passes [{low:.1f}, {high:.1f}]"])
     for name, megabytes in found["memory_mb"].items():
-        lines.append(f"peak memory, {name:<29} {megabytes:8.0f} MB")
+        rows.append([f"peak memory, {name}", f"{megabytes:.0f} MB"])
     for name, chips in found.get("simulation", {}).items():
         if isinstance(chips, float):
-            lines.append(f"{name:<42} {chips:8.0f} for +-2 % at 98 %")
-    lines += [f"{name:<42} {value:8.3g}" for name, value in found.get("ratios", {}).items()]
-    return "\n".join(lines)
+            rows.append([name, f"{float(f'{chips:.2g}'):,.0f}"])
+    return markdown(["", "cost"], rows)
 
 
 if __name__ == "__main__":

@@ -7,14 +7,16 @@ import csv
 import gzip
 import json
 import shlex
+import statistics
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from joulewise.files import write_atomically
 from joulewise.simulation import mean_interval
 from joulewise.study import Environment
+from joulewise.units import format_point
 
 
 def main() -> None:
@@ -64,6 +66,18 @@ def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def bracketed(value: float, interval: Sequence[float], digits: int = 1) -> str:
     """A value and its interval, such as 44.4 [43.5, 46.0]."""
     return f"{value:.{digits}f} [{interval[0]:.{digits}f}, {interval[1]:.{digits}f}]"
+
+
+def with_interval(values: Sequence[float], digits: int = 4) -> str:
+    """A mean and half of its 95 % interval, such as ``0.0172 +- 0.0035``."""
+    low, high = mean_interval(values)
+    return f"{statistics.mean(values):.{digits}f} +- {(high - low) / 2:.{digits}f}"
+
+
+def point_text(at: Mapping[str, float]) -> str:
+    """An operating point, such as ``eta 0.5``, ``g_max 25 uS`` or ``1 hour``."""
+    points = [f"{knob} {format_point(knob, value)}" for knob, value in at.items()]
+    return ", ".join(point.removeprefix("seconds ") for point in points)
 
 
 def write_record(path: Path, record: Any) -> None:

@@ -35,6 +35,7 @@ from importlib.metadata import version
 from typing import Any
 
 import torch
+from records import markdown
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -81,18 +82,21 @@ def main() -> None:
         torch.cuda.get_device_name() if device.type == "cuda" else f"{arguments.threads} thread(s)"
     )
     installed = {name: version(name) for name in PEERS if name in makers}
-    if arguments.json:
-        about = {"torch": torch.__version__, "where": where, **vars(arguments)}
-        print(json.dumps(about | {"peers": installed, "rows": rows}, indent=2))
-        return
-    print(f"torch {torch.__version__}, {where}, ResNet-20, batch {BATCH}, peers {installed}")
-    for row in rows:
-        low, high = row["middle_half"]
-        print(
-            f"{row['method']:<18} {row['ms']:8.2f} ms   {row['ratio']:.3f}x "
-            f"[{low:.3f}, {high:.3f}]   limit {row['limit'] or '-':<4}  "
-            f"memory +{row['extra_bytes'] / 1e6:.2f} MB, {row['extra_copies']:.2f} copies"
-        )
+    about = {"torch": torch.__version__, "where": where, **vars(arguments)}
+    found = about | {"peers": installed, "rows": rows}
+    print(json.dumps(found, indent=2) if arguments.json else table(found))
+
+
+def table(found: dict[str, Any]) -> str:
+    """Steps in plain steps, in Markdown."""
+    versions, rows = found["peers"], []
+    for row in found["rows"]:
+        name, (low, high) = row["method"], row["middle_half"]
+        method = f"SAM of {name} {versions[name]}" if name in versions else name
+        goal = "-" if row["limit"] is None else f"{row['limit']:.1f}"
+        step = [f"{row['ratio']:.2f}", f"[{low:.2f}, {high:.2f}]", goal]
+        rows.append([method, *step, f"{row['extra_copies']:.1f}"])
+    return markdown(["method", "step", "middle half", "goal", "memory"], rows)
 
 
 def methods() -> dict[str, Callable[[list[nn.Parameter]], torch.optim.Optimizer]]:

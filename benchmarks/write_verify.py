@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from records import origin, write_record
+from records import markdown, origin, write_record
 
 from joulewise.allocation import Granularity, MetricDrop, allocate
 from joulewise.data import load_data
@@ -25,9 +25,15 @@ from joulewise.models import build, load_weights
 from joulewise.placement import place
 from joulewise.prediction import verification_scores
 from joulewise.study.malloc import keep_freed_memory
+from joulewise.units import format_percent
 
 LEVELS = (0.0, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 G_MAX = 25e-6
+ORDERS = {
+    "error": "predicted effect on the outputs",
+    "magnitude": "magnitude",
+    "random": "random",
+}
 
 
 def main() -> None:
@@ -62,7 +68,7 @@ def main() -> None:
         **origin(),
         "results": [],
     }
-    for by in ("error", "magnitude", "random"):
+    for by in ORDERS:
         begun = time.perf_counter()
         scores = verification_scores(placed(), some, by=by)
         scoring_s = time.perf_counter() - begun
@@ -95,6 +101,24 @@ def main() -> None:
             record["results"].append(row)
             write_record(options.out, record)
             print(json.dumps({k: v for k, v in row.items() if k != "plan"}), flush=True)
+    print(table(record))
+
+
+def table(record: dict[str, Any]) -> str:
+    """Pulses, of those that verify every weight, and accuracy with its interval, in Markdown."""
+    cells = {(row["by"], row["per"]): cell(row) for row in record["results"]}
+    rows = [[order, cells[by, "network"], cells[by, "tensor"]] for by, order in ORDERS.items()]
+    return markdown(
+        ["order of the weights", "one fraction for all", "a fraction for each tensor"], rows
+    )
+
+
+def cell(row: dict[str, Any]) -> str:
+    if not row["holds"]:
+        return "-"
+    low, high = (f"{100 * end:.1f}" for end in row["interval"])
+    accuracy = f"{format_percent(row['mean'], 1)} [{low}, {high}]"
+    return f"{format_percent(row['pulses_of_all'], 0)} ({accuracy})"
 
 
 if __name__ == "__main__":
