@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from language_model import simulated, tokens
-from records import markdown, origin, read_record, with_interval, write_record
+from records import markdown, origin, plus_minus, read_record, write_record
 from transformers import AutoModelForCausalLM
 
 from joulewise.devices import SRAM
@@ -82,7 +82,7 @@ def table(record: dict[str, Any]) -> str:
     rows = []
     for row in record["results"]:
         pairs = zip(row["divergences"], record["reliable_divergences"], strict=True)
-        found = with_interval([one - reliable for one, reliable in pairs], digits=5)
+        found = plus_minus([one - reliable for one, reliable in pairs], digits=5)
         rows.append([row["part"], f"{row['predicted']:.5f}", found])
     return markdown(["disturbed", "predicted, nats", "on chips"], rows)
 

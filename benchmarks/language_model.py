@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from records import markdown, opened, point_text, read_record, with_interval, write_record
+from records import markdown, opened, plus_minus, point_text, read_record, write_record
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -137,9 +137,9 @@ def cells(row: dict[str, Any]) -> list[str]:
     return [
         row["memory"],
         point_text(row["at"]),
-        with_interval(row["divergences"]),
+        plus_minus(row["divergences"], 4),
         f"{row['predicted_divergence']:.4f}",
-        with_interval(increases),
+        plus_minus(increases, 4),
         f"{row['predicted_loss'] - row['given_loss']:.4f}",
     ]
 

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import torch
 from language_model import MODELS, tokens
-from records import markdown, opened, read_record, with_interval, write_record
+from records import markdown, opened, plus_minus, read_record, write_record
 from torch import nn
 from transformers import AutoModelForCausalLM
 
@@ -156,7 +156,7 @@ def cells(row: dict[str, Any]) -> list[str]:
         "yes" if row["holds"] else "no",
         f"{1e3 * energy:.3f}",
         format_percent(energy / row["reliable_j_a_token"], 1),
-        with_interval([loss - math.log(row["ideal"]) for loss in row["held_out_losses"]]),
+        plus_minus([loss - math.log(row["ideal"]) for loss in row["held_out_losses"]], 4),
     ]
 
 

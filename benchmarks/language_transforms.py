@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from language_model import MODELS, simulated, tokens
-from records import markdown, opened, point_text, read_record, with_interval, write_record
+from records import markdown, opened, plus_minus, point_text, read_record, write_record
 from torch import nn
 from transformers import AutoModelForCausalLM
 
@@ -99,7 +99,7 @@ def cells(row: dict[str, Any]) -> list[str]:
     return [
         f"{row['faults']}, {point_text(row['at'])}",
         MODELS[row["transform"]],
-        with_interval(found),
+        plus_minus(found, 4),
         f"{row['predicted_divergence']:.4f}",
         ", ".join(f"{quantile:.3f}" for quantile in np.quantile(found, LEVELS)),
         f"x {np.exp(losses.mean() - row['given']):.3f}",

@@ -68,10 +68,10 @@ def bracketed(value: float, interval: Sequence[float], digits: int = 1) -> str:
     return f"{value:.{digits}f} [{interval[0]:.{digits}f}, {interval[1]:.{digits}f}]"
 
 
-def with_interval(values: Sequence[float], digits: int = 4) -> str:
-    """A mean and half of its 95 % interval, such as ``0.0172 +- 0.0035``."""
+def plus_minus(values: Sequence[float], digits: int = 1) -> str:
+    """A mean and half of its 95 % interval, such as 83.7 ± 1.6."""
     low, high = mean_interval(values)
-    return f"{statistics.mean(values):.{digits}f} +- {(high - low) / 2:.{digits}f}"
+    return f"{statistics.mean(values):.{digits}f} ± {(high - low) / 2:.{digits}f}"
 
 
 def point_text(at: Mapping[str, float]) -> str:
@@ -82,12 +82,6 @@ def point_text(at: Mapping[str, float]) -> str:
 
 def write_record(path: Path, record: Any) -> None:
     write_atomically(path, json.dumps(record, indent=1))
-
-
-def plus_minus(values: Sequence[float], digits: int = 1) -> str:
-    """A mean and the half width of its 95 % interval, such as 83.7 ± 1.6."""
-    low, high = mean_interval(values)
-    return f"{(low + high) / 2:.{digits}f} ± {(high - low) / 2:.{digits}f}"
 
 
 if __name__ == "__main__":

@@ -50,7 +50,7 @@ def memories(rows: Sequence[Row]) -> str:
 def resnet20(rows: Sequence[Row]) -> str:
     """Energy saved by the least eta within each drop."""
     etas = [float(row["eta"]) for row in rows]
-    original = float(rows[0]["perfect_accuracy"])
+    original = float(rows[0]["ideal"])
     losses = original - np.array([accuracies(row) for row in rows]).T
     memory, total = (float(rows[0][name]) for name in ("memory_j", "total_j"))
     reliable = memory / etas[0]
@@ -62,7 +62,13 @@ def resnet20(rows: Sequence[Row]) -> str:
         saved = bracketed(100 * (1 - eta), [100 * (1 - end) for end in (high, low)])
         bounds = bracketed(eta, (low, high), 3)
         cells.append([f"{100 * original:.2f} %", lost, bounds, saved, f"{100 * share:.1f}"])
-    header = ["not placed", "points lost", "eta", "memory energy saved, %", "all energy saved, %"]
+    header = [
+        "perfect memory",
+        "points lost",
+        "eta",
+        "memory energy saved, %",
+        "all energy saved, %",
+    ]
     return markdown(header, cells)
 
 

@@ -1,6 +1,7 @@
 """The documents: README's Python runs, and its commands name options that exist."""
 
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -49,6 +50,16 @@ def test_the_python_of_a_page_runs(path):
     for block in found:
         # Fewer chips: this shows that the text runs, not what it finds.
         exec(re.sub(r"chips=\d+", "chips=20", block), namespace)
+
+
+def test_tables_of_the_evidence_are_those_of_the_records():
+    command = [sys.executable, str(ROOT / "benchmarks/evidence.py"), "--check"]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stdout + found.stderr
+    lines = (ROOT / "docs/evidence.md").read_text().splitlines()
+    marked = {i + 2 for i, line in enumerate(lines) if line.startswith("<!-- table: ")}
+    tables = {i for i, line in enumerate(lines) if line[:1] == "|" and lines[i - 1][:1] != "|"}
+    assert tables == marked and len(tables) > 25
 
 
 def test_the_readme_is_one_screen():
