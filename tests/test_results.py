@@ -32,7 +32,9 @@ def test_frames_are_of_pandas_if_it_is_there(monkeypatch):
     monkeypatch.setitem(sys.modules, "pandas", SimpleNamespace(DataFrame=lambda rows: rows))
     assert Two().to_frame() == [{"first": [1, 2], "second": 3}]
     monkeypatch.setitem(sys.modules, "pandas", None)
-    with pytest.raises(JoulewiseError, match="to_frame needs pandas, which is not installed"):
+    with pytest.raises(
+        JoulewiseError, match=r"pandas is not installed; allowed: pip install .joulewise\[frames\]"
+    ):
         Two().to_frame()
 
 

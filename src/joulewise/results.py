@@ -73,8 +73,7 @@ def frame(rows: Iterable[Mapping[str, Any]], instead: str) -> Any:
         pandas = importlib.import_module("pandas")
     except ImportError as error:
         raise InputError(
-            "to_frame needs pandas, which is not installed; allowed: pip install pandas, or "
-            f"{instead}"
+            f'pandas is not installed; allowed: pip install "joulewise[frames]", or {instead}'
         ) from error
     return pandas.DataFrame(list(rows))
 

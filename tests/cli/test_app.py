@@ -54,6 +54,18 @@ def test_version(run):
     assert out.startswith("joulewise ")
 
 
+def test_shells_complete_commands():
+    asked = {
+        "_JOULEWISE_COMPLETE": "complete_bash",
+        "COMP_WORDS": "joulewise al",
+        "COMP_CWORD": "1",
+    }
+    program = "import sys; sys.argv = ['joulewise']; import joulewise.cli; joulewise.cli.main()"
+    command = [sys.executable, "-c", program]
+    found = subprocess.run(command, capture_output=True, text=True, env=os.environ | asked)
+    assert found.stdout.split() == ["allocate"]
+
+
 def test_simulate_as_a_table_and_as_json(run, weights):
     arguments = ["simulate", "--model", f"mlp={weights}", "--at", "eta=0.5", "--at", "eta=0.3"]
     arguments += ["--chips", 3, "--images", 50, "--limit", 0.5]

@@ -58,6 +58,9 @@ def test_run_then_results(tmp_path):
     lines = call("results", folder, "--csv").stdout.splitlines()
     assert lines[0].startswith("model,training,memory,seed,trial,kind")
     assert len(lines) == 3
+    pandas = pytest.importorskip("pandas", reason="pandas is not installed")
+    assert call("results", folder, "--parquet", str(tmp_path / "rows.parquet")).exit_code == 0
+    assert len(pandas.read_parquet(tmp_path / "rows.parquet")) == 2
     path.write_text(_SMALL.replace("chips: 2", "chips: 3"))
     again = call("run", str(path), "--workers", "1")
     assert "chips: 2 -> 3" in again.stderr

@@ -168,7 +168,7 @@ def results(
     csv: Annotated[bool, typer.Option("--csv", help="print CSV")] = False,
     parquet: Annotated[
         Path | None,
-        typer.Option("--parquet", help="write a Parquet file (needs pandas and pyarrow)"),
+        typer.Option("--parquet", help="write a Parquet file (needs joulewise[frames])"),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
@@ -176,14 +176,21 @@ def results(
 
     Example: joulewise results study --csv > study.csv
     """
-    from joulewise.errors import refuse
+    from joulewise.errors import InputError, refuse
+    from joulewise.files import write_atomically
     from joulewise.study.study import Study
 
     if csv + json + (parquet is not None) > 1:
         refuse("the format", "given twice", "one of --csv, --json and --parquet")
     study = Study.open(folder)
     if parquet is not None:
-        study.to_frame().to_parquet(parquet)
+        try:
+            write_atomically(parquet, study.to_frame().to_parquet())
+        except ImportError as error:
+            raise InputError(
+                "the format is Parquet, for which pyarrow is not installed; allowed: "
+                'pip install "joulewise[frames]"'
+            ) from error
     elif csv:
         _write_csv(study.rows())
     else:

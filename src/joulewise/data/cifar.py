@@ -157,7 +157,7 @@ def _read_parquet(path: Path) -> Records:
         from PIL import Image
     except ImportError as error:
         raise DataError(
-            f'{path} needs two more packages; install them with: pip install "joulewise[parquet]"'
+            f'{path} needs two more packages; install them with: pip install "joulewise[frames]"'
         ) from error
     try:
         rows = parquet.read_table(path, columns=["img", "label"]).to_pylist()

@@ -48,7 +48,7 @@ class DaskWorkers(Engine):
             dask: Any = importlib.import_module("distributed")
         except ImportError as error:
             raise InputError(
-                "the engine is dask, which is not installed; allowed: pip install joulewise[dask]"
+                'the engine is dask, which is not installed; allowed: pip install "joulewise[dask]"'
             ) from error
         self._client: Any = None
         self._cluster: Any = None
