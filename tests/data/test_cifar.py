@@ -228,7 +228,7 @@ def test_broken_parquet_is_refused(tmp_path, raw, message):
 def test_absent_extra_is_refused_with_the_command(tmp_path, monkeypatch, absent):
     write_parquet(tmp_path)
     monkeypatch.setitem(sys.modules, absent, None)
-    with pytest.raises(DataError, match=r'pip install "joulewise\[parquet\]"'):
+    with pytest.raises(DataError, match=r'pip install "joulewise\[frames\]"'):
         load_cifar10(tmp_path)
 
 
