@@ -27,6 +27,11 @@ PAGES = sorted(
 NOTEBOOKS = [path for path in PAGES if "file_format: mystnb" in (ROOT / path).read_text()]
 
 
+def shortened(code):
+    """Fewer chips: tests show that the text runs, not what it finds."""
+    return re.sub(r"chips=\d+", "chips=20", code)
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=str)
 def test_the_cells_of_a_page_run(path, capsys):
     """Without the cells that run a command line, which other tests do."""
@@ -35,7 +40,7 @@ def test_the_cells_of_a_page_run(path, capsys):
     assert len(cells) > 4
     for cell in cells:
         if not cell.startswith(":tags: [remove-input]"):
-            exec(re.sub(r"chips=\d+", "chips=20", cell), namespace)
+            exec(shortened(cell), namespace)
     assert capsys.readouterr().out
 
 
@@ -48,8 +53,7 @@ def test_the_python_of_a_page_runs(path):
     found = re.findall(r"```python\n(.*?)```", (ROOT / path).read_text(), flags=re.DOTALL)
     assert found
     for block in found:
-        # Fewer chips: this shows that the text runs, not what it finds.
-        exec(re.sub(r"chips=\d+", "chips=20", block), namespace)
+        exec(shortened(block), namespace)
 
 
 def test_tables_of_the_evidence_are_those_of_the_records():
