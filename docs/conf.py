@@ -50,6 +50,7 @@ default_role = "py:obj"
 myst_enable_extensions = ["dollarmath", "deflist", "colon_fence"]
 myst_heading_anchors = 3
 nb_execution_mode = "cache"
+nb_execution_in_temp = True  # pages write files
 nb_execution_cache_path = str(DOCS.parent / "build/notebooks")
 nb_execution_raise_on_error = True
 nb_execution_timeout = 120

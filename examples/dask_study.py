@@ -1,6 +1,6 @@
 """A study on Dask workers: on this machine, or of any scheduler.
 
-    pip install "joulewise[dask]"
+    pip install -c constraints.txt ".[dask]"               # in a clone
     python examples/dask_study.py                          # two workers on this machine
     python examples/dask_study.py tcp://HOST:8786          # those of a scheduler
 

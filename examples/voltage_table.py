@@ -45,12 +45,20 @@ def main(folder: Path, given: str | None = None, *, epochs: int = 8, chips: int 
     study = jw.Study.create(file, folder / "records")
     study.run(report=lambda state: print(f"{state.done} of {state.total} trials"))
     write_study(study, folder / "index.html")
-    for row in study.rows():
-        if row["kind"] == "allocate":
+    for trial, record in study.records():
+        if record.kind == "allocate":
+            (row,) = record.rows()
             energy = f"{row['memory_j'] * 1e9:.1f} nJ of memory an inference"
-            print(f"{row['model']}, {row['granularity']}: {energy}, holds: {row['holds']}")
+            print(
+                f"{study.file.models[trial.model].name}, {row['granularity']}: {energy}, holds: {row['holds']}"
+            )
+            for tensor, point in record.result["allocation"]["plan"].items():
+                print(f"  {tensor}: {point['v_dd']:.3f} V")
     print(f"the page: {folder / 'index.html'}")
 
 
 if __name__ == "__main__":
-    main(Path("voltage-table"), *sys.argv[1:2])
+    try:
+        main(Path("voltage-table"), *sys.argv[1:2])
+    except jw.JoulewiseError as error:  # such as a table that is not allowed
+        sys.exit(f"voltage_table: {error}")

@@ -33,8 +33,9 @@ def shortened(code):
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=str)
-def test_the_cells_of_a_page_run(path, capsys):
+def test_the_cells_of_a_page_run(path, capsys, tmp_path, monkeypatch):
     """Without the cells that run a command line, which other tests do."""
+    monkeypatch.chdir(tmp_path)  # pages write files
     namespace = {"__name__": "page"}
     cells = re.findall(r"```\{code-cell\} ipython3\n(.*?)```", (ROOT / path).read_text(), re.DOTALL)
     assert len(cells) > 4

@@ -24,7 +24,12 @@ from joulewise.allocation.goals import (
     needs_metric,
 )
 from joulewise.allocation.granularity import Granularity
-from joulewise.allocation.held_out import Verification, attempt_confidence, energy_at_goal
+from joulewise.allocation.held_out import (
+    MOST_ATTEMPTS,
+    Verification,
+    attempt_confidence,
+    energy_at_goal,
+)
 from joulewise.allocation.initial_guess import first_error
 from joulewise.allocation.plan_optimiser import PlanOptimiser
 from joulewise.allocation.problem import AllocationProblem
@@ -128,7 +133,7 @@ def allocate(  # noqa: PLR0913  each is a choice of the caller, by keyword
     if not chips and not budget and not isinstance(goal, OutputError):
         refuse("chips", 0, "2 or more: a metric is not held without simulation")
     if chips and not budget:
-        check_chips(goal, chips, attempt_confidence(0, confidence))
+        check_chips(goal, chips, attempt_confidence(MOST_ATTEMPTS - 1, confidence))
     with reporting(progress) as report:
         problem = AllocationProblem(
             placement=placement,

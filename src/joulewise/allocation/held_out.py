@@ -24,6 +24,7 @@ from joulewise.allocation.result import Attempt, EnergyAtGoal, TuningTrial
 from joulewise.simulation import Simulation
 
 __all__ = [
+    "MOST_ATTEMPTS",
     "MarginLine",
     "Verification",
     "attempt_confidence",
@@ -33,8 +34,8 @@ __all__ = [
 
 # Log ratio of predicted errors at which the weight of a plan in the regression is halved.
 _HALF_WEIGHT = math.log(2.0)
-# Most plans that are verified; each halves the error probability left for the next.
-_MAX_ATTEMPTS = 6
+MOST_ATTEMPTS = 6
+"""Most plans that are verified; each halves the error probability left for the next."""
 # Factor on the error limit after a failure if there is no regression line; and the smallest log
 # step back if there is one, doubled at each failure: a line that is wrong would waste all attempts.
 _STEP_BACK = 0.8
@@ -193,7 +194,7 @@ class Verification:
         following: float | None = max_error
         while following is not None:
             max_error, number = following, len(tried)
-            if start is not None and 0 < number < _MAX_ATTEMPTS - 1:
+            if start is not None and 0 < number < MOST_ATTEMPTS - 1:
                 optimiser, max_error = self._reachable(optimiser, max_error, start)
             levels = optimiser.minimise_energy(max_error, start)
             seed = self.problem.seed + number * self.chips
@@ -253,9 +254,9 @@ class Verification:
         number, last = len(self.attempts), self.attempts[-1]
         held = any(attempt.holds for attempt in self.attempts)
         most_reliable = bool((levels == optimiser.variables.most_reliable).all())
-        if number == _MAX_ATTEMPTS or held > last.holds or most_reliable:
+        if number == MOST_ATTEMPTS or held > last.holds or most_reliable:
             return None
-        if not held and number + 1 == _MAX_ATTEMPTS:  # the last attempt is the most reliable plan
+        if not held and number + 1 == MOST_ATTEMPTS:  # the last attempt is the most reliable plan
             return optimiser.error(optimiser.variables.most_reliable)
         line = margin_line(self.trials, self.attempts)
         if line is None:

@@ -168,7 +168,7 @@ def results(
     csv: Annotated[bool, typer.Option("--csv", help="print CSV")] = False,
     parquet: Annotated[
         Path | None,
-        typer.Option("--parquet", help="write a Parquet file (needs joulewise[frames])"),
+        typer.Option("--parquet", help="write a Parquet file (needs pandas and pyarrow)"),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:

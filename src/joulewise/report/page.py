@@ -51,6 +51,7 @@ def render_study(study: Study) -> str:
     return environment.get_template("page.html.j2").render(
         version=view.version,
         title=blocks[0].title,
+        missing=view.missing,
         blocks=blocks,
         charts=_script_json({"data": _rounded(data), "specs": specs}),
         vega=Markup(_vega()),  # noqa: S704

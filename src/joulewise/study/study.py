@@ -197,7 +197,7 @@ class Study:
             except Exception as error:  # a library of others, perhaps without its server
                 warnings.warn(f"a logger failed with {cause_of(error)}", stacklevel=2)
 
-    def _positions(self) -> list[Position]:
+    def positions(self) -> list[Position]:
         """Positions of all trials; from the folder if it is of this study, without the data."""
         stored, now = self.store.read_study(), self.file.model_dump(mode="json")
         if "cells" not in self.__dict__ and stored.get("study") == now:
@@ -225,7 +225,7 @@ class Study:
     def _keep_index(self) -> None:
         """Write the study file and its trials, so that the folder is whole without the data."""
         _ = self.cells  # of the data as they are now
-        cells = [list(position) for position in self._positions()]
+        cells = [list(position) for position in self.positions()]
         self.store.write_study({"study": self.file.model_dump(mode="json"), "cells": cells})
 
     def records(self) -> list[tuple[Position, Record]]:
@@ -236,7 +236,7 @@ class Study:
         from joulewise.study.record import Record
 
         found = []
-        for position in self._positions():
+        for position in self.positions():
             plain = self.store.read(position.digest)
             if plain is not None:
                 found.append((position, Record.of(plain)))

@@ -5,6 +5,7 @@ Nothing here imports torch, so that bad input is refused at once.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -107,10 +108,13 @@ class StudyFile(Plain):
             twice = [name for name in names if names.count(name) > 1]
             if twice:
                 raise ValueError(f"{field} has {twice[0]!r} twice; allowed: a label for each")
-        fewest = 20
-        means = [goal for goal in self.goals if goal.energy is None and goal.chips is None]
-        if means and self.chips < fewest:
-            raise ValueError(f"chips is {self.chips}; allowed: {fewest} or more, to verify a mean")
+        for goal in (goal for goal in self.goals if goal.energy is None):
+            # As in joulewise.allocation: the last attempt has 1/64 of the error probability.
+            of = "a mean" if goal.chips is None else f"a yield of {goal.chips:g}"
+            fewest = 20 if goal.chips is None else math.ceil(math.log(0.05 / 64, goal.chips))
+            if self.chips < fewest:
+                allowed = f"{fewest} or more, to verify {of}"
+                raise ValueError(f"chips is {self.chips}; allowed: {allowed}")
         return self
 
     @model_validator(mode="after")
