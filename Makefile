@@ -8,6 +8,7 @@ PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
 demo: $(VENV)/.installed
 	$(BIN)/joulewise demo --out demo
+	@echo "To use joulewise in this shell: . $(BIN)/activate"
 
 test: $(VENV)/.installed-dev lint
 	$(BIN)/python -m pytest -n auto

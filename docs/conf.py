@@ -53,7 +53,7 @@ nb_execution_mode = "cache"
 nb_execution_in_temp = True  # pages write files
 nb_execution_cache_path = str(DOCS.parent / "build/notebooks")
 nb_execution_raise_on_error = True
-nb_execution_timeout = 120
+nb_execution_timeout = 600
 nb_merge_streams = True
 nb_output_stderr = "remove"  # warnings of packages; errors stop the build
 

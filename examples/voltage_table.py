@@ -48,10 +48,9 @@ def main(folder: Path, given: str | None = None, *, epochs: int = 8, chips: int 
     for trial, record in study.records():
         if record.kind == "allocate":
             (row,) = record.rows()
+            name = f"{study.file.models[trial.model].name}, {row['granularity']}"
             energy = f"{row['memory_j'] * 1e9:.1f} nJ of memory an inference"
-            print(
-                f"{study.file.models[trial.model].name}, {row['granularity']}: {energy}, holds: {row['holds']}"
-            )
+            print(f"{name}: {energy}, holds: {row['holds']}")
             for tensor, point in record.result["allocation"]["plan"].items():
                 print(f"  {tensor}: {point['v_dd']:.3f} V")
     print(f"the page: {folder / 'index.html'}")

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from gaussian_memory import GaussianMemory
 from joulewise.devices import (
     DRAM,
     EDRAM,
@@ -105,3 +106,17 @@ def test_arguments_of_the_wrong_kind():
         check_device("sram")
     with pytest.raises(InputError, match="chips is 3; allowed: 20 to"):
         check_device(SRAM(), chips=3)
+
+
+def test_noise_that_is_drawn_anew_has_to_be_declared():
+    class Telegraph(GaussianMemory):
+        def read(self, stored, point, chip):
+            signs = chip.fresh("telegraph").integers(0, 2, stored.shape)
+            return stored + 0.01 * torch.from_numpy(2.0 * signs - 1)
+
+    class Declared(Telegraph):
+        fresh = True
+
+    with pytest.raises(DeviceError, match="fresh of Telegraph is False, and reads differ"):
+        check_device(Telegraph(), chips=20)
+    check_device(Declared(), chips=20)

@@ -181,11 +181,12 @@ def test_a_forecast_is_shown_in_a_few_lines(placement):
     forecast = predict(placement, DIGITS.test.subset(8, seed=0), at={"eta": 0.5})
     title, *lines = repr(forecast).splitlines()
     assert title == "first-order, 8 samples"
-    assert [line.split("  ")[1].strip() for line in lines] == ["output error", "accuracy", "from"]
+    labels = ["output error", "accuracy", "shift of the mean", "variance from"]
+    assert [line.split("  ")[1].strip() for line in lines] == labels
     assert f"{float(forecast.mse):.4g}, standard error" in lines[0]
     assert f"{100 * forecast.accuracy.mean:.2f} %" in lines[1]
     largest = max(forecast.fractions, key=forecast.fractions.get)
-    assert lines[2].split()[1] == largest
+    assert lines[3].split()[2] == largest
     assert "<table>" in forecast._repr_html_() and largest in forecast._repr_html_()
 
 

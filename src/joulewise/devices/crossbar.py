@@ -138,8 +138,11 @@ class Crossbar(AnalogCells, PairDevice):
             refuse("on_off", "infinity", allowed)
         low, high = self._g_ends
         if low >= high:
-            allowed = f"an overlap with {start:g} S, the lowest target, times on_off, to {end:g} S"
-            refuse("g_range", self.g_range, allowed)
+            if not start:
+                refuse("g_range", self.g_range, f"one that begins below {end:g} S of programming")
+            most = f"below {min(self.g_range[1], end) / start:g} with g_range {self.g_range}"
+            allowed = f"{most}: g_max / on_off is at least {start:g} S, the lowest target measured"
+            refuse("on_off", self.on_off, allowed)
 
     def _check_wires(self) -> None:
         """Refuse wires beside an offset column, and without a range of conductances."""
@@ -148,7 +151,7 @@ class Crossbar(AnalogCells, PairDevice):
         if self.mapping == "offset":
             refuse("mapping", "'offset' beside wire_ohm", "'pair'")
         if self.g_range == _G_RANGE:
-            allowed = "beside wire_ohm, another that ends at the most reliable g_max"
+            allowed = "beside wire_ohm, the range of g_max to consider, such as (1e-06, 40e-6)"
             refuse("g_range", f"{self.g_range}, the default", allowed)
 
     @property

@@ -125,7 +125,10 @@ class Forecast(Result):
         if self.refusal is not None:
             figures["not predicted"] = self.refusal
         largest = sorted(self.fractions.items(), key=lambda item: -item[1])
-        figures["from"] = ", ".join(f"{n} {format_percent(s, 0)}" for n, s in largest[:_SHOWN])
+        shift = _number(self.mean_shift) / max(_number(self.mse), 1e-300)
+        figures["shift of the mean"] = f"{format_percent(shift, 0)} of it"
+        parts = (f"{name} {format_percent(part, 0)}" for name, part in largest[:_SHOWN])
+        figures["variance from"] = ", ".join(parts)
         return f"{self.method}, {self.samples} samples", figures
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from joulewise.report.blocks.block import Block
 from joulewise.report.tables import Table
 from joulewise.report.view import View
@@ -22,7 +24,9 @@ def provenance(view: View) -> Block:
             ["digest of the data", trial.data.content],
             ["test samples", "all" if trial.data.images is None else str(trial.data.images)],
         ]
+    facts += [[memory.name, _settings(memory)] for memory in file.memories]
     facts += [
+        ["stored in it", file.place.store],
         ["chips at each point", str(file.chips_of_curves)],
         ["seed of the first chip", str(file.chip_seed)],
         ["training seeds", ", ".join(map(str, file.seeds)) if file.training else "none"],
@@ -38,3 +42,10 @@ def provenance(view: View) -> Block:
         sentence="The study file and all records are in the folder of this page.",
         tables=[Table(caption="", columns=["", ""], rows=facts, words=2)],
     )
+
+
+def _settings(memory: Any) -> str:
+    """Fields of a memory of a study file that have a value."""
+    fields = memory.model_dump(exclude={"label"}).items()
+    shown = ((k, v["kind"] if isinstance(v, dict) and "kind" in v else v) for k, v in fields)
+    return ", ".join(f"{field} {value}" for field, value in shown if value is not None)
