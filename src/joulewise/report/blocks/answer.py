@@ -73,8 +73,8 @@ def _table(view: View) -> Table:
     ]
     columns = ["network", "drop", "perfect", "memory", "of reliable [95 %]", "total"]
     return Table(
-        caption="The least energy of an inference, with one point for all tensors, at which the mean "
-        "is within the drop, from its value with a perfect memory.",
+        caption="The least energy of an inference, with one point for all tensors, at which the "
+        "mean is within the drop, from its value with a perfect memory.",
         columns=columns,
         rows=rows,
         words=2,
