@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+from itertools import zip_longest
 from typing import Any
 
 from joulewise.report.blocks.block import Block
@@ -24,7 +26,9 @@ def provenance(view: View) -> Block:
             ["digest of the data", trial.data.content],
             ["test samples", "all" if trial.data.images is None else str(trial.data.images)],
         ]
-    facts += [[memory.name, _settings(memory)] for memory in file.memories]
+    for memory in file.memories:
+        lines = textwrap.wrap(_settings(memory), 48, break_long_words=False)
+        facts += [[name, line] for name, line in zip_longest([memory.name], lines, fillvalue="")]
     facts += [
         ["stored in it", file.place.store],
         ["chips at each point", str(file.chips_of_curves)],
