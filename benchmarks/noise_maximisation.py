@@ -26,14 +26,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from records import markdown, origin, read_record, write_record
+from records import markdown, origin, plus_minus, read_record, write_record
 
 from joulewise.contrib import NoiseMaximisation
 from joulewise.data import Dataset, load_digits
 from joulewise.devices import SRAM
 from joulewise.models import build, host
 from joulewise.placement import Placement, Plan, energy, place
-from joulewise.simulation import mean_interval, simulate
+from joulewise.simulation import simulate
 from joulewise.study.malloc import keep_freed_memory
 from joulewise.training import TrainingMemory, TrainingSpec, train
 
@@ -139,13 +139,9 @@ def table(record: dict[str, Any]) -> str:
     arms = list(record["rows"][0]["accuracy"])
     rows = []
     for (network, share), seeds in found.items():
-        cells = [over_seeds([100 * float(np.mean(seed[arm])) for seed in seeds]) for arm in arms]
+        cells = [plus_minus([100 * float(np.mean(seed[arm])) for seed in seeds]) for arm in arms]
         rows.append([network, f"{share:.2f}", *cells])
     return markdown(["network", "energy", *arms], rows)
-
-
-def over_seeds(values: list[float]) -> str:
-    return f"{np.mean(values):.1f} ± {mean_interval(values).half_width:.1f}"
 
 
 if __name__ == "__main__":

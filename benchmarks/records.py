@@ -71,7 +71,8 @@ def bracketed(value: float, interval: Sequence[float], digits: int = 1) -> str:
 def plus_minus(values: Sequence[float], digits: int = 1) -> str:
     """A mean and half of its 95 % interval, such as 83.7 ± 1.6."""
     low, high = mean_interval(values)
-    return f"{statistics.mean(values):.{digits}f} ± {(high - low) / 2:.{digits}f}"
+    mean = f"{statistics.mean(values):.{digits}f}"
+    return f"{mean} ± {(high - low) / 2:.{digits}f}" if len(values) > 1 else mean
 
 
 def point_text(at: Mapping[str, float]) -> str:

@@ -184,12 +184,14 @@ def robust_points(rows: Sequence[Row], knob: str) -> dict[str, list[float]]:
         at = grouped(own, knob)
         points = [float(point) for (point,) in at]
         losses = np.array([[limit - np.mean(accuracies(row)) for row in s] for s in at.values()])
-        place = last_within(points, losses.mean(1), 0.005)
+        place = least_energy(points, [losses.mean(1)], 0.005).energy
         if place is None:
             continue
         found[method] = [place]
         seeds = range(losses.shape[1])
-        without = [last_within(points, np.delete(losses, k, 1).mean(1), 0.005) for k in seeds]
+        without = [
+            least_energy(points, [np.delete(losses, k, 1).mean(1)], 0.005).energy for k in seeds
+        ]
         if None not in without:
             low, high = mean_interval([place + (len(seeds) - 1) * (place - w) for w in without])
             reach = (high - low) / 2
@@ -222,19 +224,11 @@ def least_joules(points: Sequence[Row], plain: Mapping[str, float]) -> str:
     found = []
     for (seed,), own in grouped(points, "seed", knob="eta").items():
         losses = [plain[seed] - float(row["mean"]) for row in own]
-        found.append(last_within([1e9 * float(row["memory_j"]) for row in own], losses, 0.01))
+        energies = [1e9 * float(row["memory_j"]) for row in own]
+        found.append(least_energy(energies, [losses], 0.01).energy)
     if None in found:
         return "not reached"
     return bracketed(float(np.mean(found)), mean_interval(found, geometric=True))
-
-
-def last_within(energies: Sequence[float], losses: Sequence[float], drop: float) -> float | None:
-    """The least energy within a drop where a better memory may lose more."""
-    within = [k for k, lost in enumerate(losses) if lost <= drop + 1e-9]
-    if not within:
-        return None
-    pair = slice(within[-1], within[-1] + 2)
-    return least_energy(energies[pair], [losses[pair]], drop).energy
 
 
 def accuracies(row: Row) -> list[float]:

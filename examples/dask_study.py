@@ -46,4 +46,7 @@ def main(folder: Path, address: str | None = None, *, epochs: int = 8) -> None:
 
 
 if __name__ == "__main__":  # processes of the workers import this file
-    main(Path("dask-study"), *sys.argv[1:2])
+    try:
+        main(Path("dask-study"), *sys.argv[1:2])
+    except jw.JoulewiseError as error:  # such as a scheduler that cannot be reached
+        sys.exit(f"dask_study: {error}")

@@ -26,7 +26,7 @@ question: What supply does each network need on this SRAM?
 models: [mlp, cnn]
 training: [{{method: sgd, epochs: {epochs}, lr: 0.1}}]
 memories:
-  - {{kind: sram, label: this SRAM, law: {table}, v_nominal: 0.9, knob: v_dd, fault: flip,
+  - {{kind: sram, label: this SRAM, law: "{table}", v_nominal: 0.9, knob: v_dd, fault: flip,
      per_channel: true}}
 drops: [1pp]
 goals: [drop=1pp]
@@ -43,7 +43,9 @@ def main(folder: Path, given: str | None = None, *, epochs: int = 8, chips: int 
     file = folder / "study.yaml"
     file.write_text(STUDY.format(table=table.resolve(), epochs=epochs, chips=chips))
     study = jw.Study.create(file, folder / "records")
-    study.run(report=lambda state: print(f"{state.done} of {state.total} trials"))
+    failed = study.run(report=lambda state: print(f"{state.done} of {state.total} trials"))
+    for cause in failed.values():
+        print(f"a trial failed: {cause}")
     write_study(study, folder / "index.html")
     for trial, record in study.records():
         if record.kind == "allocate":
@@ -59,5 +61,5 @@ def main(folder: Path, given: str | None = None, *, epochs: int = 8, chips: int 
 if __name__ == "__main__":
     try:
         main(Path("voltage-table"), *sys.argv[1:2])
-    except jw.JoulewiseError as error:  # such as a table that is not allowed
+    except (jw.JoulewiseError, OSError, UnicodeDecodeError) as error:  # such as a wrong table
         sys.exit(f"voltage_table: {error}")

@@ -20,11 +20,11 @@ def view(study):
 
 
 def test_missing_trials_are_named_on_the_page(study, monkeypatch):
-    assert "that failed or were not run" not in render_study(study)
+    assert "which failed or were not run" not in render_study(study)
     digest = next(at.digest for at, record in study.records() if record.kind == "allocate")
     read = study.store.read
     monkeypatch.setattr(study.store, "read", lambda one: None if one == digest else read(one))
-    assert "Missing here: 1 trial that failed" in render_study(study)
+    assert "Missing: 1 of" in render_study(study)
 
 
 def test_networks_are_those_of_the_study(view):

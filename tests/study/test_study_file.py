@@ -119,6 +119,10 @@ def test_goals(text, goal):
         ({"points": ["g_max=1e-5"]}, r"points\[0\] is of g_max; allowed: eta, v_dd"),
         ({"goals": ["drop=1pp"], "chips": 10}, "chips is 10; allowed: 20 or more"),
         ({"goals": ["drop=1pp,chips=95%"], "chips": 139}, "chips is 139; allowed: 140 or more"),
+        (
+            {"goals": ["drop=1pp,chips=95%"], "chips": 170, "confidence": 0.99},
+            "chips is 170; allowed: 171 or more",
+        ),
         ({"colour": "red"}, "colour is not a field"),
     ],
 )

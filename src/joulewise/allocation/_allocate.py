@@ -89,8 +89,9 @@ def allocate(  # noqa: PLR0913  each is a choice of the caller, by keyword
         goal: A `MetricDrop`, `MetricTarget` or `OutputError`, of the mean over chips, or a `Yield`
             of one of them; or an `EnergyBudget`, within which the predicted output error is least.
         granularity: The granularity of operating points, and restrictions on their values.
-        chips: Held-out chips of each attempt, 20 or more for a mean; 0 for no simulation, with an
-            `OutputError` or `EnergyBudget` only.
+        chips: Held-out chips of each attempt, 20 or more for a mean; for a `Yield` as many as the
+            last of six attempts needs, 140 for 95 % of the chips at 95 % confidence; 0 for no
+            simulation, with an `OutputError` or `EnergyBudget` only.
         confidence: One-sided; above 0.5, below 1.
         samples: Number of samples for predictions, 1 or more.
         seed: Seed of the first held-out chip, of the samples and of the probes.

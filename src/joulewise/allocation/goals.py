@@ -175,8 +175,8 @@ def check_chips(goal: Goal, chips: int, confidence: float) -> None:
     if chips < fewest:
         raise InputError(
             f"chips is {chips}, and not even all of them good would show a yield of "
-            f"{goal.at_least:g} with {confidence:.2%} confidence, as the last attempt has to; "
-            f"allowed: {fewest} or more"
+            f"{goal.at_least:g} with {100 * confidence:.6g} % confidence, as the last attempt has "
+            f"to; allowed: {fewest} or more"
         )
 
 

@@ -136,11 +136,14 @@ class Crossbar(AnalogCells, PairDevice):
         if start and self.on_off == math.inf:
             allowed = f"a ratio of conductances, since programming starts at {start:g} S"
             refuse("on_off", "infinity", allowed)
+        lowest, highest = self.g_range
+        if lowest >= end or highest <= start:
+            refuse(
+                "g_range", self.g_range, f"one that overlaps {start:g} to {end:g} S, as measured"
+            )
         low, high = self._g_ends
         if low >= high:
-            if not start:
-                refuse("g_range", self.g_range, f"one that begins below {end:g} S of programming")
-            most = f"below {min(self.g_range[1], end) / start:g} with g_range {self.g_range}"
+            most = f"above 1, below {high / start:g}"
             allowed = f"{most}: g_max / on_off is at least {start:g} S, the lowest target measured"
             refuse("on_off", self.on_off, allowed)
 

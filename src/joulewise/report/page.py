@@ -51,7 +51,8 @@ def render_study(study: Study) -> str:
     return environment.get_template("page.html.j2").render(
         version=view.version,
         title=blocks[0].title,
-        missing=view.missing,
+        missing=view.trials - view.done,
+        trials=view.trials,
         blocks=blocks,
         charts=_script_json({"data": _rounded(data), "specs": specs}),
         vega=Markup(_vega()),  # noqa: S704

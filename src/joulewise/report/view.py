@@ -299,14 +299,15 @@ class View:
     Attributes:
         file: The study file.
         records: All records with their positions.
-        missing: Number of trials without a record.
+        done: Number of trials with a record.
+        trials: Number of all trials.
     """
 
     def __init__(self, study: Study) -> None:
         self.file: StudyFile = study.file
         self.records: list[tuple[Position, Record]] = study.records()
-        done = {at.digest for at, _ in self.records}
-        self.missing: int = len({at.digest for at in study.positions()} - done)
+        self.done: int = len({at.digest for at, _ in self.records})
+        self.trials: int = len({at.digest for at in study.positions()})
         self.version: str = next(iter(r.environment["joulewise"] for _, r in self.records), "")
 
     @property

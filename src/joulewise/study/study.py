@@ -114,7 +114,7 @@ class Study:
                 f"the folder {folder} has no study.json; allowed: one that joulewise run made"
             )
         stored = Store(folder).read_study()
-        if not stored:
+        if not {"study", "cells"} <= set(stored):
             refuse(f"the study in {folder}", "one that was never run", "joulewise run FILE first")
         return cls(StudyFile.model_validate(stored["study"]), folder)
 

@@ -109,9 +109,11 @@ class StudyFile(Plain):
             if twice:
                 raise ValueError(f"{field} has {twice[0]!r} twice; allowed: a label for each")
         for goal in (goal for goal in self.goals if goal.energy is None):
-            # As in joulewise.allocation: the last attempt has 1/64 of the error probability.
-            of = "a mean" if goal.chips is None else f"a yield of {goal.chips:g}"
-            fewest = 20 if goal.chips is None else math.ceil(math.log(0.05 / 64, goal.chips))
+            of, fewest = "a mean", 20
+            if goal.chips is not None:
+                # As in joulewise.allocation: the last attempt has 1/64 of the error probability.
+                most = math.log((1 - self.confidence) / 64) / math.log(goal.chips)
+                of, fewest = f"a yield of {goal.chips:g}", math.ceil(most - 1e-9)
             if self.chips < fewest:
                 allowed = f"{fewest} or more, to verify {of}"
                 raise ValueError(f"chips is {self.chips}; allowed: {allowed}")

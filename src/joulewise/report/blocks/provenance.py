@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import textwrap
 from itertools import zip_longest
-from typing import Any
 
 from joulewise.report.blocks.block import Block
 from joulewise.report.tables import Table
 from joulewise.report.view import View
+from joulewise.study.memories import Memory
 from joulewise.study.trials import Evaluate
 from joulewise.units import format_time
 
@@ -30,11 +30,11 @@ def provenance(view: View) -> Block:
         lines = textwrap.wrap(_settings(memory), 48, break_long_words=False)
         facts += [[name, line] for name, line in zip_longest([memory.name], lines, fillvalue="")]
     facts += [
-        ["stored in it", file.place.store],
+        ["stored in memory", file.place.store],
         ["chips at each point", str(file.chips_of_curves)],
         ["seed of the first chip", str(file.chip_seed)],
         ["training seeds", ", ".join(map(str, file.seeds)) if file.training else "none"],
-        ["trials", str(len({at.digest for at, _ in view.records}))],
+        ["trials", f"{view.done} of {view.trials}"],
         ["compute time (one thread)", format_time(seconds)],
     ]
     environments = [record.environment for _, record in view.records]
@@ -48,8 +48,8 @@ def provenance(view: View) -> Block:
     )
 
 
-def _settings(memory: Any) -> str:
-    """Fields of a memory of a study file that have a value."""
-    fields = memory.model_dump(exclude={"label"}).items()
-    shown = ((k, v["kind"] if isinstance(v, dict) and "kind" in v else v) for k, v in fields)
-    return ", ".join(f"{field} {value}" for field, value in shown if value is not None)
+def _settings(memory: Memory) -> str:
+    """Fields of a memory of a study file that have a value; nested ones by their kind."""
+    fields = memory.model_dump(exclude={"label"})
+    kinds = {k: v.get("kind") if isinstance(v, dict) else v for k, v in fields.items()}
+    return ", ".join(f"{field} {value}" for field, value in kinds.items() if value is not None)
