@@ -134,17 +134,12 @@ class Crossbar(AnalogCells, PairDevice):
             refuse("programming", "given beside sigma or variability", "one of the two")
         start, end = self.programming.ends
         if start and self.on_off == math.inf:
-            allowed = f"a ratio of conductances, since programming starts at {start:g} S"
-            refuse("on_off", "infinity", allowed)
-        lowest, highest = self.g_range
-        if lowest >= end or highest <= start:
-            refuse(
-                "g_range", self.g_range, f"one that overlaps {start:g} to {end:g} S, as measured"
-            )
+            refuse("on_off", "infinity", f"a ratio of conductances, which start at {start:g} S")
+        if self.g_range[0] >= end or self.g_range[1] <= start:
+            refuse("g_range", self.g_range, f"one that overlaps {start:g} to {end:g} S")
         low, high = self._g_ends
         if low >= high:
-            most = f"above 1, below {high / start:g}"
-            allowed = f"{most}: g_max / on_off is at least {start:g} S, the lowest target measured"
+            allowed = f"above 1, below {high / start:g}, for g_max / on_off of {start:g} S or more"
             refuse("on_off", self.on_off, allowed)
 
     def _check_wires(self) -> None:
