@@ -166,18 +166,19 @@ def table(records: list[dict[str, Any]]) -> str:
     rows = []
     for case in filter(found.get, product(NETWORKS, MEMORIES)):
         plans = found[case]
-        common = plans["network"]
-        cells = [saving(common, plans[name]) if name in plans else "" for name in finer]
-        rows.append([*case, f"{100 * normalised(common):.1f} %", *cells])
+        common = plans.get("network")  # a record of finer plans alone has none
+        shown = "" if common is None else f"{100 * normalised(common):.1f} %"
+        cells = [saving(common, plans[name]) if common and name in plans else "" for name in finer]
+        rows.append([*case, shown, *cells])
     return markdown(["network", "memory", "one point, of reliable", *finer], rows)
 
 
 def saving(common: dict[str, Any], finer: dict[str, Any]) -> str:
     """Energy saved where both plans just meet the goal."""
-    first, second = common["allocation"], finer["allocation"]
-    if not (first["holds"] and second["holds"]):
+    common, finer = common["allocation"], finer["allocation"]
+    if not (common["holds"] and finer["holds"]):
         return "not shown"
-    return saving_at_goal(first["at_goal"], second["at_goal"])
+    return saving_at_goal(common["at_goal"], finer["at_goal"])
 
 
 if __name__ == "__main__":

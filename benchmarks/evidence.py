@@ -35,7 +35,8 @@ def main() -> None:
         return
     pairs = zip(TABLE.finditer(given), TABLE.finditer(made), strict=True)
     different = [old[1].strip() for old, new in pairs if old[5] != new[5]]
-    print("\n".join([f"differs from its record: {opening}" for opening in different]))
+    for opening in different:
+        print(f"differs from its record: {opening}")
     sys.exit(1 if different else 0)
 
 

@@ -164,15 +164,19 @@ def robust_energies(sram: Sequence[Row], crossbar: Sequence[Row]) -> str:
     """The least operating points half a point below SGD, of trainings that are within on SRAM."""
     points = [robust_points(sram, "eta"), robust_points(crossbar, "g_max")]
     cells = []
-    for method, (eta, low, high) in points[0].items():
-        saved = bracketed(100 * (1 - eta), (100 * (1 - high), 100 * (1 - low)))
+    for method, etas in points[0].items():
+        saved = [100 * (1 - eta) for eta in (etas[0], *reversed(etas[1:]))]
         micro = [1e6 * one for one in points[1].get(method, ())]
-        g_max = "not reached"
-        if micro:
-            g_max = bracketed(micro[0], micro[1:], 0) if micro[1:] else f"{micro[0]:.0f}"
-        cells.append([method, bracketed(eta, (low, high), 3), saved, g_max])
+        g_max = with_ends(micro, 0) if micro else "not reached"
+        cells.append([method, with_ends(etas, 3), with_ends(saved), g_max])
     header = ["trained by", "SRAM: eta", "memory energy saved, %", "crossbar, 1 uS: g_max, uS"]
     return markdown(header, cells)
+
+
+def with_ends(found: Sequence[float], digits: int = 1) -> str:
+    """A value, with its interval if there is one."""
+    value, *ends = found
+    return bracketed(value, ends, digits) if ends else f"{value:.{digits}f}"
 
 
 def robust_points(rows: Sequence[Row], knob: str) -> dict[str, list[float]]:
