@@ -72,6 +72,7 @@ def test_failed_trials_give_exit_code_1(tmp_path):
     ran = call("run", str(path), "--workers", "1")
     assert ran.exit_code == 1
     assert "failed: " in ran.stderr
+    assert "Missing: 1 of 2 trials" in ran.stdout
 
 
 def test_json_is_alone_on_standard_output(tmp_path, capsys):

@@ -52,7 +52,11 @@ def test_rows_name_what_they_are_of(done):
     curve = rows[1]
     assert (curve["knob"], curve["point"], curve["chips"]) == ("eta", 0.6, 20)
     assert curve["low"] <= curve["mean"] <= curve["high"]
-    assert rows[3]["goal"] == "output error of 0.01"
+    allocated = rows[3]
+    assert allocated["goal"] == "output error of 0.01"
+    assert all(0 < point["eta"] < 1 for point in json.loads(allocated["plan"]).values())
+    low, high = allocated["energy_at_goal_low"], allocated["energy_at_goal_high"]
+    assert low <= allocated["energy_at_goal"] <= high
     json.dumps(rows, allow_nan=False)
 
 

@@ -122,6 +122,8 @@ def _print_blocks(study: Study) -> None:
             rows = [list(row) for row in table.rows]
             console.print_table(table.caption, list(table.columns), rows, table.words)
             typer.echo("")
+    if missing := view.trials - view.done:
+        typer.echo(f"Missing: {missing} of {view.trials} trials, which failed or were not run.")
 
 
 def run_options(

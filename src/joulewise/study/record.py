@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -63,7 +64,10 @@ class Record:
         return kind_of(self.trial)
 
     def rows(self) -> list[dict[str, Any]]:
-        """A row for each simulated plan, or one for a training; equal fields for equal kinds."""
+        """A row for each simulated plan, or one for a training; equal fields for equal kinds.
+
+        ``plan`` of an allocation is JSON: the operating point of each tensor.
+        """
         result = self.result
         if isinstance(self.trial, Train):
             accuracy = result["training"]["test_accuracy"]
@@ -83,6 +87,8 @@ class Record:
             "goal": self.ask.goal.name,
             "granularity": self.ask.granularity.name,
             "holds": found["holds"],
+            "plan": json.dumps(found["plan"]),
+            **_at_goal(found.get("at_goal")),
         }
         if found["simulation"] is not None:
             return [asked | self.simulated_row(found["simulation"]) | tokens]
@@ -120,6 +126,12 @@ def _spent(energy: Mapping[str, Any]) -> dict[str, Any]:
         "memory_j": memory,
         "total_j": memory + energy["unplaced_j"] + energy["arithmetic_j"],
     }
+
+
+def _at_goal(found: Mapping[str, float] | None) -> dict[str, Any]:
+    """Energy at which the goal is just met, and its 95 % interval; see `EnergyAtGoal`."""
+    ends = {"energy": "", "low": "_low", "high": "_high"}
+    return {f"energy_at_goal{end}": (found or {}).get(key) for key, end in ends.items()}
 
 
 def _divergence(simulation: Mapping[str, Any] | None) -> dict[str, Any]:
