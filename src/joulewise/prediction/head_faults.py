@@ -94,7 +94,7 @@ class HeadFaults:
         self._rows = 0
         self._beyond = torch.zeros(self._kinds, dtype=torch.float64)  # of B
         self._alone: list[Tensor] = []  # sum of log(1 + X), by row and kind
-        self._together: list[Tensor] = []  # sum of 1 - e^{-s X}, by row, kind and node
+        self._together: list[Tensor] = []  # sum of 1 - e^{-s X}, by kind, row and node
         # Word and kind of each large fault, and its cost; costs of the others by kind.
         self._large = torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.float64)
         self._small = torch.zeros(self._kinds, dtype=torch.float64)
@@ -128,7 +128,7 @@ class HeadFaults:
             bins = ((gain[up] - _LOWEST) / _WIDTH).long().clamp(0, _BINS - 1)
             where = kind[up] * _BINS + bins
             counts = torch.bincount(where, share[up], minlength=self._kinds * _BINS).double()
-            together.append((counts.reshape(-1, _BINS) @ kernel).float())
+            together.append(counts.reshape(-1, _BINS) @ kernel)
             # Cut off at the end of the histogram, as in the integral that it is compared with.
             single = _log1p_exp(gain[up].clamp(max=_HIGHEST))
             alone.append(zeros.clone().index_add_(0, kind[up], share[up] * single))
@@ -139,7 +139,7 @@ class HeadFaults:
             costs.append(own[large])
             self._small.index_add_(0, kind[~large], (share * own)[~large])
             self._rows += 1
-        self._together.append(torch.stack(together))
+        self._together.append(torch.stack(together, dim=1))
         self._alone.append(torch.stack(alone))
         # The same fault costs in each row: one event, whose cost is their sum.
         found_words, place = torch.unique(torch.cat(words), return_inverse=True)
@@ -197,7 +197,7 @@ class HeadFaults:
     @property
     def numbers(self) -> int:
         """Numbers that one call of `excess` works on."""
-        return self._rows * self._kinds * len(_NODES)
+        return self._rows * len(_NODES)
 
     def excess(self, rates: Tensor) -> Tensor:
         """Divergence beyond second order, mean over rows; float64, differentiable.
@@ -214,8 +214,7 @@ class HeadFaults:
         weights = _STEP * torch.exp(-torch.exp(_NODES))
         competing: Tensor = each.new_zeros(())
         for together, alone in zip(self._together, self._alone, strict=True):
-            # r: rows, k: kinds, n: nodes.
-            exponents = torch.einsum("rkn,k->rn", together.double(), each)
+            exponents = (each @ together.flatten(1)).reshape(-1, len(_NODES))
             several = -torch.expm1(-exponents) @ weights
             competing = competing + (several - alone @ each).sum()
         return competing

@@ -112,6 +112,9 @@ def _with_slopes(
         values = torch.func.vmap(function)(knob.points(at))
         if not values.requires_grad:
             return values, torch.zeros_like(values)
+        if values.shape[1] == 1:
+            (slopes,) = torch.autograd.grad(values.sum(), at)
+            return values.detach(), slopes[:, None]
         # Forward-mode derivatives by two backward passes: the first is linear in its cotangent, and
         # its coefficients are the slopes of all curves.
         cotangent = torch.ones_like(values, requires_grad=True)
