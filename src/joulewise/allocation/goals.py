@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import stats
+from scipy.special import bdtr, ndtri, stdtrit
 
 from joulewise.errors import InputError, check_count, check_in_range, check_kind, refuse
 from joulewise.metrics import MeanSquaredError, Metric, margin
@@ -304,7 +304,7 @@ class MeanCondition(Condition):
             values = np.log(values).tolist()
         # Standard error over the ``chips`` of the verification, not those of this simulation.
         spread = float(np.std(values, ddof=1)) / chips**0.5
-        reach = float(stats.t.ppf(confidence, chips - 1)) * spread
+        reach = float(stdtrit(chips - 1, confidence)) * spread
         sign = -1.0 if self.metric.higher_is_better else 1.0
         bound = float(np.mean(values)) + sign * reach
         return self._margin(math.exp(min(bound, 700.0)) if self.metric.geometric else bound)
@@ -350,7 +350,7 @@ class YieldCondition(Condition):
         lows = [proportion_interval(g, chips, 2 * confidence - 1).low for g in range(chips + 1)]
         needed = sum(low < self.fraction for low in lows) / chips
         # The fraction ``needed`` passes if the mean is this many standard deviations above 0.
-        reach = float(stats.norm.ppf(min(needed, 1 - 0.5 / chips)))
+        reach = float(ndtri(min(needed, 1 - 0.5 / chips)))
         return float(margins.mean() - reach * margins.std(ddof=1))
 
     def margin(self, simulation: Simulation) -> tuple[float, Interval]:
@@ -358,7 +358,8 @@ class YieldCondition(Condition):
         ranked = np.sort(self._margins(simulation))
         chips = len(ranked)
         # Order statistics whose ranks bracket the quantile with 95 % confidence.
-        low, high = stats.binom.ppf([0.025, 0.975], chips, 1 - self.fraction).astype(int)
+        bad = bdtr(np.arange(chips + 1), chips, 1 - self.fraction)
+        low, high = np.searchsorted(bad, [0.025, 0.975])
         interval = Interval(
             float(ranked[low - 1]) if low else -math.inf,
             float(ranked[high]) if high < chips else math.inf,

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy.special import ndtr, ndtri
 from torch import Tensor
 
 from joulewise.allocation.goals import Condition
@@ -263,7 +263,7 @@ class Verification:
             return None if held else max_error * _STEP_BACK
         confidence = attempt_confidence(number, self.confidence)
         # A Newton step on the line, to the margin that verification needs with some to spare.
-        aimed_at = float(stats.norm.cdf(stats.norm.ppf(confidence) + _SPARE))
+        aimed_at = float(ndtr(ndtri(confidence) + _SPARE))
         needed = last.margin - self.condition.slack(simulation, self.chips, aimed_at)
         step = min((line.level - needed) / -line.slope, _LONGEST_STEP)
         if not held:

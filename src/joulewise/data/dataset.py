@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from numbers import Real
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -194,11 +196,12 @@ def load_digits() -> Dataset:
         >>> len(digits.train), len(digits.test), digits.input_shape
         (1198, 599, (1, 8, 8))
     """
-    from sklearn import datasets  # here, since its import takes as long as torch's
-
-    bunch = datasets.load_digits()
-    pixels = np.asarray(bunch.images, dtype=np.float32)[:, None] / 16
-    labels = np.asarray(bunch.target, dtype=np.int64)
+    # Its file alone: importing scikit-learn would take a second.
+    package = importlib.util.find_spec("sklearn")
+    assert package is not None and package.origin is not None
+    path = Path(package.origin).parent / "datasets/data/digits.csv.gz"
+    table = np.loadtxt(path, dtype=np.float32, delimiter=",")
+    pixels, labels = table[:, :-1].reshape(-1, 1, 8, 8) / 16, table[:, -1].astype(np.int64)
     # A mask rather than a list of indices: samples keep their order, so that the first few of a
     # split are of mixed classes.
     generator, tested = np.random.default_rng(2009), np.zeros(len(labels), dtype=np.bool_)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import optimize, stats
-from scipy.special import gammaln, ndtr, ndtri, xlog1py, xlogy
+from scipy import optimize
+from scipy.special import chdtrc, gammaln, ndtr, ndtri, xlog1py, xlogy
 
 from joulewise.devices.correlated_map import CorrelatedMap
 from joulewise.devices.fault_measurement import FaultMeasurement
@@ -20,7 +20,7 @@ Floats = NDArray[np.float64]
 
 # The effect that cells of a column share, and its weight: trapezoids, whose error is below 1e-10.
 _EFFECT = np.linspace(-9.0, 9.0, 3001)
-_WEIGHT = stats.norm.pdf(_EFFECT) * (_EFFECT[1] - _EFFECT[0])
+_WEIGHT = np.exp(-np.square(_EFFECT) / 2) / (2 * np.pi) ** 0.5 * (_EFFECT[1] - _EFFECT[0])
 # First counts of the classes of the test: columns with 0, 1, 2, 3 to 4, 5 to 8 faults and so on.
 _CLASSES = (0, 1, 2, 3, 5, 9, 17, 33)
 # Columns that are expected in a class of the test, at least; sparser ones are joined.
@@ -103,7 +103,9 @@ def fit_correlated_map(
 
     def negative_binomial(log_shape: float) -> float:
         shape = np.exp(log_shape)
-        return float(-columns @ stats.nbinom.logpmf(values, shape, shape / (shape + mean)))
+        ways = gammaln(values + shape) - gammaln(shape) - gammaln(values + 1)
+        success = shape / (shape + mean)
+        return float(-columns @ (ways + xlogy(shape, success) + xlog1py(values, -success)))
 
     column, least = _minimum(correlated, 1e-3, 0.9) if column is None else (column, 0.0)
     error, step = 0.0, 1e-3
@@ -123,16 +125,14 @@ def fit_correlated_map(
         standard_error=error,
         shape=float(np.exp(log_shape)),
         log_likelihood={
-            "independent": float(stats.binom.logpmf(values, cells, rate) @ columns),
+            "independent": float(_binomial(values, cells, rate) @ columns),
             "negative binomial": -least_of_gamma,
             "correlated": -(least or correlated(column)),
         },
         classes=classes,
         observed=tuple(int(n) for n in observed),
         expected=tuple(float(n) for n in expected),
-        p_value=(
-            float(stats.chi2.sf(squares, degrees_of_freedom)) if degrees_of_freedom > 0 else None
-        ),
+        p_value=(float(chdtrc(degrees_of_freedom, squares)) if degrees_of_freedom > 0 else None),
     )
 
 
@@ -177,13 +177,15 @@ def _minimum(function: Callable[[float], float], low: float, high: float) -> tup
 def _correlated(counts: NDArray[np.int64], cells: int, rate: float, column: float) -> Floats:
     """Probability of each number of failing cells in a column of ``cells`` cells."""
     given = ndtr((ndtri(rate) - column**0.5 * _EFFECT) / (1 - column) ** 0.5)
-    chances = []
-    for some in np.array_split(counts, -(-len(counts) // 256)):  # tables of 6 MB
-        n = some[:, None]
-        ways = gammaln(cells + 1) - gammaln(n + 1) - gammaln(cells - n + 1)
-        logs = ways + xlogy(n, given) + xlog1py(cells - n, -given)
-        chances.append(np.exp(logs) @ _WEIGHT)
-    return np.concatenate(chances)
+    some = np.array_split(counts, -(-len(counts) // 256))  # tables of 6 MB
+    return np.concatenate([np.exp(_binomial(n[:, None], cells, given)) @ _WEIGHT for n in some])
+
+
+def _binomial(counts: NDArray[np.int64], cells: int, rate: float | Floats) -> Floats:
+    """Logarithm of the binomial probability of each count."""
+    ways = gammaln(cells + 1) - gammaln(counts + 1) - gammaln(cells - counts + 1)
+    found: Floats = ways + xlogy(counts, rate) + xlog1py(cells - counts, -rate)
+    return found
 
 
 def _in_classes(

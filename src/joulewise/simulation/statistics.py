@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
+from scipy.special import betaincinv, stdtrit
 
 from joulewise.errors import check_in_range, refuse
 
@@ -68,7 +68,7 @@ def mean_interval(
     if len(values) == 1:
         return Interval(-math.inf, math.inf)
     error = float(np.std(values, ddof=1)) / math.sqrt(len(values))
-    reach = float(stats.t.ppf(0.5 + confidence / 2, len(values) - 1)) * error
+    reach = float(stdtrit(len(values) - 1, 0.5 + confidence / 2)) * error
     return Interval(mean - reach, mean + reach)
 
 
@@ -93,8 +93,9 @@ def proportion_interval(successes: int, trials: int, confidence: float = 0.95) -
     check_in_range("successes", successes, 0, trials)
     # Beta quantiles invert the binomial tails exactly.
     tail = (1 - confidence) / 2
-    low = stats.beta.ppf(tail, successes, trials - successes + 1) if successes else 0.0
-    high = (
-        stats.beta.ppf(1 - tail, successes + 1, trials - successes) if successes < trials else 1.0
-    )
+    failures, low, high = trials - successes, 0.0, 1.0
+    if successes:
+        low = betaincinv(successes, failures + 1, tail)
+    if failures:
+        high = betaincinv(successes + 1, failures, 1 - tail)
     return Interval(float(low), float(high))
