@@ -230,10 +230,9 @@ class WordMemory(Device[Words]):
     def _moments_at(self, rate: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and variance of each code for bit error rates ``[bits]``."""
         weights, rates = self.fault_map.mixture(self.fault.rates(rate))
-        parts = [self._word_moments(component) for component in rates]
-        if len(parts) == 1:
-            return parts[0]
-        means, variances = (torch.stack(part) for part in zip(*parts, strict=True))
+        if len(rates) == 1:
+            return self._word_moments(rates[0])
+        means, variances = torch.func.vmap(self._word_moments)(rates)
         # Law of total variance, Var = E[Var] + Var[E], in a form without cancellation.
         mean = weights @ means
         return mean, weights @ (variances + (means - mean) ** 2)
