@@ -2,15 +2,21 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
+# Without byte-compiling all of PyTorch and others: what is imported is compiled then.
+PIP := $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt
+unexport PYTHONDONTWRITEBYTECODE
+# Lint and tests run side by side.
+MAKEFLAGS += --jobs=2
 
-.PHONY: demo test docs lint format clean
+.PHONY: demo test pytest docs lint format clean
 
 demo: $(VENV)/.installed
 	$(BIN)/joulewise demo --out demo
 	@echo "To use joulewise in this shell: . $(BIN)/activate"
 
-test: $(VENV)/.installed-dev lint
+test: lint pytest
+
+pytest: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n auto
 
 docs: $(VENV)/.installed-docs
@@ -34,16 +40,16 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
-	@echo "Installing joulewise into $(VENV) (a few minutes the first time)"
+	@echo "Installing joulewise into $(VENV) (a minute or two the first time)"
 	$(PIP) --editable .
 	touch $@
 
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
-	@echo "Installing joulewise and its development tools into $(VENV) (a few minutes the first time)"
+	@echo "Installing joulewise and its development tools into $(VENV) (a minute or two the first time)"
 	$(PIP) --editable ".[dev]"
 	touch $@ $(VENV)/.installed
 
 $(VENV)/.installed-docs: pyproject.toml constraints.txt | $(VENV)/bin/python
-	@echo "Installing joulewise and what builds its site into $(VENV) (a few minutes the first time)"
+	@echo "Installing joulewise and what builds its site into $(VENV) (a minute or two the first time)"
 	$(PIP) --editable ".[docs]"
 	touch $@ $(VENV)/.installed

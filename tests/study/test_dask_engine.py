@@ -8,6 +8,7 @@ import joulewise as jw
 from joulewise.data import load_digits
 from joulewise.errors import InputError
 from joulewise.models import build
+from joulewise.study import dask_engine
 from joulewise.study.dask_engine import DaskWorkers
 from joulewise.study.study import Study
 from joulewise.study.study_file import StudyFile
@@ -45,6 +46,7 @@ def test_two_clusters_at_once():
             engine.close()
 
 
-def test_a_scheduler_that_is_not_there_is_named():
+def test_a_scheduler_that_is_not_there_is_named(monkeypatch):
+    monkeypatch.setattr(dask_engine, "_CONNECT_S", 1)
     with pytest.raises(InputError, match="tcp://127.0.0.1:1 cannot be reached"):
         DaskWorkers("tcp://127.0.0.1:1")

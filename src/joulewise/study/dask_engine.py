@@ -27,6 +27,8 @@ _LOCAL = {
 }
 # Trials that wait at each worker, so that none is idle between two.
 _AHEAD = 2
+# Time that a scheduler is given to answer, which may be starting up itself, s.
+_CONNECT_S = 10
 
 
 class DaskWorkers(Engine):
@@ -64,7 +66,9 @@ class DaskWorkers(Engine):
                         silence_logs=logging.ERROR,  # of workers that end slowly
                         resources={"GPU": 1} if gpu else None,
                     )
-            self._client = dask.Client(self._cluster or address, timeout=10, set_as_default=False)
+            self._client = dask.Client(
+                self._cluster or address, timeout=_CONNECT_S, set_as_default=False
+            )
         except (OSError, ValueError, TimeoutError) as error:
             raise InputError(
                 f"the scheduler {address or 'of this machine'} cannot be reached "
