@@ -38,6 +38,9 @@ Cells = NDArray[np.int64]
 Rates = NDArray[np.float64]
 
 Layout = Literal["adjacent", "interleaved"]
+
+# Time up to which faults of an `IndependentMap` are drawn one by one: a failure rate of 0.1.
+_SPARSE = -math.log1p(-0.1)
 """Order of the columns in a row of an array: ``"adjacent"`` keeps the bits of a word side by side;
 ``"interleaved"`` keeps bit k of all words side by side (column multiplexing), so that neighbouring
 columns belong to different words."""
@@ -96,12 +99,14 @@ class FaultMap(ABC):
 class IndependentMap(FaultMap):
     """Cells that fail independently.
 
-    Drawing a chip takes time in proportion to faults, not cells.
-
     Faults arrive as a Poisson process in ``t = -log(1 - rate)``, each at a uniformly drawn cell,
     and a cell fails from its first arrival on. By Poisson splitting, first arrivals at cells are
     independent and exponential: a cell has failed by ``t`` with probability
     ``1 - exp(-t) = rate`` exactly. A lower supply only adds arrivals.
+
+    Up to a rate of 0.1, arrivals are drawn one by one: a chip takes time in proportion to faults,
+    not cells. Exponential times have no memory, so for bit planes of higher rates the time from
+    there to the first arrival is drawn for every cell.
     """
 
     def check(self, bits: int) -> None:
@@ -109,21 +114,32 @@ class IndependentMap(FaultMap):
 
     def failing(self, words: int, rates: Rates, chip: Chip) -> tuple[Cells, Cells]:
         """Failing cells of one chip; see `FaultMap.failing`."""
-        bits, highest = rates.shape[-1], float(rates.max())
-        if float(rates.min()) == highest < 1.0:
-            _, cells = _arrivals(words * bits, -math.log1p(-highest), chip)
+        bits = rates.shape[-1]
+        with np.errstate(divide="ignore"):  # infinite where all cells fail
+            horizons = -np.log1p(-rates)
+        highest = float(horizons.max())
+        times, cells = _arrivals(words * bits, min(highest, _SPARSE), chip)
+        if float(horizons.min()) == highest <= _SPARSE:
             failing = _each_once(cells)
             return failing, failing
-        certain = rates >= 1.0  # t is infinite: all cells of such planes fail, without arrivals
-        horizons = -np.log1p(-np.where(certain, 0.0, rates))
-        times, cells = _arrivals(words * bits, float(horizons.max()), chip)
         plane = rate_of(cells, words, rates)
+        beyond = (horizons - _SPARSE).reshape(2, -1, bits).astype(np.float32)
+        later = {
+            bit: chip.generator(f"faults of plane {bit}")
+            .standard_exponential(words, dtype=np.float32)
+            .reshape(beyond.shape[1], -1)
+            for bit in np.flatnonzero(beyond.max((0, 1)) > 0)
+        }
 
         def failing_while(held: int) -> Cells:
             hit = cells[times <= horizons[held].reshape(-1)[plane]]
-            if certain[held].any():
-                hit = np.concatenate([hit, np.flatnonzero(by_word(certain[held], words))])
-            return _each_once(hit)
+            if not later:
+                return _each_once(hit)
+            found = np.zeros((words, bits), dtype=np.bool_)
+            found.reshape(-1)[hit] = True
+            for bit, time in later.items():
+                found[:, bit] |= (time <= beyond[held, :, bit, None]).reshape(-1)
+            return np.flatnonzero(found)
 
         on_zero = failing_while(0)
         return on_zero, on_zero if np.array_equal(rates[0], rates[1]) else failing_while(1)

@@ -117,11 +117,14 @@ class _Places:
     def __init__(self, values: Tensor, scale: Tensor, places: Tensor) -> None:
         shape, places = values.shape[1:], places.to(values.device)
         if scale.ndim:
-            scale = scale.expand(shape)[torch.unravel_index(places, shape)]
+            scale = scale.contiguous()
+            scale = scale.view(-1)[_offsets(places, shape, scale.expand(shape).stride())]
         # Activations may be channels-last: a view of each sample as words in memory order, since
         # indexing all axes of a batch takes ten times as long.
         self._rows = values.as_strided((len(values), values[0].numel()), (values.stride(0), 1))
-        self._offsets, self._scale = _offsets(places, values), scale
+        if not values.is_contiguous():
+            places = _offsets(places, shape, values.stride()[1:])
+        self._offsets, self._scale = places, scale
 
     def codes(self) -> Tensor:
         """The codes, int32 ``[batch, places]``."""
@@ -147,9 +150,11 @@ def samples_are_dense(values: Tensor) -> bool:
     return last == values[0].numel() - 1
 
 
-def _offsets(places: Tensor, values: Tensor) -> Tensor:
-    """Offsets in memory, within a sample, of words that are numbered in logical order."""
-    if values.is_contiguous():
-        return places
-    axes = torch.unravel_index(places, values.shape[1:])
-    return torch.stack([axis * values.stride(dim) for dim, axis in enumerate(axes, 1)]).sum(0)
+def _offsets(places: Tensor, shape: torch.Size, strides: tuple[int, ...]) -> Tensor:
+    """Offsets in memory of elements that are numbered in logical order."""
+    offsets, inner = torch.zeros_like(places), 1
+    for size, stride in zip(reversed(shape), reversed(strides), strict=True):
+        if stride:  # 0 along axes that share an element
+            offsets += places // inner % size * stride
+        inner *= size
+    return offsets
