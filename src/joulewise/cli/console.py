@@ -23,7 +23,7 @@ Update = Callable[[float, float, str], None]
 
 
 def start(torch_device: str | None = None) -> None:
-    """Prepare a command that computes: allocator and device.
+    """Prepare a command that computes: threads, allocator and device.
 
     Raises:
         InputError: if the device is none, or not there.
@@ -31,6 +31,8 @@ def start(torch_device: str | None = None) -> None:
     from joulewise.errors import refuse
     from joulewise.study.malloc import keep_freed_memory
 
+    # Threads that wait for one another spin by default: ten times slower beside another process.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported
     keep_freed_memory()
     if torch_device is None:
         return
