@@ -7,8 +7,9 @@ import importlib.util
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 
 __all__ = ["cause_of", "import_source", "importable", "imported_files"]
 
@@ -48,27 +49,34 @@ def import_source(source: str) -> ModuleType:
     Args:
         source: ``package.module`` or ``path/to/file.py``.
 
-    Raises:
-        ImportError: if there is no loader for the file; exceptions of the code pass through.
+    Exceptions of the code pass through.
     """
     if not source.endswith(".py"):
         return importlib.import_module(source)
     file = Path(source)
     # A prefix, so that a user's random.py does not replace the standard library's.
     name = f"_joulewise_user_{file.stem}"
-    spec = importlib.util.spec_from_file_location(name, file.resolve())
-    if spec is None or spec.loader is None:
-        raise ImportError(f"no loader for {file}")
+    loader = _WithoutCache(name, str(file.resolve()))
+    spec = importlib.util.spec_from_file_location(name, file.resolve(), loader=loader)
+    assert spec is not None
     module = importlib.util.module_from_spec(spec)
     # Dataclasses and pickle look their module up here while it is still being executed.
     sys.modules[name] = module
     try:
-        spec.loader.exec_module(module)
+        loader.exec_module(module)
     except BaseException:
         del sys.modules[name]
         raise
     _imported[name] = file.resolve()
     return module
+
+
+class _WithoutCache(SourceFileLoader):
+    """Compiles a file each time: a cached one is told from it by seconds and size alone."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        path = self.get_filename(fullname)
+        return self.source_to_code(self.get_data(path), path)
 
 
 def cause_of(error: BaseException) -> str:
