@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["At", "Fit", "Plan"]
 
 # Tensors listed in the text summary.
-_SHOWN = 6
+_SHOWN = 12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
