@@ -150,9 +150,10 @@ def table(record: dict[str, Any]) -> str:
 
 def cells(row: dict[str, Any]) -> list[str]:
     energy = row["memory_j_a_token"]
+    found = ": a common point" if row["common"] else ""  # cheaper than the plan of many points
     return [
         MODELS[row["transform"]],
-        row["granularity"],
+        row["granularity"] + found,
         "yes" if row["holds"] else "no",
         f"{1e3 * energy:.3f}",
         format_percent(energy / row["reliable_j_a_token"], 1),

@@ -238,14 +238,15 @@ class Verification:
         reliable_error = optimiser.error(optimiser.variables.most_reliable)
         if max_error > reliable_error:
             return optimiser, max_error
+        between = optimiser.variables.most_reliable
         if optimiser.rails or optimiser.variables.listed:
             nearer = self.problem.linearised_near(max_error)
-            reachable = nearer.error(nearer.variables.most_reliable)
-            limit = nearer.error(levels) * max_error / self.attempts[-1].predicted_error
-            return nearer, max(limit, reachable)
-        between = (levels + optimiser.variables.most_reliable) / 2
-        optimiser = self.problem.linearised_at(between)
-        return optimiser, optimiser.error(between)
+        else:
+            between = (levels + between) / 2
+            nearer = self.problem.linearised_at(between)
+        # The same ratio to the error of the last plan, which the new linearisation states anew.
+        limit = nearer.error(levels) * max_error / self.attempts[-1].predicted_error
+        return nearer, max(limit, nearer.error(between))
 
     def _next_limit(
         self, max_error: float, optimiser: PlanOptimiser, levels: Tensor, simulation: Simulation
