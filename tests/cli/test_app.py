@@ -37,6 +37,18 @@ def test_help_is_quick_and_does_not_wait_for_torch():
     assert not loaded & {"torch", "numpy", "altair", "sklearn", "scipy"}
 
 
+def test_threads_are_told_not_to_spin_before_torch_starts_them():
+    code = (
+        "import os, sys; from joulewise.cli import console; console.start(); "
+        "print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
+    )
+    assert done.stdout.split() == ["PASSIVE", "False"]
+
+
 def test_every_command_has_help(run):
     for command in COMMANDS:
         code, out, _ = run(command, "--help")
