@@ -126,7 +126,7 @@ class Forecast(Result):
             figures["not predicted"] = self.refusal
         largest = sorted(self.fractions.items(), key=lambda item: -item[1])
         shift = _number(self.mean_shift) / max(_number(self.mse), 1e-300)
-        figures["shift of the mean"] = f"{format_percent(shift, 0)} of it"
+        figures["shift of the mean"] = f"{format_percent(shift, 0)} of the error"
         parts = (f"{name} {format_percent(part, 0)}" for name, part in largest[:_SHOWN])
         figures["variance from"] = ", ".join(parts)
         return f"{self.method}, {self.samples} samples", figures
