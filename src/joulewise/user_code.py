@@ -44,12 +44,10 @@ def importable(source: str) -> Iterator[None]:
 
 
 def import_source(source: str) -> ModuleType:
-    """Import a module, which runs its code.
+    """Import a module, which runs its code; exceptions of the code pass through.
 
     Args:
         source: ``package.module`` or ``path/to/file.py``.
-
-    Exceptions of the code pass through.
     """
     if not source.endswith(".py"):
         return importlib.import_module(source)

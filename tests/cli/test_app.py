@@ -467,4 +467,4 @@ def test_ctrl_c_exits_130_and_leaves_no_file(tmp_path):
     assert process.returncode == 130, err
     assert "interrupted" in err
     assert "Traceback" not in err
-    assert not [path for path in tmp_path.iterdir() if "w.safetensors" in path.name]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["began", "mine.py"]

@@ -117,7 +117,7 @@ def test_the_divergence_is_that_of_chips(request, model, memory, at):
         model, weights=memory, exclude=tables[1:] if analog else [], example_inputs=example
     )
     found = jw.predict(placement, batches, at=at, method=Fisher(draws=8, most_draws=64, seed=2**61))
-    chips = jw.simulate(placement, batches, at=at, chips=200, metric=KLDivergence())
+    chips = jw.simulate(placement, batches, at=at, chips=400, metric=KLDivergence())
     reach = chips.interval(0.999).half_width + 3.3 * (found.standard_error or 0.0)
     # Terms of higher order: a tenth, at divergences of up to 0.05 nats.
     assert float(found.divergence) == pytest.approx(

@@ -238,15 +238,15 @@ class Verification:
         reliable_error = optimiser.error(optimiser.variables.most_reliable)
         if max_error > reliable_error:
             return optimiser, max_error
-        between = optimiser.variables.most_reliable
+        safer = optimiser.variables.most_reliable
         if optimiser.rails or optimiser.variables.listed:
             nearer = self.problem.linearised_near(max_error)
         else:
-            between = (levels + between) / 2
-            nearer = self.problem.linearised_at(between)
+            safer = (levels + safer) / 2
+            nearer = self.problem.linearised_at(safer)
         # The same ratio to the error of the last plan, which the new linearisation states anew.
         limit = nearer.error(levels) * max_error / self.attempts[-1].predicted_error
-        return nearer, max(limit, nearer.error(between))
+        return nearer, max(limit, nearer.error(safer))
 
     def _next_limit(
         self, max_error: float, optimiser: PlanOptimiser, levels: Tensor, simulation: Simulation
