@@ -423,7 +423,7 @@ def test_a_users_model_and_data(run, tmp_path, monkeypatch):
     arguments = ["simulate", "--model", "mine.py:net", "--data", "mine:data", "--at", "eta=0.4"]
     code, out, err = run(*arguments, "--chips", 2)
     assert code == 0, err
-    assert "20 samples" in out
+    assert "20 test samples" in out
 
 
 def test_a_users_model_that_fails(run, tmp_path, monkeypatch):

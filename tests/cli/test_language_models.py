@@ -43,7 +43,7 @@ def test_losses_are_predicted_and_checked(run, source):
     assert 0.3 < result["divergence"] / result["simulation"]["mean"] < 3
     code, out, err = run("predict", *options(source), *fisher)
     assert code == 0, err
-    assert "divergence, nats" in out and "simulated divergence" in out
+    assert "divergence, nats" in out and "simulated [95 %]" in out
     assert "Contributions to the divergence" in out and "cache.0:key" in out
 
 

@@ -5,6 +5,8 @@ import json
 import pytest
 from typer.testing import CliRunner
 
+import joulewise as jw
+from joulewise.cli import running
 from joulewise.cli.app import app
 from joulewise.errors import InputError
 from joulewise.study.study_file import StudyFile
@@ -94,12 +96,24 @@ def test_json_is_alone_on_standard_output(tmp_path, capsys):
     assert json.loads(dry.stdout)["done"] == 2
 
 
-def test_allocate_without_a_folder(tmp_path):
+def test_allocate_with_and_without_a_folder(tmp_path, monkeypatch):
     weights = tmp_path / "w.safetensors"
     assert call("train", "--model", "mlp", "--epochs", "1", "--out", str(weights)).exit_code == 0
-    ran = call(
-        *("allocate", "--model", f"mlp={weights}", "--goal", "error=0.05", "--workers", "1"),
-        *("--granularity", "tensor:levels=0.3+0.5+1", "--chips", "20", "--images", "60"),
-    )
+    network = ("--model", f"mlp={weights}")
+    allocate = ("allocate", *network, "--goal", "error=0.05", "--workers", "1")
+    allocate += ("--granularity", "tensor:levels=0.3+0.5+1", "--chips", "20", "--images", "60")
+    ran = call(*allocate)
     assert ran.exit_code == 0, ran.stderr
     assert "Operating points of w" in ran.stdout
+    assert "on 20 held-out chips" in ran.stdout
+
+    def cut(*_, **__):
+        raise BrokenPipeError
+
+    monkeypatch.setattr(running, "present", cut)
+    with pytest.raises(BrokenPipeError):
+        call(*allocate, "--out", str(tmp_path / "kept"))
+    plan = tmp_path / "kept/plan.json"
+    assert len(jw.Plan.read(plan)) == 3
+    with pytest.raises(InputError, match="needs the --memory and --place of its allocation: chann"):
+        call("simulate", *network, "--plan", str(plan), "--memory", "sram:per_channel=true")

@@ -92,6 +92,8 @@ def test_goals(text, goal):
         ({"goals": ["drop=0.5pp,target=1"]}, r"goals\[0\]: drop and target are given"),
         ({"goals": ["drop"]}, r"goals\[0\]: the goal is 'drop'"),
         ({"goals": ["drop=x"]}, r"goals\[0\].drop is 'x'"),
+        ({"goals": ["drop=1pct"]}, r"drop is '1pct'; allowed: a number, such as 0.005, 0.5pp or"),
+        ({"goals": ["drop=%"]}, r"drop is '%'; allowed: a number"),
         ({"points": ["eta"]}, r"points\[0\]: the point is 'eta'"),
         ({"training": [{"epochs": 0}]}, r"training\[0\].epochs is 0"),
         ({"training": [{"seed": 1}], "models": ["mlp"]}, r"training\[0\].seed is not a field"),

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json as json_module
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from joulewise.cli import arguments
 from joulewise.cli.running import run_options
 from joulewise.files import write_atomically
+
+if TYPE_CHECKING:
+    from joulewise.study.record import Record
+    from joulewise.study.study import Position
 
 __all__ = ["allocate", "pareto"]
 
@@ -61,11 +65,18 @@ def allocate(
     on_curve = wanted.relative == (metric == "perplexity")
     # One point for all beside it, of the same levels.
     common = [] if chosen.per == "network" else [{"per": "network", "levels": chosen.levels}]
+
+    def keep(records: list[tuple[Position, Record]]) -> None:
+        if out is not None:
+            plan = json_module.dumps(_allocation(records).result["plan_file"], indent=1)
+            write_atomically(out / "plan.json", plan)
+
     records = run_options(
         out,
         json,
         workers,
         torch_device,
+        before_printing=keep,  # a pipe that is cut ends the command
         data={"source": data, "images": images},
         models=[model],
         memories=[memory],
@@ -78,13 +89,15 @@ def allocate(
         samples=samples,
         chip_seed=seed,
     )
-    allocation = [record for _, record in records if record.kind == "allocate"][-1]
     if out is not None:
-        plan = json_module.dumps(allocation.result["plan_file"], indent=1)
-        write_atomically(out / "plan.json", plan)
         typer.echo(f"The plan: {out / 'plan.json'}", err=json)
-    if allocation.result["allocation"]["holds"] is False:
+    if _allocation(records).result["allocation"]["holds"] is False:
         raise typer.Exit(OUT_OF_REACH)
+
+
+def _allocation(records: list[tuple[Position, Record]]) -> Record:
+    """The record of the granularity that was asked for, behind that of one common point."""
+    return [record for _, record in records if record.kind == "allocate"][-1]
 
 
 def pareto(

@@ -99,6 +99,7 @@ class Case:
         console.start(torch_device)
         from joulewise.data import load_data
         from joulewise.placement import Plan
+        from joulewise.study.messages import named
         from joulewise.study.networks import metric_of, place_network, test_split
 
         (entry,), (memory,) = self.file.models, self.file.memories
@@ -110,7 +111,8 @@ class Case:
         self.metric = metric_of(self.file.metric)
         if self._plan is not None:
             self.plans = [Plan.read(self._plan)]
-            self.placement.points(self.plans[0])
+            with named("the plan needs the --memory and --place of its allocation"):
+                self.placement.points(self.plans[0])
             if not self.plans[0].is_for_weights_of(self.placement):
                 typer.echo("joulewise: the plan was chosen for other weights than these", err=True)
         else:

@@ -6,6 +6,7 @@ import json as json_module
 import shlex
 import sys
 from collections.abc import Sequence
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -83,10 +84,10 @@ def simulate(
         return
     rows = [_row(name, one, limit) for name, one in zip(case.names, found, strict=True)]
     one = found[0]
-    columns = ["point", "memory energy", "% of reliable", "chips"]
-    columns += [] if one.metric is None else [one.metric.name, "95 % interval", "5 % quantile"]
-    columns += ["output error"] + ([] if limit is None else ["yield"])
-    title = f"{case.name}, {one.samples} samples"
+    columns = ["point", "memory", "of reliable", "chips"]
+    columns += [] if one.metric is None else [f"{one.metric.name} [95 %]", "5 % quantile"]
+    columns += ["output error"] + ([] if limit is None else ["yield [95 %]"])
+    title = f"{case.name}, {one.samples} test samples"
     if one.metric is not None:
         given, ideal = (_text(one, value) for value in (one.original, one.ideal))
         title += f": {one.metric.name} {given} as given, {ideal} with a perfect memory"
@@ -237,22 +238,24 @@ def _row(name: str, one: Simulation, limit: float | None) -> list[str]:
     cells = [
         name,
         format_si(one.energy.memory_total_j, "J"),
-        f"{100 * one.energy.normalised:.1f}",
+        format_percent(one.energy.normalised, 1),
         str(one.chips),
     ]
     if one.metric is not None and one.failed == one.chips:
-        cells += ["all chips failed", "", ""]
+        cells += ["all chips failed", ""]
     elif one.metric is not None:
-        interval = "one chip"
+        mean = _text(one, one.mean)
         if one.chips - one.failed > 1:
-            low, high = one.interval()
-            interval = f"{_text(one, low)} to {_text(one, high)}"
-        cells += [_text(one, one.mean), interval, _text(one, one.quantile(0.05))]
+            ends = (_text(one, end).removesuffix(" %") for end in one.interval())
+            mean += f" [{', '.join(ends)}]"
+        else:
+            mean += " (one chip)"
+        cells += [mean, _text(one, one.quantile(0.05))]
     cells.append(f"{one.mean_mse:.3g}" if one.mse else "")
     if limit is not None:
         fraction, interval_of = one.yield_at(limit)
-        ends = f"{100 * interval_of.low:.1f} to {100 * interval_of.high:.1f}"
-        cells.append(f"{format_percent(fraction, 1)} [{ends}]")
+        low, high = (100 * end for end in interval_of)
+        cells.append(f"{format_percent(fraction, 1)} [{low:.1f}, {high:.1f}]")
     return cells
 
 
@@ -266,6 +269,12 @@ def _figures(forecast: Forecast | LossForecast) -> list[str]:
         return [f"{float(forecast.divergence):.3g}{error}", perplexity]
     accuracy = "" if forecast.accuracy is None else format_percent(forecast.accuracy.mean)
     return [f"{float(forecast.mse):.3g}{error}", accuracy]
+
+
+def _interleaved(predicted: list[str], simulated: list[str]) -> list[str]:
+    """Predicted cells, each followed by the simulated one if there is one."""
+    pairs = zip_longest(predicted, simulated)
+    return [cell for pair in pairs for cell in pair if cell is not None]
 
 
 def _simulated(one: Simulation | None, loss: bool) -> list[str]:
@@ -291,16 +300,15 @@ def _print_forecasts(
     first = found[0]
     loss = isinstance(first, LossForecast)
     figures = ["divergence, nats", "perplexity"] if loss else ["output error", "accuracy"]
-    checked = ["simulated divergence"] if loss else ["simulated error", "simulated accuracy"]
-    columns = ["point", "memory energy", "% of reliable", *figures]
-    columns += checked if simulated[0] is not None else []
+    checked = ["simulated [95 %]"] if loss else ["simulated [95 %]", "simulated"]
+    beside = checked if simulated[0] is not None else []
+    columns = ["point", "memory", "of reliable", *_interleaved(figures, beside)]
     rows = [
         [
             name,
             format_si(joules.memory_total_j, "J"),
-            f"{100 * joules.normalised:.1f}",
-            *_figures(forecast),
-            *_simulated(one, loss),
+            format_percent(joules.normalised, 1),
+            *_interleaved(_figures(forecast), _simulated(one, loss)),
         ]
         for name, forecast, joules, one in zip(case.names, found, spent, simulated, strict=True)
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json as json_module
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -127,7 +127,12 @@ def _print_blocks(study: Study) -> None:
 
 
 def run_options(
-    out: Path | None, json: bool, workers: int, torch_device: str | None = None, **fields: Any
+    out: Path | None,
+    json: bool,
+    workers: int,
+    torch_device: str | None = None,
+    before_printing: Callable[[list[tuple[Position, Record]]], None] = lambda records: None,
+    **fields: Any,
 ) -> list[tuple[Position, Record]]:
     """Run the study of a command's options, in ``out`` or in a folder that is not kept.
 
@@ -136,6 +141,7 @@ def run_options(
         json: True to print rows as JSON instead of tables.
         workers: Number of worker processes; 0 for one per processor.
         torch_device: ``"cpu"`` or ``"cuda"``; None for what is there.
+        before_printing: Called with the records, if no trial failed.
         fields: Fields of the study file; those that are None have their default.
 
     Returns:
@@ -150,6 +156,8 @@ def run_options(
     with tempfile.TemporaryDirectory(prefix="joulewise-") as scratch:
         study = runner.study(file, Path(scratch) / "study" if out is None else out)
         failed = runner.run(study)
+        if not failed:
+            before_printing(study.records())
         present(study, json, kept=out is not None)
         if failed:
             raise typer.Exit(1)

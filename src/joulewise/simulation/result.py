@@ -178,7 +178,7 @@ class Simulation(Result):
                     figures[name] = format_value(value)
                 if self.chips >= _QUANTILES_FROM:
                     quantiles = (format_value(self.quantile(q), bounds) for q in (0.05, 0.5, 0.95))
-                    figures["95, 50, 5 % of chips"] = ", ".join(quantiles)
+                    figures["reached by 95, 50, 5 % of chips"] = ", ".join(quantiles)
             perfect, given = (format_value(v, bounds) for v in (self.ideal, self.original))
             figures["without faults"] = f"{perfect}; {given} as given, in floating point"
         if self.failed:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from joulewise.errors import refuse
 from joulewise.study.plain import Plain, settings_in_words
@@ -112,12 +113,19 @@ Point = Annotated[dict[str, float], BeforeValidator(parse_point), Field(min_leng
 
 
 def _number(value: Any) -> Any:
-    """Text such as ``0.5pp`` or ``90%`` as a number; anything else passes through."""
-    found = re.fullmatch(r"([-+.\deE]+) ?(pp|%)", value) if isinstance(value, str) else None
-    try:
-        return value if found is None else float(found[1]) / 100
-    except ValueError:
+    """Text such as ``0.5pp`` or ``90%`` as a number; anything but text passes through.
+
+    Raises:
+        PydanticCustomError: for text that is no number, or has another unit.
+    """
+    if not isinstance(value, str):
         return value
+    number, unit = re.fullmatch(r"(.*?) ?(pp|%)?", value, re.DOTALL).groups()  # type: ignore[union-attr]
+    try:
+        return float(number) / (100 if unit else 1)
+    except ValueError:
+        allowed = "a number, such as 0.005, 0.5pp or 90%"
+        raise PydanticCustomError("number_with_unit", allowed) from None
 
 
 Number = Annotated[float, BeforeValidator(_number)]

@@ -38,7 +38,7 @@ def answer(view: View) -> Block | None:
         name="answer",
         title=view.file.question or "The least energy within a drop",
         sentence=sentence,
-        tables=[_table(view)],
+        tables=[_table(view, several)],
         note=(
             "Drops are against a perfect memory of the same words. Intervals are over chips "
             "(bootstrap) for one seed, over seeds (Student's t of logarithms) for several."
@@ -65,7 +65,8 @@ def _energies(group: Replicates, drop: float, baseline: float | None = None) -> 
     return known if len(known) == len(found) else []
 
 
-def _table(view: View) -> Table:
+def _table(view: View, several: bool) -> Table:
+    own = "its own" if several else "its"
     rows = [
         [view.name(group.first), view.metric.drop(drop), *_cells(view, group, drop)]
         for group in view.replicates
@@ -74,7 +75,7 @@ def _table(view: View) -> Table:
     columns = ["network", "drop", "perfect", "memory", "of reliable [95 %]", "total"]
     return Table(
         caption="The least energy of an inference, with one point for all tensors, at which the "
-        "mean is within the drop, from its value with a perfect memory.",
+        f"mean is within the drop, from {own} value with a perfect memory.",
         columns=columns,
         rows=rows,
         words=2,
