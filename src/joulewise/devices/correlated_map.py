@@ -101,6 +101,8 @@ class CorrelatedMap(FaultMap):
         rows = -(-cells // self.columns)
         arrays = -(-rows // (self.rows or rows))
         blocks = (-(-rows // self.cluster_rows), -(-self.columns // self.cluster_columns))
+        # One draw for each cell, row, column of an array and block; the last two are repeated over
+        # the cells that share them.
         own = 1.0 - self.row - self.column - self.cluster
         z: Rates = np.sqrt(own) * generator.standard_normal((rows, self.columns))
         z += np.sqrt(self.row) * generator.standard_normal((rows, 1))
@@ -118,5 +120,6 @@ class CorrelatedMap(FaultMap):
         latent = torch.from_numpy(nodes).reshape(-1, 1, 1)
         # Clamped, since the quantile is infinite at 0 and 1 and has no gradient.
         threshold = torch.special.ndtri(rates.clamp(1e-300, 1 - 1e-16))
+        # Given the shared effect s, the rest of the margin has variance 1 - shared.
         given = torch.special.ndtr((threshold - shared**0.5 * latent) / (1 - shared) ** 0.5)
         return torch.from_numpy(weights / weights.sum()), given

@@ -72,7 +72,8 @@ class FaultKind:
         rates = self.errors(rates)
         ones = planes_of(all_codes(bits), bits)
         zeros, weights = 1 - ones, _powers(bits)
-        weights[-1] = -weights[-1]
+        weights[-1] = -weights[-1]  # the sign bit, in two's complement
+        # A bit is read as 1 if it is 1 and does not fail, or is 0 and fails; bits are independent.
         mean = (weights * (1 - rates[1])) @ ones + (weights * rates[0]) @ zeros
         spread = weights**2 * rates * (1 - rates)
         return mean, spread[1] @ ones + spread[0] @ zeros

@@ -189,6 +189,8 @@ class PCM(PairDevice):
         )
         mean, var, common = pair.mean, pair.var, None
         if not self.independent_words:
+            # The product of factor F and pair G, to first order in the deviations of both:
+            # E FG = E F E G + Cov(F, G), and Var FG = F^2 Var G + (FG)^2 Var(F) / F^2 + 2 FG Cov.
             factor, spread, coupling = compensating_factor(pair, times**LARGEST_EXPONENT)
             var, mean = factor.square() * var, factor * mean
             var = var + spread * mean.square() + 2 * mean * coupling

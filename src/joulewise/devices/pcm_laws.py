@@ -85,6 +85,8 @@ def device_moments(
     elif read_noise:
         mean, flicker = _flicker_moments(target, times)
     if drift:
+        # Var DG of independent D and G: (E D)^2 Var G, which varies with the programmed
+        # conductance, and a rest that does not and counts as flicker.
         decay, decay_var = _decay_moments(target, torch.log(times))
         flicker = flicker * (decay.square() + decay_var) + decay_var * (var + mean.square())
         mean, var, covariance = decay * mean, decay.square() * var, decay * covariance

@@ -61,6 +61,7 @@ class SpareRows(FaultMap):
         size = self.rows * self.columns
         arrays = -(-(start + words * bits) // size)
         on_zero, on_one = IndependentMap().failing(arrays * size // bits, rates, chip)
+        # In whole arrays, from a row drawn for the tensor: its neighbours' faults use spares, too.
         struck = np.unique(np.concatenate([on_zero, on_one]) // self.columns)
         array = struck // self.rows
         # Position of each struck row among those of its array.

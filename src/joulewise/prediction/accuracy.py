@@ -52,12 +52,15 @@ def probability_correct(mean: Tensor, cov: Tensor, targets: Tensor) -> Tensor:
     probability = torch.ones(len(centre), len(points), dtype=torch.float64, device=centre.device)
     drawn: list[Tensor] = []
     for k in range(rivals):
+        # Margin k given those before it, z_j their standard normals: centre + sum L_kj z_j +
+        # L_kk z_k is above 0 with probability Phi(shifted / L_kk).
         shifted = centre[:, k, None].expand(-1, len(points))
         for j, z in enumerate(drawn):
             shifted = shifted + factor[:, k, j, None] * z
         holds = torch.special.ndtr(shifted / factor[:, k, k, None])
         probability = probability * holds
         if k + 1 < rivals:
+            # z_k is drawn, by inversion, from the part of its distribution where margin k holds.
             tail = (points[None, :, k] * holds).clamp(1e-300, 1 - 1e-16)
             drawn.append(-torch.special.ndtri(tail))
     return probability.mean(1)
@@ -71,11 +74,13 @@ def _margins(mean: Tensor, cov: Tensor, targets: Tensor) -> tuple[Tensor, Tensor
     rivals = every[every != targets[:, None]].reshape(len(mean), classes - 1)
     target = targets[:, None]
     centre = mean.gather(1, target) - mean.gather(1, rivals)
+    # Cov(t - r_i, t - r_j) = Var t - Cov(t, r_i) - Cov(t, r_j) + Cov(r_i, r_j).
     with_target = cov[rows, rivals, target]
     spread = cov[rows, target, target][:, :, None]
     spread = spread - with_target[:, :, None] - with_target[:, None, :]
     spread = spread + cov[rows[:, :, None], rivals[:, :, None], rivals[:, None, :]]
     scale = spread.diagonal(dim1=1, dim2=2)
+    # Hardest first: the rival least likely to be beaten takes the most of the probability.
     order = (centre / (scale.clamp(min=0) + 1e-300).sqrt()).detach().argsort(1)
     centre = centre.gather(1, order)
     spread = spread[rows[:, :, None], order[:, :, None], order[:, None, :]]

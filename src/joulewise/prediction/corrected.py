@@ -138,6 +138,7 @@ class _PairedChips:
         self._per_sample[False].append(errors[0].mean((1, 2)))
         rest = simulated - linear
         for controlled, known, drawn in ((True, logits.mean, rest), (False, 0.0, simulated)):
+            # E y = E linear, known in closed form, + E (y - linear), over chips; or E y over chips.
             centre = known + drawn.mean(2) - ideal
             # The square of an estimate is biased by the variance of the estimate.
             bias = drawn.var(2) / drawn.shape[2]

@@ -130,6 +130,7 @@ class _Hinge:
         self.z = z = away / torch.where(varies, std, 1.0)
         self.density = torch.where(varies, torch.exp(-0.5 * z**2) / math.sqrt(2 * math.pi), 0.0)
         self.tail = torch.where(varies, 0.5 * torch.erfc(-z / math.sqrt(2)), 0.0)
+        # Moments of max(X, 0) for X ~ N(away, std^2): see `rectified_moments`.
         self.mean = std * self.density + away * self.tail
         self.square = (away**2 + std**2) * self.tail + away * std * self.density
 

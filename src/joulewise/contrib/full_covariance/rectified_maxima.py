@@ -41,6 +41,7 @@ def _larger(a: _Gaussian, b: _Gaussian, cross: Tensor, order: int) -> tuple[_Gau
         cross: ``Cov(a, b)``.
         order: Number of terms of Mehler's series.
     """
+    # max(a, b) = b + r with r = max(d, 0) and d = a - b, whose covariance this is.
     difference = a.cov - cross - cross.mT + b.cov
     var = difference.diagonal(dim1=1, dim2=2).double().clamp_min(0.0)
     expansion = RELU.expand(a.mean - b.mean, var, order)
@@ -108,6 +109,7 @@ def max_pool(op: Operation) -> Outcome:
     running = tap(0)
     weights = [torch.ones_like(running.mean)]  # gain of the maximum in each tap
     for t in range(1, len(entries)):
+        # The running maximum is linearised in its taps: Cov(max, tap t) = sum_s w_s Cov(s, t).
         cross = torch.stack([w[..., None] * cov_of(s, t) for s, w in enumerate(weights)]).sum(0)
         running, kept = _larger(running, tap(t), cross, op.order)
         weights = [*(w * kept for w in weights), 1.0 - kept]
