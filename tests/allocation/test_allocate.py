@@ -23,7 +23,7 @@ from joulewise.allocation import (
 from joulewise.allocation._allocate import _Run
 from joulewise.allocation.plan_optimiser import PlanOptimiser
 from joulewise.devices import SRAM, Crossbar, VoltageTable, law
-from joulewise.devices.reliability_laws import VoltageRow
+from joulewise.devices.voltage_table import VoltageRow
 from joulewise.errors import InputError
 from joulewise.models import seeded
 from joulewise.placement import place

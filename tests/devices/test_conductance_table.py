@@ -79,3 +79,23 @@ def test_bad_tables(tmp_path, rows, message):
 def test_lengths():
     with pytest.raises(TableError, match="^means is 1 numbers; allowed: two numbers or more"):
         ConductanceTable(targets=(0.0, 1e-5), means=(0.0,), stds=(0.0, 0.0), source="")
+
+
+def test_a_row_for_each_device(tmp_path):
+    """Mean and standard deviation over the devices of each target, in any order and unit."""
+    path = tmp_path / "devices.csv"
+    path.write_text("# array 3\ndevice,measured_us,target_us\n0,9,10\n1,41,40\n2,12,10\n3,38,40\n")
+    table = ConductanceTable.from_csv(path)
+    assert table.source == "array 3"
+    assert table.targets == pytest.approx((10e-6, 40e-6), rel=1e-12)
+    assert table.means == pytest.approx((10.5e-6, 39.5e-6), rel=1e-12)
+    assert table.stds == pytest.approx((1.5e-6 * 2**0.5, 1.5e-6 * 2**0.5), rel=1e-12)
+    of_devices = ConductanceTable.of_devices(
+        [10e-6, 40e-6, 10e-6, 40e-6], [9e-6, 41e-6, 12e-6, 38e-6], source="array 3"
+    )
+    assert of_devices.means == pytest.approx(table.means, rel=1e-12)
+    path.write_text("target_us,measured_us\n10,9\n10,11\n40,41\n")
+    with pytest.raises(TableError, match="^target 4e-05 is that of 1 device; allowed: two or more"):
+        ConductanceTable.from_csv(path)
+    with pytest.raises(TableError, match="^measured is of shape .2,. beside targets of shape .3,."):
+        ConductanceTable.of_devices([1e-6, 1e-6, 1e-6], [1e-6, 2e-6], source="")

@@ -6,7 +6,7 @@ from scipy import stats
 
 from contracts import check_device
 from joulewise.devices import DRAM, Chip, Flip, Retention, Traffic, VoltageTable
-from joulewise.devices.reliability_laws import VoltageRow
+from joulewise.devices.voltage_table import VoltageRow
 from joulewise.errors import InputError, OperatingPointError
 
 SUPPLY = VoltageTable(

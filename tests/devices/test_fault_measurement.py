@@ -127,7 +127,7 @@ def test_arguments_of_other_kinds(tmp_path, fields, message):
     [
         ({"energy_per_bit_j": "x"}, "^energy_per_bit_j is 'x' .str.; allowed: a number"),
         ({"v_nominal": "1"}, "^v_nominal is '1' .str.; allowed: a number"),
-        ({"v_min": 0.55}, "^v_min is 0.55; allowed: above 0.55 to 100"),
+        ({"v_min": 0.55}, "^v_min is 0.55; allowed: above 0.55, the hi"),
     ],
 )
 def test_figures_of_a_law(fields, message):

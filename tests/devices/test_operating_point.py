@@ -5,7 +5,7 @@ import torch
 
 from joulewise.devices import PCM, SRAM, Crossbar, VoltageTable
 from joulewise.devices.operating_point import Knob, as_point
-from joulewise.devices.reliability_laws import VoltageRow
+from joulewise.devices.voltage_table import VoltageRow
 from joulewise.errors import InputError, OperatingPointError
 
 TABLE = VoltageTable(

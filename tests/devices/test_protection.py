@@ -21,7 +21,7 @@ from joulewise.devices import (
     check_device,
 )
 from joulewise.devices.fault_kinds import all_codes, planes_of
-from joulewise.devices.reliability_laws import VoltageRow
+from joulewise.devices.voltage_table import VoltageRow
 from joulewise.errors import InputError
 
 Z = 5.0

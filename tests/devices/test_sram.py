@@ -24,7 +24,7 @@ from joulewise.devices import (
     Traffic,
     VoltageTable,
 )
-from joulewise.devices.reliability_laws import VoltageRow
+from joulewise.devices.voltage_table import VoltageRow
 from joulewise.errors import InputError, OperatingPointError, WeightsError
 from joulewise.placement import place
 

@@ -25,6 +25,7 @@ salami2018          published faults of undervolted FPGA block RAMs, read from t
 fault_clustering    laws of clustered faults, fitted to a measurement
 faulty_words        words with failing cells, and their replacement in tensors
 reliability_laws    bit error rate, energy and leakage over the supply
+voltage_table       a measured law: a table of supply voltages
 profiles            named, cited laws
 crossbar            memristor crossbars: mappings, slices, noise, stuck devices, wires
 write_verify        crossbars of which some weights are written with verification
@@ -68,11 +69,12 @@ from joulewise.devices.operating_point import Knob, PlainPoint, Point, from_plai
 from joulewise.devices.pcm import PCM
 from joulewise.devices.profiles import PROFILES, law
 from joulewise.devices.protection import SECDED, Parity
-from joulewise.devices.reliability_laws import ExponentialLaw, Leakage, VoltageTable
+from joulewise.devices.reliability_laws import ExponentialLaw, Leakage
 from joulewise.devices.retention import DDR3L_70C, GAIN_CELL_65NM, Retention
 from joulewise.devices.salami2018 import read_salami2018
 from joulewise.devices.spare_rows import SpareRows
 from joulewise.devices.sram import SRAM
+from joulewise.devices.voltage_table import VoltageTable
 from joulewise.devices.wires import solved_conductances, wire_factors
 from joulewise.devices.word_memory import WordMemory
 from joulewise.devices.write_verify import WriteVerify

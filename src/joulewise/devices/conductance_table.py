@@ -6,13 +6,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
-from joulewise.devices.tables import interpolate, read_csv
+from joulewise.devices.tables import has_column, interpolate, read_csv
 from joulewise.errors import TableError, check_in_range, check_kind, refuse
 
 __all__ = ["RERAM", "ConductanceTable"]
@@ -58,22 +59,58 @@ class ConductanceTable:
 
     @classmethod
     def from_csv(cls, path: str | Path) -> ConductanceTable:
-        """Read a CSV file of ``target_siemens,mean_siemens,std_siemens``, in siemens.
+        """Read a CSV file of ``target_siemens,mean_siemens,std_siemens``, a row for each target.
 
-        Lines that start with ``#`` are comments, and kept as the source.
+        Or of ``target_siemens,measured_siemens``, a row for each device: two or more of each
+        target. Columns that end in ``_us`` are in microsiemens; others are ignored. Lines that
+        start with ``#`` are comments, and kept as the source.
 
         Raises:
             TableError: if the file cannot be read or a line is malformed; the message names it.
         """
-        columns = ("target_siemens", "mean_siemens", "std_siemens")
-        source, rows = read_csv(path, columns, "conductance table")
-        if len(rows) < 2:
-            refuse(str(path), f"{len(rows)} rows", "two or more", TableError)
+        raw = any(has_column(path, f"measured_{unit}") for unit in ("siemens", "us"))
+        columns = ("target", "measured") if raw else ("target", "mean", "std")
+        names = [f"{name}_siemens" for name in columns]
+        units = {f"{name}_us": (f"{name}_siemens", 1e-6) for name in columns}
+        source, rows = read_csv(path, names, "conductance table", units=units)
         for place, values in rows:
-            for name, value in zip(columns, values, strict=True):
+            for name, value in zip(names, values, strict=True):
                 check_in_range(f"{place}: {name}", value, 0.0, 1.0, error=TableError)
-        targets, means, stds = zip(*(values for _, values in rows), strict=True)
+        found = np.array([values for _, values in rows]).reshape(-1, len(names))
+        if raw:
+            return cls.of_devices(found[:, 0], found[:, 1], source=source or str(path))
+        if len(found) < 2:
+            refuse(str(path), f"{len(found)} rows", "two or more", TableError)
+        targets, means, stds = (tuple(column) for column in found.T.tolist())
         return cls(targets=targets, means=means, stds=stds, source=source or str(path))
+
+    @classmethod
+    def of_devices(cls, targets: ArrayLike, measured: ArrayLike, *, source: str) -> Self:
+        """Mean and standard deviation, at each target, of measured devices.
+
+        Args:
+            targets: Target of each device, siemens ``[devices]``; two or more of each.
+            measured: Its conductance, siemens ``[devices]``.
+            source: Origin of the figures.
+
+        Raises:
+            TableError: if a target has fewer than two devices, or the table is not as above.
+        """
+        programmed, read = np.asarray(targets, dtype=float), np.asarray(measured, dtype=float)
+        if programmed.ndim != 1 or programmed.shape != read.shape:
+            got = f"of shape {read.shape} beside targets of shape {programmed.shape}"
+            refuse("measured", got, "one number for each device, as many as targets", TableError)
+        each, counts = np.unique(programmed, return_counts=True)
+        for target, count in zip(each, counts, strict=True):
+            if count < 2:
+                refuse(f"target {target:g}", f"that of {count} device", "two or more", TableError)
+        groups = [read[programmed == target] for target in each]
+        return cls(
+            targets=tuple(each.tolist()),
+            means=tuple(float(group.mean()) for group in groups),
+            stds=tuple(float(group.std(ddof=1)) for group in groups),
+            source=source,
+        )
 
     @property
     def ends(self) -> tuple[float, float]:

@@ -12,8 +12,8 @@ from joulewise.devices.aged_memory import check_step
 from joulewise.devices.chip import Traffic
 from joulewise.devices.fault_kinds import FaultKind, Stuck
 from joulewise.devices.operating_point import Knob, Point, as_point, checked_ends
-from joulewise.devices.reliability_laws import VoltageTable
 from joulewise.devices.retention import DDR3L_70C, Retention
+from joulewise.devices.voltage_table import VoltageTable
 from joulewise.devices.word_memory import WordMemory
 from joulewise.errors import check_in_range, check_kind, refuse
 

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from joulewise.devices.fault_maps import Layout, check_cells, read_cells
 from joulewise.devices.measured_map import MeasuredMap
-from joulewise.devices.reliability_laws import HOROWITZ_SRAM_BIT_J, VoltageRow, VoltageTable
+from joulewise.devices.reliability_laws import HOROWITZ_SRAM_BIT_J
 from joulewise.devices.tables import as_numbers
+from joulewise.devices.voltage_table import VoltageRow, VoltageTable
 from joulewise.errors import TableError, check_count, check_in_range, check_kind, refuse
 
 __all__ = ["FaultMeasurement"]

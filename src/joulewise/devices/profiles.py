@@ -13,9 +13,8 @@ from joulewise.devices.reliability_laws import (
     ExponentialLaw,
     Leakage,
     ReliabilityLaw,
-    VoltageRow,
-    VoltageTable,
 )
+from joulewise.devices.voltage_table import VoltageRow, VoltageTable
 from joulewise.errors import refuse
 
 __all__ = ["PROFILES", "law"]

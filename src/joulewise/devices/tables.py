@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -48,7 +49,7 @@ def has_column(path: str | Path, column: str) -> bool:
             header = next((line for line in file if line.split("#")[0].strip()), "")
     except (OSError, ValueError) as error:  # ValueError: no text, or no path at all
         raise TableError(f"{path} cannot be read: {error}") from error
-    return column in [cell.strip() for cell in header.split(",")]
+    return column in [cell.strip() for cell in next(csv.reader([header]), [])]
 
 
 def read_csv(
@@ -57,14 +58,18 @@ def read_csv(
     kind: str,
     *,
     optional: Sequence[str] = (),
+    units: Mapping[str, tuple[str, float]] = MappingProxyType({}),
 ) -> tuple[str, list[tuple[str, list[float]]]]:
     """Read a CSV file of numbers with a header; lines that start with ``#`` are comments.
+
+    Columns are in any order, and others are ignored. A number with ``%`` is in hundredths.
 
     Args:
         path: The file.
         columns: Names in the header.
         kind: The kind of table, for error messages.
-        optional: Names that may follow in the header, all or none.
+        optional: Names that may be in the header, all or none.
+        units: Names of columns in other units: the column each stands for, and the factor.
 
     Returns:
         The comments, joined; and for each row its place, for error messages, and its values.
@@ -87,20 +92,30 @@ def read_csv(
     if not numbered:
         raise TableError(f"{path} has no rows; allowed: a header {names} and rows")
     number, header = numbered[0]
-    given = [cell.strip() for cell in header.split(",")]
-    if given not in ([*columns], [*columns, *optional]):
+    given = [cell.strip() for cell in next(csv.reader([header]))]
+    read = [units.get(name, (name, 1.0)) for name in given]
+    known = [name for name, _ in read]
+    wanted = [*columns, *(optional if set(optional) <= set(known) else ())]
+    if any(known.count(name) != 1 for name in wanted):
         refuse(f"{path}, line {number}: the header", header, names, TableError)
+    chosen = [known.index(name) for name in wanted]
     rows = []
     for number, line in numbered[1:]:
+        cells = next(csv.reader([line]))
         try:
-            values = [float(cell) for cell in next(csv.reader([line]))]
-        except ValueError:
+            values = [_number(cells[at]) * read[at][1] for at in chosen]
+        except (ValueError, IndexError):
             values = []
-        if len(values) != len(given):
+        if not values or len(cells) != len(given):
             allowed = f"{len(given)} numbers, {','.join(given)}"
             refuse(f"{path}, line {number}", repr(line), allowed, TableError)
         rows.append((f"{path}, line {number}", values))
     return comments, rows
+
+
+def _number(cell: str) -> float:
+    number = cell.strip().removesuffix("%")
+    return float(number) / (1 if number == cell.strip() else 100)
 
 
 def interpolate(x: Tensor, xs: Tensor, ys: Tensor, *, last: bool = False) -> Tensor:
