@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy import stats
 
-from contracts import check_device
+from contracts import check_device, traffic
 from joulewise.devices import (
     ISAAC,
     RERAM,
@@ -37,6 +37,8 @@ KINDS = {
     "all, unclipped": Crossbar(sigma=5e-7, variability=0.004, read_noise=5e-7, clip=False),
     "on/off": Crossbar(sigma=5e-7, on_off=10.0),
     "offset": Crossbar(sigma=4e-7, on_off=20.0, mapping="offset", read_noise=2e-7),
+    "lowest": Crossbar(sigma=5e-7, g_min=2e-6),
+    "lowest, offset": Crossbar(sigma=4e-7, g_min=1e-6, mapping="offset"),
     "slices": Crossbar(sigma=4e-7, levels=3, slices=3),
     "ReRAM": Crossbar(programming=TABLE, on_off=50.0),
     "by column, down": Crossbar(sigma=5e-7, levels=128, rounding="floor", channel_dim=0),
@@ -66,6 +68,37 @@ def noise_of(device, value, count=200_000, g_max=G):
 
 def p_value(samples, law):
     return stats.kstest(samples, law).pvalue
+
+
+@pytest.mark.parametrize("mapping", ["pair", "offset"])
+def test_a_lowest_conductance_is_a_ratio_at_one_g_max(mapping):
+    """And elsewhere the range is ``g_max - g_min``: the noise over it is ``sigma`` over that."""
+    others = {"sigma": 1e-7, "clip": False, "stuck_on": 0.01, "mapping": mapping}
+    fixed, ratio = Crossbar(g_min=2e-6, **others), Crossbar(on_off=10.0, **others)
+    weights = torch.randn(40, 30, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    stored = fixed.store(weights)
+    for g_max, equal in ((20e-6, True), (40e-6, False)):
+        found = []
+        for device in (fixed, ratio):
+            moments = device.moments(stored, g_max)
+            read = device.read(stored, g_max, Chip(seed=1))
+            found.append((read, moments.var, device.energy(traffic(1), g_max)))
+        for one, other in zip(*found, strict=True):
+            assert torch.allclose(one, other, rtol=1e-9, atol=0) == equal
+    plain = Crossbar(sigma=1e-7, clip=False, g_min=2e-6, mapping=mapping)
+    std = plain.moments(stored, torch.tensor(40e-6)).var.sqrt() / stored.limit
+    width = (40e-6 - 2e-6) * (1 if mapping == "pair" else 0.5)
+    expected = 1e-7 / width * (2**0.5 if mapping == "pair" else 1)
+    torch.testing.assert_close(std, torch.full_like(std, expected))
+
+
+def test_the_lowest_target_of_a_table_is_the_lowest_conductance():
+    device = Crossbar(programming=RERAM["milo2021"])
+    assert device.lowest == 50e-6
+    assert (device.knob.least_reliable, device.knob.most_reliable) == (100e-6, 225e-6)
+    assert device == Crossbar(programming=RERAM["milo2021"], g_range=(1e-7, 1e-3))
+    assert Crossbar(programming=TABLE).lowest == 0
+    assert Crossbar(programming=RERAM["milo2021"], on_off=4.0).knob.least_reliable == 200e-6
 
 
 def test_additive_noise_is_gaussian_on_both_devices():
@@ -216,7 +249,6 @@ def test_slices_are_digits():
 
 
 def test_slices_take_as_many_arrays():
-    from contracts import traffic
 
     one = Crossbar(sigma=1e-7, levels=63)
     three = Crossbar(sigma=1e-7, levels=3, slices=3)
@@ -301,7 +333,12 @@ def test_noise_through_wires():
             "^mapping is 'offset' beside wire_ohm; allowed: 'pair'",
         ),
         ({"slices": 8, "levels": 64}, "^levels is 64; allowed: fewer, for at most 16777216 steps"),
-        ({"programming": RERAM["milo2021"]}, "^on_off is infinity; allowed: a ratio of conductan"),
+        ({"g_min": 1e-6, "on_off": 9.0}, "^g_min is 1e-06 beside on_off; allowed: one of the two"),
+        (
+            {"g_min": 1e-6, "programming": RERAM["milo2021"]},
+            "^g_min is 1e-06; allowed: 5e-05 to below 0.000225 S, the targets of programming",
+        ),
+        ({"g_min": 2e-6, "g_range": (3e-6, 4e-5)}, "^g_range is .*; allowed: within 4e-06 to 1 S"),
         (
             {"programming": RERAM["milo2021"], "on_off": 10.0},
             "^on_off is 10.0; allowed: above 1",
@@ -310,7 +347,7 @@ def test_noise_through_wires():
         ({"programming": TABLE, "sigma": 1e-6}, "^programming is given beside sigma or variab"),
         (
             {"programming": TABLE, "g_range": (1e-3, 1e-2)},
-            "^g_range is .*; allowed: one that o",
+            "^g_range is .*; allowed: within 0 to 0.0001 S, by the lowest conductance and progr",
         ),
         ({"programming": "wan"}, "^programming is 'wan' .str.; allowed: one of joulewise.devi"),
     ],

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from joulewise.devices import Chip, Crossbar, WriteVerify, check_device
+from joulewise.devices import RERAM, Chip, Crossbar, WriteVerify, check_device
 from joulewise.errors import InputError
 
 UNVERIFIED, VERIFIED = Crossbar(sigma=2e-6), Crossbar(sigma=2e-7)
@@ -50,6 +50,10 @@ def test_energy_is_that_of_reads_and_a_share_of_programming():
         (
             {"verified": Crossbar(on_off=5.0)},
             "^on_off of verified is 5.0; allowed: that of",
+        ),
+        (
+            {"verified": Crossbar(programming=RERAM["milo2021"]), "g_max": 2e-4},
+            "^the lowest conductance of verified is 5e-05; allowed: that of unverified, 0,",
         ),
         ({"verified": Crossbar(levels=3)}, "^levels of verified is 3; allowed: that of unverified"),
         ({"unverified": "crossbar"}, "^unverified is 'crossbar' .str.; allowed: a Crossbar"),

@@ -99,7 +99,7 @@ def test_a_plain_dump_gives_the_memory_back():
         ("crossbar:programming=milo2021,sigma=1e-6", "allowed: one of them"),
         ("crossbar:slices=2", "levels is missing"),
         ("crossbar:on_off=1", "greater than 1"),
-        ("crossbar:programming=milo2021", "on_off is missing"),
+        ("crossbar:g_min=1e-6,on_off=9", "g_min stands beside on_off; allowed: one of them"),
         ("crossbar:wire_ohm=1", "the default; allowed: beside wire_ohm, another that ends at"),
         ("crossbar:wire_ohm=1,g_range=1e-5", "g_range is 1e-05; allowed: two, such as 1e-6.1e-4"),
         ("crossbar:wire_ohm=1,g_range=1e-6+1e-4,mapping=offset", "mapping is offset beside wire_o"),

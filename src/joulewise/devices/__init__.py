@@ -31,6 +31,7 @@ crossbar            memristor crossbars: mappings, slices, noise, stuck devices,
 write_verify        crossbars of which some weights are written with verification
 bit_slices          weights as digits on several devices
 analog_cells        single analog devices: programming noise, stuck devices
+conductance_range   weights between a lowest conductance and g_max
 conductance_table   measured programming of analog devices; published ReRAM
 wires               resistance of the wires of a crossbar, and its exact solution
 pcm                 phase-change memory: programming noise, drift, read noise

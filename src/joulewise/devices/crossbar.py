@@ -19,11 +19,12 @@ from joulewise.devices.analog_cells import AnalogCells
 from joulewise.devices.bit_slices import digit_steps, digits_of
 from joulewise.devices.chip import Chip, Traffic
 from joulewise.devices.conductance_pairs import PairDevice, Pairs, normals
+from joulewise.devices.conductance_range import G_RANGE, ConductanceRange
 from joulewise.devices.conductance_table import ConductanceTable
 from joulewise.devices.moments import ReadMoments, WordClasses
-from joulewise.devices.operating_point import Knob, Point, as_point, checked_ends
+from joulewise.devices.operating_point import Knob, Point
 from joulewise.devices.wires import tiled_factors
-from joulewise.errors import WeightsError, check_count, check_in_range, check_kind, refuse
+from joulewise.errors import check_count, check_in_range, check_kind, refuse
 
 __all__ = ["Crossbar"]
 
@@ -31,12 +32,10 @@ __all__ = ["Crossbar"]
 _TARGETS = 512
 # Weights, more than targets, from which moments that save time are worth it.
 _FEW = 4096
-# The default range of ``g_max``, siemens.
-_G_RANGE = (1e-7, 1e-3)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Crossbar(AnalogCells, PairDevice):
+class Crossbar(AnalogCells, ConductanceRange, PairDevice):
     """A memristor crossbar; the operating point is ``g_max``.
 
     Weights become targets as stated, with their fields, in `PairDevice`.
@@ -45,8 +44,8 @@ class Crossbar(AnalogCells, PairDevice):
     ``max(0, target (1 + variability n1) + sigma n2)``, and each read adds ``read_noise n3``. All
     ``n`` are independent standard normal numbers; ``n1`` and ``n2`` are drawn once per chip.
 
-    With a finite ``on_off`` ratio targets start at ``g_min = g_max / on_off``:
-    ``g_min + (g_max - g_min) |w| / limit``. Stuck devices hold ``g_min`` or ``g_max`` whatever is
+    Targets are ``g_min + (g_max - g_min) |w| / limit``, where ``g_min`` may be stated as a ratio,
+    ``g_max / on_off``. Stuck devices hold ``g_min`` or ``g_max`` whatever is
     programmed. With ``mapping="offset"`` a weight is one device between ``g_min`` and ``g_max``,
     and the current of a column of middle conductances is subtracted from each column. With several
     ``slices`` each digit of a weight has its own devices. ``wire_ohm`` adds IR drop along the rows
@@ -64,8 +63,10 @@ class Crossbar(AnalogCells, PairDevice):
             1. A read is one forward pass over one batch.
         programming: Measured mean and standard deviation of programmed conductances, such as one of
             `RERAM`, in place of ``sigma`` and ``variability``; None for those.
-        on_off: Ratio of ``g_max`` to the lowest conductance, above 1; infinity for devices that can
-            be switched off.
+        on_off: Ratio of ``g_max`` to the lowest conductance, above 1, which then changes with
+            ``g_max``; infinity for ``g_min``.
+        g_min: Lowest conductance of a device, siemens, 0 to 1; ``g_max`` is at least twice that. 0
+            for the lowest target of ``programming``, or devices that can be switched off.
         stuck_off: Fraction of devices stuck at the lowest conductance, 0 to 1.
         stuck_on: Fraction of devices stuck at ``g_max``, 0 to 1; both add up to at most 1.
         mapping: ``"pair"`` or ``"offset"``.
@@ -73,7 +74,8 @@ class Crossbar(AnalogCells, PairDevice):
         wire_ohm: Resistance of the wire between neighbouring devices, ohms, 0 to 1e3.
         clip: True if programmed conductances are clipped at 0, as physical ones are; False if they
             may be negative, as published closed forms assume.
-        g_range: Lowest and highest ``g_max``, siemens, above 0 to 1; required with ``wire_ohm``: IR
+        g_range: Lowest and highest ``g_max``, siemens, above 0 to 1, which lowest conductance and
+            ``programming`` must allow; required with ``wire_ohm``: IR
             drop grows with ``g_max``, so that the largest ``g_max`` may not be the most reliable
             one.
 
@@ -95,21 +97,20 @@ class Crossbar(AnalogCells, PairDevice):
     read_noise: float = 0.0
     programming: ConductanceTable | None = None
     on_off: float = math.inf
+    g_min: float = 0.0
     stuck_off: float = 0.0
     stuck_on: float = 0.0
     mapping: Literal["pair", "offset"] = "pair"
     slices: int = 1
     wire_ohm: float = 0.0
     clip: bool = True
-    g_range: tuple[float, float] = _G_RANGE
+    g_range: tuple[float, float] = G_RANGE
 
     def __post_init__(self) -> None:
         PairDevice.__post_init__(self)  # super() would fail: slots make a new class
         for name in ("sigma", "variability", "read_noise", "stuck_off", "stuck_on"):
             check_in_range(name, getattr(self, name), 0.0, 1.0)
         check_in_range("stuck_off + stuck_on", self.stuck_off + self.stuck_on, 0.0, 1.0)
-        if self.on_off != math.inf:
-            check_in_range("on_off", self.on_off, 1.0, 1e12, open_low=True)
         check_in_range("wire_ohm", self.wire_ohm, 0.0, 1e3)
         check_count("slices", self.slices, 1, 8)
         if self.mapping not in ("pair", "offset"):
@@ -118,29 +119,9 @@ class Crossbar(AnalogCells, PairDevice):
             digit_steps(self.levels, self.slices)
         elif self.slices > 1:
             refuse("levels", None, "the steps of a slice, since there are several slices")
-        ends = checked_ends("g_range", self.g_range, 0.0, 1.0, "siemens")
-        object.__setattr__(self, "g_range", ends)
-        self._check_programming()
+        self._check_range()
         self._check_wires()
         check_kind("clip", self.clip, bool, "True or False")
-
-    def _check_programming(self) -> None:
-        """Refuse a table beside other noise, or for targets that it does not reach."""
-        allowed = "one of joulewise.devices.RERAM, or ConductanceTable.from_csv('a table')"
-        check_kind("programming", self.programming, ConductanceTable | None, allowed)
-        if self.programming is None:
-            return
-        if self.sigma or self.variability:
-            refuse("programming", "given beside sigma or variability", "one of the two")
-        start, end = self.programming.ends
-        if start and self.on_off == math.inf:
-            refuse("on_off", "infinity", f"a ratio of conductances, which start at {start:g} S")
-        if self.g_range[0] >= end or self.g_range[1] <= start:
-            refuse("g_range", self.g_range, f"one that overlaps {start:g} to {end:g} S")
-        low, high = self._g_ends
-        if low >= high:
-            allowed = f"above 1, below {high / start:g}, for g_max / on_off of {start:g} S or more"
-            refuse("on_off", self.on_off, allowed)
 
     def _check_wires(self) -> None:
         """Refuse wires beside an offset column, and without a range of conductances."""
@@ -148,18 +129,9 @@ class Crossbar(AnalogCells, PairDevice):
             return
         if self.mapping == "offset":
             refuse("mapping", "'offset' beside wire_ohm", "'pair'")
-        if self.g_range == _G_RANGE:
+        if self.g_range == G_RANGE:
             allowed = "beside wire_ohm, the range of g_max to consider, such as (1e-06, 40e-6)"
             refuse("g_range", f"{self.g_range}, the default", allowed)
-
-    @property
-    def _g_ends(self) -> tuple[float, float]:
-        """Range of ``g_max`` in which all targets are within the table of programming."""
-        low, high = self.g_range
-        if self.programming is not None:
-            start, end = self.programming.ends
-            low, high = max(low, start * self.on_off if start else 0.0), min(high, end)
-        return low, high
 
     @property
     def knob(self) -> Knob:
@@ -214,34 +186,11 @@ class Crossbar(AnalogCells, PairDevice):
     def _pair_is_gaussian(self) -> bool:
         """True for pairs of independent devices, Gaussian unless clipped, of targets |w| and 0."""
         simple = self.programming is None and self.on_off == math.inf and not self._stuck
-        return simple and self.mapping == "pair" and not self.wire_ohm
-
-    def _targets(self, stored: Pairs) -> tuple[Tensor, ...]:
-        """Targets of the active and the idle device of pairs, or of the one of an offset.
-
-        The idle one is one number, or one for each scale; it broadcasts against the weights.
-        """
-        weights, base = stored.weights, self._base(stored)
-        if self.mapping == "offset":
-            return (weights + (stored.limit + base).to(weights),)
-        return weights.abs() + base.to(weights), base.to(weights)
-
-    def _width(self, stored: Pairs) -> Tensor:
-        """Range of conductances, in the unit of the weights: of weights of one sign, or of both."""
-        return stored.limit.double() * (2 if self.mapping == "offset" else 1)
-
-    def _base(self, stored: Pairs) -> Tensor:
-        """The lowest conductance, in the unit of the weights."""
-        return self._width(stored) / (self.on_off - 1)
-
-    def _ends(self, stored: Pairs) -> tuple[Tensor, Tensor]:
-        """Conductances of devices that are stuck off and on."""
-        base = self._base(stored)
-        return base, base + self._width(stored)
+        return simple and not self.g_min and self.mapping == "pair" and not self.wire_ohm
 
     def _conductances(self, stored: Pairs, unit: Tensor, chip: Chip) -> list[Tensor]:
         """Conductances of one chip, of the devices in the order of `_targets`."""
-        held = list(self._targets(stored))
+        held = list(self._targets(stored, unit))
         shape = (len(held), *stored.weights.shape)
         if self._noisy:
             noise = normals(chip, "programming", shape)
@@ -251,7 +200,7 @@ class Crossbar(AnalogCells, PairDevice):
             ]
         if self._stuck:
             drawn = torch.from_numpy(chip.generator("stuck devices").random(shape))
-            ends = self._ends(stored)
+            ends = self._ends(stored, unit)
             held = [
                 self._with_stuck(one, uniform.to(one.device), *ends)
                 for one, uniform in zip(held, drawn, strict=True)
@@ -261,7 +210,7 @@ class Crossbar(AnalogCells, PairDevice):
     def _difference(self, held: Sequence[Tensor], stored: Pairs, unit: Tensor) -> Tensor:
         """Weights that conductances stand for, through the wires of their arrays."""
         if self.mapping == "offset":
-            return held[0] - (stored.limit + self._base(stored)).to(held[0])
+            return held[0] - (stored.limit + self._base(stored, unit)).to(held[0])
         (active, idle), negative = held, stored.weights < 0
         if self.wire_ohm:
             plus, minus = torch.where(negative, idle, active), torch.where(negative, active, idle)
@@ -298,7 +247,7 @@ class Crossbar(AnalogCells, PairDevice):
         variances are scaled as the conductances are.
         """
         unit, wide = self._unit(stored, point), stored.weights.dtype
-        fresh = len(self._targets(stored)) * (self.read_noise * unit).square()
+        fresh = (2 if self.mapping == "pair" else 1) * (self.read_noise * unit).square()
         if self._pair_is_gaussian and self.slices == 1 and stored.weights.numel() > _FEW:
             mean, var = self._pair_moments(stored.weights, unit)
             return ReadMoments(mean=mean, var=var + fresh.to(wide))
@@ -343,8 +292,8 @@ class Crossbar(AnalogCells, PairDevice):
     def _devices(self, stored: Pairs, unit: Tensor) -> list[ReadMoments]:
         """Moments of devices in the order of `_targets`, float64, in the unit of the weights."""
         wide = replace(stored, weights=stored.weights.double())
-        low, high = self._ends(stored)
-        found = [self._device_moments(one, unit, low, high) for one in self._targets(wide)]
+        low, high = self._ends(stored, unit)
+        found = [self._device_moments(one, unit, low, high) for one in self._targets(wide, unit)]
         return [ReadMoments(mean=mean, var=var) for mean, var in found]
 
     def energy(self, traffic: Traffic, point: Point) -> Tensor:
@@ -365,7 +314,7 @@ class Crossbar(AnalogCells, PairDevice):
                 for m in self._devices(digit, unit)
             ]
             if self.mapping == "offset":
-                middle = ((stored.limit + self._base(stored)) / unit).expand_as(found[0].mean)
+                middle = ((stored.limit + self._base(stored, unit)) / unit).expand_as(found[0].mean)
                 spent = self.readout.offset_energy_j(
                     inputs, found[0], middle, array, by_channel=by_channel
                 )
@@ -374,21 +323,6 @@ class Crossbar(AnalogCells, PairDevice):
                 spent = self.readout.energy_j(inputs, plus, minus, array, by_channel=by_channel)
             joules.append(spent)
         return sum(joules[1:], joules[0])
-
-    def _unit(self, stored: Pairs, point: Point) -> Tensor:
-        """Weight per siemens, ``1 / c``, float64, broadcastable against the weights.
-
-        Raises:
-            WeightsError: if the number of points is neither 1 nor that of the columns.
-        """
-        g_max, weights = as_point(point).to(stored.weights.device), stored.weights
-        if g_max.ndim:
-            axis = len(weights) if weights.ndim > 1 else 1
-            if weights.ndim < 2 or len(g_max) != axis:
-                allowed = f"one, or {axis}, one for each index of the first axis"
-                refuse("g_max", f"{len(g_max)} numbers", allowed, WeightsError)
-            g_max = g_max.reshape(-1, *(1,) * (weights.ndim - 1))
-        return self._ends(stored)[1] / g_max
 
     def describe(self) -> dict[str, Any]:
         """Plain data for records; a ratio of infinity as None."""

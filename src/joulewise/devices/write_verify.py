@@ -80,6 +80,9 @@ class WriteVerify(Device[WrittenPairs]):
         for name in (field.name for field in fields(Crossbar) if field.name not in _NOISE):
             if getattr(self.unverified, name) != getattr(self.verified, name):
                 refuse(f"{name} of verified", getattr(self.verified, name), "that of unverified")
+        if self.unverified.lowest != self.verified.lowest:
+            allowed = f"that of unverified, {self.unverified.lowest:g}, by g_min of both"
+            refuse("the lowest conductance of verified", self.verified.lowest, allowed)
         check_in_range("g_max", self.g_max, 0.0, 1.0)  # one number; its range is the knob's
         for device in (self.unverified, self.verified):
             device.point(g_max=self.g_max)

@@ -64,9 +64,10 @@ class CrossbarMemory(_Analog):
     programming: str | None = Field(
         default=None,
         description="measured programming: wan2022-1s, wan2022-1day, wan2022-2days, milo2021, or "
-        "a CSV table target_siemens,mean_siemens,std_siemens",
+        "a CSV table; see joulewise.devices.ConductanceTable.from_csv",
     )
     on_off: float | None = Field(default=None, gt=1, le=1e12, description="ratio of conductances")
+    g_min: float = Field(default=0.0, ge=0, le=1, description="lowest conductance, siemens")
     stuck_off: float = Field(default=0.0, ge=0, le=1, description="fraction of devices")
     stuck_on: float = Field(default=0.0, ge=0, le=1, description="fraction of devices")
     mapping: Literal["pair", "offset"] = "pair"
@@ -116,8 +117,8 @@ class CrossbarMemory(_Analog):
             raise ValueError("programming stands beside sigma or variability; allowed: one of them")
         if self.slices > 1 and self.levels is None:
             raise ValueError("levels is missing; allowed: the steps of a slice, beside slices")
-        if self.programming == "milo2021" and self.on_off is None:
-            raise ValueError("on_off is missing; allowed: a ratio, beside milo2021, from 50 uS up")
+        if self.g_min and self.on_off is not None:
+            raise ValueError("g_min stands beside on_off; allowed: one of them")
         if self.wire_ohm and self.mapping == "offset":
             raise ValueError("mapping is offset beside wire_ohm; allowed: pair")
         if self.wire_ohm and self.g_range == _G_RANGE:
@@ -165,6 +166,7 @@ class CrossbarMemory(_Analog):
             clip=self.clip,
             programming=table,
             on_off=math.inf if self.on_off is None else self.on_off,
+            g_min=self.g_min,
             stuck_off=self.stuck_off,
             stuck_on=self.stuck_on,
             mapping=self.mapping,
