@@ -102,6 +102,7 @@ def test_allocate_with_and_without_a_folder(tmp_path, monkeypatch):
     network = ("--model", f"mlp={weights}")
     allocate = ("allocate", *network, "--goal", "error=0.05", "--workers", "1")
     allocate += ("--granularity", "tensor:levels=0.3+0.5+1", "--chips", "20", "--images", "60")
+    allocate += ("--memory", "sram:per_channel=true")
     ran = call(*allocate)
     assert ran.exit_code == 0, ran.stderr
     assert "Operating points of w" in ran.stdout
@@ -115,5 +116,10 @@ def test_allocate_with_and_without_a_folder(tmp_path, monkeypatch):
         call(*allocate, "--out", str(tmp_path / "kept"))
     plan = tmp_path / "kept/plan.json"
     assert len(jw.Plan.read(plan)) == 3
+    own = json.loads(plan.read_text())["note"]["memory"]
+    ran = call("simulate", *network, "--plan", str(plan.parent), "--chips", "2", "--images", "60")
+    assert ran.exit_code == 0, ran.stderr
+    assert "w on 8-bit SRAM, mask, per channel, 60 test samples" in ran.stdout
+    assert own["per_channel"] is True
     with pytest.raises(InputError, match="needs the --memory and --place of its allocation: chann"):
-        call("simulate", *network, "--plan", str(plan), "--memory", "sram:per_channel=true")
+        call("simulate", *network, "--plan", str(plan), "--memory", "sram:bits=8")

@@ -56,6 +56,7 @@ def allocate(
     file = arguments.study_file(
         models=[model],
         memories=[memory],
+        place=place,
         goals=[goal],
         granularities=[granularity],
         metric=metric,
@@ -68,8 +69,11 @@ def allocate(
 
     def keep(records: list[tuple[Position, Record]]) -> None:
         if out is not None:
-            plan = json_module.dumps(_allocation(records).result["plan_file"], indent=1)
-            write_atomically(out / "plan.json", plan)
+            plan = _allocation(records).result["plan_file"]
+            # With these, simulate and predict need the plan alone.
+            plan["note"]["memory"] = file.memories[0].model_dump(mode="json")
+            plan["note"]["place"] = file.place.model_dump(mode="json")
+            write_atomically(out / "plan.json", json_module.dumps(plan, indent=1))
 
     records = run_options(
         out,

@@ -37,6 +37,9 @@ Images = Annotated[
     int | None, typer.Option("--images", help="test samples, a random subset  \\[default: all]")
 ]
 Memory = Annotated[str, typer.Option("--memory", help=_MEMORY)]
+PlansMemory = Annotated[
+    str | None, typer.Option("--memory", help=f"{_MEMORY}  \\[default: sram, or that of the plan]")
+]
 Memories = Annotated[
     list[str] | None, typer.Option("--memory", help=f"{_MEMORY}; repeat it  \\[default: sram]")
 ]
@@ -53,7 +56,10 @@ At = Annotated[
     list[str] | None,
     typer.Option("--at", help="operating point, eta=0.5 or g_max=2e-5; repeat it"),
 ]
-PlanFile = Annotated[Path | None, typer.Option("--plan", help="plan.json, instead of --at")]
+PlanFile = Annotated[
+    Path | None,
+    typer.Option("--plan", help="plan.json or its folder, with its memory, instead of --at"),
+]
 Metric = Annotated[
     str | None,
     typer.Option(

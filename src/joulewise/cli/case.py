@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
@@ -21,6 +22,19 @@ if TYPE_CHECKING:
     from joulewise.study.study_file import StudyFile
 
 __all__ = ["Case"]
+
+
+def _kept_in(path: Path) -> dict[str, Any]:
+    """Memory and place that a plan was allocated with, where its file has them.
+
+    Not a memory of the user's own, whose code would run by a file that may be of another origin.
+    """
+    try:
+        note = json.loads(path.read_text(encoding="utf-8"))["note"]
+        kept = {name: note[name] for name in ("memory", "place")}
+        return kept if kept["memory"]["kind"] != "custom" else {}
+    except (OSError, ValueError, LookupError, TypeError):  # said where the plan is read
+        return {}
 
 
 class Case:
@@ -43,7 +57,7 @@ class Case:
         model: str,
         data: str,
         images: int | None,
-        memory: str,
+        memory: str | None,
         place: str | None,
         at: list[str] | None,
         plan: Path | None,
@@ -67,16 +81,19 @@ class Case:
             got = "given beside --plan" if at else "missing"
             refuse("--at", got, "--at eta=0.5, repeated, or --plan FILE")
         arguments.check_trained([model])
+        if plan is not None and plan.is_dir():
+            plan /= "plan.json"
+        kept = {} if plan is None else _kept_in(plan)
         file = arguments.study_file(
             data={"source": data, "images": images},
             models=[model],
-            memories=[memory],
-            place=place,
+            memories=[memory or kept.get("memory", "sram")],
+            place=place or kept.get("place"),
             points=at,
             metric=metric,
         )
         if plan is not None and not plan.is_file():
-            refuse("--plan", str(plan), "a file that joulewise allocate wrote")
+            refuse("--plan", str(plan), "a file that joulewise allocate wrote, or its folder")
         names = ["plan"]
         if at:
             names = [

@@ -30,7 +30,7 @@ def simulate(
     model: arguments.Model,
     data: arguments.Data = "digits",
     images: arguments.Images = None,
-    memory: arguments.Memory = "sram",
+    memory: arguments.PlansMemory = None,
     place: arguments.Place = None,
     at: arguments.At = None,
     plan: arguments.PlanFile = None,
@@ -87,7 +87,7 @@ def simulate(
     columns = ["point", "memory", "of reliable", "chips"]
     columns += [] if one.metric is None else [f"{one.metric.name} [95 %]", "5 % quantile"]
     columns += ["output error"] + ([] if limit is None else ["yield [95 %]"])
-    title = f"{case.name}, {one.samples} test samples"
+    title = f"{case.name} on {case.file.memories[0].name}, {one.samples} test samples"
     if one.metric is not None:
         given, ideal = (_text(one, value) for value in (one.original, one.ideal))
         title += f": {one.metric.name} {given} as given, {ideal} with a perfect memory"
@@ -98,7 +98,7 @@ def predict(
     model: arguments.Model,
     data: arguments.Data = "digits",
     images: arguments.Images = None,
-    memory: arguments.Memory = "sram",
+    memory: arguments.PlansMemory = None,
     place: arguments.Place = None,
     at: arguments.At = None,
     plan: arguments.PlanFile = None,
@@ -312,7 +312,8 @@ def _print_forecasts(
         ]
         for name, forecast, joules, one in zip(case.names, found, spent, simulated, strict=True)
     ]
-    console.print_table(f"{case.name}, predicted by {first.method}", columns, rows)
+    title = f"{case.name} on {case.file.memories[0].name}, predicted by {first.method}"
+    console.print_table(title, columns, rows)
     if not isinstance(first, LossForecast) and first.refusal is not None:
         typer.echo(f"The metric is not predicted: {first.refusal}")
 
