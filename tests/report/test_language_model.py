@@ -73,7 +73,7 @@ def test_chips_that_collapse_or_fail_are_counted(view):
     (network,) = view.networks
     record = network.record.result["simulations"][2]
     record["values"][:5] = [None, *[1000 * network.ideal] * 4]
-    del network.__dict__["points"]
+    network.__dict__.pop("points", None)
     row = next(row for row in language_model(view).tables[0].rows if row[1] == "eta 0.2")
     assert "25 % [9, 49]" in row
 

@@ -56,7 +56,9 @@ def test_the_answer_is_the_least_energy(view):
     network = view.networks[0]
     least = network.least_energy(0.005)
     row = next(row for row in block.tables[0].rows if row[:2] == ["plain", "0.5 pp"])
-    assert row[4].startswith(f"{100 * least.energy:.1f} % [")
+    assert row[5].startswith(f"{100 * least.energy:.1f} % [")
+    # Of an exponential law the energy is proportional to the knob.
+    assert row[3] == f"eta {least.energy:.3g}"
     assert row[2] == f"{100 * network.ideal:.2f} %"
     # The sentence holds all networks to the best of them.
     best = max(one.ideal for one in view.networks)

@@ -359,12 +359,10 @@ class View:
             network: The network.
             memory: False to tell it from others on its memory only.
         """
-        parts = [
-            getattr(network, part)
-            for part in ("model", "training", "memory")[: None if memory else 2]
-            if len({getattr(other, part) for other in self.networks}) > 1
-        ]
-        return ", ".join(part for part in parts if part) or network.model
+        parts = ("model", "training", "memory")[: None if memory else 2]
+        differ = [p for p in parts if len({getattr(other, p) for other in self.networks}) > 1]
+        shown = ["model", *differ] if differ == ["memory"] else differ
+        return ", ".join(filter(None, (getattr(network, p) for p in shown))) or network.model
 
     def goal(self, one: Allocated) -> str:
         """The goal of an allocation, its drop in the unit of the metric."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from joulewise.report.blocks.block import Block
 from joulewise.report.tables import Table
-from joulewise.report.view import Replicates, View
+from joulewise.report.view import Network, Replicates, View
 from joulewise.simulation import mean_interval
 from joulewise.units import format_percent, format_si
 
@@ -31,9 +33,11 @@ def answer(view: View) -> Block | None:
         fraction = format_percent(sum(energies) / len(energies), 1)
         sentence = (
             f"Within {lost}, the memory of {view.name(group.first)} needs {fraction} of the energy "
-            f"of reliable memory: {format_si(joules, 'J')} an inference in all"
+            f"of reliable memory: {format_si(joules, 'J')} an inference in all, "
+            f"{format_percent(1 - joules / _all_reliable_j(view, group), 1)} less"
         )
-        sentence += ", the least of all networks." if len(view.replicates) > 1 else "."
+        others = "networks" if several else "memories"
+        sentence += f", and the least of all {others}." if len(view.replicates) > 1 else "."
     return Block(
         name="answer",
         title=view.file.question or "The least energy within a drop",
@@ -50,6 +54,11 @@ def _total_j(view: View, group: Replicates, energies: list[float]) -> float:
     """All energy of an inference, J: memories that compute replace arithmetic of others."""
     mean = sum(energies) / len(energies)
     return mean * view.reliable_j(group.first) + view.fixed_j(group.first)
+
+
+def _all_reliable_j(view: View, group: Replicates) -> float:
+    """All energy of an inference with reliable memory, J."""
+    return view.reliable_j(group.first) + view.fixed_j(group.first)
 
 
 def _energies(group: Replicates, drop: float, baseline: float | None = None) -> list[float]:
@@ -72,7 +81,7 @@ def _table(view: View, several: bool) -> Table:
         for group in view.replicates
         for drop in sorted(view.file.drops)
     ]
-    columns = ["network", "drop", "perfect", "memory", "of reliable [95 %]", "total"]
+    columns = ["network", "drop", "perfect", "at", "memory", "of reliable [95 %]", "total"]
     return Table(
         caption="The least energy of an inference, with one point for all tensors, at which the "
         f"mean is within the drop, from {own} value with a perfect memory.",
@@ -85,7 +94,7 @@ def _table(view: View, several: bool) -> Table:
 def _cells(view: View, group: Replicates, drop: float) -> list[str]:
     energies = _energies(group, drop)
     if not energies:
-        return [view.metric.text(group.ideal), "not reached", "", ""]
+        return [view.metric.text(group.ideal), "not reached", "", "", ""]
     mean = sum(energies) / len(energies)
     least = [network.least_energy(drop) for network in group.networks]
     low, high = least[0].low, least[0].high
@@ -97,7 +106,17 @@ def _cells(view: View, group: Replicates, drop: float) -> list[str]:
     edge = "at most " if any(one.at_edge for one in least) else ""
     return [
         view.metric.text(group.ideal),
+        _point_at(group.first, mean),
         f"{edge}{format_si(mean * reliable, 'J')}",
         f"{edge}{format_percent(mean, 1)}{interval}",
         format_si(mean * reliable + view.fixed_j(group.first), "J"),
     ]
+
+
+def _point_at(network: Network, energy: float) -> str:
+    """Common point of an energy, interpolated between those of the curve; empty for plans."""
+    points = sorted(network.points, key=lambda one: one.energy)
+    if any(not one.knob for one in points):
+        return ""
+    found = float(np.interp(energy, [p.energy for p in points], [p.point for p in points]))
+    return f"{points[0].knob} {found:.3g}"

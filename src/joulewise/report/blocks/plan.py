@@ -7,7 +7,7 @@ from typing import Any
 from joulewise.report import charts
 from joulewise.report.blocks.block import Block
 from joulewise.report.tables import Table
-from joulewise.report.view import Network, View
+from joulewise.report.view import Allocated, Network, View
 from joulewise.units import format_percent, format_point, format_si
 
 __all__ = ["plan"]
@@ -25,7 +25,7 @@ def plan(view: View) -> Block | None:
         for plan in network.allocations
         if plan.holds
     ]
-    sentence = "No goal was shown to hold."
+    sentence = _shortfall(view, allocated)
     if holding:
         energy, asked, name = min(holding)
         sentence = (
@@ -37,9 +37,58 @@ def plan(view: View) -> Block | None:
         title="The plan along the network",
         sentence=sentence,
         charts=drawn,
-        tables=[_table(view), *(_points(view, network) for network in allocated)],
+        tables=[
+            _table(view),
+            *(_points(view, network) for network in allocated),
+            *(table for network in allocated for table in _planes(view, network)),
+        ],
         note="Plans are verified on chips that had no part in choosing them.",
     )
+
+
+def _shortfall(view: View, allocated: list[Network]) -> str:
+    """The attempt that came nearest, at the most energy, where no goal was shown to hold."""
+    attempts = [
+        (attempt["energy"], attempt, one, network)
+        for network in allocated
+        for one in network.allocations
+        for attempt in one.found["attempts"]
+        if attempt["mean"] is not None and one.found["limit"] is not None
+    ]
+    sentence = "No goal was shown to hold"
+    if not attempts or attempts[0][2].goal.error is not None:
+        return f"{sentence}."
+    energy, attempt, one, network = max(attempts, key=lambda found: found[0])
+    return (
+        f"{sentence}: with {format_percent(energy, 1)} of the energy of reliable memory "
+        f"{view.name(network)} has a mean of {view.metric.text(attempt['mean'])} on "
+        f"{attempt['chips']} chips; the limit is {view.metric.text(one.found['limit'])}."
+    )
+
+
+def _planes(view: View, network: Network) -> list[Table]:
+    """Operating points of bit planes, a table for each allocation that has them."""
+    tables = []
+    for one in network.allocations:
+        points = {name: next(iter(setting.values())) for name, setting in one.found["plan"].items()}
+        if not one.granularity.bit_planes or one.granularity.per == "channel":
+            continue
+        knob = network.record.result["knob"]
+        rows = [
+            [name, *(f"{value:.4g}" for value in reversed(planes))]
+            for name, planes in points.items()
+            if isinstance(planes, list)
+        ]
+        bits = max(len(row) - 1 for row in rows)
+        tables.append(
+            Table(
+                caption=f"{knob} of each bit, the sign first: {view.name(network)}, "
+                f"{view.plan(one)}.",
+                columns=["tensor", *(str(bit) for bit in reversed(range(bits)))],
+                rows=[row + [""] * (bits + 1 - len(row)) for row in rows],
+            )
+        )
+    return tables
 
 
 def _points(view: View, network: Network) -> Table:
@@ -52,7 +101,7 @@ def _points(view: View, network: Network) -> Table:
         for one in plans:
             ((knob, value),) = one[tensor["name"]].items()
             points = _numbers(value)
-            ends = dict.fromkeys(format_point(knob, end) for end in (min(points), max(points)))
+            ends = dict.fromkeys(f"{end:.4g}" for end in (min(points), max(points)))
             cells.append(f"{knob} {' to '.join(ends)}")
         rows.append([tensor["name"], str(tensor["words"]), *cells])
     caption = f"Operating points of {view.name(network)}, seed {network.seed}."
@@ -64,6 +113,8 @@ def _table(view: View) -> Table:
     for network in view.networks:
         for one in network.allocations:
             holds = "yes" if one.holds else "predicted" if one.holds is None else "not shown"
+            if one.goal.chips is not None and one.goal.error is None and one.mean is not None:
+                holds += f", {_share(view, one)} of chips"
             rows.append(
                 [
                     view.name(network),
@@ -85,6 +136,14 @@ def _table(view: View) -> Table:
         rows=rows,
         words=4,
     )
+
+
+def _share(view: View, one: Allocated) -> str:
+    """Fraction of the held-out chips that reach the limit of a yield."""
+    values, limit = one.found["simulation"]["values"], one.found["limit"]
+    direction = view.metric.direction
+    reach = [value is not None and direction * (value - limit) >= 0 for value in values]
+    return format_percent(sum(reach) / len(reach), 1)
 
 
 def _chart(view: View, network: Network) -> Any:

@@ -44,18 +44,20 @@ def savings(view: View) -> Block | None:
         (one for one in found if strictest in one[2]),
         key=lambda one: one[1].memory_j / one[2][strictest],
     )
-    saved = [f"{_saved(best, references[n])} against {n}" for n in _COLUMNS if n in references]
+    saved = [f"{_saved(network, best, references, n)} against {n}" for n in references]
     return Block(
         name="savings",
         title="Savings against each reference",
         sentence=f"{view.name(network)}, {view.plan(best)}, saves {', '.join(saved)}.",
         charts={"Energy": _chart(view, found)},
-        tables=[_table(view, found), *_tables_at_goal(view, found)],
+        tables=[_table(view, found)],
         note=(
             "vs nominal, vs V_min: the nominal supply and the lowest supply without an error, if "
-            "the law states them. vs reliable: the upper end of the law. vs common: "
-            "the best plan of one point for all that holds for the same goal. vs curve: the "
-            "interpolated common point of the same drop, not verified on fresh chips."
+            "the law states them. vs reliable: the upper end of the law. vs common: the best plan "
+            "of one point for all that holds for the same goal; where an interval is given, both "
+            "at the energies where they just meet it, since verified plans keep different "
+            "margins. vs curve: the interpolated common point of the same drop, not verified on "
+            "fresh chips."
         ),
     )
 
@@ -73,7 +75,7 @@ def _references(network: Network, one: Allocated) -> dict[str, float]:
         least = network.least_energy(goal.drop)
         if least.energy is not None and not least.at_edge:
             found[_CURVE] = least.energy * reliable
-    return {name: joules for name, joules in found.items() if joules > 0}
+    return {name: found[name] for name in _COLUMNS if found.get(name, 0) > 0}
 
 
 def _common(network: Network, one: Allocated) -> Allocated | None:
@@ -86,8 +88,16 @@ def _common(network: Network, one: Allocated) -> Allocated | None:
     return min(same, key=lambda other: other.energy, default=None)
 
 
-def _saved(one: Allocated, reference: float) -> str:
-    return format_percent(1 - one.memory_j / reference, 1)
+def _saved(network: Network, one: Allocated, references: Mapping[str, float], name: str) -> str:
+    """Memory energy saved against a reference; empty if it is none of the plan's."""
+    if name not in references:
+        return ""
+    common = _common(network, one)
+    if name == _COMMON and common is not None:
+        saved = saving_at_goal(common.found["at_goal"], one.found["at_goal"])
+        if saved:
+            return saved
+    return format_percent(1 - one.memory_j / references[name], 1)
 
 
 def _table(view: View, found: list[Compared]) -> Table:
@@ -96,7 +106,7 @@ def _table(view: View, found: list[Compared]) -> Table:
         [
             view.name(network),
             view.plan(one),
-            *(_saved(one, references[name]) if name in references else "" for name in names),
+            *(_saved(network, one, references, name) for name in names),
         ]
         for network, one, references in found
     ]
@@ -106,20 +116,6 @@ def _table(view: View, found: list[Compared]) -> Table:
         rows=rows,
         words=2,
     )
-
-
-def _tables_at_goal(view: View, found: list[Compared]) -> list[Table]:
-    """Savings where both plans just meet their goal, with their intervals."""
-    rows = []
-    for network, one, _ in found:
-        common = _common(network, one)
-        if common is None or common is one:
-            continue
-        if saved := saving_at_goal(common.found["at_goal"], one.found["at_goal"]):
-            rows.append([view.name(network), view.plan(one), saved])
-    caption = "Saved against the best common point, where both just meet the goal."
-    columns = ["network", "plan", "saved [95 %]"]
-    return [Table(caption=caption, columns=columns, rows=rows, words=2)] if rows else []
 
 
 def _chart(view: View, found: list[Compared]) -> object:
