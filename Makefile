@@ -20,6 +20,7 @@ pytest: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n auto
 
 docs: $(VENV)/.installed-docs
+	@echo "Building the site, with its examples (three minutes)"
 	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going -b html docs build/docs
 	@echo "The site: build/docs/index.html"
 

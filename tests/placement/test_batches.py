@@ -26,12 +26,13 @@ def joined(batches):
         Split(inputs=X, targets=Y),
         TensorDataset(X, Y),
         DataLoader(TensorDataset(X, Y), batch_size=4),
+        (X, Y),
         [(X[:6], Y[:6]), (X[6:], Y[6:])],
         [[X, Y]],
         [(X, Y.tolist())],
         ((X[k : k + 5], Y[k : k + 5]) for k in (0, 5)),
     ],
-    ids=["split", "dataset", "loader", "pairs", "lists", "numbers", "generator"],
+    ids=["split", "dataset", "loader", "pair", "pairs", "lists", "numbers", "generator"],
 )
 def test_the_same_samples_from_any_source(data):
     inputs, targets = joined(prepare(data, MODEL))
@@ -87,10 +88,10 @@ class Endless(IterableDataset):
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        ((X, Y), r"data is a tuple of 2 tensors, .*; allowed: a list: \[\(inputs, targets\)\]"),
-        (X, "data is a Tensor; allowed: batches such as"),
-        ("digits", "data is a str; allowed: batches such as"),
-        (3, "data is a int; allowed: batches such as"),
+        ((X, X), r"data is a tuple of 2 tensors, .*; allowed: a list: \[\(inputs, targets\)\]"),
+        (X, "data is a Tensor; allowed: .inputs, targets., batches"),
+        ("digits", "data is a str; allowed: .inputs, targets., batches"),
+        (3, "data is a int; allowed: .inputs, targets., batches"),
         (Endless(), "data is an IterableDataset, which knows no batches; allowed: a DataLoader"),
         (load_digits(), r"data is a Dataset; allowed: one of its splits, such as data\.test"),
         ([(X, Y), X], "the data is batches of different kinds"),

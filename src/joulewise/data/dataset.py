@@ -17,7 +17,7 @@ from joulewise.errors import DataError, check_kind, refuse
 __all__ = ["Dataset", "Split", "load_digits"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class Split:
     """Inputs with their classes; raw images stay uint8 until a batch is read.
 
@@ -56,6 +56,9 @@ class Split:
         if lowest < 0:
             refuse("the smallest of the targets", lowest, "class numbers from 0", error=DataError)
         _check_statistics(self)
+
+    def __repr__(self) -> str:
+        return f"Split of {len(self)} samples of shape {self.input_shape}"
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -106,7 +109,7 @@ class Split:
         return replace(self, inputs=self.inputs[chosen], targets=self.targets[chosen])
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class Dataset:
     """A test split and, where there is one, a training split of the same shape and classes.
 
@@ -143,6 +146,13 @@ class Dataset:
         if self.train is not None and self.train.input_shape != self.input_shape:
             allowed = f"{self.input_shape}, as in the test split"
             refuse("the train input shape", self.train.input_shape, allowed, error=DataError)
+
+    def __repr__(self) -> str:
+        train = "none" if self.train is None else str(len(self.train))
+        return (
+            f"Dataset {self.name}: {train} training and {len(self.test)} test samples of shape "
+            f"{self.input_shape}, {self.classes} classes"
+        )
 
     @property
     def input_shape(self) -> tuple[int, ...]:

@@ -90,7 +90,7 @@ def prepare(data: Split | Iterable[Any], model: nn.Module, batch: int | None = N
 
 
 def _iterable(data: Any, batch: int | None) -> Iterable[Any]:
-    batches = "batches such as [(inputs, targets)], a DataLoader, a torch Dataset or a Split"
+    batches = "(inputs, targets), batches of such, a DataLoader, a torch Dataset or a Split"
     if isinstance(data, Split):
         return data.batches(batch or _fitting(data.inputs[0].numel()))
     if isinstance(data, IterableDataset):
@@ -108,6 +108,11 @@ def _iterable(data: Any, batch: int | None) -> Iterable[Any]:
     if isinstance(data, (Tensor, str, bytes, Mapping)) or not isinstance(data, Iterable):
         refuse("data", f"a {type(data).__name__}", batches, DataError)
     if isinstance(data, tuple) and data and all(isinstance(part, Tensor) for part in data):
+        shapes = [part.shape for part in data]
+        # Of one shape, they may be two batches of inputs.
+        if len(data) == 2 and shapes[0][:1] == shapes[1][:1] and shapes[0] != shapes[1]:
+            size = batch or _fitting(data[0][0].numel())
+            return zip(*(part.split(size) for part in data), strict=True)
         got = f"a tuple of {len(data)} tensors, which may be a batch or several"
         refuse("data", got, "a list: [(inputs, targets)] for one batch", DataError)
     return data
