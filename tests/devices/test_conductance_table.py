@@ -87,7 +87,7 @@ def test_a_row_for_each_device(tmp_path):
     path.write_text("# array 3\ndevice,measured_us,target_us\n0,9,10\n1,41,40\n2,12,10\n3,38,40\n")
     table = ConductanceTable.from_csv(path)
     assert table.source == "array 3"
-    assert table.targets == pytest.approx((10e-6, 40e-6), rel=1e-12)
+    assert table.targets == (10e-6, 40e-6)
     assert table.means == pytest.approx((10.5e-6, 39.5e-6), rel=1e-12)
     assert table.stds == pytest.approx((1.5e-6 * 2**0.5, 1.5e-6 * 2**0.5), rel=1e-12)
     of_devices = ConductanceTable.of_devices(

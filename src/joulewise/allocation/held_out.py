@@ -42,6 +42,9 @@ _STEP_BACK = 0.8
 _LEAST_STEP = math.log(_STEP_BACK) / 4
 # Longest log step of the error limit, since the line is local.
 _LONGEST_STEP = math.log(3.0)
+# Step from a plan that failed to the most reliable one, doubled at each failure, where predictions
+# do not tell how far to go.
+_STEP_NEARER = 1 / 16
 # Extra standard errors that the next plan aims for: it is then verified in 88 % of cases.
 _SPARE = 1.2
 # Least relative saving of energy that justifies another attempt once a plan holds.
@@ -194,9 +197,13 @@ class Verification:
         following: float | None = max_error
         while following is not None:
             max_error, number = following, len(tried)
-            if start is not None and 0 < number < MOST_ATTEMPTS - 1:
-                optimiser, max_error = self._reachable(optimiser, max_error, start)
-            levels = optimiser.minimise_energy(max_error, start)
+            within_reach = max_error > optimiser.error(optimiser.variables.most_reliable)
+            if start is None or within_reach or number in (0, MOST_ATTEMPTS - 1):
+                levels = optimiser.minimise_energy(max_error, start)
+            elif any(attempt.holds for attempt in self.attempts):
+                break
+            else:
+                optimiser, levels = self._nearer(optimiser, max_error, start)
             seed = self.problem.seed + number * self.chips
             simulation = self.problem.simulate(levels, self.chips, seed, "verifying")
             self._record(optimiser.error(levels), simulation)
@@ -227,26 +234,22 @@ class Verification:
             )
         )
 
-    def _reachable(
-        self, optimiser: PlanOptimiser, max_error: float, levels: Tensor
-    ) -> tuple[PlanOptimiser, float]:
-        """Optimiser and limit; relinearised nearer to the most reliable plan if infeasible.
+    def _nearer(
+        self, optimiser: PlanOptimiser, max_error: float, failed: Tensor
+    ) -> tuple[PlanOptimiser, Tensor]:
+        """Optimiser and plan of the next attempt, where no plan is predicted to meet the limit.
 
-        Far from the linearisation the predicted mean shift may vanish at no plan: a limit below the
-        error of the most reliable plan would give that plan, far from the last.
+        Far from the linearisation the predicted mean shift may vanish at no plan. The next plan is
+        on the way from the one that failed to the most reliable one: each costs more and errs less,
+        whatever is predicted. Shared or listed points are those of a linearisation near the limit.
         """
-        reliable_error = optimiser.error(optimiser.variables.most_reliable)
-        if max_error > reliable_error:
-            return optimiser, max_error
         safer = optimiser.variables.most_reliable
         if optimiser.rails or optimiser.variables.listed:
             nearer = self.problem.linearised_near(max_error)
-        else:
-            safer = (levels + safer) / 2
-            nearer = self.problem.linearised_at(safer)
-        # The same ratio to the error of the last plan, which the new linearisation states anew.
-        limit = nearer.error(levels) * max_error / self.attempts[-1].predicted_error
-        return nearer, max(limit, nearer.error(safer))
+            # The same ratio to the error of the last plan, which the linearisation states anew.
+            limit = nearer.error(failed) * max_error / self.attempts[-1].predicted_error
+            return nearer, nearer.minimise_energy(max(limit, nearer.error(safer)), failed)
+        return optimiser, failed + _STEP_NEARER * 2 ** (len(self.attempts) - 1) * (safer - failed)
 
     def _next_limit(
         self, max_error: float, optimiser: PlanOptimiser, levels: Tensor, simulation: Simulation

@@ -71,7 +71,7 @@ class ConductanceTable:
         raw = any(has_column(path, f"measured_{unit}") for unit in ("siemens", "us"))
         columns = ("target", "measured") if raw else ("target", "mean", "std")
         names = [f"{name}_siemens" for name in columns]
-        units = {f"{name}_us": (f"{name}_siemens", 1e-6) for name in columns}
+        units = {f"{name}_us": (f"{name}_siemens", 1e6) for name in columns}
         source, rows = read_csv(path, names, "conductance table", units=units)
         for place, values in rows:
             for name, value in zip(names, values, strict=True):

@@ -69,7 +69,8 @@ def read_csv(
         columns: Names in the header.
         kind: The kind of table, for error messages.
         optional: Names that may be in the header, all or none.
-        units: Names of columns in other units: the column each stands for, and the factor.
+        units: Names of columns in other units: the column each stands for, and the divisor, since
+            40 / 1e6 is the number 40e-6, and 40 * 1e-6 is not.
 
     Returns:
         The comments, joined; and for each row its place, for error messages, and its values.
@@ -103,7 +104,7 @@ def read_csv(
     for number, line in numbered[1:]:
         cells = next(csv.reader([line]))
         try:
-            values = [_number(cells[at]) * read[at][1] for at in chosen]
+            values = [_number(cells[at]) / read[at][1] for at in chosen]
         except (ValueError, IndexError):
             values = []
         if not values or len(cells) != len(given):

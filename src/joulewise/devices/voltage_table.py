@@ -21,9 +21,9 @@ __all__ = ["VoltageRow", "VoltageTable"]
 _UNSEEN = 0.05
 # Columns of voltage tables in other units.
 _UNITS = {
-    "v_dd_mv": ("v_dd", 1e-3),
-    "energy_per_bit_pj": ("energy_per_bit_j", 1e-12),
-    "energy_per_bit_fj": ("energy_per_bit_j", 1e-15),
+    "v_dd_mv": ("v_dd", 1e3),
+    "energy_per_bit_pj": ("energy_per_bit_j", 1e12),
+    "energy_per_bit_fj": ("energy_per_bit_j", 1e15),
 }
 # A thousand times that of off-chip DRAM: more is a number in pJ or fJ.
 _MOST_J = 1e-8

@@ -22,6 +22,9 @@ __all__ = ["MomentCurves"]
 # then the middle joins the table, and the error left is a tenth or less. At a kink the number of
 # halvings limits how close levels get.
 _TOLERANCE, _FIRST, _HALVINGS = 5e-6, 32, 12
+# Beyond so many levels the function has hundreds of kinks, as sums over classes have on a measured
+# table of conductances, and a larger difference is allowed.
+_MANY, _OF_MANY = 512, 1e-4
 # Values below this fraction of a curve's largest value count as 0.
 _NEGLIGIBLE = 1e-13
 # Numbers of a table that are computed at a time.
@@ -48,7 +51,7 @@ class MomentCurves:
     def tabulate(
         cls, knob: Knob, function: Callable[[Tensor], Tensor], numbers: int
     ) -> MomentCurves:
-        """Tabulate functions to a relative error of 1e-6, except at kinks.
+        """Tabulate functions to a relative error of 1e-6, of 1e-4 where there are many kinks.
 
         Args:
             knob: The knob of the points.
@@ -74,7 +77,8 @@ class MomentCurves:
                 found, steep = both(middles)
                 which = torch.arange(values.shape[1])
                 off = (curves._at(middles[:, None].expand(-1, len(which)), which) - found).abs()
-                near = _TOLERANCE * found.abs() + _NEGLIGIBLE * values.abs().amax(0)
+                tolerance = _TOLERANCE if len(levels) < _MANY else _OF_MANY
+                near = tolerance * found.abs() + _NEGLIGIBLE * values.abs().amax(0)
                 wrong = (off > near).any(1)
                 order = torch.cat([levels, middles]).argsort()
                 values = torch.cat([values, found])[order]
