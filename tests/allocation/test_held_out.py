@@ -1,12 +1,15 @@
 """Constraint margins: the energy at which a known law has none, and lines near it."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from joulewise.allocation import Attempt, TuningTrial
-from joulewise.allocation.held_out import energy_at_goal, margin_line
+from joulewise.allocation.held_out import Verification, energy_at_goal, margin_line
+from joulewise.simulation import Interval
 
 
 def trial(mse, margin, energy=None):
@@ -92,3 +95,41 @@ def test_nothing_is_made_up_without_an_interval():
     assert margin_line([trial(1.0, 0.0), trial(0.5, 0.1)], [chosen]) is not None
     assert energy_at_goal([trial(1.0, 0.0), trial(0.5, 0.1)], [chosen], chosen) is None
     assert margin_line([trial(1.0, 0.0), trial(0.5, 0.1)], [attempt(1.0, math.inf)]) is None
+
+
+@pytest.mark.parametrize(("enough", "expected"), [(0.6, 3), (0.99, 5)])
+def test_plans_that_no_prediction_reaches_are_on_the_way_to_the_most_reliable(enough, expected):
+    """Predicted errors, by their mean shift, are all above the limit: they choose no plan."""
+    first, most_reliable = torch.tensor([0.2, 0.6]), torch.ones(2)
+    optimiser = SimpleNamespace(
+        error=lambda levels: 2.0,
+        minimise_energy=lambda limit, start: first if start is None else most_reliable,
+        variables=SimpleNamespace(most_reliable=most_reliable, least_reliable=0 * first, listed=()),
+        rails=None,
+    )
+
+    def simulate(levels, chips, seed, purpose):
+        energy = SimpleNamespace(normalised=float(levels.mean()))
+        figures = {"values": (0.5,) * chips, "failed": 0, "mean": 0.5, "mse": (), "mean_mse": 0.0}
+        return SimpleNamespace(energy=energy, chips=chips, seed=seed, **figures)
+
+    condition = SimpleNamespace(
+        bound=lambda found, confidence: (0.0, found.energy.normalised >= enough),
+        margin=lambda found: (found.energy.normalised - enough, Interval(-0.01, 0.01)),
+        slack=lambda found, chips, confidence: 0.01,
+    )
+    verification = Verification(
+        problem=SimpleNamespace(seed=7, simulate=simulate),
+        condition=condition,
+        chips=20,
+        confidence=0.95,
+        trials=[],
+    )
+    chosen, *_ = verification.run(optimiser, 1.0)
+    energies = [0.4]
+    for step in (1 / 16, 1 / 8, 1 / 4, 1 / 2):
+        energies.append(energies[-1] + step * (1 - energies[-1]))
+    tried = [one.energy for one in verification.attempts]
+    assert chosen == expected == len(tried) - 1
+    assert tried == pytest.approx([*energies, 1.0][: expected + 1])
+    assert [one.seed for one in verification.attempts] == [7 + 20 * k for k in range(len(tried))]
