@@ -19,6 +19,8 @@ _HEIGHT = 380
 BANDS, _DASHES = 4, ([1, 0], [7, 3], [2, 2], [9, 3, 2, 3])
 # Energies that span more than this have a logarithmic axis.
 _LINEAR_UP_TO = 5.0
+# Values below this have prefixes of SI units on their axis.
+_SMALL = 1e-2
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -128,12 +130,14 @@ def series(rows: Rows, *, x: str, y: str, log: bool = False) -> Any:
         log: True for a logarithmic axis of values.
     """
     order = list(dict.fromkeys(row["at"] for row in rows))
+    small = max(row["y"] for row in rows) < _SMALL  # in microsiemens, not 0.00003
     base = alt.Chart(alt.InlineData(values=[dict(row) for row in rows])).encode(
         x=alt.X("at:N", title=x, sort=order, axis=alt.Axis(labelAngle=-60, labelLimit=150)),
         y=alt.Y(
             "y:Q",
             title=y,
             scale=alt.Scale(type="log" if log else "linear", zero=False, nice=True, padding=6),
+            axis=alt.Axis(format="~s" if small else "~g"),
         ),
         color=_colour(rows, "name"),
         tooltip=alt.Tooltip("tooltip:N", title=" "),
@@ -217,7 +221,7 @@ def bars(rows: Rows, *, x: str, parts: Sequence[str], colours: Sequence[str]) ->
         alt.Chart(alt.InlineData(values=[dict(row) for row in rows]))
         .mark_bar()
         .encode(
-            x=alt.X("sum(x):Q", title=x, axis=alt.Axis(tickCount=6)),
+            x=alt.X("sum(x):Q", title=x, axis=alt.Axis(format="~s", tickCount=6)),
             y=alt.Y("name:N", title=None, sort=order, axis=alt.Axis(labelLimit=260)),
             color=alt.Color(
                 "part:N",

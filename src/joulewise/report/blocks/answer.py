@@ -8,7 +8,7 @@ from joulewise.report.blocks.block import Block
 from joulewise.report.tables import Table
 from joulewise.report.view import Network, Replicates, View
 from joulewise.simulation import mean_interval
-from joulewise.units import format_percent, format_si
+from joulewise.units import format_percent, format_point, format_si
 
 __all__ = ["answer"]
 
@@ -119,4 +119,4 @@ def _point_at(network: Network, energy: float) -> str:
     if any(not one.knob for one in points):
         return ""
     found = float(np.interp(energy, [p.energy for p in points], [p.point for p in points]))
-    return f"{points[0].knob} {found:.3g}"
+    return f"{points[0].knob} {format_point(points[0].knob, float(f'{found:.3g}'))}"

@@ -75,7 +75,7 @@ def _planes(view: View, network: Network) -> list[Table]:
             continue
         knob = network.record.result["knob"]
         rows = [
-            [name, *(f"{value:.4g}" for value in reversed(planes))]
+            [name, *(_short(knob, value) for value in reversed(planes))]
             for name, planes in points.items()
             if isinstance(planes, list)
         ]
@@ -91,6 +91,11 @@ def _planes(view: View, network: Network) -> list[Table]:
     return tables
 
 
+def _short(knob: str, value: float) -> str:
+    """An operating point to four digits; the plan's file has them all."""
+    return format_point(knob, float(f"{value:.4g}"))
+
+
 def _points(view: View, network: Network) -> Table:
     """Operating points of every placed tensor, a column for each allocation."""
     plans = [one.found["plan"] for one in network.allocations]
@@ -101,7 +106,7 @@ def _points(view: View, network: Network) -> Table:
         for one in plans:
             ((knob, value),) = one[tensor["name"]].items()
             points = _numbers(value)
-            ends = dict.fromkeys(f"{end:.4g}" for end in (min(points), max(points)))
+            ends = dict.fromkeys(_short(knob, end) for end in (min(points), max(points)))
             cells.append(f"{knob} {' to '.join(ends)}")
         rows.append([tensor["name"], str(tensor["words"]), *cells])
     caption = f"Operating points of {view.name(network)}, seed {network.seed}."
