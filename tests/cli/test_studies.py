@@ -121,5 +121,11 @@ def test_allocate_with_and_without_a_folder(tmp_path, monkeypatch):
     assert ran.exit_code == 0, ran.stderr
     assert "w on 8-bit SRAM, mask, per channel, 60 test samples" in ran.stdout
     assert own["per_channel"] is True
+    # Code that a file names is not run: without a memory of its own, the plan is for another one.
+    content = json.loads(plan.read_text())
+    content["note"]["memory"] = {"kind": "custom", "factory": "evil.py:memory"}
+    plan.write_text(json.dumps(content))
+    with pytest.raises(InputError, match="needs the --memory and --place of its allocation: chann"):
+        call("simulate", *network, "--plan", str(plan))
     with pytest.raises(InputError, match="needs the --memory and --place of its allocation: chann"):
         call("simulate", *network, "--plan", str(plan), "--memory", "sram:bits=8")
