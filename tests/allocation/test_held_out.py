@@ -133,3 +133,43 @@ def test_plans_that_no_prediction_reaches_are_on_the_way_to_the_most_reliable(en
     assert chosen == expected == len(tried) - 1
     assert tried == pytest.approx([*energies, 1.0][: expected + 1])
     assert [one.seed for one in verification.attempts] == [7 + 20 * k for k in range(len(tried))]
+
+
+def test_shared_points_go_on_from_the_limit_as_it_is_stated_anew():
+    """A linearisation near the limit may state errors a thousand times smaller."""
+    limits = []
+
+    def optimiser_of(scale, least):
+        def minimise_energy(limit, start):
+            limits.append(limit / scale)
+            return torch.tensor([max(1 - 0.1 * limit / scale, 0.1)])
+
+        return SimpleNamespace(
+            error=lambda levels: scale * (least + 10 * (1 - float(levels.mean()))),
+            minimise_energy=minimise_energy,
+            variables=SimpleNamespace(
+                most_reliable=torch.ones(1), least_reliable=torch.zeros(1), listed=(0.1, 1.0)
+            ),
+            rails=None,
+        )
+
+    def simulate(levels, chips, seed, purpose):
+        energy = SimpleNamespace(normalised=float(levels.mean()))
+        figures = {"values": (0.5,) * chips, "failed": 0, "mean": 0.5, "mse": (), "mean_mse": 0.0}
+        return SimpleNamespace(energy=energy, chips=chips, seed=seed, **figures)
+
+    problem = SimpleNamespace(
+        seed=0, simulate=simulate, linearised_near=lambda limit: optimiser_of(1e-3, 0.0)
+    )
+    condition = SimpleNamespace(
+        bound=lambda found, confidence: (0.0, found.energy.normalised >= 0.95),
+        margin=lambda found: (found.energy.normalised - 0.95, Interval(-0.01, 0.01)),
+        slack=lambda found, chips, confidence: 0.01,
+    )
+    verification = Verification(
+        problem=problem, condition=condition, chips=20, confidence=0.95, trials=[]
+    )
+    verification.run(optimiser_of(1.0, 0.99), 1.0)
+    energies = [one.energy for one in verification.attempts]
+    assert energies == sorted(energies) and energies[-1] < 1
+    assert limits == sorted(limits, reverse=True)

@@ -99,3 +99,8 @@ def test_a_row_for_each_device(tmp_path):
         ConductanceTable.from_csv(path)
     with pytest.raises(TableError, match="^measured is of shape .2,. beside targets of shape .3,."):
         ConductanceTable.of_devices([1e-6, 1e-6, 1e-6], [1e-6, 2e-6], source="")
+    path.write_text("target_us,mean_us,std_us\n10,9,5%\n40,41,5%\n")
+    with pytest.raises(TableError, match="line 2 is '10,9,5%'; allowed: 3 numbers"):
+        ConductanceTable.from_csv(path)
+    with pytest.raises(TableError, match="None cannot be read"):
+        ConductanceTable.from_csv(None)

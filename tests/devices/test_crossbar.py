@@ -338,6 +338,19 @@ def test_noise_through_wires():
             {"g_min": 1e-6, "programming": RERAM["milo2021"]},
             "^g_min is 1e-06; allowed: 5e-05 to below 0.000225 S, the targets of programming",
         ),
+        ({"g_min": 0.5}, "^g_min is 0.5 S; allowed: below 0.5 S, half of the highest g_max"),
+        (
+            {"g_min": 3e-5, "programming": RERAM["wan2022-1s"]},
+            "^g_min is 3e-05 S; allowed: below 2e-05 S, half of the highest g_max; or on_off",
+        ),
+        (
+            {"g_min": 1e-3},
+            "^g_range is .1e-07, 0.001.; allowed: a range of g_max within 0.002 to 1",
+        ),
+        (
+            {"programming": replace(TABLE, targets=(1e-3, 4e-3, 1e-2))},
+            "^g_range is .1e-07, 0.001.; allowed: a range of g_max within 0.002 to 0.01 S",
+        ),
         ({"g_min": 2e-6, "g_range": (3e-6, 4e-5)}, "^g_range is .*; allowed: within 4e-06 to 1 S"),
         (
             {"programming": RERAM["milo2021"], "on_off": 10.0},

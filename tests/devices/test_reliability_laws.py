@@ -202,7 +202,7 @@ def test_from_csv_in_either_order(tmp_path):
 
 def test_from_csv_without_comments_names_the_file(tmp_path):
     path = write(tmp_path / "t.csv", "0.5,1e-14,1e-2", "0.8,2e-14,1e-6")
-    assert VoltageTable.from_csv(path).source == str(path)
+    assert VoltageTable.from_csv(path).source == path.name
 
 
 @pytest.mark.parametrize(

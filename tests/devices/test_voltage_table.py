@@ -27,6 +27,8 @@ def test_columns_in_other_units_and_order(tmp_path):
     [
         (STANDARD.replace("1e-14", "0.01"), "energy_per_bit_j is 0.01; allowed: above 0 to 1e-08"),
         ("v_dd,v_dd_mv,energy_per_bit_j,bit_error_rate\n", "the header is v_dd,v_dd_mv,"),
+        (STANDARD + f"0.7,3e-14,{'1' * 140_000}x\n", "line 4 is"),
+        (STANDARD.replace("1e-14", "1e-12%"), "line 2 is '0.5,1e-12%,0.01'; allowed: 3 numbers"),
         (STANDARD.replace("0.01", "1% of"), "line 2 is '0.5,1e-14,1% of'; allowed: 3 numbers"),
     ],
 )

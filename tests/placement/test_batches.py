@@ -88,6 +88,8 @@ class Endless(IterableDataset):
 @pytest.mark.parametrize(
     ("data", "said"),
     [
+        ((X, X[:, :2]), r"data is a tuple of 2 tensors"),
+        ((X[:0], Y[:0]), r"data is a tuple of 2 tensors"),
         ((X, X), r"data is a tuple of 2 tensors, .*; allowed: a list: \[\(inputs, targets\)\]"),
         (X, "data is a Tensor; allowed: .inputs, targets., batches"),
         ("digits", "data is a str; allowed: .inputs, targets., batches"),

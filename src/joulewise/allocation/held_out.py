@@ -203,7 +203,7 @@ class Verification:
             elif any(attempt.holds for attempt in self.attempts):
                 break
             else:
-                optimiser, levels = self._nearer(optimiser, max_error, start)
+                optimiser, levels, max_error = self._nearer(optimiser, max_error, start)
             seed = self.problem.seed + number * self.chips
             simulation = self.problem.simulate(levels, self.chips, seed, "verifying")
             self._record(optimiser.error(levels), simulation)
@@ -236,8 +236,8 @@ class Verification:
 
     def _nearer(
         self, optimiser: PlanOptimiser, max_error: float, failed: Tensor
-    ) -> tuple[PlanOptimiser, Tensor]:
-        """Optimiser and plan of the next attempt, where no plan is predicted to meet the limit.
+    ) -> tuple[PlanOptimiser, Tensor, float]:
+        """Optimiser, plan and limit of the next attempt, where no plan is predicted to meet it.
 
         Far from the linearisation the predicted mean shift may vanish at no plan. The next plan is
         on the way from the one that failed to the most reliable one: each costs more and errs less,
@@ -248,8 +248,10 @@ class Verification:
             nearer = self.problem.linearised_near(max_error)
             # The same ratio to the error of the last plan, which the linearisation states anew.
             limit = nearer.error(failed) * max_error / self.attempts[-1].predicted_error
-            return nearer, nearer.minimise_energy(max(limit, nearer.error(safer)), failed)
-        return optimiser, failed + _STEP_NEARER * 2 ** (len(self.attempts) - 1) * (safer - failed)
+            limit = max(limit, nearer.error(safer))
+            return nearer, nearer.minimise_energy(limit, failed), limit
+        step = _STEP_NEARER * 2 ** (len(self.attempts) - 1)
+        return optimiser, failed + step * (safer - failed), max_error
 
     def _next_limit(
         self, max_error: float, optimiser: PlanOptimiser, levels: Tensor, simulation: Simulation

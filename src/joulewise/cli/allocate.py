@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json as json_module
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -70,9 +72,11 @@ def allocate(
     def keep(records: list[tuple[Position, Record]]) -> None:
         if out is not None:
             plan = _allocation(records).result["plan_file"]
-            # With these, simulate and predict need the plan alone.
-            plan["note"]["memory"] = file.memories[0].model_dump(mode="json")
-            plan["note"]["place"] = file.place.model_dump(mode="json")
+            # With these, simulate and predict need the plan alone, from any folder.
+            (own,), where = file.memories, file.place
+            files = [*own.files, *([where.accesses] if where.accesses else [])]
+            for name, entry in (("memory", own), ("place", where)):
+                plan["note"][name] = _absolute(entry.model_dump(mode="json"), files)
             write_atomically(out / "plan.json", json_module.dumps(plan, indent=1))
 
     records = run_options(
@@ -97,6 +101,13 @@ def allocate(
         typer.echo(f"The plan: {out / 'plan.json'}", err=json)
     if _allocation(records).result["allocation"]["holds"] is False:
         raise typer.Exit(OUT_OF_REACH)
+
+
+def _absolute(value: Any, files: Iterable[str | Path]) -> Any:
+    """Plain data in which files are named by their absolute paths."""
+    if isinstance(value, dict):
+        return {key: _absolute(inner, files) for key, inner in value.items()}
+    return str(Path(value).resolve()) if value in map(str, files) else value
 
 
 def _allocation(records: list[tuple[Position, Record]]) -> Record:

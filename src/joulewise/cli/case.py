@@ -33,7 +33,13 @@ def _kept_in(path: Path) -> dict[str, Any]:
         note = json.loads(path.read_text(encoding="utf-8"))["note"]
         kept = {name: note[name] for name in ("memory", "place")}
         return kept if kept["memory"]["kind"] != "custom" else {}
-    except (OSError, ValueError, LookupError, TypeError):  # said where the plan is read
+    except (
+        OSError,
+        ValueError,
+        LookupError,
+        TypeError,
+        RecursionError,
+    ):  # said where the plan is read
         return {}
 
 

@@ -41,7 +41,7 @@ class ConductanceRange:
         """Refuse two lowest conductances, and a ``g_range`` that the devices do not allow."""
         if self.on_off != math.inf:
             check_in_range("on_off", self.on_off, 1.0, 1e12, open_low=True)
-        check_in_range("g_min", self.g_min, 0.0, 1.0)
+        check_in_range("g_min", self.g_min, 0.0, 0.5)
         if self.g_min and self.on_off != math.inf:
             refuse("g_min", f"{self.g_min:g} beside on_off", "one of the two")
         ends = checked_ends("g_range", self.g_range, 0.0, 1.0, "siemens")
@@ -55,9 +55,15 @@ class ConductanceRange:
             allowed = f"{start:g} to below {end:g} S, the targets of programming"
             refuse("g_min", self.g_min, allowed)
         low, high = self._least_g_max, end
-        if low >= high:
+        if low >= high and self.on_off != math.inf:
             allowed = f"above 1, below {high / start:g}, for g_max / on_off of {start:g} S or more"
             refuse("on_off", self.on_off, allowed)
+        if low >= high:
+            allowed = f"below {high / 2:g} S, half of the highest g_max; or on_off, a ratio"
+            refuse("g_min", f"{self.lowest:g} S", allowed)
+        if self.g_range == G_RANGE and self._g_ends[0] >= self._g_ends[1]:
+            allowed = f"a range of g_max within {low:g} to {high:g} S"
+            refuse("g_range", f"{self.g_range}", allowed)
         if self.g_range != G_RANGE and not low <= self.g_range[0] < self.g_range[1] <= high:
             allowed = f"within {low:g} to {high:g} S, by the lowest conductance and programming"
             refuse("g_range", self.g_range, allowed)

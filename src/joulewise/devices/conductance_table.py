@@ -78,11 +78,11 @@ class ConductanceTable:
                 check_in_range(f"{place}: {name}", value, 0.0, 1.0, error=TableError)
         found = np.array([values for _, values in rows]).reshape(-1, len(names))
         if raw:
-            return cls.of_devices(found[:, 0], found[:, 1], source=source or str(path))
+            return cls.of_devices(found[:, 0], found[:, 1], source=source or Path(path).name)
         if len(found) < 2:
             refuse(str(path), f"{len(found)} rows", "two or more", TableError)
         targets, means, stds = (tuple(column) for column in found.T.tolist())
-        return cls(targets=targets, means=means, stds=stds, source=source or str(path))
+        return cls(targets=targets, means=means, stds=stds, source=source or Path(path).name)
 
     @classmethod
     def of_devices(cls, targets: ArrayLike, measured: ArrayLike, *, source: str) -> Self:

@@ -65,8 +65,8 @@ class Crossbar(AnalogCells, ConductanceRange, PairDevice):
             `RERAM`, in place of ``sigma`` and ``variability``; None for those.
         on_off: Ratio of ``g_max`` to the lowest conductance, above 1, which then changes with
             ``g_max``; infinity for ``g_min``.
-        g_min: Lowest conductance of a device, siemens, 0 to 1; ``g_max`` is at least twice that. 0
-            for the lowest target of ``programming``, or devices that can be switched off.
+        g_min: Lowest conductance of a device, siemens, 0 to 0.5; ``g_max`` is at least twice that.
+            0 for the lowest target of ``programming``, or devices that can be switched off.
         stuck_off: Fraction of devices stuck at the lowest conductance, 0 to 1.
         stuck_on: Fraction of devices stuck at ``g_max``, 0 to 1; both add up to at most 1.
         mapping: ``"pair"`` or ``"offset"``.

@@ -119,7 +119,7 @@ class FaultMeasurement:
             cells=cells,
             first_failure_v=first_failure_v,
             layout=layout,
-            source=source or str(path),
+            source=source or Path(path).name,
         )
 
     @property

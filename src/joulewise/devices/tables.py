@@ -47,9 +47,9 @@ def has_column(path: str | Path, column: str) -> bool:
     try:
         with Path(path).open(encoding="utf-8-sig") as file:
             header = next((line for line in file if line.split("#")[0].strip()), "")
-    except (OSError, ValueError) as error:  # ValueError: no text, or no path at all
+    except (OSError, ValueError, TypeError) as error:  # no text, or no path at all
         raise TableError(f"{path} cannot be read: {error}") from error
-    return column in [cell.strip() for cell in next(csv.reader([header]), [])]
+    return column in [cell.strip() for cell in _cells(header)]
 
 
 def read_csv(
@@ -59,10 +59,11 @@ def read_csv(
     *,
     optional: Sequence[str] = (),
     units: Mapping[str, tuple[str, float]] = MappingProxyType({}),
+    fractions: Sequence[str] = (),
 ) -> tuple[str, list[tuple[str, list[float]]]]:
     """Read a CSV file of numbers with a header; lines that start with ``#`` are comments.
 
-    Columns are in any order, and others are ignored. A number with ``%`` is in hundredths.
+    Columns are in any order, and others are ignored.
 
     Args:
         path: The file.
@@ -71,6 +72,7 @@ def read_csv(
         optional: Names that may be in the header, all or none.
         units: Names of columns in other units: the column each stands for, and the divisor, since
             40 / 1e6 is the number 40e-6, and 40 * 1e-6 is not.
+        fractions: Columns in which a number may be in per cent, such as ``0.1 %``.
 
     Returns:
         The comments, joined; and for each row its place, for error messages, and its values.
@@ -93,7 +95,7 @@ def read_csv(
     if not numbered:
         raise TableError(f"{path} has no rows; allowed: a header {names} and rows")
     number, header = numbered[0]
-    given = [cell.strip() for cell in next(csv.reader([header]))]
+    given = [cell.strip() for cell in _cells(header)]
     read = [units.get(name, (name, 1.0)) for name in given]
     known = [name for name, _ in read]
     wanted = [*columns, *(optional if set(optional) <= set(known) else ())]
@@ -102,9 +104,9 @@ def read_csv(
     chosen = [known.index(name) for name in wanted]
     rows = []
     for number, line in numbered[1:]:
-        cells = next(csv.reader([line]))
+        cells = _cells(line)
         try:
-            values = [_number(cells[at]) / read[at][1] for at in chosen]
+            values = [_number(cells[at], known[at] in fractions) / read[at][1] for at in chosen]
         except (ValueError, IndexError):
             values = []
         if not values or len(cells) != len(given):
@@ -114,9 +116,17 @@ def read_csv(
     return comments, rows
 
 
-def _number(cell: str) -> float:
-    number = cell.strip().removesuffix("%")
-    return float(number) / (1 if number == cell.strip() else 100)
+def _number(cell: str, fraction: bool) -> float:
+    number = cell.strip()
+    return float(number[:-1]) / 100 if fraction and number[-1:] == "%" else float(number)
+
+
+def _cells(line: str) -> list[str]:
+    """Cells of a line; one that no CSV file has, where it cannot be read."""
+    try:
+        return next(csv.reader([line]), [])
+    except csv.Error:
+        return [line]
 
 
 def interpolate(x: Tensor, xs: Tensor, ys: Tensor, *, last: bool = False) -> Tensor:

@@ -94,11 +94,11 @@ class VoltageTable(ReliabilityLaw):
         places = [f"row {number}" for number in range(1, len(self.rows) + 1)]
         _check_rows(self.rows, places, self.voltage_unit)
         failed = max((row.v_dd for row in self.rows if row.bit_error_rate), default=0.0)
-        if self.v_min is not None and self.v_min <= failed:
-            allowed = f"above {failed:g}, the highest supply with errors in the table"
-            refuse("v_min", self.v_min, allowed, TableError)
         if self.v_min is not None:
             check_in_range("v_min", self.v_min, self.rows[0].v_dd, 100.0, error=TableError)
+            if self.v_min <= failed:
+                allowed = f"above {failed:g}, the highest supply with errors in the table"
+                refuse("v_min", self.v_min, allowed, TableError)
         if self.v_nominal is not None:
             least = self.v_min or self.rows[0].v_dd
             check_in_range("v_nominal", self.v_nominal, least, 100.0, error=TableError)
@@ -123,12 +123,17 @@ class VoltageTable(ReliabilityLaw):
         """
         columns = ("v_dd", "energy_per_bit_j", "bit_error_rate")
         source, found = read_csv(
-            path, columns, "voltage table", optional=["measured_bits"], units=_UNITS
+            path,
+            columns,
+            "voltage table",
+            optional=["measured_bits"],
+            units=_UNITS,
+            fractions=["bit_error_rate"],
         )
         found.sort(key=lambda row: row[1][0])
         rows = tuple(VoltageRow(*numbers) for _, numbers in found)
         _check_rows(rows, [place for place, _ in found], "V")  # whose messages name the line
-        return cls(rows=rows, source=source or str(path), v_nominal=v_nominal, v_min=v_min)
+        return cls(rows=rows, source=source or Path(path).name, v_nominal=v_nominal, v_min=v_min)
 
     def _column(self, name: str) -> Tensor:
         return torch.tensor([getattr(row, name) for row in self.rows], dtype=torch.float64)

@@ -108,9 +108,9 @@ def _iterable(data: Any, batch: int | None) -> Iterable[Any]:
     if isinstance(data, (Tensor, str, bytes, Mapping)) or not isinstance(data, Iterable):
         refuse("data", f"a {type(data).__name__}", batches, DataError)
     if isinstance(data, tuple) and data and all(isinstance(part, Tensor) for part in data):
-        shapes = [part.shape for part in data]
-        # Of one shape, they may be two batches of inputs.
-        if len(data) == 2 and shapes[0][:1] == shapes[1][:1] and shapes[0] != shapes[1]:
+        # As many axes as the inputs: they may be two batches of inputs.
+        alike = len(data) == 2 and len(data[0]) == len(data[1]) > 0 and data[1].ndim < data[0].ndim
+        if alike:
             size = batch or _fitting(data[0][0].numel())
             return zip(*(part.split(size) for part in data), strict=True)
         got = f"a tuple of {len(data)} tensors, which may be a batch or several"

@@ -67,7 +67,7 @@ class CrossbarMemory(_Analog):
         "a CSV table; see joulewise.devices.ConductanceTable.from_csv",
     )
     on_off: float | None = Field(default=None, gt=1, le=1e12, description="ratio of conductances")
-    g_min: float = Field(default=0.0, ge=0, le=1, description="lowest conductance, siemens")
+    g_min: float = Field(default=0.0, ge=0, le=0.5, description="lowest conductance, siemens")
     stuck_off: float = Field(default=0.0, ge=0, le=1, description="fraction of devices")
     stuck_on: float = Field(default=0.0, ge=0, le=1, description="fraction of devices")
     mapping: Literal["pair", "offset"] = "pair"

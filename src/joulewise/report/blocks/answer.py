@@ -12,6 +12,9 @@ from joulewise.units import format_percent, format_point, format_si
 
 __all__ = ["answer"]
 
+# Knobs that are interpolated as they are; others by their logarithm, above 0.
+_LINEAR = ("eta", "v_dd", "verified_fraction")
+
 
 def answer(view: View) -> Block | None:
     """The block; None without curves."""
@@ -118,5 +121,9 @@ def _point_at(network: Network, energy: float) -> str:
     points = sorted(network.points, key=lambda one: one.energy)
     if any(not one.knob for one in points):
         return ""
-    found = float(np.interp(energy, [p.energy for p in points], [p.point for p in points]))
+    at, values = [p.energy for p in points], [p.point for p in points]
+    if points[0].knob in _LINEAR:
+        found = float(np.interp(energy, at, values))
+    else:
+        found = float(np.exp(np.interp(energy, at, np.log(values))))
     return f"{points[0].knob} {format_point(points[0].knob, float(f'{found:.3g}'))}"

@@ -53,10 +53,11 @@ def _shortfall(view: View, allocated: list[Network]) -> str:
         for network in allocated
         for one in network.allocations
         for attempt in one.found["attempts"]
+        if one.goal.error is None and one.goal.chips is None
         if attempt["mean"] is not None and one.found["limit"] is not None
     ]
     sentence = "No goal was shown to hold"
-    if not attempts or attempts[0][2].goal.error is not None:
+    if not attempts:
         return f"{sentence}."
     energy, attempt, one, network = max(attempts, key=lambda found: found[0])
     return (

@@ -42,7 +42,7 @@ def savings(view: View) -> Block | None:
     strictest = next(n for n in reversed(_COLUMNS) if any(n in one for _, _, one in found))
     network, best, references = min(
         (one for one in found if strictest in one[2]),
-        key=lambda one: one[1].memory_j / one[2][strictest],
+        key=lambda one: _left(one[0], one[1], one[2], strictest),
     )
     saved = [f"{_saved(network, best, references, n)} against {n}" for n in references]
     return Block(
@@ -86,6 +86,16 @@ def _common(network: Network, one: Allocated) -> Allocated | None:
         if other.holds and other.goal == one.goal and other.granularity.per == "network"
     )
     return min(same, key=lambda other: other.energy, default=None)
+
+
+def _left(network: Network, one: Allocated, references: Mapping[str, float], name: str) -> float:
+    """Memory energy over a reference; over a common point, where both just meet the goal."""
+    common = _common(network, one)
+    ends = [] if common is None else [common.found["at_goal"], one.found["at_goal"]]
+    if name == _COMMON and ends and saving_at_goal(ends[0], ends[1]):
+        ratio: float = ends[1]["energy"] / ends[0]["energy"]
+        return ratio
+    return one.memory_j / references[name]
 
 
 def _saved(network: Network, one: Allocated, references: Mapping[str, float], name: str) -> str:
