@@ -16,7 +16,7 @@ from typing import Any
 from joulewise.errors import InputError, check_kind
 from joulewise.files import write_atomically
 
-__all__ = ["Result", "finite", "format_value", "plotted", "write_csv"]
+__all__ = ["Result", "finite", "format_estimate", "format_value", "plotted", "write_csv"]
 
 
 class Result(ABC):
@@ -139,3 +139,14 @@ def format_value(value: float | None, bounds: tuple[float, float] = (-math.inf, 
     if value is None:
         return "none"
     return f"{100 * value:.2f} %" if bounds == (0.0, 1.0) else f"{value:.4g}"
+
+
+def format_estimate(value: float, ends: Sequence[float], bounds: tuple[float, float]) -> str:
+    """Format a value of a metric and its interval; see `format_value`.
+
+    Example:
+        >>> format_estimate(0.98, (0.97, 0.99), (0.0, 1.0))
+        '98.00 % [97.00, 99.00]'
+    """
+    low, high = (format_value(end, bounds).removesuffix(" %") for end in ends)
+    return f"{format_value(value, bounds)} [{low}, {high}]"

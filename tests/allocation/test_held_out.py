@@ -97,6 +97,22 @@ def test_nothing_is_made_up_without_an_interval():
     assert margin_line([trial(1.0, 0.0), trial(0.5, 0.1)], [attempt(1.0, math.inf)]) is None
 
 
+def simulate(levels, chips, seed, purpose):
+    energy = SimpleNamespace(normalised=float(levels.mean()))
+    figures = {"values": (0.5,) * chips, "failed": 0, "mean": 0.5, "mse": (), "mean_mse": 0.0}
+    return SimpleNamespace(energy=energy, chips=chips, seed=seed, **figures)
+
+
+def verification_of(problem, enough):
+    """Plans hold from an energy on."""
+    condition = SimpleNamespace(
+        bound=lambda found, confidence: (0.0, found.energy.normalised >= enough),
+        margin=lambda found: (found.energy.normalised - enough, Interval(-0.01, 0.01)),
+        slack=lambda found, chips, confidence: 0.01,
+    )
+    return Verification(problem=problem, condition=condition, chips=20, confidence=0.95, trials=[])
+
+
 @pytest.mark.parametrize(("enough", "expected"), [(0.6, 3), (0.99, 5)])
 def test_plans_that_no_prediction_reaches_are_on_the_way_to_the_most_reliable(enough, expected):
     """Predicted errors, by their mean shift, are all above the limit: they choose no plan."""
@@ -108,23 +124,7 @@ def test_plans_that_no_prediction_reaches_are_on_the_way_to_the_most_reliable(en
         rails=None,
     )
 
-    def simulate(levels, chips, seed, purpose):
-        energy = SimpleNamespace(normalised=float(levels.mean()))
-        figures = {"values": (0.5,) * chips, "failed": 0, "mean": 0.5, "mse": (), "mean_mse": 0.0}
-        return SimpleNamespace(energy=energy, chips=chips, seed=seed, **figures)
-
-    condition = SimpleNamespace(
-        bound=lambda found, confidence: (0.0, found.energy.normalised >= enough),
-        margin=lambda found: (found.energy.normalised - enough, Interval(-0.01, 0.01)),
-        slack=lambda found, chips, confidence: 0.01,
-    )
-    verification = Verification(
-        problem=SimpleNamespace(seed=7, simulate=simulate),
-        condition=condition,
-        chips=20,
-        confidence=0.95,
-        trials=[],
-    )
+    verification = verification_of(SimpleNamespace(seed=7, simulate=simulate), enough)
     chosen, *_ = verification.run(optimiser, 1.0)
     energies = [0.4]
     for step in (1 / 16, 1 / 8, 1 / 4, 1 / 2):
@@ -153,22 +153,10 @@ def test_shared_points_go_on_from_the_limit_as_it_is_stated_anew():
             rails=None,
         )
 
-    def simulate(levels, chips, seed, purpose):
-        energy = SimpleNamespace(normalised=float(levels.mean()))
-        figures = {"values": (0.5,) * chips, "failed": 0, "mean": 0.5, "mse": (), "mean_mse": 0.0}
-        return SimpleNamespace(energy=energy, chips=chips, seed=seed, **figures)
-
     problem = SimpleNamespace(
         seed=0, simulate=simulate, linearised_near=lambda limit: optimiser_of(1e-3, 0.0)
     )
-    condition = SimpleNamespace(
-        bound=lambda found, confidence: (0.0, found.energy.normalised >= 0.95),
-        margin=lambda found: (found.energy.normalised - 0.95, Interval(-0.01, 0.01)),
-        slack=lambda found, chips, confidence: 0.01,
-    )
-    verification = Verification(
-        problem=problem, condition=condition, chips=20, confidence=0.95, trials=[]
-    )
+    verification = verification_of(problem, enough=0.95)
     verification.run(optimiser_of(1.0, 0.99), 1.0)
     energies = [one.energy for one in verification.attempts]
     assert energies == sorted(energies) and energies[-1] < 1

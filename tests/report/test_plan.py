@@ -41,6 +41,15 @@ def test_bits_have_a_column_each_and_yields_their_share(view):
     assert wide.rows[0][1:] == [f"{value:.4g}" for value in reversed(found)]
 
 
+def test_a_common_point_has_no_table_of_bits(view, monkeypatch):
+    """It is returned where a plan of many points is dearer."""
+    for network in view.networks:
+        found = network.allocations[0].found
+        common = {name: {"eta": 0.5} for name in found["plan"]}
+        monkeypatch.setitem(found, "plan", common)
+    assert not [table for table in plan(view).tables if "the sign first" in table.caption]
+
+
 def test_memories_of_one_network_are_told_apart(view):
     assert [view.name(one)[:12] for one in view.networks] == ["mlp, 8-bit S", "mlp, 4-bit S"]
     assert answer(view).sentence.endswith(" less, and the least of all memories.")

@@ -28,18 +28,13 @@ def _kept_in(path: Path) -> dict[str, Any]:
     """Memory and place that a plan was allocated with, where its file has them.
 
     Not a memory of the user's own, whose code would run by a file that may be of another origin.
+    A file that is no plan is refused where it is read.
     """
     try:
         note = json.loads(path.read_text(encoding="utf-8"))["note"]
         kept = {name: note[name] for name in ("memory", "place")}
         return kept if kept["memory"]["kind"] != "custom" else {}
-    except (
-        OSError,
-        ValueError,
-        LookupError,
-        TypeError,
-        RecursionError,
-    ):  # said where the plan is read
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return {}
 
 

@@ -244,12 +244,11 @@ def _row(name: str, one: Simulation, limit: float | None) -> list[str]:
     if one.metric is not None and one.failed == one.chips:
         cells += ["all chips failed", ""]
     elif one.metric is not None:
-        mean = _text(one, one.mean)
+        mean = f"{_text(one, one.mean)} (one chip)"
         if one.chips - one.failed > 1:
-            ends = (_text(one, end).removesuffix(" %") for end in one.interval())
-            mean += f" [{', '.join(ends)}]"
-        else:
-            mean += " (one chip)"
+            from joulewise.results import format_estimate
+
+            mean = format_estimate(one.mean, one.interval(), one.metric.bounds)
         cells += [mean, _text(one, one.quantile(0.05))]
     cells.append(f"{one.mean_mse:.3g}" if one.mse else "")
     if limit is not None:

@@ -11,6 +11,7 @@ from joulewise.report import charts
 from joulewise.report.blocks.block import Block
 from joulewise.report.tables import Table
 from joulewise.report.view import CurvePoint, Network, Replicates, View
+from joulewise.results import format_estimate
 from joulewise.units import format_percent, format_point, format_si
 
 __all__ = ["accuracy_energy"]
@@ -152,8 +153,7 @@ def _table(view: View) -> Table:
         for point in network.points:
             text = view.metric.text(point.mean) if len(point.known) else "all chips failed"
             if point.interval is not None:
-                low, high = (view.metric.text(end).removesuffix(" %") for end in point.interval)
-                text += f" [{low}, {high}]"
+                text = format_estimate(point.mean, point.interval, view.metric.bounds)
             rows.append(
                 [
                     view.name(network),

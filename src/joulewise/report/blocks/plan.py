@@ -71,15 +71,17 @@ def _planes(view: View, network: Network) -> list[Table]:
     """Operating points of bit planes, a table for each allocation that has them."""
     tables = []
     for one in network.allocations:
-        points = {name: next(iter(setting.values())) for name, setting in one.found["plan"].items()}
         if not one.granularity.bit_planes or one.granularity.per == "channel":
             continue
         knob = network.record.result["knob"]
         rows = [
             [name, *(_short(knob, value) for value in reversed(planes))]
-            for name, planes in points.items()
+            for name, setting in one.found["plan"].items()
+            for planes in setting.values()
             if isinstance(planes, list)
         ]
+        if not rows:  # a common point was cheaper
+            continue
         bits = max(len(row) - 1 for row in rows)
         tables.append(
             Table(

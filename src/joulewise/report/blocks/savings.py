@@ -42,9 +42,9 @@ def savings(view: View) -> Block | None:
     strictest = next(n for n in reversed(_COLUMNS) if any(n in one for _, _, one in found))
     network, best, references = min(
         (one for one in found if strictest in one[2]),
-        key=lambda one: _left(one[0], one[1], one[2], strictest),
+        key=lambda one: _saving(one[0], one[1], one[2], strictest)[0],
     )
-    saved = [f"{_saved(network, best, references, n)} against {n}" for n in references]
+    saved = [f"{_saving(network, best, references, n)[1]} against {n}" for n in references]
     return Block(
         name="savings",
         title="Savings against each reference",
@@ -88,26 +88,20 @@ def _common(network: Network, one: Allocated) -> Allocated | None:
     return min(same, key=lambda other: other.energy, default=None)
 
 
-def _left(network: Network, one: Allocated, references: Mapping[str, float], name: str) -> float:
-    """Memory energy over a reference; over a common point, where both just meet the goal."""
-    common = _common(network, one)
-    ends = [] if common is None else [common.found["at_goal"], one.found["at_goal"]]
-    if name == _COMMON and ends and saving_at_goal(ends[0], ends[1]):
-        ratio: float = ends[1]["energy"] / ends[0]["energy"]
-        return ratio
-    return one.memory_j / references[name]
+def _saving(
+    network: Network, one: Allocated, references: Mapping[str, float], name: str
+) -> tuple[float, str]:
+    """Memory energy over a reference, and what is saved in words.
 
-
-def _saved(network: Network, one: Allocated, references: Mapping[str, float], name: str) -> str:
-    """Memory energy saved against a reference; empty if it is none of the plan's."""
-    if name not in references:
-        return ""
+    Over a common point, where both just meet the goal, if that is known.
+    """
     common = _common(network, one)
     if name == _COMMON and common is not None:
-        saved = saving_at_goal(common.found["at_goal"], one.found["at_goal"])
-        if saved:
-            return saved
-    return format_percent(1 - one.memory_j / references[name], 1)
+        first, second = common.found["at_goal"], one.found["at_goal"]
+        if saved := saving_at_goal(first, second):
+            return second["energy"] / first["energy"], saved
+    left = one.memory_j / references[name]
+    return left, format_percent(1 - left, 1)
 
 
 def _table(view: View, found: list[Compared]) -> Table:
@@ -116,7 +110,7 @@ def _table(view: View, found: list[Compared]) -> Table:
         [
             view.name(network),
             view.plan(one),
-            *(_saved(network, one, references, name) for name in names),
+            *(_saving(network, one, references, n)[1] if n in references else "" for n in names),
         ]
         for network, one, references in found
     ]
