@@ -113,17 +113,10 @@ class ReadMoments:
         noise = self._gaussian(generator, out).mul_(scale)
         if self.mean.dtype.itemsize >= 4:
             return noise
-        var = scale**2 * self.var
-        # The spacing of numbers at the mean.
-        _, exponent = torch.frexp(self.mean.float())
-        u = torch.ldexp(torch.full_like(noise, torch.finfo(self.mean.dtype).eps / 2), exponent)
-        u = torch.where(self.mean == 0, 0.0, u)  # next to 0, numbers are as fine as noise is
-        # Below it, noise is one step or none; above it, rounding adds u^2 / 12.
-        left = torch.where(u == 0, 1.0, 1 - u.square() / (12 * var))
-        fine = noise * left.clamp(min=0).sqrt()
-        uniform = torch.empty_like(noise).uniform_(generator=generator)
-        coarse = noise.sign() * torch.where(uniform * u.square() < var, u, 0.0)
-        return torch.where(var < u.square(), coarse, fine)
+        for block in _blocks(noise) if noise.ndim else [...]:  # ten numbers beside each word
+            var = scale**2 * self.var[block]
+            noise[block] = _for_rounding(noise[block], self.mean[block], var, generator)
+        return noise
 
     def _gaussian(self, generator: torch.Generator, out: Tensor | None) -> Tensor:
         if out is None or out.dtype != self.var.dtype:
@@ -235,6 +228,20 @@ def estimated_moments(read: Callable[[Chip], Tensor], ideal: Tensor, chips: int)
     error = float(each.std()) / len(each) ** 0.5 / max(float(each.mean()), 1e-300)
     estimate = MomentEstimate(chips=chips, relative_error=error)
     return ReadMoments(mean=mean, var=squares / (chips - 1), estimate=estimate)
+
+
+def _for_rounding(noise: Tensor, mean: Tensor, var: Tensor, generator: torch.Generator) -> Tensor:
+    """Noise whose sum with the mean has a variance once it is rounded to the dtype of the mean."""
+    # The spacing of numbers at the mean.
+    _, exponent = torch.frexp(mean.float())
+    u = torch.ldexp(torch.full_like(noise, torch.finfo(mean.dtype).eps / 2), exponent)
+    u = torch.where(mean == 0, 0.0, u)  # next to 0, numbers are as fine as noise is
+    # Below it, noise is one step or none; above it, rounding adds u^2 / 12.
+    left = torch.where(u == 0, 1.0, 1 - u.square() / (12 * var))
+    fine = noise * left.clamp(min=0).sqrt()
+    uniform = torch.empty_like(noise).uniform_(generator=generator)
+    coarse = noise.sign() * torch.where(uniform * u.square() < var, u, 0.0)
+    return torch.where(var < u.square(), coarse, fine)
 
 
 def taken(table: Tensor, index: Tensor) -> Tensor:
