@@ -187,6 +187,7 @@ class _Run:
     def minimise_error(self, budget: float) -> Allocation:
         """Allocation of least predicted error within an energy budget."""
         problem = self.problem
+        problem.leave_out_points_beyond_the_least_error()
         optimiser, levels = self._best_within(budget)
         required = problem.energy(levels)
         if required > budget:  # by interpolation error of the energy model
@@ -223,6 +224,7 @@ class _Run:
 
     def predict_only(self, max_error: float) -> Allocation:
         """Allocation of least energy within a predicted error, without simulation."""
+        self.problem.leave_out_points_beyond_the_least_error()
         optimiser = self.problem.linearised_near(max_error)
         optimiser = self.problem.linearised_at(optimiser.minimise_energy(max_error))
         levels = optimiser.minimise_energy(max_error)
@@ -235,6 +237,7 @@ class _Run:
         ideal = problem.simulate(problem.variables.most_reliable, chips, _TUNING_SEED, "choosing")
         condition = Condition.of(self.goal, ideal.metric, ideal.ideal)
         problem.choose_figure(condition, ideal)
+        problem.leave_out_points_beyond_the_least_error()
         _, optimiser, found, trials = self._search(
             first_error(problem, condition, ideal), condition
         )

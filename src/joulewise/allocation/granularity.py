@@ -7,7 +7,7 @@ most reliable, on a logarithmic scale where the range spans decades (see `Knob`)
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 import torch
@@ -148,6 +148,25 @@ class DecisionVariables:
     def uniform(self, level: float) -> Tensor:
         """One level for all variables, float64 ``[count]``."""
         return torch.full((self.count,), level, dtype=torch.float64)
+
+    def up_to(self, levels: Tensor) -> DecisionVariables:
+        """The same variables, whose most reliable levels are the given ones.
+
+        Tensors of several variables get the largest of their levels. Of listed points, those beyond
+        are left out.
+
+        Args:
+            levels: float64 ``[count]``, above 0 to 1.
+        """
+        if self.listed:
+            most = float(levels.max())
+            kept = {level: point for level, point in self.listed.items() if level <= most}
+            return replace(self, listed=kept)
+        knobs = {
+            name: replace(knob, most_reliable=knob.point(float(levels[self.index[name]].max())))
+            for name, knob in self.knobs.items()
+        }
+        return replace(self, knobs=knobs)
 
     def points(self, levels: Tensor) -> dict[str, Point]:
         """The operating points of some levels, differentiable.

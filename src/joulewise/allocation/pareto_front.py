@@ -155,6 +155,7 @@ def pareto(  # noqa: PLR0913  those of allocate
         if metric is None:
             problem.leave_out_targets_of_no_metric()
         spread = problem.output_variance()
+        problem.leave_out_points_beyond_the_least_error()
         limits = [float(x) for x in np.geomspace(_HARMLESS * spread, _USELESS * spread, plans)]
         optimiser = problem.linearised_near(limits[0])
         levels: Tensor | None = None

@@ -31,6 +31,9 @@ _KNAPSACKS, _ALTERNATIONS, _WORTH_IT = 8, 4, 1e-3
 _LOG_SCALE = 10.0
 # Halvings of the common level, to 1e-9, and of the range of log errors, where energy has steps.
 _LEVEL_HALVINGS, _ERROR_HALVINGS = 30, 12
+# Common levels that are compared for the least error, and the ratio to that of the most reliable
+# level below which it counts.
+_LEVELS, _LESS = 17, 0.95
 # A continuous optimum may exceed its limit by this fraction before the search starts anew.
 _SLACK = 1e-2
 # The knapsack and the error model add up the same error in different orders.
@@ -72,6 +75,23 @@ class PlanOptimiser:
 
     def _energy(self, levels: Tensor) -> Tensor:
         return self.energy_model.normalised(self.variables.points(levels))
+
+    def least_error(self) -> Tensor:
+        """The levels of least predicted error, whatever they cost.
+
+        The most reliable ones, unless a lower common level has less: IR drop, and some measured
+        programming errors, grow with the conductance. Shared or listed levels are common.
+        """
+        levels = list(self.variables.listed) or np.linspace(0.0, 1.0, _LEVELS)[1:].tolist()
+        errors = {level: self.error(self.variables.uniform(level)) for level in levels}
+        best = min(errors, key=errors.__getitem__)
+        if errors[best] > _LESS * errors[max(levels)]:
+            return self.variables.most_reliable
+        common = self.variables.uniform(best)
+        if self.variables.listed or self.rails is not None:
+            return common
+        # No budget: twice the energy of the most reliable plan.
+        return self._least_error(2.0, common, torch.arange(len(common))).levels.clamp(min=levels[0])
 
     def common_level(self, max_error: float) -> float:
         """The least common level within a predicted error, of those listed if errors are steps.

@@ -34,6 +34,10 @@ from joulewise.workers import check_executor
 
 __all__ = ["AllocationProblem"]
 
+# Most linearisations on the way to the plan of least error, and the ratio of errors below which one
+# counts as less: beside rounding to words, noise may lower an error by chance.
+_APPROACHES, _LESS = 6, 0.9
+
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class AllocationProblem:
@@ -77,6 +81,7 @@ class AllocationProblem:
     energy_model: EnergyModel = field(init=False)
     of: Literal["outputs", "divergence", "weights"] = field(init=False, default="outputs")
     evaluations: int = field(init=False, default=0)
+    _reliable: PlanOptimiser | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         """Check everything before the network runs."""
@@ -146,6 +151,29 @@ class AllocationProblem:
             smooth=all(placed.device.smooth for placed in self.placement.placed),
         )
 
+    def leave_out_points_beyond_the_least_error(self) -> None:
+        """End the ranges of levels at the plan of least predicted error, which may cost less.
+
+        Gradients can be wrong far from their plan, so it is approached in steps, as long as the
+        error of the plan falls.
+        """
+        levels = self.variables.most_reliable
+        best = self._reliable = self.linearised_at(levels)
+        first = least = best.error(levels)
+        for _ in range(_APPROACHES):
+            found = best.least_error()
+            if torch.equal(found, levels):
+                break
+            optimiser = self.linearised_at(found)
+            error, before = optimiser.error(found), least
+            if error < least:
+                best, levels, least = optimiser, found, error
+            if error > _LESS * before:
+                break
+        if least < _LESS * first:
+            self.variables = self.variables.up_to(levels)
+            self._reliable = replace(best, variables=self.variables)
+
     def linearised_near(self, max_error: float) -> PlanOptimiser:
         """Optimiser linearised near the cheapest plan within a predicted error.
 
@@ -153,7 +181,7 @@ class AllocationProblem:
         plan, the common level within the error, the optimum. Errors that every plan is within are
         lowered: at the least reliable plan gradients may vanish.
         """
-        optimiser = self.linearised_at(self.variables.uniform(1.0))
+        optimiser = self._reliable or self.linearised_at(self.variables.most_reliable)
         most = optimiser.error(optimiser.variables.least_reliable)
         if most <= max_error:
             max_error = most / 2

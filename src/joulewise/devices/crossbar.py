@@ -75,9 +75,9 @@ class Crossbar(AnalogCells, ConductanceRange, PairDevice):
         clip: True if programmed conductances are clipped at 0, as physical ones are; False if they
             may be negative, as published closed forms assume.
         g_range: Lowest and highest ``g_max``, siemens, above 0 to 1, which lowest conductance and
-            ``programming`` must allow; required with ``wire_ohm``: IR
-            drop grows with ``g_max``, so that the largest ``g_max`` may not be the most reliable
-            one.
+            ``programming`` must allow; required with ``wire_ohm``: IR drop grows with ``g_max``, so
+            that the largest ``g_max`` may not be the most reliable one. Allocation then leaves out
+            values beyond that of the least predicted error.
 
     References:
         J. Kern et al., "MemSE: Fast MSE prediction for noisy memristor-based DNN accelerators",
