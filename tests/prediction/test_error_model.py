@@ -9,8 +9,8 @@ from torch import nn
 from joulewise.devices import PCM, SRAM, Crossbar, Device, Flip, Mask, MeasuredMap, law
 from joulewise.errors import InputError
 from joulewise.models import seeded
-from joulewise.placement import Plan, place
-from joulewise.prediction import FirstOrder, error_model, predict
+from joulewise.placement import Plan, place, private_memory
+from joulewise.prediction import FirstOrder, error_model, predict, weight_error_model
 from joulewise.simulation import simulate
 
 # One output: a probe of +-1 squares to the square itself, so nothing is left to chance.
@@ -369,3 +369,34 @@ def test_the_age_of_a_memory_is_refused():
     placement = place(nn.Linear(6, 1).double(), weights=PCM())
     with pytest.raises(InputError, match="the knob of weight is seconds, which cannot be chosen; "):
         error_model(placement, vectors(), at={"seconds": 60.0})
+
+
+@pytest.mark.parametrize(
+    ("memory", "points"),
+    [
+        (SRAM(bits=4, channel_dim=0), [{"eta": 1.0}, {"eta": 0.5}]),
+        (Crossbar(sigma=1e-6, levels=16), [{"g_max": 2e-5}, {"g_max": 2e-6}]),
+        # With IR drop, the largest conductance has an error, too.
+        (
+            Crossbar(sigma=1e-6, wire_ohm=100.0, g_range=(2e-6, 2e-4)),
+            [{"g_max": 2e-4}, {"g_max": 2e-5}],
+        ),
+    ],
+    ids=["sram", "levels", "wires"],
+)
+def test_relative_errors_of_weights_are_those_of_the_moments(memory, points):
+    net = network(lambda: nn.Linear(8, 12), lambda: nn.ReLU(), lambda: nn.Linear(12, 3))
+    placement = place(net, weights=memory, example_inputs=torch.ones(2, 8).double())
+    model = weight_error_model(placement, at=points[0])
+    for at in points:
+        shift = variance = 0.0
+        with private_memory(placement) as loaded:
+            moments = loaded.moments(placement.points(at))
+            for placed in placement.placed:
+                ideal = placed.device.ideal(loaded.stored[placed.name])
+                energy = ideal.square().sum()
+                shift += float((moments[placed.name].mean - ideal).square().sum() / energy)
+                variance += float(moments[placed.name].var.sum() / energy)
+        # The squared shift is estimated by 64 probes, each with a relative variance of 2.
+        reach = 4 * (2 / 64) ** 0.5 * shift
+        assert float(model.error(at)) == pytest.approx(shift + variance, rel=2e-3, abs=reach)

@@ -353,10 +353,12 @@ def _weight_error(memory: Memory, parts: Sequence[Part]) -> Tensor:
         # E (sum_c s_c a_c)^2 = sum_c a_c^2 for random signs s: probes give the squared shift.
         signs = torch.randint(2, (_PROBES, *sums.shape), generator=generator) * 2 - 1
         probes = signs * sums.sqrt()
-        reliable = as_point(placed.device.knob.most_reliable).expand(rows.shape)
-        now, ideal = (
-            moments_at(moments, point, placed.device.smooth)[0] for point in (rows, reliable)
-        )
+        now, _ = moments_at(moments, rows, placed.device.smooth)
+        # Words of a class store the same value, but for their scales and rounding to the class.
+        ones = torch.ones_like(weights)
+        counts = part.classes.summed(ones, by_channel=part.by_channel).reshape(len(rows), -1)
+        stored = part.classes.summed(weights, by_channel=part.by_channel, power=1)
+        ideal = (stored.reshape(len(rows), -1) / counts.clamp(min=1e-300)).cpu()
         # p: probes, r: rows (points of the tensor), c: classes of words, d: directions.
         error += torch.einsum("prc,rc->p", probes, now - ideal)
         moved = torch.einsum("prc,dc->prd", probes, part.directions)
