@@ -143,6 +143,7 @@ def check_energy(device: Device[Any], points: Sequence[Point]) -> None:
     assert rising or falling
     assert min(values) > 0
     assert float(device.energy(traffic(2), points[0])) == pytest.approx(2 * values[0], rel=1e-12)
+    assert 0 <= device.converter_energy(once) < min(values)
     for point in points:
         check_gradient(lambda at: device.energy(once, at), point)
 

@@ -14,7 +14,13 @@ from joulewise.simulation import Simulation
 
 def simulation(values=(), mse=None, metric=None, ideal=0.95):
     mse = tuple(np.ones(len(values))) if mse is None else tuple(mse)
-    energy = Energy(memory_j={"w": 1.0}, memory_reliable_j=2.0, unplaced_j=0.0, arithmetic_j=0.0)
+    energy = Energy(
+        memory_j={"w": 1.0},
+        memory_reliable_j=2.0,
+        converters_j=0.0,
+        unplaced_j=0.0,
+        arithmetic_j=0.0,
+    )
     return Simulation(
         plan=Plan({"w": {"eta": 0.5}}),
         seed=0,

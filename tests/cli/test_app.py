@@ -129,8 +129,9 @@ def test_simulate_with_every_kind_of_memory(run, weights, tmp_path):
         ("seconds=86400", "pcm:devices=2,compensate=false"),
         ("g_max=2.5e-5", "crossbar:read_noise=1e-6", "--place", "common_range=true"),
     ):
-        code, _, err = run(*common, "--at", at, "--memory", memory, *extra)
+        code, out, err = run(*common, "--at", at, "--memory", memory, *extra)
         assert code == 0, (memory, err)
+        assert ("Converters take" in out) == memory.startswith(("crossbar", "pcm"))
 
 
 def test_predict_beside_chips(run, weights):

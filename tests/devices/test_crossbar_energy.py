@@ -97,6 +97,25 @@ def test_converters_are_counted_for_each_use():
     assert both[0] - both[1] == pytest.approx(converters)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"array": Array(rows=16, columns=10, input_bits=4, output_bits=6)},
+        {"levels": 3, "slices": 2},
+        {"mapping": "offset", "array": Array(rows=16, columns=10)},
+    ],
+)
+def test_energy_of_converters_is_what_they_add(options):
+    once = traffic(*layer())
+    free = ReadOut(**{**fields(ISAAC), "input_j": 0.0, "output_j": 0.0})
+    device = Crossbar(readout=ISAAC, **options)
+    rest = Crossbar(readout=free, **options)
+    added = float(device.energy(once, G)) - float(rest.energy(once, G))
+    assert device.converter_energy(once) == pytest.approx(added, rel=1e-9)
+    assert rest.converter_energy(once) == 0
+
+
 def fields(readout):
     names = ("v_read", "t_read", "r_amplifier", "input_j", "output_j", "source")
     return {name: getattr(readout, name) for name in names}

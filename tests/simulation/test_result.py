@@ -11,7 +11,11 @@ from joulewise.placement import Energy, Plan
 from joulewise.simulation import Simulation, proportion_interval
 
 ENERGY = Energy(
-    memory_j={"a": 1.0, "b": 0.5}, memory_reliable_j=4.0, unplaced_j=0.25, arithmetic_j=2.0
+    memory_j={"a": 1.0, "b": 0.5},
+    memory_reliable_j=4.0,
+    converters_j=0.0,
+    unplaced_j=0.25,
+    arithmetic_j=2.0,
 )
 
 

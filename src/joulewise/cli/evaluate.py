@@ -92,6 +92,7 @@ def simulate(
         given, ideal = (_text(one, value) for value in (one.original, one.ideal))
         title += f": {one.metric.name} {given} as given, {ideal} with a perfect memory"
     console.print_table(title, columns, rows)
+    _print_converters(one.energy)
 
 
 def predict(
@@ -313,8 +314,16 @@ def _print_forecasts(
     ]
     title = f"{case.name} on {case.file.memories[0].name}, predicted by {first.method}"
     console.print_table(title, columns, rows)
+    _print_converters(spent[0])
     if not isinstance(first, LossForecast) and first.refusal is not None:
         typer.echo(f"The metric is not predicted: {first.refusal}")
+
+
+def _print_converters(spent: Energy) -> None:
+    """The part of the memory energy that is the same at all points, if there is any."""
+    if spent.converters_j:
+        joules = format_si(spent.converters_j, "J")
+        typer.echo(f"Converters take {joules} of the memory energy at each point.")
 
 
 def _print_tensors(case: Case, found: list[Forecast | LossForecast]) -> None:

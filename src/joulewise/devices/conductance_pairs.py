@@ -121,6 +121,10 @@ class PairDevice(Device[Pairs]):
             )
         return self.store(traffic.matrix_inputs[0].weight)
 
+    def converter_energy(self, traffic: Traffic) -> float:
+        """Joules per inference of converters; see `ReadOut`."""
+        return self.readout.converters_j(traffic.matrix_inputs, self.array)
+
     def ideal(self, stored: Pairs) -> Tensor:
         """The weights, rounded to levels."""
         return stored.weights.to(stored.dtype)

@@ -300,6 +300,10 @@ class Crossbar(AnalogCells, ConductanceRange, PairDevice):
         """Joules per inference of devices, amplifiers and converters; see `ReadOut`."""
         return self._energy(traffic, point, by_channel=False)
 
+    def converter_energy(self, traffic: Traffic) -> float:
+        """Joules per inference of converters, those of each slice; see `ReadOut`."""
+        return self.slices * PairDevice.converter_energy(self, traffic)
+
     def energy_by_channel(self, traffic: Traffic, point: Point, channels: int) -> Tensor:
         """Joules per inference of each output column; see `ReadOut`."""
         return self._energy(traffic, point, by_channel=True)

@@ -145,11 +145,28 @@ class ReadOut:
                 noise = torch.einsum("gnk,gk->gn", var[..., rows], squares[..., rows])
                 watts.append(self.r_amplifier * (currents.square().mean(0) + noise))
         columns, inputs = mean.shape[1:]
+        joules = self._conversions_j(columns, inputs, array) / columns
+        return product.uses * (self.t_read * torch.stack(watts).sum(0) + joules)
+
+    def converters_j(self, matrix_inputs: Sequence[MatrixInputs], array: Array) -> float:
+        """Joules per inference of the converters: the part of `energy_j` that no state changes.
+
+        Args:
+            matrix_inputs: As for `energy_j`.
+            array: As for `energy_j`.
+        """
+        spent = 0.0
+        for product in matrix_inputs:
+            groups, columns, inputs = product.matrix(product.weight).shape
+            spent += product.uses * groups * self._conversions_j(columns, inputs, array)
+        return spent
+
+    def _conversions_j(self, columns: int, inputs: int, array: Array) -> float:
+        """Joules of all conversions of one matrix-vector product."""
         converted = inputs * -(-columns // (array.columns or columns))  # by each array in a row
         joules = converted * self.input_j * (array.input_bits or _BITS) / _BITS
         converted = columns * array.count(inputs)
-        joules += converted * self.output_j * 2.0 ** ((array.output_bits or _BITS) - _BITS)
-        return product.uses * (self.t_read * torch.stack(watts).sum(0) + joules / columns)
+        return joules + converted * self.output_j * 2.0 ** ((array.output_bits or _BITS) - _BITS)
 
     def describe(self) -> dict[str, Any]:
         """Plain data for records."""

@@ -179,6 +179,13 @@ class Device(ABC, Generic[Stored]):
         """
         raise NotImplementedError(f"{type(self).__name__} has no points for channels")
 
+    def converter_energy(self, traffic: Traffic) -> float:
+        """Joules per inference of converters, the part of `energy` that no point changes.
+
+        0 for memories that are read as words.
+        """
+        return 0.0
+
     def reference_energies(self, traffic: Traffic) -> dict[str, float]:
         """Joules per inference at supplies that savings are compared with, by name.
 

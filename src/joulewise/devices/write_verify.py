@@ -181,6 +181,10 @@ class WriteVerify(Device[WrittenPairs]):
         programming = traffic.words * self.pulses_per_weight(point) * self.pulse_j
         return self.verified.energy(traffic, self.g_max) + programming / self.inferences
 
+    def converter_energy(self, traffic: Traffic) -> float:
+        """Joules per inference of converters."""
+        return self.verified.converter_energy(traffic)
+
     def describe(self) -> dict[str, Any]:
         """Plain data for records."""
         return {

@@ -26,12 +26,14 @@ class Energy(Result):
     Args:
         memory_j: Accesses to each placed tensor, scalar tensors, differentiable in the points.
         memory_reliable_j: The same accesses, all at each device's most reliable point.
+        converters_j: Converters of analog memories, a part of the first two that no point changes.
         unplaced_j: Reads of parameters left in reliable memory, once each.
         arithmetic_j: Multiply-accumulates; does not depend on the points.
     """
 
     memory_j: Mapping[str, Tensor]
     memory_reliable_j: float
+    converters_j: float
     unplaced_j: float
     arithmetic_j: float
 
@@ -55,6 +57,7 @@ class Energy(Result):
         return {
             "memory_j": self._joules(),
             "memory_reliable_j": self.memory_reliable_j,
+            "converters_j": self.converters_j,
             "unplaced_j": self.unplaced_j,
             "arithmetic_j": self.arithmetic_j,
         }
@@ -68,8 +71,10 @@ class Energy(Result):
 
     def _overview(self) -> tuple[str, Mapping[str, str]]:
         part = format_percent(self.normalised, 1)
+        converters = f", {format_si(self.converters_j, 'J')} of it converters"
         return f"{format_si(self.total_j, 'J')} an inference", {
-            "placed memory": f"{format_si(self.memory_total_j, 'J')}, {part} of its most reliable",
+            "placed memory": f"{format_si(self.memory_total_j, 'J')}, {part} of its most reliable"
+            + (converters if self.converters_j else ""),
             "other memory": format_si(self.unplaced_j, "J"),
             "arithmetic": format_si(self.arithmetic_j, "J"),
         }
@@ -97,16 +102,18 @@ def energy(placement: Placement, *, at: At, arithmetic: Arithmetic = HOROWITZ_IN
     if placement.macs is None:
         raise InputError("energy needs access counts; give place(..., example_inputs=a batch)")
     points = placement.points(at)
-    memory, reliable = {}, 0.0
+    memory, reliable, converters = {}, 0.0, 0.0
     for tensor in placement.placed:
         assert tensor.traffic is not None
         memory[tensor.name] = tensor.device.energy(tensor.traffic, points[tensor.name])
         reliable += float(tensor.device.energy(tensor.traffic, tensor.device.knob.most_reliable))
+        converters += tensor.device.converter_energy(tensor.traffic)
     if reliable == 0:
         raise InputError("no placed tensor is ever accessed; allowed: reads or writes above 0")
     return Energy(
         memory_j=memory,
         memory_reliable_j=reliable,
+        converters_j=converters,
         unplaced_j=placement.placed[0].device.reliable_bit_j * placement.reliable_bits,
         arithmetic_j=arithmetic.mac_j * placement.macs,
     )

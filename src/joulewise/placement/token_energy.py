@@ -198,6 +198,7 @@ def _per_token(placement: Placement, whole: Energy, tokens: int, batch: int) -> 
         whole,
         memory_j={name: joules / shared[name] for name, joules in whole.memory_j.items()},
         memory_reliable_j=sum(float(joules) / shared[name] for name, joules in reliable.items()),
+        converters_j=whole.converters_j / tokens,
         unplaced_j=whole.unplaced_j / (tokens * batch),
         arithmetic_j=whole.arithmetic_j / tokens,
     )
