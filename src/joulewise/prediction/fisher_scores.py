@@ -33,6 +33,10 @@ from joulewise.prediction.problem import Problem
 
 __all__ = ["Draw", "FisherScores", "LossPass", "WeightGradient"]
 
+# Most words of a weight whose moments are kept: computing those of small ones takes as long as a
+# pass, those of large ones would take the memory of two more copies.
+_KEPT = 1 << 16
+
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class LossPass:
@@ -149,17 +153,18 @@ class FisherScores:
             refuse("the number of outputs that count", 0, "1 or more", DataError)
         self.means: dict[str, Tensor] = {}
         self.shared: set[str] = set()
-        self._estimated: dict[str, ReadMoments] = {}
+        self._moments: dict[str, ReadMoments] = {}
         self._placed = {placed.name: placed for placed in problem.placement.weights}
-        for name in self._placed:  # one by one: variances are not kept
+        for name in self._placed:  # one by one: variances of large weights are not kept
             m = self.moments_of(name)
-            estimated = not self._placed[name].device.states_moments
-            # Passes write to the leaf, and estimated moments are kept.
-            self.means[name] = (m.mean.clone() if estimated else m.mean.detach()).requires_grad_()
+            # Not for each move: those estimated from many reads, and small ones.
+            kept = not self._placed[name].device.states_moments or m.mean.numel() <= _KEPT
+            # Passes write to the leaf.
+            self.means[name] = (m.mean.clone() if kept else m.mean.detach()).requires_grad_()
             if m.common is not None:
                 self.shared.add(name)
-            if estimated:  # from many reads: not for each move
-                self._estimated[name] = m
+            if kept:
+                self._moments[name] = m
         self.head = self._found_head()
         self._held: Head | None = None
         self._held_weight: Tensor | None = None
@@ -167,8 +172,8 @@ class FisherScores:
 
     def moments_of(self, name: str) -> ReadMoments:
         """Moments of a placed weight at its point."""
-        if name in self._estimated:
-            return self._estimated[name]
+        if name in self._moments:
+            return self._moments[name]
         return self._problem.memory.moments_of(self._placed[name], self._problem.points[name])
 
     def hold_head(self) -> None:
