@@ -42,6 +42,12 @@ def test_the_ends():
     assert least_energy([1.0], [[0.2]], 0.1).energy is None
 
 
+def test_plans_above_those_within_the_drop_are_left_out():
+    lost = [[0.3, 0.2, 0.0, 0.0, 0.2], [0.3, 0.2, 0.02, 0.0, 0.2]]
+    found = least_energy([1.0, 0.8, 0.6, 0.5, 0.4], lost, 0.1)
+    assert found.energy == pytest.approx(0.45, abs=0.006) and found.high < 0.6
+
+
 def test_failed_chips_are_beyond_any_drop():
     lost = [[0.0, 0.0, np.inf, np.inf], [0.0, 0.0, 0.0, 0.0]]
     assert least_energy(ENERGIES, lost, 0.1).energy == pytest.approx(0.8)

@@ -85,7 +85,7 @@ class PlanOptimiser:
         levels = list(self.variables.listed) or np.linspace(0.0, 1.0, _LEVELS)[1:].tolist()
         errors = {level: self.error(self.variables.uniform(level)) for level in levels}
         best = min(errors, key=errors.__getitem__)
-        if errors[best] > _LESS * errors[max(levels)]:
+        if errors[best] >= _LESS * errors[max(levels)]:  # both may be 0
             return self.variables.most_reliable
         common = self.variables.uniform(best)
         if self.variables.listed or self.rails is not None:

@@ -129,13 +129,13 @@ def _scout(
         report("scouting", number + 1, len(_COARSE))
         # Of a fraction such as accuracy, 0.2 at least.
         bounded = result.metric is not None and result.metric.bounds == (0.0, 1.0)
-        if found[-1] > max(_FAR * max(drops), 0.2 if bounded else 0.0):
+        far = found[-1] > max(_FAR * max(drops), 0.2 if bounded else 0.0)
+        if far and found[-1] > min(found):  # with IR drop, the most reliable end may lose most
             break
-    seen = _COARSE[: len(found)]
-    start = min((s for s, d in zip(seen, found, strict=True) if d < 0.4 * min(drops)), default=1.0)
-    stop = max(
-        (s for s, d in zip(seen, found, strict=True) if d > 2 * max(drops)), default=seen[-1]
-    )
+    seen = dict(zip(_COARSE, found, strict=False))
+    best = min(seen, key=lambda level: (seen[level], -level))
+    start = min((s for s, d in seen.items() if d < 0.4 * min(drops)), default=best)
+    stop = max((s for s, d in seen.items() if s < start and d > 2 * max(drops)), default=min(seen))
     steps = min(_MOST_FINE, max(1, round((start - stop) / _STEP)))
     fine = [stop + (start - stop) * k / steps for k in range(steps + 1)]
     return sorted({*seen, *fine}, reverse=True)

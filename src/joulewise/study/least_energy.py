@@ -25,7 +25,7 @@ class LeastEnergy:
 
     Args:
         drop: The loss that is allowed.
-        energy: The energy, interpolated; None if even the most reliable plan loses more.
+        energy: The energy, interpolated; None if every plan loses more.
         low: Lower end of its 95 % interval over chips; None for one chip.
         high: Upper end; None too where a resampled set of chips never is within the drop.
         at_edge: True if the cheapest plan is still within the drop, so that less may do.
@@ -66,7 +66,9 @@ def least_energy(
     """The least energy within a drop, and a bootstrap interval over chips.
 
     Losses are made monotone, the largest at this energy or any higher one, and interpolated
-    linearly between plans. Chips are resampled as wholes, each with its losses under all plans.
+    linearly between plans. Plans of more energy than all within the drop are left out: with IR drop
+    in a crossbar, the largest conductances lose more than smaller ones. Chips are resampled as
+    wholes, each with its losses under all plans.
 
     Args:
         energies: Energy of each plan, in any unit and order.
@@ -90,6 +92,8 @@ def least_energy(
             "plans]"
         )
     order = np.argsort(energies, kind="stable")[::-1]
+    within = losses[:, order].mean(0) <= drop + _ROUNDING
+    order = order[within.argmax() :]  # all, where none is within the drop
     spent, losses = np.asarray(energies, dtype=np.float64)[order], losses[:, order]
     (found,) = _crossings(spent, losses.mean(0)[None], drop)
     low = high = None
