@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 from joulewise.report import charts
 from joulewise.report.blocks.block import Block
 from joulewise.report.tables import Table
@@ -33,23 +36,6 @@ def energy_breakdown(view: View) -> Block | None:
             breakdowns[name] = _parts(network, least)
     digital = not any(parts["converters"] for parts in breakdowns.values())
     shown = [part for part in _COLOURS if not (digital and part == "converters")]
-    bars, cells = [], []
-    for name, parts in breakdowns.items():
-        total = sum(parts.values())
-        joules = [*(parts[part] for part in shown), total]
-        cells.append([name, *(format_si(one, "J") for one in joules)])
-        bars += [
-            {
-                "name": name,
-                "part": part,
-                "rank": rank,
-                "x": parts[part],
-                "tooltip": f"{name}: {part} {format_si(parts[part], 'J')}, "
-                f"{format_percent(parts[part] / total, 1)}",
-            }
-            for rank, part in enumerate(shown)
-            if parts[part]
-        ]
     network = view.networks[0]
     parts = _parts(network, 1.0)
     largest = max(parts, key=parts.__getitem__)
@@ -63,7 +49,7 @@ def energy_breakdown(view: View) -> Block | None:
         ),
         charts={
             "Energy": charts.bars(
-                bars,
+                _bars(breakdowns, shown),
                 x="energy of an inference (J)",
                 parts=shown,
                 colours=[_COLOURS[part] for part in shown],
@@ -73,10 +59,36 @@ def energy_breakdown(view: View) -> Block | None:
             Table(
                 caption="Energy of an inference.",
                 columns=["network", *shown, "all"],
-                rows=cells,
+                rows=[
+                    [
+                        name,
+                        *(format_si(parts[part], "J") for part in shown),
+                        format_si(sum(parts.values()), "J"),
+                    ]
+                    for name, parts in breakdowns.items()
+                ],
             )
         ],
     )
+
+
+def _bars(
+    breakdowns: Mapping[str, Mapping[str, float]], shown: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Parts of each bar that are not 0."""
+    return [
+        {
+            "name": name,
+            "part": part,
+            "rank": rank,
+            "x": parts[part],
+            "tooltip": f"{name}: {part} {format_si(parts[part], 'J')}, "
+            f"{format_percent(parts[part] / sum(parts.values()), 1)}",
+        }
+        for name, parts in breakdowns.items()
+        for rank, part in enumerate(shown)
+        if parts[part]
+    ]
 
 
 def _parts(network: Network, energy: float) -> dict[str, float]:
