@@ -75,13 +75,15 @@ def bar(description: str) -> Iterator[Update]:
 
 
 def _lines(description: str) -> Update:
-    last = time.monotonic()
+    start = last = time.monotonic()
 
     def update(done: float, total: float, note: str = "") -> None:
         nonlocal last
-        if time.monotonic() - last >= _SECONDS_BETWEEN_LINES:
-            last = time.monotonic()
-            typer.echo(f"{description}: {done:g} of {total:g} {note}".rstrip(), err=True)
+        now = time.monotonic()
+        if now - last >= _SECONDS_BETWEEN_LINES:
+            last = now
+            line = f"{description}: {done:g} of {total:g} after {now - start:.0f} s"
+            typer.echo(f"{line}, {note}" if note else line, err=True)
 
     return update
 
