@@ -99,10 +99,11 @@ def _parts(network: Network, energy: float) -> dict[str, float]:
     by_role = {"weight": 0.0, "activation": 0.0}
     for name, joules in reliable["memory_j"].items():
         by_role[roles[name]] += joules * energy
-    # Analog memories hold weights alone.
+    # Analog memories hold weights alone. Records of before have no such figure.
+    converters = reliable.get("converters_j", 0.0)
     return {
-        "weights": by_role["weight"] - reliable["converters_j"],
-        "converters": reliable["converters_j"],
+        "weights": by_role["weight"] - converters,
+        "converters": converters,
         "activations": by_role["activation"],
         "other memory": reliable["unplaced_j"],
         "arithmetic": reliable["arithmetic_j"],
